@@ -1,0 +1,138 @@
+"""Every error that a user can meet, as one tree.
+
+    BatchPipelineError            the root: one sentence that names the thing, the rule and the remedy
+    ├── InvalidUse                what was asked cannot be right; nothing was done (exit 2)
+    │   ├── InvalidConfig         a setting or option is unknown or has a wrong value
+    │   ├── InvalidSampleList     the sample list breaks a rule; all its problems at once
+    │   ├── InvalidPipeline       a cycle, an unconnected input, a step that cannot be loaded
+    │   └── InvalidPlan           the plan would break a limit of the backend
+    ├── RunConflict               another driver or live jobs stand in the way; nothing was done (exit 3)
+    ├── StoreFailed               the store could not be read or written (exit 4)
+    ├── BackendFailed             the backend answered with an error (exit 4)
+    │   ├── SubmissionRefused     nothing was queued
+    │   └── SubmissionUnknown     the job may or may not be queued: look it up by name before sending again
+    └── StepError                 raised inside a container; ends one cell, never the run
+        ├── ContractBroken        the environment, manifest or bundle is not as agreed
+        ├── MissingInput          a file that the step needs is not there or is not the promised one
+        ├── InvalidOutput         the tool ended well and left a wrong result
+        ├── StepFailed            the tool said that it failed
+        ├── DiskFull              no space left for scratch or results
+        └── StepInterrupted       a signal or a lost host; not the sample's fault
+
+An error's docstring is its default message. `transient` says whether the very same act may succeed later: retry loops
+look at nothing else. `exit_code` is what the process ends with, on the command line or in the container.
+"""
+
+from __future__ import annotations
+
+from batch_pipeline.wire.contract import CommandExit, ContainerExit
+
+
+class BatchPipelineError(Exception):
+    """Something went wrong that has no better name."""
+
+    #: Whether the very same act may succeed later.
+    transient: bool = False
+    #: What the process ends with.
+    exit_code: int = CommandExit.FAILED
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+    @property
+    def message(self) -> str:
+        """The sentence for the user."""
+        return str(self.args[0])
+
+
+class InvalidUse(BatchPipelineError):
+    """What was asked cannot be right; nothing was done."""
+
+    exit_code = CommandExit.USAGE
+
+
+class InvalidConfig(InvalidUse):
+    """A setting is unknown or has a wrong value."""
+
+
+class InvalidSampleList(InvalidUse):
+    """The sample list breaks a rule."""
+
+
+class InvalidPipeline(InvalidUse):
+    """The pipeline cannot be put together."""
+
+
+class InvalidPlan(InvalidUse):
+    """The plan would break a limit of the backend."""
+
+
+class RunConflict(BatchPipelineError):
+    """Another driver or live jobs stand in the way; nothing was done."""
+
+    exit_code = CommandExit.CONFLICT
+
+
+class StoreFailed(BatchPipelineError):
+    """The store could not be read or written."""
+
+    exit_code = CommandExit.UNREACHABLE
+    transient = True
+
+
+class BackendFailed(BatchPipelineError):
+    """The backend answered with an error."""
+
+    exit_code = CommandExit.UNREACHABLE
+
+
+class SubmissionRefused(BackendFailed):
+    """The backend refused the job; nothing was queued."""
+
+
+class SubmissionUnknown(BackendFailed):
+    """The job may or may not be queued; look it up by name before sending it again."""
+
+    transient = True
+
+
+class StepError(BatchPipelineError):
+    """A cell failed."""
+
+    exit_code = ContainerExit.STEP_FAILED
+
+
+class ContractBroken(StepError):
+    """The environment, the manifest or the bundle is not as agreed."""
+
+    exit_code = ContainerExit.CONTRACT_BROKEN
+
+
+class MissingInput(StepError):
+    """A file that the step needs is not there, or is not the promised one."""
+
+    exit_code = ContainerExit.MISSING_INPUT
+
+
+class InvalidOutput(StepError):
+    """The tool ended well and left a wrong result."""
+
+    exit_code = ContainerExit.INVALID_OUTPUT
+
+
+class StepFailed(StepError):
+    """The tool said that it failed."""
+
+
+class DiskFull(StepError):
+    """No space is left for scratch or results."""
+
+    exit_code = ContainerExit.DISK_FULL
+    transient = True
+
+
+class StepInterrupted(StepError):
+    """A signal or a lost host ended the cell; it is not the sample's fault."""
+
+    exit_code = ContainerExit.INTERRUPTED
+    transient = True
