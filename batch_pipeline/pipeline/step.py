@@ -1,0 +1,175 @@
+"""What a scientist writes: a step declares what it needs and makes, and how to run and check it.
+
+    class Kallisto(Step):
+        \"""Quantifies transcripts and lists fusion candidates.\"""
+
+        reads = Input()                              # from another step's output, or from the sample's source
+        index = Reference("kallisto.idx")            # the same for every sample, cached once a host
+        abundance = Output("abundance.tsv")
+        bootstraps: int = Param(0, help="…")         # an option of the command line, part of the fingerprint
+
+        def run(self, job): sh.kallisto("quant", …)  # the working directory is an empty scratch folder
+        def check(self, job): …                      # raises InvalidOutput(sentence) before anything is published
+
+A step may also be any executable: `script = "count.sh"`, beside the module that declares it. It finds `SAMPLE`,
+`INPUT_<PORT>`, `REFERENCE_<PORT>`, `OUTPUT_DIR`, `PARAM_<NAME>`, `CPUS` and `MEMORY_MB` in its environment.
+
+The classes are imported on both sides of the wire, so this module needs the standard library and `wire` alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+from batch_pipeline.wire.job import Job
+
+#: A step's name stands in keys, job names (128 characters in all) and options.
+STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
+
+
+class Scope(Enum):
+    """How many jobs a step becomes."""
+
+    SAMPLE = "sample"  #: One child a sample.
+    COHORT = "cohort"  #: One job after all samples: the gather.
+    REFERENCE = "reference"  #: One job a reference, run by the `reference` verb.
+
+
+class Input:
+    """A port that takes files from another step's output port, or from the samples' sources."""
+
+    def __init__(self, help: str = "") -> None:
+        self.help = help
+
+
+class Output:
+    """A port with the files that the step leaves in its working directory; `{sample}` stands for the sample's name.
+
+    A file that is not there after `run` fails the cell, unless `optional`.
+    """
+
+    def __init__(self, *files: str, optional: bool = False, help: str = "") -> None:
+        if not files:
+            raise InvalidPipeline("An Output names at least one file: Output('counts.tsv').")
+        for file in files:
+            if file.startswith("/") or ".." in Path(file).parts:
+                raise InvalidPipeline(f"Output file {file!r} must lie inside the working directory: a relative name.")
+        self.files = files
+        self.optional = optional
+        self.help = help
+
+
+class Reference:
+    """A file under `references/{name}/` that is the same for every sample."""
+
+    def __init__(self, file: str, help: str = "") -> None:
+        self.file = file
+        self.help = help
+
+
+class Param:
+    """A parameter: an option of the command line and part of the step's fingerprint.
+
+    Its type is the default's (bool, int, float or str). As a class attribute it is the declaration, on an instance the
+    value.
+    """
+
+    def __init__(
+        self,
+        default: Any,
+        *,
+        help: str = "",
+        choices: tuple[Any, ...] = (),
+        minimum: float | None = None,
+        maximum: float | None = None,
+    ) -> None:
+        self.default = default
+        self.help = help
+        self.choices = choices
+        self.minimum = minimum
+        self.maximum = maximum
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Step | None, owner: type | None = None) -> Any:
+        return self if instance is None else instance.params[self.name]
+
+    def parse(self, value: Any) -> Any:
+        """The value in the parameter's type. Raises InvalidConfig with the rule it breaks."""
+        kind = type(self.default)
+        try:
+            parsed = kind(value) if kind is not bool else _flag(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidConfig(f"{self.name} is {kind.__name__}, not {value!r}.") from error
+        if self.choices and parsed not in self.choices:
+            raise InvalidConfig(f"{self.name} is one of {', '.join(map(str, self.choices))}, not {value!r}.")
+        if self.minimum is not None and parsed < self.minimum:
+            raise InvalidConfig(f"{self.name} is at least {self.minimum}, not {value!r}.")
+        if self.maximum is not None and parsed > self.maximum:
+            raise InvalidConfig(f"{self.name} is at most {self.maximum}, not {value!r}.")
+        return parsed
+
+
+def _flag(value: Any) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
+
+
+class Step:
+    """Base of all steps. Subclasses declare ports and parameters as class attributes.
+
+    The name of a step in keys, options and reports is the name it is given in `workflow()`.
+    """
+
+    scope: ClassVar[Scope] = Scope.SAMPLE
+    #: An executable beside the module, run instead of `run`; empty for Python steps.
+    script: ClassVar[str] = ""
+    #: Further files beside the module that belong to the step's code: they are bundled and part of its fingerprint.
+    files: ClassVar[tuple[str, ...]] = ()
+    #: What one child needs.
+    cpus: ClassVar[int] = 1
+    memory_mb: ClassVar[int] = 1024
+    #: Seconds an attempt may run; none by default, since a default limit kills real work.
+    timeout_seconds: ClassVar[int | None] = None
+    #: Container image; part of the fingerprint. Empty: none (the embedded Batch runs it as a process).
+    image: ClassVar[str] = ""
+
+    def __init__(self, **params: Any) -> None:
+        declared = type(self).declared(Param)
+        unknown = sorted(set(params) - set(declared))
+        if unknown:
+            known = ", ".join(sorted(declared)) or "none"
+            raise InvalidConfig(f"{type(self).__name__} has no parameter {unknown[0]!r}; it has: {known}.")
+        self.params: Final[Mapping[str, Any]] = {
+            name: param.parse(params.get(name, param.default)) for name, param in declared.items()
+        }
+
+    @classmethod
+    def declared(cls, kind: type[Any]) -> dict[str, Any]:
+        """The class attributes of one kind (Input, Output, Reference, Param), bases first, in order of declaration."""
+        found: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            found.update({name: item for name, item in vars(base).items() if isinstance(item, kind)})
+        return found
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(cls) or cls.__name__).split("\n", 1)[0]
+
+    def run(self, job: Job) -> None:
+        """Makes the outputs in the working directory. Any exception, or a script's non-zero exit, fails the cell."""
+        raise NotImplementedError(f"{type(self).__name__} has neither run() nor a script.")
+
+    def check(self, job: Job) -> None:
+        """Looks at what the tool left, before it is published. Raises InvalidOutput with one sentence."""

@@ -1,0 +1,94 @@
+"""The job that a step sees while it runs: where its files are, what it may use, where to note what it found.
+
+The container makes one for each cell and hands it to the step's `run` and `check`; a test of a step makes one itself.
+The working directory is an empty scratch folder, `work`; outputs are written there under their declared names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batch_pipeline.wire.errors import ContractBroken
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One attempt at one cell. Paths are absolute."""
+
+    sample: str
+    step: str
+    #: The scratch folder that is the working directory.
+    work: Path
+    #: Port -> files, in the declared order.
+    input_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    #: Port -> sample -> files, for a gather.
+    gathered_files: Mapping[str, Mapping[str, tuple[Path, ...]]] = field(default_factory=dict)
+    #: Port -> file of the reference.
+    reference_files: Mapping[str, Path] = field(default_factory=dict)
+    #: Port -> names of the outputs, relative to `work`.
+    output_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Upstream step -> the receipt's metrics of the same sample.
+    upstream_metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: For a gather: step -> sample -> the receipt's metrics.
+    gathered_metrics: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    #: Samples that a gather does without.
+    missing_samples: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    cpus: int = 1
+    memory_mb: int = 1024
+    attempt: int = 1
+    run_id: str = ""
+    #: Name of the reference, or empty.
+    reference_name: str = ""
+    #: What the step noted; goes into the receipt.
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def input(self, port: str) -> Path:
+        """The one file of an input port. Raises ContractBroken when it has several."""
+        files = self.inputs(port)
+        if len(files) != 1:
+            raise ContractBroken(f"Input {port!r} of {self.step} has {len(files)} files; use job.inputs({port!r}).")
+        return files[0]
+
+    def inputs(self, port: str) -> tuple[Path, ...]:
+        """The files of an input port, in the order in which the upstream step declares them."""
+        return self._of(self.input_files, port, "input")
+
+    def gathered(self, port: str) -> Mapping[str, tuple[Path, ...]]:
+        """For a gather: sample -> files, in the order of the sample list."""
+        return self._of(self.gathered_files, port, "gathered input")
+
+    def reference(self, port: str) -> Path:
+        """A file of the reference; read-only, shared with other jobs of the host."""
+        return self._of(self.reference_files, port, "reference")
+
+    def output(self, port: str) -> Path:
+        """Where the one file of an output port is expected."""
+        files = self.outputs(port)
+        if len(files) != 1:
+            raise ContractBroken(f"Output {port!r} of {self.step} has {len(files)} files; use job.outputs({port!r}).")
+        return files[0]
+
+    def outputs(self, port: str) -> tuple[Path, ...]:
+        """Where the files of an output port are expected, in the declared order."""
+        return tuple(self.work / name for name in self._of(self.output_names, port, "output"))
+
+    def note(self, **metrics: Any) -> None:
+        """Keeps numbers or short texts for the receipt; the same name again replaces."""
+        self.metrics.update(metrics)
+
+    def version(self, tool: str, version: str) -> None:
+        """Keeps a tool's version for the receipt."""
+        self.versions[tool] = version
+
+    def _of(self, table: Mapping[str, T], port: str, kind: str) -> T:
+        if port not in table:
+            known = ", ".join(sorted(table)) or "none"
+            raise ContractBroken(f"Step {self.step} has no {kind} {port!r}; it has: {known}.")
+        return table[port]

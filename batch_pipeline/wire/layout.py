@@ -1,0 +1,128 @@
+"""Composes every key in the store; no other module puts two parts of a key together.
+
+    results/{step}/{sample}/…                         what the user came for: stable paths
+    cohort/{step}/…                                   what a gather made
+    references/{name}/…                               what every sample shares
+    receipts/{step}/{sample}/{fingerprint}.json       the only proof that a cell is done
+    logs/{run_id}/{step}/{sample}/{attempt}.log       and {attempt}.failure.json beside it when the attempt failed
+    code/{sha256}.zip                                 bundles: deterministic, content-addressed
+    runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
+    runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, intent.json, sent.json
+    runs/{run_id}/events/{ulid}.json                  what happened since
+    live/{run_id}.json                                there while a run may have live jobs
+    driver/{number}.json                              who may submit into this prefix (`run.lock`)
+
+All keys are relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
+digits and `. _ + = @ -`, so no name can leave its folder.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Stands in the sample's place in a gather's keys; no sample can be called so, as names start with a letter or digit.
+COHORT: Final = "_cohort"
+
+RECEIPTS: Final = "receipts/"
+REFERENCES: Final = "references/"
+RUNS: Final = "runs/"
+LIVE: Final = "live/"
+DRIVER: Final = "driver/"
+
+
+def result(step: str, sample: str, name: str) -> str:
+    """Key of one output file; of a gather's when the sample is `COHORT`."""
+    return f"cohort/{step}/{name}" if sample == COHORT else f"results/{step}/{sample}/{name}"
+
+
+def reference(name: str, file: str) -> str:
+    """Key of one file of a reference."""
+    return f"{REFERENCES}{name}/{file}"
+
+
+def receipts(step: str, sample: str) -> str:
+    """Prefix of a cell's receipts."""
+    return f"{RECEIPTS}{step}/{sample}/"
+
+
+def receipt(step: str, sample: str, fingerprint: str) -> str:
+    """Key of a cell's receipt."""
+    return f"{RECEIPTS}{step}/{sample}/{fingerprint}.json"
+
+
+def cell_of_receipt(key: str) -> tuple[str, str, str] | None:
+    """Step, sample and fingerprint of a receipt's key; None for any other key."""
+    parts = key.split("/")
+    if len(parts) != 4 or not parts[3].endswith(".json"):
+        return None
+    return parts[1], parts[2], parts[3][:-5]
+
+
+def logs(run_id: str) -> str:
+    """Prefix of a run's logs."""
+    return f"logs/{run_id}/"
+
+
+def cell_logs(run_id: str, step: str, sample: str) -> str:
+    """Prefix of a cell's logs in a run."""
+    return f"logs/{run_id}/{step}/{sample}/"
+
+
+def log(run_id: str, step: str, sample: str, attempt: int) -> str:
+    """Key of an attempt's log."""
+    return f"{cell_logs(run_id, step, sample)}{attempt}.log"
+
+
+def failure(run_id: str, step: str, sample: str, attempt: int) -> str:
+    """Key of what is known about a failed attempt; never a receipt's, so that a listing of receipts lists successes."""
+    return f"{cell_logs(run_id, step, sample)}{attempt}.failure.json"
+
+
+def bundle(sha256: str) -> str:
+    """Key of a bundle."""
+    return f"code/{sha256}.zip"
+
+
+def run_folder(run_id: str) -> str:
+    """Prefix of all that is known about a run."""
+    return f"{RUNS}{run_id}/"
+
+
+def run_record(run_id: str) -> str:
+    """Key of the run record."""
+    return f"{RUNS}{run_id}/run.json"
+
+
+def plan(run_id: str) -> str:
+    """Key of the plan as recorded."""
+    return f"{RUNS}{run_id}/plan.json"
+
+
+def samples(run_id: str) -> str:
+    """Key of the sample list as read."""
+    return f"{RUNS}{run_id}/samples.tsv"
+
+
+def event(run_id: str, event_id: str) -> str:
+    """Key of one event."""
+    return f"{RUNS}{run_id}/events/{event_id}.json"
+
+
+def submission(run_id: str, job: str, file: str) -> str:
+    """Key of a file of one submission: `manifest.json`, `rows.txt`, `intent.json`, `sent.json`."""
+    return f"{RUNS}{run_id}/submissions/{job}/{file}"
+
+
+def submissions(run_id: str) -> str:
+    """Prefix of a run's submissions."""
+    return f"{RUNS}{run_id}/submissions/"
+
+
+def live(run_id: str) -> str:
+    """Key of the marker of a run that may have live jobs."""
+    return f"{LIVE}{run_id}.json"
+
+
+def driver(number: int) -> str:
+    """Key of the n-th holder of the prefix."""
+    return f"{DRIVER}{number:012d}.json"

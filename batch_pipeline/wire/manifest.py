@@ -1,0 +1,150 @@
+"""The manifest of a submission: what a job's container needs to know, fixed when it is submitted.
+
+Two immutable objects a submission. `manifest.json` is the header: all that its cells share. `rows.txt` has one line a
+cell, padded to one width, so that child i of ten thousand reads its own row with one range request instead of the
+whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size_bytes"}, …]}, {upstream step:
+fingerprint}]` as JSON. Index -> sample is fixed here; a list that somebody edits later changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from batch_pipeline.wire.errors import ContractBroken
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file that no step made."""
+
+    #: Key relative to the store, or a full URL (`s3://…`, `file:///…`).
+    url: str
+    etag: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """One input port of a step."""
+
+    port: str
+    #: `step`: files of the same sample's upstream cell. `gather`: files of every sample's. `source`: in the row.
+    kind: str
+    #: The upstream step, for `step` and `gather`.
+    step: str = ""
+    #: Its files' names, with `{sample}` to fill in.
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSpec:
+    """One file of a reference: the same for every sample, cached once a host."""
+
+    port: str
+    key: str
+    etag: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """One output port of a step."""
+
+    port: str
+    #: Names relative to the scratch folder, with `{sample}` to fill in.
+    files: tuple[str, ...]
+    #: Whether its absence is no error.
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One cell of a submission."""
+
+    sample: str
+    fingerprint: str
+    sources: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
+    #: Upstream step -> fingerprint of the same sample's cell there; its receipt vouches for the inputs.
+    upstream: Mapping[str, str] = field(default_factory=dict)
+
+    def to_line(self) -> bytes:
+        """The row as one line of JSON without its end."""
+        sources = {port: [asdict(file) for file in files] for port, files in self.sources.items()}
+        value = [self.sample, self.fingerprint, sources, dict(self.upstream)]
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """Reads `to_line`, padding included. Raises ContractBroken."""
+        try:
+            sample, fingerprint, sources, upstream = json.loads(line)
+            files = {port: tuple(SourceFile(**file) for file in entries) for port, entries in sources.items()}
+        except (ValueError, TypeError) as error:
+            raise ContractBroken(f"A row of the manifest cannot be read ({error}); submit again.") from error
+        return cls(sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The header of a submission."""
+
+    run_id: str
+    #: Our name of the submission within the run: `kallisto-0-0`.
+    job: str
+    step: str
+    #: `sample`, `cohort` or `reference` (`pipeline.step.Scope`).
+    scope: str
+    #: `package.module:Class` in the bundle.
+    entry: str
+    #: File in the bundle that is run instead of the class's `run`; empty for Python steps.
+    script: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[InputSpec, ...] = ()
+    references: tuple[ReferenceSpec, ...] = ()
+    outputs: tuple[OutputSpec, ...] = ()
+    bundle_sha256: str = ""
+    cpus: int = 1
+    memory_mb: int = 1024
+    #: Name of the reference, or empty.
+    reference: str = ""
+    #: Cells, and bytes a row with its newline.
+    count: int = 1
+    row_bytes: int = 0
+    #: For a gather: samples and upstream fingerprints, `{step: [[sample, fingerprint], …]}`; else empty.
+    gathered: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    #: Samples that a gather does without (`--min-success`).
+    missing: tuple[str, ...] = ()
+    #: When it was submitted, ISO-8601 UTC.
+    queued_at: str = ""
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """The header as a JSON value."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads `to_json`. Raises ContractBroken for another format or a missing field."""
+        if value.get("format") != FORMAT:
+            raise ContractBroken(f"The manifest has format {value.get('format')!r}, this image reads {FORMAT}.")
+        data = dict(value)
+        try:
+            data["inputs"] = tuple(InputSpec(**{**i, "files": tuple(i["files"])}) for i in data["inputs"])
+            data["references"] = tuple(ReferenceSpec(**r) for r in data["references"])
+            data["outputs"] = tuple(OutputSpec(**{**o, "files": tuple(o["files"])}) for o in data["outputs"])
+            data["missing"] = tuple(data["missing"])
+            return cls(**data)
+        except (TypeError, KeyError) as error:
+            raise ContractBroken(f"The manifest cannot be read ({error}); submit again.") from error
+
+
+def write_rows(rows: Iterable[Row]) -> tuple[bytes, int]:
+    """All rows padded to one width, and that width in bytes (newline included)."""
+    lines = [row.to_line() for row in rows]
+    width = max(len(line) for line in lines) + 1
+    return b"".join(line.ljust(width - 1) + b"\n" for line in lines), width

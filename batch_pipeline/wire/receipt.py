@@ -1,0 +1,101 @@
+"""The receipt of a cell that is done, and the record of an attempt that failed. JSON with `"format": 1`.
+
+A receipt is written last, by the container, after the outputs were checked and published: it is the only proof that a
+(sample, step) is done. A failed attempt leaves a `Failure` beside its log, under another prefix, so that a listing of
+receipts lists successes and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """One file that a cell read or made."""
+
+    #: Port of the step: `reads`, `abundance`.
+    port: str
+    #: Key in the store, or URL outside it.
+    key: str
+    size_bytes: int
+    #: In hex; empty for an input whose bytes were linked and not read.
+    sha256: str = ""
+    #: ETag at staging, of inputs.
+    etag: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What an attempt took."""
+
+    peak_memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    staged_in_bytes: int = 0
+    staged_out_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    run_id: str
+    step: str
+    sample: str
+    fingerprint: str
+    #: 1 for the first.
+    attempt: int
+    #: ISO-8601 UTC with milliseconds. Queued is empty when nobody told.
+    queued_at: str = ""
+    started_at: str
+    stopped_at: str
+    inputs: tuple[FileRecord, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    #: What the step noted: counts, quality figures. Numbers and short texts.
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    #: Versions of the tools: {"kallisto": "0.48.0"}.
+    versions: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    instance_type: str = ""
+    #: The scheduler's id of the job or child.
+    native_id: str = ""
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON value."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads a record; unknown keys of later versions are ignored."""
+        known = {f.name for f in fields(cls)}
+        data = {key: item for key, item in value.items() if key in known}
+        for name in ("inputs", "outputs"):
+            if name in data:
+                data[name] = tuple(FileRecord(**item) for item in data[name])
+        data["usage"] = Usage(**data.get("usage", {}))
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt(_Attempt):
+    """Proof that a cell is done."""
+
+    outcome: str = "succeeded"
+    outputs: tuple[FileRecord, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure(_Attempt):
+    """What is known about a failed attempt."""
+
+    outcome: str = "failed"
+    #: Value of an `EndReason`.
+    end_reason: str
+    exit_code: int
+    #: One sentence for people.
+    message: str
+    #: The last lines of the log, at most 2,000 characters.
+    log_tail: str = ""
