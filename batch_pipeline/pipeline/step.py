@@ -73,12 +73,8 @@ class Reference:
         self.help = help
 
 
-class Param:
-    """A parameter: an option of the command line and part of the step's fingerprint.
-
-    Its type is the default's (bool, int, float or str). As a class attribute it is the declaration, on an instance the
-    value.
-    """
+class Parameter:
+    """What `Param` makes: on the class it is the declaration, on an instance it gives the value."""
 
     def __init__(
         self,
@@ -118,6 +114,22 @@ class Param:
         return parsed
 
 
+def Param(
+    default: Any,
+    *,
+    help: str = "",
+    choices: tuple[Any, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A parameter: an option of the command line and part of the step's fingerprint.
+
+    Its type is the default's (bool, int, float or str). It is a function that says Any so that a step can write
+    `bootstraps: int = Param(30)` and have `self.bootstraps` known as an int.
+    """
+    return Parameter(default, help=help, choices=choices, minimum=minimum, maximum=maximum)
+
+
 def _flag(value: Any) -> bool:
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if str(value).lower() not in words:
@@ -145,7 +157,7 @@ class Step:
     image: ClassVar[str] = ""
 
     def __init__(self, **params: Any) -> None:
-        declared = type(self).declared(Param)
+        declared = type(self).declared(Parameter)
         unknown = sorted(set(params) - set(declared))
         if unknown:
             known = ", ".join(sorted(declared)) or "none"
@@ -156,7 +168,7 @@ class Step:
 
     @classmethod
     def declared(cls, kind: type[Any]) -> dict[str, Any]:
-        """The class attributes of one kind (Input, Output, Reference, Param), bases first, in order of declaration."""
+        """The class attributes of one kind (Input, Output, Reference, Parameter), bases first, in order of declaration."""
         found: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             found.update({name: item for name, item in vars(base).items() if isinstance(item, kind)})

@@ -1,0 +1,134 @@
+"""The contract of a backend: a handful of verbs on jobs, and what each promises.
+
+A backend never decides anything: the plan says what is sent, receipts say what is done. What it says of a job is a
+hint, and a job that it has forgotten is `unknown`, never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from batch_pipeline.wire.contract import EndReason
+
+
+class JobState(Enum):
+    """What a backend says of a job or child, in the order in which it moves."""
+
+    SUBMITTED = "SUBMITTED"  #: Accepted.
+    PENDING = "PENDING"  #: Waits for dependencies; an array parent: its children are on their way.
+    RUNNABLE = "RUNNABLE"  #: Waits for resources.
+    STARTING = "STARTING"  #: Its host or image is being made ready.
+    RUNNING = "RUNNING"  #: It runs.
+    SUCCEEDED = "SUCCEEDED"  #: It ended with exit code 0.
+    FAILED = "FAILED"  #: It ended otherwise, or was never run.
+    UNKNOWN = "UNKNOWN"  #: The backend does not know it (any more).
+
+    @property
+    def final(self) -> bool:
+        """Whether it will not change again."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.UNKNOWN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSummary:
+    """One job: an array with the counts of its children, or a plain job as an array of one."""
+
+    native_id: str
+    name: str
+    state: JobState
+    #: Children in each state; of a plain job, one.
+    counts: Mapping[JobState, int]
+    size: int
+    is_array: bool
+    status_reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """One child of an array, or a plain job as its own only child (index 0)."""
+
+    index: int
+    state: JobState
+    #: Why it ended; None while it has not.
+    end_reason: EndReason | None = None
+    exit_code: int | None = None
+    #: The backend's own words.
+    status_reason: str = ""
+    started_at_ms: int | None = None
+    stopped_at_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one submission may not exceed."""
+
+    max_array_size: int = 10_000
+    max_dependencies: int = 20
+    max_name: int = 128
+    max_request_bytes: int = 30 * 1024
+    max_overrides_bytes: int = 6_500
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """One dependency of a job that is already queued."""
+
+    native_id: str
+    #: Child i waits for child i (`N_TO_N`); else for the whole job.
+    index_by_index: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """One job to be queued, in terms that every backend understands."""
+
+    #: Unique to the run: the job can be found by it.
+    name: str
+    queue: str
+    #: Number of children; 1 means a plain job.
+    size: int
+    #: Base for the job definition: name, image, cpus, memory, timeout (see `pipeline.payload`).
+    definition: Mapping[str, Any]
+    environment: Mapping[str, str]
+    command: Sequence[str] = ()
+    after: Sequence[After] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    #: Overrides of the definition; None: as defined.
+    memory_mb: int | None = None
+
+
+class Backend(Protocol):
+    """A place where jobs run."""
+
+    name: str
+
+    def limits(self) -> Limits:
+        """What one submission may not exceed."""
+
+    def submit(self, request: JobRequest) -> str:
+        """Queues a job and returns its native id.
+
+        Returning means: it is queued, once. SubmissionRefused means: nothing was queued and the same request will be
+        refused again. SubmissionUnknown means: it may be queued; `find` it by name before sending it again.
+        """
+
+    def find(self, name: str, queue: str) -> str | None:
+        """Native id of the newest job of exactly that name, or None."""
+
+    def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
+        """The jobs' states and counts, in bulk (100 a request); a forgotten id is there as UNKNOWN."""
+
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+        """The children of an array in the given states (pages of 1,000); of a plain job, itself."""
+
+    def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:
+        """The lines that an attempt (default: the last) has written so far; empty when there are none."""
+
+    def cancel(self, native_id: str, reason: str) -> None:
+        """Ends a job and all its children, whatever their state. Idempotent; a forgotten id is no error."""
+
+    def close(self) -> None:
+        """Lets go of connections; jobs go on."""

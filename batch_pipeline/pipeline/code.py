@@ -1,0 +1,107 @@
+"""Which files are a step's code: its module, what that imports from the pipeline's folder, its script and its files.
+
+Their bytes are the step's part of the fingerprint, and together they are the bundle. Imports are read, not run: a
+module that a step imports counts when it lies below the pipeline's folder, however deep the chain.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+from batch_pipeline.pipeline.step import Step
+from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
+from batch_pipeline.wire.errors import InvalidPipeline
+
+
+def entry_of(step_class: type[Step], root: Path) -> str:
+    """`package.module:Class` as the container imports it from the bundle."""
+    module = _module_file(step_class, root).relative_to(root).with_suffix("")
+    return f"{'.'.join(module.parts)}:{step_class.__qualname__}"
+
+
+def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
+    """The step's files, relative to the root, sorted. Raises InvalidPipeline for one that is missing or outside."""
+    module = _module_file(step_class, root)
+    found = _local_imports(module, root)
+    for name in (*((step_class.script,) if step_class.script else ()), *step_class.files):
+        file = module.parent / name
+        if not file.is_file():
+            raise InvalidPipeline(f"{step_class.__name__} names the file {name!r}, which is not beside {module}.")
+        found |= {file}
+    return tuple(sorted(file.relative_to(root) for file in found))
+
+
+def script_of(step_class: type[Step], root: Path) -> str:
+    """The script's name in the bundle, or empty."""
+    if not step_class.script:
+        return ""
+    return str((_module_file(step_class, root).parent / step_class.script).relative_to(root))
+
+
+def code_digest(step_class: type[Step], root: Path) -> str:
+    """Short digest over the names and bytes of the step's files."""
+    return fingerprint_of([[str(file), sha256_of_bytes(_read(root / file))] for file in code_of(step_class, root)])
+
+
+def _module_file(step_class: type[Step], root: Path) -> Path:
+    file = Path(inspect.getfile(step_class)).resolve()
+    if not file.is_relative_to(root):
+        raise InvalidPipeline(
+            f"{step_class.__name__} is defined in {file}, outside of the pipeline's folder {root}; the bundle holds"
+            " only what lies below it. Move or copy the file there."
+        )
+    return file
+
+
+def _local_imports(module: Path, root: Path) -> set[Path]:
+    """The module and every module below the root that it imports, directly or not, with the packages' __init__.py."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        waiting.extend(_imported_files(file, root) - found)
+    return found
+
+
+def _imported_files(file: Path, root: Path) -> set[Path]:
+    names: set[str] = set()
+    package = file.relative_to(root).parent.parts
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join((*base, *(node.module or "").split("."))).strip(".")
+            names.add(start)
+            names.update(f"{start}.{alias.name}".strip(".") for alias in node.names)
+    return {found for name in names if name for found in _files_of(name, root)}
+
+
+def _files_of(name: str, root: Path) -> set[Path]:
+    """The module's file below the root and the __init__.py of the packages above it; empty when it is elsewhere."""
+    parts = name.split(".")
+    path = root.joinpath(*parts)
+    file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    if not file.is_file() or parts[0] == "batch_pipeline":
+        return set()
+    packages = {root.joinpath(*parts[:i]) / "__init__.py" for i in range(1, len(parts))}
+    return {file, *(package for package in packages if package.is_file())}
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidPipeline(f"{file} cannot be read: {error.strerror}.") from error
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(_read(file), filename=str(file))
+    except SyntaxError as error:
+        raise InvalidPipeline(f"{file}, line {error.lineno}: {error.msg}.") from error

@@ -1,0 +1,294 @@
+"""The wiring of a pipeline: a `WorkflowTask` makes steps and connects their ports; `Graph` is what follows from it.
+
+    class Fusions(WorkflowTask):
+        def workflow(self):
+            picard = self.new_task("picard", Picard)
+            kallisto = self.new_task("kallisto", Kallisto)
+            picard.in_bam = self.source("{sample}.bam")
+            kallisto.in_reads = picard.out_fastq
+
+    if __name__ == "__main__":
+        Fusions.main()
+
+The words are sciluigi's, and when a run begins the class becomes a `sciluigi.WorkflowTask` with one Luigi task a step
+(`run.luigi`). Until then it is this light thing: importing Luigi costs more than finding out that nothing is to do.
+Edges come from ports alone; a cycle or an unconnected input is told by name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, Step
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Files of a sample that no step made."""
+
+    #: Names below the sources' prefix, with `{sample}` to fill in.
+    files: tuple[str, ...]
+    #: Column of the sample sheet that names the file instead; empty: none.
+    column: str = ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An output port of a task."""
+
+    task: Task
+    name: str
+
+
+class Task:
+    """One step of a pipeline under its name: `in_<port>` takes, `out_<port>` gives."""
+
+    name: str
+    step_class: type[Step]
+    connected: dict[str, Port | Source]
+
+    def __init__(self, name: str, step_class: type[Step]) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "step_class", step_class)
+        object.__setattr__(self, "connected", {})
+
+    def __repr__(self) -> str:
+        return f"Task({self.name})"
+
+    def __setattr__(self, attribute: str, value: Port | Source) -> None:
+        port = attribute.removeprefix("in_")
+        inputs = self.step_class.declared(Input)
+        if port == attribute or port not in inputs:
+            raise InvalidPipeline(_no_port(self, attribute, "in_", inputs))
+        if not isinstance(value, (Port, Source)):
+            raise InvalidPipeline(
+                f"{self.name}.{attribute} takes another task's out_… port or self.source(…), not {value!r}."
+            )
+        self.connected[port] = value
+
+    def __getattr__(self, attribute: str) -> Port:
+        port = attribute.removeprefix("out_")
+        outputs = self.step_class.declared(Output)
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        if port == attribute or port not in outputs:
+            raise InvalidPipeline(_no_port(self, attribute, "out_", outputs))
+        return Port(self, port)
+
+
+def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) -> str:
+    known = ", ".join(f"{prefix}{name}" for name in ports) or "none"
+    return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."
+
+
+class WorkflowTask:
+    """Base of a pipeline: one subclass a file, wired in `workflow()`."""
+
+    #: The step that the `reference` verb runs, or None when the pipeline uses no reference that can be built.
+    reference_builder: ClassVar[type[Step] | None] = None
+
+    def __init__(self) -> None:
+        self._made: dict[str, Task] = {}
+
+    def workflow(self) -> Any:
+        """Makes the tasks and connects their ports."""
+        raise NotImplementedError(f"{type(self).__name__} has no workflow().")
+
+    def new_task(self, name: str, step_class: type[Step]) -> Task:
+        """A task of the pipeline. Raises InvalidPipeline for a name that is taken or cannot be a key."""
+        if not STEP_NAME.match(name):
+            raise InvalidPipeline(
+                f"Task name {name!r} must be 1 to 32 lower-case letters, digits and _, beginning with a letter."
+            )
+        if name in self._made:
+            raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
+        if step_class.scope is Scope.REFERENCE:
+            raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
+        self._made[name] = Task(name, step_class)
+        return self._made[name]
+
+    def source(self, *files: str, column: str = "") -> Source:
+        """Files that come with each sample: names below the sources' prefix, or a column of the sample sheet."""
+        if not files and not column:
+            raise InvalidPipeline("self.source() needs a file name with {sample}, a column, or both.")
+        return Source(files=files, column=column)
+
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by name, wired, in the order in which `workflow()` makes them."""
+        self._made = {}
+        self.workflow()
+        if not self._made:
+            raise InvalidPipeline(f"{type(self).__name__}.workflow() makes no task.")
+        return self._made
+
+    @classmethod
+    def main(cls) -> None:
+        """Hands the pipeline to the command line and ends the process with its exit code."""
+        from batch_pipeline.cli import run_command_line
+
+        sys.exit(run_command_line(cls))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """One step of a graph with its parameters' values."""
+
+    name: str
+    step: Step
+    inputs: Mapping[str, Port | Source]
+
+    @property
+    def scope(self) -> Scope:
+        """Whether it is run a sample, once for all, or a reference."""
+        return self.step.scope
+
+    @cached_property
+    def upstream(self) -> tuple[str, ...]:
+        """Names of the steps that it reads from, each once."""
+        ports = [source for source in self.inputs.values() if isinstance(source, Port)]
+        return tuple(dict.fromkeys(port.task.name for port in ports))
+
+    @cached_property
+    def sources(self) -> Mapping[str, Source]:
+        """Its input ports that no step feeds."""
+        return {name: source for name, source in self.inputs.items() if isinstance(source, Source)}
+
+    @cached_property
+    def outputs(self) -> Mapping[str, Output]:
+        """Its output ports."""
+        return self.step.declared(Output)
+
+    @cached_property
+    def references(self) -> Mapping[str, Reference]:
+        """Its reference ports."""
+        return self.step.declared(Reference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A pipeline as values: its steps, each after those that it reads from."""
+
+    name: str
+    #: Folder of the pipeline's file; the bundle's names are relative to it.
+    root: Path
+    nodes: tuple[Node, ...]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __getitem__(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes)
+        raise InvalidPipeline(f"There is no step {name!r} in this pipeline; it has: {known}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The steps' names, each after those that it reads from."""
+        return tuple(node.name for node in self.nodes)
+
+    def downstream(self, name: str) -> frozenset[str]:
+        """The step and everything that depends on it."""
+        reached = {self[name].name}
+        for node in self.nodes:
+            if reached.intersection(node.upstream):
+                reached.add(node.name)
+        return frozenset(reached)
+
+    @classmethod
+    def of(cls, workflow: type[WorkflowTask], params: Mapping[str, Any] | None = None) -> Graph:
+        """The graph of a pipeline with parameter values by option name (`bootstraps`, or `kallisto.bootstraps`).
+
+        Raises InvalidPipeline for a cycle or an unconnected input, InvalidConfig for an unknown or wrong parameter.
+        """
+        tasks = workflow().tasks()
+        given = dict(params or {})
+        nodes = {name: _node(task, given) for name, task in tasks.items()}
+        _refuse_unknown(given, tasks)
+        for node in nodes.values():
+            _refuse_foreign(node, tasks)
+        return cls(name=workflow.__name__, root=root_of(workflow), nodes=_ordered(nodes))
+
+    @classmethod
+    def of_reference(cls, workflow: type[WorkflowTask], params: Mapping[str, Any] | None = None) -> Graph:
+        """The one-step graph of the pipeline's reference builder, its inputs fed by sources of the ports' names."""
+        builder = workflow.reference_builder
+        if builder is None:
+            raise InvalidPipeline(f"{workflow.__name__} names no reference_builder; its references are plain files.")
+        task = Task("reference", builder)
+        for port in builder.declared(Input):
+            task.connected[port] = Source(files=(), column=port)
+        node = _node(task, dict(params or {}))
+        return cls(name=workflow.__name__, root=root_of(workflow), nodes=(node,))
+
+
+def declared_params(workflow: type[WorkflowTask]) -> dict[str, Parameter]:
+    """Parameters of all steps by option name; one name in two steps is one option that sets both."""
+    steps = [task.step_class for task in workflow().tasks().values()]
+    if workflow.reference_builder is not None:
+        steps.append(workflow.reference_builder)
+    found: dict[str, Parameter] = {}
+    for step in steps:
+        for name, param in step.declared(Parameter).items():
+            found.setdefault(name, param)
+    return found
+
+
+def root_of(workflow: type[WorkflowTask]) -> Path:
+    """Folder of the file that defines the pipeline."""
+    file = getattr(sys.modules[workflow.__module__], "__file__", None)
+    if file is None:
+        raise InvalidPipeline(f"{workflow.__name__} is not defined in a file; a pipeline lives in one, like main.py.")
+    return Path(file).resolve().parent
+
+
+def _node(task: Task, given: Mapping[str, Any]) -> Node:
+    declared = task.step_class.declared(Parameter)
+    values = {name: given[name] for name in declared if name in given}
+    values |= {name: given[f"{task.name}.{name}"] for name in declared if f"{task.name}.{name}" in given}
+    open_ports = [port for port in task.step_class.declared(Input) if port not in task.connected]
+    if open_ports:
+        raise InvalidPipeline(
+            f"Input in_{open_ports[0]} of task {task.name} is not connected; give it an out_… port or self.source(…)."
+        )
+    return Node(name=task.name, step=task.step_class(**values), inputs=dict(task.connected))
+
+
+def _refuse_unknown(given: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
+    known = {name for task in tasks.values() for name in task.step_class.declared(Parameter)}
+    known |= {f"{task.name}.{name}" for task in tasks.values() for name in task.step_class.declared(Parameter)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise InvalidConfig(f"No step has a parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
+
+
+def _refuse_foreign(node: Node, tasks: Mapping[str, Task]) -> None:
+    for port, source in node.inputs.items():
+        if isinstance(source, Port) and tasks.get(source.task.name) is not source.task:
+            raise InvalidPipeline(f"{node.name}.in_{port} is fed by a task that self.new_task() did not make.")
+
+
+def _ordered(nodes: Mapping[str, Node]) -> tuple[Node, ...]:
+    """Nodes with those that they read from first, otherwise as written. Raises InvalidPipeline with the cycle."""
+    ordered: dict[str, Node] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in ordered:
+            return
+        if name in path:
+            circle = " -> ".join((*path[path.index(name) :], name))
+            raise InvalidPipeline(f"The steps form a cycle: {circle}. A step cannot wait for itself; cut one port.")
+        for upstream in nodes[name].upstream:
+            visit(upstream, (*path, name))
+        ordered[name] = nodes[name]
+
+    for name in nodes:
+        visit(name, ())
+    return tuple(ordered.values())
