@@ -168,7 +168,7 @@ class Step:
 
     @classmethod
     def declared(cls, kind: type[Any]) -> dict[str, Any]:
-        """The class attributes of one kind (Input, Output, Reference, Parameter), bases first, in order of declaration."""
+        """Class attributes of one kind (Input, Output, Reference, Parameter), bases first, in order of declaration."""
         found: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             found.update({name: item for name, item in vars(base).items() if isinstance(item, kind)})

@@ -1,0 +1,176 @@
+"""Decides what is sent: from the graph, the samples and what the store holds, the jobs of one wave. Pure.
+
+Every cell (step, sample) is looked at once, steps in order. A cell is done when a receipt with its current fingerprint
+is there. Samples that need the same steps, and wait for the same live jobs, form a *group*; a group is cut into
+*shards* of at most 10,000; each (shard, step) is one job, and the jobs of a shard hold the same samples in the same
+order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream jobs, through joins where
+they are more than one job may depend on. Jobs of earlier runs that are still live are depended on like planned ones.
+
+`plan`, `run --dry-run`, `run` and `status` read the same Plan; nothing here knows a store, a backend or a clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.wire.layout import COHORT
+from batch_pipeline.wire.manifest import SourceFile
+from batch_pipeline.wire.store import Entry
+
+
+class CellState(Enum):
+    """What a cell means to a plan. The value is the word for people."""
+
+    DONE = "done"  #: A receipt with the current fingerprint is there.
+    TO_RUN = "to run"  #: It is part of a job of this plan.
+    LIVE = "live"  #: A job of an earlier run is to do it.
+    DEFERRED = "deferred"  #: It waits for live jobs that this wave cannot depend on; a later wave takes it.
+    BLOCKED = "blocked"  #: It cannot run: `Plan.blocked` says why.
+    SKIPPED = "not chosen"  #: It is missing, but the command chose other cells.
+
+
+class Why(Enum):
+    """Why a cell is to run."""
+
+    NEVER_DONE = "never done"
+    CHANGED = "changed since it was done"
+    FORCED = "forced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveJob:
+    """A job of an earlier run that has not ended."""
+
+    native_id: str
+    run_id: str
+    step: str
+    samples: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """What the store and the backend hold, as far as a plan needs it."""
+
+    #: Step -> sample -> fingerprints with a success receipt.
+    receipts: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Sample -> port key (`step.port`) -> its files; None for a file that is not there (the name is in `absent`).
+    sources: Mapping[str, Mapping[str, tuple[SourceFile, ...]]] = field(default_factory=dict)
+    #: Sample -> sentence about its missing source.
+    absent: Mapping[str, str] = field(default_factory=dict)
+    #: File of the chosen reference -> its entry.
+    references: Mapping[str, Entry] = field(default_factory=dict)
+    live: Sequence[LiveJob] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which cells a command means."""
+
+    #: None: all.
+    samples: frozenset[str] | None = None
+    #: None: all.
+    steps: frozenset[str] | None = None
+    #: Run chosen cells even when they are done.
+    force: bool = False
+    #: Trust a receipt of the cell whatever its fingerprint.
+    accept_code_changes: bool = False
+    #: Share of the samples that a gather needs; below 1 it is released by the driver, not by the backend.
+    min_success: float = 1.0
+
+    def takes(self, step: str, sample: str) -> bool:
+        """Whether the cell is chosen; a gather is chosen by its step."""
+        if self.steps is not None and step not in self.steps:
+            return False
+        return self.samples is None or sample == COHORT or sample in self.samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """One dependency of a planned job."""
+
+    #: Name of a job of this plan, or native id of a live one.
+    job: str
+    #: Child i waits for child i; else for the whole job.
+    index_by_index: bool
+    live: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob:
+    """One job to submit: a (shard, step), a gather, or a join."""
+
+    #: `kallisto-0-0`: step, group, shard. Unique within the plan.
+    name: str
+    step: str
+    #: Positions in the plan's samples, shared by all jobs of a shard; empty for a gather or join.
+    members: tuple[int, ...] = ()
+    after: tuple[Edge, ...] = ()
+    #: Only joins more dependencies than one job may have; runs nothing.
+    join: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of children; 1 means a plain job."""
+        return max(1, len(self.members))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A live job works on a cell that should now be made differently."""
+
+    run_id: str
+    step: str
+    sample: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one wave sends, and the state of every cell."""
+
+    graph: Graph
+    samples: tuple[str, ...]
+    selection: Selection
+    #: Jobs, each after those that it depends on.
+    jobs: tuple[PlannedJob, ...]
+    #: Step -> state of each cell in the order of the samples; a gather has one.
+    states: Mapping[str, Sequence[CellState]]
+    fingerprints: Mapping[str, Sequence[str]]
+    #: Step -> why each cell runs, where it does.
+    why: Mapping[str, Sequence[Why | None]]
+    parts: Mapping[str, StepParts]
+    #: (step, sample) -> sentence.
+    blocked: Mapping[tuple[str, str], str]
+    conflicts: tuple[Conflict, ...]
+    #: Samples that each gather does without (`min_success`).
+    missing: Mapping[str, tuple[str, ...]]
+
+    def cells(self, step: str) -> Iterator[tuple[str, CellState]]:
+        """Sample (COHORT for a gather) and state of each cell of a step."""
+        states = self.states[step]
+        names = self.samples if len(states) == len(self.samples) and not self._gathers(step) else (COHORT,)
+        yield from zip(names, states, strict=True)
+
+    def counts(self, step: str) -> Counter[CellState]:
+        """Cells of a step by state."""
+        return Counter(self.states[step])
+
+    def members_of(self, job: PlannedJob) -> tuple[tuple[str, str], ...]:
+        """Sample and fingerprint of each child of a job, in the order of its indices."""
+        if not job.members:
+            return ((COHORT, self.fingerprints[job.step][0]),)
+        fingerprints = self.fingerprints[job.step]
+        return tuple((self.samples[i], fingerprints[i]) for i in job.members)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be submitted."""
+        return not self.jobs
+
+    def _gathers(self, step: str) -> bool:
+        return self.graph[step].scope.value == "cohort"
