@@ -1,0 +1,141 @@
+"""What a driver tells while it works, as values, and who may listen.
+
+The command line listens to draw bars, Luigi's coat to tell its scheduler; neither is known to the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.wire.contract import EndReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgress:
+    """How far a step is, over all jobs that a driver watches. Counts are cells."""
+
+    step: str
+    #: Cells that were done before this run, then cells done since.
+    done_before: int = 0
+    done: int = 0
+    running: int = 0
+    #: Queued, not yet running.
+    waiting: int = 0
+    #: Ended otherwise than done, by reason; DEPENDENCY ones never ran.
+    failed: Mapping[EndReason, int] = field(default_factory=dict)
+    #: Cells that this run does not touch: blocked, deferred, not chosen.
+    left_out: int = 0
+
+    @property
+    def total(self) -> int:
+        """All cells of the step."""
+        return self.done_before + self.done + self.running + self.waiting + self.failures + self.left_out
+
+    @property
+    def failures(self) -> int:
+        """Cells that ended otherwise than done."""
+        return sum(self.failed.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is running or waiting."""
+        return not self.running and not self.waiting
+
+    @property
+    def fraction(self) -> float:
+        """Share of its cells that ended, 0 to 1."""
+        moving = self.running + self.waiting
+        return 1.0 if not self.total else 1 - moving / self.total
+
+    @property
+    def line(self) -> str:
+        """The status in words: `7/9 done, 1 running, 1 failed: out of memory`."""
+        parts = [f"{self.done_before + self.done}/{self.total} done"]
+        parts += [f"{count} {word}" for count, word in ((self.running, "running"), (self.waiting, "waiting")) if count]
+        for reason, count in sorted(self.failed.items(), key=lambda item: (-item[1], item[0].value)):
+            word = "not run" if reason is EndReason.DEPENDENCY else "failed"
+            parts.append(f"{count} {word}: {reason.words}")
+        if self.left_out:
+            parts.append(f"{self.left_out} left out")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedCell:
+    """A cell that ended otherwise than done."""
+
+    step: str
+    sample: str
+    reason: EndReason
+    #: One sentence: from the failure record, else the backend's words.
+    message: str
+    run_id: str = ""
+    attempt: int | None = None
+    exit_code: int | None = None
+    #: The upstream cell on whose account it never ran (`step`), when reason is DEPENDENCY.
+    because_of: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a driver's work ended."""
+
+    #: Runs that it submitted or adopted, newest last; empty when nothing was to do.
+    run_ids: Sequence[str]
+    progress: Mapping[str, StepProgress]
+    failed: Sequence[FailedCell]
+    #: Cells that could not be planned: (step, sample, sentence).
+    blocked: Sequence[tuple[str, str, str]] = ()
+    #: Jobs go on without the driver.
+    detached: bool = False
+    #: Somebody pressed Ctrl-C.
+    interrupted: bool = False
+    #: Whether anything was submitted.
+    submitted: int = 0
+    store_calls: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every chosen cell is done (or, detached, on its way)."""
+        return not self.failed and not self.blocked and not self.interrupted
+
+
+class Listener(Protocol):
+    """Hears what a driver does, in this order; planned to progressed may repeat (waves). Must not raise."""
+
+    def planned(self, plan: Plan) -> None:
+        """The plan of a wave, before anything is recorded or sent."""
+
+    def run_began(self, run_id: str, folder: str) -> None:
+        """The run record is in the store; `folder` is its URL."""
+
+    def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
+        """One job is queued."""
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        """The counts changed. Every step of the pipeline is there, in order."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """The driver is about to return."""
+
+
+class Silence:
+    """A listener that does nothing; base of those that hear some things only."""
+
+    def planned(self, plan: Plan) -> None:
+        """See `Listener.planned`."""
+
+    def run_began(self, run_id: str, folder: str) -> None:
+        """See `Listener.run_began`."""
+
+    def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
+        """See `Listener.submitted`."""
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        """See `Listener.progressed`."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """See `Listener.ended`."""
