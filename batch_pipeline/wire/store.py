@@ -24,6 +24,9 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 
 from batch_pipeline.wire.errors import DiskFull, InvalidConfig, StoreFailed
 
+#: Bytes a piece of a streamed download has at least.
+STREAM_PIECE = 4 << 20
+
 #: Keys a LIST page holds, S3's own number: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 LIST_PAGE = 1000
 
@@ -92,6 +95,17 @@ class Store:
         except ValueError as error:
             raise StoreFailed(f"{self.url_of(key)} is not valid JSON ({error}); it was damaged: remove it.") from error
 
+    def head(self, key: str) -> Entry:
+        """The object as a listing shows it. Raises NotInStore, StoreFailed."""
+        with self._call("head", key):
+            return _entry(obstore.head(self.backend, key))
+
+    def stream(self, key: str) -> tuple[Entry, Iterator[bytes]]:
+        """The object as a listing shows it, and its bytes in pieces. Raises NotInStore, StoreFailed, also later."""
+        with self._call("get", key):
+            result = obstore.get(self.backend, key)
+        return _entry(result.meta), self._pieces(key, result)
+
     def put(self, key: str, data: bytes) -> None:
         """Writes the object whole: a reader sees the old bytes or the new ones. Raises StoreFailed, DiskFull."""
         with self._call("put", key):
@@ -133,9 +147,13 @@ class Store:
             for page in obstore.list(self.backend, prefix.rstrip("/") or None, chunk_size=LIST_PAGE):
                 for meta in page:
                     seen += 1
-                    etag = (meta["e_tag"] or "").strip('"')
-                    yield Entry(key=meta["path"], size_bytes=meta["size"], etag=etag)
+                    yield _entry(meta)
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+
+    def _pieces(self, key: str, result: Any) -> Iterator[bytes]:
+        with self._call("get", key, count=0):
+            for piece in result.stream(min_chunk_size=STREAM_PIECE):
+                yield bytes(piece)
 
     def _delete_one(self, key: str) -> None:
         try:
@@ -152,6 +170,10 @@ class Store:
             raise NotInStore(f"{self.url_of(key)} is not in the store.") from error
         except (BaseError, OSError) as error:
             raise _translated(self, key, error) from error
+
+
+def _entry(meta: Any) -> Entry:
+    return Entry(key=meta["path"], size_bytes=meta["size"], etag=(meta["e_tag"] or "").strip('"'))
 
 
 def _translated(store: Store, key: str, error: Exception) -> StoreFailed | DiskFull:
