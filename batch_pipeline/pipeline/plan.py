@@ -39,6 +39,7 @@ class Why(Enum):
 
     NEVER_DONE = "never done"
     CHANGED = "changed since it was done"
+    UPSTREAM = "what it reads is made again"
     FORCED = "forced"
 
 
@@ -59,13 +60,15 @@ class Inventory:
 
     #: Step -> sample -> fingerprints with a success receipt.
     receipts: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    #: Sample -> port key (`step.port`) -> its files; None for a file that is not there (the name is in `absent`).
+    #: Sample -> port key (`step.port`) -> its files; a sample with a file that is not there lacks the key.
     sources: Mapping[str, Mapping[str, tuple[SourceFile, ...]]] = field(default_factory=dict)
     #: Sample -> sentence about its missing source.
     absent: Mapping[str, str] = field(default_factory=dict)
     #: File of the chosen reference -> its entry.
     references: Mapping[str, Entry] = field(default_factory=dict)
     live: Sequence[LiveJob] = ()
+    #: (step, sample) -> sentence, of cells that failed earlier in this very command: they are not tried again.
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,198 @@
+"""Makes the plan: `make_plan` is a function of values, and the only place where anything is decided.
+
+Three passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time.
+`_groups` puts samples together that need the same steps and wait for the same live jobs. `_jobs` cuts groups into
+shards and names the jobs with their dependencies.
+
+A live array can be depended on index by index only by an array of the very same samples in the same order. A driver
+that died between two steps leaves just that: the samples of its array still stand together, those that are done by
+now among them, so the next step follows them whole. Where they do not, cells whose upstream is done run at once and
+the others are deferred to a later wave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from batch_pipeline.pipeline.cells import Cells
+from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.plan import CellState, Edge, Inventory, LiveJob, Plan, PlannedJob, Selection
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Graph, Node
+from batch_pipeline.wire.errors import InvalidPlan
+from batch_pipeline.wire.layout import COHORT
+
+
+def make_plan(
+    graph: Graph,
+    samples: Sequence[str],
+    parts: Mapping[str, StepParts],
+    inventory: Inventory,
+    selection: Selection,
+    *,
+    max_array_size: int = 10_000,
+    max_dependencies: int = 20,
+) -> Plan:
+    """The jobs of one wave and the state of every cell.
+
+    Every cell that is chosen, missing, not live and not blocked is in exactly one job, after the jobs that make what
+    it reads. Raises InvalidPlan when a step reads from more steps than one job may depend on.
+    """
+    cells = Cells(graph, tuple(samples), parts, inventory, selection)
+    for node in graph:
+        cells.add(node)
+    groups = _groups(cells)
+    jobs = _Jobs(cells, groups, max_array_size, max_dependencies).all()
+    return Plan(
+        graph=graph,
+        samples=cells.samples,
+        selection=selection,
+        jobs=tuple(jobs),
+        states=cells.states,
+        fingerprints=cells.fingerprints,
+        why=cells.why,
+        parts=parts,
+        blocked=cells.blocked,
+        conflicts=tuple(cells.conflicts),
+        missing=cells.missing,
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Samples that run the same steps after the same live jobs."""
+
+    members: tuple[int, ...]
+    runs: frozenset[str]
+    #: Upstream step -> live job of exactly these samples.
+    live: Mapping[str, LiveJob]
+
+
+#: A step's part of a signature: whether it runs, and the live job to which the sample still belongs there.
+_Mark = tuple[bool, str]
+_RUNS: _Mark = (True, "")
+_RESTS: _Mark = (False, "")
+
+
+def _groups(cells: Cells) -> list[_Group]:
+    """Groups in the order of their first sample; defers the cells that no group can hold."""
+    live = {job.native_id: job for job in cells.inventory.live}
+    steps = [node.name for node in cells.graph if node.scope is Scope.SAMPLE]
+    while True:
+        found = _signatures(cells)
+        torn = {
+            job
+            for signature, members in found.items()
+            for _, job in signature
+            if job and tuple(cells.samples[i] for i in members) != live[job].samples
+        }
+        if not torn:
+            break
+        cells.split |= torn
+        cells.defer()
+    groups = []
+    for signature, members in found.items():
+        marks = dict(zip(steps, signature, strict=True))
+        runs = frozenset(step for step, (to_run, _) in marks.items() if to_run)
+        if runs:
+            waits = {step: live[job] for step, (_, job) in marks.items() if job}
+            groups.append(_Group(tuple(members), runs, waits))
+    return groups
+
+
+def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
+    """Positions of the samples by what they run and wait for."""
+    columns = [_marks(cells, node) for node in cells.graph if node.scope is Scope.SAMPLE]
+    groups: dict[tuple[_Mark, ...], list[int]] = {}
+    for i, signature in enumerate(zip(*columns, strict=True)):
+        groups.setdefault(signature, []).append(i)
+    return groups
+
+
+def _marks(cells: Cells, node: Node) -> list[_Mark]:
+    column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.states[node.name]]
+    readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is Scope.SAMPLE]
+    live_of = cells.live_of.get(node.name, {})
+    for i, sample in enumerate(cells.samples if live_of and readers else ()):
+        job = live_of.get(sample)
+        if job is None or job.native_id in cells.split or column[i] is _RUNS:
+            continue
+        if any(cells.states[reader][i] is CellState.TO_RUN for reader in readers):
+            column[i] = (False, job.native_id)
+    return column
+
+
+class _Jobs:
+    """Names the jobs of the groups' shards, steps in order, each after those that it depends on."""
+
+    def __init__(self, cells: Cells, groups: Sequence[_Group], max_array_size: int, max_dependencies: int) -> None:
+        self.cells = cells
+        self.shards = [
+            (f"{g}-{s}", group.members[start : start + max_array_size], group)
+            for g, group in enumerate(groups)
+            for s, start in enumerate(range(0, len(group.members), max_array_size))
+        ]
+        self.max_dependencies = max_dependencies
+
+    def all(self) -> Iterator[PlannedJob]:
+        """Every job of the wave."""
+        for node in self.cells.graph:
+            if node.scope is Scope.COHORT:
+                if self.cells.states[node.name][0] is CellState.TO_RUN:
+                    yield from self._gather(node)
+                continue
+            for suffix, members, group in self.shards:
+                if node.name in group.runs:
+                    yield self._array(node, suffix, members, group)
+
+    def _array(self, node: Node, suffix: str, members: tuple[int, ...], group: _Group) -> PlannedJob:
+        edges: list[Edge] = []
+        for step in node.upstream:
+            if self.cells.graph[step].scope is Scope.COHORT:
+                edges.extend(self._gather_edge(step))
+            elif step in group.runs:
+                edges.append(Edge(job=f"{step}-{suffix}", index_by_index=len(members) > 1))
+            elif step in group.live:
+                edges.append(Edge(job=group.live[step].native_id, index_by_index=len(members) > 1, live=True))
+        if len(edges) > self.max_dependencies:
+            raise InvalidPlan(
+                f"Step {node.name} reads from {len(edges)} steps that are to run, but a job may depend on"
+                f" {self.max_dependencies}. Gather some of them first, or run the pipeline with --only-step in parts."
+            )
+        return PlannedJob(name=f"{node.name}-{suffix}", step=node.name, members=members, after=tuple(edges))
+
+    def _gather_edge(self, step: str) -> Iterator[Edge]:
+        state = self.cells.states[step][0]
+        if state is CellState.TO_RUN:
+            yield Edge(job=step, index_by_index=False)
+        elif state is CellState.LIVE:
+            yield Edge(job=self.cells.live_of[step][COHORT].native_id, index_by_index=False, live=True)
+
+    def _gather(self, node: Node) -> Iterator[PlannedJob]:
+        edges: list[Edge] = []
+        for step in node.upstream:
+            if self.cells.graph[step].scope is Scope.COHORT:
+                edges.extend(self._gather_edge(step))
+                continue
+            runs = (suffix for suffix, _, group in self.shards if step in group.runs)
+            edges.extend(Edge(job=f"{step}-{suffix}", index_by_index=False) for suffix in runs)
+            edges.extend(self._live_edges(step))
+        level = 0
+        while len(edges) > self.max_dependencies:
+            chunks = [edges[i : i + self.max_dependencies] for i in range(0, len(edges), self.max_dependencies)]
+            edges = []
+            for i, chunk in enumerate(chunks):
+                join = PlannedJob(name=f"{node.name}-join-{level}-{i}", step=node.name, after=tuple(chunk), join=True)
+                yield join
+                edges.append(Edge(job=join.name, index_by_index=False))
+            level += 1
+        yield PlannedJob(name=node.name, step=node.name, after=tuple(edges))
+
+    def _live_edges(self, step: str) -> Iterator[Edge]:
+        """The live jobs that still have a cell of the step to do."""
+        live_of, seen = self.cells.live_of.get(step, {}), set()
+        for sample, state in zip(self.cells.samples, self.cells.states[step], strict=True):
+            if state is CellState.LIVE and live_of[sample].native_id not in seen:
+                seen.add(live_of[sample].native_id)
+                yield Edge(job=live_of[sample].native_id, index_by_index=False, live=True)
