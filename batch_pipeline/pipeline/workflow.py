@@ -145,8 +145,8 @@ class Node:
 
     @property
     def scope(self) -> Scope:
-        """Whether it is run a sample, once for all, or a reference."""
-        return self.step.scope
+        """Whether it is run a sample or once for all. To a plan, references are samples like any other."""
+        return Scope.COHORT if self.step.scope is Scope.COHORT else Scope.SAMPLE
 
     @cached_property
     def upstream(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ anything else `StoreFailed`. Calls are counted, because the number of calls is a
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import threading
@@ -149,6 +150,12 @@ class Store:
                     seen += 1
                     yield _entry(meta)
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        """Names of the folders right below a prefix; empty when there is none."""
+        with self._call("list", prefix):
+            found = obstore.list_with_delimiter(self.backend, prefix.rstrip("/") or None)
+        return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"]]
 
     def _pieces(self, key: str, result: Any) -> Iterator[bytes]:
         with self._call("get", key, count=0):

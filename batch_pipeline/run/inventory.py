@@ -1,0 +1,183 @@
+"""Reads what a plan needs from the store, in LIST calls only: receipts, sources, references, live runs.
+
+N samples x K steps cost ceil(objects / 1000) LIST pages, and nothing a sample. Only a run that is live costs more: its
+submissions are read to know which cells are on their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from urllib.parse import unquote, urlsplit
+
+from batch_pipeline.pipeline.plan import Inventory
+from batch_pipeline.pipeline.samples import Sample
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Graph, Source
+from batch_pipeline.run.request import Request
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import InvalidUse, StoreFailed
+from batch_pipeline.wire.manifest import SourceFile
+from batch_pipeline.wire.store import Entry, NotInStore, Store, open_store
+
+
+def choose_reference(request: Request) -> tuple[str, Mapping[str, Entry]]:
+    """The reference's name and files. One LIST, none when no step uses one.
+
+    Raises InvalidUse when none was named and the store holds several.
+    """
+    if not any(node.references for node in request.graph):
+        return request.reference, {}
+    found: dict[str, dict[str, Entry]] = {}
+    for entry in request.store.list(layout.REFERENCES):
+        _, name, *rest = entry.key.split("/", 2)
+        if rest:
+            found.setdefault(name, {})[rest[0]] = entry
+    name = request.reference
+    if not name and len(found) > 1:
+        raise InvalidUse(f"The store holds several references ({', '.join(sorted(found))}); choose with --reference.")
+    if not name:
+        name = next(iter(found), "")
+    return name, found.get(name, {})
+
+
+def read_inventory(request: Request, references: Mapping[str, Entry]) -> Inventory:
+    """Everything but the live jobs."""
+    receipts = _receipts(request)
+    if request.check_results:
+        receipts = _with_results(request, receipts)
+    sources, absent = _sources(request)
+    return Inventory(receipts=receipts, sources=sources, absent=absent, references=references)
+
+
+def with_failed(inventory: Inventory, failed: Mapping[tuple[str, str], str]) -> Inventory:
+    """The inventory with cells that are not to be tried again."""
+    return replace(inventory, failed=failed)
+
+
+def _receipts(request: Request) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Step -> sample -> fingerprints. One LIST (its pages)."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in request.graph.names}
+    for entry in request.store.list(layout.RECEIPTS):
+        cell = layout.cell_of_receipt(entry.key)
+        if cell is not None and cell[0] in found:
+            step, sample, fingerprint = cell
+            samples = found[step]
+            samples[sample] = (*samples.get(sample, ()), fingerprint)
+    return found
+
+
+def _with_results(
+    request: Request, receipts: dict[str, dict[str, tuple[str, ...]]]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The receipts whose result files are all there."""
+    present = {entry.key for prefix in ("results/", "cohort/") for entry in request.store.list(prefix)}
+    kept: dict[str, dict[str, tuple[str, ...]]] = {}
+    for node in request.graph:
+        names = [file for output in node.outputs.values() if not output.optional for file in output.files]
+        kept[node.name] = {
+            sample: prints
+            for sample, prints in receipts[node.name].items()
+            if node.step.scope is Scope.REFERENCE
+            or all(layout.result(node.name, sample, name.replace("{sample}", sample)) in present for name in names)
+        }
+    return kept
+
+
+def _sources(
+    request: Request,
+) -> tuple[dict[str, dict[str, tuple[SourceFile, ...]]], dict[str, str]]:
+    """Files of every sample's source ports, and sentences about those that are not there."""
+    ports = _source_ports(request.graph)
+    if not ports:
+        return {}, {}
+    wanted: dict[str, dict[str, list[str]]] = {}
+    for sample in request.samples:
+        wanted[sample.name] = {key: _places(sample, source, port, request) for key, (port, source) in ports.items()}
+    entries = _Places(request.store)
+    entries.look({url for files in wanted.values() for urls in files.values() for url in urls})
+    sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {}
+    absent: dict[str, str] = {}
+    for name, files in wanted.items():
+        found = {key: [entries.found.get(url) for url in urls] for key, urls in files.items()}
+        missing = [url for key, urls in files.items() for url, file in zip(urls, found[key], strict=True) if not file]
+        if missing:
+            absent[name] = f"Its source {entries.spoken(missing[0])} is not there; check the list and --sources."
+        sources[name] = {key: tuple(f for f in items if f) for key, items in found.items() if all(items)}
+    return sources, absent
+
+
+def _source_ports(graph: Graph) -> dict[str, tuple[str, Source]]:
+    return {f"{node.name}.{port}": (port, source) for node in graph for port, source in node.sources.items()}
+
+
+def _places(sample: Sample, source: Source, port: str, request: Request) -> list[str]:
+    """Where a sample's files lie: keys of the store or URLs."""
+    if port in request.reference_files:
+        return [request.reference_files[port]]
+    if source.column and sample.columns.get(source.column):
+        return [_place(sample.columns[source.column], request.sources)]
+    return [_place(file.replace("{sample}", sample.name), request.sources) for file in source.files]
+
+
+def _place(name: str, prefix: str) -> str:
+    if "://" in name:
+        return name
+    if name.startswith("/"):
+        return f"file://{name}"
+    if prefix.startswith("/"):
+        prefix = f"file://{prefix}"
+    return f"{prefix.rstrip('/')}/{name}" if prefix else name
+
+
+class _Places:
+    """Finds files by listing the folders that hold them, each once; local files elsewhere are simply looked at."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.found: dict[str, SourceFile] = {}
+
+    def look(self, urls: Iterable[str]) -> None:
+        """Fills `found` for those that are there. Raises StoreFailed when a place cannot be listed."""
+        folders: dict[str, set[str]] = {}
+        for url in urls:
+            folders.setdefault(url.rpartition("/")[0], set()).add(url)
+        for folder, wanted in self._merged(folders).items():
+            if folder.startswith("file://"):
+                self._stat(wanted)
+            elif "://" in folder:
+                self._list(open_store(folder), "", folder, wanted)
+            else:
+                self._list(self._store, folder, folder, wanted)
+
+    def spoken(self, url: str) -> str:
+        """A place as a person would look for it."""
+        return url if "://" in url else unquote(self._store.url_of(url).removeprefix("file://"))
+
+    def _merged(self, folders: dict[str, set[str]]) -> dict[str, set[str]]:
+        """Folders that lie below another wanted one are listed with it."""
+        merged: dict[str, set[str]] = {}
+        for folder in sorted(folders):
+            above = next((kept for kept in merged if folder.startswith(f"{kept}/") or kept == ""), None)
+            merged.setdefault(folder if above is None or "://" in folder else above, set()).update(folders[folder])
+        return merged
+
+    def _list(self, store: Store, prefix: str, start: str, wanted: set[str]) -> None:
+        before = "" if "://" not in start else f"{start}/"
+        for entry in store.list(prefix):
+            url = f"{before}{entry.key}"
+            if url in wanted:
+                self.found[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)
+
+    def _stat(self, wanted: Sequence[str] | set[str]) -> None:
+        for url in wanted:
+            folder, _, name = unquote(urlsplit(url).path).rpartition("/")
+            try:
+                entry = open_store(folder or "/").head(name)
+            except NotInStore:
+                continue
+            except StoreFailed as error:
+                if "is not there" in error.message:
+                    continue
+                raise
+            self.found[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)

@@ -1,0 +1,115 @@
+"""Runs that may have live jobs: settles what a dead driver left in doubt, and tells which cells are on their way.
+
+A submission leaves `intent.json` before SubmitJob and `sent.json`, with the native id, after it. An intent without a
+native id is the one doubtful case: the job is looked up by its run-unique name. Found, it is recorded and lives on;
+not found, it never was, and the next plan takes its cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from batch_pipeline.backends.base import Backend, JobSummary
+from batch_pipeline.pipeline.plan import LiveJob
+from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One job of a run as the store knows it."""
+
+    run_id: str
+    #: Our name of the job within the run.
+    job: str
+    step: str
+    native_id: str
+    queue: str
+    #: The name by which the backend knows it.
+    native_name: str
+    join: bool = False
+
+
+def live_run_ids(store: Store) -> list[str]:
+    """Runs with a marker, oldest first. One LIST."""
+    return sorted(entry.key.rsplit("/", 1)[-1].removesuffix(".json") for entry in store.list(layout.LIVE))
+
+
+def submissions(store: Store, run_id: str, backend: Backend | None = None) -> list[Submission]:
+    """The jobs that a run sent, in no order.
+
+    With a backend, doubtful ones are looked up there and recorded; without, they are left out.
+    """
+    found: dict[str, set[str]] = {}
+    for entry in store.list(layout.submissions(run_id)):
+        *_, job, file = entry.key.split("/")
+        found.setdefault(job, set()).add(file)
+    sent = []
+    for job, files in found.items():
+        if "sent.json" in files:
+            sent.append(Submission(**store.get_json(layout.submission(run_id, job, "sent.json"))))
+        elif "intent.json" in files and backend is not None:
+            sent.extend(_settle(store, run_id, job, backend))
+    return [submission for submission in sent if submission.native_id]
+
+
+def record_sent(store: Store, submission: Submission) -> None:
+    """Keeps the native id of a job that is queued (or, with an empty one, that it never was)."""
+    store.put_json(layout.submission(submission.run_id, submission.job, "sent.json"), vars(submission))
+
+
+def _settle(store: Store, run_id: str, job: str, backend: Backend) -> Iterator[Submission]:
+    intent = store.get_json(layout.submission(run_id, job, "intent.json"))
+    native_id = backend.find(intent["native_name"], intent["queue"])
+    submission = Submission(**{**intent, "native_id": native_id or ""})
+    record_sent(store, submission)
+    yield submission
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRun:
+    """A run with its submissions and what the backend says of them."""
+
+    run_id: str
+    submissions: Sequence[Submission]
+    summaries: Mapping[str, JobSummary]
+
+    @property
+    def over(self) -> bool:
+        """Whether none of its jobs will change any more."""
+        return all(self.summaries[item.native_id].state.final for item in self.submissions)
+
+
+def read_live_runs(store: Store, backend: Backend, run_ids: Sequence[str]) -> list[LiveRun]:
+    """The live runs, with one DescribeJobs a 100 jobs."""
+    sent = {run_id: submissions(store, run_id, backend) for run_id in run_ids}
+    ids = [item.native_id for items in sent.values() for item in items]
+    summaries = backend.summaries(ids) if ids else {}
+    return [
+        LiveRun(
+            run_id=run_id, submissions=items, summaries={item.native_id: summaries[item.native_id] for item in items}
+        )
+        for run_id, items in sent.items()
+    ]
+
+
+def live_jobs(store: Store, runs: Sequence[LiveRun]) -> list[LiveJob]:
+    """The jobs that have not ended, with their cells as the manifests fixed them."""
+    found = []
+    for run in runs:
+        for item in run.submissions:
+            if item.join or run.summaries[item.native_id].state.final:
+                continue
+            cells = cells_of(store, run.run_id, item.job)
+            found.append(
+                LiveJob(
+                    native_id=item.native_id,
+                    run_id=run.run_id,
+                    step=item.step,
+                    samples=tuple(sample for sample, _ in cells),
+                    fingerprints=tuple(fingerprint for _, fingerprint in cells),
+                )
+            )
+    return found

@@ -1,0 +1,130 @@
+"""Who may submit into a prefix: one driver at a time, by one conditional write.
+
+The holder of number n has written `driver/{n}.json`; whoever creates n + 1 takes over. Creating is a put-if-absent,
+so of two drivers at once one wins, on S3 as in a folder, and the number fences: a driver that slept through its lease
+finds a higher number and stops. A driver may take over when the holder has released, its lease is over, or its
+process is gone from this very machine (boot, process id and start time tell). The lock is held while jobs are
+submitted, not while they run.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Seconds after which a silent holder may be replaced. Submitting 300 arrays at 50 a second takes 6.
+LEASE_SECONDS = 300.0
+
+
+class DriverLock:
+    """The right to submit into one prefix."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._number = 0
+        self._renewed = 0.0
+
+    def last_number(self) -> int:
+        """The newest holder's number, released or not; 0 when there was none. One LIST."""
+        return max((_number_of(entry.key) for entry in self._store.list(layout.DRIVER)), default=0)
+
+    def take(self, *, seen: int | None = None) -> bool:
+        """Takes the lock: whether nobody else held it since `last_number()` said `seen`.
+
+        Raises RunConflict, naming the holder, while somebody else has it.
+        """
+        last = self.last_number()
+        if last:
+            self._refuse_if_held(last)
+        if not self._store.put_if_absent(layout.driver(last + 1), self._record(released=False)):
+            raise RunConflict("Another driver began to submit into this store just now. Run the same command again.")
+        self._number = last + 1
+        if last:
+            self._store.delete([layout.driver(last)])
+        return seen is None or seen == last
+
+    def renew(self) -> None:
+        """Lengthens the lease when half of it is over. Raises RunConflict when somebody else took over."""
+        if self._clock() - self._renewed < LEASE_SECONDS / 2:
+            return
+        if self.last_number() != self._number:
+            raise RunConflict(
+                "Another driver took over while this one stood still. What was submitted goes on; see: status."
+            )
+        self._store.put(layout.driver(self._number), self._record(released=False))
+
+    def release(self) -> None:
+        """Lets others take over. Does nothing when it was not taken."""
+        if self._number:
+            self._store.put(layout.driver(self._number), self._record(released=True))
+            self._number = 0
+
+    def _record(self, *, released: bool) -> bytes:
+        self._renewed = self._clock()
+        return json.dumps(
+            {"released": released, "expires_at": self._renewed + LEASE_SECONDS, "format": 1} | _myself()
+        ).encode()
+
+    def _refuse_if_held(self, number: int) -> None:
+        try:
+            holder = self._store.get_json(layout.driver(number))
+        except NotInStore:
+            return
+        if holder["released"] or holder["expires_at"] < self._clock() or _is_gone(holder):
+            return
+        raise RunConflict(
+            f"Another driver (process {holder['pid']} of {holder['user']} on {holder['host']}) is submitting into"
+            " this store. Wait until it is through and run the same command again: it will follow that run."
+        )
+
+
+def _number_of(key: str) -> int:
+    name = key.rsplit("/", 1)[-1].removesuffix(".json")
+    return int(name) if name.isdigit() else 0
+
+
+def _myself() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "user": user_name(), "pid": pid, "boot": _boot(), "birth": _birth(pid)}
+
+
+def user_name() -> str:
+    """The login name, or the numeric id when there is none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that no longer runs."""
+    if not holder.get("boot") or holder["boot"] != _boot():
+        return False
+    return bool(_birth(holder["pid"]) != holder["birth"])
+
+
+def _boot() -> str:
+    """Id of this boot of this machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _birth(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

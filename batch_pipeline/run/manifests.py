@@ -1,0 +1,127 @@
+"""Writes what a submission's containers read: the manifest's header and rows, and the plain list of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batch_pipeline.pipeline.code import entry_of, script_of
+from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Node, Port
+from batch_pipeline.run.record import now
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.manifest import InputSpec, Manifest, OutputSpec, ReferenceSpec, Row, write_rows
+from batch_pipeline.wire.store import Store
+
+
+def write_manifest(
+    store: Store,
+    run_id: str,
+    plan: Plan,
+    job: PlannedJob,
+    inventory: Inventory,
+    *,
+    reference: str,
+    bundle_sha256: str,
+    resources: tuple[int, int],
+) -> None:
+    """Writes rows, list and header of one submission: three objects, whatever its size.
+
+    `resources` are the vCPUs and MiB that the job definition gives each child.
+    """
+    rows, width = write_rows(_rows(plan, job, inventory))
+    node = plan.graph[job.step]
+    manifest = Manifest(
+        run_id=run_id,
+        job=job.name,
+        step=node.name,
+        scope=node.step.scope.value,
+        entry=entry_of(type(node.step), plan.graph.root),
+        script=script_of(type(node.step), plan.graph.root),
+        params=dict(node.step.params),
+        inputs=tuple(_inputs(plan, node)),
+        references=tuple(_references(node, inventory)),
+        outputs=tuple(
+            OutputSpec(port=port, files=output.files, optional=output.optional) for port, output in node.outputs.items()
+        ),
+        bundle_sha256=bundle_sha256,
+        cpus=resources[0],
+        memory_mb=resources[1],
+        reference=reference,
+        count=job.size,
+        row_bytes=width,
+        gathered=_gathered(plan, node),
+        missing=plan.missing.get(node.name, ()),
+        queued_at=now(),
+    )
+    names = "".join(f"{sample}\n" for sample, _ in plan.members_of(job))
+    store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
+    store.put(layout.submission(run_id, job.name, "samples.txt"), names.encode())
+    store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())
+
+
+def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
+    node = plan.graph[job.step]
+    positions = job.members or (0,)
+    ports = {port: f"{node.name}.{port}" for port in node.sources}
+    for (sample, fingerprint), position in zip(plan.members_of(job), positions, strict=True):
+        sources = inventory.sources.get(sample, {}) if ports else {}
+        yield Row(
+            sample=sample,
+            fingerprint=fingerprint,
+            sources={port: sources[key] for port, key in ports.items()},
+            upstream=_upstream(plan, node, position),
+        )
+
+
+def _upstream(plan: Plan, node: Node, position: int) -> dict[str, str]:
+    """Step -> fingerprint of the one cell that this cell reads there; a gather's samples are in the header."""
+    found = {}
+    for step in node.upstream:
+        if plan.graph[step].scope is Scope.COHORT:
+            found[step] = plan.fingerprints[step][0]
+        elif node.scope is Scope.SAMPLE:
+            found[step] = plan.fingerprints[step][position]
+    return found
+
+
+def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:
+    for port, source in node.inputs.items():
+        if not isinstance(source, Port):
+            yield InputSpec(port=port, kind="source")
+            continue
+        upstream = plan.graph[source.task.name]
+        files = upstream.outputs[source.name].files
+        if upstream.scope is Scope.COHORT:
+            kind = "cohort"
+        else:
+            kind = "gather" if node.scope is Scope.COHORT else "step"
+        yield InputSpec(port=port, kind=kind, step=upstream.name, files=files)
+
+
+def _references(node: Node, inventory: Inventory) -> Iterator[ReferenceSpec]:
+    for port, reference in node.references.items():
+        entry = inventory.references[reference.file]
+        yield ReferenceSpec(port=port, key=entry.key, etag=entry.etag, size_bytes=entry.size_bytes)
+
+
+def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:
+    """For a gather: step -> [sample, fingerprint] of every sample that it takes, in the order of the list."""
+    if node.scope is not Scope.COHORT:
+        return {}
+    without = set(plan.missing.get(node.name, ()))
+    return {
+        step: [
+            [sample, fingerprint]
+            for sample, fingerprint in zip(plan.samples, plan.fingerprints[step], strict=True)
+            if sample not in without
+        ]
+        for step in node.upstream
+        if plan.graph[step].scope is Scope.SAMPLE
+    }
+
+
+def cells_of(store: Store, run_id: str, job: str) -> list[tuple[str, str]]:
+    """Sample and fingerprint of every child of a submission, in the order of its indices, from its rows."""
+    rows = store.get(layout.submission(run_id, job, "rows.txt")).splitlines()
+    return [(row.sample, row.fingerprint) for row in map(Row.from_line, rows)]
