@@ -1,0 +1,266 @@
+"""The life of a cell, in order: header and row, scratch, inputs, bundle, the step, its check, outputs, log, receipt.
+
+Whatever ends it, the log goes to the store, and a failure leaves its record beside the log. Only a cell that did all
+of it leaves a receipt. Before the manifest is read there is no sample to keep a record for: the log alone tells.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.container.disk import local_error, remove_tree
+from batch_pipeline.container.environment import Place, read_place
+from batch_pipeline.container.execution import Executed, run_class, run_script
+from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
+from batch_pipeline.container.files import Files
+from batch_pipeline.container.header import is_done, read_cell
+from batch_pipeline.container.loading import LoadedStep, load_step
+from batch_pipeline.container.log import Log, log_of, say
+from batch_pipeline.container.publish import as_json, products_of, publish
+from batch_pipeline.container.reference import stage_references
+from batch_pipeline.container.run import Signals
+from batch_pipeline.container.stage import Staged, Stager
+from batch_pipeline.container.verdict import Verdict, verdict_of
+from batch_pipeline.container.warm import Warm
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import ContainerExit, Variable
+from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, StepInterrupted
+from batch_pipeline.wire.job import Job
+from batch_pipeline.wire.manifest import Manifest, Row
+from batch_pipeline.wire.receipt import Failure, Receipt, Usage
+
+#: Characters of the log that a failure's record repeats.
+_TAIL_CHARACTERS = 2000
+#: Bytes at the end of the log that are searched for the reason of a failure.
+_SEARCHED_BYTES = 1 << 13
+
+
+def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> int:
+    """Runs the cell that the environment names and returns the exit code.
+
+    Raises ContractBroken, StoreFailed, StepInterrupted when it ended before it knew which cell it is.
+    """
+    started_at = _now()
+    place = read_place(environment)
+    with signals.raising():
+        files = opened(place.store, warm)
+        manifest, row = read_cell(place, files, warm)
+        if place.attempt > 1 and is_done(manifest, row, files):
+            say(f"{manifest.step} of {row.sample} is done already: an earlier attempt left its receipt.")
+            return ContainerExit.DONE
+    with log_of(place.scratch_root) as log:
+        attempt = Attempt(
+            environment=environment,
+            place=place,
+            files=files,
+            manifest=manifest,
+            row=row,
+            warm=warm,
+            signals=signals,
+            log=log,
+            started_at=started_at,
+        )
+        try:
+            return attempt.live()
+        finally:
+            remove_tree(place.scratch)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Attempt:
+    """One attempt at a cell: what it is given, and what it has found out so far."""
+
+    environment: Mapping[str, str]
+    place: Place
+    files: Files
+    manifest: Manifest
+    row: Row
+    warm: Warm
+    signals: Signals
+    log: Log
+    started_at: str
+    staged: Staged = field(default_factory=Staged)
+    verdict: Verdict = field(default_factory=Verdict)
+    peak_memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    staged_out_bytes: int = 0
+
+    def live(self) -> int:
+        """Does all of it, records how it ended and returns the exit code."""
+        try:
+            self._make_scratch()
+            with self.signals.raising():
+                job = self._stage()
+                folder = self._bundle()
+            self._execute(job, folder)
+            if not self.verdict.exit_code:
+                self._publish()
+                return ContainerExit.DONE
+        except (BatchPipelineError, OSError, MemoryError) as error:
+            self._fail(verdict_of(error))
+        try:
+            # Whatever went wrong after a signal went wrong because of it.
+            self.signals.check()
+        except StepInterrupted as error:
+            self._fail(verdict_of(error))
+        self._record_failure()
+        return int(self.verdict.exit_code)
+
+    def _make_scratch(self) -> None:
+        scratch = self.place.scratch
+        try:
+            os.makedirs(scratch.parent, exist_ok=True)
+            try:
+                os.mkdir(scratch)
+            except FileExistsError:
+                # This attempt ran before and was killed with its supervisor.
+                remove_tree(scratch)
+                os.mkdir(scratch)
+            os.mkdir(scratch / "work")
+        except OSError as error:
+            raise local_error(scratch, error) from error
+
+    def _stage(self) -> Job:
+        manifest, row, scratch = self.manifest, self.row, self.place.scratch
+        try:
+            self.staged = Stager(manifest, row, self.files, self.warm, scratch / "in").stage()
+        except OSError as error:
+            raise local_error(scratch, error) from error
+        references = stage_references(manifest.references, self.files, self.place.cache_root)
+        return Job(
+            sample=row.sample,
+            step=manifest.step,
+            work=scratch / "work",
+            input_files=self.staged.input_files,
+            gathered_files=self.staged.gathered_files,
+            reference_files=references,
+            output_names={
+                spec.port: tuple(name.replace("{sample}", row.sample) for name in spec.files)
+                for spec in manifest.outputs
+            },
+            upstream_metrics=self.staged.upstream_metrics,
+            gathered_metrics=self.staged.gathered_metrics,
+            missing_samples=manifest.missing,
+            params=manifest.params,
+            cpus=manifest.cpus,
+            memory_mb=manifest.memory_mb,
+            attempt=self.place.attempt,
+            run_id=manifest.run_id,
+            reference_name=manifest.reference,
+        )
+
+    def _bundle(self) -> Path:
+        """The folder with the step's code."""
+        sha256 = self.manifest.bundle_sha256
+        told = self.environment.get(Variable.FILE_SHA256, sha256)
+        if not sha256 or told != sha256:
+            raise ContractBroken(
+                f"The manifest names the bundle {sha256 or '(none)'}, the environment {told or '(none)'}. Submit again."
+            )
+        url = self.environment.get(Variable.FILE_URL, "")
+        files, key = located(url, self.warm) if url else (self.files, layout.bundle(sha256))
+        return bundle_folder(self.place.cache_root, sha256, partial(fetched, files, key, sha256))
+
+    def _execute(self, job: Job, folder: Path) -> None:
+        """Runs the step and its check; `verdict` tells how that ended. Raises StepInterrupted, InvalidOutput, …"""
+        manifest = self.manifest
+        run_itself = not manifest.script
+        if not run_itself:
+            script = folder / manifest.script
+            lists = self.place.scratch / "lists"
+            self._note(run_script(script, job, lists, self.environment, self.signals))
+        if not self.verdict.exit_code and manifest.entry:
+            loaded = self._loaded(folder)
+            if run_itself or loaded.checks:
+                self._note(run_class(loaded, job, self.environment, self.signals, run=run_itself))
+        self.signals.check()
+        for link in self.staged.links:
+            link.verify()
+
+    def _loaded(self, folder: Path) -> LoadedStep:
+        entry = self.manifest.entry
+        with self.signals.raising():
+            return self.warm.keep(f"step {folder} {entry}", lambda: load_step(folder, entry))
+
+    def _note(self, executed: Executed) -> None:
+        ended = executed.ended
+        self.peak_memory_bytes = max(self.peak_memory_bytes, ended.peak_memory_bytes)
+        self.cpu_seconds = round(self.cpu_seconds + ended.cpu_seconds, 3)
+        self.verdict = executed.verdict
+
+    def _fail(self, verdict: Verdict) -> None:
+        """Ends the attempt with this verdict; what the step noted stays."""
+        self.verdict = replace(verdict, metrics=self.verdict.metrics, versions=self.verdict.versions)
+
+    def _publish(self) -> None:
+        """Publishes the outputs, then the log, then the receipt."""
+        manifest, row = self.manifest, self.row
+        products = products_of(manifest, row, self.place.scratch / "work")
+        publish(products, manifest, row, self.files, self.signals)
+        self.staged_out_bytes = sum(product.record.size_bytes for product in products)
+        self._write_log()
+        receipt = Receipt(outputs=tuple(product.record for product in products), **self._facts())
+        self.files.write(layout.receipt(manifest.step, row.sample, row.fingerprint), as_json(receipt.to_json()))
+
+    def _write_log(self) -> None:
+        key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.place.attempt)
+        self.files.write(key, self.log.tail())
+
+    def _record_failure(self) -> None:
+        """Leaves the log and the record of the failure; what cannot be left is said to the log."""
+        manifest, row = self.manifest, self.row
+        self.verdict = self.verdict.with_log(self.log.tail(_SEARCHED_BYTES))
+        say(f"{manifest.step} of {row.sample} failed: {self.verdict.message}")
+        if self.verdict.exit_code == DiskFull.exit_code:
+            # The store may be on the very disk that is full.
+            remove_tree(self.place.scratch)
+        failure = Failure(
+            end_reason=self.verdict.reason.value,
+            exit_code=int(self.verdict.exit_code),
+            message=self.verdict.message,
+            log_tail=self.log.tail(4 * _TAIL_CHARACTERS).decode(errors="replace")[-_TAIL_CHARACTERS:],
+            **self._facts(),
+        )
+        key = layout.failure(manifest.run_id, manifest.step, row.sample, self.place.attempt)
+        for leave in (self._write_log, lambda: self.files.write(key, as_json(failure.to_json()))):
+            try:
+                leave()
+            except BatchPipelineError as error:
+                say(error.message)
+
+    def _facts(self) -> dict[str, Any]:
+        """What receipts and failures have in common."""
+        return {
+            "run_id": self.manifest.run_id,
+            "step": self.manifest.step,
+            "sample": self.row.sample,
+            "fingerprint": self.row.fingerprint,
+            "attempt": self.place.attempt,
+            "queued_at": self.manifest.queued_at,
+            "started_at": self.started_at,
+            "stopped_at": _now(),
+            "inputs": tuple(self.staged.records),
+            "usage": Usage(
+                peak_memory_bytes=self.peak_memory_bytes,
+                cpu_seconds=self.cpu_seconds,
+                staged_in_bytes=self.staged.size_bytes,
+                staged_out_bytes=self.staged_out_bytes,
+            ),
+            "metrics": self.verdict.metrics,
+            "versions": self.verdict.versions,
+            "host": self.place.host,
+            "native_id": self.place.native_id,
+        }
+
+
+def _now() -> str:
+    """ISO-8601 UTC with milliseconds."""
+    milliseconds = time.time_ns() // 1_000_000
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{moment}.{milliseconds % 1000:03d}Z"

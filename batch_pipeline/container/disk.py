@@ -1,0 +1,125 @@
+"""What the container does to the host's own disk: whole files or none, moves instead of copies, and cleaning up."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from batch_pipeline.wire.errors import DiskFull, StoreFailed
+
+T = TypeVar("T")
+
+#: What the kernel says when a disk or a quota is full.
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_COUNTER = itertools.count()
+
+
+def local_error(path: Path, error: OSError) -> DiskFull | StoreFailed:
+    """Our error for one of the host's own disk."""
+    if error.errno in NO_SPACE:
+        return DiskFull(f"No space is left for {path}. Give the job a larger scratch volume, or run fewer at once.")
+    return StoreFailed(f"{path} cannot be written: {error.strerror}. Check the scratch folder of this host.")
+
+
+def remove_tree(path: str | Path) -> None:
+    """Removes a folder and all in it, whatever its permissions; links are not followed. An absent one is no error."""
+    try:
+        _remove_inside(os.fspath(path))
+        os.rmdir(path)
+    except OSError:
+        if not os.path.lexists(path):
+            return
+        # A tool took away its own rights, or still writes: once more with the careful and slow one.
+        for folder, _, _ in os.walk(path):
+            os.chmod(folder, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_inside(folder: str) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_inside(entry.path)
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def _part(path: str) -> str:
+    """Where a file is written before it gets its name. obstore's listings leave out names that end in `#digits`."""
+    return f"{path}#{os.getpid()}{time.time_ns()}{next(_COUNTER)}"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is one that somebody still writes, or never finished."""
+    head, mark, digits = name.rpartition("#")
+    return bool(head and mark) and digits.isdigit()
+
+
+def _in_folder(path: str, act: Callable[[], T]) -> T:
+    """Does what creates `path`, making its folder if that is missing: most often it is there."""
+    try:
+        return act()
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return act()
+
+
+def renamed(path: str, target: str) -> bool:
+    """Whether the file could be renamed: not into another file system."""
+    try:
+        _in_folder(target, lambda: os.replace(path, target))
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    return True
+
+
+def copy(path: str, target: str) -> None:
+    """Copies a file so that a reader of `target` sees the old bytes or the new ones."""
+    part = _part(target)
+    try:
+        _in_folder(target, lambda: open(part, "xb").close())
+        shutil.copyfile(path, part)
+        os.chmod(part, os.stat(path).st_mode & 0o777)
+        os.replace(part, target)
+    except OSError:
+        _forget(part)
+        raise
+
+
+def put(target: str, data: bytes) -> None:
+    """Writes a file so that a reader of it sees the old bytes or the new ones."""
+    part = _part(target)
+    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = _in_folder(target, lambda: os.open(part, create, 0o666))
+        try:
+            write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+        os.replace(part, target)
+    except OSError:
+        _forget(part)
+        raise
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it, in as many calls as that takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _forget(part: str) -> None:
+    try:
+        os.unlink(part)
+    except OSError:
+        pass

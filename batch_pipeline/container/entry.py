@@ -1,0 +1,44 @@
+"""One container life: a cell of a pipeline if the environment names a manifest, else awslabs' fetch-and-run.
+
+The same function is the image's ENTRYPOINT (`python -m batch_pipeline.container`) and what a warm worker of the
+embedded Batch calls thousands of times. It leaves the process as it found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+
+from batch_pipeline.container.cell import run_cell
+from batch_pipeline.container.log import say
+from batch_pipeline.container.payload import run_payload
+from batch_pipeline.container.run import GRACE_SECONDS, Signals
+from batch_pipeline.container.verdict import exit_code_of, say_traceback
+from batch_pipeline.container.warm import Warm
+from batch_pipeline.wire.contract import ContainerExit, Variable
+from batch_pipeline.wire.errors import BatchPipelineError
+
+
+def run_child(
+    environment: Mapping[str, str],
+    arguments: Sequence[str],
+    warm: MutableMapping[str, object],
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
+    """Lives one container's life in this process and returns its exit code; never raises.
+
+    Must be called in the main thread, with the log as descriptors 1 and 2. `warm` keeps between lives what need not be
+    made again. Leaves working directory, environment, signal handlers and descriptors as found.
+    """
+    kept = Warm(warm, environment)
+    try:
+        with Signals(grace_seconds) as signals:
+            if environment.get(Variable.MANIFEST):
+                return int(run_cell(environment, kept, signals))
+            return int(run_payload(environment, arguments, kept, signals))
+    except BatchPipelineError as error:
+        say(error.message)
+        return int(exit_code_of(error))
+    except Exception as error:  # The border: whatever we did not think of ends one cell, not the worker.
+        say_traceback(error)
+        return int(ContainerExit.STEP_FAILED)

@@ -1,0 +1,74 @@
+"""Reads where a container is: one table from variables to a value, so that no other module looks at the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.errors import ContractBroken
+
+#: Scratch of our images: a volume with room, mounted by the job definition.
+DEFAULT_SCRATCH = "/scratch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Which attempt at which cell this container is, and where on the host it may work."""
+
+    store: str
+    manifest_key: str
+    #: The child's row; 0 for a job that is no array.
+    index: int
+    #: Counts from 1.
+    attempt: int
+    #: The scheduler's id of the job or child; empty when nobody told.
+    native_id: str
+    scratch_root: Path
+    cache_root: Path
+    host: str
+
+    @property
+    def scratch(self) -> Path:
+        """The scratch folder of this attempt alone."""
+        name = self.native_id.replace(":", "-").replace("/", "-") or f"process-{os.getpid()}"
+        return self.scratch_root / f"{name}_{self.attempt}"
+
+
+def read_place(environment: Mapping[str, str]) -> Place:
+    """Where the container is. Raises ContractBroken naming the variable that is wrong."""
+    store = environment.get(Variable.STORE, "")
+    if not store:
+        raise ContractBroken(f"{Variable.STORE} is not set; a cell needs the URL of its store. Submit the job again.")
+    root = scratch_root(environment)
+    return Place(
+        store=store,
+        manifest_key=environment[Variable.MANIFEST],
+        index=_number(environment, Variable.ARRAY_INDEX, 0),
+        attempt=_number(environment, Variable.ATTEMPT, 1),
+        native_id=environment.get(Variable.JOB_ID, ""),
+        scratch_root=root,
+        cache_root=Path(environment.get(Variable.CACHE) or root / ".references"),
+        host=os.uname().nodename,
+    )
+
+
+def scratch_root(environment: Mapping[str, str]) -> Path:
+    """The folder for scratch directories: as told, else /scratch where it can be written, else the temporary one."""
+    told = environment.get(Variable.SCRATCH)
+    if told:
+        return Path(told)
+    if os.access(DEFAULT_SCRATCH, os.W_OK | os.X_OK):
+        return Path(DEFAULT_SCRATCH)
+    return Path(environment.get("TMPDIR") or "/tmp")
+
+
+def _number(environment: Mapping[str, str], variable: str, default: int) -> int:
+    text = environment.get(variable, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit():
+        raise ContractBroken(f"{variable} is {text!r}, not a whole number; Batch sets it. Submit the job again.")
+    return int(text)

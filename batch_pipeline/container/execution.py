@@ -1,0 +1,98 @@
+"""Runs a step, as a script or as a class, and says how that ended.
+
+A script finds what it needs in its environment:
+
+    SAMPLE  OUTPUT_DIR (the working directory)  CPUS  MEMORY_MB
+    INPUT_<PORT>       paths, separated by spaces; for a gather too, unless they are too many for a variable
+    INPUT_<PORT>_LIST  for a gather: a file with `sample <tab> path` a line
+    REFERENCE_<PORT>   a path
+    PARAM_<NAME>       a value; true or false for a flag
+
+Its class is imported after it, and only forked if it has a `check` of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.container.loading import LoadedStep
+from batch_pipeline.container.run import Ended, Signals, fork, spawn
+from batch_pipeline.container.verdict import Verdict, guarded, verdict_of_code
+from batch_pipeline.wire.errors import ContractBroken
+from batch_pipeline.wire.job import Job
+
+#: Linux takes 128 KiB a variable (MAX_ARG_STRLEN), https://man7.org/linux/man-pages/man2/execve.2.html
+_VARIABLE_BYTES = 100_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Executed:
+    """How a process of the step ended, as a verdict and as the kernel tells."""
+
+    verdict: Verdict
+    ended: Ended
+
+
+def run_script(script: Path, job: Job, lists: Path, environment: Mapping[str, str], signals: Signals) -> Executed:
+    """Runs a script in the job's folder; files of names go to `lists`.
+
+    Raises ContractBroken when it cannot be started, StepInterrupted when a signal came before, OSError.
+    """
+    if not script.is_file():
+        raise ContractBroken(f"The bundle has no {script.name}, the script of {job.step}. Submit again.")
+    ended = spawn([str(script)], script_environment(job, lists, environment), job.work, signals)
+    verdict = verdict_of_code(script.name, ended.code) if ended.code else Verdict()
+    return Executed(verdict=verdict, ended=ended)
+
+
+def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], signals: Signals, *, run: bool) -> Executed:
+    """Runs the class's `run`, if told, and its `check` in a fork. Raises StepInterrupted when a signal came before."""
+
+    def act() -> dict[str, Any]:
+        loaded.enter()
+        step = loaded.make(job.params)
+        if run:
+            step.run(job)
+        step.check(job)
+        return {}
+
+    # What was noted before an error is told too.
+    def tell() -> dict[str, Any]:
+        return {**guarded(act), "metrics": job.metrics, "versions": job.versions}
+
+    ended, told = fork(tell, environment, job.work, signals)
+    verdict = verdict_of_code(f"The process of {job.step}", ended.code or 1) if told is None else Verdict(**told)
+    return Executed(verdict=verdict, ended=ended)
+
+
+def script_environment(job: Job, lists: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a step's script; writes the lists of gathered files. Raises OSError."""
+    found = {
+        **environment,
+        "SAMPLE": job.sample,
+        "OUTPUT_DIR": str(job.work),
+        "CPUS": str(job.cpus),
+        "MEMORY_MB": str(job.memory_mb),
+    }
+    for port, files in job.input_files.items():
+        found[f"INPUT_{port.upper()}"] = " ".join(map(str, files))
+    for port, gathered in job.gathered_files.items():
+        found |= _gathered(port, gathered, lists)
+    for port, file in job.reference_files.items():
+        found[f"REFERENCE_{port.upper()}"] = str(file)
+    for name, value in job.params.items():
+        found[f"PARAM_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
+
+
+def _gathered(port: str, gathered: Mapping[str, Iterable[Path]], lists: Path) -> dict[str, str]:
+    pairs = [(sample, str(file)) for sample, files in gathered.items() for file in files]
+    path = lists / f"{port}.tsv"
+    lists.mkdir(exist_ok=True)
+    path.write_text("".join(f"{sample}\t{file}\n" for sample, file in pairs))
+    joined = " ".join(file for _, file in pairs)
+    short = {f"INPUT_{port.upper()}": joined} if len(joined.encode()) < _VARIABLE_BYTES else {}
+    return {f"INPUT_{port.upper()}_LIST": str(path), **short}

@@ -1,0 +1,286 @@
+"""The store as a cell uses it, twice: `ObjectFiles` over obstore, and `FolderFiles` with the shortcuts of a folder.
+
+In a folder an input is linked instead of copied, an output is renamed into place, and a read is a read: some ten system
+calls a cell instead of as many trips through obstore's threads. What lies in the store afterwards is the same, ETags
+included; one test suite runs over both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from batch_pipeline.container.disk import NO_SPACE, copy, is_part, local_error, put, renamed, write_all
+from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
+from batch_pipeline.wire.store import Entry, NotInStore, Store
+
+T = TypeVar("T")
+
+#: Seconds between the tries of a request that failed for a reason that may pass.
+PAUSES = (0.3, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """An input that is the store's own file: what it was like when it was linked."""
+
+    target: Path
+    size_bytes: int
+    modified_ns: int
+
+    def verify(self) -> None:
+        """Raises InvalidOutput when the file is not as it was."""
+        try:
+            now = os.stat(self.target)
+        except FileNotFoundError:
+            now = None
+        if now is None or (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.modified_ns):
+            raise InvalidOutput(
+                f"The step changed its input {self.target}, which belongs to the store. Inputs are read-only: let the "
+                "step work on a copy, and make that input again (--from-step)."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Brought:
+    """A file as it was staged."""
+
+    size_bytes: int
+    etag: str
+    #: In hex; empty when the bytes were not read.
+    sha256: str = ""
+    link: Link | None = None
+
+
+class Files(Protocol):
+    """Reads and writes a store; a request that fails for a passing reason was tried three times.
+
+    All raise NotInStore for an absent object, DiskFull, and StoreFailed for anything else.
+    """
+
+    #: Whether bringing several files at once saves time.
+    parallel: bool
+
+    def url_of(self, key: str) -> str:
+        """The full URL of a key."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes."""
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`; fewer at the object's end."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes the object whole: a reader sees the old bytes or the new ones."""
+
+    def keys_in(self, prefix: str) -> list[str]:
+        """Keys directly under a prefix that ends with a slash."""
+
+    def delete(self, keys: list[str]) -> None:
+        """Removes objects; absent ones are no error."""
+
+    def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
+        """The file behind a key and what it is like, where the store is a folder; else None."""
+
+    def bring(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+        """Puts the object at `destination`, which must not exist; `check` is called between pieces and may raise."""
+
+    def publish(self, path: Path, key: str, *, move: bool) -> None:
+        """Makes the file the object, whole; afterwards the file may be gone if `move`."""
+
+
+class FolderFiles:
+    """See `Files`. For a store that is a folder."""
+
+    parallel = False
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = os.fspath(folder)
+
+    def url_of(self, key: str) -> str:
+        """See `Files.url_of`."""
+        return self._store.url_of(key)
+
+    def read(self, key: str) -> bytes:
+        """See `Files.read`."""
+        try:
+            with open(self._path(key), "rb", buffering=0) as file:
+                return file.read()
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Files.read_range`."""
+        try:
+            with open(self._path(key), "rb", buffering=0) as file:
+                return os.pread(file.fileno(), length, start)
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Files.write`."""
+        try:
+            put(self._path(key), data)
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def keys_in(self, prefix: str) -> list[str]:
+        """See `Files.keys_in`."""
+        try:
+            return [prefix + name for name in os.listdir(self._path(prefix)) if not is_part(name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._translated(prefix, error) from error
+
+    def delete(self, keys: list[str]) -> None:
+        """See `Files.delete`."""
+        for key in keys:
+            try:
+                os.unlink(self._path(key))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise self._translated(key, error) from error
+
+    def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
+        """See `Files.path_in_place`."""
+        path = self._path(key)
+        return Path(path), self._entry(key, self._stat(key, path))
+
+    def bring(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+        """See `Files.bring`. Links."""
+        path = self._path(key)
+        found = self._stat(key, path)
+        try:
+            os.symlink(path, destination)
+        except OSError as error:
+            raise local_error(destination, error) from error
+        link = Link(target=Path(path), size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
+        return Brought(size_bytes=found.st_size, etag=_etag(found), link=link)
+
+    def publish(self, path: Path, key: str, *, move: bool) -> None:
+        """See `Files.publish`. Renames within a file system."""
+        target = self._path(key)
+        try:
+            if not move or not renamed(os.fspath(path), target):
+                copy(os.fspath(path), target)
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def _path(self, key: str) -> str:
+        return f"{self._folder}/{key}"
+
+    def _stat(self, key: str, path: str) -> os.stat_result:
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise self._translated(key, error) from error
+        if not _is_regular(found):
+            raise NotInStore(f"{self.url_of(key)} is no regular file.")
+        return found
+
+    @staticmethod
+    def _entry(key: str, found: os.stat_result) -> Entry:
+        return Entry(key=key, size_bytes=found.st_size, etag=_etag(found))
+
+    def _translated(self, key: str, error: OSError) -> StoreFailed | DiskFull:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+            return NotInStore(f"{self.url_of(key)} is not in the store.")
+        if error.errno in NO_SPACE:
+            return DiskFull(f"No space is left for {self.url_of(key)}. Free some and run the same command again.")
+        return StoreFailed(f"{self.url_of(key)}: {error.strerror}. Check the store and the rights on it, run again.")
+
+
+class ObjectFiles:
+    """See `Files`. For S3 and memory."""
+
+    parallel = True
+
+    def __init__(self, store: Store, pauses: Sequence[float] = PAUSES) -> None:
+        self._store = store
+        self._pauses = pauses
+
+    def url_of(self, key: str) -> str:
+        """See `Files.url_of`."""
+        return self._store.url_of(key)
+
+    def read(self, key: str) -> bytes:
+        """See `Files.read`."""
+        return self._patiently(lambda: self._store.get(key))
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Files.read_range`."""
+        return self._patiently(lambda: self._store.get_range(key, start, length))
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Files.write`."""
+        self._patiently(lambda: self._store.put(key, data))
+
+    def keys_in(self, prefix: str) -> list[str]:
+        """See `Files.keys_in`."""
+        keys = self._patiently(lambda: [entry.key for entry in self._store.list(prefix)])
+        return [key for key in keys if "/" not in key[len(prefix) :]]
+
+    def delete(self, keys: list[str]) -> None:
+        """See `Files.delete`."""
+        self._patiently(lambda: self._store.delete(keys))
+
+    def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
+        """See `Files.path_in_place`."""
+        return None
+
+    def bring(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+        """See `Files.bring`. Downloads, and digests on the way."""
+        return self._patiently(lambda: self._download(key, destination, check))
+
+    def publish(self, path: Path, key: str, *, move: bool) -> None:
+        """See `Files.publish`. Uploads."""
+        self._patiently(lambda: self._store.put_file(key, path))
+
+    def _download(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+        entry, pieces = self._store.stream(key)
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            with open(destination, "wb", buffering=0) as file:
+                for piece in pieces:
+                    check()
+                    write_all(file.fileno(), piece)
+                    digest.update(piece)
+                    size += len(piece)
+        except OSError as error:
+            raise local_error(destination, error) from error
+        if size != entry.size_bytes:
+            raise StoreFailed(f"{self.url_of(key)} broke off after {size} of {entry.size_bytes} bytes. Run again.")
+        return Brought(size_bytes=size, etag=entry.etag, sha256=digest.hexdigest())
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        for pause in self._pauses:
+            try:
+                return call()
+            except StoreFailed as error:
+                if not error.transient:
+                    raise
+            time.sleep(pause)
+        return call()
+
+
+def files_of(store: Store) -> Files:
+    """The better of the two for a store."""
+    return ObjectFiles(store) if store.folder is None else FolderFiles(store, store.folder)
+
+
+def _etag(found: os.stat_result) -> str:
+    """The ETag that obstore gives a local file: inode, modification time in microseconds and size, in hex."""
+    return f"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"
+
+
+def _is_regular(found: os.stat_result) -> bool:
+    return found.st_mode & 0o170000 == 0o100000

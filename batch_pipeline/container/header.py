@@ -1,0 +1,60 @@
+"""Reads which cell this is: the submission's header and the child's own row, in two requests."""
+
+from __future__ import annotations
+
+import json
+
+from batch_pipeline.container.environment import Place
+from batch_pipeline.container.files import Files
+from batch_pipeline.container.warm import Warm
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.errors import ContractBroken
+from batch_pipeline.wire.manifest import Manifest, Row
+from batch_pipeline.wire.store import NotInStore
+
+
+def read_cell(place: Place, files: Files, warm: Warm) -> tuple[Manifest, Row]:
+    """The manifest and the row of this cell. Raises ContractBroken, StoreFailed."""
+    key = place.manifest_key
+    manifest = warm.keep(f"manifest {place.store} {key}", lambda: _read_manifest(key, files))
+    if place.index >= manifest.count:
+        raise ContractBroken(
+            f"{Variable.ARRAY_INDEX} is {place.index}, but {files.url_of(key)} has {manifest.count} cells: "
+            "it is another job's. Submit again."
+        )
+    width = manifest.row_bytes
+    rows = f"{key.rpartition('/')[0]}/rows.txt"
+    try:
+        line = files.read_range(rows, place.index * width, width)
+    except NotInStore as error:
+        raise ContractBroken(f"{files.url_of(rows)} is gone; the job cannot know its sample. Submit again.") from error
+    if len(line) != width or not line.endswith(b"\n"):
+        raise ContractBroken(f"{files.url_of(rows)} is cut off at row {place.index}. Submit again.")
+    return manifest, Row.from_line(line)
+
+
+def is_done(manifest: Manifest, row: Row, files: Files) -> bool:
+    """Whether an earlier attempt left the receipt of this very cell. Raises StoreFailed."""
+    try:
+        receipt = json.loads(files.read(layout.receipt(manifest.step, row.sample, row.fingerprint)))
+    except NotInStore:
+        return False
+    except ValueError:
+        return False
+    return bool(receipt.get("outcome") == "succeeded")
+
+
+def _read_manifest(key: str, files: Files) -> Manifest:
+    try:
+        value = json.loads(files.read(key))
+    except NotInStore as error:
+        raise ContractBroken(f"{files.url_of(key)} is gone; the job cannot know what to do. Submit again.") from error
+    except ValueError as error:
+        raise ContractBroken(f"{files.url_of(key)} is damaged ({error}). Submit again.") from error
+    if not isinstance(value, dict):
+        raise ContractBroken(f"{files.url_of(key)} is damaged: it is no JSON object. Submit again.")
+    manifest = Manifest.from_json(value)
+    if manifest.row_bytes < 1:
+        raise ContractBroken(f"{files.url_of(key)} does not say how long a row is. Submit again.")
+    return manifest

@@ -1,0 +1,245 @@
+"""Runs the payload in a process group of its own: forwards signals, ends what does not end, says what it took.
+
+A tool is spawned (vfork and exec); a Python step is forked off this process, which has imported it already. The fork
+never touches obstore, whose threads do not survive it. What a Python step has to say (`Verdict`) comes back through a
+file in memory, so that a full disk cannot silence it.
+
+While a life lasts, TERM, INT and HUP mean: interrupted. Before the payload starts they raise StepInterrupted at once,
+while it runs they are forwarded to its group, which is killed after a grace, and later they are remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from batch_pipeline.wire.errors import ContractBroken, StepInterrupted
+
+#: Seconds between a forwarded signal and SIGKILL: below the 30 s that Batch leaves between its TERM and its KILL,
+#: https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html
+GRACE_SECONDS = 20.0
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Python ignores these two; a tool must find them as everybody does, or `yes | head` never ends.
+_DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ)
+_OUTCOME = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """How a process ended and what it and its children took.
+
+    The peak of a spawned tool is never below this process's own: Linux counts what it was before exec.
+    """
+
+    #: As `os.waitstatus_to_exitcode`: negative for a signal.
+    code: int
+    peak_memory_bytes: int
+    cpu_seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell says it: 128 and the number of a signal."""
+        return self.code if self.code >= 0 else 128 - self.code
+
+
+class Signals:
+    """Holds the signals of one life. A context; afterwards all handlers are as they were."""
+
+    def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._grace_seconds = grace_seconds
+        self._group = 0
+        self._raises = False
+        self._found: list[tuple[int, Any]] = []
+        #: The first that came, or 0.
+        self.received = 0
+
+    def __enter__(self) -> Self:
+        for number in (*_FORWARDED, signal.SIGALRM):
+            found = signal.getsignal(number)
+            # Whoever started us with a signal ignored (nohup, a job of a script) means it.
+            if found is not signal.SIG_IGN or number == signal.SIGALRM:
+                self._found.append((number, found))
+                signal.signal(number, self._kill if number == signal.SIGALRM else self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, found in self._found:
+            signal.signal(number, signal.SIG_DFL if found is None else found)
+        self._found.clear()
+
+    def check(self) -> None:
+        """Raises StepInterrupted when a signal came."""
+        if self.received:
+            raise StepInterrupted(
+                f"{signal.Signals(self.received).name} ended the attempt. The sample is not to blame: the same command "
+                "runs it again."
+            )
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """While it lasts, a signal raises StepInterrupted wherever this thread is."""
+        self.check()
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
+    @contextmanager
+    def forwarding(self, start: Callable[[], int]) -> Iterator[int]:
+        """While it lasts, a signal goes to the process group that `start` made; yields its leader's id."""
+        self.check()
+        self._group = start()
+        try:
+            if self.received:
+                self._forward(self.received)
+            yield self._group
+        finally:
+            self._group = 0
+            if self.received:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.received = self.received or number
+        if self._group:
+            self._forward(number)
+        elif self._raises:
+            # Once: what cleans up must not be interrupted again.
+            self._raises = False
+            self.check()
+
+    def _forward(self, number: int) -> None:
+        signal_group(self._group, number)
+        signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)
+
+    def _kill(self, _number: int, _frame: FrameType | None) -> None:
+        if self._group:
+            signal_group(self._group, signal.SIGKILL)
+
+
+def signal_group(group: int, number: int) -> None:
+    """Signals a process group; one that has gone, or took another user's rights, is no error."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path | None, signals: Signals) -> Ended:
+    """Runs a command to its end, in a folder if told.
+
+    Raises ContractBroken when it cannot be started, StepInterrupted when a signal came before.
+    """
+
+    def start() -> int:
+        with _working_in(folder):
+            try:
+                return os.posix_spawn(
+                    command[0],
+                    list(command),
+                    environment,
+                    file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+                    setpgroup=0,
+                    setsigdef=_DEFAULTED,
+                )
+            except OSError as error:
+                raise ContractBroken(
+                    f"{command[0]} cannot be started: {error.strerror}. It needs a first line like #!/bin/sh, an "
+                    "interpreter that is there, and the executable bit (chmod +x)."
+                ) from error
+
+    with signals.forwarding(start) as leader:
+        return _wait(leader)
+
+
+def fork(
+    act: Callable[[], Mapping[str, Any]], environment: Mapping[str, str], folder: Path, signals: Signals
+) -> tuple[Ended, dict[str, Any] | None]:
+    """Runs `act`, which must not raise, in a fork of this process; returns what it returned, or None if it died."""
+    outcome = os.memfd_create("outcome")
+    try:
+        with signals.forwarding(lambda: _forked(act, environment, folder, outcome)) as leader:
+            ended = _wait(leader)
+        text = os.pread(outcome, os.fstat(outcome).st_size, 0)
+    finally:
+        os.close(outcome)
+    return ended, json.loads(text) if text and ended.code == 0 else None
+
+
+def _forked(act: Callable[[], Mapping[str, Any]], environment: Mapping[str, str], folder: Path, outcome: int) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # A signal for the child must not meet our handlers there: it waits until the child has put them back.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    child = os.fork()
+    if child:
+        try:
+            os.setpgid(child, child)
+        except OSError:
+            pass  # The child was faster, and may have gone already.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        return child
+    code = 1
+    try:
+        _become_payload(environment, folder, outcome)
+        said = act()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.pwrite(_OUTCOME, json.dumps(said, sort_keys=True, default=str).encode(), 0)
+        code = 0
+    finally:
+        # Nothing of the parent's, above the forked one, may run again here: no clean-up, no return.
+        os._exit(code)
+
+
+def _become_payload(environment: Mapping[str, str], folder: Path, outcome: int) -> None:
+    os.setpgid(0, 0)
+    for number in (*_FORWARDED, signal.SIGALRM, *_DEFAULTED):
+        if number in _DEFAULTED or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    # Neither the worker's sockets nor the log's pipes are the step's business.
+    if outcome != _OUTCOME:
+        os.dup2(outcome, _OUTCOME, inheritable=False)
+    os.closerange(_OUTCOME + 1, 1 << 20)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _wait(leader: int) -> Ended:
+    """Waits for the leader and ends what it left behind in its group."""
+    os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
+    # Before the leader is reaped nobody else can get its number.
+    signal_group(leader, signal.SIGKILL)
+    _, status, usage = os.wait4(leader, 0)
+    return Ended(
+        code=os.waitstatus_to_exitcode(status),
+        peak_memory_bytes=usage.ru_maxrss * 1024,
+        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
+    )
+
+
+@contextmanager
+def _working_in(folder: Path | None) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chdir(folder)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)

@@ -1,0 +1,233 @@
+"""Brings a cell's inputs to its scratch folder and checks that they are those the plan saw.
+
+Three kinds: source files, whose ETag and size the manifest's row promises; results of upstream steps, which their
+receipt vouches for; and, for a gather, results of every sample. A folder's files are linked, others downloaded, eight
+at a time, and digested on the way. Each lies under its own name in `in/{port}/`, so a tool that writes an index beside
+its input writes it to scratch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from batch_pipeline.container.fetch import located
+from batch_pipeline.container.files import Files, Link
+from batch_pipeline.container.warm import Warm
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import ContractBroken, MissingInput, StepInterrupted
+from batch_pipeline.wire.manifest import InputSpec, Manifest, Row, SourceFile
+from batch_pipeline.wire.receipt import FileRecord, Receipt
+from batch_pipeline.wire.store import NotInStore
+
+T = TypeVar("T")
+
+#: Downloads at once: a handful fills a network card, more only costs memory.
+AT_ONCE = 8
+
+
+@dataclass(kw_only=True, slots=True)
+class Staged:
+    """What a step finds, and what the receipt will say about it."""
+
+    input_files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    gathered_files: dict[str, dict[str, tuple[Path, ...]]] = field(default_factory=dict)
+    upstream_metrics: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    gathered_metrics: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    records: list[FileRecord] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    #: Of all files, linked ones included.
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """One file to bring: where from, where to, and what it must be like."""
+
+    port: str
+    files: Files
+    key: str
+    #: As the receipt names it: key in the store, or URL.
+    name: str
+    destination: Path
+    size_bytes: int
+    #: Empty: not promised.
+    etag: str = ""
+    sha256: str = ""
+    #: What is told when it is not as promised.
+    changed: str
+
+
+class Stager:
+    """Stages the inputs of one cell."""
+
+    def __init__(self, manifest: Manifest, row: Row, files: Files, warm: Warm, folder: Path) -> None:
+        self._manifest = manifest
+        self._row = row
+        self._files = files
+        self._warm = warm
+        self._folder = folder
+
+    def stage(self) -> Staged:
+        """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
+        staged = Staged()
+        upstream = self._receipts([(step, self._row.sample, print_) for step, print_ in self._row.upstream.items()])
+        gathered = self._receipts(
+            [(step, sample, print_) for step, cells in self._manifest.gathered.items() for sample, print_ in cells]
+        )
+        staged.upstream_metrics = {step: receipt.metrics for (step, _), receipt in upstream.items()}
+        for (step, sample), receipt in gathered.items():
+            staged.gathered_metrics.setdefault(step, {})[sample] = receipt.metrics
+        wanted: list[Wanted] = []
+        for spec in self._manifest.inputs:
+            wanted += self._wanted(spec, upstream, gathered, staged)
+        self._bring(wanted, staged)
+        return staged
+
+    def _receipts(self, cells: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], Receipt]:
+        found = in_parallel([partial(self._receipt, *cell) for cell in cells], at_once=self._files.parallel)
+        return {(step, sample): receipt for (step, sample, _), receipt in zip(cells, found, strict=True)}
+
+    def _receipt(self, step: str, sample: str, fingerprint: str) -> Receipt:
+        try:
+            return Receipt.from_json(json.loads(self._files.read(layout.receipt(step, sample, fingerprint))))
+        except NotInStore as error:
+            raise MissingInput(_not_those(step, sample)) from error
+        except (ValueError, TypeError) as error:
+            raise MissingInput(
+                f"The receipt of {step} for {sample} cannot be read ({error}): remove it and run again."
+            ) from error
+
+    def _wanted(
+        self,
+        spec: InputSpec,
+        upstream: Mapping[tuple[str, str], Receipt],
+        gathered: Mapping[tuple[str, str], Receipt],
+        staged: Staged,
+    ) -> list[Wanted]:
+        """The files of one port; notes in `staged` where they will lie."""
+        folder = self._folder / spec.port
+        if spec.kind == "source":
+            wanted = self._sources(spec.port, self._row.sources.get(spec.port, ()), folder)
+        elif spec.kind == "step":
+            wanted = self._results(spec, self._row.sample, upstream, folder)
+        elif spec.kind == "gather":
+            by_sample = {
+                sample: self._results(spec, sample, gathered, folder / sample)
+                for sample, _ in self._manifest.gathered.get(spec.step, ())
+            }
+            staged.gathered_files[spec.port] = {
+                sample: tuple(one.destination for one in found) for sample, found in by_sample.items()
+            }
+            return [one for found in by_sample.values() for one in found]
+        else:
+            raise ContractBroken(f"Input {spec.port!r} is of the unknown kind {spec.kind!r}; submit again.")
+        staged.input_files[spec.port] = tuple(one.destination for one in wanted)
+        return wanted
+
+    def _sources(self, port: str, sources: Sequence[SourceFile], folder: Path) -> list[Wanted]:
+        names = [PurePosixPath(source.url).name for source in sources]
+        wanted = []
+        for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+            absolute = "://" in source.url or source.url.startswith("/")
+            files, key = located(source.url, self._warm) if absolute else (self._files, source.url)
+            wanted.append(
+                Wanted(
+                    port=port,
+                    files=files,
+                    key=key,
+                    name=source.url,
+                    # Two lanes may hold files of one name.
+                    destination=(folder / str(number) if names.count(name) > 1 else folder) / PurePosixPath(key).name,
+                    size_bytes=source.size_bytes,
+                    etag=source.etag,
+                    changed=f"{files.url_of(key)} changed since it was planned; run the same command again.",
+                )
+            )
+        return wanted
+
+    def _results(
+        self, spec: InputSpec, sample: str, receipts: Mapping[tuple[str, str], Receipt], folder: Path
+    ) -> list[Wanted]:
+        """One sample's files of an upstream step: those its receipt has, for an optional output may not be there."""
+        if (spec.step, sample) not in receipts:
+            raise ContractBroken(f"The manifest does not say which {spec.step} of {sample} is meant; submit again.")
+        known = {record.key: record for record in receipts[spec.step, sample].outputs}
+        names = [name.replace("{sample}", sample) for name in spec.files]
+        return [
+            Wanted(
+                port=spec.port,
+                files=self._files,
+                key=key,
+                name=key,
+                destination=folder / name,
+                size_bytes=known[key].size_bytes,
+                sha256=known[key].sha256,
+                changed=_not_those(spec.step, sample),
+            )
+            for name in names
+            if (key := layout.result(spec.step, sample, name)) in known
+        ]
+
+    def _bring(self, wanted: Sequence[Wanted], staged: Staged) -> None:
+        stop = Stop()
+        for folder in {one.destination.parent for one in wanted}:
+            os.makedirs(folder, exist_ok=True)
+        several = any(one.files.parallel for one in wanted)
+        calls = [partial(_bring_one, one, stop) for one in wanted]
+        for record, link in in_parallel(calls, at_once=several, stop=stop):
+            staged.records.append(record)
+            staged.size_bytes += record.size_bytes
+            if link is not None:
+                staged.links.append(link)
+
+
+class Stop:
+    """Tells threads that what they do is not wanted any more."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def check(self) -> None:
+        """Raises StepInterrupted when asked to stop."""
+        if self.asked:
+            raise StepInterrupted("Staging was stopped.")
+
+
+def in_parallel(calls: Sequence[Callable[[], T]], *, at_once: bool, stop: Stop | None = None) -> list[T]:
+    """The calls' results in their order; the first error is raised after the others were told to stop."""
+    if not at_once or len(calls) < 2:
+        return [call() for call in calls]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [pool.submit(call) for call in calls]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            if stop is not None:
+                stop.asked = True
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _bring_one(one: Wanted, stop: Stop) -> tuple[FileRecord, Link | None]:
+    try:
+        brought = one.files.bring(one.key, one.destination, stop.check)
+    except NotInStore as error:
+        raise MissingInput(f"{one.files.url_of(one.key)} is not there. Put it there and run again.") from error
+    promised = (one.size_bytes, one.etag or brought.etag, one.sha256 if brought.sha256 else "")
+    if promised != (brought.size_bytes, brought.etag, brought.sha256 if one.sha256 else ""):
+        raise MissingInput(one.changed)
+    record = FileRecord(
+        port=one.port, key=one.name, size_bytes=brought.size_bytes, sha256=brought.sha256, etag=brought.etag
+    )
+    return record, brought.link
+
+
+def _not_those(step: str, sample: str) -> str:
+    return f"The results of {step} for sample {sample} are not those the plan saw; run the same command again."

@@ -1,0 +1,151 @@
+"""Says in one sentence, an exit code and a reason how an attempt ended: one table from what was raised to what is told.
+
+Steps raise our own errors, those of `sh` and `subprocess` (known by their attributes: neither is imported here), or
+anything else, which is a bug in the step and leaves its traceback in the log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from batch_pipeline.container.disk import NO_SPACE
+from batch_pipeline.container.log import say
+from batch_pipeline.wire.contract import REASON_OF_EXIT, ContainerExit, EndReason
+from batch_pipeline.wire.errors import BatchPipelineError, DiskFull, InvalidUse, StepError, StoreFailed
+
+#: 128 + SIGKILL: what Linux leaves of a process that took too much memory.
+KILLED = 137
+
+_HINT = "It most likely needed more memory than its job has: raise memory_mb."
+#: What tools print when they ran out of something, by the exit code that says so.
+_SIGNS = (
+    (b"No space left on device", ContainerExit.DISK_FULL, "No space was left on its disk: give it a larger one."),
+    (b"Disk quota exceeded", ContainerExit.DISK_FULL, "Its disk quota was used up: raise it."),
+    (b"java.lang.OutOfMemoryError", KILLED, _HINT),
+    (b"std::bad_alloc", KILLED, _HINT),
+    (b"Cannot allocate memory", KILLED, _HINT),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How an attempt, or the part of it that ran the step, ended."""
+
+    exit_code: int = ContainerExit.DONE
+    message: str = ""
+    #: Whether the last line of the log would say more; `with_log` adds it.
+    wants_log: bool = False
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> EndReason:
+        """Why it ended; a script may use our codes too, for the driver reads nothing else."""
+        return REASON_OF_EXIT.get(self.exit_code, EndReason.STEP_FAILED)
+
+    def with_log(self, tail: bytes) -> Verdict:
+        """With what the end of the log adds: a sign of a full disk or memory, and the last line."""
+        if not self.wants_log:
+            return self
+        told = _from_signs(self.message, tail)
+        if told is not None:
+            return replace(told, metrics=self.metrics, versions=self.versions)
+        line = last_line(tail)
+        return replace(self, message=f"{self.message}: {line}" if line else f"{self.message}.", wants_log=False)
+
+
+def verdict_of_code(name: str, code: int) -> Verdict:
+    """The verdict of a tool that ended with a code other than 0; negative for a signal."""
+    if code == -9:
+        return Verdict(exit_code=KILLED, message=f"{name} was killed (signal 9). {_HINT}")
+    if code < 0:
+        return Verdict(exit_code=128 - code, message=f"{name} was ended by signal {-code}", wants_log=True)
+    return Verdict(exit_code=code, message=f"{name} ended with exit code {code}", wants_log=True)
+
+
+def verdict_of(error: BaseException) -> Verdict:
+    """The verdict of an error that a step raised, or that we raised around it."""
+    if isinstance(error, BatchPipelineError):
+        return Verdict(exit_code=exit_code_of(error), message=error.message)
+    if isinstance(error, MemoryError):
+        return Verdict(exit_code=KILLED, message=f"The step ran out of memory (MemoryError). {_HINT}")
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        place = f" ({error.filename})" if error.filename else ""
+        return Verdict(exit_code=DiskFull.exit_code, message=f"The step found no space left on its disk{place}.")
+    command = getattr(error, "full_cmd", None) or getattr(error, "cmd", None)
+    code = getattr(error, "exit_code", getattr(error, "returncode", None))
+    if command is not None and isinstance(code, int):
+        return _verdict_of_tool(command, code, getattr(error, "stderr", None))
+    text = str(error).strip().split("\n", 1)[0]
+    return Verdict(exit_code=ContainerExit.STEP_FAILED, message=f"{type(error).__name__}: {text}".rstrip(": "))
+
+
+def guarded(act: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Runs a step's own code and returns `act`'s values, or the verdict's if it raises. Never raises.
+
+    A border: what a step may raise is anything, SystemExit and KeyboardInterrupt included.
+    """
+    try:
+        return {"exit_code": 0, **act()}
+    except BaseException as error:
+        verdict = verdict_of(error)
+        if not isinstance(error, BatchPipelineError):
+            say_traceback(error)
+        return {"exit_code": int(verdict.exit_code), "message": verdict.message, "wants_log": verdict.wants_log}
+
+
+def say_traceback(error: BaseException) -> None:
+    """Prints an error's traceback to the log."""
+    import traceback
+
+    say("".join(traceback.format_exception(error)).rstrip())
+
+
+def last_line(text: bytes) -> str:
+    """The last line with something in it, at most 300 characters."""
+    for line in reversed(text.splitlines()):
+        words = line.decode(errors="replace").strip()
+        if words:
+            return words[:300]
+    return ""
+
+
+def exit_code_of(error: BatchPipelineError) -> int:
+    """The container's code; errors of the client's side have codes of the command line."""
+    if isinstance(error, StepError):
+        return error.exit_code
+    if isinstance(error, DiskFull):
+        return ContainerExit.DISK_FULL
+    if isinstance(error, StoreFailed):
+        return ContainerExit.STORE_UNREACHABLE
+    return ContainerExit.CONTRACT_BROKEN if isinstance(error, InvalidUse) else ContainerExit.STEP_FAILED
+
+
+def _verdict_of_tool(command: Any, code: int, stderr: Any) -> Verdict:
+    name = _short(command)
+    said = stderr.encode(errors="replace") if isinstance(stderr, str) else stderr or b""
+    verdict = verdict_of_code(name, code)
+    # A tool's code is not the container's: only signals keep theirs.
+    verdict = replace(verdict, exit_code=verdict.exit_code if code < 0 else int(ContainerExit.STEP_FAILED))
+    return verdict.with_log(bytes(said)) if last_line(bytes(said)) else verdict
+
+
+def _short(command: Any) -> str:
+    """`kallisto quant …` for a whole command line."""
+    if isinstance(command, bytes):
+        command = command.decode(errors="replace")
+    words = command.split() if isinstance(command, str) else [os.fsdecode(word) for word in command]
+    if not words:
+        return "The tool"
+    shown = [os.path.basename(words[0]), *(words[1:2] if words[1:] and not words[1].startswith("-") else [])]
+    return " ".join(shown) + (" …" if len(words) > len(shown) else "")
+
+
+def _from_signs(name: str, said: bytes) -> Verdict | None:
+    for sign, code, sentence in _SIGNS:
+        if sign in said:
+            return Verdict(exit_code=code, message=f"{name}. {sentence}")
+    return None

@@ -1,0 +1,62 @@
+"""What a process keeps between lives, so that thousands of small cells do not pay for the same things again.
+
+Opened stores, manifests, unpacked bundles and imported steps, each under a key that names its content: nothing in
+here can go stale. The oldest go first when there are many, since a worker may live for days.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+#: Things kept at once.
+MOST = 256
+
+
+class Warm:
+    """A typed view of the dictionary that the worker keeps, for a life with this environment."""
+
+    def __init__(self, things: MutableMapping[str, object], environment: Mapping[str, str]) -> None:
+        self._things = things
+        self._aws = {
+            name: value
+            for name, value in environment.items()
+            if name.startswith("AWS_") and not name.startswith("AWS_BATCH_")
+        }
+
+    @property
+    def identity(self) -> str:
+        """Tells apart lives that reach S3 in different ways."""
+        return repr(sorted(self._aws.items()))
+
+    @contextmanager
+    def exported(self) -> Iterator[None]:
+        """While it lasts, this process reaches S3 as the life's environment says; obstore looks when it opens."""
+        before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        try:
+            _replace(before, self._aws)
+            yield
+        finally:
+            _replace(self._aws, before)
+
+    def keep(self, key: str, make: Callable[[], T]) -> T:
+        """The thing under a key, made at first use. What `make` raises is raised and not kept."""
+        try:
+            return cast(T, self._things[key])
+        except KeyError:
+            pass
+        thing = make()
+        while len(self._things) >= MOST:
+            del self._things[next(iter(self._things))]
+        self._things[key] = thing
+        return thing
+
+
+def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    for name in old.keys() - new.keys():
+        os.environ.pop(name, None)
+    os.environ.update(new)
