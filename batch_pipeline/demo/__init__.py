@@ -1,0 +1,3 @@
+"""Samples with a known answer, and what it takes to score a pipeline by them."""
+
+from __future__ import annotations

@@ -1,0 +1,187 @@
+"""Quantification and fusion candidates with kallisto.
+
+kallisto ends with exit code 0 when a file of reads is cut off or single-end, and leaves NaN when no read fits at all.
+One thread: with two, the lines of fusion.txt come in another order at each run. Samples are what runs side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step
+from steps.fastq import disagreement, read_through
+from steps.published import Published, transcript_ids
+from steps.tools import Talk, run_tool
+
+#: First line of every fusion.txt that kallisto wrote to its end.
+FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
+#: Tabs in a whole row, by kind: kallisto writes two before a PAIR's empty INFO.
+_TABS: Final = {"PAIR": 10, "SPLIT": 9}
+_ABUNDANCE_HEADER: Final = "target_id\tlength\teff_length\test_counts\ttpm"
+_STRANDS: Final = {"none": (), "fr": ("--fr-stranded",), "rf": ("--rf-stranded",)}
+
+
+class Kallisto(Step):
+    """Quantifies transcripts and lists fusion candidates (kallisto quant --fusion)."""
+
+    files = ("fastq.py", "published.py", "tools.py")
+    memory_mb = 6144
+
+    reads = Input("R1 and R2, or several such pairs (lanes), one after the other.")
+    index = Reference("kallisto.idx")
+    transcripts = Reference("transcripts.tsv")
+    published = Reference("reference.json")
+    abundance = Output("abundance.tsv")
+    run_info = Output("run_info.json")
+    fusion = Output("fusion.txt", help="Read pairs that fit no single transcript; pizzly's input.")
+    log = Output("{sample}.kallisto.log", help="kallisto's talk; MultiQC reads it.")
+    bootstraps_h5 = Output("abundance.h5", optional=True, help="Only from a kallisto that was built with HDF5.")
+
+    bootstraps: int = Param(30, minimum=0, help="Bootstrap samples; a kallisto without HDF5 makes none and says so.")
+    strandedness: str = Param(
+        "rf",
+        choices=tuple(_STRANDS),
+        help="The library's: rf (first read antisense), fr, or none. Fusions do not depend on it.",
+    )
+
+    def run(self, job: Job) -> None:
+        """Checks reads and index, then quantifies into the working directory."""
+        published = Published.read(job.reference("published"))
+        index = published.require(job.reference("index"), "kallisto.idx")
+        reads = job.inputs("reads")
+        job.note(read_pairs=_pairs(job, reads))
+        talk = run_tool(
+            "kallisto",
+            "quant",
+            *("-i", index, "-o", job.work, "--fusion", "-t", 1, "-b", self.bootstraps),
+            *_STRANDS[self.strandedness],
+            *reads,
+            name="kallisto quant",
+            keep=job.output("log"),
+        )
+        _note_fragments(job, talk)
+
+    def check(self, job: Job) -> None:
+        """Reconciles what kallisto processed with the reads, and its tables with the reference."""
+        info = _run_info(job)
+        _require_processed(job, info)
+        _require_abundance(job, transcript_ids(job.reference("transcripts")))
+        pair, split = count_candidates(job.output("fusion"), job.sample)
+        job.version("kallisto", info["kallisto_version"])
+        job.note(
+            processed_pairs=info["n_processed"],
+            pseudoaligned_pairs=info["n_pseudoaligned"],
+            unique_pairs=info["n_unique"],
+            p_pseudoaligned=info["p_pseudoaligned"],
+            p_unique=info["p_unique"],
+            fusion_rows=pair + split,
+            fusion_rows_pair=pair,
+            fusion_rows_split=split,
+        )
+
+
+def _pairs(job: Job, reads: Sequence[Path]) -> int:
+    """Read pairs that kallisto must process: as the step before counted them, else counted here."""
+    if len(reads) < 2 or len(reads) % 2:
+        raise MissingInput(
+            f"Sample {job.sample} has {len(reads)} FASTQ file(s); kallisto finds fusions in pairs of files only (R1 "
+            "and R2). Give both mates."
+        )
+    for path in reads:
+        if not path.is_file() or path.stat().st_size == 0:
+            raise MissingInput(f"{path.name}, reads of sample {job.sample}, is not there or empty; make it anew.")
+    counted = [metrics["read_pairs"] for metrics in job.upstream_metrics.values() if "read_pairs" in metrics]
+    if len(counted) == 1:
+        # The container compared the files with the checksums in that step's receipt.
+        return int(counted[0])
+    return sum(_count(job, *reads[i : i + 2]) for i in range(0, len(reads), 2))
+
+
+def _count(job: Job, first: Path, second: Path) -> int:
+    try:
+        one, other = read_through(first), read_through(second)
+    except ValueError as error:
+        raise MissingInput(f"Sample {job.sample}: {error}") from error
+    if reason := disagreement(one, other):
+        raise MissingInput(f"The reads of sample {job.sample} are not pairs: {reason}. Mend the FASTQ files.")
+    return one.records
+
+
+def _note_fragments(job: Job, talk: Talk) -> None:
+    """kallisto tells the mean fragment length in its talk alone."""
+    if found := talk.find(r"estimated average fragment length: ([0-9.]+)"):
+        job.note(mean_fragment_length=float(found[1]))
+
+
+def _run_info(job: Job) -> dict[str, Any]:
+    path = job.output("run_info")
+    try:
+        info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("n_processed", "n_pseudoaligned", "n_unique"):
+            info[key] = int(info[key])
+        return {"p_pseudoaligned": None, "p_unique": None, "kallisto_version": "unknown", **info}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidOutput(
+            f"kallisto's run_info.json of sample {job.sample} cannot be read ({error!r}); run the sample again."
+        ) from error
+
+
+def _require_processed(job: Job, info: dict[str, Any]) -> None:
+    expected = job.metrics["read_pairs"]
+    if info["n_processed"] != expected:
+        raise InvalidOutput(
+            f"kallisto processed {info['n_processed']} of the {expected} read pairs of sample {job.sample}; it stops "
+            "without a word where a file is cut off or shorter than its mate. Make the FASTQ files anew."
+        )
+    if info["n_pseudoaligned"] <= 0:
+        raise InvalidOutput(
+            f"None of the {expected} read pairs of sample {job.sample} fits the reference; that is not the same as no "
+            "fusions. Check that the reads are RNA of the reference's species."
+        )
+
+
+def _require_abundance(job: Job, ids: list[str]) -> None:
+    path = job.output("abundance")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not lines or lines[0] != _ABUNDANCE_HEADER:
+        raise InvalidOutput(
+            f"abundance.tsv of sample {job.sample} does not start with its header; run the sample again."
+        )
+    rows = [line.split("\t") for line in lines[1:]]
+    if [row[0] for row in rows] != ids:
+        raise InvalidOutput(
+            f"abundance.tsv of sample {job.sample} does not list the {len(ids)} transcripts of the reference; "
+            "kallisto.idx was built from another FASTA. Build the reference again."
+        )
+    for row in rows:
+        if len(row) != 5 or not all(_NUMBER.match(cell) for cell in row[1:]):
+            raise InvalidOutput(
+                f"abundance.tsv of sample {job.sample} has no number for {row[0]} ({' '.join(row[1:])}); too few reads "
+                "fit the reference. Check the library and the strandedness."
+            )
+
+
+_NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?\Z")
+
+
+def count_candidates(path: Path, sample: str) -> tuple[int, int]:
+    """Rows of a fusion.txt by kind, PAIR and SPLIT. Raises InvalidOutput when kallisto did not write it to its end."""
+    pair = split = 0
+    with path.open(encoding="utf-8") as lines:
+        if next(lines, "") != FUSION_HEADER + "\n":
+            raise InvalidOutput(
+                f"fusion.txt of sample {sample} does not start with its header, so kallisto did not finish it; pizzly "
+                "would take it for a sample without fusions. Run kallisto again."
+            )
+        for number, line in enumerate(lines, 2):
+            kind = line.split("\t", 1)[0]
+            if line.count("\t") != _TABS.get(kind) or not line.endswith(")\n"):
+                raise InvalidOutput(
+                    f"fusion.txt of sample {sample} is cut off or broken at line {number}; run kallisto again."
+                )
+            pair, split = pair + (kind == "PAIR"), split + (kind == "SPLIT")
+    return pair, split

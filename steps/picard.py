@@ -1,0 +1,155 @@
+"""BAM to FASTQ with picard's SamToFastq, and every read accounted for.
+
+picard ends with exit code 0 on an empty BAM, on one cut at a record's border, on single-end reads, and, with lenient
+validation, on reads none of which find their mate. So the BAM is looked at before, and what came out is counted after.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed
+from steps.fastq import FastqFile, disagreement, read_through
+from steps.tools import Talk, run_tool
+
+#: Debian's; its wrapper PicardCommandLine breaks on paths with a space, so the jar is preferred.
+_DEBIAN_JAR: Final = Path("/usr/share/java/picard.jar")
+#: What the JVM takes besides its heap: at least this, or a quarter of the job's memory.
+_JVM_OVERHEAD_MB: Final = 384
+
+
+class Picard(Step):
+    """Turns a BAM into a pair of FASTQ files (picard SamToFastq)."""
+
+    files = ("fastq.py", "tools.py")
+    memory_mb = 2048
+
+    bam = Input("Paired-end reads, aligned or not, in any order.")
+    fastq = Output("{sample}_1.fastq.gz", "{sample}_2.fastq.gz")
+    flagstat = Output("{sample}.flagstat.txt", help="samtools flagstat of the BAM; MultiQC reads it.")
+
+    validation: str = Param(
+        "STRICT",
+        choices=("STRICT", "LENIENT", "SILENT"),
+        help="How picard takes broken records. The softer ones drop reads without a word; the counts tell.",
+    )
+    include_non_pf: bool = Param(True, help="Keep reads that failed the vendor's quality check (flag 0x200).")
+
+    def run(self, job: Job) -> None:
+        """Refuses what is no whole paired-end BAM, then converts it."""
+        bam = job.input("bam")
+        _require_whole(job, bam)
+        counts = _flagstat(job, bam)
+        _require_pairs(job, bam, counts)
+        job.note(read_pairs_in_bam=counts["pairs"], qc_failed_pairs=counts["failed_pairs"])
+        first, second = job.outputs("fastq")
+        talk = _sam_to_fastq(
+            job,
+            *("-I", bam, "-F", first, "-F2", second),
+            *("-VALIDATION_STRINGENCY", self.validation),
+            *("-INCLUDE_NON_PF_READS", str(self.include_non_pf).lower()),
+            *("-TMP_DIR", job.work),
+        )
+        if version := talk.find(r"Picard version: (?:Version:)?(\S+)"):
+            job.version("picard", version[1])
+
+    def check(self, job: Job) -> None:
+        """Holds the FASTQ files against each other and against the BAM's pairs."""
+        first, second = (_whole(path, job) for path in job.outputs("fastq"))
+        if reason := disagreement(first, second):
+            raise InvalidOutput(
+                f"picard's output for sample {job.sample} is wrong: {reason}; R1 and R2 must be mates. Mend the BAM."
+            )
+        pairs, failed = job.metrics["read_pairs_in_bam"], job.metrics["qc_failed_pairs"]
+        expected = pairs if self.include_non_pf else pairs - failed
+        if first.records != expected:
+            raise InvalidOutput(
+                f"picard wrote {first.records} of the {expected} read pairs in the BAM of sample {job.sample}; none "
+                "may be lost. Look at the reads' names and flags, and keep validation at STRICT to have picard name "
+                "them."
+            )
+        job.note(read_pairs=first.records, dropped_pairs=pairs - first.records)
+
+
+def _whole(path: Path, job: Job) -> FastqFile:
+    try:
+        return read_through(path)
+    except ValueError as error:
+        raise InvalidOutput(f"Sample {job.sample}: {error}") from error
+
+
+def _require_whole(job: Job, bam: Path) -> None:
+    if not bam.is_file():
+        raise MissingInput(
+            f"{bam.name}, the BAM of sample {job.sample}, is not there; check the sample list and prefix."
+        )
+    if bam.stat().st_size == 0:
+        raise MissingInput(f"{bam.name} of sample {job.sample} is empty (0 bytes); upload the BAM again.")
+    try:
+        # -u: unaligned BAMs have no @SQ lines and are good.
+        run_tool("samtools", "quickcheck", "-u", bam)
+    except StepFailed as error:
+        raise MissingInput(
+            f"{bam.name} of sample {job.sample} is no whole BAM: samtools quickcheck misses its header or its "
+            "end-of-file block, as after an interrupted copy. Upload it again."
+        ) from error
+
+
+def _flagstat(job: Job, bam: Path) -> dict[str, int]:
+    """Counts of primary records, by one pass over the BAM; the text is kept for MultiQC."""
+    text = run_tool("samtools", "flagstat", bam).out
+    job.output("flagstat").write_text(text, encoding="utf-8")
+    rows = {label.strip(): (int(good), int(bad)) for good, bad, label in _FLAGSTAT.findall(text)}
+    try:
+        paired, first, second = rows["paired in sequencing"], rows["read1"], rows["read2"]
+        primary = rows["primary"]
+    except KeyError as error:
+        raise StepFailed(
+            f"samtools flagstat did not tell {error} for {bam.name}; samtools 1.13 or newer does."
+        ) from error
+    return {
+        "primary": sum(primary),
+        "paired": sum(paired),
+        "pairs": sum(first),
+        "second": sum(second),
+        "failed_pairs": first[1],
+    }
+
+
+_FLAGSTAT = re.compile(r"^(\d+) \+ (\d+) ([a-z0-9 ]+)", re.MULTILINE)
+
+
+def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
+    where = f"{bam.name} of sample {job.sample}"
+    if counts["primary"] == 0:
+        raise MissingInput(
+            f"{where} has no reads, only a header; no reads is not the same as no fusions. Mend the BAM."
+        )
+    if counts["paired"] == 0:
+        raise MissingInput(f"{where} is single-end; fusions are found from read pairs only. Leave the sample out.")
+    if counts["paired"] != counts["primary"]:
+        alone = counts["primary"] - counts["paired"]
+        raise MissingInput(f"{where} has {alone} single reads among the pairs; filter them out (samtools view -f 1).")
+    if counts["pairs"] != counts["second"]:
+        raise MissingInput(
+            f"{where} has {counts['pairs']} first and {counts['second']} second mates; each read needs its mate. "
+            "Filter the orphans out, or take the BAM from before it was cut to a region."
+        )
+
+
+def _sam_to_fastq(job: Job, *arguments: object) -> Talk:
+    heap = max(256, min(job.memory_mb - _JVM_OVERHEAD_MB, job.memory_mb * 3 // 4))
+    # One core a job: the serial collector and the first compiler halve the cost of a small sample and cost a large one,
+    # whose time is compression, nothing.
+    tuning = (f"-Xmx{heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    jar = os.environ.get("PICARD_JAR") or (str(_DEBIAN_JAR) if _DEBIAN_JAR.exists() else "")
+    if jar:
+        return run_tool("java", *tuning, "-jar", jar, "SamToFastq", *arguments, name="picard SamToFastq")
+    for wrapper in ("PicardCommandLine", "picard"):
+        if shutil.which(wrapper):
+            return run_tool(wrapper, f"-Xmx{heap}m", "SamToFastq", *arguments, name="picard SamToFastq")
+    raise StepFailed("picard is not here; install picard-tools, or set PICARD_JAR to the path of picard.jar.")

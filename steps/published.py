@@ -1,0 +1,91 @@
+"""What `BuildReference` promised about a reference, held against the files that a cell was given.
+
+`reference.json` has the size and checksum of every file and what the tools must report when they load them. A cut-off
+cache makes pizzly report fewer fusions with exit code 0, a cut-off index makes kallisto crash: both are told here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from batch_pipeline import MissingInput
+
+#: Version of reference.json.
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOf:
+    """One file of a reference as it was built."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileOf:
+        """Reads a file through."""
+        with path.open("rb") as stream:
+            return cls(size=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The content of a reference.json."""
+
+    k: int
+    #: Sequences in the FASTA, which are kallisto's targets.
+    transcripts: int
+    #: What pizzly says that it loaded.
+    pizzly_genes: int
+    pizzly_transcripts: int
+    files: Mapping[str, FileOf]
+
+    @classmethod
+    def read(cls, path: Path) -> Published:
+        """Reads a reference.json. Raises MissingInput when it is none of this format."""
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, not {FORMAT}")
+            return cls(
+                k=content["k"],
+                transcripts=content["transcripts"],
+                pizzly_genes=content["pizzly"]["genes"],
+                pizzly_transcripts=content["pizzly"]["transcripts"],
+                files={name: FileOf(**file) for name, file in content["files"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MissingInput(
+                f"{path.name} of the reference is not what the `reference` command writes ({error!r}); build it again."
+            ) from error
+
+    def require(self, path: Path, name: str, *, content: bool = False) -> Path:
+        """Returns the file when it has the promised size and, on request, content. Raises MissingInput otherwise."""
+        promised = self.files.get(name)
+        if promised is None:
+            raise MissingInput(f"reference.json does not know {name}; build the reference again.")
+        size = path.stat().st_size if path.is_file() else None
+        if size != promised.size:
+            found = "is not there" if size is None else f"has {size} bytes"
+            raise MissingInput(
+                f"{name} of the reference {found}, reference.json promises {promised.size} bytes; a cut-off file gives "
+                "wrong results. Build the reference again."
+            )
+        if content and FileOf.of(path).sha256 != promised.sha256:
+            raise MissingInput(
+                f"{name} of the reference is not the one that reference.json was written for (SHA-256 differs); build "
+                "the reference again."
+            )
+        return path
+
+
+def transcript_ids(table: Path) -> list[str]:
+    """The ids in a reference's transcripts.tsv, in the order of its FASTA."""
+    with table.open(encoding="utf-8") as lines:
+        next(lines, None)
+        return [line.split("\t", 1)[0].rstrip("\n") for line in lines]
