@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.container.disk import local_error, remove_tree
+from batch_pipeline.container.disk import local_error, make_folder, remove_tree
 from batch_pipeline.container.environment import Place, read_place
 from batch_pipeline.container.execution import Executed, run_class, run_script
 from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
@@ -91,6 +91,11 @@ class Attempt:
     cpu_seconds: float = 0.0
     staged_out_bytes: int = 0
 
+    @property
+    def work(self) -> Path:
+        """The step's working directory."""
+        return self.place.scratch / "work"
+
     def live(self) -> int:
         """Does all of it, records how it ended and returns the exit code."""
         try:
@@ -115,28 +120,24 @@ class Attempt:
     def _make_scratch(self) -> None:
         scratch = self.place.scratch
         try:
-            os.makedirs(scratch.parent, exist_ok=True)
-            try:
-                os.mkdir(scratch)
-            except FileExistsError:
-                # This attempt ran before and was killed with its supervisor.
-                remove_tree(scratch)
-                os.mkdir(scratch)
-            os.mkdir(scratch / "work")
+            # The attempt may have run before and been killed with its supervisor.
+            remove_tree(scratch)
+            make_folder(os.fspath(scratch))
+            os.mkdir(self.work)
         except OSError as error:
             raise local_error(scratch, error) from error
 
     def _stage(self) -> Job:
         manifest, row, scratch = self.manifest, self.row, self.place.scratch
         try:
-            self.staged = Stager(manifest, row, self.files, self.warm, scratch / "in").stage()
+            self.staged = Stager(manifest, row, self.files, self.warm, scratch).stage()
         except OSError as error:
             raise local_error(scratch, error) from error
         references = stage_references(manifest.references, self.files, self.place.cache_root)
         return Job(
             sample=row.sample,
             step=manifest.step,
-            work=scratch / "work",
+            work=self.work,
             input_files=self.staged.input_files,
             gathered_files=self.staged.gathered_files,
             reference_files=references,
@@ -201,12 +202,12 @@ class Attempt:
     def _publish(self) -> None:
         """Publishes the outputs, then the log, then the receipt."""
         manifest, row = self.manifest, self.row
-        products = products_of(manifest, row, self.place.scratch / "work")
+        products = products_of(manifest, row, self.work)
         publish(products, manifest, row, self.files, self.signals)
         self.staged_out_bytes = sum(product.record.size_bytes for product in products)
         self._write_log()
         receipt = Receipt(outputs=tuple(product.record for product in products), **self._facts())
-        self.files.write(layout.receipt(manifest.step, row.sample, row.fingerprint), as_json(receipt.to_json()))
+        self.files.write(layout.receipt(manifest.step, row.sample, row.fingerprint), as_json(receipt))
 
     def _write_log(self) -> None:
         key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.place.attempt)
@@ -228,7 +229,7 @@ class Attempt:
             **self._facts(),
         )
         key = layout.failure(manifest.run_id, manifest.step, row.sample, self.place.attempt)
-        for leave in (self._write_log, lambda: self.files.write(key, as_json(failure.to_json()))):
+        for leave in (self._write_log, lambda: self.files.write(key, as_json(failure))):
             try:
                 leave()
             except BatchPipelineError as error:

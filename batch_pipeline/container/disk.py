@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from batch_pipeline.wire.digest import sha256_of_bytes, sha256_of_file
 from batch_pipeline.wire.errors import DiskFull, StoreFailed
 
 T = TypeVar("T")
 
 #: What the kernel says when a disk or a quota is full.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SMALL = 1 << 16
 _COUNTER = itertools.count()
 
 
@@ -49,6 +51,24 @@ def _remove_inside(folder: str) -> None:
                 os.rmdir(entry.path)
             else:
                 os.unlink(entry.path)
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder that most often is not there, in one that most often is. One that is there is no error."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)
+
+
+def digest(path: Path, size_bytes: int) -> str:
+    """SHA-256 of a file in hex; a small one is read at once."""
+    if size_bytes > _SMALL:
+        return sha256_of_file(path)
+    with open(path, "rb", buffering=0) as file:
+        return sha256_of_bytes(file.read())
 
 
 def _part(path: str) -> str:

@@ -28,13 +28,9 @@ class Place:
     native_id: str
     scratch_root: Path
     cache_root: Path
+    #: The scratch folder of this attempt alone.
+    scratch: Path
     host: str
-
-    @property
-    def scratch(self) -> Path:
-        """The scratch folder of this attempt alone."""
-        name = self.native_id.replace(":", "-").replace("/", "-") or f"process-{os.getpid()}"
-        return self.scratch_root / f"{name}_{self.attempt}"
 
 
 def read_place(environment: Mapping[str, str]) -> Place:
@@ -43,14 +39,18 @@ def read_place(environment: Mapping[str, str]) -> Place:
     if not store:
         raise ContractBroken(f"{Variable.STORE} is not set; a cell needs the URL of its store. Submit the job again.")
     root = scratch_root(environment)
+    native_id = environment.get(Variable.JOB_ID, "")
+    attempt = _number(environment, Variable.ATTEMPT, 1)
+    name = native_id.replace(":", "-").replace("/", "-") or f"process-{os.getpid()}"
     return Place(
         store=store,
         manifest_key=environment[Variable.MANIFEST],
         index=_number(environment, Variable.ARRAY_INDEX, 0),
-        attempt=_number(environment, Variable.ATTEMPT, 1),
-        native_id=environment.get(Variable.JOB_ID, ""),
+        attempt=attempt,
+        native_id=native_id,
         scratch_root=root,
         cache_root=Path(environment.get(Variable.CACHE) or root / ".references"),
+        scratch=root / f"{name}_{attempt}",
         host=os.uname().nodename,
     )
 

@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from batch_pipeline.container.disk import digest
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.run import Signals
 from batch_pipeline.container.stage import in_parallel
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.digest import sha256_of_file
 from batch_pipeline.wire.errors import InvalidOutput
 from batch_pipeline.wire.manifest import Manifest, Row
-from batch_pipeline.wire.receipt import FileRecord
+from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,9 +67,9 @@ def publish(products: Sequence[Product], manifest: Manifest, row: Row, files: Fi
     in_parallel([partial(put, product) for product in products], at_once=files.parallel)
 
 
-def as_json(value: Any) -> bytes:
-    """A record as the store keeps it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+def as_json(record: Receipt | Failure) -> bytes:
+    """A record as the store keeps it: what `to_json` says, without its copies of every value."""
+    return json.dumps(record, default=vars, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def _look(path: Path) -> os.stat_result | None:
@@ -88,5 +87,5 @@ def _product(manifest: Manifest, row: Row, port: str, name: str, path: Path, fou
         key = layout.reference(manifest.reference or row.sample, name)
     else:
         key = layout.result(manifest.step, row.sample, name)
-    record = FileRecord(port=port, key=key, size_bytes=found.st_size, sha256=sha256_of_file(path))
+    record = FileRecord(port=port, key=key, size_bytes=found.st_size, sha256=digest(path, found.st_size))
     return Product(record=record, path=path, alone=found.st_nlink == 1)

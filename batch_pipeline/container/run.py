@@ -63,12 +63,13 @@ class Signals:
         self.received = 0
 
     def __enter__(self) -> Self:
-        for number in (*_FORWARDED, signal.SIGALRM):
-            found = signal.getsignal(number)
-            # Whoever started us with a signal ignored (nohup, a job of a script) means it.
-            if found is not signal.SIG_IGN or number == signal.SIGALRM:
+        for number in _FORWARDED:
+            found = signal.signal(number, self._handle)
+            if found is signal.SIG_IGN:
+                # Whoever started us with a signal ignored (nohup, a job of a script) means it.
+                signal.signal(number, found)
+            else:
                 self._found.append((number, found))
-                signal.signal(number, self._kill if number == signal.SIGALRM else self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +120,9 @@ class Signals:
 
     def _forward(self, number: int) -> None:
         signal_group(self._group, number)
+        found = signal.signal(signal.SIGALRM, self._kill)
+        if found != self._kill:
+            self._found.append((signal.SIGALRM, found))
         signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)
 
     def _kill(self, _number: int, _frame: FrameType | None) -> None:
@@ -213,6 +217,9 @@ def _become_payload(environment: Mapping[str, str], folder: Path, outcome: int) 
     if outcome != _OUTCOME:
         os.dup2(outcome, _OUTCOME, inheritable=False)
     os.closerange(_OUTCOME + 1, 1 << 20)
+    # Line by line, so that what a step prints stands in the log before what its tools print next.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -2,7 +2,7 @@
 
 Three kinds: source files, whose ETag and size the manifest's row promises; results of upstream steps, which their
 receipt vouches for; and, for a gather, results of every sample. A folder's files are linked, others downloaded, eight
-at a time, and digested on the way. Each lies under its own name in `in/{port}/`, so a tool that writes an index beside
+at a time, and digested on the way. Each lies under its own name in `in-{port}/`, so a tool that writes an index beside
 its input writes it to scratch.
 """
 
@@ -13,9 +13,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
+from batch_pipeline.container.disk import make_folder
 from batch_pipeline.container.fetch import located
 from batch_pipeline.container.files import Files, Link
 from batch_pipeline.container.warm import Warm
@@ -54,13 +55,19 @@ class Wanted:
     key: str
     #: As the receipt names it: key in the store, or URL.
     name: str
-    destination: Path
+    folder: str
+    file: str
     size_bytes: int
     #: Empty: not promised.
     etag: str = ""
     sha256: str = ""
     #: What is told when it is not as promised.
     changed: str
+
+    @property
+    def destination(self) -> Path:
+        """Where it will lie."""
+        return Path(f"{self.folder}/{self.file}")
 
 
 class Stager:
@@ -71,7 +78,7 @@ class Stager:
         self._row = row
         self._files = files
         self._warm = warm
-        self._folder = folder
+        self._folder = os.fspath(folder)
 
     def stage(self) -> Staged:
         """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
@@ -111,14 +118,14 @@ class Stager:
         staged: Staged,
     ) -> list[Wanted]:
         """The files of one port; notes in `staged` where they will lie."""
-        folder = self._folder / spec.port
+        folder = f"{self._folder}/in-{spec.port}"
         if spec.kind == "source":
             wanted = self._sources(spec.port, self._row.sources.get(spec.port, ()), folder)
         elif spec.kind == "step":
             wanted = self._results(spec, self._row.sample, upstream, folder)
         elif spec.kind == "gather":
             by_sample = {
-                sample: self._results(spec, sample, gathered, folder / sample)
+                sample: self._results(spec, sample, gathered, f"{folder}/{sample}")
                 for sample, _ in self._manifest.gathered.get(spec.step, ())
             }
             staged.gathered_files[spec.port] = {
@@ -130,8 +137,8 @@ class Stager:
         staged.input_files[spec.port] = tuple(one.destination for one in wanted)
         return wanted
 
-    def _sources(self, port: str, sources: Sequence[SourceFile], folder: Path) -> list[Wanted]:
-        names = [PurePosixPath(source.url).name for source in sources]
+    def _sources(self, port: str, sources: Sequence[SourceFile], folder: str) -> list[Wanted]:
+        names = [source.url.rpartition("/")[2] for source in sources]
         wanted = []
         for number, (source, name) in enumerate(zip(sources, names, strict=True)):
             absolute = "://" in source.url or source.url.startswith("/")
@@ -143,7 +150,8 @@ class Stager:
                     key=key,
                     name=source.url,
                     # Two lanes may hold files of one name.
-                    destination=(folder / str(number) if names.count(name) > 1 else folder) / PurePosixPath(key).name,
+                    folder=f"{folder}/{number}" if names.count(name) > 1 else folder,
+                    file=key.rpartition("/")[2],
                     size_bytes=source.size_bytes,
                     etag=source.etag,
                     changed=f"{files.url_of(key)} changed since it was planned; run the same command again.",
@@ -152,7 +160,7 @@ class Stager:
         return wanted
 
     def _results(
-        self, spec: InputSpec, sample: str, receipts: Mapping[tuple[str, str], Receipt], folder: Path
+        self, spec: InputSpec, sample: str, receipts: Mapping[tuple[str, str], Receipt], folder: str
     ) -> list[Wanted]:
         """One sample's files of an upstream step: those its receipt has, for an optional output may not be there."""
         if (spec.step, sample) not in receipts:
@@ -165,7 +173,8 @@ class Stager:
                 files=self._files,
                 key=key,
                 name=key,
-                destination=folder / name,
+                folder=folder,
+                file=name,
                 size_bytes=known[key].size_bytes,
                 sha256=known[key].sha256,
                 changed=_not_those(spec.step, sample),
@@ -176,8 +185,8 @@ class Stager:
 
     def _bring(self, wanted: Sequence[Wanted], staged: Staged) -> None:
         stop = Stop()
-        for folder in {one.destination.parent for one in wanted}:
-            os.makedirs(folder, exist_ok=True)
+        for folder in {os.path.dirname(f"{one.folder}/{one.file}") for one in wanted}:
+            make_folder(folder)
         several = any(one.files.parallel for one in wanted)
         calls = [partial(_bring_one, one, stop) for one in wanted]
         for record, link in in_parallel(calls, at_once=several, stop=stop):

@@ -22,26 +22,22 @@ class Warm:
 
     def __init__(self, things: MutableMapping[str, object], environment: Mapping[str, str]) -> None:
         self._things = things
-        self._aws = {
-            name: value
-            for name, value in environment.items()
-            if name.startswith("AWS_") and not name.startswith("AWS_BATCH_")
-        }
+        self._environment = environment
 
     @property
     def identity(self) -> str:
         """Tells apart lives that reach S3 in different ways."""
-        return repr(sorted(self._aws.items()))
+        return repr(sorted(_aws(self._environment).items()))
 
     @contextmanager
     def exported(self) -> Iterator[None]:
         """While it lasts, this process reaches S3 as the life's environment says; obstore looks when it opens."""
-        before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        before, ours = _aws(os.environ), _aws(self._environment)
         try:
-            _replace(before, self._aws)
+            _replace(before, ours)
             yield
         finally:
-            _replace(self._aws, before)
+            _replace(ours, before)
 
     def keep(self, key: str, make: Callable[[], T]) -> T:
         """The thing under a key, made at first use. What `make` raises is raised and not kept."""
@@ -54,6 +50,14 @@ class Warm:
             del self._things[next(iter(self._things))]
         self._things[key] = thing
         return thing
+
+
+def _aws(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("AWS_") and not name.startswith("AWS_BATCH_")
+    }
 
 
 def _replace(old: Mapping[str, str], new: Mapping[str, str]) -> None:
