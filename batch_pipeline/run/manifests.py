@@ -92,10 +92,8 @@ def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:
             continue
         upstream = plan.graph[source.task.name]
         files = upstream.outputs[source.name].files
-        if upstream.scope is Scope.COHORT:
-            kind = "cohort"
-        else:
-            kind = "gather" if node.scope is Scope.COHORT else "step"
+        alone = "gather" if node.scope is Scope.COHORT else "step"
+        kind = "cohort" if upstream.scope is Scope.COHORT else alone
         yield InputSpec(port=port, kind=kind, step=upstream.name, files=files)
 
 

@@ -23,6 +23,8 @@ class Variable:
     STORE = "BATCH_PIPELINE_STORE"
     #: Key of the manifest in the store. Present: fetch-and-run runs a cell; absent: it runs what its arguments say.
     MANIFEST = "BATCH_PIPELINE_MANIFEST"
+    #: Set instead of a manifest: the job only joins what others wait for; it ends at once with 0.
+    JOIN = "BATCH_PIPELINE_JOIN"
     #: Our id of the run.
     RUN_ID = "BATCH_PIPELINE_RUN_ID"
     #: Folder for scratch directories; the container's default is /scratch if present, else the temporary folder.
@@ -122,8 +124,9 @@ REASON_OF_EXIT: dict[int, EndReason] = {
     143: EndReason.INTERRUPTED,
 }
 
-#: AWS's words in a status reason or container reason, by prefix; the first that fits decides, before any exit code.
-#: Timeout stands before memory: a timed-out container is killed with 137 too.
+#: AWS's words in a status reason or container reason, by prefix, lower and upper case alike; the first that fits decides,
+#: before any exit code. Timeout stands before memory: a timed-out container is killed with 137 too. "Task failed to
+#: start" stands last: the container's reason says more where there is one.
 REASON_OF_STATUS: tuple[tuple[str, EndReason], ...] = (
     ("Job attempt duration exceeded timeout", EndReason.TIMEOUT),
     ("Dependent Job failed", EndReason.DEPENDENCY),
@@ -131,7 +134,16 @@ REASON_OF_STATUS: tuple[tuple[str, EndReason], ...] = (
     ("Your Spot Task was interrupted", EndReason.INTERRUPTED),
     ("CannotPull", EndReason.IMAGE),
     ("OutOfMemoryError", EndReason.OUT_OF_MEMORY),
+    ("Container killed due to memory usage", EndReason.OUT_OF_MEMORY),
     ("CannotStartContainerError", EndReason.IMAGE),
+    ("CannotCreateContainerError", EndReason.IMAGE),
+    ("CannotInspectContainerError", EndReason.LOST),
     ("ResourceInitializationError", EndReason.IMAGE),
     ("Container Overrides length", EndReason.CONTRACT),
+    ("Canceled by JobStateTimeLimit action", EndReason.CANCELLED),
+    ("JobQueue deleted", EndReason.CANCELLED),
+    ("Task failed to start", EndReason.IMAGE),
 )
+
+#: The reasons after which the scheduler itself tries a child again: neither the sample's nor the step's fault.
+RETRIED = frozenset({EndReason.INTERRUPTED, EndReason.STORE})

@@ -33,9 +33,10 @@ class InputSpec:
     """One input port of a step."""
 
     port: str
-    #: `step`: files of the same sample's upstream cell. `gather`: files of every sample's. `source`: in the row.
+    #: `step`: files of the same sample's upstream cell. `gather`: files of every sample's. `cohort`: files of a gather.
+    #: `source`: in the row.
     kind: str
-    #: The upstream step, for `step` and `gather`.
+    #: The upstream step, for all but `source`.
     step: str = ""
     #: Its files' names, with `{sample}` to fill in.
     files: tuple[str, ...] = ()

@@ -1,0 +1,262 @@
+"""Plans, submits, follows: the one loop behind `run`, and `look` behind everything that only looks.
+
+    look -> nothing to do: say so, having written nothing
+         -> take the lock -> (look again if somebody submitted meanwhile) -> record -> submit, steps in order
+         -> follow until the jobs end -> judge by receipts -> cells that were deferred? once more
+
+Everything that a dead driver left is settled before anything is planned: doubtful submissions are looked up by name,
+live jobs are followed and depended on like the run's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from batch_pipeline import backends
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.pipeline.fingerprint import step_parts
+from batch_pipeline.pipeline.plan import CellState, Inventory, Plan
+from batch_pipeline.pipeline.planner import make_plan
+from batch_pipeline.run import inventory as inventories
+from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
+from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.record import write_end
+from batch_pipeline.run.request import Request
+from batch_pipeline.run.submit import Submitter
+from batch_pipeline.run.verdict import Verdict, judge
+from batch_pipeline.run.watch import Watch
+from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.layout import COHORT
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while jobs run; they go on until somebody cancels them."""
+
+    def __init__(self, run_ids: Sequence[str]) -> None:
+        super().__init__("Interrupted; the jobs go on.")
+        self.run_ids = tuple(run_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What there is and what would be done, from one reading of store and backend."""
+
+    plan: Plan
+    inventory: Inventory
+    reference: str
+    #: Runs with a marker, oldest first; some may be over.
+    live: Sequence[LiveRun]
+    #: Calls to the store so far, by kind.
+    store_calls: Mapping[str, int]
+
+    @property
+    def live_runs(self) -> list[str]:
+        """Ids of the runs that have live jobs."""
+        return [run.run_id for run in self.live if not run.over]
+
+    @property
+    def jobs(self) -> list[Submission]:
+        """The live runs' jobs, ended ones too: some of their cells may be worth a word."""
+        return [item for run in self.live if not run.over for item in run.submissions]
+
+
+def look(request: Request) -> Look:
+    """Reads store and backend, and plans; writes nothing but the native ids of doubtful submissions."""
+    return Driver(request).look()
+
+
+def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
+    """Does what is missing and follows it to its end; `detach` returns once everything is queued.
+
+    Raises RunConflict before anything is sent when live jobs make a chosen cell differently, and Interrupted on
+    Ctrl-C.
+    """
+    driver = Driver(request)
+    try:
+        outcome = driver.run(listener, detach=detach)
+    except KeyboardInterrupt as error:
+        raise Interrupted(driver.run_ids) from error
+    finally:
+        driver.close()
+    listener.ended(outcome)
+    return outcome
+
+
+class Driver:
+    """One command's work on one prefix."""
+
+    def __init__(self, request: Request, backend: Backend | None = None) -> None:
+        self._request = request
+        self._store = request.store
+        self._backend = backend
+        self._lock = DriverLock(request.store)
+        self._failed: dict[tuple[str, str], FailedCell] = {}
+        self._submitted = 0
+        #: Runs that it submitted or follows, oldest first.
+        self.run_ids: list[str] = []
+
+    @property
+    def backend(self) -> Backend:
+        """The backend, made at first use: a command with nothing to do never needs it."""
+        if self._backend is None:
+            self._backend = backends.create(self._request.settings)
+        return self._backend
+
+    def close(self) -> None:
+        """Lets go of the lock and the backend's connections; jobs go on."""
+        self._lock.release()
+        if self._backend is not None:
+            self._backend.close()
+
+    def look(self) -> Look:
+        """See `look`."""
+        request = self._request
+        reference, references = inventories.choose_reference(request)
+        parts = {node.name: step_parts(node, request.graph.root, reference, references) for node in request.graph}
+        run_ids = live_run_ids(self._store)
+        live = read_live_runs(self._store, self.backend, run_ids) if run_ids else []
+        stock = inventories.read_inventory(request, references)
+        told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
+        stock = replace(stock, live=live_jobs(self._store, live), failed=told)
+        plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
+        return Look(plan=plan, inventory=stock, reference=reference, live=live, store_calls=Counter(self._store.calls))
+
+    def run(self, listener: Listener, *, detach: bool) -> Outcome:
+        """See `run`."""
+        failed: list[FailedCell] = []
+        first: Plan | None = None
+        while True:
+            found, jobs = self._wave(listener)
+            first = first or found.plan
+            if detach and jobs:
+                progress = Watch(found.plan, self.backend, jobs, already=_already(found)).look()
+                break
+            if jobs:
+                self._follow(found, jobs, listener)
+                failed += self._judge(jobs)
+            progress = _final(first, found.plan, failed)
+            if not jobs or not _is_deferred(found.plan):
+                break
+        listener.progressed(progress)
+        return Outcome(
+            run_ids=tuple(self.run_ids),
+            progress=progress,
+            failed=tuple(failed),
+            blocked=[(step, sample, why) for (step, sample), why in first.blocked.items()],
+            detached=detach and bool(jobs),
+            submitted=self._submitted,
+            store_calls=found.store_calls,
+        )
+
+    def _wave(self, listener: Listener) -> tuple[Look, list[Submission]]:
+        """Plans and submits what can be submitted now. Returns what there was and the jobs to follow."""
+        seen = self._lock.last_number()
+        found = self.look()
+        listener.planned(found.plan)
+        _refuse_conflicts(found.plan)
+        over = [live for live in found.live if live.over]
+        if not found.plan.jobs and not over:
+            self._follows(found)
+            return found, found.jobs
+        try:
+            if not self._lock.take(seen=seen):
+                found = self.look()
+                listener.planned(found.plan)
+                _refuse_conflicts(found.plan)
+                over = [live for live in found.live if live.over]
+            self._end(over)
+            self._follows(found)
+            sent = list(self._submit(found, listener)) if found.plan.jobs else []
+        finally:
+            self._lock.release()
+        return found, [*found.jobs, *sent]
+
+    def _submit(self, found: Look, listener: Listener) -> Sequence[Submission]:
+        """Sends the plan's jobs through Luigi: one task a step, in the order of the ports."""
+        submitter = Submitter(
+            self._request,
+            found.plan,
+            found.inventory,
+            reference=found.reference,
+            backend=self.backend,
+            lock=self._lock,
+            listener=listener,
+        )
+        submitter.begin()
+        self.run_ids.append(submitter.run_id)
+        self._through_luigi(submitter)
+        self._submitted += len(submitter.sent)
+        return submitter.sent
+
+    def _through_luigi(self, submitter: Submitter) -> None:
+        for step in self._request.graph.names:
+            submitter.submit_step(step)
+
+    def _follows(self, found: Look) -> None:
+        self.run_ids.extend(run_id for run_id in found.live_runs if run_id not in self.run_ids)
+
+    def _follow(self, found: Look, jobs: Sequence[Submission], listener: Listener) -> None:
+        poll = self._request.settings.watch.poll_seconds
+        Watch(found.plan, self.backend, jobs, already=_already(found), poll_seconds=poll).until_over(listener)
+
+    def _judge(self, jobs: Sequence[Submission]) -> Sequence[FailedCell]:
+        """Closes the runs of jobs that have ended; their cells that are not done."""
+        verdict = judge(self._request.graph, self._store, self.backend, jobs)
+        self._failed |= {(cell.step, cell.sample): cell for cell in verdict.failed}
+        self._write_ends(verdict)
+        return verdict.failed
+
+    def _end(self, over: Sequence[LiveRun]) -> None:
+        """Closes runs whose jobs have all ended while nobody watched."""
+        for live in over:
+            verdict = judge(self._request.graph, self._store, self.backend, live.submissions)
+            self._write_ends(replace(verdict, done={live.run_id: 0, **verdict.done}))
+
+    def _write_ends(self, verdict: Verdict) -> None:
+        for run_id, done in verdict.done.items():
+            write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id))
+
+
+def _already(found: Look) -> dict[str, int]:
+    """Live job -> its cells that were done when the plan was made."""
+    position = {sample: i for i, sample in enumerate(found.plan.samples)} if found.inventory.live else {}
+    counts = {}
+    for job in found.inventory.live:
+        states = found.plan.states.get(job.step, ())
+        here = [position.get(sample, 0 if sample == COHORT else -1) for sample in job.samples]
+        counts[job.native_id] = sum(i >= 0 and states[i] is CellState.DONE for i in here)
+    return counts
+
+
+def _final(first: Plan, last: Plan, failed: Sequence[FailedCell]) -> dict[str, StepProgress]:
+    """How far each step is when no job is left: by the first plan, and by what failed since."""
+    progress = {}
+    for step, states in first.states.items():
+        before, since = first.counts(step), Counter(cell.reason for cell in failed if cell.step == step)
+        left = before[CellState.BLOCKED] + before[CellState.SKIPPED] + last.counts(step)[CellState.DEFERRED]
+        progress[step] = StepProgress(
+            step=step,
+            done_before=before[CellState.DONE],
+            done=len(states) - before[CellState.DONE] - since.total() - left,
+            failed=dict(since),
+            left_out=left,
+        )
+    return progress
+
+
+def _is_deferred(plan: Plan) -> bool:
+    return any(CellState.DEFERRED in states for states in plan.states.values())
+
+
+def _refuse_conflicts(plan: Plan) -> None:
+    if not plan.conflicts:
+        return
+    one = plan.conflicts[0]
+    more = f" and {len(plan.conflicts) - 1} more cells" if len(plan.conflicts) > 1 else ""
+    raise RunConflict(
+        f"Run {one.run_id} is still working on {one.step} of sample {one.sample}{more} with other code, parameters or"
+        f" inputs than now. Wait for it (status --watch), or cancel it: cancel {one.run_id}."
+    )

@@ -1,0 +1,175 @@
+"""Starts Luigi's central scheduler, `luigid`, and opens its page.
+
+It listens on loopback unless told otherwise: luigid knows no passwords, and whoever reaches it may mark tasks as done
+or pause everybody's work. Process id, log and state lie in one folder, which is the user's alone, because luigid
+unpickles its state when it starts; a `luigi.cfg` in that folder, and no other, sets luigid up. It outlives the command
+that started it; `stop` ends it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import subprocess
+import sys
+import time
+import webbrowser
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final
+from urllib.error import HTTPError
+
+from batch_pipeline.run.luigi_coat import answers, scheduler_url
+from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
+
+#: How long luigid may take to answer; a second is usual.
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.05
+
+# Not bin/luigid: a virtual environment that was moved has broken scripts, its interpreter still works.
+_COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()")
+
+
+def start(
+    host: str = "127.0.0.1",
+    port: int = 8082,
+    *,
+    open_browser: bool = True,
+    state_folder: Path,
+    foreground: bool = False,
+    allow_remote: bool = False,
+) -> str:
+    """Starts luigid, or finds it running, and gives the URL of its page; in the foreground, when it has ended.
+
+    Raises
+    ------
+    InvalidConfig
+        The host is not this machine's loopback and `allow_remote` is not given.
+    BackendFailed
+        Something else listens there, or luigid does not come up; its own words are in the message.
+    """
+    if not (allow_remote or is_loopback(host)):
+        raise InvalidConfig(
+            f"{host} is not this machine's loopback, and luigid has no passwords. "
+            "Leave the host away, or allow remote access explicitly."
+        )
+    url = scheduler_url(host, port)
+    if _runs(url):
+        _say(f"luigid already runs at {url}")
+        _open(url, open_browser)
+        return url
+    process = _launch(host, port, state_folder, foreground)
+    _await(process, url, state_folder)
+    _say(f"luigid runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})")
+    _open(url, open_browser)
+    if foreground:
+        _stay(process, state_folder)
+    else:
+        process.returncode = 0  # it is meant to outlive us: no ResourceWarning
+    return url
+
+
+def stop(state_folder: Path) -> bool:
+    """Ends the luigid of a state folder and says whether there was one; it keeps its state."""
+    pid_file = state_folder / "luigid.pid"
+    try:
+        pid = int(pid_file.read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    pid_file.unlink()
+    if not _is_luigid(pid):
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while _is_luigid(pid) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _runs(url: str) -> bool:
+    try:
+        if answers(url):
+            return True
+        found = "a program that is no Luigi scheduler"
+    except HTTPError as error:
+        found = f"a program that says {error.code} {error.reason}"
+    except HTTPException:
+        found = "a program that speaks no HTTP"
+    except OSError as error:
+        if isinstance(getattr(error, "reason", error), ConnectionRefusedError):
+            return False
+        found = f"something that does not answer ({getattr(error, 'reason', error)})"
+    raise BackendFailed(f"At {url} there is {found}. Choose another port with --port.")
+
+
+def _launch(host: str, port: int, state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
+    state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = state_folder.resolve() / "luigid.state"
+    arguments = ("--address", host, "--port", str(port), "--state-path", str(state))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")}
+    with (state_folder / "luigid.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*_COMMAND, *arguments],
+            cwd=state_folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # In the foreground Ctrl-C reaches it, and it saves its state.
+            start_new_session=not foreground,
+        )
+    (state_folder / "luigid.pid").write_text(f"{process.pid}\n")
+    return process
+
+
+def _await(process: subprocess.Popen[bytes], url: str, state_folder: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if answers(url):
+                return
+        except (OSError, HTTPException):
+            time.sleep(_POLL_SECONDS)
+    process.kill()
+    process.wait()
+    (state_folder / "luigid.pid").unlink(missing_ok=True)
+    log = state_folder / "luigid.log"
+    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    raise BackendFailed(f"luigid did not come up at {url}; its last words: {last[0]} (all of them: {log}).")
+
+
+def _stay(process: subprocess.Popen[bytes], state_folder: Path) -> None:
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+    finally:
+        (state_folder / "luigid.pid").unlink(missing_ok=True)
+
+
+def _open(url: str, wanted: bool) -> None:
+    # Without a display webbrowser would fall back on one that takes the terminal.
+    display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if wanted and display:
+        webbrowser.open(url)
+
+
+def _is_luigid(pid: int) -> bool:
+    # The number may be another process's by now; a zombie has no command line.
+    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return "luigid" in listing.stdout
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

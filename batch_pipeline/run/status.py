@@ -1,0 +1,218 @@
+"""Where everything stands: the plan folded with what the backend says and what failed before; writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.pipeline.workflow import Node
+from batch_pipeline.run.driver import Driver, Look
+from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.run.request import Request
+from batch_pipeline.run.verdict import last_failure
+from batch_pipeline.run.watch import Watch
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.receipt import Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Past runs whose failures `status` looks at, newest first.
+RUNS_LOOKED_AT = 5
+#: Failure records that it reads.
+MOST_RECORDS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """One look at a pipeline."""
+
+    plan: Plan
+    progress: Mapping[str, StepProgress]
+    #: Cells that are missing and failed when they were last tried.
+    failed: Sequence[FailedCell]
+    live_runs: Sequence[str]
+    store_calls: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One cell of a sample, in words."""
+
+    step: str
+    state: CellState
+    sentence: str
+    #: What differs from the receipt that is there: `parameter bootstraps: 30 -> 100`.
+    changed: Sequence[str] = ()
+    run_id: str = ""
+    log: str = ""
+
+
+def status(request: Request) -> Status:
+    """Looks once. The backend is asked only when a run is live."""
+    driver = Driver(request)
+    try:
+        found = driver.look()
+        plan = found.plan
+        failed = failed_before(request.store, plan)
+        if found.live_runs:
+            progress = Watch(plan, driver.backend, found.jobs).look()
+        else:
+            progress = {step: _resting(plan, step, failed) for step in plan.states}
+        return Status(
+            plan=plan,
+            progress=progress,
+            failed=failed,
+            live_runs=found.live_runs,
+            store_calls=Counter(request.store.calls),
+        )
+    finally:
+        driver.close()
+
+
+def watch(request: Request, listener: Listener) -> Outcome:
+    """Follows the live runs to their end; submits nothing."""
+    nothing = replace(request.selection, steps=frozenset(), force=False)
+    driver = Driver(replace(request, selection=nothing))
+    try:
+        outcome = driver.run(listener, detach=False)
+    finally:
+        driver.close()
+    listener.ended(outcome)
+    return outcome
+
+
+def failed_before(store: Store, plan: Plan) -> list[FailedCell]:
+    """Cells that are to run and failed in one of the last runs; one LIST a run, one GET a cell up to a hundred."""
+    wanted = {
+        (step, sample)
+        for step in plan.states
+        for sample, state in plan.cells(step)
+        if state in (CellState.TO_RUN, CellState.BLOCKED, CellState.SKIPPED)
+    }
+    found: dict[tuple[str, str], str] = {}
+    if not wanted:
+        return []
+    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
+        for entry in store.list(layout.logs(run_id)):
+            _, _, step, sample, name = entry.key.split("/", 4)
+            if name.endswith(".failure.json") and (step, sample) in wanted:
+                found.setdefault((step, sample), run_id)
+    return [_told(store, run_id, step, sample) for (step, sample), run_id in [*found.items()][:MOST_RECORDS]]
+
+
+def explain(request: Request, sample: str) -> list[Explanation]:
+    """Every step of one sample: its state, and where it is to run again, which part changed.
+
+    Raises InvalidUse for a sample that is not in the list.
+    """
+    if sample not in request.samples.by_name and sample != layout.COHORT:
+        raise InvalidUse(f"Sample {sample!r} is not in {request.samples.origin}. Check its spelling.")
+    driver = Driver(request)
+    try:
+        found = driver.look()
+    finally:
+        driver.close()
+    position = 0 if sample == layout.COHORT else request.samples.names.index(sample)
+    return [
+        _explained(request.store, found, node, sample, position)
+        for node in request.graph
+        if (len(found.plan.states[node.name]) > position)
+    ]
+
+
+def _told(store: Store, run_id: str, step: str, sample: str) -> FailedCell:
+    failure = last_failure(store, run_id, step, sample)
+    if failure is None:
+        return FailedCell(step=step, sample=sample, reason=EndReason.LOST, message="", run_id=run_id)
+    return FailedCell(
+        step=step,
+        sample=sample,
+        reason=EndReason(failure.end_reason),
+        message=failure.message,
+        run_id=run_id,
+        attempt=failure.attempt,
+        exit_code=failure.exit_code,
+    )
+
+
+def _resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
+    counts, reasons = plan.counts(step), Counter(cell.reason for cell in failed if cell.step == step)
+    done = counts[CellState.DONE]
+    return StepProgress(
+        step=step,
+        done_before=done,
+        failed=dict(reasons),
+        left_out=len(plan.states[step]) - done - reasons.total(),
+    )
+
+
+def _explained(store: Store, found: Look, node: Node, sample: str, position: int) -> Explanation:
+    plan, step = found.plan, node.name
+    state, why = plan.states[step][position], plan.why[step][position]
+    prints = found.inventory.receipts.get(step, {}).get(sample, ())
+    receipt = _receipt(store, step, sample, plan.fingerprints[step][position], prints)
+    changed = _changes(store, found, node, sample, receipt) if receipt and state is not CellState.DONE else []
+    if (step, sample) in plan.blocked:
+        sentence = plan.blocked[(step, sample)]
+    elif state is CellState.TO_RUN and why is not None:
+        sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
+    elif receipt is not None and state is CellState.DONE:
+        sentence = f"done by run {receipt.run_id} at {receipt.stopped_at}"
+    else:
+        sentence = state.value
+    run_id = receipt.run_id if receipt else ""
+    log = store.url_of(layout.log(run_id, step, sample, receipt.attempt)) if receipt else ""
+    return Explanation(step=step, state=state, sentence=sentence, changed=changed, run_id=run_id, log=log)
+
+
+def _receipt(store: Store, step: str, sample: str, fingerprint: str, prints: Sequence[str]) -> Receipt | None:
+    """The cell's receipt: the current one, else an outdated one."""
+    wanted = fingerprint if fingerprint in prints else (prints[-1] if prints else None)
+    if wanted is None:
+        return None
+    try:
+        return Receipt.from_json(store.get_json(layout.receipt(step, sample, wanted)))
+    except NotInStore:
+        return None
+
+
+def _changes(store: Store, found: Look, node: Node, sample: str, receipt: Receipt) -> list[str]:
+    """What is not as it was when the receipt was written, a sentence a part."""
+    try:
+        recorded = store.get_json(layout.plan(receipt.run_id))["parts"][node.name]
+    except (NotInStore, KeyError):
+        return []
+    changed = _part_changes(StepParts(**recorded), found.plan.parts[node.name])
+    before = {(file.port, file.key.rsplit("/", 1)[-1]): file.etag for file in receipt.inputs}
+    for port in node.sources:
+        for file in found.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ()):
+            etag = before.get((port, file.url.rsplit("/", 1)[-1]))
+            if etag is not None and etag != file.etag:
+                changed.append(f"the file {file.url} was replaced")
+    position = 0 if sample == layout.COHORT else found.plan.samples.index(sample)
+    for step in node.upstream:
+        states = found.plan.states[step]
+        if states[position if len(states) > position else 0] is not CellState.DONE:
+            changed.append(f"step {step} runs again")
+    return changed
+
+
+def _part_changes(before: StepParts, after: StepParts) -> list[str]:
+    changed = []
+    if before.code != after.code:
+        changed.append("the step's code")
+    if before.image != after.image:
+        changed.append(f"the image: {before.image or 'none'} -> {after.image or 'none'}")
+    changed += [f"parameter {name}: {old} -> {new}" for name, old, new in _differences(before.params, after.params)]
+    changed += [f"reference file {name}" for name, _, _ in _differences(before.references, after.references)]
+    return changed
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted({*before, *after})
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

@@ -1,0 +1,140 @@
+"""Sends the jobs of a plan, one call each, recording before acting.
+
+The order for each job is: rows and header of its manifest, intent, SubmitJob, native id. A driver that dies between
+any two of these leaves a state that the next one can read (`run.live`). When the backend cannot say whether a job is
+queued, it is looked up by its name before it is sent again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from batch_pipeline.backends.base import After, Backend, JobRequest
+from batch_pipeline.backends.payload import RunContext, request_of, resources
+from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
+from batch_pipeline.run import bundle as bundles
+from batch_pipeline.run.events import Listener
+from batch_pipeline.run.live import Submission, record_sent
+from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.manifests import write_manifest
+from batch_pipeline.run.record import make_record, new_run_id, write_record
+from batch_pipeline.run.request import Request
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import SubmissionUnknown
+
+#: How often a job in doubt is looked for, and seconds between: a listing may lag behind a submission.
+LOOKS = 3
+LOOK_SECONDS = 1.0
+
+
+class Submitter:
+    """The submission of one run. Made under the driver's lock; `begin` first, then the steps in order."""
+
+    def __init__(
+        self,
+        request: Request,
+        plan: Plan,
+        inventory: Inventory,
+        *,
+        reference: str,
+        backend: Backend,
+        lock: DriverLock,
+        listener: Listener,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._request = request
+        self._plan = plan
+        self._inventory = inventory
+        self._reference = reference
+        self._backend = backend
+        self._lock = lock
+        self._listener = listener
+        self._sleep = sleep
+        self.run_id = new_run_id()
+        #: What was sent so far, in order.
+        self.sent: list[Submission] = []
+        self._native: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Writes bundle and run record; the next driver knows of the run from here on."""
+        request, store = self._request, self._request.store
+        bundle = bundles.make_bundle(request.graph)
+        url = bundles.upload(bundle, store)
+        record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256)
+        write_record(store, record, request, self._plan)
+        self._context = RunContext(
+            run_id=self.run_id,
+            pipeline_name=record.pipeline_name,
+            queue=record.queue,
+            store_url=store.url,
+            bundle_url=url,
+            bundle_sha256=bundle.sha256,
+            bucket_name=request.settings.store.bucket,
+            reference=self._reference,
+            tags=dict(request.settings.tags),
+            attempts=request.settings.backend.attempts,
+        )
+        self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
+
+    def submit_step(self, step: str) -> None:
+        """Sends the jobs of one step that were not sent yet. Raises SubmissionRefused, BackendFailed, StoreFailed."""
+        for job in self._plan.jobs:
+            if job.step == step and job.name not in self._native:
+                self._lock.renew()
+                self._submit(job)
+
+    def is_submitted(self, step: str) -> bool:
+        """Whether all jobs of a step are sent; so it is for a step without any."""
+        return all(job.name in self._native for job in self._plan.jobs if job.step == step)
+
+    def _submit(self, job: PlannedJob) -> None:
+        request = request_of(self._plan, job, self._context, self._after(job.after))
+        if not job.join:
+            write_manifest(
+                self._request.store,
+                self.run_id,
+                self._plan,
+                job,
+                self._inventory,
+                reference=self._reference,
+                bundle_sha256=self._context.bundle_sha256,
+                resources=resources(request.definition),
+            )
+        intent = Submission(
+            run_id=self.run_id,
+            job=job.name,
+            step=job.step,
+            native_id="",
+            queue=request.queue,
+            native_name=request.name,
+            join=job.join,
+        )
+        self._request.store.put_json(layout.submission(self.run_id, job.name, "intent.json"), vars(intent))
+        native_id = self._send(request)
+        submission = Submission(**{**vars(intent), "native_id": native_id})
+        record_sent(self._request.store, submission)
+        self._native[job.name] = native_id
+        self.sent.append(submission)
+        self._listener.submitted(self.run_id, job.step, job.name, native_id, job.size)
+
+    def _send(self, request: JobRequest) -> str:
+        try:
+            return self._backend.submit(request)
+        except SubmissionUnknown:
+            for _ in range(LOOKS):
+                self._sleep(LOOK_SECONDS)
+                native_id = self._backend.find(request.name, request.queue)
+                if native_id is not None:
+                    return native_id
+            # Three looks did not find it: it was not taken, and once more is safe. A second doubt goes to the user.
+            return self._backend.submit(request)
+
+    def _after(self, edges: Sequence[Edge]) -> list[After]:
+        return [
+            After(
+                native_id=edge.job if edge.live else self._native[edge.job],
+                index_by_index=edge.index_by_index,
+            )
+            for edge in edges
+        ]

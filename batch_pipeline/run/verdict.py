@@ -1,0 +1,137 @@
+"""What came of jobs that ended: receipts say what is done, failure records and the backend say why the rest is not.
+
+One LIST of receipts, whatever the size; children of a job are listed only where a receipt is missing, and failure
+records are read for the first hundred failed cells only: the reasons of the others are the backend's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from batch_pipeline.backends.base import Backend, Child, JobState
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.run.events import FailedCell
+from batch_pipeline.run.live import Submission
+from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.receipt import Failure
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Failure records that are read.
+MOST_RECORDS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The cells of some ended jobs."""
+
+    #: Run -> cells that are done, by receipt.
+    done: Mapping[str, int]
+    failed: Sequence[FailedCell]
+
+    def failed_of(self, run_id: str) -> int:
+        """Cells of a run that are not done."""
+        return sum(cell.run_id == run_id for cell in self.failed)
+
+
+def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submission]) -> Verdict:
+    """Judges the cells of jobs that have ended."""
+    receipts = {entry.key for entry in store.list(layout.RECEIPTS)}
+    done: dict[str, int] = {job.run_id: 0 for job in jobs}
+    failed: list[FailedCell] = []
+    for job in jobs:
+        if job.join:
+            continue
+        cells = cells_of(store, job.run_id, job.job)
+        missing = {
+            index: sample
+            for index, (sample, fingerprint) in enumerate(cells)
+            if layout.receipt(job.step, sample, fingerprint) not in receipts
+        }
+        done[job.run_id] += len(cells) - len(missing)
+        if missing:
+            failed.extend(_failures(backend, job, missing))
+    detailed = [_with_record(store, cell) for cell in failed[:MOST_RECORDS]]
+    return Verdict(done=done, failed=tuple(_folded(graph, [*detailed, *failed[MOST_RECORDS:]])))
+
+
+def _failures(backend: Backend, job: Submission, missing: Mapping[int, str]) -> Iterator[FailedCell]:
+    ended = (JobState.FAILED, JobState.SUCCEEDED)
+    children = {child.index: child for child in backend.children(job.native_id, ended) if child.index in missing}
+    for index, sample in missing.items():
+        yield _failure(job, sample, children.get(index))
+
+
+def _failure(job: Submission, sample: str, child: Child | None) -> FailedCell:
+    if child is None:
+        reason, message = EndReason.LOST, "The backend no longer knows the job, and there is no receipt."
+    elif child.state is JobState.SUCCEEDED:
+        reason, message = EndReason.LOST, "The backend says that it succeeded, but there is no receipt."
+    else:
+        reason, message = child.end_reason or EndReason.LOST, child.status_reason
+    return FailedCell(
+        step=job.step,
+        sample=sample,
+        reason=reason,
+        message=message,
+        run_id=job.run_id,
+        exit_code=child.exit_code if child else None,
+    )
+
+
+def _with_record(store: Store, cell: FailedCell) -> FailedCell:
+    """The cell with what its container said of it, if it left a word."""
+    if cell.reason is EndReason.DEPENDENCY:
+        return cell
+    failure = last_failure(store, cell.run_id, cell.step, cell.sample)
+    if failure is None:
+        return cell
+    told = EndReason(failure.end_reason)
+    # The backend knows better what the container could not see: a kill for memory, time or by hand.
+    seen = cell.reason in (EndReason.OUT_OF_MEMORY, EndReason.TIMEOUT, EndReason.CANCELLED)
+    return replace(
+        cell,
+        reason=cell.reason if seen else told,
+        message=failure.message,
+        attempt=failure.attempt,
+        exit_code=failure.exit_code,
+    )
+
+
+def last_failure(store: Store, run_id: str, step: str, sample: str) -> Failure | None:
+    """The newest failure record of a cell in a run, or None."""
+    keys = [e.key for e in store.list(layout.cell_logs(run_id, step, sample)) if e.key.endswith(".failure.json")]
+    if not keys:
+        return None
+    newest = max(keys, key=lambda key: int(key.rsplit("/", 1)[-1].split(".")[0]))
+    try:
+        return Failure.from_json(store.get_json(newest))
+    except NotInStore:
+        return None
+
+
+def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:
+    """The cells, each that never ran with the step that is to blame, in the order of the steps."""
+    blame: dict[str, dict[str, str]] = {}
+    by_step: dict[str, list[FailedCell]] = {}
+    for cell in cells:
+        by_step.setdefault(cell.step, []).append(cell)
+    for node in graph:
+        for cell in by_step.get(node.name, ()):
+            cause = ""
+            if cell.reason is EndReason.DEPENDENCY:
+                cause = _cause(blame, node.upstream, cell.sample)
+            blame.setdefault(node.name, {})[cell.sample] = cause or node.name
+            yield replace(cell, because_of=cause)
+
+
+def _cause(blame: Mapping[str, Mapping[str, str]], upstream: Sequence[str], sample: str) -> str:
+    for step in upstream:
+        failed = blame.get(step, {})
+        # A sample's cell is not run on account of its own upstream cell, a gather on account of any.
+        found = failed.get(sample) or (next(iter(failed.values()), "") if sample == layout.COHORT else "")
+        if found:
+            return found
+    return ""

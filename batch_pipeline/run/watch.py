@@ -1,0 +1,123 @@
+"""Follows jobs until they end: one DescribeJobs a 100 jobs a poll, children listed only when a count changed.
+
+What a backend says is a hint. It drives the bars; what is done is told by receipts alone, in `run.verdict`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from batch_pipeline.backends.base import Backend, JobState, JobSummary
+from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.run.events import Listener, StepProgress
+from batch_pipeline.run.live import Submission
+from batch_pipeline.wire.contract import EndReason
+
+#: Seconds between two polls at the least.
+SHORTEST = 0.05
+
+_WAITING = (JobState.SUBMITTED, JobState.PENDING, JobState.RUNNABLE)
+_RUNNING = (JobState.STARTING, JobState.RUNNING)
+_LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
+
+
+class Watch:
+    """The jobs that one driver follows, and how far they are.
+
+    `already` says how many cells of a job were done when the plan was made: a job adopted half-way.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        backend: Backend,
+        submissions: Sequence[Submission],
+        *,
+        already: Mapping[str, int] | None = None,
+        poll_seconds: float = 5.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan = plan
+        self._backend = backend
+        self._jobs = [submission for submission in submissions if not submission.join]
+        self._already = dict(already or {})
+        self._longest = poll_seconds
+        self._sleep = sleep
+        self._clock = clock
+        self._reasons: dict[str, Counter[EndReason]] = {}
+        #: The last word on each job.
+        self.summaries: dict[str, JobSummary] = {}
+
+    def until_over(self, listener: Listener) -> Mapping[str, StepProgress]:
+        """Polls until no job will change any more, telling the listener of every change. Returns the last progress."""
+        began = self._clock()
+        last: Mapping[str, StepProgress] = {}
+        while True:
+            progress = self.look()
+            if progress != last:
+                listener.progressed(progress)
+                last = progress
+            if all(summary.state.final for summary in self.summaries.values()):
+                return progress
+            self._sleep(self._pause(progress, self._clock() - began))
+
+    def look(self) -> Mapping[str, StepProgress]:
+        """Asks once. Jobs that had ended are not asked for again."""
+        live = [job.native_id for job in self._jobs if not self._is_final(job.native_id)]
+        if live:
+            for native_id, summary in self._backend.summaries(live).items():
+                self._note(native_id, summary)
+        return {step: self._progress(step) for step in self._plan.states}
+
+    def _is_final(self, native_id: str) -> bool:
+        summary = self.summaries.get(native_id)
+        return summary is not None and summary.state.final
+
+    def _note(self, native_id: str, summary: JobSummary) -> None:
+        before = self.summaries.get(native_id)
+        self.summaries[native_id] = summary
+        failed = summary.counts.get(JobState.FAILED, 0)
+        if failed and (before is None or failed != before.counts.get(JobState.FAILED, 0)):
+            children = self._backend.children(native_id, [JobState.FAILED])
+            self._reasons[native_id] = Counter(child.end_reason or EndReason.LOST for child in children)
+
+    def _progress(self, step: str) -> StepProgress:
+        counts = self._plan.counts(step)
+        done = running = waiting = 0
+        failed: Counter[EndReason] = Counter()
+        for job in self._jobs:
+            summary = self.summaries.get(job.native_id)
+            if job.step != step or summary is None:
+                continue
+            here = summary.counts
+            done += max(0, here.get(JobState.SUCCEEDED, 0) - self._already.get(job.native_id, 0))
+            running += sum(here.get(state, 0) for state in _RUNNING)
+            waiting += sum(here.get(state, 0) for state in _WAITING)
+            failed += self._failures(job.native_id, summary)
+        return StepProgress(
+            step=step,
+            done_before=counts[CellState.DONE],
+            done=done,
+            running=running,
+            waiting=waiting,
+            failed=dict(failed),
+            left_out=sum(counts[state] for state in _LEFT_OUT),
+        )
+
+    def _failures(self, native_id: str, summary: JobSummary) -> Counter[EndReason]:
+        if summary.state is JobState.UNKNOWN:
+            return Counter({EndReason.LOST: summary.size})
+        told = self._reasons.get(native_id, Counter())
+        # The summary may be ahead of the listing of children; what is not explained yet is not hidden.
+        rest = summary.counts.get(JobState.FAILED, 0) - told.total()
+        return told + Counter({EndReason.LOST: rest} if rest > 0 else {})
+
+    def _pause(self, progress: Mapping[str, StepProgress], elapsed: float) -> float:
+        """A quarter of the time that is left at this pace: long in the middle, short towards the end."""
+        moving = sum(step.running + step.waiting for step in progress.values())
+        ended = sum(step.done + step.failures for step in progress.values())
+        left = elapsed * moving / ended if ended else elapsed
+        return min(self._longest, max(SHORTEST, left / 4))
