@@ -90,13 +90,13 @@ class JobRequest:
     queue: str
     #: Number of children; 1 means a plain job.
     size: int
-    #: Base for the job definition: name, image, cpus, memory, timeout (see `pipeline.payload`).
+    #: What `definitions.definitions_of` makes: AWS's RegisterJobDefinition, its name ending in its own digest.
     definition: Mapping[str, Any]
     environment: Mapping[str, str]
     command: Sequence[str] = ()
     after: Sequence[After] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
-    #: Overrides of the definition; None: as defined.
+    #: Memory instead of the definition's; None: as defined.
     memory_mb: int | None = None
 
 
@@ -108,11 +108,18 @@ class Backend(Protocol):
     def limits(self) -> Limits:
         """What one submission may not exceed."""
 
+    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """Makes known what jobs will be submitted by, with one look-up for all; `submit` does it too, one by one.
+
+        Raises what `submit` raises, SubmissionUnknown aside.
+        """
+
     def submit(self, request: JobRequest) -> str:
         """Queues a job and returns its native id.
 
         Returning means: it is queued, once. SubmissionRefused means: nothing was queued and the same request will be
-        refused again. SubmissionUnknown means: it may be queued; `find` it by name before sending it again.
+        refused again. SubmissionUnknown means: it may be queued; `find` it by name before sending it again. Any other
+        BackendFailed means: nothing was queued, the backend could not be asked.
         """
 
     def find(self, name: str, queue: str) -> str | None:

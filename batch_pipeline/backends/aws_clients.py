@@ -1,0 +1,274 @@
+"""Makes every AWS client of the backend, counts its calls, and translates AWS's errors, once, into ours.
+
+There are two clients for Batch. The one that reads may send again what got no answer: ten times, with a rate that
+adapts to throttling. The one that submits sends once: SubmitJob has no client token, and botocore sends it again after
+a read timeout in every retry mode, so that one call would queue two jobs.
+
+Clients come from botocore's own session, which is all that boto3's `client()` is; importing boto3 as well would cost a
+fifth of a second more. Nothing is imported or connected before the first call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, InvalidConfig
+
+if TYPE_CHECKING:
+    from batch_pipeline.config import AwsSettings, EmbeddedSettings
+
+#: Seconds to wait for SubmitJob's answer: giving up earlier only makes doubt.
+SUBMIT_TIMEOUT_SECONDS = 120
+
+
+class Fate(Enum):
+    """What became of a call that ended with an error."""
+
+    REFUSED = "refused"  #: The service understood it and refused it; it will do so again.
+    THROTTLED = "throttled"  #: The service was asked too often; nothing was done.
+    UNSENT = "unsent"  #: It never reached the service.
+    MISCONFIGURED = "misconfigured"  #: It was not sent: credentials, region or endpoint are wrong.
+    UNKNOWN = "unknown"  #: It may have taken effect.
+
+
+#: Error codes of throttling, as botocore's own retry handler knows them, and those of the gateway before Batch.
+_THROTTLES = frozenset(
+    {
+        "TooManyRequestsException",
+        "TooManyRequests",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestThrottledException",
+        "RequestThrottled",
+        "RequestLimitExceeded",
+        "LimitExceededException",
+        "SlowDown",
+        "EC2ThrottledException",
+    }
+)
+#: Kinds of botocore's own errors by the name of the class, subclasses included. Anything else may have taken effect.
+_FATES: Mapping[str, Fate] = {
+    "ParamValidationError": Fate.REFUSED,
+    "EndpointConnectionError": Fate.UNSENT,
+    "ConnectTimeoutError": Fate.UNSENT,
+    "ProxyConnectionError": Fate.UNSENT,
+    "SSLError": Fate.MISCONFIGURED,
+    "NoCredentialsError": Fate.MISCONFIGURED,
+    "PartialCredentialsError": Fate.MISCONFIGURED,
+    "CredentialRetrievalError": Fate.MISCONFIGURED,
+    "TokenRetrievalError": Fate.MISCONFIGURED,
+    "SSOError": Fate.MISCONFIGURED,
+    "NoRegionError": Fate.MISCONFIGURED,
+    "ProfileNotFound": Fate.MISCONFIGURED,
+    "ConfigParseError": Fate.MISCONFIGURED,
+    "InvalidRegionError": Fate.MISCONFIGURED,
+}
+#: What the user can do, by AWS's code or botocore's class.
+_REMEDIES: Mapping[str, str] = {
+    "AccessDeniedException": "Give your AWS identity the right to call it.",
+    "UnrecognizedClientException": "The AWS credentials are wrong; run `aws sts get-caller-identity`.",
+    "InvalidSignatureException": "The AWS credentials or this machine's clock are wrong.",
+    "ExpiredTokenException": "The AWS credentials have expired; sign in again.",
+    "NoCredentialsError": "Run `aws configure`, or set AWS_PROFILE or --profile.",
+    "PartialCredentialsError": "Set both the access key and the secret key.",
+    "NoRegionError": "Set aws.region in batch_pipeline.toml or AWS_REGION.",
+    "ProfileNotFound": "Name one of `aws configure list-profiles` as aws.profile.",
+    "EndpointConnectionError": "Check the network and aws.endpoint, then run the same command again.",
+}
+_USERS_OWN = frozenset({"NoRegionError", "ProfileNotFound", "ConfigParseError", "InvalidRegionError"})
+
+
+class ClientMaker(Protocol):
+    """Makes one client."""
+
+    def __call__(self, service: str, config: Any) -> Any:
+        """A client of a service (`batch`, `logs`) with a botocore `Config`."""
+
+
+class Clients:
+    """The clients of one endpoint, made on first use.
+
+    `calls` counts API operations by name: one a call of ours, however often botocore sends it.
+    """
+
+    def __init__(self, connect: Callable[[], ClientMaker], *, renewable: bool = False) -> None:
+        #: Says where to connect to; asked again by `renew`.
+        self._connect = connect
+        #: Whether asking again may help: the endpoint of a server that comes and goes.
+        self.renewable = renewable
+        self.calls: Counter[str] = Counter()
+        self._maker: ClientMaker | None = None
+        self._made: dict[str, Any] = {}
+
+    def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
+        """Calls an operation that may be sent again. Raises BackendFailed, InvalidConfig."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return self._call(service, operation, parameters)
+        except (BotoCoreError, ClientError) as error:
+            if not self.renewable or fate_of(error) is not Fate.UNSENT:
+                raise translated(operation, error) from error
+        self.renew()
+        try:
+            return self._call(service, operation, parameters)
+        except (BotoCoreError, ClientError) as error:
+            raise translated(operation, error) from error
+
+    def pages(self, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """The items under `key` of all pages."""
+        while True:
+            answer = self.read(operation, **parameters)
+            yield from answer.get(key, ())
+            if not answer.get("nextToken"):
+                return
+            parameters["nextToken"] = answer["nextToken"]
+
+    def submit(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Sends SubmitJob once. Raises botocore's own errors: the caller asks `fate_of` them."""
+        return self._call("submit", "submit_job", parameters)
+
+    def renew(self) -> None:
+        """Asks for the endpoint again; the next call makes new clients."""
+        self.close()
+        self._maker = None
+
+    def close(self) -> None:
+        """Closes the connections; the next call opens new ones."""
+        for client in self._made.values():
+            client.close()
+        self._made.clear()
+
+    def _call(self, name: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        answer: dict[str, Any] = getattr(self._made[name], operation)(**parameters)
+        return answer
+
+    def _make(self, name: str) -> Any:
+        if self._maker is None:
+            self._maker = self._connect()
+        client = self._maker("batch" if name == "submit" else name, _config(name, patient=not self.renewable))
+        client.meta.events.register("before-call", self._count)
+        return client
+
+    def _count(self, model: Any, **_: Any) -> None:
+        self.calls[model.name] += 1
+
+
+def aws_maker(settings: AwsSettings) -> Callable[[], ClientMaker]:
+    """Clients of AWS, or of the endpoint in the settings, by botocore's own chain of credentials."""
+
+    def connect() -> ClientMaker:
+        import botocore.session
+
+        session = botocore.session.Session(profile=settings.profile or None)
+
+        def make(service: str, config: Any) -> Any:
+            place: Any = {"region_name": settings.region or None, "endpoint_url": settings.endpoint or None}
+            return session.create_client(service, config=config, **place)
+
+        return make
+
+    return connect
+
+
+def embedded_maker(settings: EmbeddedSettings) -> Callable[[], ClientMaker]:
+    """Clients of the embedded Batch, which is started if it does not run; the user's AWS files are not looked at."""
+
+    def connect() -> ClientMaker:
+        import botocore.session
+        from botocore.config import Config
+
+        from batch_pipeline.localbatch.client import ensure
+
+        endpoint = ensure(
+            settings.folder,
+            vcpus=settings.vcpus or None,
+            memory_mib=settings.memory_mb or None,
+            idle_seconds=settings.idle_seconds,
+        )
+        nothing: Any = (None, None, None, None)
+        unread: Any = dict.fromkeys(("profile", "config_file", "credentials_file", "ca_bundle"), nothing)
+        session = botocore.session.Session(session_vars=unread)
+
+        def make(service: str, config: Any) -> Any:
+            return session.create_client(
+                service,
+                endpoint_url=endpoint.url,
+                region_name=endpoint.region,
+                aws_access_key_id=endpoint.access_key,
+                aws_secret_access_key=endpoint.secret_key,
+                # It is on loopback: no proxy of the environment stands between.
+                config=config.merge(Config(proxies={})),
+            )
+
+        return make
+
+    return connect
+
+
+def fate_of(error: Exception) -> Fate:
+    """What became of the call that raised one of botocore's errors."""
+    code, status = _code_and_status(error)
+    if code:
+        if code in _THROTTLES or status == 429:
+            return Fate.THROTTLED
+        return Fate.REFUSED if 400 <= status < 500 and status != 408 else Fate.UNKNOWN
+    names = (kind.__name__ for kind in type(error).__mro__)
+    return next((_FATES[name] for name in names if name in _FATES), Fate.UNKNOWN)
+
+
+def said(error: Exception) -> str:
+    """AWS's or botocore's words, with its code, as one line."""
+    code, _ = _code_and_status(error)
+    response: Any = getattr(error, "response", {})
+    words = response["Error"].get("Message", "") if code else str(error)
+    return " ".join(f"{code or type(error).__name__}: {words}".split()).rstrip(".")
+
+
+def translated(operation: str, error: Exception) -> BatchPipelineError:
+    """Our error for a call that was no submission; `transient` is set where asking again may help."""
+    code, _ = _code_and_status(error)
+    name = code or type(error).__name__
+    if name in _USERS_OWN:
+        return InvalidConfig(f"{said(error)}. {_REMEDIES.get(name, 'Correct the section aws of the settings.')}")
+    failed = BackendFailed(
+        f"AWS Batch did not answer {operation} ({said(error)}). {_REMEDIES.get(name, 'Run the same command again.')}"
+    )
+    failed.transient = fate_of(error) in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
+    return failed
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether AWS says that the thing asked about does not exist."""
+    cause = error.__cause__
+    return isinstance(cause, Exception) and _code_and_status(cause)[0] in ("ResourceNotFoundException",)
+
+
+def _code_and_status(error: Exception) -> tuple[str, int]:
+    """Of a ClientError; else an empty code."""
+    response: Any = getattr(error, "response", None)
+    if not isinstance(response, dict) or "Error" not in response:
+        return "", 0
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return str(response["Error"].get("Code", "") or "Unknown"), status
+
+
+def _config(name: str, *, patient: bool) -> Any:
+    """How a client waits and tries again.
+
+    https://docs.aws.amazon.com/boto3/latest/guide/retries.html. A server on loopback that does not answer is gone: it
+    is better to start it again soon than to insist.
+    """
+    from botocore.config import Config
+
+    if name == "submit":
+        once: Any = {"mode": "standard", "total_max_attempts": 1}
+        return Config(retries=once, connect_timeout=10, read_timeout=SUBMIT_TIMEOUT_SECONDS)
+    retries: Any = {"mode": "adaptive", "max_attempts": 10} if patient else {"mode": "standard", "max_attempts": 2}
+    return Config(retries=retries, connect_timeout=10, read_timeout=60)

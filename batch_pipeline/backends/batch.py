@@ -1,0 +1,299 @@
+"""The backend for AWS Batch, on AWS or embedded: the same calls, another endpoint.
+
+Submitting. A job definition is registered when the name that ends in its digest is not there, and jobs name its
+revision. SubmitJob is sent once. Where AWS was too busy or could not be reached the same call is made again after a
+while; where the answer was lost the caller is told that nobody knows, and looks the job up by name.
+
+Watching. One DescribeJobs tells the counts of 100 arrays. Children are listed by state, 1,000 a page, and ListJobs says
+enough of each to tell why it ended. AWS forgets jobs after some days and then leaves them out without a word.
+
+Logs are those of CloudWatch, for what the store does not have: containers write their own log there in any case.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from batch_pipeline.backends.aws_clients import (
+    Clients,
+    Fate,
+    aws_maker,
+    embedded_maker,
+    fate_of,
+    is_absent,
+    said,
+    translated,
+)
+from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
+from batch_pipeline.backends.definitions import NO_IMAGE
+from batch_pipeline.backends.pace import TokenBucket
+from batch_pipeline.backends.payload import check, submit_json
+from batch_pipeline.backends.shapes import child_of, counts_of, forgotten, group_of, stream_of, summary_of
+from batch_pipeline.config import Settings
+from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused, SubmissionUnknown
+
+#: https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
+IDS_A_CALL: Final = 100
+#: SubmitJob calls a second of one account in one region; not to be raised.
+#: https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
+SUBMITS_A_SECOND: Final = 50
+#: How often a SubmitJob that did nothing is tried, over some two minutes.
+SUBMIT_TRIES: Final = 10
+MAX_REASON: Final = 1024
+#: The compute environment that the embedded Batch has from the start.
+EMBEDDED_ENVIRONMENT: Final = "embedded"
+
+
+class _NotYet(BackendFailed):
+    """The service could not take the call; nothing was done."""
+
+    transient = True
+
+
+class BatchBackend:
+    """See `base.Backend`. Connects on the first call."""
+
+    def __init__(self, settings: Settings, *, clients: Clients | None = None) -> None:
+        self.name = settings.backend.name
+        self._embedded = self.name == "embedded"
+        self._clients = clients or Clients(
+            embedded_maker(settings.embedded) if self._embedded else aws_maker(settings.aws), renewable=self._embedded
+        )
+        self._bucket = TokenBucket(SUBMITS_A_SECOND)
+        self._limits = Limits()
+        #: Name of a definition -> its revision.
+        self._pinned: dict[str, int] = {}
+        self._queues: set[str] = set()
+        #: Native id -> number of children; 0 for a plain job.
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def calls(self) -> Counter[str]:
+        """API operations called so far, by name."""
+        return self._clients.calls
+
+    def limits(self) -> Limits:
+        """See `Backend.limits`."""
+        return self._limits
+
+    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """See `Backend.prepare`."""
+        wanted = {definition["jobDefinitionName"]: definition for definition in definitions}
+        new = {name: definition for name, definition in wanted.items() if name not in self._pinned}
+        self._refuse_without_image(new.values())
+        for names in _chunks(list(new)):
+            self._look_up(names)
+        for name, definition in new.items():
+            if name not in self._pinned:
+                self._register(definition)
+
+    def submit(self, request: JobRequest) -> str:
+        """See `Backend.submit`."""
+        check(request, self._limits)
+        self._make_queue(request.queue)
+        self.prepare([request.definition])
+        parameters = submit_json(request, self._pinned[request.definition["jobDefinitionName"]])
+        native_id = str(_insisting(lambda: self._submit_once(request.name, parameters))["jobId"])
+        self._sizes[native_id] = request.size if request.size > 1 else 0
+        return native_id
+
+    def find(self, name: str, queue: str) -> str | None:
+        """See `Backend.find`. AWS's filter takes upper and lower case for the same; names are compared exactly."""
+        self._make_queue(queue)
+        named = {"name": "JOB_NAME", "values": [name]}
+        found = self._clients.pages("list_jobs", "jobSummaryList", jobQueue=queue, filters=[named])
+        return next((str(item["jobId"]) for item in found if item["jobName"] == name), None)
+
+    def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
+        """See `Backend.summaries`."""
+        details = self._details(native_ids)
+        found = {native_id: summary_of(details[native_id]) for native_id in details}
+        self._sizes |= {summary.native_id: summary.size * summary.is_array for summary in found.values()}
+        return {native_id: found.get(native_id) or forgotten(native_id) for native_id in native_ids}
+
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+        """See `Backend.children`."""
+        wanted = set(states) - {JobState.UNKNOWN}
+        if native_id not in self._sizes:
+            self.summaries([native_id])
+        if native_id not in self._sizes:
+            return
+        if not self._sizes[native_id]:
+            yield from (child for child in self._itself(native_id) if child.state in wanted)
+            return
+        for state in (state for state in JobState if state in wanted):
+            yield from self._listed(native_id, state)
+
+    def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:
+        """See `Backend.logs`."""
+        if native_id not in self._sizes:
+            self.summaries([native_id])
+        child_id = f"{native_id}:{index}" if self._sizes.get(native_id) else native_id
+        detail = self._details([child_id]).get(child_id)
+        stream = stream_of(detail, attempt) if detail else None
+        if detail and stream:
+            yield from self._lines(group_of(detail), stream)
+
+    def cancel(self, native_id: str, reason: str) -> None:
+        """See `Backend.cancel`. TerminateJob also cancels what has not started; CancelJob would leave what runs."""
+        try:
+            self._clients.read("terminate_job", jobId=native_id, reason=reason[:MAX_REASON] or "Cancelled")
+        except BackendFailed as error:
+            if error.transient or native_id in self._details([native_id]):
+                raise
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._clients.close()
+
+    # Queues and job definitions.
+
+    def _make_queue(self, queue: str) -> None:
+        """The embedded Batch has whatever queue is asked for; AWS has those that were set up."""
+        if not self._embedded or queue in self._queues:
+            return
+        if not self._clients.read("describe_job_queues", jobQueues=[queue]).get("jobQueues"):
+            order = [{"order": 1, "computeEnvironment": EMBEDDED_ENVIRONMENT}]
+            try:
+                self._clients.read("create_job_queue", jobQueueName=queue, priority=1, computeEnvironmentOrder=order)
+            except BackendFailed:
+                # Another driver may have made it in between.
+                if not self._clients.read("describe_job_queues", jobQueues=[queue]).get("jobQueues"):
+                    raise
+        self._queues.add(queue)
+
+    def _refuse_without_image(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        for definition in definitions:
+            if not self._embedded and definition["containerProperties"]["image"] == NO_IMAGE:
+                raise SubmissionRefused(
+                    f"The job definition {definition['jobDefinitionName']} names no image, and AWS runs containers "
+                    "only. Set `image` in the step's class or in job_definitions/."
+                )
+
+    def _look_up(self, names: Sequence[str]) -> None:
+        """Pins the names that are registered. Their content is in the name, so the first revision is the one.
+
+        Unless somebody deregistered it: then any active one is as good. `jobDefinitions` goes with no other parameter.
+        """
+        first = [f"{name}:1" for name in names]
+        inactive = []
+        for item in self._clients.pages("describe_job_definitions", "jobDefinitions", jobDefinitions=first):
+            if item["status"] == "ACTIVE":
+                self._pin(item)
+            else:
+                inactive.append(item["jobDefinitionName"])
+        for name in inactive:
+            asked = {"jobDefinitionName": name, "status": "ACTIVE"}
+            for item in self._clients.pages("describe_job_definitions", "jobDefinitions", **asked):
+                self._pin(item)
+
+    def _register(self, definition: Mapping[str, Any]) -> None:
+        try:
+            self._pin(_insisting(lambda: self._register_once(definition)))
+        except BackendFailed as error:
+            if error.transient:
+                raise
+            name = definition["jobDefinitionName"]
+            raise SubmissionRefused(f"The job definition {name} was refused; nothing was queued. {error}") from error
+
+    def _register_once(self, definition: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._clients.read("register_job_definition", **definition)
+        except BackendFailed as error:
+            # Two drivers registering the same name at once: AWS asks one of them to come again.
+            if "Too many concurrent attempts" in str(error):
+                raise _NotYet(error.message) from error
+            raise
+
+    def _pin(self, item: Mapping[str, Any]) -> None:
+        self._pinned[item["jobDefinitionName"]] = item["revision"]
+
+    # Jobs.
+
+    def _submit_once(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        self._bucket.take()
+        try:
+            return self._clients.submit(parameters)
+        except (BotoCoreError, ClientError) as error:
+            fate = fate_of(error)
+            if fate is Fate.REFUSED:
+                raise SubmissionRefused(f"AWS Batch refused job {name}; nothing was queued. {said(error)}.") from error
+            if fate is Fate.UNKNOWN:
+                raise SubmissionUnknown(
+                    f"Nobody knows whether job {name} was queued ({said(error)}); it is looked up by name before it is "
+                    "sent again. Run the same command again."
+                ) from error
+            if fate is Fate.MISCONFIGURED:
+                raise translated("SubmitJob", error) from error
+            if fate is Fate.UNSENT and self._clients.renewable:
+                self._clients.renew()
+            raise _NotYet(
+                f"AWS Batch took no job ({said(error)}); {name} is not queued. Run the same command again later."
+            ) from error
+
+    def _details(self, native_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        details: dict[str, dict[str, Any]] = {}
+        for ids in _chunks(list(dict.fromkeys(native_ids))):
+            answer = self._clients.read("describe_jobs", jobs=ids)
+            details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
+        return details
+
+    def _itself(self, native_id: str) -> Iterator[Child]:
+        return map(child_of, self._details([native_id]).values())
+
+    def _listed(self, native_id: str, state: JobState) -> Iterator[Child]:
+        any_listed = False
+        for item in self._clients.pages("list_jobs", "jobSummaryList", arrayJobId=native_id, jobStatus=state.value):
+            any_listed = True
+            yield child_of(item)
+        if state is JobState.FAILED and not any_listed:
+            yield from self._never_made(native_id)
+
+    def _never_made(self, native_id: str) -> Iterator[Child]:
+        """The children of an array that failed before it had any, such as one with too long overrides."""
+        detail = self._details([native_id]).get(native_id)
+        if detail and detail["status"] == "FAILED" and not sum(counts_of(detail).values()):
+            for index in range(detail["arrayProperties"]["size"]):
+                yield child_of({**detail, "arrayProperties": {"index": index}})
+
+    def _lines(self, group: str, stream: str) -> Iterator[str]:
+        """All events of a stream; pages may be empty, and the end is where the token repeats."""
+        parameters: dict[str, Any] = {"logGroupName": group, "logStreamName": stream, "startFromHead": True}
+        while True:
+            try:
+                page = self._clients.read("get_log_events", service="logs", **parameters)
+            except BackendFailed as error:
+                if is_absent(error):
+                    return
+                raise
+            yield from (event["message"] for event in page.get("events", ()))
+            if page.get("nextForwardToken") in (None, parameters.get("nextToken")):
+                return
+            parameters["nextToken"] = page["nextForwardToken"]
+
+
+def _insisting(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The act's value; where it raises _NotYet it is tried again after growing, jittered waits."""
+    try:
+        return act()
+    except _NotYet as error:
+        first: list[_NotYet] = [error]
+    # Only now: it is rare, and costs more to import than a submission takes.
+    import stamina
+
+    for attempt in stamina.retry_context(
+        on=_NotYet, attempts=SUBMIT_TRIES, timeout=None, wait_initial=0.2, wait_max=30.0, wait_jitter=1.0
+    ):
+        with attempt:
+            if first:
+                raise first.pop()
+            return act()
+    raise AssertionError("stamina raises the last error")
+
+
+def _chunks(items: list[str]) -> Iterator[list[str]]:
+    return (items[start : start + IDS_A_CALL] for start in range(0, len(items), IDS_A_CALL))

@@ -1,0 +1,168 @@
+"""Job definitions: what a step's jobs need, in AWS's own `register-job-definition` shape.
+
+A definition comes from `job_definitions/{step}.json` beside the pipeline's file if there is one, else from the step's
+class. In the file `${IMAGE}`, `${JOB_ROLE_ARN}`, `${VCPUS}` and `${MEMORY_MB}` stand for what the class and the
+settings say; what the file says itself wins, and `resources` tells what a child then really has.
+
+AWS gives each registration a new revision, even of the same content, and shows definitions in a normal form that cannot
+be compared with what was registered. So the name ends in the content's own digest: a name that is there needs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from batch_pipeline.pipeline.workflow import Graph, Node
+from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, RETRIED, ContainerExit
+from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
+from batch_pipeline.wire.errors import InvalidPipeline
+
+FOLDER: Final = "job_definitions"
+#: Image of a step that names none: the embedded Batch runs the step as a process of this machine.
+NO_IMAGE: Final = "batch_pipeline/none"
+DIGEST_DIGITS: Final = 12
+MAX_NAME: Final = 128
+#: https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
+MAX_DEFINITION_BYTES: Final = 24 * 1024
+#: https://docs.aws.amazon.com/batch/latest/APIReference/API_RetryStrategy.html
+MAX_RETRY_RULES: Final = 5
+#: A join runs nothing; the container that says so needs this much.
+JOIN_MEMORY_MB: Final = 128
+
+_PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
+
+
+def definitions_of(
+    graph: Graph, *, pipeline: str, attempts: int, job_role_arn: str = ""
+) -> Mapping[str, Mapping[str, Any]]:
+    """Step -> its definition.
+
+    Raises InvalidPipeline for a file in `job_definitions/` that is no definition or has an unknown placeholder.
+    """
+    return {node.name: _definition_of(node, graph.root, pipeline, attempts, job_role_arn) for node in graph}
+
+
+def resources(definition: Mapping[str, Any]) -> tuple[int, int]:
+    """vCPUs, a part of one counted as one, and MiB that a child has."""
+    container = definition["containerProperties"]
+    wanted = {"VCPU": container.get("vcpus", 1), "MEMORY": container.get("memory", 0)}
+    wanted |= {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
+    return max(1, math.ceil(float(wanted["VCPU"]))), int(wanted["MEMORY"])
+
+
+def join_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition of a join: as the step's, with the least resources and no time limit."""
+    container = {**definition["containerProperties"], "resourceRequirements": _requirements("1", str(JOIN_MEMORY_MB))}
+    for replaced in ("vcpus", "memory"):
+        container.pop(replaced, None)
+    changed = {**definition, "jobDefinitionName": "batch-pipeline-join", "containerProperties": container}
+    changed.pop("timeout", None)
+    return named(changed)
+
+
+def named(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition under the name that ends in the digest of its content."""
+    content = {key: value for key, value in definition.items() if key != "jobDefinitionName"}
+    digest = sha256_of_bytes(canonical_json(content))[:DIGEST_DIGITS]
+    base = sanitised(str(definition.get("jobDefinitionName") or "job"))[: MAX_NAME - DIGEST_DIGITS - 1]
+    return {**definition, "jobDefinitionName": f"{base}-{digest}"}
+
+
+def retry_strategy(attempts: int) -> dict[str, Any]:
+    """Tries again what was interrupted or lost its store, and nothing else.
+
+    Where no rule fits AWS tries again, so the last rule ends everything. Patterns are a beginning and a star.
+    """
+    if attempts == 1:
+        return {"attempts": 1}
+    words = [text for text, reason in REASON_OF_STATUS if reason in RETRIED]
+    codes = [code for code in ContainerExit if REASON_OF_EXIT.get(code) in RETRIED]
+    rules: list[dict[str, str]] = [{"action": "RETRY", "onStatusReason": f"{text}*"} for text in words]
+    rules += [{"action": "RETRY", "onExitCode": str(int(code))} for code in codes]
+    return {"attempts": attempts, "evaluateOnExit": [*rules, {"action": "EXIT", "onReason": "*"}]}
+
+
+def sanitised(name: str) -> str:
+    """The name with a hyphen for each character that AWS does not allow, beginning with a letter or digit."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name).lstrip("-_") or "x"
+
+
+def _requirements(vcpus: str, memory_mb: str) -> list[dict[str, str]]:
+    return [{"type": "VCPU", "value": vcpus}, {"type": "MEMORY", "value": memory_mb}]
+
+
+_GENERATED: Final[Mapping[str, Any]] = {
+    "type": "container",
+    "containerProperties": {
+        "image": "${IMAGE}",
+        "jobRoleArn": "${JOB_ROLE_ARN}",
+        "resourceRequirements": _requirements("${VCPUS}", "${MEMORY_MB}"),
+    },
+}
+
+
+def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, job_role_arn: str) -> dict[str, Any]:
+    step = node.step
+    values = {
+        "IMAGE": step.image or NO_IMAGE,
+        "JOB_ROLE_ARN": job_role_arn,
+        "VCPUS": str(step.cpus),
+        "MEMORY_MB": str(step.memory_mb),
+    }
+    path = root / FOLDER / f"{node.name}.json"
+    definition = _filled(_read(path), values, path) if path.is_file() else _filled(_GENERATED, values, path)
+    definition.setdefault("jobDefinitionName", f"{pipeline}-{node.name}")
+    definition.setdefault("retryStrategy", retry_strategy(attempts))
+    if step.timeout_seconds is not None:
+        definition.setdefault("timeout", {"attemptDurationSeconds": step.timeout_seconds})
+    _check(definition, path)
+    return named(definition)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidPipeline(f"The job definition {path} cannot be read ({error}). Mend or remove it.") from error
+
+
+def _filled(value: Any, values: Mapping[str, str], path: Path) -> Any:
+    """The value with its placeholders replaced; an entry whose whole text was an empty one is left out."""
+    if isinstance(value, Mapping):
+        filled = {key: _filled(item, values, path) for key, item in value.items()}
+        return {key: item for key, item in filled.items() if item != "" or value[key] == ""}
+    if isinstance(value, list):
+        return [_filled(item, values, path) for item in value]
+    return _PLACEHOLDER.sub(lambda match: _value(match[1], values, path), value) if isinstance(value, str) else value
+
+
+def _value(name: str, values: Mapping[str, str], path: Path) -> str:
+    if name not in values:
+        known = ", ".join(f"${{{each}}}" for each in values)
+        raise InvalidPipeline(f"The job definition {path} has ${{{name}}}; it may have: {known}.")
+    return values[name]
+
+
+def _check(definition: Any, path: Path) -> None:
+    """Refuses what this package cannot submit by; AWS checks the rest when it is registered."""
+    try:
+        _, memory_mb = resources(definition)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise InvalidPipeline(
+            f"The job definition {path} is not in the shape of register-job-definition with containerProperties and "
+            f"resourceRequirements VCPU and MEMORY ({type(error).__name__}: {error}). Mend or remove it."
+        ) from error
+    size = len(canonical_json(definition))
+    if size > MAX_DEFINITION_BYTES:
+        raise InvalidPipeline(f"The job definition {path} has {size} bytes, AWS takes {MAX_DEFINITION_BYTES}. Cut it.")
+    if memory_mb < 4 or not definition["containerProperties"].get("image"):
+        raise InvalidPipeline(f"The job definition {path} needs an image and at least 4 MiB of MEMORY. Add them.")
+    if len(definition.get("retryStrategy", {}).get("evaluateOnExit", ())) > MAX_RETRY_RULES:
+        raise InvalidPipeline(
+            f"The job definition {path} has more than {MAX_RETRY_RULES} evaluateOnExit rules. Cut them."
+        )

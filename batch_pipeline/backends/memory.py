@@ -1,0 +1,256 @@
+"""The backend in memory: a twin of AWS Batch for tests, whose children end when they are told to.
+
+It obeys the same contract suite as the real ones: index by index, failed dependencies, cancelling, forgetting.
+`finish` ends one child, `drain` all that can run; `fail_next` makes the next submission go wrong, before or after it
+took effect.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
+from batch_pipeline.backends.payload import check
+from batch_pipeline.backends.reasons import end_reason
+from batch_pipeline.backends.shapes import forgotten
+from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
+
+DEPENDENCY_FAILED = "Dependent Job failed"
+CHILD_FAILED = "Array Child Job failed"
+CONTAINER_EXITED = "Essential container in task exited"
+
+
+@dataclass(kw_only=True, slots=True)
+class MemoryChild:
+    """One child as it stands."""
+
+    state: JobState = JobState.PENDING
+    exit_code: int | None = None
+    status_reason: str = ""
+    container_reason: str = ""
+    cancelled: bool = False
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class MemoryJob:
+    """One job as it was submitted, and its children."""
+
+    native_id: str
+    request: JobRequest
+    children: list[MemoryChild]
+
+    @property
+    def counts(self) -> Counter[JobState]:
+        """Children by state."""
+        return Counter(child.state for child in self.children)
+
+    @property
+    def state(self) -> JobState:
+        """As AWS says it: a parent is PENDING while children move, and FAILED when all ended and one failed."""
+        if self.request.size == 1:
+            return self.children[0].state
+        states = self.counts
+        if not all(state.final for state in states):
+            return JobState.PENDING
+        return JobState.FAILED if states[JobState.FAILED] else JobState.SUCCEEDED
+
+    @property
+    def status_reason(self) -> str:
+        """A plain job's own; of a failed array, that a child failed."""
+        if self.request.size == 1:
+            return self.children[0].status_reason
+        return CHILD_FAILED if self.state is JobState.FAILED else ""
+
+
+class MemoryBackend:
+    """See `base.Backend`."""
+
+    name = "memory"
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._next: list[tuple[BackendFailed, bool]] = []
+        self._numbers = count(1)
+        self._draining = False
+        #: Native id -> job, in the order of submission.
+        self.jobs: dict[str, MemoryJob] = {}
+        #: Methods called, by name.
+        self.calls: Counter[str] = Counter()
+
+    # What a test tells it.
+
+    def finish(
+        self,
+        native_id: str,
+        index: int = 0,
+        exit_code: int | None = 0,
+        *,
+        status_reason: str = CONTAINER_EXITED,
+        container_reason: str = "",
+        log: Sequence[str] = (),
+    ) -> None:
+        """Ends a child that could run. Raises LookupError for one that could not."""
+        child = self.jobs[native_id].children[index]
+        if child.state is not JobState.RUNNABLE:
+            raise LookupError(f"Child {index} of {native_id} is {child.state.value}, not RUNNABLE.")
+        child.state = JobState.SUCCEEDED if exit_code == 0 else JobState.FAILED
+        child.exit_code = exit_code
+        child.status_reason, child.container_reason = status_reason, container_reason
+        child.log.extend(log)
+        if not self._draining:
+            self._propagate()
+
+    def ready(self) -> list[tuple[str, int]]:
+        """Native id and index of every child that could run, oldest first."""
+        return [
+            (job.native_id, index)
+            for job in self.jobs.values()
+            for index, child in enumerate(job.children)
+            if child.state is JobState.RUNNABLE
+        ]
+
+    def drain(self, exit_code: Callable[[JobRequest, int], int] = lambda request, index: 0) -> None:
+        """Ends all children that can run, and those that can run then, until none is left."""
+        self._draining = True
+        while ready := self.ready():
+            for native_id, index in ready:
+                self.finish(native_id, index, exit_code(self.jobs[native_id].request, index))
+            self._propagate()
+        self._draining = False
+
+    def fail_next(self, error: BackendFailed, *, queued: bool = False) -> None:
+        """Makes the next submission raise the error; with `queued` only after the job was queued."""
+        self._next.append((error, queued))
+
+    def forget(self, native_id: str) -> None:
+        """Forgets a job, as AWS does after some days."""
+        del self.jobs[native_id]
+
+    # What a backend does.
+
+    def limits(self) -> Limits:
+        """See `Backend.limits`."""
+        return self._limits
+
+    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """See `Backend.prepare`."""
+        self.calls["prepare"] += 1
+
+    def submit(self, request: JobRequest) -> str:
+        """See `Backend.submit`."""
+        self.calls["submit"] += 1
+        check(request, self._limits)
+        self._check_dependencies(request)
+        error, queued = self._next.pop(0) if self._next else (None, True)
+        if error is not None and not queued:
+            raise error
+        native_id = f"00000000-0000-4000-8000-{next(self._numbers):012d}"
+        children = [MemoryChild() for _ in range(request.size)]
+        self.jobs[native_id] = MemoryJob(native_id=native_id, request=request, children=children)
+        self._propagate()
+        if error is not None:
+            raise error
+        return native_id
+
+    def find(self, name: str, queue: str) -> str | None:
+        """See `Backend.find`."""
+        self.calls["find"] += 1
+        same = (j for j in reversed(self.jobs.values()) if (j.request.name, j.request.queue) == (name, queue))
+        return next((job.native_id for job in same), None)
+
+    def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
+        """See `Backend.summaries`."""
+        self.calls["summaries"] += 1
+        return {native_id: self._summary(native_id) for native_id in native_ids}
+
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+        """See `Backend.children`."""
+        self.calls["children"] += 1
+        wanted = set(states)
+        job = self.jobs.get(native_id)
+        for index, child in enumerate(job.children if job else ()):
+            if child.state in wanted:
+                yield _child(index, child)
+
+    def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:
+        """See `Backend.logs`. Every child has one attempt."""
+        self.calls["logs"] += 1
+        if native_id in self.jobs and attempt in (None, 1):
+            yield from self.jobs[native_id].children[index].log
+
+    def cancel(self, native_id: str, reason: str) -> None:
+        """See `Backend.cancel`. Children that wait end at once; AWS ends them when what they wait for has ended."""
+        self.calls["cancel"] += 1
+        for child in self.jobs[native_id].children if native_id in self.jobs else ():
+            if not child.state.final:
+                child.state, child.status_reason, child.cancelled = JobState.FAILED, reason, True
+        self._propagate()
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+
+    def _check_dependencies(self, request: JobRequest) -> None:
+        for after in request.after:
+            upstream = self.jobs.get(after.native_id)
+            if upstream is None:
+                raise SubmissionRefused(f"Job {request.name} depends on {after.native_id}, which is not known.")
+            if after.index_by_index and upstream.request.size != request.size:
+                raise SubmissionRefused(f"Job {request.name} waits index by index for an array of another size.")
+
+    def _propagate(self) -> None:
+        """Moves on what waited; jobs stand after those that they depend on, so one pass is enough."""
+        for job in self.jobs.values():
+            for index, child in enumerate(job.children):
+                if child.state is JobState.PENDING:
+                    states = [
+                        self._awaited(after.native_id, index, after.index_by_index) for after in job.request.after
+                    ]
+                    if JobState.FAILED in states:
+                        child.state, child.status_reason = JobState.FAILED, DEPENDENCY_FAILED
+                    elif all(state is JobState.SUCCEEDED for state in states):
+                        child.state = JobState.RUNNABLE
+
+    def _awaited(self, native_id: str, index: int, index_by_index: bool) -> JobState:
+        """The state of what a child waits for; what was forgotten had ended, and whoever waits for it was told."""
+        job = self.jobs.get(native_id)
+        if job is None:
+            return JobState.SUCCEEDED
+        return job.children[index].state if index_by_index else job.state
+
+    def _summary(self, native_id: str) -> JobSummary:
+        job = self.jobs.get(native_id)
+        if job is None:
+            return forgotten(native_id)
+        return JobSummary(
+            native_id=native_id,
+            name=job.request.name,
+            state=job.state,
+            counts=dict(job.counts),
+            size=job.request.size,
+            is_array=job.request.size > 1,
+            status_reason=job.status_reason,
+        )
+
+
+def _child(index: int, child: MemoryChild) -> Child:
+    reason = None
+    if child.state.final:
+        reason = end_reason(
+            succeeded=child.state is JobState.SUCCEEDED,
+            status_reason=child.status_reason,
+            container_reason=child.container_reason,
+            exit_code=child.exit_code,
+            cancelled=child.cancelled,
+        )
+    return Child(
+        index=index,
+        state=child.state,
+        end_reason=reason,
+        exit_code=child.exit_code,
+        status_reason=" ".join(filter(None, (child.status_reason, child.container_reason))),
+    )

@@ -1,0 +1,214 @@
+"""What is sent for a planned job: its name, its environment, its SubmitJob parameters. Pure.
+
+`request_of` says it in terms of every backend, `submit_json` in those of AWS Batch. `plan --payloads`, the check of
+sizes and the submission read the same value, so what was shown and checked is what is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from batch_pipeline.backends.base import After, JobRequest, Limits
+from batch_pipeline.backends.definitions import join_definition, sanitised
+from batch_pipeline.pipeline.plan import Plan, PlannedJob
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.errors import SubmissionRefused
+
+#: Beside the manifest where the list is too long for an environment: one sample a line.
+SAMPLES_FILE: Final = "samples.txt"
+MANIFEST_FILE: Final = "manifest.json"
+#: Stands for the revision of a job definition that is not registered yet.
+REVISION: Final = "REVISION"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+#: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
+_TAG_KEY = re.compile(r"(?!(?i:aws):)[\w\s+\-=.:/@]{1,128}")
+_TAG_VALUE = re.compile(r"[\w\s+\-=.:/@]{0,256}")
+MAX_TAGS: Final = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What all jobs of a run share."""
+
+    run_id: str
+    pipeline_name: str
+    queue: str
+    #: `s3://bucket/prefix`, `file:///folder` or `memory://name`.
+    store_url: str
+    bundle_url: str
+    bundle_sha256: str
+    #: Step -> job definition, of `definitions_of`.
+    definitions: Mapping[str, Mapping[str, Any]]
+    #: The bucket as the user named it; empty: none.
+    bucket_name: str = ""
+    #: Name of the reference; empty: none.
+    reference: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+
+def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence[After] = ()) -> JobRequest:
+    """The request of a planned job, whose upstream jobs are queued as `after`.
+
+    `LIST_OF_SAMPLES` is the comma list while the whole override fits, else the URL of `samples.txt` beside the
+    manifest, which the caller then writes (`needs_list_file`).
+    """
+    definition = context.definitions[job.step]
+    request = JobRequest(
+        name=job_name(context, job, context.limits),
+        queue=context.queue,
+        size=job.size,
+        definition=join_definition(definition) if job.join else definition,
+        environment=_join_environment(context) if job.join else _cell_environment(plan, job, context),
+        command=("true",) if job.join else (),
+        after=tuple(after),
+        tags={**context.tags, "batch-pipeline-run": context.run_id, "batch-pipeline-step": job.step},
+    )
+    if (
+        Variable.LIST_OF_SAMPLES not in request.environment
+        or overrides_bytes(request) <= context.limits.max_overrides_bytes
+    ):
+        return request
+    key = layout.submission(context.run_id, job.name, SAMPLES_FILE)
+    url = f"{context.store_url.rstrip('/')}/{key}"
+    return replace(request, environment={**request.environment, Variable.LIST_OF_SAMPLES: url})
+
+
+def needs_list_file(request: JobRequest) -> bool:
+    """Whether `LIST_OF_SAMPLES` is the URL of a file that must be there when the job starts."""
+    return request.environment.get(Variable.LIST_OF_SAMPLES, "").endswith(f"/{SAMPLES_FILE}")
+
+
+def samples_of(plan: Plan, job: PlannedJob) -> tuple[str, ...]:
+    """The samples of a job in the order of its indices; of a gather, those that it gathers; of a join, none."""
+    if job.join or plan.graph[job.step].scope is not Scope.COHORT:
+        return tuple(plan.samples[member] for member in job.members)
+    missing = frozenset(plan.missing.get(job.step, ()))
+    return tuple(sample for sample in plan.samples if sample not in missing)
+
+
+def job_name(context: RunContext, job: PlannedJob, limits: Limits) -> str:
+    """`{pipeline}-{run}-{job}`: unique to the run; where it is too long the pipeline's part is shortened."""
+    tail = sanitised(f"{context.run_id}-{job.name}")
+    room = limits.max_name - len(tail) - 1
+    head = sanitised(context.pipeline_name)[: max(room, 0)].rstrip("-_")
+    return f"{head}-{tail}" if head else tail
+
+
+def submit_json(request: JobRequest, revision: int | str = REVISION) -> dict[str, Any]:
+    """The parameters of SubmitJob."""
+    parameters: dict[str, Any] = {
+        "jobName": request.name,
+        "jobQueue": request.queue,
+        "jobDefinition": f"{request.definition['jobDefinitionName']}:{revision}",
+        "containerOverrides": overrides_json(request),
+        "tags": dict(request.tags),
+    }
+    if request.size > 1:
+        parameters["arrayProperties"] = {"size": request.size}
+    if request.after:
+        parameters["dependsOn"] = [
+            {"jobId": after.native_id} | ({"type": "N_TO_N"} if after.index_by_index else {}) for after in request.after
+        ]
+    return {key: value for key, value in parameters.items() if value not in ({}, [])}
+
+
+def overrides_json(request: JobRequest) -> dict[str, Any]:
+    """What a job changes in its definition; a variable without a value is left out, as AWS would drop it."""
+    environment = [{"name": name, "value": value} for name, value in sorted(request.environment.items()) if value]
+    overrides: dict[str, Any] = {"environment": environment}
+    if request.command:
+        overrides["command"] = list(request.command)
+    if request.memory_mb is not None:
+        overrides["resourceRequirements"] = [{"type": "MEMORY", "value": str(request.memory_mb)}]
+    return overrides
+
+
+def overrides_bytes(request: JobRequest) -> int:
+    """Bytes of the overrides as JSON, spaces included: AWS adds its own part to them before it counts."""
+    return len(json.dumps(overrides_json(request)).encode())
+
+
+def check(request: JobRequest, limits: Limits) -> None:
+    """Raises SubmissionRefused, with all that is wrong, for a request that AWS would refuse now or fail later."""
+    problems = [*_size_problems(request, limits), *_name_problems(request, limits), *_byte_problems(request, limits)]
+    if problems:
+        raise SubmissionRefused("\n".join(f"Job {request.name}: {problem}" for problem in problems))
+
+
+def _size_problems(request: JobRequest, limits: Limits) -> list[str]:
+    problems = []
+    if not 1 <= request.size <= limits.max_array_size:
+        problems.append(
+            f"it has {request.size} children, an array takes 2 to {limits.max_array_size}; cut it in shards."
+        )
+    if len(request.after) > limits.max_dependencies:
+        problems.append(
+            f"it depends on {len(request.after)} jobs, at most {limits.max_dependencies} are taken; join some of them."
+        )
+    if request.size == 1 and any(after.index_by_index for after in request.after):
+        problems.append("a plain job cannot wait index by index; let it wait for whole jobs.")
+    return problems
+
+
+def _name_problems(request: JobRequest, limits: Limits) -> list[str]:
+    problems = []
+    if not _NAME.fullmatch(request.name) or len(request.name) > limits.max_name:
+        problems.append(
+            f"its name must be 1 to {limits.max_name} letters, digits, - and _, the first a letter or digit; "
+            "give a plainer --pipeline-name."
+        )
+    reserved = sorted(name for name in request.environment if name.startswith("AWS_BATCH"))
+    if reserved:
+        problems.append(f"the variable {reserved[0]} begins with AWS_BATCH, which is Batch's own; rename it.")
+    if len(request.tags) > MAX_TAGS:
+        problems.append(f"it has {len(request.tags)} tags, at most {MAX_TAGS} are taken; drop some.")
+    for key, value in request.tags.items():
+        if not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(value):
+            problems.append(
+                f"the tag {key}={value} must be letters, digits, spaces and + - = . _ : / @, at most 128 and 256 "
+                "characters, not beginning with aws:; change it."
+            )
+    return problems
+
+
+def _byte_problems(request: JobRequest, limits: Limits) -> list[str]:
+    problems = []
+    overrides = overrides_bytes(request)
+    if overrides > limits.max_overrides_bytes:
+        problems.append(
+            f"its environment and command take {overrides} bytes, at most {limits.max_overrides_bytes} are sure to be "
+            "taken; shorten the store's URL or what you pass."
+        )
+    size = len(json.dumps(submit_json(request)).encode())
+    if size > limits.max_request_bytes:
+        problems.append(f"the request takes {size} bytes, at most {limits.max_request_bytes} are taken; drop tags.")
+    return problems
+
+
+def _cell_environment(plan: Plan, job: PlannedJob, context: RunContext) -> dict[str, str]:
+    samples = samples_of(plan, job)
+    one = len(job.members) == 1
+    return {
+        Variable.FILE_TYPE: "zip",
+        Variable.FILE_URL: context.bundle_url,
+        Variable.FILE_SHA256: context.bundle_sha256,
+        Variable.STORE: context.store_url,
+        Variable.MANIFEST: layout.submission(context.run_id, job.name, MANIFEST_FILE),
+        Variable.RUN_ID: context.run_id,
+        Variable.BUCKET_NAME: context.bucket_name,
+        Variable.REFERENCE: context.reference,
+        (Variable.SAMPLE_NAME if one else Variable.LIST_OF_SAMPLES): ",".join(samples),
+    }
+
+
+def _join_environment(context: RunContext) -> dict[str, str]:
+    """No bundle: nothing is fetched; an image's entry ends at once when it sees JOIN."""
+    return {Variable.JOIN: "1", Variable.RUN_ID: context.run_id}

@@ -1,0 +1,37 @@
+"""Why a child ended, from what AWS Batch says of it. The table of words and the table of codes are in `wire.contract`.
+
+What is asked first wins: the status reason's words, then whether somebody cancelled it, then the container's words,
+then the exit code. A cancelled or timed-out container is killed with 137 like one without memory, so codes come last.
+"""
+
+from __future__ import annotations
+
+from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, EndReason
+
+
+def end_reason(
+    *, succeeded: bool, status_reason: str = "", container_reason: str = "", exit_code: int | None, cancelled: bool
+) -> EndReason:
+    """Why a child that has ended did so; LOST where nothing tells."""
+    if succeeded:
+        return EndReason.FINISHED
+    told = reason_of_words(status_reason)
+    if told is not None and told is not EndReason.IMAGE:
+        return told
+    if cancelled:
+        return EndReason.CANCELLED
+    # "Task failed to start" is vague; the container's reason is not.
+    return reason_of_words(container_reason) or told or _reason_of_code(exit_code)
+
+
+def reason_of_words(text: str) -> EndReason | None:
+    """What AWS's sentence means, or None for one that says nothing, such as `Essential container in task exited`."""
+    spoken = text.strip().lower()
+    return next((reason for words, reason in REASON_OF_STATUS if spoken.startswith(words.lower())), None)
+
+
+def _reason_of_code(exit_code: int | None) -> EndReason:
+    """FAILED with exit code 0, or with none, is nobody's verdict: the agent lost sight of the container."""
+    if not exit_code:
+        return EndReason.LOST
+    return REASON_OF_EXIT.get(exit_code, EndReason.STEP_FAILED)
