@@ -13,12 +13,15 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.wire.errors import InvalidConfig
 
 PREFIX: Final = "BATCH_PIPELINE__"
+#: Variables of options that are no settings (`--force`); the command line reads them itself.
+CLI_PREFIX: Final = "BATCH_PIPELINE__CLI__"
 FILE_NAME: Final = "batch_pipeline.toml"
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 #: Sections whose keys are the user's own.
@@ -201,7 +204,7 @@ def load_settings(
     Raises InvalidConfig with every unknown key and wrong value at once.
     """
     given = {key: _Written(value=value, origin="the command line") for key, value in (flags or {}).items()}
-    merged = {key: _Written(value=value, origin="defaults") for key, value in _flat(_parsed(DEFAULTS))}
+    merged = {key: _Written(value=value, origin="defaults") for key, value in default_values().items()}
     merged |= _from_file(config, folder or Path())
     merged |= _from_environment(os.environ if environ is None else environ)
     merged |= given
@@ -209,6 +212,12 @@ def load_settings(
         merged["store.url"] = _Written(value="", origin="--bucket-name")
     _refuse_unknown(merged)
     return _validated(merged)
+
+
+@cache
+def default_values() -> Mapping[str, Any]:
+    """`section.key` -> value in `defaults.toml`."""
+    return dict(_flat(_parsed(DEFAULTS)))
 
 
 def known_keys() -> tuple[str, ...]:
@@ -252,7 +261,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Written]:
     return {
         name.removeprefix(PREFIX).lower().replace("__", "."): _Written(value=value, origin=f"${name}")
         for name, value in environ.items()
-        if name.startswith(PREFIX)
+        if name.startswith(PREFIX) and not name.startswith(CLI_PREFIX)
     }
 
 

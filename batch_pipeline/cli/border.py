@@ -1,0 +1,78 @@
+"""The border between the program and the person: every error ends here as sentences and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import BatchPipelineError
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+
+
+def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> int:
+    """Runs the command line; never raises. Returns the exit code."""
+    argv = list(sys.argv[1:] if args is None else args)
+    try:
+        return _main(workflow, argv)
+    except click.UsageError as error:
+        error.show()
+        return CommandExit.USAGE
+    except BatchPipelineError as error:
+        click.echo(f"Error: {error.message}", err=True)
+        _show_traceback(argv)
+        return _exit_code(error)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return CommandExit.INTERRUPTED
+    except BrokenPipeError:
+        # Who reads (`| head`) has enough. Python would complain at exit when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CommandExit.DONE
+    # One of the three borders that catch everything: what arrives here is a defect, and a person must be told.
+    except Exception as error:
+        click.echo(_defect(error), err=True)
+        _show_traceback(argv)
+        return CommandExit.FAILED
+
+
+def _main(workflow: type[WorkflowTask] | None, argv: list[str]) -> int:
+    from batch_pipeline.cli.group import Verbs
+
+    result = Verbs(workflow, argv).main(args=argv, prog_name=program(workflow), standalone_mode=False)
+    return int(result or CommandExit.DONE)
+
+
+def program(workflow: type[WorkflowTask] | None) -> str:
+    """How the program is called in messages: `main.py`, `batch-pipeline`."""
+    return "batch-pipeline" if workflow is None else os.path.basename(sys.argv[0]) or "main.py"
+
+
+def _exit_code(error: BatchPipelineError) -> int:
+    """The error's code; those of a container mean nothing here."""
+    known = {int(code) for code in CommandExit}
+    return int(error.exit_code) if int(error.exit_code) in known else CommandExit.FAILED
+
+
+def _show_traceback(argv: Sequence[str]) -> None:
+    if "--verbose" in argv:
+        click.echo(traceback.format_exc(), err=True)
+
+
+def _defect(error: Exception) -> str:
+    handle, path = tempfile.mkstemp(prefix="batch_pipeline-", suffix="-traceback.txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+    summary = str(error).split("\n", 1)[0]
+    return (
+        f"Error: {type(error).__name__}: {summary}\n"
+        f"This is a defect of batch_pipeline, not of your input. Please report it with the traceback in {path}."
+    )

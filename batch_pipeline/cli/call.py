@@ -1,0 +1,198 @@
+"""What a command is called with: its options, and from them the settings, store, samples, graph and request.
+
+Each is made when it is asked for, once: `logs` reads no sample list, `--help` opens no store. `command` puts a verb's
+body and options together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from batch_pipeline.cli.options import settings_of
+from batch_pipeline.config import Settings, load_settings
+from batch_pipeline.pipeline.step import Parameter
+from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
+from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.plan import Selection
+    from batch_pipeline.pipeline.samples import SampleList
+    from batch_pipeline.run.request import Request
+    from batch_pipeline.wire.store import Store
+
+T = TypeVar("T")
+
+
+class Call:
+    """One call of a command."""
+
+    def __init__(self, workflow: type[WorkflowTask] | None, argv: Sequence[str], options: Mapping[str, Any]) -> None:
+        self._workflow = workflow
+        self.argv = tuple(argv)
+        self.options = options
+
+    @property
+    def verbose(self) -> bool:
+        """Whether `--verbose` was given."""
+        return bool(self.options.get("verbose"))
+
+    @property
+    def json(self) -> bool:
+        """Whether `--json` was given."""
+        return bool(self.options.get("json"))
+
+    @property
+    def workflow(self) -> type[WorkflowTask]:
+        """The pipeline. Raises InvalidUse when there is none."""
+        if self._workflow is None:
+            raise InvalidUse("This needs a pipeline. Run it with the pipeline's file: python main.py VERB.")
+        return self._workflow
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings. Raises InvalidConfig."""
+        config = self.options.get("config")
+        return load_settings(settings_of(self.options), config=Path(config) if config else None)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store; it must be there. Raises StoreFailed."""
+        return self._opened(create=False)
+
+    @cached_property
+    def new_store(self) -> Store:
+        """The store of a command that writes: the folder of the embedded backend is made when it is not there."""
+        return self._opened(create=self.settings.backend.name == "embedded" and not self.settings.store.url)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The pipeline's graph under the name it was given. Raises InvalidPipeline, InvalidConfig."""
+        params = dict(self.settings.params)
+        builder = self.workflow.reference_builder
+        steps = {name for task in self.workflow().tasks().values() for name in task.step_class.declared(Parameter)}
+        if builder is not None:
+            # They stand in the same settings file and mean the `reference` verb.
+            params = {name: params[name] for name in params if name in steps or name not in builder.declared(Parameter)}
+        graph = Graph.of(self.workflow, params)
+        return replace(graph, name=self.settings.pipeline.name or graph.name)
+
+    @cached_property
+    def samples(self) -> SampleList:
+        """The sample list. Raises InvalidSampleList."""
+        from batch_pipeline.pipeline.samples import read_samples
+
+        file = self.settings.samples.file
+        if not file:
+            raise InvalidSampleList("No sample list was given. Name one: --sample-list-file FILE.")
+        # The store is asked only for a list that is not here: a folder of the store's may not be there yet.
+        return read_samples(file, None if Path(file).exists() or "://" in file else self._store_if_there())
+
+    def request(self, *, writes: bool = False) -> Request:
+        """All that a driver needs. Raises what its parts raise, cheapest first."""
+        from batch_pipeline.run.request import Request
+
+        settings, graph, samples = self.settings, self.graph, self.samples
+        return Request(
+            workflow=self.workflow,
+            graph=graph,
+            samples=samples,
+            store=self.new_store if writes else self.store,
+            settings=settings,
+            selection=self.selection(),
+            reference=settings.pipeline.reference,
+            sources=settings.samples.sources,
+            check_results=settings.pipeline.check_results,
+            argv=self.argv,
+            description=settings.pipeline.description,
+        )
+
+    def selection(self) -> Selection:
+        """The cells that the options choose; `--failed` apart. Raises InvalidUse for an unknown step or sample."""
+        from batch_pipeline.pipeline.plan import Selection
+
+        return Selection(
+            samples=self._chosen_samples(),
+            steps=self._chosen_steps(),
+            force=bool(self.options.get("force")),
+            accept_code_changes=bool(self.options.get("accept_code_changes")),
+            min_success=self.settings.pipeline.min_success,
+        )
+
+    def _chosen_steps(self) -> frozenset[str] | None:
+        first, only = self.options.get("from_step"), self.options.get("only_step") or ()
+        if first and only:
+            raise InvalidUse("--from-step and --only-step exclude each other. Give one of them.")
+        if first:
+            return self.graph.downstream(known(first, self.graph.names, "step"))
+        return frozenset(known(step, self.graph.names, "step") for step in only) or None
+
+    def _chosen_samples(self) -> frozenset[str] | None:
+        names = [name for text in self.options.get("samples") or () for name in _names(text)]
+        return frozenset(known(name, self.samples.by_name, "sample") for name in names) if names else None
+
+    def _store_if_there(self) -> Store | None:
+        from batch_pipeline.wire.errors import StoreFailed
+
+        try:
+            return self.store
+        except StoreFailed:
+            return None
+
+    def _opened(self, *, create: bool) -> Store:
+        from batch_pipeline.wire.store import open_store
+
+        return open_store(self.settings.store_location, create=create)
+
+
+def known(name: str, names: Sequence[str] | Mapping[str, Any], kind: str) -> str:
+    """The name, if it is one of the names. Raises InvalidUse with the nearest one."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, list(names)[:10_000], n=1)
+    some = ", ".join(list(names)[:10]) + (", …" if len(names) > 10 else "")
+    raise InvalidUse(
+        f"There is no {kind} {name!r}. " + (f"Did you mean {near[0]!r}?" if near else f"There are: {some}.")
+    )
+
+
+def _names(text: str) -> list[str]:
+    """`a,b` or the lines of `@file`."""
+    if text.startswith("@"):
+        from batch_pipeline.pipeline.samples import read_samples
+
+        return list(read_samples(text[1:]).names)
+    return [name.strip().removesuffix(".bam") for name in text.split(",") if name.strip()]
+
+
+def command(
+    name: str,
+    workflow: type[WorkflowTask] | None,
+    argv: Sequence[str],
+    body: Callable[[Call], int],
+    params: Sequence[click.Parameter],
+    *,
+    epilog: str = "",
+) -> click.Command:
+    """A verb. Its help is the body's docstring."""
+
+    def callback(**options: Any) -> int:
+        from batch_pipeline import log
+
+        log.set_up(verbose=bool(options.get("verbose")))
+        return body(Call(workflow, argv, options))
+
+    return click.Command(
+        name,
+        params=list(params),
+        callback=callback,
+        help=body.__doc__,
+        epilog=epilog,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )

@@ -1,0 +1,139 @@
+"""The verbs. Each is loaded when it is used; without one it is `run`, as the command line has always been."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from batch_pipeline.wire.contract import CommandExit
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+
+#: Verb -> its line in the help; the module of the same name makes the command.
+VERBS: Final = {
+    "run": "Run what is missing: plan, submit, watch. The default.",
+    "plan": "Show what run would do; writes nothing.",
+    "status": "Show how far every step is, and why cells failed.",
+    "logs": "Print the log of a sample's step.",
+    "cancel": "Cancel the live jobs of a run, or of all.",
+    "runs": "List the runs of the store, newest first.",
+    "reference": "Build the files that every sample shares.",
+    "doctor": "Check the installation, the store and the backend.",
+    "ui": "Start Luigi's scheduler on this machine and open its page.",
+    "demo": "Run the pipeline on samples with known answers.",
+    "completion": "Print the completion script of a shell.",
+}
+#: Verbs that make sense without a pipeline's file.
+WITHOUT_PIPELINE: Final = ("logs", "cancel", "runs", "doctor", "ui", "completion")
+
+EXIT_CODES: Final = {
+    CommandExit.DONE: "All chosen cells are done, or nothing was to do.",
+    CommandExit.FAILED: "At least one cell failed or cannot run, or the command could not do what it says.",
+    CommandExit.USAGE: "The command line, settings, sample list or pipeline is wrong; nothing was done.",
+    CommandExit.CONFLICT: "Another driver or live jobs stand in the way; nothing was done.",
+    CommandExit.UNREACHABLE: "The store, the backend or the scheduler could not be reached.",
+    CommandExit.INTERRUPTED: "Ctrl-C. What became of the jobs was said.",
+}
+
+
+class Verbs(click.Group):
+    """The group of a pipeline, or of the package when `workflow` is None."""
+
+    def __init__(self, workflow: type[WorkflowTask] | None, argv: list[str]) -> None:
+        super().__init__(
+            name=None,
+            help=_help(workflow),
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+            no_args_is_help=workflow is None,
+        )
+        self.workflow = workflow
+        self.argv = argv
+        self.params.append(_version_option())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order of the flow."""
+        return [verb for verb in VERBS if self.workflow is not None or verb in WITHOUT_PIPELINE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Loads a verb; None for a word that is none."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        made: click.Command = import_module(f"batch_pipeline.cli.{cmd_name}").make(self.workflow, self.argv)
+        return made
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts `run` before options that have no verb."""
+        # While a shell completes, "no words yet" may still become a verb.
+        verbless = _is_option(args[0]) if args else not ctx.resilient_parsing
+        if self.workflow is not None and verbless:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb; a word that is none is told with the nearest one."""
+        if args[0] not in self.list_commands(ctx) and not ctx.resilient_parsing:
+            raise click.UsageError(self._unknown(args[0], ctx), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the verbs without loading them, then the exit codes."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, VERBS[verb]) for verb in self.list_commands(ctx)])
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(int(code)), text) for code, text in EXIT_CODES.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs, and where an option begins, those of `run`."""
+        if incomplete.startswith("-") and self.workflow is not None:
+            command = self.get_command(ctx, "run")
+            if command is not None:
+                run = click.Context(command, info_name="run", parent=ctx, resilient_parsing=True)
+                return command.shell_complete(run, incomplete)
+        verbs = [verb for verb in self.list_commands(ctx) if verb.startswith(incomplete)]
+        return [CompletionItem(verb, help=VERBS[verb]) for verb in verbs] or super().shell_complete(ctx, incomplete)
+
+    def _unknown(self, word: str, ctx: click.Context) -> str:
+        if word in VERBS:
+            return f"The verb {word!r} needs a pipeline. Run it with the pipeline's file: python main.py {word}."
+        near = difflib.get_close_matches(word, self.list_commands(ctx), n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(self.list_commands(ctx))}."
+        return f"There is no verb {word!r}. {hint}"
+
+
+def _is_option(word: str) -> bool:
+    """Whether it is an option of `run` rather than of the group itself."""
+    return word.startswith("-") and word not in ("-h", "--help", "--version")
+
+
+def _help(workflow: type[WorkflowTask] | None) -> str:
+    if workflow is None:
+        return (
+            "Samples x steps as dependent AWS Batch array jobs: the verbs that need no pipeline. A pipeline's own file"
+            " (python main.py) has all of them."
+        )
+    about = (workflow.__doc__ or workflow.__name__).strip().split("\n", 1)[0]
+    return (
+        f"{about}\n\nWithout a verb: run. Its options, the parameters of the steps among them, are in `run --help`."
+        " Every setting is taken from its option, its environment variable, batch_pipeline.toml, or its default,"
+        " in that order."
+    )
+
+
+def _version_option() -> click.Option:
+    def show(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted and not ctx.resilient_parsing:
+            from batch_pipeline import __version__
+
+            click.echo(f"batch_pipeline {__version__}")
+            ctx.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show, help="Show the version and exit."
+    )

@@ -1,0 +1,192 @@
+"""Options. Most stand for a setting: their name is its key, and the help shows its environment variable and default.
+
+An option that stands for `backend.queue` has the parameter name `backend__queue`; one that was not given is None, so
+that `load_settings` looks at the environment, the file and the defaults. Parameters of steps are settings too, below
+`params`. The few options that are no settings (`--force`) take theirs from `BATCH_PIPELINE__CLI__…`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from click.shell_completion import CompletionItem
+
+from batch_pipeline.config import CLI_PREFIX, default_values, variable_of
+from batch_pipeline.pipeline.step import Parameter
+from batch_pipeline.wire.errors import InvalidPipeline
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.step import Step
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+_KINDS: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+class SettingOption(click.Option):
+    """An option that stands for a setting; see the module."""
+
+    def __init__(self, flag: str, key: str, help: str, *, default_text: str = "", **more: Any) -> None:
+        self.key = key
+        self._default_text = default_text
+        super().__init__([flag, key.replace(".", "__")], help=help, default=None, **more)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Adds the variable and the default, which click does not know."""
+        extra = super().get_help_extra(ctx)
+        extra["envvars"] = (variable_of(self.key),)
+        default = self._default_text or str(default_values().get(self.key, "")).lower()
+        if default:
+            extra["default"] = default
+        return extra
+
+
+class CommandOption(click.Option):
+    """An option that is no setting: a flag or a choice of one command."""
+
+    def __init__(self, flag: str, help: str, **more: Any) -> None:
+        variable = CLI_PREFIX + flag.split("/")[0].lstrip("-").upper().replace("-", "_")
+        super().__init__([flag], help=help, envvar=variable, show_envvar=True, **more)
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` -> value of the options that were given, for `load_settings`."""
+    found = {name.replace("__", ".", 1): value for name, value in values.items() if "__" in name and value is not None}
+    for option, section in (("tag", "tags"), ("param", "params")):
+        for pair in values.get(option) or ():
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise click.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint=f"--{option}")
+            found[f"{section}.{key}"] = value
+    return found
+
+
+def common_options() -> list[click.Parameter]:
+    """What every command takes: where the store and the backend are, and how to talk."""
+    return [
+        SettingOption("--bucket-name", "store.bucket", "Bucket; a folder in the local store unless on AWS."),
+        SettingOption("--store", "store.url", "The store itself: s3://bucket/prefix or a folder.", metavar="URL"),
+        SettingOption("--prefix", "store.prefix", "What is put before every key."),
+        SettingOption(
+            "--backend", "backend.name", "Where jobs run.", type=click.Choice(["embedded", "aws"]), show_choices=True
+        ),
+        CommandOption("--config", "Settings file instead of ./batch_pipeline.toml.", metavar="FILE"),
+        CommandOption("--verbose", "Say more; print tracebacks.", is_flag=True),
+    ]
+
+
+def json_option() -> click.Option:
+    """`--json`."""
+    return CommandOption("--json", "Print JSON instead of tables.", is_flag=True)
+
+
+def yes_option() -> click.Option:
+    """`--yes`."""
+    return CommandOption("--yes", "Do not ask.", is_flag=True)
+
+
+def pipeline_options() -> list[click.Parameter]:
+    """What commands about a pipeline's cells take besides."""
+    return [
+        SettingOption("--queue", "backend.queue", "Job queue."),
+        SettingOption("--pipeline-name", "pipeline.name", "Name in job names and records.", default_text="its class"),
+        SettingOption("--sample-list-file", "samples.file", "List or sheet of samples.", metavar="FILE"),
+        SettingOption("--sources", "samples.sources", "Where the samples' own files lie.", metavar="PREFIX|URL"),
+        SettingOption("--reference", "pipeline.reference", "The reference that steps read.", default_text="the only"),
+        SettingOption(
+            "--min-success", "pipeline.min_success", "Share of samples that a gather needs.", metavar="SHARE"
+        ),
+        SettingOption(
+            "--check-results/--trust-receipts",
+            "pipeline.check_results",
+            "Whether cells whose result files were removed count as missing.",
+        ),
+    ]
+
+
+def run_options() -> list[click.Parameter]:
+    """What commands that submit take besides."""
+    return [
+        SettingOption("--description", "pipeline.description", "What the run is for."),
+        SettingOption("--scheduler-host", "luigi.scheduler_host", "Host of a central luigid.", metavar="HOST"),
+        SettingOption("--scheduler-port", "luigi.scheduler_port", "Its port.", metavar="PORT"),
+        CommandOption("--tag", "Tag of all jobs; repeatable.", multiple=True, metavar="NAME=VALUE"),
+        SettingOption(
+            "--on-interrupt",
+            "watch.on_interrupt",
+            "What Ctrl-C does to the jobs.",
+            type=click.Choice(["ask", "leave", "cancel"]),
+        ),
+    ]
+
+
+def selection_options(steps: Completer, samples: Completer) -> list[click.Parameter]:
+    """Which cells a command means."""
+    return [
+        CommandOption("--from-step", "This step and what depends on it.", metavar="STEP", shell_complete=steps),
+        CommandOption(
+            "--only-step", "This step alone; repeatable.", multiple=True, metavar="STEP", shell_complete=steps
+        ),
+        CommandOption(
+            "--samples",
+            "These samples: names with commas between, or @FILE; repeatable.",
+            multiple=True,
+            metavar="NAMES",
+            shell_complete=samples,
+        ),
+        CommandOption("--failed", "The samples that failed last time.", is_flag=True),
+        CommandOption("--force", "Run chosen cells even when they are done.", is_flag=True),
+        CommandOption("--accept-code-changes", "Trust results made by other code, parameters or inputs.", is_flag=True),
+    ]
+
+
+def parameter_options(steps: Sequence[type[Step]], taken: Sequence[click.Parameter]) -> list[click.Parameter]:
+    """One option a parameter; one that several steps have sets it for all. Raises InvalidPipeline for a taken name."""
+    names = {flag: option for option in taken for flag in option.opts}
+    found: dict[str, SettingOption] = {}
+    for step in steps:
+        for name, parameter in step.declared(Parameter).items():
+            flag = _flag_of(name)
+            if flag in names:
+                raise InvalidPipeline(f"Parameter {name!r} of {step.__name__} would hide the option {flag}. Rename it.")
+            found.setdefault(name, _parameter_option(flag, name, parameter))
+    if not found:
+        return []
+    per_step = CommandOption(
+        "--param", "A parameter of one step; repeatable.", multiple=True, metavar="STEP.NAME=VALUE"
+    )
+    return [*found.values(), per_step]
+
+
+def steps_of(workflow: type[WorkflowTask]) -> list[type[Step]]:
+    """The classes of the pipeline's steps, in the order in which they are made."""
+    return list(dict.fromkeys(task.step_class for task in workflow().tasks().values()))
+
+
+def _flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parameter_option(flag: str, name: str, parameter: Parameter) -> SettingOption:
+    help = parameter.help or f"Parameter {name} of the steps."
+    key, default = f"params.{name}", str(parameter.default)
+    kind = type(parameter.default)
+    if kind is bool:
+        both = f"{flag}/--no-{flag[2:]}"
+        return SettingOption(both, key, help, default_text=default.lower(), type=click.BOOL)
+    return SettingOption(flag, key, help, default_text=default, type=_type_of(parameter, kind))
+
+
+def _type_of(parameter: Parameter, kind: type) -> click.ParamType[Any]:
+    if parameter.choices:
+        return click.Choice([str(choice) for choice in parameter.choices])
+    if parameter.minimum is not None or parameter.maximum is not None:
+        ranged = click.IntRange if kind is int else click.FloatRange
+        return ranged(min=_as(kind, parameter.minimum), max=_as(kind, parameter.maximum))
+    return _KINDS.get(kind, click.STRING)
+
+
+def _as(kind: type, bound: float | None) -> Any:
+    return None if bound is None else kind(bound)

@@ -1,0 +1,118 @@
+"""`plan`: shows what `run` would do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_pipeline.cli import complete
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.options import (
+    common_options,
+    json_option,
+    parameter_options,
+    pipeline_options,
+    selection_options,
+    steps_of,
+)
+from batch_pipeline.cli.output import data, print_json, print_store_calls, print_table, say
+from batch_pipeline.wire.contract import CommandExit
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.plan import Plan
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+
+#: Jobs that the table shows before it says how many more there are.
+MOST_JOBS = 40
+
+
+def plan(call: Call) -> int:
+    """Shows what run would do: the cells of every step, why they run, and the jobs. Writes nothing."""
+    from batch_pipeline.run import driver
+
+    request = call.request()
+    if call.options["failed"]:
+        from batch_pipeline.cli.run import only_failed
+
+        narrowed = only_failed(request)
+        if narrowed is None:
+            data("Nothing to do: no sample has failed.")
+            return CommandExit.DONE
+        request = narrowed
+    look = driver.look(request)
+    if call.verbose:
+        print_store_calls(dict(look.store_calls))
+    if call.json:
+        from batch_pipeline.report.records import plan_record
+
+        print_json(plan_record(look.plan) | {"reference": look.reference, "live_runs": list(look.live_runs)})
+    else:
+        _tell(look.plan, look.live_runs)
+    return CommandExit.FAILED if look.plan.blocked else CommandExit.DONE
+
+
+def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
+    from batch_pipeline.report.tables import blocked_lines, plan_rows
+
+    rows = plan_rows(plan)
+    total, done = sum(row.total for row in rows), sum(row.done for row in rows)
+    if done == total:
+        data(f"Nothing to do: {done:,} of {total:,} cells are done.")
+        return
+    print_steps(plan)
+    if plan.blocked:
+        data(f"\nCannot run: {len(plan.blocked):,} cells.")
+        for line in blocked_lines(plan.blocked):
+            data(f"  {line}")
+    if live_runs:
+        say(f"Live: {', '.join(live_runs)}.")
+    _tell_conflicts(plan)
+    _tell_jobs(plan)
+
+
+def print_steps(plan: Plan) -> None:
+    """One line a step; columns of states that no cell has are left out."""
+    from batch_pipeline.report.tables import plan_rows
+
+    rows = plan_rows(plan)
+    shown = [name for name in ("live", "deferred", "blocked", "skipped") if any(getattr(row, name) for row in rows)]
+    words = {"skipped": "not chosen"}
+    print_table(
+        ["step", "cells", "done", "to run", "why", *(words.get(name, name) for name in shown)],
+        [[row.step, row.total, row.done, row.to_run, row.why, *(getattr(row, name) for name in shown)] for row in rows],
+    )
+
+
+def _tell_conflicts(plan: Plan) -> None:
+    from batch_pipeline.report.tables import first_few
+
+    if plan.conflicts:
+        runs = ", ".join(dict.fromkeys(conflict.run_id for conflict in plan.conflicts))
+        samples = first_few(list(dict.fromkeys(conflict.sample for conflict in plan.conflicts)))
+        say(f"Live jobs of {runs} make cells of {samples} in another way. Wait for them, or: cancel {runs}.")
+
+
+def _tell_jobs(plan: Plan) -> None:
+    from batch_pipeline.report.tables import counted, job_rows
+
+    jobs = job_rows(plan)
+    if not jobs:
+        data("\nNothing to submit.")
+        return
+    data(f"\n{counted(len(jobs), 'SubmitJob call')}:")
+    print_table(
+        ["job", "size", "starts"], [[job.job, job.size, "; ".join(job.after) or "at once"] for job in jobs[:MOST_JOBS]]
+    )
+    if len(jobs) > MOST_JOBS:
+        data(f"and {len(jobs) - MOST_JOBS:,} more.")
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options = [*common_options(), *pipeline_options(), json_option()]
+    options += selection_options(complete.steps(workflow), complete.samples(workflow))
+    if workflow is not None:
+        options += parameter_options(steps_of(workflow), options)
+    return command("plan", workflow, argv, plan, options)

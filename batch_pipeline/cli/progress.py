@@ -1,0 +1,161 @@
+"""Tells how far a run is: bars on a terminal, plain lines elsewhere. Both go to stderr.
+
+A plain line is printed when a step's line changed, at most one round every few seconds, and always for the last word:
+a log of a run of hours stays readable.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from batch_pipeline.report.tables import counted
+from batch_pipeline.run.events import Outcome, Silence, StepProgress
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.plan import Plan
+
+#: Seconds between two rounds of plain lines at the least.
+PAUSE_SECONDS: Final = 5.0
+
+
+class PlainProgress(Silence):
+    """Lines without any control codes."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._told: dict[str, str] = {}
+        self._latest: Mapping[str, StepProgress] = {}
+        self._when = float("-inf")
+
+    def run_began(self, run_id: str, folder: str) -> None:
+        """See `Listener.run_began`."""
+        self._say(f"Run {run_id}: {folder}")
+
+    def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
+        """See `Listener.submitted`."""
+        self._say(f"Submitted {job}: {counted(size, 'cell')} of {step} ({native_id})")
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        """See `Listener.progressed`."""
+        self._latest = progress
+        if self._clock() - self._when >= PAUSE_SECONDS:
+            self._tell()
+
+    def ended(self, outcome: Outcome) -> None:
+        """See `Listener.ended`."""
+        if self._told or outcome.submitted:
+            self._latest = outcome.progress
+            self._tell()
+
+    def _tell(self) -> None:
+        changed = {name: step.line for name, step in self._latest.items() if self._told.get(name) != step.line}
+        for name, line in changed.items():
+            self._say(f"{name}: {line}")
+        if changed:
+            self._told |= changed
+            self._when = self._clock()
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+
+class BarProgress(Silence):
+    """One bar a step, redrawn in place."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._bars: dict[str, Any] = {}
+
+    def run_began(self, run_id: str, folder: str) -> None:
+        """See `Listener.run_began`."""
+        self._progress.console.print(f"Run {run_id}: {folder}", markup=False, highlight=False)
+
+    def planned(self, plan: Plan) -> None:
+        """See `Listener.planned`."""
+        if plan.jobs:
+            for step in plan.graph.names:
+                self._bar(step)
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        """See `Listener.progressed`."""
+        for name, step in progress.items():
+            ended = step.done_before + step.done + step.failures + step.left_out
+            self._progress.update(self._bar(name), total=step.total, completed=ended, line=step.line)
+
+    def ended(self, outcome: Outcome) -> None:
+        """See `Listener.ended`."""
+        if self._bars:
+            self.progressed(outcome.progress)
+
+    def _bar(self, step: str) -> Any:
+        if step not in self._bars:
+            self._bars[step] = self._progress.add_task(step, total=None, line="")
+        return self._bars[step]
+
+
+class _Deferred(BarProgress):
+    """Begins to draw at the first thing to show: a command with nothing to do never imports rich."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def planned(self, plan: Plan) -> None:
+        """See `Listener.planned`."""
+        if plan.jobs:
+            self.begin()
+            super().planned(plan)
+
+    def run_began(self, run_id: str, folder: str) -> None:
+        """See `Listener.run_began`."""
+        self.begin()
+        super().run_began(run_id, folder)
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        """See `Listener.progressed`."""
+        self.begin()
+        super().progressed(progress)
+
+    def begin(self) -> None:
+        """Draws from now on."""
+        if self._progress is None:
+            self._progress = _bars()
+            self._progress.start()
+
+    def end(self) -> None:
+        """Leaves the last state of the bars on the screen and gives the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._bars = {}
+
+
+def _bars() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[line]}", markup=False),
+        console=Console(file=sys.stderr),
+    )
+
+
+@contextmanager
+def listening(*, plain: bool | None = None) -> Iterator[Silence]:
+    """A listener for the time of the block; the terminal is given back whatever happens in it."""
+    if plain if plain is not None else not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    bars = _Deferred()
+    try:
+        yield bars
+    finally:
+        bars.end()

@@ -1,0 +1,159 @@
+"""`run`: does what is missing. The default verb."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_pipeline.cli import complete, plan
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.options import (
+    CommandOption,
+    common_options,
+    json_option,
+    parameter_options,
+    pipeline_options,
+    run_options,
+    selection_options,
+    steps_of,
+    yes_option,
+)
+from batch_pipeline.cli.output import data, print_json, print_store_calls, say
+from batch_pipeline.wire.contract import CommandExit
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.run.events import Listener, Outcome
+    from batch_pipeline.run.request import Request
+
+
+def run(call: Call) -> int:
+    """Runs what is missing: plans, submits one array job a step, and watches until all of them have ended.
+
+    Cells that are done stay as they are. The command may be killed at any time and given again: it goes on where it
+    was. With --detach it ends as soon as everything is queued.
+    """
+    if call.options["dry_run"]:
+        return plan.plan(call)
+    request = call.request(writes=True)
+    if call.options["failed"]:
+        narrowed = only_failed(request)
+        if narrowed is None:
+            data("Nothing to do: no sample has failed.")
+            return CommandExit.DONE
+        request = narrowed
+    detach = bool(call.options["detach"])
+    return finish(call, watched(call, lambda listener: _drive(request, listener, detach=detach)))
+
+
+def _drive(request: Request, listener: Listener, *, detach: bool) -> Outcome:
+    from batch_pipeline.run import driver
+
+    return driver.run(request, listener, detach=detach)
+
+
+def only_failed(request: Request) -> Request | None:
+    """The request for the samples that failed in the last run; None when none did."""
+    from batch_pipeline.run.status import status
+
+    chosen = request.selection.samples
+    failed = {cell.sample for cell in status(request).failed}.intersection(request.samples.names)
+    kept = frozenset(failed if chosen is None else failed & chosen)
+    return replace(request, selection=replace(request.selection, samples=kept)) if kept else None
+
+
+def watched(call: Call, drive: Callable[[Listener], Outcome]) -> Outcome | int:
+    """Drives with live progress; on Ctrl-C asks what shall become of the jobs and returns the exit code instead."""
+    from batch_pipeline.cli.progress import listening
+
+    try:
+        with listening() as listener:
+            return drive(listener)
+    except KeyboardInterrupt as error:
+        return _interrupted(call, tuple(getattr(error, "run_ids", ())))
+
+
+def _interrupted(call: Call, run_ids: Sequence[str]) -> int:
+    if not run_ids:
+        say("Interrupted; nothing was submitted.")
+        return CommandExit.INTERRUPTED
+    if _answer(call) == "cancel":
+        from batch_pipeline.run.cancel import cancel
+
+        for sentence in cancel(call.store, run_ids, call.settings):
+            say(sentence)
+    else:
+        say(f"The jobs of {', '.join(run_ids)} go on. See them with `status`; the same command follows them again.")
+    return CommandExit.INTERRUPTED
+
+
+def _answer(call: Call) -> str:
+    """`leave` or `cancel`; a second Ctrl-C, or nobody there to ask, leaves the jobs running."""
+    wanted = call.settings.watch.on_interrupt
+    if wanted != "ask":
+        return wanted
+    if call.options.get("yes") or not sys.stdin.isatty():
+        return "leave"
+    try:
+        answer: str = click.prompt(
+            "\nLeave the jobs running, or cancel them?",
+            type=click.Choice(["leave", "cancel"], case_sensitive=False),
+            default="leave",
+            err=True,
+        )
+    except (click.Abort, KeyboardInterrupt):
+        return "leave"
+    return answer
+
+
+def finish(call: Call, outcome: Outcome | int) -> int:
+    """Tells how it ended and returns the exit code."""
+    if isinstance(outcome, int):
+        return outcome
+    if call.verbose:
+        print_store_calls(dict(outcome.store_calls))
+    if call.json:
+        from batch_pipeline.report.records import outcome_record
+
+        print_json(outcome_record(outcome))
+    else:
+        _tell(outcome)
+    if outcome.interrupted:
+        return CommandExit.INTERRUPTED
+    return CommandExit.DONE if outcome.ok else CommandExit.FAILED
+
+
+def _tell(outcome: Outcome) -> None:
+    from batch_pipeline.cli.failures import print_failures
+    from batch_pipeline.report.tables import blocked_lines, nothing_to_do
+
+    if outcome.detached:
+        data(f"Queued: {', '.join(outcome.run_ids)}. The jobs go on by themselves; see `status`.")
+        return
+    if not outcome.run_ids and not outcome.blocked:
+        data(nothing_to_do(outcome.progress))
+        return
+    for name, step in outcome.progress.items():
+        data(f"{name}: {step.line}")
+    print_failures(outcome.failed)
+    if outcome.blocked:
+        data(f"{len(outcome.blocked):,} of the cells cannot run:")
+        for line in blocked_lines(outcome.blocked):
+            data(f"  {line}")
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options = [*common_options(), *pipeline_options(), *run_options(), json_option(), yes_option()]
+    options += selection_options(complete.steps(workflow), complete.samples(workflow))
+    options += [
+        CommandOption("--dry-run", "Show the plan and do nothing.", is_flag=True),
+        CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
+    ]
+    if workflow is not None:
+        options += parameter_options(steps_of(workflow), options)
+    return command("run", workflow, argv, run, options)

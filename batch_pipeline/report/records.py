@@ -1,0 +1,103 @@
+"""Plans, progress and outcomes as JSON values: what `--json` prints. Keys are a promise to scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
+from typing import Any, Final
+
+from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.report.tables import plan_rows
+from batch_pipeline.run.events import FailedCell, Outcome, StepProgress
+
+FORMAT: Final = 1
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """A plan: steps with counts and reasons, jobs with sizes and dependencies, blocked cells, conflicts."""
+    members = {job.name: [sample for sample, _ in plan.members_of(job)] for job in plan.jobs if not job.join}
+    return {
+        "format": FORMAT,
+        "pipeline": plan.graph.name,
+        "samples": len(plan.samples),
+        "steps": [
+            {
+                "step": row.step,
+                "to_run": row.to_run,
+                "why": {reason.value: count for reason, count in row.reasons},
+                "done": row.done,
+                "live": row.live,
+                "deferred": row.deferred,
+                "blocked": row.blocked,
+                "skipped": row.skipped,
+            }
+            for row in plan_rows(plan)
+        ],
+        "jobs": [
+            {
+                "job": job.name,
+                "step": job.step,
+                "size": job.size,
+                "samples": members.get(job.name, []),
+                "after": [asdict(edge) for edge in job.after],
+            }
+            for job in plan.jobs
+        ],
+        "submit_calls": len(plan.jobs),
+        "blocked": [
+            {"step": step, "sample": sample, "message": sentence} for (step, sample), sentence in plan.blocked.items()
+        ],
+        "conflicts": [asdict(conflict) for conflict in plan.conflicts],
+    }
+
+
+def progress_record(progress: Mapping[str, StepProgress]) -> list[dict[str, Any]]:
+    """The counts of every step."""
+    return [
+        {
+            "step": step.step,
+            "total": step.total,
+            "done": step.done_before + step.done,
+            "done_before": step.done_before,
+            "running": step.running,
+            "waiting": step.waiting,
+            "failed": {reason.value: count for reason, count in step.failed.items()},
+            "left_out": step.left_out,
+        }
+        for step in progress.values()
+    ]
+
+
+def failed_record(failed: Sequence[FailedCell]) -> list[dict[str, Any]]:
+    """Every failed cell."""
+    return [plain(cell) for cell in failed]
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """How a command's work ended."""
+    return {
+        "format": FORMAT,
+        "ok": outcome.ok,
+        "run_ids": list(outcome.run_ids),
+        "submitted": outcome.submitted,
+        "detached": outcome.detached,
+        "interrupted": outcome.interrupted,
+        "steps": progress_record(outcome.progress),
+        "failed": failed_record(outcome.failed),
+        "blocked": [{"step": step, "sample": sample, "message": text} for step, sample, text in outcome.blocked],
+        "store_calls": dict(outcome.store_calls),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A frozen value as JSON: dataclasses as objects, enums as their words."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key.value if isinstance(key, Enum) else key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,224 @@
+"""Turns plans, progress and failures into rows and sentences: pure functions, for the command line and for pages.
+
+Nothing here knows how wide a screen is or what a colour is. Long lists are cut by the caller through `first_few`, so
+that a hundred thousand samples give a message of one screen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Why
+from batch_pipeline.run.events import FailedCell, StepProgress
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.layout import COHORT
+
+#: Samples or sentences that a message names before it says "and 12 more".
+FEW: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """One step of a plan. Counts are cells."""
+
+    step: str
+    to_run: int
+    #: Why they run, most frequent first.
+    reasons: tuple[tuple[Why, int], ...]
+    done: int
+    #: A job of an earlier run is to do them.
+    live: int
+    #: They wait for such jobs.
+    deferred: int
+    blocked: int
+    #: Missing, but not chosen.
+    skipped: int
+
+    @property
+    def total(self) -> int:
+        """All cells of the step."""
+        return self.to_run + self.done + self.live + self.deferred + self.blocked + self.skipped
+
+    @property
+    def why(self) -> str:
+        """The reasons in words: `7 never done, 2 forced`; without the number when there is but one."""
+        if len(self.reasons) == 1:
+            return self.reasons[0][0].value
+        return ", ".join(f"{count} {reason.value}" for reason, count in self.reasons)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """One SubmitJob call of a plan."""
+
+    job: str
+    step: str
+    size: int
+    #: `each child after its twin in picard-0-0`.
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureGroup:
+    """Cells of one step that ended for one reason."""
+
+    step: str
+    reason: EndReason
+    samples: tuple[str, ...]
+    #: What the first of them left as its sentence.
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockedGroup:
+    """Cells of one step that cannot run."""
+
+    step: str
+    #: (sample, sentence)
+    cells: tuple[tuple[str, str], ...]
+
+
+def plan_rows(plan: Plan) -> list[PlanRow]:
+    """One row a step, in the order of the pipeline."""
+    return [_plan_row(plan, step) for step in plan.graph.names]
+
+
+def _plan_row(plan: Plan, step: str) -> PlanRow:
+    counts = plan.counts(step)
+    reasons = Counter(
+        why for why, state in zip(plan.why[step], plan.states[step], strict=True) if why and state is CellState.TO_RUN
+    )
+    return PlanRow(
+        step=step,
+        to_run=counts[CellState.TO_RUN],
+        reasons=tuple(reasons.most_common()),
+        done=counts[CellState.DONE],
+        live=counts[CellState.LIVE],
+        deferred=counts[CellState.DEFERRED],
+        blocked=counts[CellState.BLOCKED],
+        skipped=counts[CellState.SKIPPED],
+    )
+
+
+def job_rows(plan: Plan) -> list[JobRow]:
+    """One row a job, in the order of submission."""
+    return [JobRow(job=job.name, step=job.step, size=job.size, after=_after(job)) for job in plan.jobs]
+
+
+def _after(job: PlannedJob) -> tuple[str, ...]:
+    return tuple(
+        f"{'each child after its twin in' if edge.index_by_index else 'after all of'} "
+        f"{'live job ' if edge.live else ''}{edge.job}"
+        for edge in job.after
+    )
+
+
+def blocked_groups(blocked: Mapping[tuple[str, str], str] | Sequence[tuple[str, str, str]]) -> list[BlockedGroup]:
+    """The blocked cells a step, in the order in which the plan met them."""
+    triples = (
+        ((*cell, sentence) for cell, sentence in blocked.items()) if isinstance(blocked, Mapping) else iter(blocked)
+    )
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for step, sample, sentence in triples:
+        groups.setdefault(step, []).append((sample, sentence))
+    return [BlockedGroup(step=step, cells=tuple(cells)) for step, cells in groups.items()]
+
+
+def blocked_lines(blocked: Mapping[tuple[str, str], str] | Sequence[tuple[str, str, str]]) -> list[str]:
+    """The sentences about blocked cells, the first few a step; equal sentences of a step are told once."""
+    lines: list[str] = []
+    for group in blocked_groups(blocked):
+        told: dict[str, list[str]] = {}
+        for sample, sentence in group.cells:
+            told.setdefault(sentence, []).append(spoken(sample))
+        parts = [f"{group.step}: {first_few(samples)}: {sentence}" for sentence, samples in told.items()]
+        lines += parts[:FEW]
+        if len(parts) > FEW:
+            lines.append(f"{group.step}: and {sum(map(len, list(told.values())[FEW:])):,} more.")
+    return lines
+
+
+def failure_groups(failed: Iterable[FailedCell]) -> list[FailureGroup]:
+    """Failed cells by (step, reason), those that never ran left out: `root_causes` tells of them."""
+    groups: dict[tuple[str, EndReason], list[FailedCell]] = {}
+    for cell in failed:
+        if cell.reason is not EndReason.DEPENDENCY:
+            groups.setdefault((cell.step, cell.reason), []).append(cell)
+    return [
+        FailureGroup(step=step, reason=reason, samples=tuple(cell.sample for cell in cells), message=cells[0].message)
+        for (step, reason), cells in groups.items()
+    ]
+
+
+def root_causes(failed: Sequence[FailedCell]) -> list[str]:
+    """One sentence a step that has failures, with what never ran told by its root cause.
+
+    `pizzly: 41 not run: 38 because picard failed (35 out of memory, 3 disk full), 3 own (3 timeout)`
+    """
+    cells = {(cell.step, cell.sample): cell for cell in failed}
+    by_step: dict[str, list[FailedCell]] = {}
+    for cell in failed:
+        by_step.setdefault(cell.step, []).append(cell)
+    return [f"{step}: {_causes_of(members, cells)}" for step, members in by_step.items()]
+
+
+def _causes_of(members: Sequence[FailedCell], cells: Mapping[tuple[str, str], FailedCell]) -> str:
+    own: Counter[EndReason] = Counter(cell.reason for cell in members if cell.reason is not EndReason.DEPENDENCY)
+    roots: dict[str, Counter[EndReason]] = {}
+    for cell in members:
+        if cell.reason is EndReason.DEPENDENCY:
+            step, reason = _root(cell, cells)
+            roots.setdefault(step, Counter())[reason] += 1
+    if not roots:
+        return f"{own.total()} failed: {_reasons(own)}"
+    parts = [
+        f"{reasons.total()} because {step or 'something that it needs'} failed"
+        + (f" ({_reasons(reasons)})" if set(reasons) != {EndReason.DEPENDENCY} else "")
+        for step, reasons in sorted(roots.items(), key=lambda item: -item[1].total())
+    ]
+    if own:
+        parts.append(f"{own.total()} own ({_reasons(own)})")
+    return f"{len(members)} not run: {', '.join(parts)}"
+
+
+def _root(cell: FailedCell, cells: Mapping[tuple[str, str], FailedCell]) -> tuple[str, EndReason]:
+    """Step and reason at the end of the chain of "because"."""
+    seen = {cell.step}
+    while cell.reason is EndReason.DEPENDENCY and cell.because_of and cell.because_of not in seen:
+        seen.add(cell.because_of)
+        above = cells.get((cell.because_of, cell.sample))
+        if above is None:
+            return cell.because_of, EndReason.DEPENDENCY
+        cell = above
+    return (cell.step, cell.reason) if cell.reason is not EndReason.DEPENDENCY else (cell.because_of, cell.reason)
+
+
+def _reasons(counts: Counter[EndReason]) -> str:
+    return ", ".join(f"{count} {reason.words}" for reason, count in counts.most_common())
+
+
+def nothing_to_do(progress: Mapping[str, StepProgress]) -> str:
+    """`Nothing to do: 27 of 27 cells are done.`"""
+    total = sum(step.total for step in progress.values())
+    done = sum(step.done_before + step.done for step in progress.values())
+    return f"Nothing to do: {done:,} of {total:,} cells are done."
+
+
+def first_few(names: Sequence[str], few: int = FEW) -> str:
+    """`A, B, C, D, E and 12 more`."""
+    if len(names) <= few + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:few])} and {len(names) - few:,} more"
+
+
+def spoken(sample: str) -> str:
+    """A sample's name for people; a gather's cell is the whole cohort's."""
+    return "the cohort" if sample == COHORT else sample
+
+
+def counted(number: int, word: str) -> str:
+    """`1 job`, `3 jobs`."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
