@@ -95,7 +95,7 @@ class Coat(Silence):
         self._worker_id = f"Worker(run={run_id}, driver={driver})"
         self._reporter: Reporter | None = None
         self._states: dict[str, TaskState] = {}
-        self._ended = self._closed = False
+        self._built = self._ended = self._closed = False
 
     @property
     def task_ids(self) -> Mapping[str, str]:
@@ -106,7 +106,8 @@ class Coat(Silence):
     def submit_all(self) -> None:
         """Calls `submit` once for each step that is not submitted, each after those that it reads from.
 
-        A failing `submit` ends it: its exception comes out unchanged, and no other step is submitted.
+        A failing `submit` ends it: its exception comes out unchanged, and no other step is submitted. Called again,
+        for a further wave, it submits without Luigi: a scheduler would refuse tasks that it holds as DONE or RUNNING.
 
         Raises
         ------
@@ -115,23 +116,30 @@ class Coat(Silence):
         BackendFailed
             The central scheduler went away on the way.
         """
+        wanted = self._orders.open_steps()
+        if self._built:
+            for step in wanted:
+                self._orders.submit(step)
+        elif wanted:
+            self._built = True
+            self._build(wanted)
+            self._say({step: NOTHING_TO_SUBMIT for step in self._task.step_tasks if step not in wanted})
+
+    def _build(self, wanted: Sequence[str]) -> None:
         from luigi.rpc import RPCError
 
         from batch_pipeline.run.luigi_tasks import build
 
-        wanted = self._orders.open_steps()
         try:
-            if wanted:
-                build(self._task, url=self._url, worker_id=self._worker_id)
+            build(self._task, url=self._url, worker_id=self._worker_id)
+            self._orders.raise_failure()
+            self._verify([step for step in wanted if step not in self._orders.ran])
         except RPCError as error:
             self._orders.raise_failure()
             raise BackendFailed(
                 f"Luigi's scheduler at {self._url} went away while the steps were submitted ({error}). "
                 "Run the same command again: it goes on where this one stopped."
             ) from error
-        self._orders.raise_failure()
-        self._verify([step for step in wanted if step not in self._orders.ran])
-        self._say({step: NOTHING_TO_SUBMIT for step in self._task.step_tasks if step not in wanted})
 
     def _verify(self, refused: Sequence[str]) -> None:
         if not refused:

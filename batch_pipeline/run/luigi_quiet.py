@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -103,21 +104,48 @@ def taken_over(log_folder: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def logged(folder: Path | None) -> Iterator[None]:
-    """While it lasts, the loggers write to `luigi.log` in the folder, or nowhere; afterwards they are as before."""
+    """While it lasts, the loggers write to `luigi.log` in the folder, or nowhere. Several may last at a time, in any
+    order; after the last one the loggers are as they were before the first.
+    """
     handler: logging.Handler = logging.NullHandler()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(folder / "luigi.log", encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
+    _takeover.add(handler)
     try:
         yield
     finally:
-        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
+        _takeover.remove(handler)
         handler.close()
+
+
+class _Takeover:
+    """The loggers' own handlers, kept while ours are in their place."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ours: list[logging.Handler] = []
+        self._before: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
+
+    def add(self, handler: logging.Handler) -> None:
+        with self._lock:
+            loggers = [logging.getLogger(name) for name in LOGGERS]
+            if not self._ours:
+                self._before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+            self._ours.append(handler)
+            for logger in loggers:
+                logger.handlers, logger.propagate = list(self._ours), False
+                logger.setLevel(logging.INFO)
+
+    def remove(self, handler: logging.Handler) -> None:
+        with self._lock:
+            self._ours.remove(handler)
+            for logger, handlers, level, propagate in self._before:
+                logger.handlers = list(self._ours) or handlers
+                if not self._ours:
+                    logger.propagate = propagate
+                    logger.setLevel(level)
+
+
+_takeover = _Takeover()

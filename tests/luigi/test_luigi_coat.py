@@ -1,0 +1,168 @@
+"""The coat without a central scheduler: order, errors, and that nothing of Luigi leaks out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from batch_pipeline.run.luigi_coat import Coat
+from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_submits_each_step_once_in_the_order_of_the_steps(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    driver.coat("01A").submit_all()
+    assert driver.calls == ["trim", "count", "sort", "merge"]
+
+
+def test_takes_ready_steps_in_the_given_order(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    driver.coat("01B", steps=("trim", "sort", "count", "merge")).submit_all()
+    assert driver.calls == ["trim", "sort", "count", "merge"]
+
+
+def test_submits_only_what_is_not_submitted(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    driver.records |= {"trim", "sort"}
+    driver.coat("01C").submit_all()
+    assert driver.calls == ["count", "merge"]
+
+
+def test_steps_that_are_not_named_have_nothing_to_submit(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    driver.coat("01D", steps=("merge",)).submit_all()
+    assert driver.calls == ["merge"]
+
+
+def test_can_be_asked_again_and_again(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    coat = driver.coat("01E")
+    coat.submit_all()
+    driver.records.discard("sort")
+    coat.submit_all()
+    assert driver.calls == ["trim", "count", "sort", "merge", "sort"]
+
+
+def test_the_submissions_own_exception_comes_out_unchanged(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    driver.failing["count"] = refusal = SubmissionRefused("The queue is disabled.")
+    with pytest.raises(SubmissionRefused) as raised:
+        driver.coat("01F").submit_all()
+    assert raised.value is refusal
+    assert "in submit" in "".join(traceback.format_tb(raised.value.__traceback__))
+    assert driver.calls == ["trim"], "nothing is submitted after a failure, not even the other branch"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(7)])
+def test_an_interrupt_comes_out(drivers: Callable[..., Any], error: BaseException) -> None:
+    driver = drivers()
+    driver.failing["trim"] = error
+    with pytest.raises(type(error)):
+        driver.coat("01G").submit_all()
+    assert driver.calls == []
+
+
+def test_an_exception_of_the_records_comes_out(drivers: Callable[..., Any]) -> None:
+    class Broken(set[str]):
+        def __contains__(self, step: object) -> bool:
+            if driver.calls:
+                raise OSError("the records are gone")
+            return False
+
+    driver = drivers()
+    driver.records = Broken()
+    with pytest.raises(OSError, match="the records are gone"):
+        driver.coat("01H").submit_all()
+    assert driver.calls == ["trim"]
+
+
+def test_a_submission_without_a_record_is_an_error(drivers: Callable[..., Any]) -> None:
+    driver = drivers()
+    driver.submit = driver.calls.append
+    with pytest.raises(BackendFailed, match="did not submit count, sort, merge"):
+        driver.coat("01I").submit_all()
+
+
+def test_log_and_audit_land_in_the_folder(drivers: Callable[..., Any], tmp_path: Path) -> None:
+    drivers(log_folder=tmp_path / "luigi").coat("01J").submit_all()
+    log = (tmp_path / "luigi" / "luigi.log").read_text()
+    (audit,) = (tmp_path / "luigi").glob("*.audit")
+    assert "4 tasks" in log or "5 tasks" in log
+    assert "[count]" in audit.read_text()
+    assert "settings: depth=7" in audit.read_text()
+
+
+CONTAINMENT = """
+import logging, os, sys
+sys.path[:0] = [{root!r}, {here!r}]
+import conftest
+assert not {{"luigi", "sciluigi", "boto3"}} & set(sys.modules), "Luigi was imported before it was needed"
+before = [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in
+          ("", "luigi", "luigi-interface", "sciluigi-interface")]
+driver = conftest.Driver()
+coat = driver.coat("01K")
+coat.submit_all()
+coat.close()
+assert driver.calls == list(conftest.STEPS)
+assert before == [(logging.getLogger(name).handlers, logging.getLogger(name).level) for name in
+                  ("", "luigi", "luigi-interface", "sciluigi-interface")]
+import sciluigi
+assert "setup_logging" in vars(sciluigi.interface), "the module is whole but for its last line"
+"""
+
+
+def test_neither_folder_nor_terminal_show_that_luigi_was_there(tmp_path: Path) -> None:
+    folder, temporary = tmp_path / "cwd", tmp_path / "tmp"
+    folder.mkdir()
+    temporary.mkdir()
+    (folder / "luigi.cfg").write_text("this is [no configuration\n")
+    environment = {**os.environ, "TMPDIR": str(temporary), "LUIGI_CONFIG_PARSER": "toml", "PYTHONDEVMODE": "1"}
+    code = CONTAINMENT.format(root=str(ROOT), here=str(Path(__file__).parent))
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert [entry.name for entry in folder.iterdir()] == ["luigi.cfg"]
+    assert list(temporary.iterdir()) == []
+
+
+def test_no_scheduler_is_one_clear_error(drivers: Callable[..., Any], port: int) -> None:
+    driver = drivers(f"http://127.0.0.1:{port}")
+    with pytest.raises(BackendFailed, match=rf"No Luigi scheduler at http://127\.0\.0\.1:{port}.*main\.py ui"):
+        driver.coat("01L")
+    assert driver.calls == []
+
+
+def test_another_server_is_not_taken_for_a_scheduler(drivers: Callable[..., Any]) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<p>hello</p>")
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(BackendFailed, match="something else"):
+            drivers(f"http://127.0.0.1:{server.server_port}").coat("01M")
+        server.shutdown()
+
+
+def test_a_coat_is_a_listener_that_says_nothing_without_a_scheduler(
+    drivers: Callable[..., Any], progress: Callable[..., Any]
+) -> None:
+    coat: Coat = drivers().coat("01N")
+    coat.progressed(progress())
+    coat.close()
+    coat.progressed(progress())
+    coat.close()

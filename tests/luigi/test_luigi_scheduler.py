@@ -1,0 +1,247 @@
+"""The coat with a real luigid: what its page gets to know, and that it refuses nothing behind our back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.run import luigi_report, luigi_ui
+from batch_pipeline.run.events import FailedCell, Outcome
+from batch_pipeline.run.luigi_coat import Coat
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import BackendFailed, RunConflict
+
+pytestmark = pytest.mark.engine
+
+Make = Callable[..., Any]
+STEPS = ["trim", "count", "sort", "merge"]
+
+
+@pytest.fixture
+def shown(rpc: Make) -> Make:
+    """One field of each of a coat's tasks, by step, as the scheduler has it."""
+
+    def ask(url: str, coat: Coat, field: str) -> dict[str, Any]:
+        found = {step: rpc(url, "dep_graph", task_id=id).get(id, {}) for step, id in coat.task_ids.items()}
+        return {step: about.get(field) for step, about in found.items()}
+
+    return ask
+
+
+def everywhere(value: Any) -> dict[str, Any]:
+    return dict.fromkeys([*STEPS, "Diamond"], value)
+
+
+def test_the_graph_has_the_ports_edges(luigid: str, drivers: Make, rpc: Make) -> None:
+    driver = drivers(luigid)
+    coat = driver.coat("02A")
+    coat.submit_all()
+    ids = coat.task_ids
+    graph = rpc(luigid, "dep_graph", task_id=ids["Diamond"])
+    edges = {(down, up) for down in ids for up in ids if ids[up] in graph[ids[down]]["deps"]}
+    assert edges == {
+        ("count", "trim"),
+        ("sort", "trim"),
+        ("merge", "count"),
+        ("merge", "sort"),
+        ("Diamond", "merge"),
+    }
+    assert driver.calls == STEPS
+    assert {graph[id]["status"] for id in ids.values()} == {"DONE"}, "Luigi's part, the submission, is over"
+
+
+def test_progress_of_all_steps_shows_at_once_and_the_edges_stay(
+    luigid: str, drivers: Make, progress: Make, shown: Make, eventually: Make
+) -> None:
+    coat = drivers(luigid).coat("02B")
+    coat.submit_all()
+    before = shown(luigid, coat, "deps")
+    coat.progressed(
+        progress(
+            trim={"done": 3, "running": 1},
+            count={"done": 7, "running": 1, "failed": {EndReason.OUT_OF_MEMORY: 1}},
+            sort={"done_before": 4},
+        )
+    )
+    eventually(lambda: shown(luigid, coat, "status"), {**everywhere("RUNNING"), "sort": "DONE"})
+    eventually(
+        lambda: shown(luigid, coat, "progress_percentage"),
+        {"trim": 75, "count": 88, "sort": 100, "merge": 0, "Diamond": 71},
+    )
+    assert shown(luigid, coat, "status_message")["count"] == "7/9 done, 1 running, 1 failed: out of memory"
+    assert shown(luigid, coat, "tracking_url") == everywhere("http://127.0.0.1/runs/it")
+    assert {step: sorted(deps) for step, deps in shown(luigid, coat, "deps").items()} == {
+        step: sorted(deps) for step, deps in before.items()
+    }
+    assert shown(luigid, coat, "params")["count"]["settings"] == "depth=7"
+
+
+def test_a_finished_run_is_done(luigid: str, drivers: Make, progress: Make, shown: Make) -> None:
+    coat = drivers(luigid).coat("02C")
+    coat.submit_all()
+    coat.progressed(progress())
+    coat.ended(Outcome(run_ids=["02C"], progress=progress(**{step: {"done": 4} for step in STEPS}), failed=[]))
+    coat.close()
+    assert shown(luigid, coat, "status") == everywhere("DONE")
+    assert shown(luigid, coat, "progress_percentage") == everywhere(100)
+
+
+def test_a_failure_is_failed_and_says_why(
+    luigid: str, drivers: Make, progress: Make, shown: Make, rpc: Make, eventually: Make
+) -> None:
+    coat = drivers(luigid).coat("02D")
+    coat.submit_all()
+    counts = progress(
+        trim={"done": 4}, count={"done": 3, "failed": {EndReason.OUT_OF_MEMORY: 1}}, sort={"done": 4}, merge={"done": 4}
+    )
+    coat.progressed(counts)
+    eventually(lambda: shown(luigid, coat, "status")["count"], "FAILED")
+    cell = FailedCell(step="count", sample="NA12878", reason=EndReason.OUT_OF_MEMORY, message="It needed 9 GiB.")
+    coat.ended(Outcome(run_ids=["02D"], progress=counts, failed=[cell]))
+    coat.close()
+    assert shown(luigid, coat, "status") == {**everywhere("DONE"), "count": "FAILED", "Diamond": "FAILED"}
+    error = json.loads(rpc(luigid, "fetch_error", task_id=coat.task_ids["count"])["error"])
+    assert "NA12878: out of memory: It needed 9 GiB." in error
+
+
+def test_a_failed_step_that_is_retried_runs_again(
+    luigid: str, drivers: Make, progress: Make, shown: Make, eventually: Make
+) -> None:
+    driver = drivers(luigid)
+    coat = driver.coat("02E")
+    coat.submit_all()
+    coat.progressed(progress(trim={"failed": {EndReason.OUT_OF_MEMORY: 1}}))
+    eventually(lambda: shown(luigid, coat, "status")["trim"], "FAILED")
+    driver.records.discard("trim")
+    coat.submit_all()
+    coat.progressed(progress(trim={"running": 1}))
+    eventually(lambda: shown(luigid, coat, "status")["trim"], "RUNNING")
+    assert driver.calls == [*STEPS, "trim"]
+
+
+def test_a_failing_submission_shows_as_failed(luigid: str, drivers: Make, shown: Make) -> None:
+    driver = drivers(luigid)
+    driver.failing["count"] = BackendFailed("The queue is disabled.")
+    coat = driver.coat("02F")
+    with pytest.raises(BackendFailed, match="queue is disabled"):
+        coat.submit_all()
+    assert shown(luigid, coat, "status")["count"] == "FAILED"
+
+
+def test_a_rerun_of_deleted_results_within_the_cooldown_really_runs(luigid: str, drivers: Make) -> None:
+    for run_id in ("02G", "02H"):
+        driver = drivers(luigid)
+        driver.coat(run_id).submit_all()
+        assert driver.calls == STEPS
+
+
+def test_a_driver_that_adopts_the_run_of_one_that_died_is_not_refused(
+    luigid: str, drivers: Make, progress: Make, shown: Make, eventually: Make
+) -> None:
+    dead = drivers(luigid)
+    dead.failing["sort"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        dead.coat("02I").submit_all()
+    adopting = drivers(luigid)
+    adopting.records = dead.records
+    coat = adopting.coat("02I")
+    coat.submit_all()
+    assert (dead.calls, adopting.calls) == (["trim", "count"], ["sort", "merge"])
+    coat.progressed(progress())
+    eventually(lambda: shown(luigid, coat, "status"), everywhere("RUNNING"))
+
+
+@pytest.mark.parametrize("held", ["RUNNING", "DONE"])
+def test_a_refused_step_is_an_error(luigid: str, drivers: Make, rpc: Make, held: str) -> None:
+    driver = drivers(luigid)
+    coat = driver.coat(f"02J{held}")
+    other = {"worker": "somebody else", "family": "count", "params": {}, "task_id": coat.task_ids["count"]}
+    rpc(luigid, "add_task", status=held, **other)
+    with pytest.raises(RunConflict, match=rf"count \(which it holds as {held}\).*not queued"):
+        coat.submit_all()
+    assert "count" not in driver.calls
+
+
+def test_a_paused_scheduler_is_an_error(luigid: str, drivers: Make, rpc: Make) -> None:
+    driver = drivers(luigid)
+    rpc(luigid, "pause")
+    try:
+        with pytest.raises(RunConflict, match=r"paused.*Resume"):
+            driver.coat("02K").submit_all()
+    finally:
+        rpc(luigid, "unpause")
+    assert driver.calls == []
+
+
+def test_a_detached_runs_tasks_say_that_the_jobs_go_on(luigid: str, drivers: Make, progress: Make, shown: Make) -> None:
+    coat = drivers(luigid).coat("02L")
+    coat.submit_all()
+    coat.ended(Outcome(run_ids=["02L"], progress=progress(), failed=[], detached=True))
+    coat.close()
+    assert shown(luigid, coat, "status") == everywhere("DONE")
+    assert all("the jobs go on" in line for line in shown(luigid, coat, "status_message").values())
+
+
+def test_a_driver_that_ends_without_a_word_leaves_no_success(
+    luigid: str, drivers: Make, progress: Make, shown: Make
+) -> None:
+    coat = drivers(luigid).coat("02M")
+    coat.submit_all()
+    coat.progressed(progress(trim={"done": 4}))
+    coat.close()
+    assert shown(luigid, coat, "status") == {**everywhere("FAILED"), "trim": "DONE"}
+
+
+def test_a_step_with_nothing_to_submit_is_known_too(luigid: str, drivers: Make, shown: Make, eventually: Make) -> None:
+    driver = drivers(luigid)
+    driver.records |= {"trim", "count", "sort"}
+    coat = driver.coat("02N")
+    coat.submit_all()
+    eventually(lambda: shown(luigid, coat, "status_message")["trim"], "nothing to submit")
+    assert shown(luigid, coat, "deps")["count"] == [coat.task_ids["trim"]]
+
+
+def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
+    tmp_path: Path,
+    port: int,
+    drivers: Make,
+    progress: Make,
+    shown: Make,
+    eventually: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(luigi_report, "BEAT_SECONDS", 0.1)
+    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    try:
+        coat = drivers(url).coat("02O")
+        coat.submit_all()
+        counts = progress(count={"done": 1, "running": 2, "failed": {EndReason.TIMEOUT: 1}}, sort={"done": 4})
+        coat.progressed(counts)
+        expected = {**everywhere("RUNNING"), "sort": "DONE"}
+        eventually(lambda: shown(url, coat, "status"), expected)
+        pid = int((tmp_path / "luigid.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        coat.progressed(counts)  # nobody listens: it neither raises nor waits
+        luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+        eventually(lambda: shown(url, coat, "status"), expected)
+        assert shown(url, coat, "status_message")["count"] == counts["count"].line
+        assert coat.task_ids["trim"] in shown(url, coat, "deps")["count"]
+    finally:
+        luigi_ui.stop(tmp_path)
+
+
+def test_a_scheduler_that_dies_while_submitting_is_a_clear_error(tmp_path: Path, port: int, drivers: Make) -> None:
+    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    driver = drivers(url)
+    coat = driver.coat("02P")
+    assert luigi_ui.stop(tmp_path)
+    with pytest.raises(BackendFailed, match="went away while the steps were submitted"):
+        coat.submit_all()
+    assert driver.calls == []
