@@ -72,7 +72,7 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
             remove_tree(place.scratch)
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Attempt:
     """One attempt at a cell: what it is given, and what it has found out so far."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +39,8 @@ def remove_tree(path: str | Path) -> None:
         # A tool took away its own rights, or still writes: once more with the careful and slow one.
         for folder, _, _ in os.walk(path):
             os.chmod(folder, 0o700)
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -104,6 +105,8 @@ def renamed(path: str, target: str) -> bool:
 
 def copy(path: str, target: str) -> None:
     """Copies a file so that a reader of `target` sees the old bytes or the new ones."""
+    import shutil
+
     part = _part(target)
     try:
         _in_folder(target, lambda: open(part, "xb").close())

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 
-from batch_pipeline.container.cell import run_cell
 from batch_pipeline.container.log import say
-from batch_pipeline.container.payload import run_payload
 from batch_pipeline.container.run import GRACE_SECONDS, Signals
 from batch_pipeline.container.verdict import exit_code_of, say_traceback
 from batch_pipeline.container.warm import Warm
@@ -33,8 +31,13 @@ def run_child(
     kept = Warm(warm, environment)
     try:
         with Signals(grace_seconds) as signals:
+            # Imported when needed: each of the two has nothing to do with the other.
             if environment.get(Variable.MANIFEST):
+                from batch_pipeline.container.cell import run_cell
+
                 return int(run_cell(environment, kept, signals))
+            from batch_pipeline.container.payload import run_payload
+
             return int(run_payload(environment, arguments, kept, signals))
     except BatchPipelineError as error:
         say(error.message)

@@ -14,7 +14,7 @@ from batch_pipeline.wire.errors import ContractBroken
 DEFAULT_SCRATCH = "/scratch"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Which attempt at which cell this container is, and where on the host it may work."""
 

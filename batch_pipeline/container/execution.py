@@ -28,7 +28,7 @@ from batch_pipeline.wire.job import Job
 _VARIABLE_BYTES = 100_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Executed:
     """How a process of the step ended, as a verdict and as the kernel tells."""
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 PAUSES = (0.3, 1.5)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Link:
     """An input that is the store's own file: what it was like when it was linked."""
 
@@ -46,7 +46,7 @@ class Link:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Brought:
     """A file as it was staged."""
 

@@ -11,7 +11,6 @@ import os
 import select
 import stat
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Protocol, Self
@@ -142,6 +141,8 @@ def say(text: str) -> None:
 
 def _new_file(folder: Path) -> int:
     """A file without a name; in memory when the folder cannot have one, so that the log tells that its disk is full."""
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -24,7 +24,7 @@ from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Product:
     """One output as the step left it."""
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from batch_pipeline.wire.errors import ContractBroken, StepInterrupted
 
@@ -33,7 +33,7 @@ _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ)
 _OUTCOME = 3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Ended:
     """How a process ended and what it and its children took.
 
@@ -217,12 +217,15 @@ def _become_payload(environment: Mapping[str, str], folder: Path, outcome: int) 
     if outcome != _OUTCOME:
         os.dup2(outcome, _OUTCOME, inheritable=False)
     os.closerange(_OUTCOME + 1, 1 << 20)
-    # Line by line, so that what a step prints stands in the log before what its tools print next.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdout, sys.stderr = _line_by_line(1), _line_by_line(2)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+
+
+def _line_by_line(descriptor: int) -> TextIO:
+    """A stream to the log; what a step prints shall stand there before what its tools print next."""
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _wait(leader: int) -> Ended:

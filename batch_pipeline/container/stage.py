@@ -32,7 +32,7 @@ T = TypeVar("T")
 AT_ONCE = 8
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Staged:
     """What a step finds, and what the receipt will say about it."""
 
@@ -46,7 +46,7 @@ class Staged:
     size_bytes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """One file to bring: where from, where to, and what it must be like."""
 
