@@ -32,9 +32,7 @@ def cancel(
         backend.close()
 
 
-def _cancelled(
-    store: Store, backend: Backend, run_ids: list[str], steps: frozenset[str] | None
-) -> Iterator[str]:
+def _cancelled(store: Store, backend: Backend, run_ids: list[str], steps: frozenset[str] | None) -> Iterator[str]:
     for run in read_live_runs(store, backend, run_ids):
         # Downstream first: what waits for a cancelled job would else end as "dependency failed".
         for item in sorted(run.submissions, key=lambda item: item.native_name, reverse=True):

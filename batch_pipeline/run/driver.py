@@ -20,14 +20,16 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
-from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.record import write_end
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.submit import Submitter
 from batch_pipeline.run.verdict import Verdict, judge
 from batch_pipeline.run.watch import Watch
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.layout import COHORT
 
@@ -81,7 +83,6 @@ def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcom
         raise Interrupted(driver.run_ids) from error
     finally:
         driver.close()
-    listener.ended(outcome)
     return outcome
 
 
@@ -95,6 +96,7 @@ class Driver:
         self._lock = DriverLock(request.store)
         self._failed: dict[tuple[str, str], FailedCell] = {}
         self._submitted = 0
+        self._coat: Coat | None = None
         #: Runs that it submitted or follows, oldest first.
         self.run_ids: list[str] = []
 
@@ -108,6 +110,8 @@ class Driver:
     def close(self) -> None:
         """Lets go of the lock and the backend's connections; jobs go on."""
         self._lock.release()
+        if self._coat is not None:
+            self._coat.close()
         if self._backend is not None:
             self._backend.close()
 
@@ -140,8 +144,7 @@ class Driver:
             progress = _final(first, found.plan, failed)
             if not jobs or not _is_deferred(found.plan):
                 break
-        listener.progressed(progress)
-        return Outcome(
+        outcome = Outcome(
             run_ids=tuple(self.run_ids),
             progress=progress,
             failed=tuple(failed),
@@ -150,6 +153,13 @@ class Driver:
             submitted=self._submitted,
             store_calls=found.store_calls,
         )
+        for hearer in self._hearers(listener):
+            hearer.progressed(progress)
+            hearer.ended(outcome)
+        return outcome
+
+    def _hearers(self, listener: Listener) -> list[Listener]:
+        return [listener, self._coat] if self._coat is not None else [listener]
 
     def _wave(self, listener: Listener) -> tuple[Look, list[Submission]]:
         """Plans and submits what can be submitted now. Returns what there was and the jobs to follow."""
@@ -185,22 +195,33 @@ class Driver:
             lock=self._lock,
             listener=listener,
         )
-        submitter.begin()
-        self.run_ids.append(submitter.run_id)
-        self._through_luigi(submitter)
+        if self._request.reference_files:
+            # A reference is one job without a workflow.
+            submitter.begin()
+            self.run_ids.append(submitter.run_id)
+            submitter.submit_step(self._request.graph.names[0])
+        else:
+            self._through_luigi(submitter)
         self._submitted += len(submitter.sent)
         return submitter.sent
 
     def _through_luigi(self, submitter: Submitter) -> None:
-        for step in self._request.graph.names:
-            submitter.submit_step(step)
+        """Submits as Luigi's tasks: one a step, in the order of the ports. A deaf scheduler is found out first."""
+        if self._coat is not None:
+            self._coat.close()
+        self._coat = _coat(self._request, submitter)
+        submitter.begin()
+        self.run_ids.append(submitter.run_id)
+        self._coat.submit_all()
 
     def _follows(self, found: Look) -> None:
         self.run_ids.extend(run_id for run_id in found.live_runs if run_id not in self.run_ids)
 
     def _follow(self, found: Look, jobs: Sequence[Submission], listener: Listener) -> None:
         poll = self._request.settings.watch.poll_seconds
-        Watch(found.plan, self.backend, jobs, already=_already(found), poll_seconds=poll).until_over(listener)
+        Watch(found.plan, self.backend, jobs, already=_already(found), poll_seconds=poll).until_over(
+            Together(self._hearers(listener))
+        )
 
     def _judge(self, jobs: Sequence[Submission]) -> Sequence[FailedCell]:
         """Closes the runs of jobs that have ended; their cells that are not done."""
@@ -218,6 +239,26 @@ class Driver:
     def _write_ends(self, verdict: Verdict) -> None:
         for run_id, done in verdict.done.items():
             write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id))
+
+
+def _coat(request: Request, submitter: Submitter) -> Coat:
+    """Luigi's side of one submission."""
+    folder = request.store.path_of(layout.run_folder(submitter.run_id))
+    luigi = request.settings.luigi
+    return Coat(
+        request.workflow,
+        run_id=submitter.run_id,
+        steps=request.graph.names,
+        submit=submitter.submit_step,
+        submitted=submitter.is_submitted,
+        params={
+            f"{step}.{name}": str(value) for step, params in request.params.items() for name, value in params.items()
+        },
+        tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
+        host=luigi.scheduler_host or None,
+        port=luigi.scheduler_port,
+        log_folder=folder / "luigi" if folder else None,
+    )
 
 
 def _already(found: Look) -> dict[str, int]:

@@ -139,3 +139,15 @@ class Silence:
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
+
+
+class Together(Silence):
+    """Several listeners as one, for the progress of running jobs."""
+
+    def __init__(self, hearers: Sequence[Listener]) -> None:
+        self._hearers = hearers
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        """See `Listener.progressed`."""
+        for hearer in self._hearers:
+            hearer.progressed(progress)

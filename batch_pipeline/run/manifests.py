@@ -1,4 +1,4 @@
-"""Writes what a submission's containers read: the manifest's header and rows, and the plain list of samples."""
+"""Writes what a submission's containers read: the manifest's header and rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_manifest(
     bundle_sha256: str,
     resources: tuple[int, int],
 ) -> None:
-    """Writes rows, list and header of one submission: three objects, whatever its size.
+    """Writes rows and header of one submission: two objects, whatever its size.
 
     `resources` are the vCPUs and MiB that the job definition gives each child.
     """
@@ -54,9 +54,7 @@ def write_manifest(
         missing=plan.missing.get(node.name, ()),
         queued_at=now(),
     )
-    names = "".join(f"{sample}\n" for sample, _ in plan.members_of(job))
     store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
-    store.put(layout.submission(run_id, job.name, "samples.txt"), names.encode())
     store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())
 
 

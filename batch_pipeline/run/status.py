@@ -79,11 +79,9 @@ def watch(request: Request, listener: Listener) -> Outcome:
     nothing = replace(request.selection, steps=frozenset(), force=False)
     driver = Driver(replace(request, selection=nothing))
     try:
-        outcome = driver.run(listener, detach=False)
+        return driver.run(listener, detach=False)
     finally:
         driver.close()
-    listener.ended(outcome)
-    return outcome
 
 
 def failed_before(store: Store, plan: Plan) -> list[FailedCell]:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
-from batch_pipeline.backends.payload import RunContext, request_of, resources
+from batch_pipeline.backends.definitions import definitions_of, resources
+from batch_pipeline.backends.payload import SAMPLES_FILE, RunContext, needs_list_file, request_of, samples_of
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
 from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.events import Listener
@@ -63,6 +64,9 @@ class Submitter:
         url = bundles.upload(bundle, store)
         record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256)
         write_record(store, record, request, self._plan)
+        definitions = definitions_of(
+            request.graph, pipeline=record.pipeline_name, attempts=request.settings.backend.attempts
+        )
         self._context = RunContext(
             run_id=self.run_id,
             pipeline_name=record.pipeline_name,
@@ -70,11 +74,13 @@ class Submitter:
             store_url=store.url,
             bundle_url=url,
             bundle_sha256=bundle.sha256,
+            definitions=definitions,
             bucket_name=request.settings.store.bucket,
             reference=self._reference,
             tags=dict(request.settings.tags),
-            attempts=request.settings.backend.attempts,
         )
+        wanted = {job.step for job in self._plan.jobs}
+        self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
 
     def submit_step(self, step: str) -> None:
@@ -90,6 +96,9 @@ class Submitter:
 
     def _submit(self, job: PlannedJob) -> None:
         request = request_of(self._plan, job, self._context, self._after(job.after))
+        if needs_list_file(request):
+            names = "".join(f"{sample}\n" for sample in samples_of(self._plan, job))
+            self._request.store.put(layout.submission(self.run_id, job.name, SAMPLES_FILE), names.encode())
         if not job.join:
             write_manifest(
                 self._request.store,
