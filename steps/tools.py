@@ -1,16 +1,17 @@
 """Runs the tools of the steps, with their talk in the log and their failures in one sentence.
 
 A tool runs through `sh` in the cell's own process group, so that a signal to the cell reaches it. Both its streams are
-passed on to the log line by line as they come, and kept, since half of what these tools know is only in their talk.
+passed on to the log as they come, and kept, since half of what these tools know is only in their talk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
-import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,53 +63,73 @@ def run_tool(
     DiskFull: it said that no space was left.
     """
     title = name or Path(program).name
-    out: list[str] = []
-    err: list[str] = []
     try:
         command = sh.Command(str(program))
     except sh.CommandNotFound as error:
         raise StepFailed(
             f"{program!s} is not on the PATH; install it, or run the step in an image that has it."
         ) from error
-    with open(keep or os.devnull, "w", encoding="utf-8") as copy:
-
-        def hear(line: str) -> None:
-            err.append(line)
-            copy.write(line)
-            _pass_on(line, sys.stderr.fileno())
-
-        def hear_out(line: str) -> None:
-            out.append(line)
-            _pass_on(line, sys.stdout.fileno())
-
+    failed: sh.ErrorReturnCode | None = None
+    with _Ear(1) as out, _Ear(2, keep) as err:
         try:
             command(
                 *map(str, arguments),
-                _out=hear_out,
-                _err=hear,
-                _tty_out=False,
-                _decode_errors="replace",
+                _out=out.mouth,
+                _err=err.mouth,
+                _tty_in=False,
                 _env={**os.environ, **(environment or {})},
             )
         except sh.ErrorReturnCode as error:
-            raise _failure(title, int(error.exit_code), [*out, *err]) from error
-    return Talk(out="".join(out), err="".join(err))
+            failed = error
+    if failed is not None:
+        raise _failure(title, int(failed.exit_code), out.text + err.text) from failed
+    return Talk(out=out.text, err=err.text)
 
 
-def last_word(lines: Iterable[str]) -> str:
+class _Ear:
+    """A pipe whose other end, `mouth`, a tool writes to; what comes is passed on to a descriptor at once, and kept.
+
+    `sh` could call a function for each line, but then takes a tenth of a second longer for every command.
+    """
+
+    def __init__(self, descriptor: int, keep: Path | None = None) -> None:
+        self.descriptor = descriptor
+        self.keep = keep
+        self.text = ""
+
+    def __enter__(self) -> _Ear:
+        self._heard, self.mouth = os.pipe()
+        self._chunks: list[bytes] = []
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        os.close(self.mouth)
+        self._thread.join()
+        os.close(self._heard)
+        content = b"".join(self._chunks)
+        self.text = content.decode("utf-8", "replace")
+        if self.keep is not None:
+            self.keep.write_bytes(content)
+
+    def _listen(self) -> None:
+        while chunk := os.read(self._heard, 1 << 16):
+            self._chunks.append(chunk)
+            # A log that cannot be written to is the container's trouble: the tool must not stall for it.
+            with contextlib.suppress(OSError):
+                os.write(self.descriptor, chunk)
+
+
+def last_word(text: str) -> str:
     """The line that most likely says why a tool failed: the last one that speaks of an error, else the last one."""
-    said = [line.strip() for line in "".join(lines).splitlines() if line.strip() and not _NOISE.search(line)]
+    said = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     telling = [line for line in said if _TELLING.search(line)]
     return (telling or said or ["it said nothing"])[-1]
 
 
-def _pass_on(line: str, descriptor: int) -> None:
-    os.write(descriptor, line.encode("utf-8", "replace"))
-
-
-def _failure(title: str, code: int, lines: list[str]) -> BatchPipelineError:
-    text = "".join(lines)
-    word = last_word(lines)
+def _failure(title: str, code: int, text: str) -> BatchPipelineError:
+    word = last_word(text)
     if "No space left on device" in text:
         return DiskFull(f"{title} found no space left: {word}. Give the job a larger scratch disk, or set its folder.")
     starved = code == -signal.SIGKILL or _NO_MEMORY.search(text) is not None
