@@ -28,6 +28,8 @@ def run_child(
     Must be called in the main thread, with the log as descriptors 1 and 2. `warm` keeps between lives what need not be
     made again. Leaves working directory, environment, signal handlers and descriptors as found.
     """
+    if environment.get(Variable.JOIN):
+        return int(ContainerExit.DONE)
     kept = Warm(warm, environment)
     try:
         with Signals(grace_seconds) as signals:

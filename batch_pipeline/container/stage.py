@@ -83,7 +83,13 @@ class Stager:
     def stage(self) -> Staged:
         """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
         staged = Staged()
-        upstream = self._receipts([(step, self._row.sample, print_) for step, print_ in self._row.upstream.items()])
+        gathers = {spec.step for spec in self._manifest.inputs if spec.kind == "cohort"}
+        upstream = self._receipts(
+            [
+                (step, layout.COHORT if step in gathers else self._row.sample, print_)
+                for step, print_ in self._row.upstream.items()
+            ]
+        )
         gathered = self._receipts(
             [(step, sample, print_) for step, cells in self._manifest.gathered.items() for sample, print_ in cells]
         )
@@ -123,6 +129,8 @@ class Stager:
             wanted = self._sources(spec.port, self._row.sources.get(spec.port, ()), folder)
         elif spec.kind == "step":
             wanted = self._results(spec, self._row.sample, upstream, folder)
+        elif spec.kind == "cohort":
+            wanted = self._results(spec, layout.COHORT, upstream, folder)
         elif spec.kind == "gather":
             by_sample = {
                 sample: self._results(spec, sample, gathered, f"{folder}/{sample}")
