@@ -137,7 +137,7 @@ class Store:
         with self._call("delete", keys[0]):
             try:
                 obstore.delete(self.backend, keys)
-            except NotFoundError:
+            except (NotFoundError, FileNotFoundError):
                 for key in keys:
                     self._delete_one(key)
 
@@ -165,7 +165,7 @@ class Store:
     def _delete_one(self, key: str) -> None:
         try:
             obstore.delete(self.backend, key)
-        except NotFoundError:
+        except (NotFoundError, FileNotFoundError):
             pass
 
     @contextmanager
