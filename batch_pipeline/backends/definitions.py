@@ -115,7 +115,7 @@ def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, job_rol
         "MEMORY_MB": str(step.memory_mb),
     }
     path = root / FOLDER / f"{node.name}.json"
-    definition = _filled(_read(path), values, path) if path.is_file() else _filled(_GENERATED, values, path)
+    definition = _filled(_read(path) if path.is_file() else _GENERATED, values, path)
     definition.setdefault("jobDefinitionName", f"{pipeline}-{node.name}")
     definition.setdefault("retryStrategy", retry_strategy(attempts))
     if step.timeout_seconds is not None:
@@ -124,11 +124,14 @@ def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, job_rol
     return named(definition)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> Mapping[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        definition = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidPipeline(f"The job definition {path} cannot be read ({error}). Mend or remove it.") from error
+    if not isinstance(definition, dict):
+        raise InvalidPipeline(f"The job definition {path} is not in the shape of a JSON object. Mend or remove it.")
+    return definition
 
 
 def _filled(value: Any, values: Mapping[str, str], path: Path) -> Any:
