@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batch_pipeline.cli.options import settings_of
+from batch_pipeline.cli.options import HEADINGS, OPTIONS, settings_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.step import Parameter
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
@@ -47,6 +47,11 @@ class Call:
     def json(self) -> bool:
         """Whether `--json` was given."""
         return bool(self.options.get("json"))
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Whether the command belongs to a pipeline's file."""
+        return self._workflow is not None
 
     @property
     def workflow(self) -> type[WorkflowTask]:
@@ -171,6 +176,20 @@ def _names(text: str) -> list[str]:
     return [name.strip().removesuffix(".bam") for name in text.split(",") if name.strip()]
 
 
+class Verb(click.Command):
+    """A command whose help groups its options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What the verb does first, what it is set by last."""
+        for heading in HEADINGS:
+            options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+            shown = [option for option in options if getattr(option, "heading", OPTIONS) == heading]
+            records = [record for option in shown if (record := option.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
 def command(
     name: str,
     workflow: type[WorkflowTask] | None,
@@ -188,7 +207,7 @@ def command(
         log.set_up(verbose=bool(options.get("verbose")))
         return body(Call(workflow, argv, options))
 
-    return click.Command(
+    return Verb(
         name,
         params=list(params),
         callback=callback,

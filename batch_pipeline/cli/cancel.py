@@ -12,6 +12,7 @@ from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import Call, command, known
 from batch_pipeline.cli.options import CommandOption, common_options, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.report.tables import counted
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
@@ -28,17 +29,17 @@ def cancel(call: Call) -> int:
     run = call.options["run"]
     chosen = [known(run, live, "live run")] if run and live else live
     if not chosen:
-        told = "Nothing to cancel: no run is live."
-        data(told) if not call.json else print_json({"cancelled": []})
+        print_json({"cancelled": []}) if call.json else data("Nothing to cancel: no run is live.")
         return CommandExit.DONE
     _ask(call, chosen)
-    steps = call.options["step"] or None
-    sentences = cancel_runs(call.store, chosen, call.settings, steps=steps)
+    steps = frozenset(call.options["step"]) or None
+    sentences = cancel_runs(call.store, call.settings, chosen, steps=steps)
     if call.json:
-        print_json({"cancelled": chosen, "messages": sentences})
-    else:
-        for sentence in sentences:
-            data(sentence)
+        print_json({"cancelled": sentences})
+        return CommandExit.DONE
+    data(f"Cancelled {counted(len(sentences), 'job')}.")
+    for sentence in sentences:
+        data(f"  {sentence}")
     return CommandExit.DONE
 
 

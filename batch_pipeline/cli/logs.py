@@ -26,7 +26,7 @@ def logs(call: Call) -> int:
 
     pattern = _pattern(call.options["grep"])
     step = call.options["step"]
-    if step and call._workflow is not None:
+    if step and call.has_pipeline:
         known(step, call.graph.names, "step")
     lines = read(
         call.store,
@@ -37,9 +37,8 @@ def logs(call: Call) -> int:
         run_id=call.options["run"],
         follow=call.options["follow"],
     )
-    heading, found = "", False
+    heading = ""
     for line in lines:
-        found = True
         if pattern is not None and not pattern.search(line.text):
             continue
         if call.json:
@@ -49,16 +48,11 @@ def logs(call: Call) -> int:
             heading = _heading(line)
             say(heading)
         data(line.text)
-    if not found:
-        where = f" at {step}" if step else ""
-        raise InvalidUse(
-            f"There is no log of {call.options['sample']}{where} in {call.store.url}. Check the name, or see: runs."
-        )
     return CommandExit.DONE
 
 
 def _heading(line: LogLine) -> str:
-    return f"== {line.step}, attempt {line.attempt}"
+    return f"== {line.step}, {f'attempt {line.attempt}' if line.attempt else 'running'}"
 
 
 def _record(line: LogLine) -> dict[str, object]:

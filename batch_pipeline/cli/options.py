@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+#: Headings of the help, in this order.
+OPTIONS: Final = "Options"
+CELLS: Final = "Which cells"
+PARAMETERS: Final = "Parameters of the steps"
+SETTINGS: Final = "Settings"
+HEADINGS: Final = (OPTIONS, CELLS, PARAMETERS, SETTINGS)
+
 _KINDS: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 
@@ -30,6 +37,7 @@ class SettingOption(click.Option):
 
     def __init__(self, flag: str, key: str, help: str, *, default_text: str = "", **more: Any) -> None:
         self.key = key
+        self.heading = PARAMETERS if key.startswith("params.") else SETTINGS
         self._default_text = default_text
         super().__init__([flag, key.replace(".", "__")], help=help, default=None, **more)
 
@@ -37,18 +45,20 @@ class SettingOption(click.Option):
         """Adds the variable and the default, which click does not know."""
         extra = super().get_help_extra(ctx)
         extra["envvars"] = (variable_of(self.key),)
-        default = self._default_text or str(default_values().get(self.key, "")).lower()
-        if default:
-            extra["default"] = default
+        default = default_values().get(self.key, "")
+        told = self._default_text or (str(default).lower() if isinstance(default, bool) else str(default))
+        if told:
+            extra["default"] = told
         return extra
 
 
 class CommandOption(click.Option):
     """An option that is no setting: a flag or a choice of one command."""
 
-    def __init__(self, flag: str, help: str, **more: Any) -> None:
+    def __init__(self, flag: str, help: str, *, heading: str = OPTIONS, name: str = "", **more: Any) -> None:
+        self.heading = heading
         variable = CLI_PREFIX + flag.split("/")[0].lstrip("-").upper().replace("-", "_")
-        super().__init__([flag], help=help, envvar=variable, show_envvar=True, **more)
+        super().__init__([flag, name] if name else [flag], help=help, envvar=variable, show_envvar=True, **more)
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,21 +134,18 @@ def run_options() -> list[click.Parameter]:
 
 def selection_options(steps: Completer, samples: Completer) -> list[click.Parameter]:
     """Which cells a command means."""
+
+    def option(flag: str, help: str, **more: Any) -> CommandOption:
+        return CommandOption(flag, help, heading=CELLS, **more)
+
+    names = "These samples: names with commas between, or @FILE; repeatable."
     return [
-        CommandOption("--from-step", "This step and what depends on it.", metavar="STEP", shell_complete=steps),
-        CommandOption(
-            "--only-step", "This step alone; repeatable.", multiple=True, metavar="STEP", shell_complete=steps
-        ),
-        CommandOption(
-            "--samples",
-            "These samples: names with commas between, or @FILE; repeatable.",
-            multiple=True,
-            metavar="NAMES",
-            shell_complete=samples,
-        ),
-        CommandOption("--failed", "The samples that failed last time.", is_flag=True),
-        CommandOption("--force", "Run chosen cells even when they are done.", is_flag=True),
-        CommandOption("--accept-code-changes", "Trust results made by other code, parameters or inputs.", is_flag=True),
+        option("--from-step", "This step and what depends on it.", metavar="STEP", shell_complete=steps),
+        option("--only-step", "This step alone; repeatable.", multiple=True, metavar="STEP", shell_complete=steps),
+        option("--samples", names, multiple=True, metavar="NAMES", shell_complete=samples),
+        option("--failed", "The samples that failed last time.", is_flag=True),
+        option("--force", "Run chosen cells even when they are done.", is_flag=True),
+        option("--accept-code-changes", "Trust results made by other code, parameters or inputs.", is_flag=True),
     ]
 
 
@@ -155,7 +162,7 @@ def parameter_options(steps: Sequence[type[Step]], taken: Sequence[click.Paramet
     if not found:
         return []
     per_step = CommandOption(
-        "--param", "A parameter of one step; repeatable.", multiple=True, metavar="STEP.NAME=VALUE"
+        "--param", "A parameter of one step; repeatable.", heading=PARAMETERS, multiple=True, metavar="STEP.NAME=VALUE"
     )
     return [*found.values(), per_step]
 

@@ -84,8 +84,8 @@ def _interrupted(call: Call, run_ids: Sequence[str]) -> int:
     if _answer(call) == "cancel":
         from batch_pipeline.run.cancel import cancel
 
-        for sentence in cancel(call.store, run_ids, call.settings):
-            say(sentence)
+        for sentence in cancel(call.store, call.settings, run_ids):
+            say(f"Cancelled {sentence}")
     else:
         say(f"The jobs of {', '.join(run_ids)} go on. See them with `status`; the same command follows them again.")
     return CommandExit.INTERRUPTED

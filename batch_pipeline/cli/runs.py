@@ -21,7 +21,7 @@ def runs(call: Call) -> int:
     """Lists the runs of the store, newest first: who began what, when, and how it ended."""
     from batch_pipeline.run.record import runs as recorded
 
-    found = recorded(call.store)[: call.options["number"]]
+    found = recorded(call.store, most=call.options["number"])
     if call.json:
         from batch_pipeline.report.records import plain
 

@@ -1,0 +1,185 @@
+"""`doctor`: looks at everything that a run needs, and tells all that is wrong at once, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.options import common_options, json_option, pipeline_options, run_options
+from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import BatchPipelineError
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+
+OLDEST_PYTHON: Final = (3, 11)
+PACKAGES: Final = ("boto3", "click", "luigi", "obstore", "pydantic", "rich", "sciluigi", "sh", "tornado", "ulid")
+#: Less than this, in bytes, is told: one human sample's FASTQ files alone are larger.
+LOW_SPACE: Final = 5 * 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    ok: bool
+    sentence: str
+    #: What to do; empty when all is well.
+    remedy: str = ""
+
+
+def doctor(call: Call) -> int:
+    """Checks Python, packages, tools, store, disk, backend and scheduler. Ends with 1 when something is wrong."""
+    findings = [_guarded(name, check, call) for name, check in CHECKS.items()]
+    told = [finding for found in findings for finding in found]
+    if call.json:
+        from batch_pipeline.report.records import plain
+
+        print_json(plain(told))
+    else:
+        for finding in told:
+            data(f"{'ok  ' if finding.ok else 'BAD '} {finding.check}: {finding.sentence}")
+            if finding.remedy:
+                data(f"       {finding.remedy}")
+    return CommandExit.DONE if all(finding.ok for finding in told) else CommandExit.FAILED
+
+
+def _guarded(name: str, check: Callable[[Call], Iterator[Finding]], call: Call) -> list[Finding]:
+    """A check's findings; an error that it raises is one."""
+    try:
+        return list(check(call))
+    except BatchPipelineError as error:
+        return [Finding(check=name, ok=False, sentence=error.message)]
+
+
+def _python(call: Call) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    new_enough = sys.version_info >= OLDEST_PYTHON
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    remedy = "" if new_enough else f"Install Python {wanted} or newer."
+    yield Finding(check="python", ok=new_enough, sentence=f"{version} ({sys.executable})", remedy=remedy)
+
+
+def _packages(call: Call) -> Iterator[Finding]:
+    absent = [name for name in PACKAGES if find_spec(name) is None]
+    if absent:
+        remedy = "Install the client's packages: pipenv install, or pip install 'batch-pipeline[client]'."
+        yield Finding(check="packages", ok=False, sentence=f"{', '.join(absent)} cannot be found.", remedy=remedy)
+    else:
+        yield Finding(check="packages", ok=True, sentence=f"all {len(PACKAGES)} are there")
+
+
+def _tools(call: Call) -> Iterator[Finding]:
+    """Tools that the steps' classes name (`tools = ("kallisto",)`); on AWS they are in the images."""
+    if not call.has_pipeline or call.settings.backend.name != "embedded":
+        return
+    classes = [type(node.step) for node in call.graph]
+    if call.workflow.reference_builder is not None:
+        classes.append(call.workflow.reference_builder)
+    wanted = {tool: step.__name__ for step in reversed(classes) for tool in getattr(step, "tools", ())}
+    for tool, step in sorted(wanted.items()):
+        place = shutil.which(tool)
+        remedy = "" if place else f"Install it; step {step} runs it. On Debian: apt-get install {_package_of(tool)}"
+        yield Finding(check="tool", ok=place is not None, sentence=f"{tool}: {place or 'not found'}", remedy=remedy)
+
+
+def _package_of(tool: str) -> str:
+    return {"PicardCommandLine": "picard-tools", "java": "default-jre-headless"}.get(tool, tool)
+
+
+def _pipeline(call: Call) -> Iterator[Finding]:
+    if call.has_pipeline:
+        yield Finding(check="pipeline", ok=True, sentence=f"{call.graph.name}: {' -> '.join(call.graph.names)}")
+
+
+def _samples(call: Call) -> Iterator[Finding]:
+    if call.has_pipeline and call.settings.samples.file:
+        yield Finding(check="samples", ok=True, sentence=f"{len(call.samples):,} in {call.samples.origin}")
+
+
+def _store(call: Call) -> Iterator[Finding]:
+    store = call.store
+    folder = store.folder
+    if folder is not None and not os.access(folder, os.W_OK | os.X_OK):
+        remedy = "Change its rights, or choose another with --store or --bucket-name."
+        yield Finding(check="store", ok=False, sentence=f"{folder} may not be written.", remedy=remedy)
+        return
+    key = f"doctor/{os.getpid()}"
+    store.put(key, b"")
+    store.delete([key])
+    yield Finding(check="store", ok=True, sentence=f"{store.url} can be read and written")
+
+
+def _space(call: Call) -> Iterator[Finding]:
+    settings = call.settings
+    if settings.backend.name == "embedded":
+        yield _space_of("scratch", settings.embedded.folder)
+    if "://" not in settings.store_location:
+        yield _space_of("store", Path(settings.store_location))
+
+
+def _space_of(what: str, folder: Path) -> Finding:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    enough = free >= LOW_SPACE
+    remedy = "" if enough else "Free some space, or choose a folder on another disk."
+    return Finding(check=f"disk of the {what}", ok=enough, sentence=f"{free / 1024**3:.1f} GiB free", remedy=remedy)
+
+
+def _backend(call: Call) -> Iterator[Finding]:
+    from batch_pipeline import backends
+
+    backend = backends.create(call.settings)
+    try:
+        backend.find("doctor", call.settings.backend.queue)
+    finally:
+        backend.close()
+    yield Finding(check="backend", ok=True, sentence=f"{call.settings.backend.name} answers")
+
+
+def _scheduler(call: Call) -> Iterator[Finding]:
+    luigi = call.settings.luigi
+    if not luigi.scheduler_host:
+        return
+    from batch_pipeline.run.luigi_coat import answers, scheduler_url
+
+    url = scheduler_url(luigi.scheduler_host, luigi.scheduler_port)
+    try:
+        there = answers(url)
+    except OSError:
+        there = False
+    sentence = f"luigid at {url} {'answers' if there else 'does not answer'}"
+    remedy = "" if there else "Start one with the verb ui, or leave --scheduler-host away."
+    yield Finding(check="scheduler", ok=there, sentence=sentence, remedy=remedy)
+
+
+CHECKS: Final[dict[str, Callable[[Call], Iterator[Finding]]]] = {
+    "python": _python,
+    "packages": _packages,
+    "pipeline": _pipeline,
+    "tool": _tools,
+    "samples": _samples,
+    "store": _store,
+    "disk": _space,
+    "backend": _backend,
+    "scheduler": _scheduler,
+}
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options = [*common_options(), json_option(), *pipeline_options(), *run_options()]
+    return command("doctor", workflow, argv, doctor, options)

@@ -1,0 +1,107 @@
+"""`reference`: builds the files that every sample shares, with the pipeline's own builder step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.options import (
+    CommandOption,
+    SettingOption,
+    common_options,
+    json_option,
+    parameter_options,
+    run_options,
+    yes_option,
+)
+from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.cli.run import finish, watched
+from batch_pipeline.pipeline.samples import SampleList
+from batch_pipeline.pipeline.step import Input, Parameter
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import InvalidPipeline, InvalidSampleList, InvalidUse
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.step import Step
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.run.events import Listener, Outcome
+
+
+def reference(call: Call) -> int:
+    """Builds the reference NAME from the files given, once, and keeps it in the store; without NAME lists them.
+
+    Steps then read it with --reference NAME, or by themselves when it is the only one.
+    """
+    name = call.options["name"]
+    if name is None:
+        return _list(call)
+    builder = call.workflow.reference_builder
+    if builder is None:
+        raise InvalidPipeline(
+            f"{call.workflow.__name__} builds no references. Put the files under references/{name}/ in the store, or"
+            " name a reference_builder in the pipeline."
+        )
+    try:
+        SampleList.of([name])
+    except InvalidSampleList as error:
+        raise InvalidUse(f"{name!r} cannot be a reference's name: letters, digits and . _ + = @ - only.") from error
+    return finish(call, watched(call, lambda listener: build(call, builder, name, listener)))
+
+
+def build(call: Call, builder: type[Step], name: str, listener: Listener) -> Outcome:
+    """Builds one reference from the options that are named like the builder's ports."""
+    from batch_pipeline.run.reference import build_reference
+
+    files = {port: call.options[f"file_{port}"] for port in builder.declared(Input) if call.options[f"file_{port}"]}
+    known = builder.declared(Parameter)
+    return build_reference(
+        call.workflow,
+        call.settings,
+        call.new_store,
+        name,
+        files,
+        listener,
+        params={key: value for key, value in call.settings.params.items() if key in known},
+        force=bool(call.options["force"]),
+        argv=call.argv,
+    )
+
+
+def _list(call: Call) -> int:
+    from batch_pipeline.wire import layout
+
+    names = sorted(call.store.folders(layout.REFERENCES))
+    if call.json:
+        print_json(names)
+        return CommandExit.DONE
+    for name in names:
+        data(name)
+    if not names:
+        data(f"No reference is in {call.store.url}.")
+    return CommandExit.DONE
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options: list[click.Parameter] = [
+        click.Argument(["name"], required=False),
+        *common_options(),
+        SettingOption("--queue", "backend.queue", "Job queue."),
+        *run_options(),
+        json_option(),
+        yes_option(),
+        CommandOption("--force", "Build it anew though it is there.", is_flag=True),
+    ]
+    builder = workflow.reference_builder if workflow is not None else None
+    if builder is not None:
+        options += [_file_option(port, item.help) for port, item in builder.declared(Input).items()]
+        options += parameter_options([builder], options)
+    return command("reference", workflow, argv, reference, options)
+
+
+def _file_option(port: str, help: str) -> click.Option:
+    flag = "--" + port.replace("_", "-")
+    return CommandOption(flag, name=f"file_{port}", help=help or f"File for {port}.", metavar="FILE|URL")
