@@ -1,0 +1,53 @@
+# Two commands do all: `make demo` runs the fusion pipeline on data with known answers, `make test` passes the tests.
+PYTHON := .venv/bin/python
+SOURCES := batch_pipeline steps examples tests benchmarks main.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check check_check fmt lock bench clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Run the pipeline on simulated and real samples, and compare the fusions found with the truth.
+	@scripts/install.sh tools
+	@scripts/install.sh python
+	@$(PYTHON) main.py demo
+
+test: ## Install what the tests need, check types and style, run all tests.
+	@scripts/install.sh tools
+	@scripts/install.sh browser
+	@scripts/install.sh python --dev
+	@$(MAKE) --no-print-directory check
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup
+
+unit: ## Run the fast tests only: no processes, no tools, no network.
+	@scripts/install.sh python --dev
+	$(PYTHON) -m pytest -q -m "not engine and not tools and not browser and not faults and not slow"
+
+check: check_check ## Check style and types.
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m ruff format --check -q $(SOURCES)
+	$(PYTHON) -m mypy
+
+check_check: ## Make sure that the type checker still finds a wrong type.
+	@folder=$$(mktemp -d) && printf 'x: int = "no"\n' > $$folder/wrong.py && \
+	if $(PYTHON) -m mypy --no-incremental $$folder/wrong.py >/dev/null 2>&1; then \
+	  echo "mypy accepted a wrong type: the check checks nothing" >&2; exit 1; fi; rm -r $$folder
+
+fmt: ## Format the code.
+	$(PYTHON) -m ruff format $(SOURCES)
+	$(PYTHON) -m ruff check --fix $(SOURCES)
+
+lock: ## Choose the newest packages anew; the lock file names no index.
+	@scripts/install.sh python
+	PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .venv/tools/bin/pipenv lock
+	$(PYTHON) -c "import json; p = 'Pipfile.lock'; d = json.load(open(p)); d['_meta']['sources'] = []; \
+	open(p, 'w').write(json.dumps(d, indent=4) + '\n')"
+
+bench: ## Measure against bounds and peers; prints tables.
+	@scripts/install.sh tools
+	@scripts/install.sh python --dev
+	$(PYTHON) -m benchmarks
+
+clean: ## Remove what the commands above made, but not the results of runs.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis artifacts

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what the project needs and does nothing when it is there: `install.sh tools` the bioinformatics tools
+# (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
+# `install.sh browser` Chromium for the tests of pages. Each says in one sentence what it cannot do.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+# apt_packages WHAT PACKAGE...: installs Debian packages, as root or through sudo.
+apt_packages() {
+  local what=$1
+  shift
+  if ! command -v apt-get >/dev/null; then
+    say "There is no apt-get here. Install $what with your own package manager: $*."
+    exit 1
+  fi
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+      say "Installing $what needs root. As root: apt-get install --no-install-recommends $*"
+      exit 1
+    fi
+    as_root=(sudo)
+  fi
+  say "Installing $what: $*"
+  local log
+  log=$(mktemp)
+  if ! { "${as_root[@]}" apt-get update -q &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "$@"; } \
+    >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    say "apt-get could not install $*; its last lines are above."
+    exit 1
+  fi
+  rm -f "$log"
+}
+
+tools() {
+  local missing=()
+  command -v PicardCommandLine >/dev/null || missing+=(picard-tools)
+  command -v kallisto >/dev/null || missing+=(kallisto)
+  [ -d /usr/share/doc/kallisto/test ] || missing+=(kallisto-examples)
+  command -v pizzly >/dev/null || missing+=(pizzly)
+  command -v samtools >/dev/null || missing+=(samtools)
+  [ ${#missing[@]} -eq 0 ] || apt_packages "the tools of the pipeline" "${missing[@]}"
+}
+
+browser() {
+  command -v chromium >/dev/null && command -v chromedriver >/dev/null && return
+  apt_packages "a browser for the tests" chromium chromium-driver
+}
+
+# The interpreter: Python 3.11, as Pipfile says.
+interpreter() {
+  local candidate
+  for candidate in python3.11 python3; do
+    if command -v "$candidate" >/dev/null &&
+      "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  say "Python 3.11 is needed and was not found. On Debian 12: apt-get install python3 python3-venv"
+  exit 1
+}
+
+python_packages() {
+  local stamp python
+  stamp=.venv/.synced-$(cat Pipfile.lock <(printf '%s' "$*") | sha256sum | cut -c1-16)
+  # What was synced with --dev serves without it too.
+  if [ -e "$stamp" ] || { [ $# -eq 0 ] && [ -e ".venv/.synced-$(cat Pipfile.lock <(printf -- '--dev') | sha256sum | cut -c1-16)" ]; }; then
+    return
+  fi
+  python=$(interpreter)
+  if ! "$python" -c 'import ensurepip' 2>/dev/null; then apt_packages "Python's venv" python3-venv; fi
+  say "Installing the Python packages of Pipfile.lock into .venv"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  [ -x .venv/tools/bin/pipenv ] || {
+    "$python" -m venv .venv/tools
+    .venv/tools/bin/pip install -q "pipenv==2026.10.3"
+  }
+  PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 PIPENV_VERBOSITY=-1 PIPENV_NOSPIN=1 \
+    .venv/tools/bin/pipenv sync "$@" >.venv/sync.log 2>&1 || {
+    tail -n 20 .venv/sync.log >&2
+    say "pipenv could not install the packages; its last lines are above, all of them in .venv/sync.log."
+    exit 1
+  }
+  touch "$stamp"
+}
+
+what=${1:-}
+shift || true
+case "$what" in
+  tools) tools ;;
+  browser) browser ;;
+  python) python_packages "$@" ;;
+  *)
+    say "Usage: scripts/install.sh tools | browser | python [--dev]"
+    exit 2
+    ;;
+esac
