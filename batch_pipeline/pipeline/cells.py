@@ -1,12 +1,17 @@
 """Gives every cell its fingerprint and state: the first pass of the planner, steps in order, a column a step.
 
-A cell is done when a receipt with its current fingerprint is there and nothing that it reads is made again. What it
-reads decides the rest: a blocked or unchosen input blocks it, a deferred one defers it.
+A cell is done when its one receipt has its current fingerprint and nothing that it reads is made again. Two receipts
+prove nothing: a container removes the older ones before it publishes, so only one of them can vouch for the files that
+are there. What a cell reads decides the rest: a blocked or unchosen input blocks it, a deferred one defers it.
+
+Live jobs are never cut across. A cell of theirs is theirs until they end; one whose input is made again waits for that
+end (it can only fail, or see the old input), and a result that they are about to read is not made again before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, source_part
 from batch_pipeline.pipeline.plan import CellState, Conflict, Inventory, LiveJob, Selection, Why
@@ -15,7 +20,13 @@ from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source
 from batch_pipeline.wire.errors import InvalidPlan
 from batch_pipeline.wire.layout import COHORT
 
-_MOVING = (CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED)
+#: A cell's state, why it runs, and the fingerprint that its readers see.
+_Decision = tuple[CellState, Why | None, str]
+
+_MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
+_REMADE = frozenset({CellState.TO_RUN, CellState.DEFERRED})
+#: For a gather: the state of its inputs is the first of these that one of them has.
+_MATTERS = (CellState.DEFERRED, CellState.TO_RUN, CellState.LIVE)
 
 
 class Cells:
@@ -38,11 +49,10 @@ class Cells:
         self.fingerprints: dict[str, list[str]] = {}
         self.why: dict[str, list[Why | None]] = {}
         self.blocked: dict[tuple[str, str], str] = {}
-        self.conflicts: list[Conflict] = []
         self.missing: dict[str, tuple[str, ...]] = {}
-        #: Native ids of live jobs whose samples no longer stand together.
+        #: Native ids of live jobs that no array of this plan can follow index by index.
         self.split: set[str] = set()
-        #: Step -> sample -> the live job that has it, whether it did it already or not.
+        #: Step -> sample -> the live job that has it (the last that was sent), whether it did it already or not.
         self.live_of: dict[str, dict[str, LiveJob]] = {}
         for job in inventory.live:
             self.live_of.setdefault(job.step, {}).update(dict.fromkeys(job.samples, job))
@@ -51,24 +61,28 @@ class Cells:
             for job in inventory.live
             for sample, fingerprint in zip(job.samples, job.fingerprints, strict=True)
         }
+        self._readers = {node.name: [other for other in graph if node.name in other.upstream] for node in graph}
+        #: Gathers that cannot run now: what they are instead, and the sentence if they are blocked.
+        self._held: dict[str, tuple[CellState, str]] = {}
+        #: Gathers of samples of which some were not chosen, and what reads from them: not chosen either.
+        self._beyond: set[str] = set()
+        #: Node and position of cells that a live job makes differently than they should be now.
+        self._clashes: list[tuple[Node, int]] = []
 
     def add(self, node: Node) -> None:
         """Gives the cells of a step, whose upstream steps were added before, fingerprints and states."""
         gathers = node.scope is Scope.COHORT
         names = (COHORT,) if gathers else self.samples
-        self.states[node.name] = states = [CellState.DONE] * len(names)
-        why: list[Why | None] = [None] * len(names)
-        self.why[node.name] = why
-        self.fingerprints[node.name] = prints = list(self._gather(node) if gathers else self._prints(node))
+        wanted = (self._gather(node),) if gathers else self._prints(node)
         receipts = self.inventory.receipts.get(node.name, {})
-        for i, name in enumerate(names):
-            if not prints[i]:
-                states[i] = self._stuck(node, name, i)
-                continue
-            have = receipts.get(name, ())
-            states[i], why[i] = self._state(node, name, i, have)
-            if states[i] is CellState.DONE and prints[i] not in have and have:
-                prints[i] = have[-1]
+        self.states[node.name] = states = []
+        self.why[node.name] = why = []
+        self.fingerprints[node.name] = prints = []
+        for i, (name, fingerprint) in enumerate(zip(names, wanted, strict=True)):
+            state, reason, effective = self._decide(node, name, i, fingerprint, receipts.get(name, ()))
+            states.append(state)
+            why.append(reason)
+            prints.append(effective)
 
     def _prints(self, node: Node) -> Iterator[str]:
         """Fingerprints of a step's cells; empty where something that it reads has none."""
@@ -90,11 +104,11 @@ class Cells:
         sources = self.inventory.sources
         return [source_part(sources.get(sample, {}).get(key, ())) for sample in self.samples]
 
-    def _gather(self, node: Node) -> tuple[str]:
+    def _gather(self, node: Node) -> str:
         """The one fingerprint of a gather; empty while it cannot be known which samples it will have."""
         taken = self._taken(node)
         if taken is None:
-            return ("",)
+            return ""
         inputs = []
         for source in node.inputs.values():
             if not isinstance(source, Port):
@@ -104,76 +118,109 @@ class Cells:
                 inputs.append(prints[0])
             else:
                 inputs.append(gather_part([(self.samples[i], prints[i]) for i in taken]))
-        return (cell_fingerprint(self.digests[node.name], inputs) if all(inputs) else "",)
+        return cell_fingerprint(self.digests[node.name], inputs) if all(inputs) else ""
 
     def _taken(self, node: Node) -> list[int] | None:
-        """Positions of the samples that a gather takes, or None: not yet (DEFERRED) or never (BLOCKED)."""
-        columns = [self.states[step] for step in node.upstream if self.graph[step].scope is Scope.SAMPLE]
+        """Positions of the samples that a gather takes, or None: it is held, `_held` says how."""
+        columns = [self.states[step] for step in node.upstream if self.graph[step].scope is not Scope.COHORT]
+        if not columns:
+            return []
         usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if all(map(_usable, cells))]
-        lost = len(self.samples) - len(usable) if columns else 0
-        if not lost or not columns:
-            if self.selection.min_success < 1 and any(state in _MOVING for column in columns for state in column):
-                return None
-            return usable
-        if self.selection.min_success >= 1 or len(usable) < self.selection.min_success * len(self.samples):
-            self.blocked[(node.name, COHORT)] = (
-                f"{lost} of {len(self.samples)} samples have no result for it; repair them, or give --min-success."
-            )
+        kept = frozenset(usable)
+        lost = tuple(sample for i, sample in enumerate(self.samples) if i not in kept)
+        if lost and len(usable) < self._needed():
+            self._held[node.name] = self._too_few(node.name, lost)
             return None
-        if any(state in _MOVING for column in columns for state in column):
+        if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(column) for column in columns):
+            self._held[node.name] = (CellState.DEFERRED, "")
             return None
-        kept = set(usable)
-        self.missing[node.name] = tuple(s for i, s in enumerate(self.samples) if i not in kept)
+        if lost:
+            self.missing[node.name] = lost
         return usable
 
-    def _stuck(self, node: Node, name: str, position: int) -> CellState:
-        """State of a cell without a fingerprint, with the sentence why."""
-        if (node.name, name) in self.blocked:
-            return CellState.BLOCKED
-        upstream = self._read_states(node, position) if node.scope is Scope.SAMPLE else {}
-        for step, state in upstream.items():
-            if state is CellState.BLOCKED:
-                self.blocked[(node.name, name)] = f"It needs {step}, which cannot run."
-                return CellState.BLOCKED
-        if node.scope is Scope.COHORT or CellState.DEFERRED in upstream.values():
-            return CellState.DEFERRED if self.selection.takes(node.name, name) else CellState.SKIPPED
-        self.blocked[(node.name, name)] = self.inventory.absent.get(name, "Its source file is not there.")
-        return CellState.BLOCKED
+    def _needed(self) -> int:
+        """Samples that a gather needs. 7 % of 100 are 7, whatever 0.07 * 100 is in binary."""
+        return math.ceil(self.selection.min_success * len(self.samples) - 1e-9)
 
-    def _state(self, node: Node, name: str, position: int, have: tuple[str, ...]) -> tuple[CellState, Why | None]:
-        """State of a cell with a fingerprint."""
-        step, selection, fingerprint = node.name, self.selection, self.fingerprints[node.name][position]
-        chosen = selection.takes(step, name)
-        done = fingerprint in have or (selection.accept_code_changes and bool(have))
-        live = self._live_print.get((step, name)) if self._live_print else None
-        if live is not None:
-            if live != fingerprint and chosen:
-                self.conflicts.append(Conflict(run_id=self.live_of[step][name].run_id, step=step, sample=name))
-            return (CellState.DONE if done else CellState.LIVE), None
-        if done and not chosen:
-            return CellState.DONE, None
-        upstream = set(self._read_states(node, position).values())
-        if done and not selection.force and upstream <= {CellState.DONE, CellState.BLOCKED, CellState.SKIPPED}:
-            return CellState.DONE, None
+    def _too_few(self, step: str, lost: Sequence[str]) -> tuple[CellState, str]:
+        if self.selection.samples is not None and self.selection.samples.isdisjoint(lost):
+            self._beyond.add(step)
+            return CellState.SKIPPED, ""
+        have = f"{len(lost)} of {len(self.samples)} samples have no result for it"
+        if self.selection.min_success < 1:
+            have += f", and --min-success asks for {self._needed()}"
+        remedy = "a lower --min-success" if self.selection.min_success < 1 else "--min-success"
+        return CellState.BLOCKED, f"{have}; repair them, or give {remedy}."
+
+    def _decide(self, node: Node, name: str, position: int, fingerprint: str, have: tuple[str, ...]) -> _Decision:
+        """What becomes of a cell with these receipts; its fingerprint is empty where an input has none."""
+        selection, cell = self.selection, (node.name, name)
+        chosen = selection.takes(*cell)
+        forced = chosen and selection.force and cell not in self.inventory.made
+        read = self._read_states(node, position)
+        settled = _MOVING.isdisjoint(read.values())
+        live = self._live_print.get(cell, "")
+        if live and selection.accept_code_changes:
+            fingerprint = live
+        if live and fingerprint:
+            if live != fingerprint:
+                self._clashes.append((node, position))
+            if have == (fingerprint,) and settled and not forced:
+                return CellState.DONE, None, fingerprint
+            waits = chosen and not _REMADE.isdisjoint(read.values())
+            return (CellState.DEFERRED if waits else CellState.LIVE), None, fingerprint
+        kept = self._kept(node, fingerprint, have)
+        if kept and (not chosen or (settled and not forced)):
+            return CellState.DONE, None, kept
         if not chosen:
-            return CellState.SKIPPED, None
-        if (step, name) in self.inventory.failed:
-            self.blocked[(step, name)] = self.inventory.failed[(step, name)]
-            return CellState.BLOCKED, None
-        if done:
-            return self._runnable(node, name, position, Why.FORCED if selection.force else Why.UPSTREAM)
-        return self._runnable(node, name, position, Why.CHANGED if have else Why.NEVER_DONE)
+            return CellState.SKIPPED, None, fingerprint
+        state, sentence = self._runnable(node, name, fingerprint, read, have)
+        if state is CellState.BLOCKED:
+            self.blocked[cell] = sentence
+        elif kept and state is CellState.TO_RUN and self._live_reads(node, name):
+            state = CellState.DEFERRED
+        return state, (_why(kept, have, forced=forced) if state is CellState.TO_RUN else None), fingerprint
 
-    def _runnable(self, node: Node, name: str, position: int, why: Why) -> tuple[CellState, Why | None]:
-        """State of a chosen cell that is not done, by those that it reads."""
-        deferred = False
-        for step, state in self._read_states(node, position).items():
-            if state in (CellState.BLOCKED, CellState.SKIPPED):
-                word = "cannot run" if state is CellState.BLOCKED else "is not done and was not chosen"
-                self.blocked[(node.name, name)] = f"It needs {step}, which {word}."
-                return CellState.BLOCKED, None
-            deferred = deferred or state is CellState.DEFERRED
-        return (CellState.DEFERRED, None) if deferred else (CellState.TO_RUN, why)
+    def _kept(self, node: Node, fingerprint: str, have: tuple[str, ...]) -> str:
+        """Fingerprint of the receipt that proves the cell done, or empty."""
+        if len(have) != 1:
+            return ""
+        # A gather without a fingerprint lacks samples; an old result of others would hide that.
+        trusted = self.selection.accept_code_changes and bool(fingerprint or node.scope is not Scope.COHORT)
+        return have[0] if trusted or have[0] == fingerprint else ""
+
+    def _runnable(
+        self, node: Node, name: str, fingerprint: str, read: Mapping[str, CellState], have: tuple[str, ...]
+    ) -> tuple[CellState, str]:
+        """State of a chosen cell that is to be made, by what it reads; with the sentence if it is blocked."""
+        if (node.name, name) in self.inventory.failed:
+            return CellState.BLOCKED, self.inventory.failed[node.name, name]
+        stops = {state: step for step, state in read.items() if not _usable(state)}
+        if CellState.BLOCKED in stops:
+            return CellState.BLOCKED, f"It needs {stops[CellState.BLOCKED]}, which cannot run."
+        if stops and self._beyond.issuperset(step for step, state in read.items() if not _usable(state)):
+            self._beyond.add(node.name)
+            return CellState.SKIPPED, ""
+        if stops:
+            return CellState.BLOCKED, f"It needs {stops[CellState.SKIPPED]}, which is not done and was not chosen."
+        if node.name in self._held:
+            return self._held[node.name]
+        if CellState.DEFERRED in read.values():
+            return CellState.DEFERRED, ""
+        if fingerprint:
+            return CellState.TO_RUN, ""
+        hint = " It has an older result: --accept-code-changes trusts it." if have else ""
+        return CellState.BLOCKED, self.inventory.absent.get(name, "Its source file is not there.") + hint
+
+    def _live_reads(self, node: Node, name: str) -> bool:
+        """Whether a live job is to read the cell."""
+        for reader in self._readers[node.name] if self._live_print else ():
+            if node.scope is Scope.COHORT and reader.scope is not Scope.COHORT:
+                if self.live_of.get(reader.name):
+                    return True
+            elif (reader.name, COHORT if reader.scope is Scope.COHORT else name) in self._live_print:
+                return True
+        return False
 
     def _read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
@@ -182,7 +229,7 @@ class Cells:
             column = self.states[step]
             if self.graph[step].scope is Scope.COHORT:
                 found[step] = column[0]
-            elif node.scope is Scope.SAMPLE:
+            elif node.scope is not Scope.COHORT:
                 found[step] = column[position]
             else:
                 # `_taken` saw to it that blocked and skipped cells are not read.
@@ -191,30 +238,53 @@ class Cells:
         return found
 
     def defer(self) -> None:
-        """Defers what waits for a live job that is not whole (`split`), and everything that reads from that."""
-        for job in self.inventory.live:
-            if job.native_id in self.split:
-                below = self.graph.downstream(job.step) - {job.step}
-                alive = self.states[job.step]
-                for i, sample in enumerate(self.samples):
-                    if alive[i] is CellState.LIVE and self.live_of[job.step].get(sample) is job:
-                        self._defer_sample(below, i)
+        """Defers what waits for a live job that no array can follow (`split`), and everything that reads from that."""
         for node in self.graph:
             column = self.states[node.name]
             for i, state in enumerate(column):
-                if state is CellState.TO_RUN and CellState.DEFERRED in self._read_states(node, i).values():
+                if state is not CellState.TO_RUN:
+                    continue
+                if self._waits_for_split(node, i) or CellState.DEFERRED in self._read_states(node, i).values():
                     column[i], self.why[node.name][i] = CellState.DEFERRED, None
 
-    def _defer_sample(self, steps: Iterable[str], position: int) -> None:
-        for step in steps:
-            if self.graph[step].scope is Scope.SAMPLE and self.states[step][position] is CellState.TO_RUN:
-                self.states[step][position], self.why[step][position] = CellState.DEFERRED, None
+    def _waits_for_split(self, node: Node, position: int) -> bool:
+        if node.scope is Scope.COHORT:
+            return False  # It waits for whole jobs.
+        sample = self.samples[position]
+        return any(
+            self.live_of[step][sample].native_id in self.split
+            for step in node.upstream
+            if self.graph[step].scope is not Scope.COHORT and self.states[step][position] is CellState.LIVE
+        )
 
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Cells that a live job makes differently, where that touches what was chosen."""
+        found = []
+        for node, position in self._clashes:
+            sample = COHORT if node.scope is Scope.COHORT else self.samples[position]
+            if self.selection.takes(node.name, sample) or self._touches(node, position):
+                run_id = self.live_of[node.name][sample].run_id
+                found.append(Conflict(run_id=run_id, step=node.name, sample=sample))
+        return tuple(found)
 
-#: For a gather: the state of its inputs is the first of these that one of them has.
-_MATTERS = (CellState.DEFERRED, CellState.TO_RUN, CellState.LIVE)
+    def _touches(self, node: Node, position: int) -> bool:
+        """Whether a cell that is to run makes what this one reads, or reads what it makes."""
+        touching = set(self._read_states(node, position).values())
+        for reader in self._readers[node.name]:
+            column = self.states[reader.name]
+            one_to_one = Scope.COHORT not in (reader.scope, node.scope)
+            touching.update(column[position : position + 1] if one_to_one else column)
+        return CellState.TO_RUN in touching
 
 
 def _usable(state: CellState) -> bool:
     """Whether a cell will have a result if all goes well."""
     return state is CellState.DONE or state in _MOVING
+
+
+def _why(kept: str, have: tuple[str, ...], *, forced: bool) -> Why:
+    if kept:
+        return Why.FORCED if forced else Why.UPSTREAM
+    if len(have) > 1:
+        return Why.IN_DOUBT
+    return Why.CHANGED if have else Why.NEVER_DONE

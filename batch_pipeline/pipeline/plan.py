@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -39,6 +40,7 @@ class Why(Enum):
 
     NEVER_DONE = "never done"
     CHANGED = "changed since it was done"
+    IN_DOUBT = "has several receipts, and one at most is right"
     UPSTREAM = "what it reads is made again"
     FORCED = "forced"
 
@@ -69,6 +71,8 @@ class Inventory:
     live: Sequence[LiveJob] = ()
     #: (step, sample) -> sentence, of cells that failed earlier in this very command: they are not tried again.
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: (step, sample) of cells that this very command sent or found on their way: `force` does not mean them again.
+    made: AbstractSet[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +162,11 @@ class Plan:
         states = self.states[step]
         names = self.samples if len(states) == len(self.samples) and not self._gathers(step) else (COHORT,)
         yield from zip(names, states, strict=True)
+
+    def under_way(self) -> frozenset[tuple[str, str]]:
+        """(step, sample) of the cells that are sent with this plan or live: the next wave's `Inventory.made`."""
+        moving = (CellState.TO_RUN, CellState.LIVE)
+        return frozenset((step, name) for step in self.states for name, state in self.cells(step) if state in moving)
 
     def counts(self, step: str) -> Counter[CellState]:
         """Cells of a step by state."""

@@ -42,7 +42,7 @@ def make_plan(
     cells = Cells(graph, tuple(samples), parts, inventory, selection)
     for node in graph:
         cells.add(node)
-    groups = _groups(cells)
+    groups = _groups(cells, max_array_size)
     jobs = _Jobs(cells, groups, max_array_size, max_dependencies).all()
     return Plan(
         graph=graph,
@@ -54,7 +54,7 @@ def make_plan(
         why=cells.why,
         parts=parts,
         blocked=cells.blocked,
-        conflicts=tuple(cells.conflicts),
+        conflicts=cells.conflicts(),
         missing=cells.missing,
     )
 
@@ -75,17 +75,17 @@ _RUNS: _Mark = (True, "")
 _RESTS: _Mark = (False, "")
 
 
-def _groups(cells: Cells) -> list[_Group]:
+def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
     """Groups in the order of their first sample; defers the cells that no group can hold."""
     live = {job.native_id: job for job in cells.inventory.live}
-    steps = [node.name for node in cells.graph if node.scope is Scope.SAMPLE]
+    steps = [node.name for node in cells.graph if node.scope is not Scope.COHORT]
     while True:
         found = _signatures(cells)
         torn = {
             job
             for signature, members in found.items()
             for _, job in signature
-            if job and tuple(cells.samples[i] for i in members) != live[job].samples
+            if job and (len(members) > max_array_size or tuple(cells.samples[i] for i in members) != live[job].samples)
         }
         if not torn:
             break
@@ -103,7 +103,7 @@ def _groups(cells: Cells) -> list[_Group]:
 
 def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
     """Positions of the samples by what they run and wait for."""
-    columns = [_marks(cells, node) for node in cells.graph if node.scope is Scope.SAMPLE]
+    columns = [_marks(cells, node) for node in cells.graph if node.scope is not Scope.COHORT]
     groups: dict[tuple[_Mark, ...], list[int]] = {}
     for i, signature in enumerate(zip(*columns, strict=True)):
         groups.setdefault(signature, []).append(i)
@@ -112,7 +112,7 @@ def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
 
 def _marks(cells: Cells, node: Node) -> list[_Mark]:
     column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.states[node.name]]
-    readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is Scope.SAMPLE]
+    readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is not Scope.COHORT]
     live_of = cells.live_of.get(node.name, {})
     for i, sample in enumerate(cells.samples if live_of and readers else ()):
         job = live_of.get(sample)
@@ -178,6 +178,8 @@ class _Jobs:
             runs = (suffix for suffix, _, group in self.shards if step in group.runs)
             edges.extend(Edge(job=f"{step}-{suffix}", index_by_index=False) for suffix in runs)
             edges.extend(self._live_edges(step))
+        if self.max_dependencies < 2 <= len(edges):
+            raise InvalidPlan(f"The gather {node.name} waits for {len(edges)} jobs, but a job may depend on one only.")
         level = 0
         while len(edges) > self.max_dependencies:
             chunks = [edges[i : i + self.max_dependencies] for i in range(0, len(edges), self.max_dependencies)]
