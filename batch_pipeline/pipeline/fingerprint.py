@@ -1,21 +1,21 @@
 """What a cell's result depends on, as one short digest: the step's part and the inputs' part.
 
-The step's part is the same for all its cells: code, parameters, image, reference files. The inputs' part is, a port,
-the upstream cell's fingerprint or the source files' ETags and sizes; so a change anywhere upstream changes everything
-below it, and one listing of receipts and one of sources tell every cell's state. `StepParts` keeps the parts by name,
-which the run record holds: comparing two of them says what changed.
+The step's part is the same for all its cells: code, parameters, image, reference files, wiring. The inputs' part is, a
+port, the upstream cell's fingerprint or the source files' ETags and sizes; so a change anywhere upstream changes
+everything below it, and one listing of receipts and one of sources tell every cell's state. `StepParts` keeps the parts
+by name, which the run record holds: comparing two of them says what changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from batch_pipeline.pipeline.code import code_digest
-from batch_pipeline.pipeline.workflow import Node
+from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.manifest import SourceFile
@@ -34,6 +34,8 @@ class StepParts:
     image: str
     #: File of the reference -> "etag size".
     references: Mapping[str, str]
+    #: Input port -> the output port that feeds it (`picard.fastq`), or `source`.
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Short digest of all parts."""
@@ -49,12 +51,22 @@ def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, 
             raise InvalidUse(_no_reference(node.name, port.file, reference, references))
         found[port.file] = f"{entry.etag} {entry.size_bytes}"
     step = node.step
-    return StepParts(code=code_digest(type(step), root), params=dict(step.params), image=step.image, references=found)
+    return StepParts(
+        code=code_digest(type(step), root),
+        params=dict(step.params),
+        image=step.image,
+        references=found,
+        inputs={port: _wire(source) for port, source in node.inputs.items()},
+    )
 
 
 def cell_fingerprint(part: str, inputs: Sequence[str]) -> str:
     """Fingerprint of a cell from its step's part and what its input ports have (in the order of declaration)."""
     return hashlib.sha256("\n".join((part, *inputs)).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def _wire(source: Port | Source) -> str:
+    return f"{source.task.name}.{source.name}" if isinstance(source, Port) else "source"
 
 
 def source_part(files: Sequence[SourceFile]) -> str:

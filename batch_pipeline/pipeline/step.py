@@ -20,8 +20,9 @@ The classes are imported on both sides of the wire, so this module needs the sta
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -85,6 +86,10 @@ class Parameter:
         minimum: float | None = None,
         maximum: float | None = None,
     ) -> None:
+        if type(default) not in _READERS:
+            raise InvalidPipeline(
+                f"A Param's default is a bool, int, float or str, not {default!r}; it gives the type."
+            )
         self.default = default
         self.help = help
         self.choices = choices
@@ -102,8 +107,8 @@ class Parameter:
         """The value in the parameter's type. Raises InvalidConfig with the rule it breaks."""
         kind = type(self.default)
         try:
-            parsed = kind(value) if kind is not bool else _flag(value)
-        except (TypeError, ValueError) as error:
+            parsed = _READERS[kind](value)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidConfig(f"{self.name} is {kind.__name__}, not {value!r}.") from error
         if self.choices and parsed not in self.choices:
             raise InvalidConfig(f"{self.name} is one of {', '.join(map(str, self.choices))}, not {value!r}.")
@@ -135,6 +140,29 @@ def _flag(value: Any) -> bool:
     if str(value).lower() not in words:
         raise ValueError(value)
     return words[str(value).lower()]
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    parsed = float(value)
+    if isinstance(value, bool) or math.isnan(parsed):
+        raise ValueError(value)
+    return parsed
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise TypeError(value)
+    return str(value)
+
+
+#: Type of a parameter's default -> how a value is read.
+_READERS: dict[type, Callable[[Any], Any]] = {bool: _flag, int: _whole, float: _number, str: _text}
 
 
 class Step:
@@ -171,7 +199,11 @@ class Step:
         """Class attributes of one kind (Input, Output, Reference, Parameter), bases first, in order of declaration."""
         found: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
-            found.update({name: item for name, item in vars(base).items() if isinstance(item, kind)})
+            for name, item in vars(base).items():
+                if isinstance(item, kind):
+                    found[name] = item
+                else:
+                    found.pop(name, None)
         return found
 
     @classmethod

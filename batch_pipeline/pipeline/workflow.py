@@ -258,7 +258,9 @@ def _node(task: Task, given: Mapping[str, Any]) -> Node:
         raise InvalidPipeline(
             f"Input in_{open_ports[0]} of task {task.name} is not connected; give it an out_… port or self.source(…)."
         )
-    return Node(name=task.name, step=task.step_class(**values), inputs=dict(task.connected))
+    # In the order of declaration: how `workflow()` happens to be written is no part of a fingerprint.
+    inputs = {port: task.connected[port] for port in task.step_class.declared(Input)}
+    return Node(name=task.name, step=task.step_class(**values), inputs=inputs)
 
 
 def _refuse_unknown(given: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
