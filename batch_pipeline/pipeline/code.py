@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from batch_pipeline.pipeline.step import Step
@@ -26,9 +28,14 @@ def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
     module = _module_file(step_class, root)
     found = _local_imports(module, root)
     for name in (*((step_class.script,) if step_class.script else ()), *step_class.files):
-        file = module.parent / name
+        file = Path(os.path.normpath(module.parent / name))
         if not file.is_file():
             raise InvalidPipeline(f"{step_class.__name__} names the file {name!r}, which is not beside {module}.")
+        if not file.is_relative_to(root):
+            raise InvalidPipeline(
+                f"{step_class.__name__} names the file {name!r}, which lies outside of the pipeline's folder {root};"
+                " the bundle holds only what lies below it. Move or copy the file there."
+            )
         found |= {file}
     return tuple(sorted(file.relative_to(root) for file in found))
 
@@ -37,7 +44,8 @@ def script_of(step_class: type[Step], root: Path) -> str:
     """The script's name in the bundle, or empty."""
     if not step_class.script:
         return ""
-    return str((_module_file(step_class, root).parent / step_class.script).relative_to(root))
+    script = os.path.normpath(_module_file(step_class, root).parent / step_class.script)
+    return str(Path(script).relative_to(root))
 
 
 def code_digest(step_class: type[Step], root: Path) -> str:
@@ -58,7 +66,7 @@ def _module_file(step_class: type[Step], root: Path) -> Path:
 def _local_imports(module: Path, root: Path) -> set[Path]:
     """The module and every module below the root that it imports, directly or not, with the packages' __init__.py."""
     found: set[Path] = set()
-    waiting = [module]
+    waiting = [module, *_packages_of(module.relative_to(root).with_suffix("").parts, root)]
     while waiting:
         file = waiting.pop()
         if file in found:
@@ -85,12 +93,18 @@ def _imported_files(file: Path, root: Path) -> set[Path]:
 def _files_of(name: str, root: Path) -> set[Path]:
     """The module's file below the root and the __init__.py of the packages above it; empty when it is elsewhere."""
     parts = name.split(".")
-    path = root.joinpath(*parts)
-    file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-    if not file.is_file() or parts[0] == "batch_pipeline":
+    if parts[0] in ("", "batch_pipeline"):
         return set()
-    packages = {root.joinpath(*parts[:i]) / "__init__.py" for i in range(1, len(parts))}
-    return {file, *(package for package in packages if package.is_file())}
+    path = root.joinpath(*parts)
+    # Like Python: a package goes before a module of its name.
+    file = path / "__init__.py" if (path / "__init__.py").is_file() else path.with_suffix(".py")
+    return {file, *_packages_of(parts, root)} if file.is_file() else set()
+
+
+def _packages_of(parts: Sequence[str], root: Path) -> list[Path]:
+    """The __init__.py of the packages above a module, which Python runs before it."""
+    packages = (root.joinpath(*parts[:i]) / "__init__.py" for i in range(1, len(parts)))
+    return [package for package in packages if package.is_file()]
 
 
 def _read(file: Path) -> bytes:
