@@ -1,0 +1,225 @@
+"""Batch's operations, each with its handler: the table at the end of `Api` is the whole of it.
+
+What is not there answers `UnknownOperationException`, as a service of another version would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+from batch_pipeline.localbatch.definitions import normal_definition, refused
+from batch_pipeline.localbatch.describe import detail, job_arn
+from batch_pipeline.localbatch.engine import Engine
+from batch_pipeline.localbatch.job import Document, Ending, Job, JobSpec
+from batch_pipeline.localbatch.listing import list_jobs
+from batch_pipeline.localbatch.logs import Logs
+from batch_pipeline.localbatch.model import ApiError, Request
+from batch_pipeline.localbatch.registry import Registry, check_tags
+from batch_pipeline.localbatch.submit import resolve
+
+# https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
+DESCRIBED_JOBS = 100
+# https://docs.aws.amazon.com/batch/latest/APIReference/API_TerminateJobs.html
+BULK_JOBS = 50
+REASON_CHARACTERS = 1024
+
+
+class Api:
+    """Answers requests out of registry, engine and logs."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        engine: Engine,
+        logs: Logs,
+        now_ms: Callable[[], int],
+        save_job: Callable[[JobSpec], None],
+        minimum_timeout: int,
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._now_ms = now_ms
+        self._save_job = save_job
+        self._minimum_timeout = minimum_timeout
+        self._handlers: dict[str, Callable[[Document], Document]] = {
+            "SubmitJob": self._submit_job,
+            "DescribeJobs": self._describe_jobs,
+            "ListJobs": lambda request: list_jobs(request, registry, engine.jobs),
+            "CancelJob": lambda request: self._end_job(request, terminate=False),
+            "TerminateJob": lambda request: self._end_job(request, terminate=True),
+            "CancelJobs": lambda request: self._end_jobs(request, terminate=False),
+            "TerminateJobs": lambda request: self._end_jobs(request, terminate=True),
+            "RegisterJobDefinition": lambda r: registry.add_definition(normal_definition(r, minimum_timeout)),
+            "DescribeJobDefinitions": self._describe_definitions,
+            "DeregisterJobDefinition": self._deregister,
+            "CreateComputeEnvironment": registry.add_environment,
+            "DescribeComputeEnvironments": self._describe_environments,
+            "CreateJobQueue": self._create_queue,
+            "UpdateJobQueue": self._update_queue,
+            "DescribeJobQueues": self._describe_queues,
+            "TagResource": self._tag,
+            "UntagResource": self._untag,
+            "ListTagsForResource": lambda request: {"tags": self._tags(request["resourceArn"])},
+            "GetLogEvents": logs.get_events,
+            "FilterLogEvents": logs.filter_events,
+            "DescribeLogStreams": logs.describe_streams,
+        }
+
+    def handle(self, request: Request) -> Document:
+        """Answers one request."""
+        handler = self._handlers.get(request.operation)
+        if handler is None:
+            raise ApiError(
+                f"The embedded Batch does not know {request.operation}.", code="UnknownOperationException", status=404
+            )
+        return handler(request.parameters)
+
+    # Jobs.
+
+    def _submit_job(self, request: Document) -> Document:
+        now = self._now_ms()
+        spec = resolve(request, self._registry, self._engine.jobs, now=now, minimum_timeout=self._minimum_timeout)
+        self._save_job(spec)
+        self._engine.submit(spec, now)
+        return {"jobArn": job_arn(spec.id), "jobName": spec.name, "jobId": spec.id}
+
+    def _find(self, name: str) -> tuple[Job, int | None] | None:
+        """A job or child by id or ARN; None for one that is not known (any more)."""
+        parent, _, index = name.rpartition("/")[2].partition(":")
+        job = self._engine.jobs.get(parent)
+        if job is None:
+            return None
+        if not index:
+            return job, None
+        return (job, int(index)) if index.isdecimal() and int(index) < job.spec.size else None
+
+    def _describe_jobs(self, request: Document) -> Document:
+        if len(request["jobs"]) > DESCRIBED_JOBS:
+            raise refused(f"Maximum number of jobs supported is  {DESCRIBED_JOBS}")
+        found = filter(None, map(self._find, dict.fromkeys(request["jobs"])))
+        return {"jobs": [self._detail(job, index) for job, index in found]}
+
+    def _detail(self, job: Job, index: int | None) -> Document:
+        shown = detail(job, index)
+        if index is None and job.spec.id in self._registry.job_tags:
+            shown["tags"] = self._registry.job_tags[job.spec.id]
+        return shown
+
+    def _end_job(self, request: Document, *, terminate: bool) -> Document:
+        if len(request["reason"]) > REASON_CHARACTERS:
+            raise refused(f"The reason can have at most {REASON_CHARACTERS} characters")
+        found = self._find(request["jobId"])
+        if found:
+            job, index = found
+            self._engine.cancel(job, index, Ending(reason=request["reason"], terminate=terminate), self._now_ms())
+        return {}
+
+    def _end_jobs(self, request: Document, *, terminate: bool) -> Document:
+        if len(request["jobs"]) > BULK_JOBS:
+            raise refused(f"Maximum number of jobs supported is {BULK_JOBS}")
+        for job_id in request["jobs"]:
+            self._end_job({"jobId": job_id, "reason": request["reason"]}, terminate=terminate)
+        return {"successful": request["jobs"], "errors": []}
+
+    # Job definitions.
+
+    def _describe_definitions(self, request: Document) -> Document:
+        names = request.get("jobDefinitions")
+        found = [
+            each
+            for each in reversed(self._registry.definitions.values())
+            if (not names or _names_definition(each, names))
+            and request.get("jobDefinitionName") in (None, each["jobDefinitionName"])
+            and request.get("status") in (None, each["status"])
+        ]
+        return _page("jobDefinitions", found, request)
+
+    def _deregister(self, request: Document) -> Document:
+        self._registry.deactivate(request["jobDefinition"])
+        return {}
+
+    # Environments and queues.
+
+    def _describe_environments(self, request: Document) -> Document:
+        found = _chosen(self._registry.environments, request.get("computeEnvironments"))
+        return _page("computeEnvironments", found, request)
+
+    def _create_queue(self, request: Document) -> Document:
+        check_tags(request.get("tags", {}))
+        answer = self._registry.add_queue(request)
+        self._engine.set_queue(request["jobQueueName"], request["priority"])
+        return answer
+
+    def _update_queue(self, request: Document) -> Document:
+        answer = self._registry.change_queue(request)
+        queue = self._registry.queue(request["jobQueue"])
+        self._engine.set_queue(queue["jobQueueName"], queue["priority"])
+        return answer
+
+    def _describe_queues(self, request: Document) -> Document:
+        return _page("jobQueues", _chosen(self._registry.queues, request.get("jobQueues")), request)
+
+    # Tags.
+
+    def _tag(self, request: Document) -> Document:
+        tags = {**self._tags(request["resourceArn"]), **request["tags"]}
+        check_tags(tags)
+        self._set_tags(request["resourceArn"], tags)
+        return {}
+
+    def _untag(self, request: Document) -> Document:
+        kept = {k: v for k, v in self._tags(request["resourceArn"]).items() if k not in request["tagKeys"]}
+        self._set_tags(request["resourceArn"], kept)
+        return {}
+
+    def _tags(self, arn: str) -> Document:
+        kind, name = _resource(arn)
+        tags: Document | None
+        if kind == "job":
+            job = self._engine.jobs.get(name)
+            tags = self._registry.job_tags.get(name, job.spec.shown["tags"]) if job else None
+        else:
+            tags = self._registry.table(kind).get(name, {}).get("tags")
+        if tags is None:
+            raise refused(f"Resource {arn} does not exist.")
+        return tags
+
+    def _set_tags(self, arn: str, tags: Document) -> None:
+        self._registry.tag(*_resource(arn), tags)
+
+
+def _resource(arn: str) -> tuple[str, str]:
+    """The kind and name of a resource that can have tags."""
+    place, _, name = arn.partition("/")
+    kinds = {"job": "job", "job-queue": "queue", "compute-environment": "environment", "job-definition": "definition"}
+    kind = kinds.get(place.rpartition(":")[2])
+    if kind is None:
+        raise refused(f"Resource ARN {arn} is not valid.")
+    if kind == "job" and ":" in name:
+        raise refused("Tagging child jobs of array jobs is not supported.")
+    return kind, name
+
+
+def _names_definition(definition: Document, names: list[str]) -> bool:
+    base = definition["jobDefinitionName"]
+    mine = {base, f"{base}:{definition['revision']}"}
+    return any(name.rpartition("/")[2] in mine for name in names)
+
+
+def _chosen(table: dict[str, Document], names: list[str] | None) -> list[Document]:
+    if not names:
+        return list(table.values())
+    return [table[key] for key in (name.rpartition("/")[2] for name in names) if key in table]
+
+
+def _page(key: str, found: list[Document], request: Document) -> Document:
+    token = request.get("nextToken") or "0"
+    if not token.isdecimal():
+        raise refused("nextToken is not valid.")
+    start, size = int(token), min(request.get("maxResults") or 100, 100)
+    answer: Document = {key: list(islice(found, start, start + size))}
+    if len(found) > start + size:
+        answer["nextToken"] = str(start + size)
+    return answer

@@ -1,0 +1,163 @@
+"""Finds the embedded Batch of a state folder, or starts it. Imports neither boto3 nor tornado.
+
+The server is detached: it outlives who started it, and several callers at once start one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from batch_pipeline.localbatch.endpoint import Endpoint, read_endpoint
+from batch_pipeline.localbatch.signature import proof
+from batch_pipeline.wire.errors import BackendFailed
+
+#: How long a server may take to answer after it was started; recovery of a large state included.
+START_SECONDS = 60.0
+_PING_SECONDS = 5.0
+_POLL_SECONDS = 0.01
+#: Of the starter's variables the server sees these and no secrets.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+
+
+def ensure(
+    state: Path,
+    vcpus: int | None = None,
+    memory_mib: int | None = None,
+    *,
+    port: int | None = None,
+    idle_seconds: float | None = None,
+    grace_seconds: float | None = None,
+    minimum_timeout: int | None = None,
+    scratch: str | None = None,
+    cache: str | None = None,
+) -> Endpoint:
+    """Returns where the server of a state folder answers; starts it when none does.
+
+    The options are for a server that is started; one that answers already keeps its own.
+
+    Raises
+    ------
+    BackendFailed
+        No server could be started; the end of its log is in the message.
+    """
+    options = {
+        "--vcpus": vcpus,
+        "--memory": memory_mib,
+        "--port": port,
+        "--idle-seconds": idle_seconds,
+        "--grace-seconds": grace_seconds,
+        "--minimum-timeout": minimum_timeout,
+        "--scratch": scratch,
+        "--cache": cache,
+    }
+    found = find(state)
+    if found:
+        return found
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_one_starts(state):
+        return find(state) or _start(state.resolve(), options)
+
+
+def find(state: Path) -> Endpoint | None:
+    """Returns the server of a state folder if it answers; it has then shown that it knows its secret."""
+    endpoint = read_endpoint(state)
+    return endpoint if endpoint and _answers(endpoint) else None
+
+
+def stop(state: Path, *, wait_seconds: float = 10.0) -> bool:
+    """Stops the server of a state folder; False when none answers. Attempts that run finish by themselves."""
+    endpoint = find(state)
+    if endpoint is None:
+        return False
+    os.kill(endpoint.pid, signal.SIGTERM)
+    deadline = time.monotonic() + wait_seconds
+    while _is_locked(state):
+        if time.monotonic() > deadline:
+            raise BackendFailed(
+                f"The embedded Batch of {state} (pid {endpoint.pid}) does not stop. Kill it by its pid."
+            )
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    nonce = secrets.token_hex(16)
+    request = f"GET /_ping?nonce={nonce} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=_PING_SECONDS) as connection:
+            connection.sendall(request.encode())
+            with connection.makefile("rb") as stream:
+                answer = stream.read(4096)
+    except OSError:
+        return False
+    return answer.endswith(proof(endpoint.secret_key, nonce).encode())
+
+
+@contextmanager
+def _only_one_starts(state: Path) -> Iterator[None]:
+    descriptor = os.open(state / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(state: Path) -> bool:
+    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _start(state: Path, options: Mapping[str, object]) -> Endpoint:
+    arguments = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    log = state / "server.log"
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "batch_pipeline.localbatch", "--state", str(state), "--foreground", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd="/",
+            env={**{name: os.environ[name] for name in _KEPT if name in os.environ}, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    return _await(state, process, log)
+
+
+def _await(state: Path, process: subprocess.Popen[bytes], log: Path) -> Endpoint:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        endpoint = read_endpoint(state)
+        if endpoint and endpoint.pid == process.pid and _answers(endpoint):
+            # It lives on without us: nobody will ask how it ended.
+            process.returncode = 0
+            return endpoint
+        if process.poll() is not None:
+            break
+        time.sleep(_POLL_SECONDS)
+    tail = log.read_text(errors="replace")[-2000:].strip()
+    raise BackendFailed(
+        f"The embedded Batch of {state} did not start: {tail or 'it said nothing'}. Its log is {log}; "
+        "correct the cause and try again."
+    )

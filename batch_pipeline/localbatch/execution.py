@@ -1,0 +1,86 @@
+"""What runs attempts, and what time it is: the two things that the embedded Batch takes from outside.
+
+`executor` and the real clock run processes; `scripted` plays outcomes on a virtual clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from batch_pipeline.localbatch.describe import task_id
+from batch_pipeline.localbatch.engine import Run
+from batch_pipeline.localbatch.job import Outcome
+from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT
+from batch_pipeline.wire.contract import Variable
+
+
+class Clock(Protocol):
+    """Tells the time and wakes up."""
+
+    def now_ms(self) -> int:
+        """Unix milliseconds."""
+
+    def call_at(self, time_ms: int, call: Callable[[], None]) -> None:
+        """Makes a call at a time, or as soon as possible after it."""
+
+
+class Listener(Protocol):
+    """Hears what becomes of attempts."""
+
+    def began(self, run: Run) -> None:
+        """The attempt's process runs."""
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """The attempt has ended, and nothing of it runs any more."""
+
+    def given_back(self, run: Run) -> None:
+        """The attempt never began and never will."""
+
+
+class Executor(Protocol):
+    """Runs attempts; what becomes of each is told to the listener, once, later."""
+
+    def start(self, run: Run) -> None:
+        """Starts an attempt."""
+
+    def stop(self, run: Run) -> None:
+        """Stops an attempt: politely first, by force after the grace period."""
+
+
+class SystemClock:
+    """The real time; wakes up through an event loop's `call_later`."""
+
+    def __init__(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._call_later = call_later
+
+    def now_ms(self) -> int:
+        """See `Clock.now_ms`."""
+        return time.time_ns() // 1_000_000
+
+    def call_at(self, time_ms: int, call: Callable[[], None]) -> None:
+        """See `Clock.call_at`."""
+        self._call_later(max(0, time_ms - self.now_ms()) / 1000, call)
+
+
+def environment_of(run: Run, ambient: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an attempt gets: those of its job, Batch's own, and of the ambient ones what is unset."""
+    spec = run.job.spec
+    environment = {
+        **ambient,
+        **spec.environment,
+        Variable.JOB_ID: spec.child_id(run.index),
+        Variable.ATTEMPT: str(run.attempt),
+        Variable.QUEUE: spec.queue,
+        Variable.COMPUTE_ENVIRONMENT: COMPUTE_ENVIRONMENT,
+    }
+    if spec.size:
+        environment[Variable.ARRAY_INDEX] = str(run.index)
+        environment[Variable.ARRAY_SIZE] = str(spec.size)
+    return environment
+
+
+def task_of(run: Run) -> str:
+    """The task id of an attempt, which names its log."""
+    return task_id(run.job, run.index, run.attempt)

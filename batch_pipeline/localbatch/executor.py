@@ -1,0 +1,236 @@
+"""Runs attempts in a pool of warm workers, and watches over them: memory, grace periods, deaths.
+
+A worker that has loaded a bundle serves children of that bundle and plain commands; for another bundle an idle worker
+makes room. Each attempt has a worker for itself, so what a session holds is what its attempt holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from batch_pipeline.localbatch.engine import Run
+from batch_pipeline.localbatch.execution import Listener, environment_of, task_of
+from batch_pipeline.localbatch.job import Document, Outcome
+from batch_pipeline.localbatch.journal import Journal, outcome_of, read_journal
+from batch_pipeline.localbatch.logs import LogFiles
+from batch_pipeline.localbatch.processes import Identity, is_alive, kill_session, memory_kib, sessions
+from batch_pipeline.localbatch.retry import HOST_LOST, OUT_OF_MEMORY
+from batch_pipeline.localbatch.workers import WorkerProcess
+from batch_pipeline.wire.contract import Variable
+
+# https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html: SIGTERM, then SIGKILL after 30 seconds.
+GRACE_SECONDS = 30.0
+#: Memory is looked at this often, in attempts that have run for twice as long.
+SAMPLE_SECONDS = 0.5
+#: How soon to look again for processes that were killed, or whether an adopted worker has ended.
+_SOON = 0.02
+KILLED = 137
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Adopted:
+    """A worker of a dead server with the attempt that it still runs."""
+
+    identity: Identity
+    journal: Journal
+    run: Run
+
+
+class ProcessExecutor:
+    """Runs attempts as processes. See `execution.Executor`."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        folder: Path,
+        logs: LogFiles,
+        listener: Listener,
+        ambient: Mapping[str, str],
+        passed: Mapping[str, str],
+        idle_workers: int,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self._loop = loop
+        self._folder = folder
+        self._logs = logs
+        self._listener = listener
+        self._ambient = dict(ambient)
+        self._passed = {**ambient, **passed}
+        self._idle_workers = idle_workers
+        self._grace_seconds = grace_seconds
+        self._idle: list[WorkerProcess] = []
+        self._workers: set[WorkerProcess] = set()
+        self._adopted: dict[Run, Adopted] = {}
+        #: Journals that nobody writes any more; removed when what they say is in the database.
+        self._spent: list[Path] = []
+        self._watching = False
+
+    # Starting attempts.
+
+    def start(self, run: Run) -> None:
+        """See `Executor.start`."""
+        environment = environment_of(run, self._passed)
+        worker = self._worker_for(run.job.spec.environment.get(Variable.FILE_SHA256, ""))
+        worker.order(run, environment, self._logs.path(task_of(run)))
+        if worker.ready:
+            self._listener.began(run)
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(SAMPLE_SECONDS, self._watch)
+
+    def _worker_for(self, bundle: str) -> WorkerProcess:
+        for worker in reversed(self._idle):
+            if not bundle or worker.bundle in ("", bundle):
+                self._idle.remove(worker)
+                worker.bundle = worker.bundle or bundle
+                return worker
+        if self._idle and len(self._workers) >= self._idle_workers:
+            self._idle.pop(0).retire()
+        worker = WorkerProcess(self._folder, self._ambient, bundle)
+        self._workers.add(worker)
+        self._loop.add_reader(worker.socket.fileno(), self._hear, worker)
+        return worker
+
+    # Hearing from workers.
+
+    def _hear(self, worker: WorkerProcess) -> None:
+        messages = worker.messages()
+        if messages is None:
+            self._bury(worker)
+            return
+        for message in messages:
+            if "done" in message:
+                self._finish(worker, message["done"])
+            else:
+                worker.ready = True
+                if worker.run:
+                    self._listener.began(worker.run)
+
+    def _finish(self, worker: WorkerProcess, done: Document) -> None:
+        run, worker.run = worker.run, None
+        self._idle.append(worker)
+        if run:
+            self._listener.ended(run, outcome_of(done))
+        if len(self._idle) > self._idle_workers:
+            self._idle.pop(0).retire()
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        """A worker has died: what is left of its session is ended before its attempt counts as ended."""
+        self._loop.remove_reader(worker.socket.fileno())
+        worker.socket.close()
+        self._workers.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        code = worker.reap()
+        self._clear(worker, code)
+
+    def _clear(self, worker: WorkerProcess, code: int) -> None:
+        if not kill_session(worker.identity):
+            self._loop.call_later(_SOON, self._clear, worker, code)
+            return
+        shutil.rmtree(worker.scratch, ignore_errors=True)
+        self._spent.append(worker.journal)
+        run, worker.run = worker.run, None
+        if run:
+            self._listener.ended(run, self._last_words(worker, run, code))
+
+    def _last_words(self, worker: WorkerProcess, run: Run, code: int) -> Outcome:
+        """How the attempt of a dead worker ended: as it wrote down itself, or with it."""
+        key = (run.job.spec.child_id(run.index), run.attempt)
+        written = read_journal(worker.journal).ended.get(key)
+        if written:
+            return written
+        return Outcome(exit_code=code or 1, reason=OUT_OF_MEMORY if worker.out_of_memory else None)
+
+    # Stopping attempts.
+
+    def stop(self, run: Run) -> None:
+        """See `Executor.stop`."""
+        identity = self._identity(run)
+        if identity and is_alive(identity):
+            os.kill(identity.pid, 15)
+        self._loop.call_later(self._grace_seconds, self._force, run)
+
+    def _force(self, run: Run) -> None:
+        identity = self._identity(run)
+        if identity:
+            kill_session(identity)
+
+    def _identity(self, run: Run) -> Identity | None:
+        """Who runs an attempt now; nobody when it has ended."""
+        adopted = self._adopted.get(run)
+        if adopted:
+            return adopted.identity
+        return next((worker.identity for worker in self._workers if worker.run is run), None)
+
+    # Watching memory.
+
+    def _watch(self) -> None:
+        busy = [worker for worker in self._workers if worker.run]
+        if not busy:
+            self._watching = False
+            return
+        began = time.perf_counter()
+        youngest = time.time() * 1000 - 2000 * SAMPLE_SECONDS
+        long = [w for w in busy if w.run and 0 < w.run.job.started[w.run.index] < youngest]
+        if long:
+            self._check_memory(long)
+        # On a machine with very many processes looking must not cost more than one part in a hundred.
+        pause = max(SAMPLE_SECONDS, 100 * (time.perf_counter() - began))
+        self._loop.call_later(pause, self._watch)
+
+    @staticmethod
+    def _check_memory(workers: list[WorkerProcess]) -> None:
+        members = sessions(worker.identity.pid for worker in workers)
+        for worker in workers:
+            pids = members[worker.identity.pid]
+            limit = worker.run.job.spec.memory_mib * 1024 if worker.run else 0
+            if memory_kib(pids, exact=False) > limit and memory_kib(pids, exact=True) > limit > 0:
+                worker.out_of_memory = True
+                kill_session(worker.identity)
+
+    # Recovery and the end.
+
+    def adopt(self, adopted: Adopted) -> None:
+        """Watches over an attempt that a dead server's worker still runs."""
+        self._adopted[adopted.run] = adopted
+        self._await(adopted)
+
+    def _await(self, adopted: Adopted) -> None:
+        if is_alive(adopted.identity) or not kill_session(adopted.identity):
+            self._loop.call_later(_SOON, self._await, adopted)
+            return
+        del self._adopted[adopted.run]
+        self.discard(adopted.journal.path)
+        run = adopted.run
+        key = (run.job.spec.child_id(run.index), run.attempt)
+        journal = read_journal(adopted.journal.path)
+        if key in journal.ended:
+            self._listener.ended(run, journal.ended[key])
+        elif key in journal.running:
+            self._listener.ended(run, Outcome(exit_code=None, status_reason=HOST_LOST))
+        else:
+            self._listener.given_back(run)
+
+    def discard(self, journal: Path) -> None:
+        """Notes that a journal and its worker's folder can go once its content is stored."""
+        shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
+        self._spent.append(journal)
+
+    def forget_spent(self) -> None:
+        """Removes the journals of dead workers; what they say has been stored."""
+        while self._spent:
+            self._spent.pop().unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets idle workers go; busy ones finish their attempt, and a later server adopts them."""
+        for worker in self._workers:
+            self._loop.remove_reader(worker.socket.fileno())
+            worker.socket.close()

@@ -1,0 +1,176 @@
+"""The embedded Batch without transport: answers requests, lets the engine decide, and has done what it decided.
+
+Everything happens on one thread. After each request and each event `pump` runs: it stops and starts attempts, sets
+the alarm for the next timeout, and has changes written within `FLUSH_MS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from batch_pipeline.localbatch.api import Api
+from batch_pipeline.localbatch.border import Border
+from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.engine import Engine, Run
+from batch_pipeline.localbatch.execution import Clock, Executor
+from batch_pipeline.localbatch.job import Document, Outcome
+from batch_pipeline.localbatch.logs import Logs, LogSource
+from batch_pipeline.localbatch.model import ApiError, Models
+from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, Registry
+from batch_pipeline.localbatch.state import Storage, StoredJob
+
+#: How long an end may be in a worker's journal only.
+FLUSH_MS = 50
+
+#: Operations after which changes are written before the answer goes out.
+_WRITES = frozenset({"SubmitJob", "CancelJob", "TerminateJob", "CancelJobs", "TerminateJobs"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Batch:
+    """AWS Batch on one machine."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        storage: Storage,
+        logs: LogSource,
+        vcpus: int,
+        memory_mib: int,
+        minimum_timeout: int = MINIMUM_TIMEOUT_SECONDS,
+    ) -> None:
+        self.clock = clock
+        self.engine = Engine(vcpus=vcpus, memory_mib=memory_mib)
+        self.registry = Registry(storage.save_document)
+        self._storage = storage
+        self._models = Models()
+        self._api = Api(
+            registry=self.registry,
+            engine=self.engine,
+            logs=Logs(logs, lambda: reversed(self.engine.jobs.values())),
+            now_ms=clock.now_ms,
+            save_job=storage.save_job,
+            minimum_timeout=minimum_timeout,
+        )
+        self.border = Border(self._api.handle, clock.now_ms)
+        self.executor: Executor | None = None
+        #: Called after each write, when what was told before it is safe.
+        self.after_flush: Callable[[], None] = lambda: None
+        self._flush_due = False
+        self._alarm_ms: int | None = None
+
+    # Starting.
+
+    def load(self, documents: Iterable[tuple[str, str, Document]], jobs: Iterable[StoredJob]) -> None:
+        """Puts back what was stored; nothing starts before `resume`."""
+        for kind, name, body in documents:
+            self.registry.load(kind, name, body)
+        for name, queue in self.registry.queues.items():
+            self.engine.set_queue(name, queue["priority"])
+        for job in jobs:
+            self.engine.restore(job.spec, job.children, ending=job.ending, status_reason=job.status_reason)
+
+    def resume(self, executor: Executor) -> None:
+        """Begins to run jobs."""
+        self.executor = executor
+        if COMPUTE_ENVIRONMENT not in self.registry.environments:
+            self.registry.add_environment({"computeEnvironmentName": COMPUTE_ENVIRONMENT, "type": "UNMANAGED"})
+        self.engine.resume(self.clock.now_ms())
+        self.flush()
+        self.pump()
+
+    # Requests.
+
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Answers an authenticated HTTP request.
+
+        Raises
+        ------
+        AnswerLost
+            A fault on purpose: the connection must be closed without an answer.
+        """
+        identity = {"x-amzn-RequestId": str(uuid4()), "Content-Type": "application/json"}
+        try:
+            request = self._models.parse(method, path, headers, body)
+            answer = self.border.call(request)
+            if request.operation in _WRITES:
+                self.flush()
+            return Answer(status=200, body=json.dumps(answer).encode(), headers=identity)
+        except ApiError as error:
+            shown = {"__type": error.code, "message": error.message}
+            identity["x-amzn-ErrorType"] = error.code
+            return Answer(status=error.status, body=json.dumps(shown).encode(), headers=identity)
+        finally:
+            self.pump()
+
+    # What becomes of attempts: `execution.Listener`.
+
+    def began(self, run: Run) -> None:
+        """See `Listener.began`."""
+        self.engine.began(run, self.clock.now_ms())
+        if run.deadline_ms is not None:
+            self._set_alarm()
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """See `Listener.ended`."""
+        self.engine.end(run, outcome, self.clock.now_ms())
+        self.pump()
+
+    def given_back(self, run: Run) -> None:
+        """See `Listener.given_back`."""
+        self.engine.give_back(run, self.clock.now_ms())
+        self.pump()
+
+    # Doing what the engine decided.
+
+    def pump(self) -> None:
+        """Stops and starts attempts as the engine says."""
+        executor, engine = self.executor, self.engine
+        if executor is None:
+            return
+        while engine.stops:
+            run = engine.stops.pop(0)
+            if engine.running.get(run.key) is run:
+                executor.stop(run)
+        for run in engine.schedule(self.clock.now_ms()):
+            executor.start(run)
+        self._set_alarm()
+        if (engine.changed or engine.changed_jobs) and not self._flush_due:
+            self._flush_due = True
+            self.clock.call_at(self.clock.now_ms() + FLUSH_MS, self.flush)
+
+    def _set_alarm(self) -> None:
+        deadline = self.engine.next_deadline()
+        if deadline is not None and (self._alarm_ms is None or deadline < self._alarm_ms):
+            self._alarm_ms = deadline
+            self.clock.call_at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm_ms = None
+        self.engine.stop_overdue(self.clock.now_ms())
+        self.pump()
+
+    def flush(self) -> None:
+        """Writes what has changed."""
+        engine = self.engine
+        self._flush_due = False
+        if engine.changed or engine.changed_jobs:
+            self._storage.save(
+                [engine.jobs[job_id] for job_id in engine.changed_jobs],
+                [(engine.jobs[job_id], index) for job_id, index in engine.changed],
+            )
+            engine.changed.clear()
+            engine.changed_jobs.clear()
+        self.after_flush()

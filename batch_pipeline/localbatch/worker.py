@@ -1,0 +1,195 @@
+"""A worker: runs attempts one after another, so that a small cell pays neither an interpreter nor imports.
+
+`python -m batch_pipeline.localbatch.worker FD JOURNAL FOLDER` leads its own session, takes orders as lines of JSON from
+the socket FD and answers each with `done`. An attempt whose environment has `BATCH_FILE_TYPE` (its image would have
+fetch-and-run as ENTRYPOINT) is run in this process by `batch_pipeline.container`, which stays loaded and keeps its
+caches; any other is a command in its own process group.
+
+SIGTERM is for the current attempt. When the server dies the worker finishes its attempt, writes that down and exits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from types import FrameType
+
+from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.journal import JournalWriter
+
+#: What a shell says for a process that SIGTERM ended.
+TERMINATED = 128 + signal.SIGTERM
+
+
+class CannotStart(Exception):
+    """The command could not be started at all."""
+
+
+class Worker:
+    """Runs what the server orders."""
+
+    def __init__(self, orders: socket.socket, journal: JournalWriter, folder: str) -> None:
+        self._orders = orders
+        self._journal = journal
+        self._folder = folder
+        self._peer = select.poll()
+        self._peer.register(orders, select.POLLRDHUP)
+        self._warm: dict[str, object] = {}
+        #: Process group of the command that runs.
+        self._group: int | None = None
+        self._busy = False
+        self._stopping = False
+
+    def serve(self) -> None:
+        """Runs orders until the server is gone."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._tell({"ready": os.getpid()})
+        for line in self._orders.makefile("rb"):
+            self._obey(json.loads(line)["run"])
+
+    def _tell(self, message: Document) -> None:
+        try:
+            self._orders.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # The journal has it.
+
+    def _obey(self, order: Document) -> None:
+        child, attempt = order["child"], order["attempt"]
+        started = _now_ms()
+        self._journal.began(child, attempt, started)
+        if self._peer.poll(0):
+            self._journal.left(child, attempt)
+            return
+        self._busy, self._stopping = True, False
+        before = _cpu_seconds()
+        result = self._run(order)
+        self._busy = False
+        done = {
+            **result,
+            "started_ms": started,
+            "stopped_ms": _now_ms(),
+            "max_rss_kib": getrusage(RUSAGE_CHILDREN).ru_maxrss,
+            "cpu_ms": round(1000 * (_cpu_seconds() - before)),
+        }
+        self._journal.ended(child, attempt, done)
+        self._tell({"done": {"child": child, "attempt": attempt, **done}})
+
+    def _run(self, order: Document) -> Document:
+        """Runs one attempt with the log as standard output and error, in an empty folder."""
+        _log_to(order["log"])
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        os.chdir(self._folder)
+        try:
+            if "BATCH_FILE_TYPE" in order["environment"]:
+                return {"exit_code": self._run_here(order)}
+            return {"exit_code": self._run_command(order["command"], order["environment"])}
+        except CannotStart as error:
+            return {
+                "exit_code": None,
+                "status_reason": "Task failed to start",
+                "reason": f"CannotStartContainerError: {error}",
+            }
+        finally:
+            os.chdir("/")
+            self._clear_folder()
+            _log_nowhere()
+
+    def _run_here(self, order: Document) -> int:
+        from batch_pipeline.container.entry import run_child
+
+        if self._stopping:
+            return TERMINATED
+        try:
+            return run_child(order["environment"], order["command"], self._warm)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            signal.signal(signal.SIGTERM, self._stop)
+
+    def _run_command(self, command: list[str], environment: dict[str, str]) -> int:
+        if not command:
+            raise CannotStart("No command specified")
+        path = shutil.which(command[0], path=environment.get("PATH", os.defpath))
+        if path is None:
+            raise CannotStart(f'exec: "{command[0]}": executable file not found in $PATH')
+        try:
+            group = os.posix_spawn(path, command, environment, setpgroup=0, setsigdef=(signal.SIGINT, signal.SIGPIPE))
+        except OSError as error:
+            raise CannotStart(f'exec: "{command[0]}": {error.strerror}') from error
+        self._group = group
+        if self._stopping:
+            self._forward()
+        # Left as a zombie until its group is dead, so that the group's number cannot be anybody else's.
+        os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT)
+        self._group = None
+        _kill_group(group)
+        code = os.waitstatus_to_exitcode(os.waitpid(group, 0)[1])
+        return code if code >= 0 else 128 - code
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self._busy:
+            self._stopping = True
+            self._forward()
+
+    def _forward(self) -> None:
+        if self._group is not None:
+            os.killpg(self._group, signal.SIGTERM)
+
+    def _clear_folder(self) -> None:
+        try:
+            os.rmdir(self._folder)
+        except OSError:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _kill_group(group: int) -> None:
+    """Ends what a command left behind, as the end of a container would."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _log_to(path: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _log_nowhere() -> None:
+    os.dup2(0, 1)
+    os.dup2(0, 2)
+
+
+def _cpu_seconds() -> float:
+    mine, others = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + others.ru_utime + others.ru_stime
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def main() -> None:
+    """Serves the socket that was inherited."""
+    descriptor, journal, folder = sys.argv[1:]
+    os.umask(0o077)
+    Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal), folder).serve()
+
+
+if __name__ == "__main__":
+    main()

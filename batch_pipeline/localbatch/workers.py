@@ -1,0 +1,100 @@
+"""The server's side of a worker: starts it, hands it attempts, hears from it, and notices its death."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from batch_pipeline.localbatch.engine import Run
+from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.processes import Identity, identity_of
+
+#: Where the package lies; a worker starts in no particular folder.
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class WorkerProcess:
+    """A worker that this server has started. Its current run belongs to it alone."""
+
+    def __init__(self, folder: Path, ambient: Mapping[str, str], bundle: str) -> None:
+        #: SHA-256 of the bundle that it has loaded; empty as long as there is none.
+        self.bundle = bundle
+        self.run: Run | None = None
+        #: It has said that it is there.
+        self.ready = False
+        #: Being ended on purpose while idle.
+        self.retired = False
+        #: Ended for its memory.
+        self.out_of_memory = False
+        name = f"{os.getpid()}-{id(self):x}-{os.urandom(4).hex()}"
+        self.journal = folder / f"{name}.jsonl"
+        self.scratch = folder / name
+        self.socket, theirs = socket.socketpair()
+        arguments = (str(theirs.fileno()), str(self.journal), str(self.scratch))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "batch_pipeline.localbatch.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={**ambient, "PYTHONPATH": _python_path()},
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self.socket.setblocking(False)
+        self._buffer = b""
+        identity = identity_of(self._process.pid)
+        # One that has died already has no session either.
+        self.identity = identity or Identity(pid=self._process.pid, start_ticks=0, boot="")
+
+    def order(self, run: Run, environment: Mapping[str, str], log: Path) -> None:
+        """Hands it an attempt. If it has died, its end of file says so later."""
+        self.run = run
+        order = {
+            "child": run.job.spec.child_id(run.index),
+            "attempt": run.attempt,
+            "log": str(log),
+            "environment": environment,
+            "command": run.job.spec.command,
+        }
+        try:
+            self.socket.sendall(json.dumps({"run": order}).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def messages(self) -> list[Document] | None:
+        """What it has said since; None when it is gone."""
+        try:
+            text = self.socket.recv(65536)
+        except BlockingIOError:
+            return []
+        except ConnectionResetError:
+            text = b""
+        if not text:
+            return None
+        *lines, self._buffer = (self._buffer + text).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def reap(self) -> int:
+        """Its exit code once it has died, as a shell would put it."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            # It closed its socket and lives: nothing that we know does that.
+            self._process.kill()
+            code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def retire(self) -> None:
+        """Lets it exit by itself: nothing more will be ordered."""
+        self.retired = True
+        self.socket.shutdown(socket.SHUT_WR)
+
+
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
