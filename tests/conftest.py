@@ -1,0 +1,65 @@
+"""What holds for every test: a clean environment, a home of its own, and no network but loopback.
+
+obstore's sockets are Rust's and not caught here; no test names a store outside this machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SCRUBBED = ("BATCH_PIPELINE", "AWS_", "LUIGI_", "XDG_", "BATCH_FILE_")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of whoever runs the tests reaches them, and nothing of theirs reaches the home of that person."""
+    for name in list(os.environ):
+        if name.startswith(_SCRUBBED) and name != "BATCH_PIPELINE_ARTIFACTS":
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    # botocore would ask the metadata service of a cloud machine for credentials.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections leave this machine in no test."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _refuse_remote(self, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        _refuse_remote(self, address)
+        return connect_ex(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+
+
+def _refuse_remote(opened: socket.socket, address: Any) -> None:
+    if opened.family not in (socket.AF_INET, socket.AF_INET6) or _is_loopback(str(address[0])):
+        return
+    raise RuntimeError(f"A test wants to connect to {address}; only loopback is allowed.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture
+def root() -> Path:
+    """The folder of the repository."""
+    return Path(__file__).resolve().parent.parent
