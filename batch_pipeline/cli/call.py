@@ -73,8 +73,13 @@ class Call:
 
     @cached_property
     def new_store(self) -> Store:
-        """The store of a command that writes: the folder of the embedded backend is made when it is not there."""
-        return self._opened(create=self.settings.backend.name == "embedded" and not self.settings.store.url)
+        """The store of a command that writes: a folder is made when it is not there.
+
+        One that `--store` names needs its parent: a path with a typing error is no new store.
+        """
+        location = self.settings.store_location
+        named = bool(self.settings.store.url)
+        return self._opened(create="://" not in location and (not named or Path(location).expanduser().parent.is_dir()))
 
     @cached_property
     def graph(self) -> Graph:
@@ -104,15 +109,16 @@ class Call:
         from batch_pipeline.run.request import Request
 
         settings, graph, samples = self.settings, self.graph, self.samples
+        store = self.new_store if writes else self.store
         return Request(
             workflow=self.workflow,
             graph=graph,
             samples=samples,
-            store=self.new_store if writes else self.store,
+            store=store,
             settings=settings,
             selection=self.selection(),
             reference=settings.pipeline.reference,
-            sources=settings.samples.sources,
+            sources=self._sources(store),
             check_results=settings.pipeline.check_results,
             argv=self.argv,
             description=settings.pipeline.description,
@@ -129,6 +135,14 @@ class Call:
             accept_code_changes=bool(self.options.get("accept_code_changes")),
             min_success=self.settings.pipeline.min_success,
         )
+
+    def _sources(self, store: Store) -> str:
+        """The sources' prefix; a folder here that the store does not have is meant as such."""
+        sources = self.settings.samples.sources
+        local = Path(sources).expanduser()
+        in_store = store.folder is not None and (store.folder / sources).is_dir()
+        is_here = sources.startswith((".", "~")) or (store.folder is not None and not in_store and local.is_dir())
+        return str(local.absolute()) if sources and "://" not in sources and is_here else sources
 
     def _chosen_steps(self) -> frozenset[str] | None:
         first, only = self.options.get("from_step"), self.options.get("only_step") or ()
