@@ -232,13 +232,14 @@ def said(error: Exception) -> str:
 
 
 def translated(operation: str, error: Exception) -> BatchPipelineError:
-    """Our error for a call that was no submission; `transient` is set where asking again may help."""
+    """Our error for a call (`describe_jobs`) that queued nothing; `transient` is set where asking again may help."""
     code, _ = _code_and_status(error)
     name = code or type(error).__name__
+    call = operation.title().replace("_", "")
     if name in _USERS_OWN:
         return InvalidConfig(f"{said(error)}. {_REMEDIES.get(name, 'Correct the section aws of the settings.')}")
     failed = BackendFailed(
-        f"AWS Batch did not answer {operation} ({said(error)}). {_REMEDIES.get(name, 'Run the same command again.')}"
+        f"AWS Batch did not answer {call} ({said(error)}). {_REMEDIES.get(name, 'Run the same command again.')}"
     )
     failed.transient = fate_of(error) in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
     return failed

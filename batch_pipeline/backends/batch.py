@@ -228,7 +228,7 @@ class BatchBackend:
                     "sent again. Run the same command again."
                 ) from error
             if fate is Fate.MISCONFIGURED:
-                raise translated("SubmitJob", error) from error
+                raise translated("submit_job", error) from error
             if fate is Fate.UNSENT and self._clients.renewable:
                 self._clients.renew()
             raise _NotYet(

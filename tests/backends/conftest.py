@@ -1,11 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import botocore.session
 import pytest
+from botocore.awsrequest import AWSResponse
 
-from batch_pipeline.backends.definitions import definitions_of
+from batch_pipeline.backends.aws_clients import ClientMaker, Clients
+from batch_pipeline.backends.base import JobRequest
+from batch_pipeline.backends.batch import BatchBackend
+from batch_pipeline.backends.definitions import definitions_of, named
 from batch_pipeline.backends.payload import RunContext
+from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import Inventory, Plan, Selection
 from batch_pipeline.pipeline.planner import make_plan
@@ -88,3 +97,94 @@ def context(graph: Graph) -> RunContext:
         definitions=definitions_of(graph, pipeline="letters", attempts=3),
         bucket_name="b",
     )
+
+
+class _Raw:
+    """The body of an HTTP answer as urllib3 hands it over."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
+        yield self._body
+
+
+class Wire:
+    """botocore's own clients with the last metre cut: requests are kept, and answered by a function.
+
+    An answer is a document, or a pair of HTTP status and document.
+    """
+
+    def __init__(self, session: botocore.session.Session) -> None:
+        self._session = session
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+
+    def of(self, operation: str) -> list[dict[str, Any]]:
+        return [parameters for name, parameters in self.requests if name == operation]
+
+    def connect(self) -> ClientMaker:
+        def make(service: str, config: Any) -> Any:
+            keys: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+            client: Any = self._session.create_client(service, config=config, **keys)
+            client.meta.events.register("before-send", self._send)
+            return client
+
+        return make
+
+    def _send(self, request: Any, event_name: str, **_: Any) -> AWSResponse:
+        operation = event_name.rpartition(".")[2]
+        parameters = json.loads(request.body or b"{}")
+        self.requests.append((operation, parameters))
+        answer = self.answers[operation](parameters)
+        status, document = answer if isinstance(answer, tuple) else (200, answer)
+        headers: Any = {"Content-Type": "application/json"}
+        if status >= 400:
+            headers["x-amzn-ErrorType"] = document["__type"]
+        return AWSResponse(request.url, status, headers, _Raw(json.dumps(document).encode()))
+
+    @staticmethod
+    def refusal(code: str, status: int = 400, message: str = "no") -> tuple[int, dict[str, Any]]:
+        return status, {"__type": code, "message": message}
+
+
+@pytest.fixture(scope="session")
+def aws_session() -> botocore.session.Session:
+    """Loading the services' models takes a tenth of a second: once is enough."""
+    nothing: Any = (None, None, None, None)
+    return botocore.session.Session(session_vars={"profile": nothing})
+
+
+@pytest.fixture
+def wire(aws_session: botocore.session.Session) -> Wire:
+    """A Batch that knows every definition and takes every job."""
+    made = Wire(aws_session)
+    names = iter(range(1_000_000))
+    made.answers["DescribeJobDefinitions"] = lambda asked: {
+        "jobDefinitions": [
+            {"jobDefinitionName": name.split(":")[0], "revision": 1, "status": "ACTIVE"}
+            for name in asked["jobDefinitions"]
+        ]
+    }
+    made.answers["SubmitJob"] = lambda asked: {"jobName": asked["jobName"], "jobId": f"id-{next(names)}"}
+    return made
+
+
+@pytest.fixture
+def backend(wire: Wire) -> BatchBackend:
+    """The backend for AWS on that wire."""
+    settings = load_settings({"backend.name": "aws"}, environ={}, folder=Path("/nonexistent"))
+    return BatchBackend(settings, clients=Clients(wire.connect))
+
+
+@pytest.fixture
+def job() -> JobRequest:
+    """A job of three children with an image."""
+    definition = {
+        "type": "container",
+        "containerProperties": {
+            "image": "registry.example/letters@sha256:0",
+            "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "64"}],
+        },
+    }
+    return JobRequest(name="job", queue="mixed", size=3, definition=named(definition), environment={"A": "1"})

@@ -21,7 +21,7 @@ from batch_pipeline.wire.errors import InvalidPipeline
 
 
 def _of(graph: Graph, **options: Any) -> Mapping[str, Mapping[str, Any]]:
-    return definitions_of(graph, **{"pipeline": "letters", "attempts": 3} | options)
+    return definitions_of(graph, pipeline="letters", **{"attempts": 3, **options})
 
 
 def _with_file(graph: Graph, folder: Path, text: str) -> Graph:
