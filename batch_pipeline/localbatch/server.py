@@ -8,31 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import os
-import secrets
 import shutil
 import signal
-import socket
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qs
 
-from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
-
-from batch_pipeline.localbatch.border import AnswerLost
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
-from batch_pipeline.localbatch.endpoint import Endpoint, write_endpoint
+from batch_pipeline.localbatch.endpoint import write_endpoint
 from batch_pipeline.localbatch.execution import SystemClock
 from batch_pipeline.localbatch.executor import GRACE_SECONDS, ProcessExecutor
+from batch_pipeline.localbatch.front import Front
 from batch_pipeline.localbatch.logs import LogFiles
 from batch_pipeline.localbatch.recovery import recover
-from batch_pipeline.localbatch.registry import REGION
-from batch_pipeline.localbatch.service import Answer, Batch
-from batch_pipeline.localbatch.signature import is_signed, proof
+from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.localbatch.state import RETENTION_MS, SqliteStorage
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import RunConflict
@@ -82,8 +71,7 @@ class Server:
         self._executor = self._make_executor()
         self._asked = loop.time()
         self._stopped = loop.create_future()
-        self._http = HTTPServer(self._serve)
-        self.endpoint = self._listen()
+        self._front = Front(self.batch, port=options.port, heard=self._hear)
 
     def _make_executor(self) -> ProcessExecutor:
         options = self._options
@@ -99,18 +87,6 @@ class Server:
             grace_seconds=options.grace_seconds,
         )
 
-    def _listen(self) -> Endpoint:
-        listener = socket.create_server(("127.0.0.1", self._options.port), backlog=128)
-        listener.setblocking(False)
-        self._http.add_sockets([listener])
-        return Endpoint(
-            url=f"http://127.0.0.1:{listener.getsockname()[1]}",
-            access_key="EMBEDDED" + secrets.token_hex(6).upper(),
-            secret_key=secrets.token_urlsafe(32),
-            region=REGION,
-            pid=os.getpid(),
-        )
-
     async def run(self) -> None:
         """Recovers, answers, and returns when it is to stop."""
         batch = self.batch
@@ -120,16 +96,20 @@ class Server:
         recover(batch.engine, self._executor, self._workers, batch.clock.now_ms())
         batch.after_flush = self._executor.forget_spent
         batch.resume(self._executor)
-        write_endpoint(self._options.state, self.endpoint)
+        self._front.open()
+        write_endpoint(self._options.state, self._front.endpoint)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._look_whether_idle()
         await self._stopped
-        self._http.stop()
+        await self._front.close()
         batch.flush()
         batch.executor = None
         self._executor.close()
         self._storage.close()
+
+    def _hear(self) -> None:
+        self._asked = self._loop.time()
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -143,50 +123,6 @@ class Server:
             self._stop()
         else:
             self._loop.call_later(max(0.05, min(left, 10)), self._look_whether_idle)
-
-    # Requests.
-
-    def _serve(self, request: HTTPServerRequest) -> None:
-        self._asked = self._loop.time()
-        connection = request.connection
-        try:
-            answer = self._answer(request)
-        except AnswerLost:
-            connection.stream.close()  # type: ignore[union-attr]
-            return
-        headers = HTTPHeaders({**answer.headers, "Content-Length": str(len(answer.body))})
-        connection.write_headers(ResponseStartLine("HTTP/1.1", answer.status, "OK"), headers, answer.body)  # type: ignore[union-attr]
-        connection.finish()  # type: ignore[union-attr]
-
-    def _answer(self, request: HTTPServerRequest) -> Answer:
-        if request.path == "/_ping":
-            return self._pong(parse_qs(request.query).get("nonce", [""])[0])
-        method, headers = request.method or "", request.headers
-        if not self._is_ours(method, request.path, request.query, headers, request.body):
-            return _refusal("InvalidSignatureException", "The request is not signed with this server's key.")
-        if request.path == "/_calls":
-            return Answer(status=200, body=json.dumps([asdict(call) for call in self.batch.border.calls]).encode())
-        return self.batch.answer(method, request.path, headers, request.body)
-
-    def _is_ours(self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> bool:
-        return is_signed(
-            method=method,
-            path=path,
-            query=query,
-            headers=headers,
-            body=body,
-            access_key=self.endpoint.access_key,
-            secret_key=self.endpoint.secret_key,
-            now=datetime.now(UTC),
-        )
-
-    def _pong(self, nonce: str) -> Answer:
-        return Answer(status=200, body=proof(self.endpoint.secret_key, nonce).encode())
-
-
-def _refusal(code: str, message: str) -> Answer:
-    body = json.dumps({"__type": code, "message": message}).encode()
-    return Answer(status=403, body=body, headers={"x-amzn-ErrorType": code})
 
 
 def serve(options: Options) -> None:
