@@ -18,6 +18,7 @@ from steps.tools import Talk, run_tool
 
 #: Debian's; its wrapper PicardCommandLine breaks on paths with a space, so the jar is preferred.
 _DEBIAN_JAR: Final = Path("/usr/share/java/picard.jar")
+_GZIP_MAGIC: Final = b"\x1f\x8b"
 #: What the JVM takes besides its heap: at least this, or a quarter of the job's memory.
 _JVM_OVERHEAD_MB: Final = 384
 
@@ -89,6 +90,12 @@ def _require_whole(job: Job, bam: Path) -> None:
         )
     if bam.stat().st_size == 0:
         raise MissingInput(f"{bam.name} of sample {job.sample} is empty (0 bytes); upload the BAM again.")
+    # quickcheck passes SAM, a text that may end at any line.
+    with bam.open("rb") as stream:
+        if stream.read(2) != _GZIP_MAGIC:
+            raise MissingInput(
+                f"{bam.name} of sample {job.sample} is not a BAM, but another format; convert it to BAM."
+            )
     try:
         # -u: unaligned BAMs have no @SQ lines and are good.
         run_tool("samtools", "quickcheck", "-u", bam)

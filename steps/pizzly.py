@@ -112,9 +112,16 @@ class Pizzly(Step):
         if not fusion.is_file():
             raise MissingInput(f"fusion.txt of sample {job.sample} is not there; run kallisto again.")
         try:
-            job.note(fusion_rows=sum(count_candidates(fusion, job.sample)))
+            rows = sum(count_candidates(fusion, job.sample))
         except InvalidOutput as error:
             raise MissingInput(error.message) from error
+        for step, metrics in job.upstream_metrics.items():
+            if metrics.get("fusion_rows", rows) != rows:
+                raise MissingInput(
+                    f"fusion.txt of sample {job.sample} has {rows} candidates, {step} wrote {metrics['fusion_rows']}; run "
+                    f"{step} again."
+                )
+        job.note(fusion_rows=rows)
         known = set(transcript_ids(job.reference("transcripts")))
         if strangers := _named(fusion) - known:
             raise MissingInput(

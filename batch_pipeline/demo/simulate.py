@@ -249,23 +249,10 @@ def write_bam(reads: Reads, path: Path) -> None:
 def import_fastqs(first: Path, second: Path, path: Path, *, sample: str, library: str) -> None:
     """Makes an unaligned BAM of two FASTQ files whose names are equal. It is whole or not there."""
     part = path.with_name(f".{path.name}.part")
-    group = [f"ID:{sample}", f"SM:{sample}", f"LB:{library}", "PL:ILLUMINA"]
-    subprocess.run(
-        [
-            "samtools",
-            "import",
-            "--no-PG",
-            "-1",
-            first,
-            "-2",
-            second,
-            "-o",
-            part,
-            *(w for g in group for w in ("-r", g)),
-        ],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
+    group = " ".join(f"-r {word}" for word in (f"ID:{sample}", f"SM:{sample}", f"LB:{library}", "PL:ILLUMINA"))
+    # Without -O, samtools writes a SAM unless the name ends in .bam; nothing downstream would mind.
+    options = f"import --no-PG -O BAM {group}".split()
+    subprocess.run(["samtools", *options, "-1", first, "-2", second, "-o", part], check=True, capture_output=True)
     part.replace(path)
 
 
