@@ -21,14 +21,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.request import urlopen
 
 from batch_pipeline.pipeline.workflow import WorkflowTask
 from batch_pipeline.run import luigi_states
@@ -85,13 +82,14 @@ class Coat(Silence):
         self._name, self._run_id = workflow.__name__, run_id
         self._tracking_url = tracking_url
         self._orders = _Orders(steps, submit, submitted)
-        self._cleanup = ExitStack()
-        folder = self._cleanup.enter_context(luigi_quiet.taken_over(log_folder))
         # A driver that adopts a run of one that died must not meet its tasks, RUNNING under a worker that is no more.
-        driver = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._task = luigi_tasks.coated(
-            workflow, orders=self._orders, run_id=run_id, driver=driver, params=params, folder=folder
-        )
+        driver = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        with ExitStack() as stack:
+            folder = stack.enter_context(luigi_quiet.taken_over(log_folder))
+            self._task = luigi_tasks.coated(
+                workflow, orders=self._orders, run_id=run_id, driver=driver, params=params, folder=folder
+            )
+            self._cleanup = stack.pop_all()
         self._worker_id = f"Worker(run={run_id}, driver={driver})"
         self._reporter: Reporter | None = None
         self._states: dict[str, TaskState] = {}
@@ -256,19 +254,25 @@ def scheduler_url(host: str, port: int) -> str:
 
 
 def answers(url: str) -> bool:
-    """Whether a Luigi scheduler answers at the URL within seconds. Raises OSError when nothing does."""
-    with urlopen(f"{url}/api/is_paused", timeout=ANSWER_SECONDS) as response:
-        try:
+    """Whether it is a Luigi scheduler that answers at the URL. Raises OSError when nothing does within seconds."""
+    # Tens of milliseconds that a run without a scheduler need not pay.
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(f"{url}/api/is_paused", timeout=ANSWER_SECONDS) as response:
             return "paused" in json.load(response)["response"]
-        except (ValueError, LookupError, TypeError):
-            return False
+    except HTTPException as error:
+        raise ConnectionError(f"it speaks no HTTP ({error!r})") from error
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def require_scheduler(url: str) -> None:
     """Raises BackendFailed unless a Luigi scheduler answers at the URL."""
     try:
         found, why = answers(url), "what answers there is something else"
-    except (OSError, HTTPException) as error:
+    except OSError as error:
         found, why = False, str(getattr(error, "reason", error))
     if not found:
         raise BackendFailed(

@@ -1,7 +1,8 @@
 """What Luigi's page shows of a run, decided from what the driver tells. Pure, and free of Luigi.
 
 Every step that is not over is RUNNING, also while all of its cells wait: luigid takes no PENDING for ten seconds after
-a task was DONE, and Luigi's part of the step, its submission, is behind it.
+a task was DONE, and Luigi's part of the step, its submission, is behind it. The page takes a status line for HTML, so
+no name that a user gave, of a sample say, may stand in one; explanations are escaped there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ FAILED: Final = "FAILED"
 
 #: How many cells an explanation names.
 CELLS_NAMED: Final = 20
+
+#: Below an explanation luigid's page shows a command that would find no such task.
+NOT_LUIGIS: Final = "To run what is missing, give the pipeline's own command again (not the one that Luigi shows)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ def last_state_of(progress: StepProgress, outcome: Outcome) -> TaskState:
     blocked = [f"{sample}: {sentence}" for step, sample, sentence in outcome.blocked if step == progress.step]
     state = state_of(progress)
     if failed or blocked:
-        lines = [f"{progress.step}: {progress.line}.", *_shortened([*map(_words, failed), *blocked])]
+        lines = [f"{progress.step}: {progress.line}.", *_shortened([*map(_words, failed), *blocked]), NOT_LUIGIS]
         return replace(state, status=FAILED, explanation="\n".join(lines))
     return _left(state, outcome) if state.status == RUNNING else state
 

@@ -79,7 +79,7 @@ class StepTask(sciluigi.Task):  # type: ignore[misc]
     instance_name = luigi.Parameter(**_HIDDEN)
     run_id = luigi.Parameter()
     driver = luigi.Parameter()
-    settings = luigi.Parameter(default="", significant=False)
+    settings = luigi.Parameter(significant=False)
 
     orders: ClassVar[Orders]
     step: ClassVar[str]
@@ -104,7 +104,7 @@ class CoatedWorkflow(sciluigi.WorkflowTask):  # type: ignore[misc]
     instance_name = luigi.Parameter(default="", **_HIDDEN)
     run_id = luigi.Parameter()
     driver = luigi.Parameter()
-    settings = luigi.Parameter(default="", significant=False)
+    settings = luigi.Parameter(significant=False)
 
     pipeline: ClassVar[type[WorkflowTask]]
     orders: ClassVar[Orders]
@@ -114,6 +114,11 @@ class CoatedWorkflow(sciluigi.WorkflowTask):  # type: ignore[misc]
     #: sciluigi would add a handler for a log in the working directory; the loggers are taken care of.
     _hasaddedhandler = True
     _ran = False
+
+    def __init__(self, **params: str) -> None:
+        super().__init__(**params)
+        # Luigi's __init__ does not pass on; the user's may make what their workflow() reads.
+        self.pipeline.__init__(self)
 
     def new_task(self, instance_name: str, cls: type[Step]) -> StepTask:
         """The step as a sciluigi task, the same at every call."""
@@ -201,7 +206,7 @@ def settings_of(name: str, step: type[Step], params: Mapping[str, str]) -> str:
 
 
 def _words(params: Mapping[str, str], names: Sequence[str]) -> str:
-    return " ".join(f"{name}={params[name]}" for name in names)
+    return " ".join(f"{name}={params[name]}" for name in names) or "defaults"
 
 
 class _Factory:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 import webbrowser
-from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 from urllib.error import HTTPError
@@ -103,12 +102,10 @@ def _runs(url: str) -> bool:
         found = "a program that is no Luigi scheduler"
     except HTTPError as error:
         found = f"a program that says {error.code} {error.reason}"
-    except HTTPException:
-        found = "a program that speaks no HTTP"
     except OSError as error:
         if isinstance(getattr(error, "reason", error), ConnectionRefusedError):
             return False
-        found = f"something that does not answer ({getattr(error, 'reason', error)})"
+        found = f"something that does not answer as one ({getattr(error, 'reason', error)})"
     raise BackendFailed(f"At {url} there is {found}. Choose another port with --port.")
 
 
@@ -138,7 +135,7 @@ def _await(process: subprocess.Popen[bytes], url: str, state_folder: Path) -> No
         try:
             if answers(url):
                 return
-        except (OSError, HTTPException):
+        except OSError:
             time.sleep(_POLL_SECONDS)
     process.kill()
     process.wait()
