@@ -153,6 +153,7 @@ class Workshop:
 
     def live(self, environment: Mapping[str, str], *arguments: str, **options: Any) -> int:
         """One life in this process, its log a regular file as on the embedded Batch."""
+        self.root.mkdir(exist_ok=True)
         log = self.root / "log"
         outer = os.dup(1), os.dup(2)
         sys.stdout.flush()
@@ -196,7 +197,8 @@ class Workshop:
 
     def left_in_scratch(self) -> list[str]:
         """What lies in the scratch root but the caches."""
-        return [name for name in os.listdir(self.scratch) if name != ".references"]
+        names = os.listdir(self.scratch) if self.scratch.exists() else []
+        return [name for name in names if name != ".references"]
 
     def dump(self) -> dict[str, Any]:
         """What lies in the store, times and places left out."""
@@ -225,3 +227,9 @@ def workshop(request: pytest.FixtureRequest, tmp_path: Path) -> Workshop:
 def folder_workshop(tmp_path: Path) -> Workshop:
     """A workshop over a folder, which other processes see too."""
     return Workshop(root=tmp_path, store=open_store(str(tmp_path / "store"), create=True))
+
+
+@pytest.fixture
+def memory_workshop(tmp_path: Path) -> Workshop:
+    """A workshop over memory, whose files are downloaded and uploaded."""
+    return Workshop(root=tmp_path / "memory", store=open_store(f"memory://{uuid.uuid4().hex}"))
