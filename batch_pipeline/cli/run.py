@@ -47,10 +47,11 @@ def run(call: Call) -> int:
             return CommandExit.DONE
         request = narrowed
     detach = bool(call.options["detach"])
-    return finish(call, watched(call, lambda listener: _drive(request, listener, detach=detach)))
+    return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach)))
 
 
-def _drive(request: Request, listener: Listener, *, detach: bool) -> Outcome:
+def drive(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
+    """Runs the driver, imported no sooner than now."""
     from batch_pipeline.run import driver
 
     return driver.run(request, listener, detach=detach)
@@ -120,7 +121,7 @@ def finish(call: Call, outcome: Outcome | int) -> int:
         from batch_pipeline.report.records import outcome_record
 
         print_json(outcome_record(outcome))
-    else:
+    elif not call.options.get("quiet"):
         _tell(outcome)
     if outcome.interrupted:
         return CommandExit.INTERRUPTED

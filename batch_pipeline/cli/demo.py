@@ -1,0 +1,154 @@
+"""`demo`: the pipeline on samples with known answers, from nothing to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch_pipeline.cli import reference, run
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.options import CommandOption, common_options, json_option, run_options, yes_option
+from batch_pipeline.cli.output import data, print_json, print_table, say
+from batch_pipeline.pipeline.step import Input
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import InvalidUse
+
+if TYPE_CHECKING:
+    from batch_pipeline.demo.cohort import Cohort
+    from batch_pipeline.demo.truth import Score
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.wire.store import Store
+
+#: The step of the fusion pipeline that lists fusions; the demonstration is about that pipeline.
+STEP = "pizzly"
+
+
+def demo(call: Call) -> int:
+    """Makes a cohort with known fusions, builds the reference, runs the pipeline, and holds the result to the truth.
+
+    Ends with 1 when a known fusion is missed or one is listed that is not true. Given again, it finds everything done.
+    """
+    from batch_pipeline.demo.cohort import prepare
+
+    if call.workflow.reference_builder is None or STEP not in call.graph.names:
+        raise InvalidUse(f"The demonstration is for the fusion pipeline (a step {STEP!r} and a reference builder).")
+    say("Preparing the cohort …")
+    folder = Path(call.options["folder"])
+    cohort = prepare(
+        folder / "cohort",
+        seed=call.options["seed"],
+        samples=call.options["simulated"],
+        real=not call.options["no_real"],
+    )
+    for note in cohort.notes:
+        say(note)
+    own = _call_for(call, cohort, folder)
+    code = _reference(own, cohort)
+    if code != CommandExit.DONE:
+        return code
+    code = run.finish(_quiet(own), run.watched(own, lambda listener: run.drive(own.request(writes=True), listener)))
+    if code in (CommandExit.INTERRUPTED, CommandExit.CONFLICT):
+        return code
+    return max(code, _verdict(own, cohort))
+
+
+def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
+    """The same call with the options that fit the cohort; the store that the user names stays."""
+    named = call.options.get("store__url") or call.options.get("store__bucket")
+    fitting: dict[str, Any] = {
+        "samples__file": str(cohort.sample_list),
+        "samples__sources": str(cohort.bams),
+        "pipeline__reference": cohort.reference,
+    }
+    if not named:
+        fitting["store__url"] = str(folder.absolute() / "store")
+    for step, params in cohort.params.items():
+        fitting |= {f"params__{step}.{name}": value for name, value in params.items()}
+    return Call(call.workflow, call.argv, {**call.options, **fitting})
+
+
+def _quiet(call: Call) -> Call:
+    """The call without `--json`: the verdict alone is printed as JSON."""
+    return Call(call.workflow, call.argv, {**call.options, "json": False, "quiet": call.json})
+
+
+def _reference(call: Call, cohort: Cohort) -> int:
+    builder = call.workflow.reference_builder
+    if builder is None:
+        return CommandExit.USAGE
+    files = {f"file_{port}": str(getattr(cohort, port)) for port in builder.declared(Input)}
+    say(f"Reference {cohort.reference}:")
+    own = Call(call.workflow, call.argv, {**call.options, **files, "force": False})
+    outcome = run.watched(own, lambda listener: reference.build(own, builder, cohort.reference, listener))
+    if isinstance(outcome, int):
+        return outcome
+    return CommandExit.DONE if outcome.ok else run.finish(own, outcome)
+
+
+def _verdict(call: Call, cohort: Cohort) -> int:
+    from batch_pipeline.demo.cohort import score
+
+    files = {sample: _file(call.store, sample, "json") for sample in cohort.samples}
+    found = score(cohort, {sample: path for sample, path in files.items() if path is not None})
+    if call.json:
+        from batch_pipeline.report.records import plain
+
+        print_json(plain(found) | {"perfect": found.perfect, "sentence": found.sentence})
+    else:
+        _tell(call, cohort, found)
+    return CommandExit.DONE if found.perfect else CommandExit.FAILED
+
+
+def _tell(call: Call, cohort: Cohort, found: Score) -> None:
+    header, *rows = found.table()
+    data("")
+    print_table(header, rows)
+    data(f"\n{found.sentence}.")
+    data(f"\nResults of every step: {_spoken(call.store, 'results')}/STEP/SAMPLE/")
+    data(
+        f"Logs: {_spoken(call.store, 'logs')}/RUN/STEP/SAMPLE/, or: logs SAMPLE --store {call.settings.store_location}"
+    )
+    data("Fusion tables:")
+    for sample in cohort.samples:
+        data(f"  {sample}: {_file(call.store, sample, 'fusions.tsv') or 'none'}")
+
+
+def _file(store: Store, sample: str, ending: str) -> Path | None:
+    """A sample's file of the last step; the demonstration reads it where it lies, or fetches it first."""
+    from batch_pipeline.wire.store import NotInStore
+
+    key = layout.result(STEP, sample, f"{sample}.{ending}")
+    path = store.path_of(key)
+    if path is not None:
+        return path if path.is_file() else None
+    try:
+        content = store.get(key)
+    except NotInStore:
+        return None
+    copy = Path(f"{sample}.{ending}").absolute()
+    copy.write_bytes(content)
+    return copy
+
+
+def _spoken(store: Store, prefix: str) -> str:
+    path = store.path_of(prefix)
+    return str(path) if path is not None else store.url_of(prefix)
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options = [
+        CommandOption("--folder", "Where the cohort and its store lie.", default="demo", show_default=True),
+        CommandOption("--seed", "Seed of the simulation.", type=click.INT, default=1, show_default=True),
+        CommandOption(
+            "--simulated", "How many samples are simulated.", type=click.IntRange(2, 99), default=8, show_default=True
+        ),
+        CommandOption("--no-real", "Leave the real sample out; nothing is fetched.", is_flag=True),
+    ]
+    return command(
+        "demo", workflow, argv, demo, [*common_options(), *run_options(), json_option(), yes_option(), *options]
+    )
