@@ -1,0 +1,190 @@
+"""What every plan promises, checked from outside, and the driver's loop of waves over a world."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+
+from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Selection
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.wire.layout import COHORT
+from tests.pipeline.worlds import Cell, World
+
+MOVING = {CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED}
+STOPPED = {CellState.BLOCKED, CellState.SKIPPED}
+
+
+def states_of(plan: Plan) -> dict[Cell, CellState]:
+    return {(step, sample): state for step in plan.states for sample, state in plan.cells(step)}
+
+
+def cells_in(plan: Plan, *states: CellState) -> set[Cell]:
+    return {cell for cell, state in states_of(plan).items() if state in states}
+
+
+def sent_cells(plan: Plan) -> list[Cell]:
+    return [(job.step, sample) for job in plan.jobs if not job.join for sample, _ in plan.members_of(job)]
+
+
+def reads(plan: Plan, cell: Cell) -> Iterator[Cell]:
+    """The cells that a cell reads, those apart that a gather does without."""
+    step, sample = cell
+    for upstream in plan.graph[step].upstream:
+        if plan.graph[upstream].scope is Scope.COHORT:
+            yield upstream, COHORT
+        elif sample == COHORT:
+            yield from ((upstream, name) for name in plan.samples if name not in plan.missing.get(step, ()))
+        else:
+            yield upstream, sample
+
+
+def check_plan(plan: Plan, world: World) -> None:
+    """Everything that holds for any plan without conflicts."""
+    states = states_of(plan)
+    sent = Counter(sent_cells(plan))
+    assert set(sent) == {cell for cell, state in states.items() if state is CellState.TO_RUN}
+    assert set(sent.values()) <= {1}, "a cell in two jobs"
+    assert not set(sent) & {(job.step, sample) for job in world.live() for sample in job.samples}, "a live cell again"
+    assert set(plan.blocked) == cells_in(plan, CellState.BLOCKED)
+    _check_jobs(plan, world)
+    for job in plan.jobs:
+        if not job.join:
+            _check_dependencies(plan, world, job, states)
+    if CellState.DEFERRED in states.values():
+        assert plan.jobs or world.live(), "deferred, and nothing to wait for"
+    for step in plan.states:
+        for (_, state), why in zip(plan.cells(step), plan.why[step], strict=True):
+            assert (why is not None) == (state is CellState.TO_RUN)
+
+
+def _check_jobs(plan: Plan, world: World) -> None:
+    names = [job.name for job in plan.jobs]
+    assert len(set(names)) == len(names)
+    by_name = {job.name: job for job in plan.jobs}
+    alive = {job.native_id: job for job in world.live()}
+    for position, job in enumerate(plan.jobs):
+        assert len(job.members) <= world.max_array_size
+        assert len(job.after) <= world.max_dependencies
+        assert len({edge.job for edge in job.after}) == len(job.after)
+        for edge in job.after:
+            assert edge.live or edge.job in names[:position], "a job before what it depends on"
+            if edge.index_by_index:
+                assert job.size > 1
+                other = alive[edge.job].samples if edge.live else _samples(plan, by_name[edge.job])
+                assert other == _samples(plan, job), "index by index between different samples"
+
+
+def _check_dependencies(plan: Plan, world: World, job: PlannedJob, states: dict[Cell, CellState]) -> None:
+    """Each cell that a job reads is done, or its job is waited for: by the same index, or as a whole."""
+    for index, (sample, _) in enumerate(plan.members_of(job)):
+        awaited = _awaited(plan, world, job, index)
+        for cell in reads(plan, (job.step, sample)):
+            assert states[cell] is CellState.DONE or cell in awaited, f"{job.name} does not wait for {cell}"
+
+
+def _awaited(plan: Plan, world: World, job: PlannedJob, index: int) -> set[Cell]:
+    """Cells that child `index` of a job waits for, through joins."""
+    by_name = {other.name: other for other in plan.jobs}
+    alive = {other.native_id: other for other in world.live()}
+    found: set[Cell] = set()
+    for edge in job.after:
+        if not edge.live and by_name[edge.job].join:
+            found |= _awaited(plan, world, by_name[edge.job], 0)
+            continue
+        step = alive[edge.job].step if edge.live else by_name[edge.job].step
+        samples = alive[edge.job].samples if edge.live else _samples(plan, by_name[edge.job])
+        found |= {(step, samples[index])} if edge.index_by_index else {(step, sample) for sample in samples}
+    return found
+
+
+def _samples(plan: Plan, job: PlannedJob) -> tuple[str, ...]:
+    return tuple(sample for sample, _ in plan.members_of(job))
+
+
+def finish(world: World, selection: Selection | None = None) -> list[Plan]:
+    """What a driver does: plans, sends, waits for all jobs, and again while cells were deferred."""
+    plans: list[Plan] = []
+    made: frozenset[Cell] = frozenset()
+    while True:
+        assert len(plans) <= 2 * len(world.graph.names) + 2, "no end of waves"
+        plan = world.plan(selection, made)
+        assert not plan.conflicts
+        check_plan(plan, world)
+        world.send(plan)
+        world.run()
+        plans.append(plan)
+        made |= plan.under_way()
+        if not cells_in(plan, CellState.DEFERRED):
+            return plans
+
+
+def check_finished(world: World, selection: Selection | None = None, plans: Sequence[Plan] = ()) -> None:
+    """Nothing that was chosen and can run is left, as the same driver sees it after these plans."""
+    made = frozenset[Cell]().union(*(plan.under_way() for plan in plans))
+    plan = world.plan(selection, made)
+    assert not plan.jobs
+    assert not cells_in(plan, *MOVING)
+    assert states_of(plan) == expected_states(plan, world, made)
+
+
+def expected_states(plan: Plan, world: World, made: AbstractSet[Cell] = frozenset()) -> dict[Cell, CellState]:
+    """The state of every cell while nothing is live, a cell at a time and from first principles."""
+    found: dict[Cell, CellState] = {}
+    beyond: set[Cell] = set()
+    for step in plan.graph.names:
+        for position, (sample, _) in enumerate(plan.cells(step)):
+            cell = (step, sample)
+            forced = plan.selection.force and cell not in made
+            found[cell] = _expected(plan, world, cell, plan.fingerprints[step][position], forced, found, beyond)
+    return found
+
+
+def _expected(
+    plan: Plan,
+    world: World,
+    cell: Cell,
+    fingerprint: str,
+    forced: bool,
+    found: dict[Cell, CellState],
+    beyond: set[Cell],
+) -> CellState:
+    chosen = plan.selection.takes(*cell)
+    have = world.receipts.get(cell, frozenset())
+    trusts = plan.selection.accept_code_changes and (cell[1] != COHORT or fingerprint != "")
+    kept = len(have) == 1 and (fingerprint in have or trusts)
+    stopped = [read for read in reads(plan, cell) if found[read] in STOPPED]
+    moving = [read for read in reads(plan, cell) if found[read] in MOVING]
+    if kept and (not chosen or (not moving and not forced)):
+        return CellState.DONE
+    if not chosen:
+        return CellState.SKIPPED
+    held = _held(plan, cell, found)
+    if any(found[read] is CellState.BLOCKED for read in stopped if cell[1] != COHORT or read[1] == COHORT):
+        return CellState.BLOCKED
+    gathers = [read for read in stopped if cell[1] != COHORT or read[1] == COHORT]
+    if gathers or held is CellState.SKIPPED:
+        if beyond.issuperset(gathers):
+            beyond.add(cell)
+            return CellState.SKIPPED
+        return CellState.BLOCKED
+    if held is not None:
+        return held
+    if any(found[read] is CellState.DEFERRED for read in moving):
+        return CellState.DEFERRED
+    if cell[1] in world.absent and plan.graph[cell[0]].sources:
+        return CellState.BLOCKED
+    return CellState.TO_RUN
+
+
+def _held(plan: Plan, cell: Cell, found: dict[Cell, CellState]) -> CellState | None:
+    """What keeps a gather from being sent, in view of its samples."""
+    steps = [step for step in plan.graph[cell[0]].upstream if plan.graph[step].scope is Scope.SAMPLE]
+    if cell[1] != COHORT or not steps:
+        return None
+    lost = [name for name in plan.samples if any(found[step, name] in STOPPED for step in steps)]
+    if lost and (len(plan.samples) - len(lost)) / len(plan.samples) < plan.selection.min_success - 1e-9:
+        unchosen = plan.selection.samples is not None and not plan.selection.samples.intersection(lost)
+        return CellState.SKIPPED if unchosen else CellState.BLOCKED
+    moves = any(found[step, name] in MOVING for step in steps for name in plan.samples)
+    return CellState.DEFERRED if moves and plan.selection.min_success < 1 else None

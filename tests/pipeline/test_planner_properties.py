@@ -1,0 +1,254 @@
+"""The planner's promises over any pipeline, any store and any history of killed drivers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch_pipeline.pipeline.plan import CellState, Selection
+from batch_pipeline.wire.layout import COHORT
+from tests.pipeline.promises import (
+    MOVING,
+    cells_in,
+    check_finished,
+    check_plan,
+    expected_states,
+    finish,
+    reads,
+    sent_cells,
+    states_of,
+)
+from tests.pipeline.worlds import Cell, World, bounded, worlds
+
+
+def below(world: World, start: set[Cell]) -> set[Cell]:
+    """The cells and everything that depends on them."""
+    plan, found = world.plan(), set(start)
+    for step in world.graph.names:
+        found |= {(step, name) for name, _ in plan.cells(step) if found.intersection(reads(plan, (step, name)))}
+    return found
+
+
+def everything(world: World) -> set[Cell]:
+    return set(states_of(world.plan()))
+
+
+def disturb(data: st.DataObject, world: World) -> None:
+    """Any history: code and sources changed, receipts lost or doubled, samples gone, added, moved, without a source."""
+    cells = sorted(everything(world))
+    for cell in data.draw(st.lists(st.sampled_from(cells), max_size=4), label="receipts lost"):
+        world.receipts.pop(cell, None)
+    for cell in data.draw(st.lists(st.sampled_from(cells), max_size=2), label="receipts of before"):
+        world.receipts[cell] = world.receipts.get(cell, frozenset()) | {"of-before"}
+    for step in data.draw(st.sets(st.sampled_from(world.graph.names), max_size=2), label="code changed"):
+        world.change_code(step)
+    for sample in data.draw(st.sets(st.sampled_from(world.samples), max_size=2), label="source changed"):
+        world.change_source(sample)
+    world.absent = data.draw(st.sets(st.sampled_from(world.samples), max_size=1), label="source missing")
+    if data.draw(st.booleans(), label="order changed"):
+        world.samples.reverse()
+    world.samples += [f"new{i}" for i in range(data.draw(st.integers(0, 2), label="samples added"))]
+
+
+def some_selection(data: st.DataObject, world: World) -> Selection:
+    return Selection(
+        samples=data.draw(st.none() | st.frozensets(st.sampled_from(world.samples), min_size=1), label="samples"),
+        steps=data.draw(st.none() | st.frozensets(st.sampled_from(world.graph.names), min_size=1), label="steps"),
+        force=data.draw(st.booleans(), label="force"),
+        accept_code_changes=data.draw(st.booleans(), label="accept"),
+        min_success=data.draw(st.sampled_from((1.0, 1.0, 0.5)), label="min_success"),
+    )
+
+
+def kill(data: st.DataObject, world: World, selection: Selection | None = None) -> bool:
+    """A driver dies after some submissions, and the backend goes on for a while. Says whether nothing was done yet."""
+    plan = world.plan(selection)
+    sent = world.send(plan, plan.jobs[: data.draw(st.integers(0, len(plan.jobs)), label="jobs sent")])
+    children = sum(len(job.children) for job in sent)
+    ended = data.draw(st.integers(0, children), label="children that ended")
+    world.run(children=ended)
+    return not ended
+
+
+@bounded(150)
+@given(worlds())
+def test_a_fresh_run_makes_every_cell_once_and_a_second_plan_is_empty(world: World) -> None:
+    plans = finish(world)
+    assert len(plans) == 1
+    assert sorted(world.ran) == sorted(everything(world))
+    check_finished(world)
+
+
+@bounded(250)
+@given(st.data(), worlds())
+def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store_holds(
+    data: st.DataObject, world: World
+) -> None:
+    if data.draw(st.booleans(), label="run before"):
+        finish(world)
+    disturb(data, world)
+    selection = some_selection(data, world)
+    plan = world.plan(selection)
+    check_plan(plan, world)
+    assert states_of(plan) == expected_states(plan, world)
+    world.ran.clear()
+    plans = finish(world, selection)
+    assert len(set(world.ran)) == len(world.ran), "a command makes a cell once"
+    if selection.force:
+        forced = {cell for cell in cells_in(plan, *MOVING) if selection.takes(*cell)}
+        assert forced <= set(world.ran)
+    check_finished(world, selection, plans)
+
+
+@bounded(100)
+@given(st.data(), worlds())
+def test_a_lost_receipt_reruns_its_cell_and_what_depends_on_it(data: st.DataObject, world: World) -> None:
+    finish(world)
+    lost = data.draw(st.sampled_from(sorted(everything(world))))
+    del world.receipts[lost]
+    assert set(sent_cells(world.plan())) == below(world, {lost})
+
+
+@bounded(100)
+@given(st.data(), worlds())
+def test_two_receipts_prove_nothing(data: st.DataObject, world: World) -> None:
+    finish(world)
+    doubtful = data.draw(st.sampled_from(sorted(everything(world))))
+    world.receipts[doubtful] |= {data.draw(st.sampled_from(("0" * 16, "f" * 16)))}
+    for accept in (False, True):
+        plan = world.plan(Selection(accept_code_changes=accept))
+        assert set(sent_cells(plan)) == below(world, {doubtful})
+    finish(world)
+    check_finished(world)
+
+
+@bounded(100)
+@given(st.data(), worlds())
+def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.DataObject, world: World) -> None:
+    finish(world)
+    step = data.draw(st.sampled_from(world.graph.names))
+    world.change_code(step)
+    changed = {(name, sample) for name, sample in everything(world) if name in world.graph.downstream(step)}
+    assert set(sent_cells(world.plan())) == changed
+    assert not world.plan(Selection(accept_code_changes=True)).jobs
+    finish(world)
+    check_finished(world)
+
+
+@bounded(100)
+@given(st.data(), worlds())
+def test_a_changed_source_reruns_its_sample_and_the_gathers_of_it(data: st.DataObject, world: World) -> None:
+    finish(world)
+    sample = data.draw(st.sampled_from(world.samples))
+    world.change_source(sample)
+    readers = {(node.name, sample) for node in world.graph if node.sources}
+    plan = world.plan()
+    assert set(sent_cells(plan)) == below(world, readers)
+    others = {name for _, name in sent_cells(plan)} - {sample, COHORT}
+    gathers_below = any(node.upstream and node.scope.value == "sample" for node in world.graph)
+    assert not others or gathers_below
+
+
+@bounded(100)
+@given(st.data(), worlds())
+def test_added_samples_run_alone_but_for_the_gathers(data: st.DataObject, world: World) -> None:
+    finish(world)
+    before = everything(world)
+    place = data.draw(st.integers(0, len(world.samples)))
+    world.samples[place:place] = ["new1", "new2"]
+    gathers = {cell for cell in before if cell[1] == COHORT and _gathers_samples(world, cell[0])}
+    new = everything(world) - before
+    assert set(sent_cells(world.plan())) == new | below(world, gathers)
+    finish(world)
+    check_finished(world)
+
+
+@bounded(60)
+@given(worlds())
+def test_the_order_of_the_list_is_an_input_of_gathers_alone(world: World) -> None:
+    # A gather is handed its samples in the order of the list, and its table may have that order.
+    finish(world)
+    world.samples.reverse()
+    gathers = (
+        {cell for cell in everything(world) if cell[1] == COHORT and _gathers_samples(world, cell[0])}
+        if len(world.samples) > 1
+        else set()
+    )
+    assert set(sent_cells(world.plan())) == below(world, gathers)
+
+
+def _gathers_samples(world: World, step: str) -> bool:
+    return any(world.graph[upstream].scope.value == "sample" for upstream in world.graph[step].upstream)
+
+
+@bounded(250)
+@given(st.data(), worlds())
+def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, world: World) -> None:
+    selection = Selection(min_success=data.draw(st.sampled_from((1.0, 0.5)), label="min_success"))
+    held = selection.min_success < 1
+    for _ in range(data.draw(st.integers(1, 3), label="killed drivers")):
+        kill(data, world, selection)
+        plan = world.plan(selection)
+        assert not plan.conflicts
+        check_plan(plan, world)
+        assert held or not cells_in(plan, CellState.DEFERRED), "jobs of live arrays follow them index by index"
+    plans = finish(world, selection)
+    assert sorted(world.ran) == sorted(everything(world)), "nothing lost, nothing twice"
+    check_finished(world, selection, plans)
+
+
+@bounded(150)
+@given(st.data(), worlds())
+def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataObject, world: World) -> None:
+    finish(world)
+    disturb(data, world)
+    selection = replace(some_selection(data, world), min_success=1.0)
+    before = cells_in(world.plan(selection), CellState.TO_RUN)
+    if kill(data, world, selection):
+        plan = world.plan(selection)
+        assert not plan.conflicts
+        check_plan(plan, world)
+        assert cells_in(plan, *MOVING) == before
+        assert not cells_in(plan, CellState.DEFERRED)
+    check_finished(world, selection, finish(world, selection))
+
+
+@bounded(300)
+@given(st.data(), worlds())
+def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World) -> None:
+    """Killed drivers, failed children, lost receipts, other commands, changed lists: never a wrong job."""
+    for _ in range(data.draw(st.integers(1, 3), label="earlier commands")):
+        selection = some_selection(data, world)
+        plan = world.plan(selection)
+        if plan.conflicts:
+            continue
+        check_plan(plan, world)
+        world.send(plan, plan.jobs[: data.draw(st.integers(0, len(plan.jobs)), label="jobs sent")])
+        waiting = sum(child.state == "waiting" for job in world.jobs for child in job.children)
+        failing = data.draw(st.sets(st.sampled_from(sorted(everything(world))), max_size=3), label="failing")
+        world.run(children=data.draw(st.integers(0, waiting), label="children that ended"), failing=failing)
+        if data.draw(st.booleans(), label="disturbed"):
+            disturb(data, world)
+            world.samples = list(dict.fromkeys(world.samples))
+    selection = some_selection(data, world)
+    if world.plan(selection).conflicts:
+        world.run()  # What the message says: wait for it.
+    finish(world, selection)
+    # A child of an earlier command's job may have failed while this one followed it; the next command takes its cell.
+    again = replace(selection, force=False)
+    check_finished(world, again, finish(world, again))
+
+
+@bounded(150)
+@given(st.data(), worlds())
+def test_what_failed_in_this_command_is_not_sent_again(data: st.DataObject, world: World) -> None:
+    failing = data.draw(st.sets(st.sampled_from(sorted(everything(world))), min_size=1, max_size=3))
+    world.send(world.plan())
+    world.run(failing=failing)
+    failed = {cell for cell in failing if not world.receipts.get(cell)}
+    world_plan = world.plan(failed=dict.fromkeys(failed, "It failed."))
+    assert not world_plan.jobs
+    assert cells_in(world_plan, CellState.BLOCKED) >= failed
+    assert set(sent_cells(world.plan())) == everything(world) - set(world.receipts)
