@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, InvalidConfig
@@ -181,7 +182,6 @@ def embedded_maker(settings: EmbeddedSettings) -> Callable[[], ClientMaker]:
     """Clients of the embedded Batch, which is started if it does not run; the user's AWS files are not looked at."""
 
     def connect() -> ClientMaker:
-        import botocore.session
         from botocore.config import Config
 
         from batch_pipeline.localbatch.client import ensure
@@ -192,12 +192,9 @@ def embedded_maker(settings: EmbeddedSettings) -> Callable[[], ClientMaker]:
             memory_mib=settings.memory_mb or None,
             idle_seconds=settings.idle_seconds,
         )
-        nothing: Any = (None, None, None, None)
-        unread: Any = dict.fromkeys(("profile", "config_file", "credentials_file", "ca_bundle"), nothing)
-        session = botocore.session.Session(session_vars=unread)
 
         def make(service: str, config: Any) -> Any:
-            return session.create_client(
+            return _bare_session().create_client(
                 service,
                 endpoint_url=endpoint.url,
                 region_name=endpoint.region,
@@ -210,6 +207,28 @@ def embedded_maker(settings: EmbeddedSettings) -> Callable[[], ClientMaker]:
         return make
 
     return connect
+
+
+def attached_maker(attach: Callable[[Any], object]) -> Callable[[], ClientMaker]:
+    """Clients that open no socket but go where `attach` leads them, such as `VirtualBatch.attach`; for tests."""
+    keys: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+
+    def make(service: str, config: Any) -> Any:
+        client = _bare_session().create_client(service, config=config, **keys)
+        attach(client)
+        return client
+
+    return lambda: make
+
+
+@cache
+def _bare_session() -> Any:
+    """A session that looks at none of the user's AWS files; it keeps the models that it has read."""
+    import botocore.session
+
+    nothing: Any = (None, None, None, None)
+    unread: Any = dict.fromkeys(("profile", "config_file", "credentials_file", "ca_bundle"), nothing)
+    return botocore.session.Session(session_vars=unread)
 
 
 def fate_of(error: Exception) -> Fate:

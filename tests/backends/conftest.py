@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from batch_pipeline.backends.aws_clients import ClientMaker, Clients
+from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.definitions import definitions_of, named
@@ -115,22 +114,15 @@ class Wire:
     An answer is a document, or a pair of HTTP status and document.
     """
 
-    def __init__(self, session: botocore.session.Session) -> None:
-        self._session = session
+    def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
 
     def of(self, operation: str) -> list[dict[str, Any]]:
         return [parameters for name, parameters in self.requests if name == operation]
 
-    def connect(self) -> ClientMaker:
-        def make(service: str, config: Any) -> Any:
-            keys: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-            client: Any = self._session.create_client(service, config=config, **keys)
-            client.meta.events.register("before-send", self._send)
-            return client
-
-        return make
+    def attach(self, client: Any) -> None:
+        client.meta.events.register("before-send", self._send)
 
     def _send(self, request: Any, event_name: str, **_: Any) -> AWSResponse:
         operation = event_name.rpartition(".")[2]
@@ -148,17 +140,10 @@ class Wire:
         return status, {"__type": code, "message": message}
 
 
-@pytest.fixture(scope="session")
-def aws_session() -> botocore.session.Session:
-    """Loading the services' models takes a tenth of a second: once is enough."""
-    nothing: Any = (None, None, None, None)
-    return botocore.session.Session(session_vars={"profile": nothing})
-
-
 @pytest.fixture
-def wire(aws_session: botocore.session.Session) -> Wire:
+def wire() -> Wire:
     """A Batch that knows every definition and takes every job."""
-    made = Wire(aws_session)
+    made = Wire()
     names = iter(range(1_000_000))
     made.answers["DescribeJobDefinitions"] = lambda asked: {
         "jobDefinitions": [
@@ -174,7 +159,7 @@ def wire(aws_session: botocore.session.Session) -> Wire:
 def backend(wire: Wire) -> BatchBackend:
     """The backend for AWS on that wire."""
     settings = load_settings({"backend.name": "aws"}, environ={}, folder=Path("/nonexistent"))
-    return BatchBackend(settings, clients=Clients(wire.connect))
+    return BatchBackend(settings, clients=Clients(attached_maker(wire.attach)))
 
 
 @pytest.fixture
