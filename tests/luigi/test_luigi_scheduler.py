@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,8 +136,11 @@ def test_a_failing_submission_shows_as_failed(luigid: str, drivers: Make, shown:
     assert shown(luigid, coat, "status")["count"] == "FAILED"
 
 
-def test_a_rerun_of_deleted_results_within_the_cooldown_really_runs(luigid: str, drivers: Make) -> None:
-    for run_id in ("02G", "02H"):
+@pytest.mark.parametrize("run_ids", [("02G", "02H"), ("02GG", "02GG")], ids=["a new run", "the same run"])
+def test_a_rerun_of_deleted_results_within_the_cooldown_really_runs(
+    luigid: str, drivers: Make, run_ids: tuple[str, str]
+) -> None:
+    for run_id in run_ids:
         driver = drivers(luigid)
         driver.coat(run_id).submit_all()
         assert driver.calls == STEPS
@@ -245,3 +250,45 @@ def test_a_scheduler_that_dies_while_submitting_is_a_clear_error(tmp_path: Path,
     with pytest.raises(BackendFailed, match="went away while the steps were submitted"):
         coat.submit_all()
     assert driver.calls == []
+
+
+WATCHER = """
+import sys
+sys.path[:0] = [{root!r}, {here!r}]
+import conftest
+from batch_pipeline.run import luigi_report
+from batch_pipeline.run.events import StepProgress
+luigi_report.BEAT_SECONDS = 0.2
+coat = conftest.Driver({url!r}).coat("02Q")
+coat.submit_all()
+coat.progressed({{step: StepProgress(step=step, running=1) for step in conftest.STEPS}})
+print(*coat.task_ids.values(), flush=True)
+input()
+"""
+
+
+def test_a_driver_is_alive_while_it_watches_and_found_out_when_it_is_killed(
+    tmp_path: Path, port: int, rpc: Make, eventually: Make
+) -> None:
+    (tmp_path / "luigi.cfg").write_text("[scheduler]\nworker_disconnect_delay = 1\n")
+    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    code = WATCHER.format(root=str(Path(__file__).parents[2]), here=str(Path(__file__).parent), url=url)
+    try:
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as watcher:
+            assert watcher.stdout is not None
+            ids = watcher.stdout.readline().decode().split()
+
+            def seconds_watched() -> float:
+                (worker,) = rpc(url, "worker_list")
+                return float(worker["last_active"] - worker["started"])
+
+            def statuses() -> set[str]:
+                return {rpc(url, "dep_graph", task_id=id)[id]["status"] for id in ids}
+
+            eventually(statuses, {"RUNNING"})
+            eventually(lambda: seconds_watched() > 3, True)
+            assert statuses() == {"RUNNING"}
+            watcher.kill()
+            eventually(statuses, {"FAILED"})
+    finally:
+        luigi_ui.stop(tmp_path)
