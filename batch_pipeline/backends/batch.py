@@ -55,13 +55,13 @@ class _NotYet(BackendFailed):
 class BatchBackend:
     """See `base.Backend`. Connects on the first call."""
 
-    def __init__(self, settings: Settings, *, clients: Clients | None = None) -> None:
+    def __init__(self, settings: Settings, *, clients: Clients | None = None, pace: TokenBucket | None = None) -> None:
         self.name = settings.backend.name
         self._embedded = self.name == "embedded"
         self._clients = clients or Clients(
             embedded_maker(settings.embedded) if self._embedded else aws_maker(settings.aws), renewable=self._embedded
         )
-        self._bucket = TokenBucket(SUBMITS_A_SECOND)
+        self._pace = pace or TokenBucket(SUBMITS_A_SECOND)
         self._limits = Limits()
         #: Name of a definition -> its revision.
         self._pinned: dict[str, int] = {}
@@ -215,7 +215,7 @@ class BatchBackend:
     def _submit_once(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        self._bucket.take()
+        self._pace.take()
         try:
             return self._clients.submit(parameters)
         except (BotoCoreError, ClientError) as error:

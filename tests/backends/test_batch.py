@@ -29,7 +29,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """botocore's own waits, noted instead of waited."""
     noted: list[float] = []
     monkeypatch.setattr("botocore.endpoint.time.sleep", noted.append)
-    monkeypatch.setattr("botocore.retries.bucket.Clock.sleep", lambda clock, seconds: None)
+    monkeypatch.setattr("botocore.retries.bucket.TokenBucket.acquire", lambda bucket, *amount, **block: True)
     return noted
 
 

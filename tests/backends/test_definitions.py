@@ -16,8 +16,11 @@ from batch_pipeline.backends.definitions import (
     resources,
     retry_strategy,
 )
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPipeline
+from steps.kallisto import Kallisto
+from steps.picard import Picard
+from steps.pizzly import Pizzly
 
 
 def _of(graph: Graph, **options: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -130,3 +133,15 @@ def test_a_join_has_the_image_and_the_retries_of_its_step(graph: Graph) -> None:
     assert resources(join) == (1, 128)
     assert "timeout" not in join
     assert join["jobDefinitionName"].startswith("batch-pipeline-join-")
+
+
+def test_the_shipped_definitions_follow_the_steps() -> None:
+    root = Path(__file__).resolve().parents[2]
+    steps = {"picard": Picard(), "kallisto": Kallisto(), "pizzly": Pizzly()}
+    nodes = tuple(Node(name=name, step=step, inputs={}) for name, step in steps.items())
+    shipped = _of(Graph(name="Fusions", root=root, nodes=nodes))
+    assert {path.stem for path in (root / "job_definitions").glob("*.json")} == set(steps)
+    for name, step in steps.items():
+        assert re.fullmatch(rf"{name}-[0-9a-f]{{12}}", shipped[name]["jobDefinitionName"])
+        assert resources(shipped[name]) == (step.cpus, step.memory_mb)
+        assert shipped[name]["retryStrategy"] == retry_strategy(3)

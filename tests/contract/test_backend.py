@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -337,8 +338,6 @@ def test_what_is_refused_was_not_queued(world: World) -> None:
 
 
 def _request_of_size(world: World, size: int) -> JobRequest:
-    from dataclasses import replace
-
     return replace(_request(world, 2), size=size)
 
 
