@@ -1,0 +1,120 @@
+"""What a scientist declares: ports, parameters, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batch_pipeline.pipeline.step import Input, Output, Param, Parameter, Reference, Step
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+
+
+class Align(Step):
+    """Aligns reads.
+
+    Second line.
+    """
+
+    reads = Input()
+    index = Reference("index.idx")
+    bam = Output("{sample}.bam")
+    rounds: int = Param(30, minimum=0, maximum=100)
+    share: float = Param(0.5, minimum=0)
+    strict: bool = Param(True)
+    strand: str = Param("none", choices=("none", "fr", "rf"))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("rounds", "7", 7),
+        ("rounds", 7.0, 7),
+        ("rounds", 0, 0),
+        ("rounds", "100", 100),
+        ("share", "1e-3", 0.001),
+        ("share", 2, 2.0),
+        ("strict", "no", False),
+        ("strict", "TRUE", True),
+        ("strict", 0, False),
+        ("strand", "rf", "rf"),
+    ],
+)
+def test_a_parameter_is_read_in_the_type_of_its_default(name: str, given: Any, value: Any) -> None:
+    step = Align(**{name: given})
+    assert getattr(step, name) == value
+    assert type(getattr(step, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("rounds", "many", "rounds is int, not 'many'."),
+        ("rounds", "3.7", "rounds is int, not '3.7'."),
+        ("rounds", 3.7, "rounds is int, not 3.7."),
+        ("rounds", float("inf"), "rounds is int, not inf."),
+        ("rounds", True, "rounds is int, not True."),
+        ("rounds", None, "rounds is int, not None."),
+        ("rounds", -1, "rounds is at least 0, not -1."),
+        ("rounds", "101", "rounds is at most 100, not '101'."),
+        ("share", "nan", "share is float, not 'nan'."),
+        ("share", "", "share is float, not ''."),
+        ("strict", "perhaps", "strict is bool, not 'perhaps'."),
+        ("strict", None, "strict is bool, not None."),
+        ("strand", "ff", "strand is one of none, fr, rf, not 'ff'."),
+        ("strand", None, "strand is str, not None."),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_rule(name: str, given: Any, sentence: str) -> None:
+    with pytest.raises(InvalidConfig) as told:
+        Align(**{name: given})
+    assert told.value.message == sentence
+
+
+def test_defaults_hold_where_nothing_is_given() -> None:
+    assert dict(Align().params) == {"rounds": 30, "share": 0.5, "strict": True, "strand": "none"}
+
+
+def test_an_unknown_parameter_lists_the_known_ones() -> None:
+    with pytest.raises(InvalidConfig, match=r"Align has no parameter 'round'; it has: rounds, share, strand, strict\."):
+        Align(round=3)
+
+
+@pytest.mark.parametrize("default", [None, (1, 2), {}])
+def test_a_default_of_no_readable_type_is_refused(default: object) -> None:
+    with pytest.raises(InvalidPipeline, match="bool, int, float or str"):
+        Param(default)
+
+
+def test_on_the_class_a_parameter_is_its_declaration() -> None:
+    declared = Align.declared(Parameter)
+    assert list(declared) == ["rounds", "share", "strict", "strand"]
+    assert Align.rounds is declared["rounds"]
+
+
+def test_a_subclass_adds_replaces_and_removes_what_its_base_declares() -> None:
+    class Mapped(Align):
+        extra = Input()
+        rounds: int = Param(5)
+        share = 0.25
+
+    assert list(Mapped.declared(Input)) == ["reads", "extra"]
+    assert Mapped().rounds == 5
+    assert "share" not in Mapped.declared(Parameter)
+    assert Mapped().share == 0.25
+    assert Align().rounds == 30
+
+
+@pytest.mark.parametrize("files", [(), ("/etc/passwd",), ("../other.txt",), ("ok.txt", "a/../../b.txt")])
+def test_an_output_lies_in_the_working_directory(files: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidPipeline):
+        Output(*files)
+
+
+def test_a_step_without_run_or_script_says_so() -> None:
+    with pytest.raises(NotImplementedError, match=r"Align has neither run\(\) nor a script"):
+        Align().run(None)  # type: ignore[arg-type]
+
+
+def test_the_summary_is_the_first_line_of_the_docstring() -> None:
+    assert Align.summary() == "Aligns reads."

@@ -1,0 +1,238 @@
+"""Wiring: what follows from it, and how each mistake is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from batch_pipeline.pipeline.step import Input, Output, Param, Scope, Step
+from batch_pipeline.pipeline.workflow import Graph, Port, Source, Task, WorkflowTask, declared_params
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+
+
+class Trim(Step):
+    """Cuts reads."""
+
+    reads = Input()
+    trimmed = Output("trimmed.fq")
+    rest = Output("rest.fq")
+    length: int = Param(20)
+
+
+class Count(Step):
+    """Counts in two files."""
+
+    left = Input()
+    right = Input()
+    table = Output("table.tsv")
+    length: int = Param(5)
+    depth: int = Param(1)
+
+
+class Merge(Step):
+    """Merges tables."""
+
+    scope = Scope.COHORT
+    tables = Input()
+    all = Output("all.tsv")
+
+
+class Build(Step):
+    """Builds a reference."""
+
+    scope = Scope.REFERENCE
+    fasta = Input()
+    index = Output("index.idx")
+    k: int = Param(31)
+
+
+class Diamond(WorkflowTask):
+    """Two roots, a join and a gather, written from the end."""
+
+    reference_builder: ClassVar[type[Step] | None] = Build
+
+    def workflow(self) -> None:
+        merge = self.new_task("merge", Merge)
+        count = self.new_task("count", Count)
+        one = self.new_task("one", Trim)
+        two = self.new_task("two", Trim)
+        merge.in_tables = count.out_table
+        count.in_right = two.out_rest
+        count.in_left = one.out_trimmed
+        one.in_reads = self.source("{sample}_1.fq", column="first")
+        two.in_reads = self.source("{sample}_2.fq")
+
+
+def refused(workflow: type[WorkflowTask], **params: object) -> str:
+    with pytest.raises(InvalidPipeline) as told:
+        Graph.of(workflow, params)
+    return told.value.message
+
+
+def test_steps_come_after_those_that_they_read_from() -> None:
+    graph = Graph.of(Diamond)
+    assert graph.names == ("one", "two", "count", "merge")
+    assert graph["count"].upstream == ("one", "two")
+    assert graph["one"].sources == {"reads": Source(files=("{sample}_1.fq",), column="first")}
+    assert graph.root == Path(__file__).parent
+    assert graph.name == "Diamond"
+
+
+def test_inputs_stand_in_the_order_of_their_declaration() -> None:
+    assert list(Graph.of(Diamond)["count"].inputs) == ["left", "right"]
+
+
+def test_downstream_is_the_step_and_all_that_depends_on_it() -> None:
+    graph = Graph.of(Diamond)
+    assert graph.downstream("two") == {"two", "count", "merge"}
+    assert graph.downstream("merge") == {"merge"}
+
+
+def test_an_unknown_step_lists_the_known_ones() -> None:
+    graph = Graph.of(Diamond)
+    with pytest.raises(InvalidPipeline, match=r"There is no step 'three' .* it has: one, two, count, merge\."):
+        graph["three"]
+
+
+def test_one_name_is_one_option_and_a_step_can_be_named() -> None:
+    graph = Graph.of(Diamond, {"length": "9", "two.length": 3, "depth": 4})
+    assert [graph[name].step.params.get("length") for name in graph.names] == [9, 3, 9, None]
+    assert graph["count"].step.params["depth"] == 4
+
+
+def test_an_unknown_parameter_is_told_with_the_known_ones() -> None:
+    with pytest.raises(InvalidConfig, match=r"No step has a parameter 'widht'; there are: count.depth, .*two.length\."):
+        Graph.of(Diamond, {"widht": 3})
+    with pytest.raises(InvalidConfig, match=r"'merge\.length'"):
+        Graph.of(Diamond, {"merge.length": 3})
+
+
+def test_the_options_are_those_of_all_steps_and_of_the_reference_builder() -> None:
+    declared = declared_params(Diamond)
+    assert {name: param.default for name, param in declared.items()} == {"length": 5, "depth": 1, "k": 31}
+
+
+def test_the_graph_of_a_reference_has_one_step_fed_by_its_ports_names() -> None:
+    graph = Graph.of_reference(Diamond, {"k": "21"})
+    assert graph.names == ("reference",)
+    assert graph["reference"].sources == {"fasta": Source(files=(), column="fasta")}
+    assert graph["reference"].step.params == {"k": 21}
+
+
+def test_a_pipeline_without_a_reference_builder_says_so() -> None:
+    class Plain(Diamond):
+        reference_builder = None
+
+    with pytest.raises(InvalidPipeline, match="Plain names no reference_builder"):
+        Graph.of_reference(Plain)
+
+
+def test_a_cycle_is_told_by_name() -> None:
+    class Circle(WorkflowTask):
+        def workflow(self) -> None:
+            start = self.new_task("start", Trim)
+            one, two, three = (self.new_task(name, Count) for name in ("one", "two", "three"))
+            start.in_reads = self.source("{sample}.fq")
+            one.in_left = two.in_left = three.in_left = start.out_trimmed
+            one.in_right = three.out_table
+            two.in_right = one.out_table
+            three.in_right = two.out_table
+
+    assert refused(Circle) == (
+        "The steps form a cycle: one -> three -> two -> one. A step cannot wait for itself; cut one port."
+    )
+
+
+def test_a_step_that_feeds_itself_is_a_cycle() -> None:
+    class Snake(WorkflowTask):
+        def workflow(self) -> None:
+            tail = self.new_task("tail", Trim)
+            tail.in_reads = tail.out_rest
+
+    assert "cycle: tail -> tail." in refused(Snake)
+
+
+def test_an_unconnected_input_is_told_by_port_and_task() -> None:
+    class Loose(WorkflowTask):
+        def workflow(self) -> None:
+            count = self.new_task("count", Count)
+            count.in_left = self.source("{sample}.tsv")
+
+    assert refused(Loose).startswith("Input in_right of task count is not connected")
+
+
+def test_unknown_ports_list_the_declared_ones() -> None:
+    class Misspelt(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).in_raeds = self.source("x")
+
+    class Wrong(WorkflowTask):
+        def workflow(self) -> None:
+            trim = self.new_task("trim", Trim)
+            trim.in_reads = trim.out_trimed
+
+    class Bare(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).reads = self.source("x")
+
+    assert refused(Misspelt) == "Task trim has no port 'in_raeds'; Trim declares: in_reads."
+    assert refused(Wrong) == "Task trim has no port 'out_trimed'; Trim declares: out_trimmed, out_rest."
+    assert refused(Bare) == "Task trim has no port 'reads'; Trim declares: in_reads."
+
+
+def test_a_port_takes_a_port_or_a_source_alone() -> None:
+    class Text(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).in_reads = "reads.fq"  # type: ignore[assignment]
+
+    assert refused(Text).startswith("trim.in_reads takes another task's out_… port or self.source(…), not 'reads.fq'")
+
+
+def test_a_task_of_elsewhere_is_refused() -> None:
+    class Foreign(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).in_reads = Port(Task("other", Trim), "trimmed")
+
+    class Namesake(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).in_reads = Port(Task("trim", Trim), "trimmed")
+
+    assert refused(Foreign) == "trim.in_reads is fed by a task that self.new_task() did not make."
+    assert refused(Namesake) == "trim.in_reads is fed by a task that self.new_task() did not make."
+
+
+def test_two_tasks_of_one_name_are_refused() -> None:
+    class Twins(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim)
+            self.new_task("trim", Trim)
+
+    assert refused(Twins) == "Two tasks are called 'trim'; give each its own name."
+
+
+@pytest.mark.parametrize("name", ["", "Trim", "1st", "a-b", "a" * 33, "trim\n", "_x"])
+def test_a_name_that_is_no_key_is_refused(name: str) -> None:
+    with pytest.raises(InvalidPipeline, match="1 to 32 lower-case letters"):
+        Diamond().new_task(name, Trim)
+
+
+def test_a_reference_builder_is_no_task_and_no_task_is_no_pipeline() -> None:
+    class Empty(WorkflowTask):
+        def workflow(self) -> None:
+            """Makes nothing."""
+
+    with pytest.raises(InvalidPipeline, match="Build builds references"):
+        Diamond().new_task("build", Build)
+    assert refused(Empty) == "Empty.workflow() makes no task."
+
+
+def test_a_source_names_a_file_or_a_column() -> None:
+    with pytest.raises(InvalidPipeline, match="a column, or both"):
+        Diamond().source()
+
+
+def test_a_pipeline_that_is_in_no_file_is_refused() -> None:
+    nowhere = type("Nowhere", (Diamond,), {"__module__": "sys"})
+    assert refused(nowhere).startswith("Nowhere is not defined in a file")
