@@ -74,7 +74,7 @@ _REMEDIES: Mapping[str, str] = {
     "UnrecognizedClientException": "The AWS credentials are wrong; run `aws sts get-caller-identity`.",
     "InvalidSignatureException": "The AWS credentials or this machine's clock are wrong.",
     "ExpiredTokenException": "The AWS credentials have expired; sign in again.",
-    "NoCredentialsError": "Run `aws configure`, or set AWS_PROFILE or --profile.",
+    "NoCredentialsError": "Run `aws configure`, or set AWS_PROFILE or aws.profile.",
     "PartialCredentialsError": "Set both the access key and the secret key.",
     "NoRegionError": "Set aws.region in batch_pipeline.toml or AWS_REGION.",
     "ProfileNotFound": "Name one of `aws configure list-profiles` as aws.profile.",
@@ -244,22 +244,22 @@ def fate_of(error: Exception) -> Fate:
 
 def said(error: Exception) -> str:
     """AWS's or botocore's words, with its code, as one line."""
-    code, _ = _code_and_status(error)
     response: Any = getattr(error, "response", {})
-    words = response["Error"].get("Message", "") if code else str(error)
-    return " ".join(f"{code or type(error).__name__}: {words}".split()).rstrip(".")
+    words = response["Error"].get("Message", "") if _code_and_status(error)[0] else str(error)
+    return " ".join(f"{_name(error)}: {words}".split()).rstrip(".")
+
+
+def remedy_of(error: Exception, default: str = "Run the same command again.") -> str:
+    """What the user can do about it."""
+    return _REMEDIES.get(_name(error), default)
 
 
 def translated(operation: str, error: Exception) -> BatchPipelineError:
     """Our error for a call (`describe_jobs`) that queued nothing; `transient` is set where asking again may help."""
-    code, _ = _code_and_status(error)
-    name = code or type(error).__name__
+    if _name(error) in _USERS_OWN:
+        return InvalidConfig(f"{said(error)}. {remedy_of(error, 'Correct the section aws of the settings.')}")
     call = operation.title().replace("_", "")
-    if name in _USERS_OWN:
-        return InvalidConfig(f"{said(error)}. {_REMEDIES.get(name, 'Correct the section aws of the settings.')}")
-    failed = BackendFailed(
-        f"AWS Batch did not answer {call} ({said(error)}). {_REMEDIES.get(name, 'Run the same command again.')}"
-    )
+    failed = BackendFailed(f"AWS Batch did not answer {call} ({said(error)}). {remedy_of(error)}")
     failed.transient = fate_of(error) in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
     return failed
 
@@ -267,7 +267,11 @@ def translated(operation: str, error: Exception) -> BatchPipelineError:
 def is_absent(error: BaseException) -> bool:
     """Whether AWS says that the thing asked about does not exist."""
     cause = error.__cause__
-    return isinstance(cause, Exception) and _code_and_status(cause)[0] in ("ResourceNotFoundException",)
+    return isinstance(cause, Exception) and _name(cause) == "ResourceNotFoundException"
+
+
+def _name(error: Exception) -> str:
+    return _code_and_status(error)[0] or type(error).__name__
 
 
 def _code_and_status(error: Exception) -> tuple[str, int]:

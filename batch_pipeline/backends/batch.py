@@ -23,6 +23,7 @@ from batch_pipeline.backends.aws_clients import (
     embedded_maker,
     fate_of,
     is_absent,
+    remedy_of,
     said,
     translated,
 )
@@ -121,7 +122,8 @@ class BatchBackend:
         if native_id not in self._sizes:
             return
         if not self._sizes[native_id]:
-            yield from (child for child in self._itself(native_id) if child.state in wanted)
+            itself = map(child_of, self._details([native_id]).values())
+            yield from (child for child in itself if child.state in wanted)
             return
         for state in (state for state in JobState if state in wanted):
             yield from self._listed(native_id, state)
@@ -196,7 +198,7 @@ class BatchBackend:
             if error.transient:
                 raise
             name = definition["jobDefinitionName"]
-            raise SubmissionRefused(f"The job definition {name} was refused; nothing was queued. {error}") from error
+            raise SubmissionRefused(f"The job definition {name} is refused: nothing was queued. {error}") from error
 
     def _register_once(self, definition: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -221,7 +223,8 @@ class BatchBackend:
         except (BotoCoreError, ClientError) as error:
             fate = fate_of(error)
             if fate is Fate.REFUSED:
-                raise SubmissionRefused(f"AWS Batch refused job {name}; nothing was queued. {said(error)}.") from error
+                remedy = remedy_of(error, "Mend that and run the same command again.")
+                raise SubmissionRefused(f"AWS Batch refused job {name} ({said(error)}). {remedy}") from error
             if fate is Fate.UNKNOWN:
                 raise SubmissionUnknown(
                     f"Nobody knows whether job {name} was queued ({said(error)}); it is looked up by name before it is "
@@ -241,9 +244,6 @@ class BatchBackend:
             answer = self._clients.read("describe_jobs", jobs=ids)
             details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
         return details
-
-    def _itself(self, native_id: str) -> Iterator[Child]:
-        return map(child_of, self._details([native_id]).values())
 
     def _listed(self, native_id: str, state: JobState) -> Iterator[Child]:
         any_listed = False

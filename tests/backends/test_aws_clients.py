@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,21 @@ def test_the_embedded_batch_is_started_again_when_it_is_gone(tmp_path: Path, mon
     finally:
         backend.close()
         stop(tmp_path / "batch")
+
+
+@pytest.mark.engine
+def test_a_job_is_taken_by_an_embedded_batch_that_had_to_be_started_again(tmp_path: Path, job: JobRequest) -> None:
+    from batch_pipeline.localbatch.client import stop
+
+    state = tmp_path / "batch"
+    backend = create(load_settings({"embedded.state": str(state)}, environ={}, folder=tmp_path))
+    try:
+        first = backend.submit(replace(job, command=("true",)))
+        assert stop(state)
+        with stamina.set_testing(True, attempts=3):
+            second = backend.submit(replace(job, name="second", command=("true",)))
+        jobs = backend.summaries([first, second])
+        assert [made.name for made in jobs.values()] == ["job", "second"]
+    finally:
+        backend.close()
+        stop(state)
