@@ -95,6 +95,8 @@ class Driver:
         self._backend = backend
         self._lock = DriverLock(request.store)
         self._failed: dict[tuple[str, str], FailedCell] = {}
+        #: Cells of its earlier waves: what is forced is forced once.
+        self._made: frozenset[tuple[str, str]] = frozenset()
         self._submitted = 0
         self._coat: Coat | None = None
         #: Runs that it submitted or follows, oldest first.
@@ -124,7 +126,7 @@ class Driver:
         live = read_live_runs(self._store, self.backend, run_ids) if run_ids else []
         stock = inventories.read_inventory(request, references)
         told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
-        stock = replace(stock, live=live_jobs(self._store, live), failed=told)
+        stock = replace(stock, live=live_jobs(self._store, live), failed=told, made=self._made)
         plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
         return Look(plan=plan, inventory=stock, reference=reference, live=live, store_calls=Counter(self._store.calls))
 
@@ -135,6 +137,7 @@ class Driver:
         while True:
             found, jobs = self._wave(listener)
             first = first or found.plan
+            self._made |= found.plan.under_way()
             if detach and jobs:
                 progress = Watch(found.plan, self.backend, jobs, already=_already(found)).look()
                 break
