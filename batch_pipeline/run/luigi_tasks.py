@@ -141,10 +141,16 @@ class CoatedWorkflow(sciluigi.WorkflowTask):  # type: ignore[misc]
         return []
 
     def workflow(self) -> list[StepTask]:
-        """Wires the tasks as the pipeline says and gives those that no other reads from."""
+        """Wires the tasks as the pipeline says; gives those that no other reads from, and those with jobs to submit.
+
+        Luigi looks at nothing above a task that is complete, and a last step may have nothing to submit now.
+        """
         self.pipeline.workflow(self)
-        read_from = {upstream.task_id for task in self._tasks.values() for upstream in task.requires()}
-        return [task for task in self._tasks.values() if task.task_id not in read_from]
+        tasks = list(self._tasks.values())
+        still_open = {task.task_id for task in tasks if not task.complete()}
+        read = {upstream.task_id for task in tasks for upstream in task.requires()}
+        reached = {upstream.task_id for task in tasks if task.task_id in still_open for upstream in task.requires()}
+        return [task for task in tasks if task.task_id not in (reached if task.task_id in still_open else read)]
 
     @property
     def step_tasks(self) -> Mapping[str, StepTask]:
