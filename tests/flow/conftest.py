@@ -1,0 +1,29 @@
+"""One embedded Batch for the session, and a lab for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.localbatch.client import ensure, stop
+from tests.flow.lab import Lab, made_by
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder of a server with four slots, on however many cores."""
+    state = tmp_path_factory.mktemp("engine")
+    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache")}
+    ensure(state, vcpus=4, memory_mib=4096, idle_seconds=60, grace_seconds=2, **folders)
+    yield state
+    assert stop(state)
+
+
+@pytest.fixture
+def lab(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lab:
+    made = Lab(folder=tmp_path, state=engine, capture=capsys)
+    made.set_up()
+    made_by(made, monkeypatch)
+    return made

@@ -1,0 +1,3 @@
+"""Steps of the tests' pipelines."""
+
+from __future__ import annotations
