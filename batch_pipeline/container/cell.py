@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.container.disk import local_error, make_folder, remove_tree
+from batch_pipeline.container.disk import local_error, remove_tree
 from batch_pipeline.container.environment import Place, read_place
 from batch_pipeline.container.execution import Executed, run_class, run_script
 from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
@@ -120,9 +120,14 @@ class Attempt:
     def _make_scratch(self) -> None:
         scratch = self.place.scratch
         try:
-            # The attempt may have run before and been killed with its supervisor.
-            remove_tree(scratch)
-            make_folder(os.fspath(scratch))
+            try:
+                os.mkdir(scratch)
+            except FileNotFoundError:
+                os.makedirs(scratch)
+            except FileExistsError:
+                # The attempt ran before and was killed with its supervisor.
+                remove_tree(scratch)
+                os.mkdir(scratch)
             os.mkdir(self.work)
         except OSError as error:
             raise local_error(scratch, error) from error

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 import uuid
@@ -44,6 +45,18 @@ def make_zip(members: Mapping[str, str | bytes], *, executable: Sequence[str] = 
             info.external_attr = (0o100000 | mode) << 16
             archive.writestr(info, content)
     return buffer.getvalue()
+
+
+def ends(pid: int) -> bool:
+    """Whether a process that was told to end does; how soon is the kernel's business."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 30)[0])
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(kw_only=True)

@@ -683,15 +683,11 @@ def test_a_life_leaves_the_process_as_it_was(workshop: Workshop) -> None:
 
 
 def test_a_leftover_of_the_step_is_ended_with_it(folder_workshop: Workshop) -> None:
+    from tests.container.conftest import ends
+
     environment = folder_workshop.script("#!/bin/sh\nsleep 1000 &\necho $! > y\n")
     assert folder_workshop.live(environment) == 0
-    pid = int(folder_workshop.result())
-    # It was killed; it may stay a zombie until whoever inherited it looks.
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            assert file.read().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        pass
+    assert ends(int(folder_workshop.result()))
 
 
 def test_binary_and_large_logs_are_kept(workshop: Workshop) -> None:

@@ -138,14 +138,15 @@ class S(Step):
         import sh
         sh.sh("-c", "echo tool $$; exec sleep 1000", _out=sys.stdout)
 """
+    from tests.container.conftest import ends
+
     process = folder_workshop.start(folder_workshop.python(body))
     assert process.stdout
     tool = int(process.stdout.readline().split()[1])
     process.terminate()
     process.communicate()
     assert process.returncode == 75
-    status = Path(f"/proc/{tool}/stat")
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert ends(tool)
 
 
 @pytest.mark.parametrize("kind", ["script", "python"])
