@@ -87,7 +87,7 @@ class Front:
         if request.path == "/_calls":
             return Answer(status=200, body=json.dumps([asdict(call) for call in self._batch.border.calls]).encode())
         with self._lock:
-            return self._batch.answer(request.method or "", request.path, request.headers, request.body)
+            return self._batch.answer(request.method or "", request.uri or "", request.headers, request.body)
 
     def _is_ours(self, request: HTTPServerRequest) -> bool:
         return is_signed(

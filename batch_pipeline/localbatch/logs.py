@@ -6,6 +6,7 @@ which the attempt started. A position is an offset in bytes; a line that is stil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -38,20 +39,20 @@ class LogFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def path(self, task: str) -> Path:
-        """Where the log of a task lies."""
-        return self._root / task[:20] / f"{task[20:]}.log"
+    def path(self, task: str) -> str:
+        """Where the log of a task lies; a string, for it is made once an attempt."""
+        return f"{self._root}/{task[:20]}/{task[20:]}.log"
 
     def size(self, task: str) -> int:
         """See `LogSource.size`."""
         try:
-            return self.path(task).stat().st_size
+            return os.stat(self.path(task)).st_size
         except FileNotFoundError:
             return 0
 
     def read(self, task: str, start: int, stop: int) -> bytes:
         """See `LogSource.read`."""
-        with self.path(task).open("rb") as stream:
+        with open(self.path(task), "rb") as stream:
             stream.seek(start)
             return stream.read(stop - start)
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import botocore
 from botocore.model import ServiceModel
@@ -54,7 +54,7 @@ class Models:
         ]
 
     def parse(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Request:
-        """Reads an HTTP request.
+        """Reads an HTTP request; the only parameters in a query are lists.
 
         Raises
         ------
@@ -67,8 +67,10 @@ class Models:
             service, operation = "logs", target.rpartition(".")[2]
         else:
             service = "batch"
-            operation, in_path = self._route(method, path)
+            place, _, query = path.partition("?")
+            operation, in_path = self._route(method, place)
             document.update(in_path)
+            document.update(parse_qs(query))
         if operation not in self._services[service].operation_names:
             raise ApiError(f"Unknown operation {operation!r}.", code="UnknownOperationException", status=404)
         self.check(service, operation, document)

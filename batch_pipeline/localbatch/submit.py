@@ -19,7 +19,7 @@ from batch_pipeline.localbatch.definitions import (
     retry_strategy,
 )
 from batch_pipeline.localbatch.job import Dependency, Document, Job, JobSpec
-from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, Registry, check_name, check_tags
+from batch_pipeline.localbatch.registry import Registry, check_name, check_tags
 
 # https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
 REQUEST_BYTES = 30 * 1024
@@ -85,7 +85,7 @@ def resolve(
         environment=environment,
         log_prefix=definition["jobDefinitionName"][:200] + "/default",
         shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment),
-        doomed=_doom(queue, overrides, environment),
+        doomed=_doom(overrides, environment),
     )
 
 
@@ -161,15 +161,18 @@ def _substitute(command: list[str], parameters: Document) -> list[str]:
     return [_REFERENCE.sub(value, word) for word in command]
 
 
-def _doom(queue: Document, overrides: Document, environment: dict[str, str]) -> str | None:
-    """Why ECS will refuse the task: Batch adds its own variables to the override, and the sum has a limit."""
+def _doom(overrides: Document, environment: dict[str, str]) -> str | None:
+    """Why ECS will refuse the task: Batch adds its own variables to the override, and the sum has a limit.
+
+    Counted with names as long as those of real accounts: what is accepted here should be accepted there.
+    """
     batch = {
         "AWS_BATCH_JOB_ID": "x" * 42,
         "AWS_BATCH_JOB_ARRAY_INDEX": "9999",
         "AWS_BATCH_JOB_ARRAY_SIZE": "10000",
         "AWS_BATCH_JOB_ATTEMPT": "1",
-        "AWS_BATCH_JQ_NAME": queue["jobQueueName"],
-        "AWS_BATCH_CE_NAME": COMPUTE_ENVIRONMENT,
+        "AWS_BATCH_JQ_NAME": "x" * 64,
+        "AWS_BATCH_CE_NAME": "x" * 64,
     }
     pairs = [{"name": name, "value": value} for name, value in {**environment, **batch}.items()]
     override = {"containerOverrides": [{"name": "default", **overrides, "environment": pairs}]}

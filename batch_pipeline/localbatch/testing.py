@@ -35,6 +35,7 @@ from batch_pipeline.localbatch.state import MemoryStorage
 if TYPE_CHECKING:
     import boto3
     from botocore.client import BaseClient
+    from botocore.config import Config
     from mypy_boto3_batch import BatchClient
     from mypy_boto3_logs import CloudWatchLogsClient
 
@@ -150,14 +151,16 @@ class VirtualBatch:
     # Clients.
 
     @overload
-    def client(self, service: Literal["batch"] = "batch") -> BatchClient: ...
+    def client(self, service: Literal["batch"] = "batch", config: Config | None = None) -> BatchClient: ...
     @overload
-    def client(self, service: Literal["logs"]) -> CloudWatchLogsClient: ...
-    def client(self, service: Literal["batch", "logs"] = "batch") -> BatchClient | CloudWatchLogsClient:
+    def client(self, service: Literal["logs"], config: Config | None = None) -> CloudWatchLogsClient: ...
+    def client(
+        self, service: Literal["batch", "logs"] = "batch", config: Config | None = None
+    ) -> BatchClient | CloudWatchLogsClient:
         """A boto3 client of this Batch."""
         session = _session()
         made: BatchClient | CloudWatchLogsClient
-        made = session.client("batch") if service == "batch" else session.client("logs")
+        made = session.client("batch", config=config) if service == "batch" else session.client("logs", config=config)
         self.attach(made)
         return made
 
@@ -168,7 +171,7 @@ class VirtualBatch:
     def _send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
         body = request.body if isinstance(request.body, bytes) else str(request.body or "").encode()
         headers = {str(name): _text(value) for name, value in request.headers.items()}
-        path = urlsplit(request.url).path
+        path = request.url.removeprefix("{0.scheme}://{0.netloc}".format(urlsplit(request.url)))
         try:
             with self._lock:
                 answer = self.batch.answer(str(request.method), path, headers, body)

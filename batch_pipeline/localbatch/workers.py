@@ -52,13 +52,13 @@ class WorkerProcess:
         # One that has died already has no session either.
         self.identity = identity or Identity(pid=self._process.pid, start_ticks=0, boot="")
 
-    def order(self, run: Run, environment: Mapping[str, str], log: Path) -> None:
+    def order(self, run: Run, environment: Mapping[str, str], log: str) -> None:
         """Hands it an attempt. If it has died, its end of file says so later."""
         self.run = run
         order = {
             "child": run.job.spec.child_id(run.index),
             "attempt": run.attempt,
-            "log": str(log),
+            "log": log,
             "environment": environment,
             "command": run.job.spec.command,
         }

@@ -1,0 +1,237 @@
+"""The engine's promises, held against random jobs, outcomes and interruptions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from batch_pipeline.localbatch.engine import Engine, Run
+from batch_pipeline.localbatch.job import (
+    FAILED,
+    PENDING,
+    SUCCEEDED,
+    TERMINAL,
+    Dependency,
+    Ending,
+    Job,
+    JobSpec,
+    Outcome,
+)
+
+
+def spec(number: int, **changes: Any) -> JobSpec:
+    values: dict[str, Any] = {
+        "id": f"job-{number}",
+        "name": "job",
+        "queue": "default",
+        "size": 0,
+        "vcpus": 1000,
+        "memory_mib": 100,
+        "created_ms": 0,
+        "attempts": 1,
+        "timeout_seconds": None,
+        "impossible": False,
+        "sequential": False,
+        "dependencies": (),
+        "rules": (),
+        "command": (),
+        "environment": {},
+        "log_prefix": "tool/default",
+        "shown": {},
+        **changes,
+    }
+    return JobSpec(**values)
+
+
+class EngineLife(RuleBasedStateMachine):
+    """Submits, starts, ends, cancels and restores at random; the model is what was seen to start and end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000
+        self.engine = self.fresh()
+        self.live: dict[tuple[str, int], Run] = {}
+        self.attempts: dict[tuple[str, int], int] = {}
+        self.endings: dict[str, Ending] = {}
+
+    def fresh(self) -> Engine:
+        engine = Engine(vcpus=3, memory_mib=1000)
+        engine.set_queue("default", 1)
+        return engine
+
+    @rule(
+        size=st.sampled_from([0, 2, 2, 3]),
+        vcpus=st.sampled_from([1000, 1000, 2000, 3000]),
+        attempts=st.sampled_from([1, 1, 2]),
+        sequential=st.booleans(),
+        picks=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["all", "each", "child"])), max_size=3),
+        timeout=st.sampled_from([None, 60]),
+    )
+    def submit(self, size: int, vcpus: int, attempts: int, sequential: bool, picks: Any, timeout: int | None) -> None:
+        jobs = list(self.engine.jobs.values())
+        dependencies = []
+        for pick, kind in picks if jobs else ():
+            upstream = jobs[pick % len(jobs)].spec
+            if kind == "each" and (not size or upstream.size != size):
+                continue
+            index = pick % upstream.size if kind == "child" and upstream.size else None
+            dependencies.append(Dependency(job_id=upstream.id, index=index, each=kind == "each"))
+        new = spec(
+            len(jobs),
+            size=size,
+            vcpus=vcpus,
+            attempts=attempts,
+            sequential=sequential and size > 0,
+            dependencies=tuple(dict.fromkeys(dependencies)),
+            timeout_seconds=timeout,
+        )
+        self.engine.submit(new, self.now)
+
+    @rule()
+    def schedule(self) -> None:
+        for run in self.engine.schedule(self.now):
+            assert run.key not in self.live, "a second attempt of a child that runs"
+            assert self.may_run(run.job, run.index), "started before what it depends on"
+            self.attempts[run.key] = self.attempts.get(run.key, 0) + 1
+            assert run.attempt == self.attempts[run.key] <= run.job.spec.attempts
+            self.live[run.key] = run
+            self.engine.began(run, self.now)
+
+    def may_run(self, job: Job, index: int) -> bool:
+        for dependency in job.spec.dependencies:
+            upstream = self.engine.jobs[dependency.job_id]
+            wanted = index if dependency.each else dependency.index
+            state = upstream.state if wanted is None else upstream.states[wanted]
+            if state != SUCCEEDED:
+                return False
+        return not (job.spec.sequential and index and job.states[index - 1] != SUCCEEDED)
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 10**6), code=st.sampled_from([0, 0, 0, 1, 137, None]))
+    def end(self, pick: int, code: int | None) -> None:
+        key = list(self.live)[pick % len(self.live)]
+        self.now += 1
+        self.engine.end(self.live.pop(key), Outcome(exit_code=code), self.now)
+
+    @precondition(lambda self: self.live)
+    @rule(pick=st.integers(0, 10**6))
+    def give_back(self, pick: int) -> None:
+        key = list(self.live)[pick % len(self.live)]
+        self.attempts[key] -= 1
+        self.engine.give_back(self.live.pop(key), self.now)
+
+    @precondition(lambda self: self.engine.jobs)
+    @rule(pick=st.integers(0, 10**6), whole=st.booleans(), terminate=st.booleans())
+    def cancel(self, pick: int, whole: bool, terminate: bool) -> None:
+        job = list(self.engine.jobs.values())[pick % len(self.engine.jobs)]
+        index = None if whole or not job.spec.size else pick % job.spec.size
+        self.engine.cancel(job, index, Ending(reason="enough", terminate=terminate), self.now)
+
+    @rule(seconds=st.integers(1, 100))
+    def wait(self, seconds: int) -> None:
+        self.now += 1000 * seconds
+        self.engine.stop_overdue(self.now)
+
+    @rule()
+    def stop(self) -> None:
+        while self.engine.stops:
+            run = self.engine.stops.pop()
+            if self.live.pop(run.key, None):
+                self.engine.end(run, Outcome(exit_code=143), self.now)
+                assert run.job.states[run.index] == FAILED
+
+    @rule()
+    def restore(self) -> None:
+        """The server dies; a new one restores what was stored and adopts what runs."""
+        before = self.engine
+        self.engine = self.fresh()
+        for job in before.jobs.values():
+            children = [job.child(index) for index in range(job.spec.count)]
+            self.engine.restore(job.spec, children, ending=job.ending, status_reason=job.status_reason)
+        for key, run in self.live.items():
+            job = self.engine.jobs[key[0]]
+            self.live[key] = self.engine.adopt(job, run.index, run.attempt, run.job.started[run.index], self.now)
+        self.engine.resume(self.now)
+        for job in before.jobs.values():
+            again = self.engine.jobs[job.spec.id]
+            terminal = [state if state in TERMINAL else None for state in job.states]
+            assert [state if state in TERMINAL else None for state in again.states] == terminal
+            assert again.earlier == job.earlier
+            assert [list(map(asdict, again.attempts(i))) for i in range(job.spec.count)] == [
+                list(map(asdict, job.attempts(i))) for i in range(job.spec.count)
+            ]
+
+    @invariant()
+    def slots_are_not_exceeded(self) -> None:
+        specs = [run.job.spec for run in self.live.values()]
+        used = sum(each.vcpus for each in specs), sum(each.memory_mib for each in specs)
+        assert used == self.engine.used
+        assert used[0] <= 3000
+        assert used[1] <= 1000
+
+    @invariant()
+    def counts_agree(self) -> None:
+        for job in self.engine.jobs.values():
+            assert job.counts == [list(job.states).count(state) for state in range(7)]
+
+    def teardown(self) -> None:
+        """Every job ends once nothing is cancelled and everything that starts ends."""
+        for _ in range(10_000):
+            self.stop()
+            self.schedule()
+            if not self.live:
+                break
+            self.end(0, 0)
+        assert [job.spec.id for job in self.engine.live()] == []
+        assert self.engine.used == (0, 0)
+
+
+EngineLife.TestCase.settings = settings(max_examples=50, stateful_step_count=35, deadline=None)
+TestEngineLife = EngineLife.TestCase
+
+
+def test_an_array_costs_bytes_a_child() -> None:
+    engine = Engine(vcpus=1, memory_mib=1000)
+    engine.set_queue("default", 1)
+    job = engine.submit(spec(0, size=10_000), 0)
+    columns = (job.states, job.tries, job.blocked, job.started, job.stopped, job.exits, job.wording)
+    assert sum(memoryview(column).nbytes for column in columns) <= 32 * 10_000
+    assert (job.earlier, job.endings) == ({}, {})
+
+
+def test_a_sequential_array_of_ten_thousand_fails_without_recursion() -> None:
+    engine = Engine(vcpus=1, memory_mib=1000)
+    engine.set_queue("default", 1)
+    job = engine.submit(spec(0, size=10_000, sequential=True), 0)
+    (run,) = engine.schedule(0)
+    assert job.counts[PENDING] == 9_999
+    engine.began(run, 0)
+    engine.end(run, Outcome(exit_code=1), 1)
+    assert job.counts[FAILED] == 10_000
+
+
+def test_the_queue_is_served_in_the_order_of_becoming_runnable() -> None:
+    engine = Engine(vcpus=1, memory_mib=1000)
+    engine.set_queue("default", 1)
+    engine.submit(spec(0, size=2), 0)
+    engine.submit(spec(1, size=2, dependencies=(Dependency(job_id="job-0", each=True),)), 0)
+    engine.submit(spec(2), 0)
+    order = []
+    while runs := engine.schedule(0):
+        order.append(runs[0].key)
+        engine.began(runs[0], 0)
+        engine.end(runs[0], Outcome(exit_code=0), 0)
+    assert order == [("job-0", 0), ("job-0", 1), ("job-2", 0), ("job-1", 0), ("job-1", 1)]
+
+
+def test_a_queue_of_higher_priority_goes_first() -> None:
+    engine = Engine(vcpus=1, memory_mib=1000)
+    engine.set_queue("default", 1)
+    engine.set_queue("urgent", 9)
+    engine.submit(spec(0), 0)
+    engine.submit(spec(1, queue="urgent"), 0)
+    assert [run.job.spec.id for run in engine.schedule(0)] == ["job-1"]
