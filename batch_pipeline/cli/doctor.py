@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from batch_pipeline.cli.call import Call, command
-from batch_pipeline.cli.options import common_options, json_option, pipeline_options, run_options
+from batch_pipeline.cli.options import (
+    common_options,
+    json_option,
+    parameter_options,
+    pipeline_options,
+    run_options,
+    steps_of,
+)
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import BatchPipelineError
@@ -72,7 +79,8 @@ def _python(call: Call) -> Iterator[Finding]:
 
 
 def _packages(call: Call) -> Iterator[Finding]:
-    absent = [name for name in PACKAGES if find_spec(name) is None]
+    # `sh` replaces itself in sys.modules and has no spec from then on.
+    absent = [name for name in PACKAGES if name not in sys.modules and find_spec(name) is None]
     if absent:
         remedy = "Install the client's packages: pipenv install, or pip install 'batch-pipeline[client]'."
         yield Finding(check="packages", ok=False, sentence=f"{', '.join(absent)} cannot be found.", remedy=remedy)
@@ -182,4 +190,6 @@ CHECKS: Final[dict[str, Callable[[Call], Iterator[Finding]]]] = {
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
     options = [*common_options(), json_option(), *pipeline_options(), *run_options()]
+    if workflow is not None:
+        options += parameter_options(steps_of(workflow), options)
     return command("doctor", workflow, argv, doctor, options)

@@ -52,24 +52,13 @@ def status(call: Call) -> int:
 
 def _tell(found: Status) -> None:
     from batch_pipeline.cli.failures import print_failures
-    from batch_pipeline.report.tables import blocked_lines
+    from batch_pipeline.report.tables import blocked_lines, status_rows
 
-    print_table(
-        ["step", "cells", "done", "running", "waiting", "failed", "left out", ""],
-        [
-            [
-                step.step,
-                step.total,
-                step.done_before + step.done,
-                step.running,
-                step.waiting,
-                step.failures,
-                step.left_out,
-                step.line,
-            ]
-            for step in found.progress.values()
-        ],
-    )
+    rows = status_rows(found.plan, found.progress, found.failed)
+    moving = ("running", "waiting") if found.live_runs else ()
+    shown = ["cells", "done", *moving, "failed", "to run", "cannot run"]
+    values = [[getattr(row, name.replace(" ", "_")) for name in shown] for row in rows]
+    print_table(["step", *shown, ""], [[row.step, *cells, row.words] for row, cells in zip(rows, values, strict=True)])
     if found.live_runs:
         say(f"Live: {', '.join(found.live_runs)}.")
     print_failures(found.failed)
@@ -79,10 +68,15 @@ def _tell(found: Status) -> None:
 
 def _record(found: Status) -> dict[str, object]:
     from batch_pipeline.report.records import FORMAT, failed_record, progress_record
+    from batch_pipeline.report.tables import status_rows
 
+    rows = status_rows(found.plan, found.progress, found.failed)
     return {
         "format": FORMAT,
-        "steps": progress_record(found.progress),
+        "steps": [
+            step | {"to_run": row.to_run, "cannot_run": row.cannot_run}
+            for step, row in zip(progress_record(found.progress), rows, strict=True)
+        ],
         "failed": failed_record(found.failed),
         "live_runs": list(found.live_runs),
         "blocked": [{"step": step, "sample": name, "message": why} for (step, name), why in found.plan.blocked.items()],

@@ -62,6 +62,24 @@ class JobRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatusRow:
+    """Where one step stands. Counts are cells."""
+
+    step: str
+    cells: int
+    done: int
+    running: int
+    waiting: int
+    #: Missing, and failed when last tried.
+    failed: int
+    #: Missing, and never tried since the change that made them so.
+    to_run: int
+    cannot_run: int
+    #: Why they failed and why they are to run.
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureGroup:
     """Cells of one step that ended for one reason."""
 
@@ -113,6 +131,31 @@ def _after(job: PlannedJob) -> tuple[str, ...]:
         f"{'each child after its twin in' if edge.index_by_index else 'after all of'} "
         f"{'live job ' if edge.live else ''}{edge.job}"
         for edge in job.after
+    )
+
+
+def status_rows(plan: Plan, progress: Mapping[str, StepProgress], failed: Sequence[FailedCell]) -> list[StatusRow]:
+    """One row a step, in the order of the pipeline."""
+    tried = {(cell.step, cell.sample) for cell in failed}
+    return [_status_row(plan, step, tried) for step in progress.values()]
+
+
+def _status_row(plan: Plan, step: StepProgress, tried: set[tuple[str, str]]) -> StatusRow:
+    cells = [(sample, state) for sample, state in plan.cells(step.step) if (step.step, sample) not in tried]
+    states = Counter(state for _, state in cells)
+    words = [f"{count} {reason.words}" for reason, count in step.failed.items()]
+    if states[CellState.TO_RUN]:
+        words.append(_plan_row(plan, step.step).why)
+    return StatusRow(
+        step=step.step,
+        cells=len(plan.states[step.step]),
+        done=step.done_before + step.done,
+        running=step.running,
+        waiting=step.waiting,
+        failed=step.failures,
+        to_run=states[CellState.TO_RUN] + states[CellState.DEFERRED],
+        cannot_run=states[CellState.BLOCKED],
+        words=", ".join(words),
     )
 
 

@@ -1,0 +1,278 @@
+"""Whatever a person gets wrong: one clear sentence with the remedy, and the right exit code. The table is the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline import Param, Step, WorkflowTask
+from batch_pipeline.wire.contract import CommandExit
+from tests.cli.letters import Aligned, Count, Letters, Run, Upper
+
+LIST = "--sample-list-file"
+USAGE, FAILED, UNREACHABLE = CommandExit.USAGE, CommandExit.FAILED, CommandExit.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("content", "sentences"),
+    [
+        (b"a b\n", ["Sample 'a b' (line 1 of bad.txt) has a space", "Rename it"]),
+        (b"a,b\n", ["has a comma", "Write one name a line, or a sheet"]),
+        (b"a/b\n", ["has a slash; names become object keys"]),
+        (b"a\\b\n", ["has a backslash"]),
+        (b"a;rm -rf\n", ["has a semicolon"]),
+        ("größe\n".encode(), ["has the character 'ö'"]),
+        ("a\u202eb\n".encode(), ["has a control character (U+202E)"]),
+        (b"a\x1b[2Jb\n", ["has a control character (U+001B)"]),
+        (b"x" * 129, ["has 129 characters; a name has at most 128", "Shorten it"]),
+        (b"..\n", ["begins with '.'"]),
+        (b"-rf\n", ["begins with '-'"]),
+        (b"S1\nS2\nS1.bam\n", ["Sample 'S1' (line 3 of bad.txt) is already on line 1", "Remove one"]),
+        (b"", ["bad.txt names no sample", "Write one name a line"]),
+        (b"# nothing\n\n", ["bad.txt names no sample"]),
+        (b"\x1f\x8b\x08\x04\x00", ["bad.txt is compressed (gzip or BAM), not plain text"]),
+        (b"S1\n\xff\xfe\n", ["bad.txt is not UTF-8 text (line 2)"]),
+        (b"S\x001\n", ["bad.txt holds binary data (line 1)"]),
+        (b"name,x\nS1,1\n", ["has a comma", "a header that has a column 'sample'"]),
+        (b"sample,x\nS1\n", ["Line 2 of bad.txt has 1 columns, the header has 2"]),
+        (b"a b\nc/d\n", ["has 2 problems; nothing was done", "line 1", "line 2"]),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_bad_list(world: Path, run: Run, content: bytes, sentences: list[str], verb: str) -> None:
+    (world / "bad.txt").write_bytes(content)
+    told = run(verb, LIST, "bad.txt")
+    assert told.code == USAGE
+    for sentence in sentences:
+        assert sentence in told.err
+    assert told.out == ""
+    assert not (world / "store" / "default" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentences"),
+    [
+        ([], USAGE, ["No sample list was given", "--sample-list-file FILE"]),
+        (["pln"], USAGE, ["There is no verb 'pln'", "Did you mean 'plan'?"]),
+        (["xyzzy"], USAGE, ["There is no verb 'xyzzy'", "There are: run, plan"]),
+        (["--quue", "x"], USAGE, ["No such option", "--quue"]),
+        (["plan", LIST], USAGE, [LIST, "requires an argument"]),
+        (["plan", LIST, "none.txt"], USAGE, ["The sample list none.txt is neither a file here nor in the store"]),
+        (["plan", LIST, "/nowhere/none.txt"], USAGE, ["The sample list /nowhere/none.txt is not there"]),
+        (["plan", LIST, "store"], USAGE, ["The sample list store is a folder", "Name a file in it"]),
+        (["plan", LIST, "list.txt", "--from-step", "cuont"], USAGE, ["no step 'cuont'", "Did you mean 'count'?"]),
+        (["plan", LIST, "list.txt", "--only-step", "zzz"], USAGE, ["no step 'zzz'", "There are: upper, count"]),
+        (
+            ["plan", LIST, "list.txt", "--only-step", "count", "--from-step", "count"],
+            USAGE,
+            ["--from-step and --only-step exclude each other"],
+        ),
+        (["plan", LIST, "list.txt", "--samples", "S1,S9"], USAGE, ["There is no sample 'S9'. There are: S1, S2."]),
+        (["plan", LIST, "list.txt", "--samples", "@none"], USAGE, ["The sample list none is not there"]),
+        (["plan", LIST, "list.txt", "--times", "many"], USAGE, ["--times", "'many' is not a valid integer"]),
+        (["plan", LIST, "list.txt", "--times", "10"], USAGE, ["--times", "10 is not in the range 1<=x<=9"]),
+        (["plan", LIST, "list.txt", "--style", "odd"], USAGE, ["'odd' is not one of 'plain', 'fancy'"]),
+        (["plan", LIST, "list.txt", "--param", "upper.tmes=3"], USAGE, ["No step has a parameter 'upper.tmes'"]),
+        (["plan", LIST, "list.txt", "--param", "upper.times=x"], USAGE, ["times is int, not 'x'"]),
+        (["plan", LIST, "list.txt", "--param", "times"], USAGE, ["'times' is not NAME=VALUE"]),
+        (["run", LIST, "list.txt", "--tag", "owner"], USAGE, ["'owner' is not NAME=VALUE"]),
+        (["plan", LIST, "list.txt", "--backend", "slurm"], USAGE, ["'slurm' is not one of 'embedded', 'aws'"]),
+        (["plan", LIST, "list.txt", "--queue", "a b"], USAGE, ["a queue's name is 1 to 128 letters"]),
+        (["plan", LIST, "list.txt", "--min-success", "2"], USAGE, ["pipeline.min_success", "less than or equal to 1"]),
+        (["plan", LIST, "list.txt", "--bucket-name", "a/b"], USAGE, ["'a/b' is not a name", "--prefix"]),
+        (["plan", LIST, "list.txt", "--prefix", "../.."], USAGE, ["none beginning with a dot"]),
+        (["plan", LIST, "list.txt", "--backend", "aws"], USAGE, ["No store was named", "--bucket-name NAME"]),
+        (
+            ["plan", LIST, "list.txt", "--store", "/nowhere/x"],
+            UNREACHABLE,
+            ["/nowhere/x is not there", "Check the path"],
+        ),
+        (["run", LIST, "list.txt", "--store", "/nowhere/x"], UNREACHABLE, ["/nowhere/x is not there"]),
+        (["plan", LIST, "list.txt", "--store", "list.txt"], UNREACHABLE, ["list.txt is not there"]),
+        (["run", LIST, "list.txt", "--store", "list.txt"], UNREACHABLE, ["list.txt", "Choose another folder"]),
+        (["plan", LIST, "list.txt", "--store", "ftp://x/y"], USAGE, ["neither a folder nor s3://bucket/prefix"]),
+        (["plan", LIST, "list.txt", "--config", "none.toml"], USAGE, ["none.toml cannot be read", "--config"]),
+        (["status", LIST, "list.txt", "--explain", "S3"], USAGE, ["There is no sample 'S3'. There are: S1, S2."]),
+        (["status", LIST, "list.txt", "--explain", "S1", "--watch"], USAGE, ["exclude each other"]),
+        (["logs"], USAGE, ["Missing argument 'SAMPLE'"]),
+        (["logs", "S1"], USAGE, ["There is no log of sample S1", "status"]),
+        (["logs", "S1", "uper"], USAGE, ["no step 'uper'", "Did you mean 'upper'?"]),
+        (["logs", "S1", "--grep", "("], USAGE, ["--grep '(' is not a regular expression"]),
+        (["logs", "S1", "--attempt", "0"], USAGE, ["--attempt", "x>=1"]),
+        (["completion", "tcsh"], USAGE, ["'tcsh' is not one of 'bash', 'zsh', 'fish'"]),
+        (["reference", "GRCh38"], USAGE, ["Letters builds no references", "references/GRCh38/"]),
+        (["demo"], USAGE, ["The demonstration is for the fusion pipeline"]),
+        (["runs", "--number", "0"], USAGE, ["--number", "x>=1"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_bad_command_line(world: Path, run: Run, args: list[str], code: int, sentences: list[str]) -> None:
+    told = run(*args)
+    assert told.code == code, told.err
+    for sentence in sentences:
+        assert sentence in told.err
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentences"),
+    [
+        (["plan", LIST, "list.txt"], USAGE, ["Step align needs the reference file 'the.idx'", "--reference NAME"]),
+        (["plan", LIST, "list.txt", "--reference", "a/b"], USAGE, ["a reference's name is"]),
+        (["plan", LIST, "list.txt", "--reference", "hg19"], USAGE, ["There is no reference 'hg19'"]),
+        (["reference", "a b", "--fasta", "f", "--gtf", "g"], USAGE, ["'a b' cannot be a reference's name"]),
+        (["reference", "x", "--fasta", "list.txt"], USAGE, ["needs a file for gtf", "--gtf FILE"]),
+        (["reference", "x", "--fasta", "list.txt", "--gtf", "none"], USAGE, ["none, is not there"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_bad_reference(world: Path, run: Run, args: list[str], code: int, sentences: list[str]) -> None:
+    told = run(*args, workflow=Aligned)
+    assert told.code == code, told.err
+    for sentence in sentences:
+        assert sentence in told.err
+
+
+@pytest.mark.parametrize(
+    ("file", "sentences"),
+    [
+        (
+            '[backend]\nqueu = "x"\n',
+            ["no setting 'backend.queu'", "batch_pipeline.toml", "Did you mean backend.queue?"],
+        ),
+        ("[backend\n", ["batch_pipeline.toml is not valid TOML", "line 1"]),
+        ("[backend]\nattempts = 0\n", ["Setting backend.attempts is 0 (batch_pipeline.toml)", "greater than or equal"]),
+        ("[params]\nbots = 3\n", ["No step has a parameter 'bots'", "times"]),
+        ("[params]\ntimes = 99\n", ["times is at most 9, not 99"]),
+        ("\xff".encode("latin-1"), ["batch_pipeline.toml is not UTF-8 text"]),
+    ],
+)
+def test_a_bad_settings_file(world: Path, run: Run, file: str | bytes, sentences: list[str]) -> None:
+    (world / "batch_pipeline.toml").write_bytes(file.encode() if isinstance(file, str) else file)
+    told = run("plan", LIST, "list.txt")
+    assert told.code == USAGE
+    for sentence in sentences:
+        assert sentence in told.err
+
+
+def test_a_bad_variable(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_PIPELINE__BACKEND__NAME", "cloud")
+    told = run("plan", LIST, "list.txt")
+    assert told.code == USAGE
+    assert "Setting backend.name is 'cloud' ($BATCH_PIPELINE__BACKEND__NAME)" in told.err
+
+
+def _cycle(task: WorkflowTask) -> None:
+    upper, count = task.new_task("upper", Upper), task.new_task("again", Upper)
+    upper.in_text = count.out_upper
+    count.in_text = upper.out_upper
+
+
+def _unconnected(task: WorkflowTask) -> None:
+    task.new_task("upper", Upper)
+
+
+def _empty(task: WorkflowTask) -> None:
+    pass
+
+
+def _twice(task: WorkflowTask) -> None:
+    task.new_task("upper", Upper)
+    task.new_task("upper", Count)
+
+
+def _misspelt(task: WorkflowTask) -> None:
+    task.new_task("upper", Upper).in_txt = task.source("x")
+
+
+def _bad_name(task: WorkflowTask) -> None:
+    task.new_task("Upper Case", Upper)
+
+
+class Hiding(Step):
+    """Has a parameter that hides an option."""
+
+    queue: str = Param("x")
+
+
+def _hiding(task: WorkflowTask) -> None:
+    task.new_task("hiding", Hiding)
+
+
+@pytest.mark.parametrize(
+    ("wire", "sentences"),
+    [
+        (_cycle, ["The steps form a cycle: upper -> again -> upper"]),
+        (_unconnected, ["Input in_text of task upper is not connected"]),
+        (_empty, ["makes no task"]),
+        (_twice, ["Two tasks are called 'upper'"]),
+        (_misspelt, ["has no port 'in_txt'", "in_text"]),
+        (_bad_name, ["Task name 'Upper Case'"]),
+        (_hiding, ["Parameter 'queue' of Hiding would hide the option --queue", "Rename it"]),
+    ],
+)
+def test_a_bad_pipeline(world: Path, run: Run, wire: Callable[[WorkflowTask], None], sentences: list[str]) -> None:
+    class Bad(WorkflowTask):
+        """Is wired wrongly."""
+
+        def workflow(self) -> None:
+            wire(self)
+
+    told = run("plan", LIST, "list.txt", workflow=Bad)
+    assert told.code == USAGE
+    for sentence in sentences:
+        assert sentence in told.err
+
+
+def test_a_missing_source_blocks_its_sample_alone(world: Path, run: Run) -> None:
+    (world / "store" / "default" / "SR" / "S2.txt").unlink()
+    told = run("plan", LIST, "list.txt")
+    assert told.code == FAILED
+    assert "upper: S2: Its source" in told.out
+    assert "SR/S2.txt is not there; check the list and --sources." in told.out
+    assert "count: S2: It needs upper, which cannot run." in told.out
+    assert "2 SubmitJob calls" in told.out
+
+
+def test_a_defect_is_told_as_one_and_its_traceback_kept(
+    world: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Broken(WorkflowTask):
+        """Fails in a way that nobody foresaw."""
+
+        def workflow(self) -> None:
+            raise ZeroDivisionError("one by none")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = run("plan", LIST, "list.txt", workflow=Broken)
+    assert told.code == FAILED
+    assert "ZeroDivisionError: one by none" in told.err
+    assert "This is a defect of batch_pipeline" in told.err
+    assert "Traceback" not in told.err
+    (kept,) = tmp_path.glob("batch_pipeline-*-traceback.txt")
+    assert str(kept) in told.err
+    assert "ZeroDivisionError" in kept.read_text()
+    assert "Traceback" in run("plan", LIST, "list.txt", "--verbose", workflow=Broken).err
+
+
+def test_an_unreadable_store_is_told(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights do not hold for root, so the listing itself fails as the system would make it."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied (os error 13)")
+
+    monkeypatch.setattr("obstore.list", denied)
+    told = run("plan", LIST, "list.txt")
+    assert told.code == UNREACHABLE
+    assert "may not be read or written" in told.err
+    assert "Check the rights on the store" in told.err
+
+
+def test_verbs_that_need_a_pipeline_say_so(world: Path, run: Run) -> None:
+    told = run("plan", workflow=None)
+    assert told.code == USAGE
+    assert "The verb 'plan' needs a pipeline" in told.err
+    assert run("runs", workflow=None).code == CommandExit.DONE
+    assert Letters.reference_builder is None
