@@ -60,20 +60,27 @@ class Picard(Step):
 
     def check(self, job: Job) -> None:
         """Holds the FASTQ files against each other and against the BAM's pairs."""
-        first, second = (_whole(path, job) for path in job.outputs("fastq"))
-        if reason := disagreement(first, second):
+        pairs, failed = job.metrics["read_pairs_in_bam"], job.metrics["qc_failed_pairs"]
+        expected = pairs if self.include_non_pf else pairs - failed
+        paths = job.outputs("fastq")
+        first = _whole(paths[0], job)
+        # Of no reads, picard makes a second file that is no whole gzip: look at the first one alone.
+        if first.records == 0:
+            raise _lost(job, 0, expected)
+        if reason := disagreement(first, _whole(paths[1], job)):
             raise InvalidOutput(
                 f"picard's output for sample {job.sample} is wrong: {reason}; R1 and R2 must be mates. Mend the BAM."
             )
-        pairs, failed = job.metrics["read_pairs_in_bam"], job.metrics["qc_failed_pairs"]
-        expected = pairs if self.include_non_pf else pairs - failed
         if first.records != expected:
-            raise InvalidOutput(
-                f"picard wrote {first.records} of the {expected} read pairs in the BAM of sample {job.sample}; none "
-                "may be lost. Look at the reads' names and flags, and keep validation at STRICT to have picard name "
-                "them."
-            )
+            raise _lost(job, first.records, expected)
         job.note(read_pairs=first.records, dropped_pairs=pairs - first.records)
+
+
+def _lost(job: Job, found: int, expected: int) -> InvalidOutput:
+    return InvalidOutput(
+        f"picard wrote {found} of the {expected} read pairs in the BAM of sample {job.sample}; none may be lost. Look "
+        "at the reads' names and flags, and keep validation at STRICT to have picard name them."
+    )
 
 
 def _whole(path: Path, job: Job) -> FastqFile:
@@ -85,17 +92,13 @@ def _whole(path: Path, job: Job) -> FastqFile:
 
 def _require_whole(job: Job, bam: Path) -> None:
     if not bam.is_file():
-        raise MissingInput(
-            f"{bam.name}, the BAM of sample {job.sample}, is not there; check the sample list and prefix."
-        )
+        raise MissingInput(f"{bam.name}, the BAM of sample {job.sample}, is not there; check list and prefix.")
     if bam.stat().st_size == 0:
         raise MissingInput(f"{bam.name} of sample {job.sample} is empty (0 bytes); upload the BAM again.")
     # quickcheck passes SAM, a text that may end at any line.
     with bam.open("rb") as stream:
         if stream.read(2) != _GZIP_MAGIC:
-            raise MissingInput(
-                f"{bam.name} of sample {job.sample} is not a BAM, but another format; convert it to BAM."
-            )
+            raise MissingInput(f"{bam.name} of sample {job.sample} is not a BAM but another format; convert it.")
     try:
         # -u: unaligned BAMs have no @SQ lines and are good.
         run_tool("samtools", "quickcheck", "-u", bam)

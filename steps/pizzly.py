@@ -118,8 +118,8 @@ class Pizzly(Step):
         for step, metrics in job.upstream_metrics.items():
             if metrics.get("fusion_rows", rows) != rows:
                 raise MissingInput(
-                    f"fusion.txt of sample {job.sample} has {rows} candidates, {step} wrote {metrics['fusion_rows']}; run "
-                    f"{step} again."
+                    f"fusion.txt of sample {job.sample} has {rows} candidates, {step} wrote {metrics['fusion_rows']}; "
+                    f"run {step} again."
                 )
         job.note(fusion_rows=rows)
         known = set(transcript_ids(job.reference("transcripts")))

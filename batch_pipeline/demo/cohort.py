@@ -41,6 +41,11 @@ class Cohort:
     notes: tuple[str, ...] = ()
 
     @property
+    def real(self) -> bool:
+        """Whether the real sample is among them."""
+        return SAMPLE in self.samples
+
+    @property
     def bams(self) -> Path:
         """Folder of the BAMs."""
         return self.folder / "bams"
@@ -70,17 +75,25 @@ class Cohort:
         return self.bams / f"{sample}.bam"
 
 
-def prepare(folder: Path, *, seed: int = 1, samples: int = 8, real: bool = True) -> Cohort:
+def prepare(folder: Path, *, seed: int = 1, samples: int = 8, real: bool = True, cache: Path | None = None) -> Cohort:
     """Makes the cohort, or finds it as it was made. Without the real set, a reference is made up and a note says why.
 
     Parameters
     ----------
     samples: how many are simulated; the first two have no fusion.
     real: whether to fetch the real set; False keeps off the network.
+    cache: where the real set's archive is kept, if not in the user's cache.
     """
     folder = folder.absolute()
     request = {"format": FORMAT, "seed": seed, "samples": samples, "real": real, "library": asdict(_LIBRARY)}
-    return _found(folder, request) or _made(folder, request, seed=seed, samples=samples, real=real)
+    found = _found(folder, request)
+    if found is not None and (found.real or not real):
+        return found
+    fetched = fetch_real(folder / "real", cache=cache) if real else Unavailable(reason="")
+    # Still no real set: the files stay as they are, so that a pipeline sees nothing new.
+    if found is not None and isinstance(fetched, Unavailable):
+        return found
+    return _made(folder, request, fetched, seed=seed, samples=samples)
 
 
 def score(cohort: Cohort, results: Mapping[str, Path]) -> Score:
@@ -88,16 +101,20 @@ def score(cohort: Cohort, results: Mapping[str, Path]) -> Score:
     return score_results(cohort.truth, cohort.samples, results)
 
 
-def _made(folder: Path, request: Mapping[str, Any], *, seed: int, samples: int, real: bool) -> Cohort:
+def _made(
+    folder: Path, request: Mapping[str, Any], fetched: RealData | Unavailable, *, seed: int, samples: int
+) -> Cohort:
     stamp = folder / "cohort.json"
-    for left in (folder / "bams", folder / "reference"):
-        shutil.rmtree(left, ignore_errors=True)
     stamp.unlink(missing_ok=True)
-    (folder / "bams").mkdir(parents=True)
-    fetched = fetch_real(folder / "reference") if real else Unavailable(reason="")
+    for made_before in (folder / "bams", folder / "reference"):
+        shutil.rmtree(made_before, ignore_errors=True)
+        made_before.mkdir(parents=True)
     reference = "pizzly-test" if isinstance(fetched, RealData) else "simulated"
     cohort = Cohort(folder=folder, samples=(), truth=(), reference=reference)
-    if isinstance(fetched, Unavailable):
+    if isinstance(fetched, RealData):
+        shutil.copyfile(fetched.fasta, cohort.fasta)
+        shutil.copyfile(fetched.gtf, cohort.gtf)
+    else:
         generate_transcriptome(cohort.fasta, cohort.gtf, seed=seed)
     transcripts = read_transcriptome(cohort.fasta, cohort.gtf)
     truth = simulate_cohort(transcripts, cohort.bams, seed=seed, samples=samples, library=_LIBRARY)
@@ -110,7 +127,6 @@ def _made(folder: Path, request: Mapping[str, Any], *, seed: int, samples: int, 
     write_truth(folder / "truth.tsv", truth)
     made = {
         "request": request,
-        "complete": reference == "pizzly-test" or not real,
         "reference": reference,
         "notes": [fetched.reason] if isinstance(fetched, Unavailable) and fetched.reason else [],
         "sizes": {name: cohort.bam(name).stat().st_size for name in names},
@@ -120,10 +136,10 @@ def _made(folder: Path, request: Mapping[str, Any], *, seed: int, samples: int, 
 
 
 def _found(folder: Path, request: Mapping[str, Any]) -> Cohort | None:
-    """The cohort in the folder, if it is the requested one and whole; one that lacks the real set is tried anew."""
+    """The cohort in the folder, if it was made for this request and is whole."""
     try:
         made = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))
-        if made["request"] != request or not made["complete"]:
+        if made["request"] != request:
             return None
         cohort = _read(folder, made)
         sizes = {sample: cohort.bam(sample).stat().st_size for sample in cohort.samples}

@@ -101,7 +101,8 @@ def gene_ids(gtf: Path) -> dict[str, str]:
 def _lines(path: Path) -> Iterator[str]:
     with path.open("rb") as raw:
         zipped = path.suffix == ".gz"
-        yield from io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, encoding="utf-8")
+        with io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, encoding="utf-8") as lines:
+            yield from lines
 
 
 def _read_fasta(path: Path) -> Iterator[tuple[str, str]]:

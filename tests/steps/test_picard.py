@@ -1,0 +1,241 @@
+"""Every way in which picard loses reads with exit code 0, made with a real broken BAM."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline import InvalidOutput, Job, MissingInput, StepFailed
+from batch_pipeline.demo.alone import run_alone
+from steps.picard import Picard
+from tests.steps.lab import SAMPLE, Lab
+
+pytestmark = pytest.mark.tools
+
+#: BGZF's empty last block, SAM specification §4.1.2.
+END_OF_FILE = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+def convert(bam: Path, work: Path, **params: object) -> Job:
+    return run_alone(Picard(**params), work, SAMPLE, inputs={"bam": [bam]})
+
+
+def as_sam(bam: Path) -> tuple[list[str], list[list[str]]]:
+    text = subprocess.run(["samtools", "view", "-h", bam], capture_output=True, text=True, check=True).stdout
+    lines = text.splitlines()
+    return [line for line in lines if line[0] == "@"], [line.split("\t") for line in lines if line[0] != "@"]
+
+
+def rewritten(
+    bam: Path, target: Path, edit: Callable[[list[list[str]]], list[list[str]]], more_header: Sequence[str] = ()
+) -> Path:
+    """The BAM with its records edited as rows of SAM."""
+    header, rows = as_sam(bam)
+    text = "\n".join([*header, *more_header, *("\t".join(row) for row in edit(rows))]) + "\n"
+    subprocess.run(["samtools", "view", "--no-PG", "-b", "-o", target, "-"], input=text, text=True, check=True)
+    return target
+
+
+def block_borders(bam: Path) -> list[int]:
+    """Offsets behind each BGZF block; samtools lets no record cross one."""
+    data, offset, borders = bam.read_bytes(), 0, list[int]()
+    while offset < len(data):
+        offset += struct.unpack_from("<H", data, offset + 16)[0] + 1
+        borders.append(offset)
+    return borders
+
+
+def records_in(bam: Path) -> int:
+    """Records of a BAM whose end may be missing."""
+    counted = subprocess.run(["samtools", "view", "-c", bam], capture_output=True, text=True, check=False)
+    return int(counted.stdout or 1)
+
+
+def test_all_pairs_come_out_under_the_samples_name(lab: Lab) -> None:
+    job = lab.picard
+    header, rows = as_sam(lab.bam)
+    assert header
+    assert [path.name for path in job.outputs("fastq")] == [f"{SAMPLE}_1.fastq.gz", f"{SAMPLE}_2.fastq.gz"]
+    assert job.metrics["read_pairs"] * 2 == len(rows)
+    assert job.metrics["dropped_pairs"] == 0
+    assert job.versions["picard"][0].isdigit()
+    with gzip.open(lab.reads[0], "rt") as lines:
+        assert sum(1 for _ in lines) == 2 * len(rows)
+
+
+def test_a_path_with_spaces_is_no_trouble(lab: Lab, tmp_path: Path) -> None:
+    bam = tmp_path / "of my own" / f"{SAMPLE}.bam"
+    bam.parent.mkdir()
+    shutil.copyfile(lab.bam, bam)
+    job = convert(bam, tmp_path / "my work")
+    assert job.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
+
+
+def test_a_bam_cut_between_two_records_is_refused_though_picard_takes_it(lab: Lab, tmp_path: Path) -> None:
+    cut, fastqs = tmp_path / f"{SAMPLE}.bam", [tmp_path / f"{mate}.fastq" for mate in (1, 2)]
+    for border in block_borders(lab.bam)[1:]:
+        cut.write_bytes(lab.bam.read_bytes()[:border])
+        if records_in(cut) % 2 == 0:
+            break
+    picard = ["java", "-Xmx256m", "-jar", "/usr/share/java/picard.jar", "SamToFastq", "-I", os.fspath(cut)]
+    subprocess.run([*picard, "-F", fastqs[0], "-F2", fastqs[1]], capture_output=True, check=True)
+    assert 0 < fastqs[0].read_text().count("\n") < 4 * lab.picard.metrics["read_pairs"]
+    with pytest.raises(MissingInput, match=r"sim04\.bam of sample sim04 is no whole BAM.*Upload it again"):
+        convert(cut, tmp_path / "work")
+
+
+def test_a_bam_without_its_last_block_is_refused(lab: Lab, tmp_path: Path) -> None:
+    cut = tmp_path / "no_end.bam"
+    data = lab.bam.read_bytes()
+    assert data.endswith(END_OF_FILE)
+    cut.write_bytes(data.removesuffix(END_OF_FILE))
+    with pytest.raises(MissingInput, match="no whole BAM"):
+        convert(cut, tmp_path / "work")
+
+
+def test_a_bam_cut_inside_a_block_is_refused(lab: Lab, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.bam"
+    cut.write_bytes(lab.bam.read_bytes()[:50_000])
+    with pytest.raises(MissingInput, match="no whole BAM"):
+        convert(cut, tmp_path / "work")
+
+
+def test_a_whole_frame_around_damaged_content_fails(lab: Lab, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.bam"
+    data = bytearray(lab.bam.read_bytes())
+    data[60_000:60_200] = bytes(200)
+    damaged.write_bytes(data)
+    with pytest.raises((MissingInput, StepFailed)):
+        convert(damaged, tmp_path / "work")
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.bam"
+    empty.touch()
+    with pytest.raises(MissingInput, match=r"empty \(0 bytes\)"):
+        convert(empty, tmp_path / "work")
+
+
+def test_a_missing_file_is_told_by_sample(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="the BAM of sample sim04, is not there"):
+        convert(tmp_path / "none.bam", tmp_path / "work")
+
+
+def test_a_header_without_reads_is_an_error_and_no_result(lab: Lab, tmp_path: Path) -> None:
+    bare = rewritten(lab.bam, tmp_path / "bare.bam", lambda rows: [])
+    with pytest.raises(MissingInput, match="no reads, only a header"):
+        convert(bare, tmp_path / "work")
+
+
+@pytest.mark.parametrize("text", [b"not a BAM at all\n", b"@HD\tVN:1.6\n"])
+def test_a_text_is_refused(tmp_path: Path, text: bytes) -> None:
+    other = tmp_path / "text.bam"
+    other.write_bytes(text)
+    with pytest.raises(MissingInput, match="not a BAM, but another format"):
+        convert(other, tmp_path / "work")
+
+
+def test_sam_called_bam_is_refused_though_every_tool_takes_it(lab: Lab, tmp_path: Path) -> None:
+    sam = tmp_path / "sam.bam"
+    subprocess.run(["samtools", "view", "-h", "-O", "SAM", "-o", sam, lab.bam], check=True)
+    subprocess.run(["samtools", "quickcheck", "-u", sam], check=True)
+    with pytest.raises(MissingInput, match="not a BAM, but another format"):
+        convert(sam, tmp_path / "work")
+
+
+def test_single_end_reads_are_refused(lab: Lab, tmp_path: Path) -> None:
+    def single(rows: list[list[str]]) -> list[list[str]]:
+        return [[row[0], "4", *row[2:]] for row in rows[::2]]
+
+    with pytest.raises(MissingInput, match="single-end"):
+        convert(rewritten(lab.bam, tmp_path / "single.bam", single), tmp_path / "work")
+
+
+def test_single_reads_among_pairs_are_refused_with_their_number(lab: Lab, tmp_path: Path) -> None:
+    def mixed(rows: list[list[str]]) -> list[list[str]]:
+        return [*rows, *([f"alone{n}", "4", *row[2:]] for n, row in enumerate(rows[:3]))]
+
+    with pytest.raises(MissingInput, match="3 single reads among the pairs"):
+        convert(rewritten(lab.bam, tmp_path / "mixed.bam", mixed), tmp_path / "work")
+
+
+def test_orphans_are_refused_before_picard_runs(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "orphans.bam", lambda rows: rows[1:])
+    with pytest.raises(MissingInput, match="each read needs its mate"):
+        convert(bam, tmp_path / "work")
+
+
+def orphans_of_both_kinds(rows: list[list[str]]) -> list[list[str]]:
+    """As many first as second mates, and yet two pairs are torn."""
+    return [*rows[1:2], *rows[2:3], *rows[4:]]
+
+
+def test_balanced_orphans_are_named_by_strict_validation(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "balanced.bam", orphans_of_both_kinds)
+    with pytest.raises(StepFailed, match=r"picard SamToFastq ended with exit code 1: .*unpaired mates"):
+        convert(bam, tmp_path / "work")
+
+
+def test_balanced_orphans_are_missed_in_the_counts_when_validation_is_silent(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "balanced.bam", orphans_of_both_kinds)
+    with pytest.raises(InvalidOutput, match=r"picard wrote \d+ of the \d+ read pairs"):
+        convert(bam, tmp_path / "work", validation="SILENT")
+
+
+@pytest.mark.parametrize("validation", ["SILENT", "LENIENT"])
+def test_losing_every_read_is_an_error_whatever_the_validation(lab: Lab, tmp_path: Path, validation: str) -> None:
+    def numbered(rows: list[list[str]]) -> list[list[str]]:
+        return [[f"{row[0]}/{1 + n % 2}", *row[1:]] for n, row in enumerate(rows)]
+
+    bam = rewritten(lab.bam, tmp_path / "numbered.bam", numbered)
+    with pytest.raises(InvalidOutput, match=r"picard wrote 0 of the \d+ read pairs"):
+        convert(bam, tmp_path / validation, validation=validation)
+
+
+def test_reads_without_bases_are_refused(lab: Lab, tmp_path: Path) -> None:
+    def without(rows: list[list[str]]) -> list[list[str]]:
+        return [[*row[:9], "*", "*", *row[11:]] if n == 8 else row for n, row in enumerate(rows)]
+
+    with pytest.raises(InvalidOutput, match=r"reads without bases"):
+        convert(rewritten(lab.bam, tmp_path / "starred.bam", without), tmp_path / "work")
+
+
+def with_quality_failures(rows: list[list[str]]) -> list[list[str]]:
+    return [[row[0], str(int(row[1]) | (0x200 if n < 14 else 0)), *row[2:]] for n, row in enumerate(rows)]
+
+
+def test_quality_failed_reads_are_kept_and_counted(lab: Lab, tmp_path: Path) -> None:
+    job = convert(rewritten(lab.bam, tmp_path / "failed.bam", with_quality_failures), tmp_path / "work")
+    assert job.metrics["qc_failed_pairs"] == 7
+    assert job.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
+
+
+def test_leaving_quality_failed_reads_out_is_told(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "failed.bam", with_quality_failures)
+    job = convert(bam, tmp_path / "work", include_non_pf=False)
+    assert job.metrics["dropped_pairs"] == 7
+    assert job.metrics["read_pairs"] == lab.picard.metrics["read_pairs"] - 7
+
+
+def test_secondary_alignments_do_not_count_as_reads(lab: Lab, tmp_path: Path) -> None:
+    def doubled(rows: list[list[str]]) -> list[list[str]]:
+        alignment = ["1", "1", "0", "100M", "*", "0", "0"]
+        return [*rows, *([row[0], str(0x909 | 0x40 << n), *alignment, *row[9:11]] for n, row in enumerate(rows[:2]))]
+
+    header = ["@SQ\tSN:1\tLN:1000"]
+    bam = rewritten(lab.bam, tmp_path / "secondary.bam", doubled, header)
+    job = convert(bam, tmp_path / "work")
+    assert job.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
+
+
+def test_a_wrong_jar_is_named(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICARD_JAR", os.fspath(tmp_path / "none.jar"))
+    with pytest.raises(StepFailed, match=r"none\.jar"):
+        convert(lab.bam, tmp_path / "work")
