@@ -33,10 +33,6 @@ def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> 
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         return CommandExit.INTERRUPTED
-    except BrokenPipeError:
-        # Who reads (`| head`) has enough. Python would complain at exit when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CommandExit.DONE
     # One of the three borders that catch everything: what arrives here is a defect, and a person must be told.
     except Exception as error:
         click.echo(_defect(error), err=True)

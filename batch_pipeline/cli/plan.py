@@ -54,7 +54,7 @@ def plan(call: Call) -> int:
 
 
 def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
-    from batch_pipeline.report.tables import blocked_lines, plan_rows
+    from batch_pipeline.report.tables import blocked_lines, counted, plan_rows
 
     rows = plan_rows(plan)
     total, done = sum(row.total for row in rows), sum(row.done for row in rows)
@@ -63,7 +63,7 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
         return
     print_steps(plan)
     if plan.blocked:
-        data(f"\nCannot run: {len(plan.blocked):,} cells.")
+        data(f"\n{counted(len(plan.blocked), 'cell')} cannot run:")
         for line in blocked_lines(plan.blocked):
             data(f"  {line}")
     if live_runs:

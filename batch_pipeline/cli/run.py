@@ -130,7 +130,7 @@ def finish(call: Call, outcome: Outcome | int) -> int:
 
 def _tell(outcome: Outcome) -> None:
     from batch_pipeline.cli.failures import print_failures
-    from batch_pipeline.report.tables import blocked_lines, nothing_to_do
+    from batch_pipeline.report.tables import blocked_lines, counted, nothing_to_do
 
     if outcome.detached:
         data(f"Queued: {', '.join(outcome.run_ids)}. The jobs go on by themselves; see `status`.")
@@ -142,7 +142,7 @@ def _tell(outcome: Outcome) -> None:
         data(f"{name}: {step.line}")
     print_failures(outcome.failed)
     if outcome.blocked:
-        data(f"{len(outcome.blocked):,} of the cells cannot run:")
+        data(f"{counted(len(outcome.blocked), 'cell')} cannot run:")
         for line in blocked_lines(outcome.blocked):
             data(f"  {line}")
 
