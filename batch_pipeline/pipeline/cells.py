@@ -64,7 +64,7 @@ class Cells:
         self._readers = {node.name: [other for other in graph if node.name in other.upstream] for node in graph}
         #: Gathers that cannot run now: what they are instead, and the sentence if they are blocked.
         self._held: dict[str, tuple[CellState, str]] = {}
-        #: Gathers of samples of which some were not chosen, and what reads from them: not chosen either.
+        #: Chosen gathers of samples of which some were not chosen, and what reads from them: not chosen either.
         self._beyond: set[str] = set()
         #: Node and position of cells that a live job makes differently than they should be now.
         self._clashes: list[tuple[Node, int]] = []
@@ -129,7 +129,7 @@ class Cells:
         kept = frozenset(usable)
         lost = tuple(sample for i, sample in enumerate(self.samples) if i not in kept)
         if lost and len(usable) < self._needed():
-            self._held[node.name] = self._too_few(node.name, lost)
+            self._held[node.name] = self._too_few(lost)
             return None
         if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(column) for column in columns):
             self._held[node.name] = (CellState.DEFERRED, "")
@@ -142,9 +142,8 @@ class Cells:
         """Samples that a gather needs. 7 % of 100 are 7, whatever 0.07 * 100 is in binary."""
         return math.ceil(self.selection.min_success * len(self.samples) - 1e-9)
 
-    def _too_few(self, step: str, lost: Sequence[str]) -> tuple[CellState, str]:
+    def _too_few(self, lost: Sequence[str]) -> tuple[CellState, str]:
         if self.selection.samples is not None and self.selection.samples.isdisjoint(lost):
-            self._beyond.add(step)
             return CellState.SKIPPED, ""
         have = f"{len(lost)} of {len(self.samples)} samples have no result for it"
         if self.selection.min_success < 1:
@@ -204,6 +203,8 @@ class Cells:
         if stops:
             return CellState.BLOCKED, f"It needs {stops[CellState.SKIPPED]}, which is not done and was not chosen."
         if node.name in self._held:
+            if self._held[node.name][0] is CellState.SKIPPED:
+                self._beyond.add(node.name)
             return self._held[node.name]
         if CellState.DEFERRED in read.values():
             return CellState.DEFERRED, ""

@@ -51,6 +51,7 @@ def check_plan(plan: Plan, world: World) -> None:
     for job in plan.jobs:
         if not job.join:
             _check_dependencies(plan, world, job, states)
+    _check_live(plan, world, states)
     if CellState.DEFERRED in states.values():
         assert plan.jobs or world.live(), "deferred, and nothing to wait for"
     for step in plan.states:
@@ -73,6 +74,22 @@ def _check_jobs(plan: Plan, world: World) -> None:
                 assert job.size > 1
                 other = alive[edge.job].samples if edge.live else _samples(plan, by_name[edge.job])
                 assert other == _samples(plan, job), "index by index between different samples"
+
+
+def _check_live(plan: Plan, world: World, states: dict[Cell, CellState]) -> None:
+    """What live jobs do and read is left to them until they end."""
+    for cell in {(job.step, sample) for job in world.live() for sample in job.samples}.intersection(states):
+        read = {other: states[other] for other in reads(plan, cell)}
+        if states[cell] is CellState.DONE:
+            assert not MOVING.intersection(read.values()), f"{cell} is to be made again with what it reads"
+        if states[cell] is CellState.LIVE and plan.selection.takes(*cell):
+            assert not {CellState.TO_RUN, CellState.DEFERRED}.intersection(read.values()), f"{cell} can only fail"
+        for other, state in read.items():
+            if state is CellState.TO_RUN:
+                print_ = dict(zip((name for name, _ in plan.cells(other[0])), plan.fingerprints[other[0]], strict=True))
+                assert world.receipts.get(other) != frozenset({print_[other[1]]}), (
+                    f"{other} is made again under a live reader"
+                )
 
 
 def _check_dependencies(plan: Plan, world: World, job: PlannedJob, states: dict[Cell, CellState]) -> None:
