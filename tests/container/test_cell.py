@@ -719,3 +719,27 @@ def test_a_full_scratch_disk_is_told(workshop: Workshop) -> None:
     failure = workshop.failure()
     assert failure
     assert failure.end_reason == "disk_full"
+
+
+def test_a_cell_reads_what_a_gather_made(workshop: Workshop) -> None:
+    fingerprint = workshop.upstream("merge", layout.COHORT, {"table.txt": b"T"}, {"rows": 3})
+    environment = workshop.submit(
+        [Row(sample="s1", fingerprint="f" * 16, upstream={"merge": fingerprint})],
+        script="step.sh",
+        bundle_sha256=workshop.bundle({"step.sh": '#!/bin/sh\ncat "$INPUT_TABLE" > y; echo "$SAMPLE" >> y\n'}),
+        inputs=(InputSpec(port="table", kind="cohort", step="merge", files=("table.txt",)),),
+        outputs=(OutputSpec(port="y", files=("y",)),),
+    )
+    assert workshop.live(environment) == 0, workshop.log
+    assert workshop.result() == b"Ts1\n"
+    receipt = workshop.receipt()
+    assert receipt
+    assert [record.key for record in receipt.inputs] == ["cohort/merge/table.txt"]
+
+
+def test_a_join_ends_well_and_leaves_nothing(workshop: Workshop) -> None:
+    environment = workshop.script()
+    before = workshop.dump()
+    assert workshop.live({**environment, "BATCH_PIPELINE_JOIN": "1"}) == 0
+    assert workshop.log == b""
+    assert workshop.dump() == before
