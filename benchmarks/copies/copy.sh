@@ -1,0 +1,2 @@
+#!/bin/sh -e
+cp "$INPUT_X" "$OUTPUT_DIR/y"
