@@ -20,14 +20,14 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
-from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress, Together
+from batch_pipeline.run.events import FailedCell, Listener, Outcome, Together
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.record import write_end
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.submit import Submitter
-from batch_pipeline.run.verdict import Verdict, judge
+from batch_pipeline.run.verdict import Verdict, blocked_cells, final_progress, judge
 from batch_pipeline.run.watch import Watch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
@@ -144,14 +144,14 @@ class Driver:
             if jobs:
                 self._follow(found, jobs, listener)
                 failed += self._judge(jobs)
-            progress = _final(first, found.plan, failed)
+            progress = final_progress(first, found.plan, failed)
             if not jobs or not _is_deferred(found.plan):
                 break
         outcome = Outcome(
             run_ids=tuple(self.run_ids),
             progress=progress,
             failed=tuple(failed),
-            blocked=[(step, sample, why) for (step, sample), why in first.blocked.items()],
+            blocked=blocked_cells(found.plan, failed),
             detached=detach and bool(jobs),
             submitted=self._submitted,
             store_calls=found.store_calls,
@@ -273,22 +273,6 @@ def _already(found: Look) -> dict[str, int]:
         here = [position.get(sample, 0 if sample == COHORT else -1) for sample in job.samples]
         counts[job.native_id] = sum(i >= 0 and states[i] is CellState.DONE for i in here)
     return counts
-
-
-def _final(first: Plan, last: Plan, failed: Sequence[FailedCell]) -> dict[str, StepProgress]:
-    """How far each step is when no job is left: by the first plan, and by what failed since."""
-    progress = {}
-    for step, states in first.states.items():
-        before, since = first.counts(step), Counter(cell.reason for cell in failed if cell.step == step)
-        left = before[CellState.BLOCKED] + before[CellState.SKIPPED] + last.counts(step)[CellState.DEFERRED]
-        progress[step] = StepProgress(
-            step=step,
-            done_before=before[CellState.DONE],
-            done=len(states) - before[CellState.DONE] - since.total() - left,
-            failed=dict(since),
-            left_out=left,
-        )
-    return progress
 
 
 def _is_deferred(plan: Plan) -> bool:

@@ -6,12 +6,14 @@ records are read for the first hundred failed cells only: the reasons of the oth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batch_pipeline.backends.base import Backend, Child, JobState
+from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.run.events import FailedCell
+from batch_pipeline.run.events import FailedCell, StepProgress
 from batch_pipeline.run.live import Submission
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.wire import layout
@@ -21,6 +23,7 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Failure records that are read.
 MOST_RECORDS = 100
+_LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +138,32 @@ def _cause(blame: Mapping[str, Mapping[str, str]], upstream: Sequence[str], samp
         if found:
             return found
     return ""
+
+
+def final_progress(first: Plan, last: Plan, failed: Sequence[FailedCell]) -> dict[str, StepProgress]:
+    """How far each step is when no job is left: by the first plan, by what failed since, by what the last left out."""
+    progress = {}
+    left = Counter(step for step, _, state in _unfailed(last, failed) if state in _LEFT_OUT)
+    for step, states in first.states.items():
+        before, since = first.counts(step)[CellState.DONE], Counter(cell.reason for cell in failed if cell.step == step)
+        progress[step] = StepProgress(
+            step=step,
+            done_before=before,
+            done=len(states) - before - since.total() - left[step],
+            failed=dict(since),
+            left_out=left[step],
+        )
+    return progress
+
+
+def blocked_cells(last: Plan, failed: Sequence[FailedCell]) -> list[tuple[str, str, str]]:
+    """Cells that could not even be tried, with the sentence; a gather is known to be one when its samples ended."""
+    cells = ((step, sample) for step, sample, state in _unfailed(last, failed) if state is CellState.BLOCKED)
+    return [(*cell, last.blocked[cell]) for cell in cells]
+
+
+def _unfailed(plan: Plan, failed: Sequence[FailedCell]) -> Iterator[tuple[str, str, CellState]]:
+    """The plan's cells but for those that failed since: the plan of a later wave blocks them."""
+    known = {(cell.step, cell.sample) for cell in failed}
+    for step in plan.states:
+        yield from ((step, sample, state) for sample, state in plan.cells(step) if (step, sample) not in known)
