@@ -15,8 +15,8 @@ from tests.flow.lab import Lab, made_by
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder of a server with four slots, on however many cores."""
     state = tmp_path_factory.mktemp("engine")
-    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache")}
-    ensure(state, vcpus=4, memory_mib=4096, idle_seconds=60, grace_seconds=2, **folders)
+    scratch, cache = (str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache"))
+    ensure(state, vcpus=4, memory_mib=4096, idle_seconds=60, grace_seconds=2, scratch=scratch, cache=cache)
     yield state
     assert stop(state)
 
