@@ -96,6 +96,7 @@ class ProcessExecutor:
         worker = WorkerProcess(self._folder, self._ambient, bundle)
         self._workers.add(worker)
         self._loop.add_reader(worker.socket.fileno(), self._hear, worker)
+        self._loop.add_reader(worker.death, self._bury, worker)
         return worker
 
     # Hearing from workers.
@@ -103,9 +104,8 @@ class ProcessExecutor:
     def _hear(self, worker: WorkerProcess) -> None:
         messages = worker.messages()
         if messages is None:
-            self._bury(worker)
-            return
-        for message in messages:
+            self._loop.remove_reader(worker.socket.fileno())
+        for message in messages or ():
             if "done" in message:
                 self._finish(worker, message["done"])
             else:
@@ -124,7 +124,7 @@ class ProcessExecutor:
     def _bury(self, worker: WorkerProcess) -> None:
         """A worker has died: what is left of its session is ended before its attempt counts as ended."""
         self._loop.remove_reader(worker.socket.fileno())
-        worker.socket.close()
+        self._loop.remove_reader(worker.death)
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
@@ -233,4 +233,5 @@ class ProcessExecutor:
         """Lets idle workers go; busy ones finish their attempt, and a later server adopts them."""
         for worker in self._workers:
             self._loop.remove_reader(worker.socket.fileno())
+            self._loop.remove_reader(worker.death)
             worker.socket.close()

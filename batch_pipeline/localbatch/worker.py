@@ -141,7 +141,7 @@ class Worker:
 
     def _forward(self) -> None:
         if self._group is not None:
-            os.killpg(self._group, signal.SIGTERM)
+            os.kill(self._group, signal.SIGTERM)
 
     def _clear_folder(self) -> None:
         try:
@@ -188,6 +188,8 @@ def main() -> None:
     """Serves the socket that was inherited."""
     descriptor, journal, folder = sys.argv[1:]
     os.umask(0o077)
+    # What an attempt starts must not hold the server's connection after this process has died.
+    os.set_inheritable(int(descriptor), False)
     Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal), folder).serve()
 
 

@@ -47,6 +47,8 @@ class WorkerProcess:
                 start_new_session=True,
             )
         self.socket.setblocking(False)
+        #: Becomes readable when the process has died, whoever may still hold its end of the socket.
+        self.death = os.pidfd_open(self._process.pid)
         self._buffer = b""
         identity = identity_of(self._process.pid)
         # One that has died already has no session either.
@@ -68,7 +70,7 @@ class WorkerProcess:
             pass
 
     def messages(self) -> list[Document] | None:
-        """What it has said since; None when it is gone."""
+        """What it has said since; None when it says nothing more."""
         try:
             text = self.socket.recv(65536)
         except BlockingIOError:
@@ -81,13 +83,10 @@ class WorkerProcess:
         return [json.loads(line) for line in lines]
 
     def reap(self) -> int:
-        """Its exit code once it has died, as a shell would put it."""
-        try:
-            code = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            # It closed its socket and lives: nothing that we know does that.
-            self._process.kill()
-            code = self._process.wait()
+        """Its exit code, as a shell would put it, now that it has died."""
+        os.close(self.death)
+        self.socket.close()
+        code = self._process.wait()
         return code if code >= 0 else 128 - code
 
     def retire(self) -> None:
