@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.demo.simulate import import_fastqs
+from batch_pipeline.demo.bam import import_fastqs
 from batch_pipeline.demo.transcriptome import gene_ids
 from batch_pipeline.demo.truth import Fusion
 

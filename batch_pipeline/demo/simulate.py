@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 import random
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from batch_pipeline.demo.bam import Pair, write_bam
 from batch_pipeline.demo.transcriptome import (
     Transcript,
     generate_transcriptome,
@@ -29,7 +28,7 @@ from batch_pipeline.demo.transcriptome import (
     reverse_complement,
 )
 from batch_pipeline.demo.truth import Fusion, write_truth
-from batch_pipeline.wire.errors import InvalidConfig
+from batch_pipeline.wire.errors import BatchPipelineError, InvalidConfig
 
 #: From eight on, 87 of 87 were found; a margin on top.
 MIN_CROSSING: Final = 12
@@ -126,8 +125,7 @@ class Reads:
     """A sample's reads, and what is true of them."""
 
     sample: str
-    #: R1 and R2 of each pair, with qualities.
-    pairs: list[tuple[str, str, str, str]]
+    pairs: list[Pair]
     truth: tuple[Fusion, ...]
 
 
@@ -210,7 +208,7 @@ class _Sequencer:
                 crossing.append((self.rng.randint(low, high), size))
         return crossing + [self.fragment(length) for _ in range(self.library.fusion_pairs - len(crossing))]
 
-    def pair(self, sequence: str, other: str, start: int, length: int) -> tuple[str, str, str, str]:
+    def pair(self, sequence: str, other: str, start: int, length: int) -> Pair:
         """Reads a fragment from both ends; either may be R1, as in an unstranded library."""
         size = self.library.read_length
         behind = len(sequence) - start - length
@@ -233,29 +231,6 @@ class _Sequencer:
         return "".join(read), "".join(quality)
 
 
-def write_bam(reads: Reads, path: Path) -> None:
-    """Writes an unaligned BAM with a read group; the same reads make the same bytes."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fastqs = [Path(folder) / f"{mate}.fastq" for mate in (1, 2)]
-        for fastq, at in zip(fastqs, (0, 2), strict=True):
-            with fastq.open("w", encoding="ascii") as out:
-                out.writelines(
-                    f"@{reads.sample}:{number}\n{pair[at]}\n+\n{pair[at + 1]}\n"
-                    for number, pair in enumerate(reads.pairs, 1)
-                )
-        import_fastqs(fastqs[0], fastqs[1], path, sample=reads.sample, library="simulated")
-
-
-def import_fastqs(first: Path, second: Path, path: Path, *, sample: str, library: str) -> None:
-    """Makes an unaligned BAM of two FASTQ files whose names are equal. It is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    group = " ".join(f"-r {word}" for word in (f"ID:{sample}", f"SM:{sample}", f"LB:{library}", "PL:ILLUMINA"))
-    # Without -O, samtools writes a SAM unless the name ends in .bam; nothing downstream would mind.
-    options = f"import --no-PG -O BAM {group}".split()
-    subprocess.run(["samtools", *options, "-1", first, "-2", second, "-o", part], check=True, capture_output=True)
-    part.replace(path)
-
-
 def simulate_cohort(
     transcripts: Sequence[Transcript], folder: Path, *, seed: int, samples: int, library: Library | None = None
 ) -> list[Fusion]:
@@ -264,7 +239,7 @@ def simulate_cohort(
     truth: list[Fusion] = []
     for sample in design_cohort(transcripts, seed=seed, samples=samples):
         reads = simulate_sample(sample, transcripts, seed=seed, library=library)
-        write_bam(reads, folder / f"{sample.name}.bam")
+        write_bam(folder / f"{sample.name}.bam", sample.name, reads.pairs)
         truth.extend(reads.truth)
     return truth
 
@@ -306,7 +281,10 @@ def _command() -> None:
             generate_transcriptome(fasta, gtf, seed=seed)
         library = Library(pairs=pairs, fusion_pairs=fusion_pairs, read_length=read_length, error_rate=error_rate)
         transcripts = read_transcriptome(fasta, gtf)
-        truth = simulate_cohort(transcripts, out, seed=seed, samples=samples, library=library)
+        try:
+            truth = simulate_cohort(transcripts, out, seed=seed, samples=samples, library=library)
+        except BatchPipelineError as error:
+            raise click.ClickException(error.message) from error
         write_truth(out / "truth.tsv", truth)
         click.echo(f"{samples} samples with {len(truth)} fusions of {len(transcripts)} genes in {out}", err=True)
 

@@ -15,6 +15,7 @@ from batch_pipeline.demo import real as real_module
 from batch_pipeline.demo.alone import run_alone
 from batch_pipeline.demo.cohort import Cohort, prepare, score
 from batch_pipeline.demo.real import GOLDEN_FUSIONS, GOLDEN_METRICS, SAMPLE, Unavailable, cache_folder, fetch_real
+from batch_pipeline.wire.errors import InvalidConfig
 from steps.kallisto import Kallisto
 from steps.picard import Picard
 from steps.pizzly import Pizzly
@@ -171,3 +172,9 @@ def test_another_archive_than_the_known_one_is_not_used(
     fetched = fetch_real(tmp_path / "real", cache=cache)
     assert isinstance(fetched, Unavailable)
     assert not (tmp_path / "real").exists()
+
+
+def test_without_samtools_the_remedy_is_told(no_apt: Path, tmp_path: Path) -> None:
+    (no_apt / "samtools").unlink()
+    with pytest.raises(InvalidConfig, match=r"samtools is not on the PATH.*Install it"):
+        prepare(tmp_path / "demo", samples=1, real=False)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.demo.alone import run_alone
-from batch_pipeline.demo.simulate import Library, design_cohort, simulate_sample, write_bam
+from batch_pipeline.demo.bam import write_bam
+from batch_pipeline.demo.simulate import Library, design_cohort, simulate_sample
 from batch_pipeline.demo.transcriptome import generate_transcriptome, read_transcriptome
 from steps.kallisto import Kallisto
 from steps.picard import Picard
@@ -33,7 +34,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, sources: tuple[Path, Path]) ->
     sample = design_cohort(transcripts, seed=5, samples=4)[3]
     assert sample.name == SAMPLE
     bam = folder / f"{SAMPLE}.bam"
-    write_bam(simulate_sample(sample, transcripts, seed=5, library=Library(pairs=2_000)), bam)
+    write_bam(bam, SAMPLE, simulate_sample(sample, transcripts, seed=5, library=Library(pairs=2_000)).pairs)
     reference = folder / "reference"
     run_alone(BuildReference(), reference, "made_up", inputs={"fasta": [fasta], "gtf": [gtf]})
     picard = run_alone(Picard(), folder / "picard", SAMPLE, inputs={"bam": [bam]})

@@ -138,7 +138,7 @@ def test_a_header_without_reads_is_an_error_and_no_result(lab: Lab, tmp_path: Pa
 def test_a_text_is_refused(tmp_path: Path, text: bytes) -> None:
     other = tmp_path / "text.bam"
     other.write_bytes(text)
-    with pytest.raises(MissingInput, match="not a BAM, but another format"):
+    with pytest.raises(MissingInput, match="not a BAM but another format"):
         convert(other, tmp_path / "work")
 
 
@@ -146,7 +146,7 @@ def test_sam_called_bam_is_refused_though_every_tool_takes_it(lab: Lab, tmp_path
     sam = tmp_path / "sam.bam"
     subprocess.run(["samtools", "view", "-h", "-O", "SAM", "-o", sam, lab.bam], check=True)
     subprocess.run(["samtools", "quickcheck", "-u", sam], check=True)
-    with pytest.raises(MissingInput, match="not a BAM, but another format"):
+    with pytest.raises(MissingInput, match="not a BAM but another format"):
         convert(sam, tmp_path / "work")
 
 
