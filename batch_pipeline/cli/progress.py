@@ -42,13 +42,15 @@ class PlainProgress(Silence):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
+        if not self._told and all(step.over for step in progress.values()):
+            return  # Nothing moves, and nothing did: what there is to say is said at the end.
         self._latest = progress
         if self._clock() - self._when >= PAUSE_SECONDS:
             self._tell()
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
-        if self._told or outcome.submitted:
+        if self._told or outcome.run_ids:
             self._latest = outcome.progress
             self._tell()
 
@@ -117,8 +119,9 @@ class _Deferred(BarProgress):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        self.begin()
-        super().progressed(progress)
+        if self._progress is not None or not all(step.over for step in progress.values()):
+            self.begin()
+            super().progressed(progress)
 
     def begin(self) -> None:
         """Draws from now on."""

@@ -41,7 +41,11 @@ def status(call: Call) -> int:
     if call.options["watch"]:
         from batch_pipeline.cli.run import finish, watched
 
-        return finish(call, watched(call, lambda listener: reader.watch(request, listener)))
+        outcome = watched(call, lambda listener: reader.watch(request, listener))
+        if not isinstance(outcome, int) and not outcome.run_ids and not call.json:
+            data("Nothing to watch: no run is live.")
+            return CommandExit.DONE
+        return finish(call, outcome)
     found = reader.status(request)
     if call.json:
         print_json(_record(found))

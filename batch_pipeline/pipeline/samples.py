@@ -7,6 +7,8 @@
 Blank lines and lines that begin with `#` are skipped; a byte-order mark, Windows line ends and blanks around a name do
 no harm; `.bam` is dropped at the end of a name and nowhere else. A name becomes part of object keys, file names and
 job variables as it stands, so what could harm there is refused: every problem of the list is told at once.
+
+(A little long for a module: a third of it is the sentences for what people have in their lists.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,210 @@
+"""The verbs on the real embedded Batch: what a person sees from the first run to the last."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.localbatch.client import stop
+from batch_pipeline.wire.contract import CommandExit
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINE = '''
+"""Two steps for tests."""
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from batch_pipeline import Input, Job, Output, Param, Step, StepFailed, WorkflowTask
+
+
+class Upper(Step):
+    """Makes letters large."""
+
+    memory_mb = 32
+    text = Input()
+    upper = Output("upper.txt")
+    hold: str = Param("", help="A file; the step ends when it is there.")
+
+    def run(self, job: Job) -> None:
+        text = job.input("text").read_text()
+        print("shouting", text.strip())
+        while self.hold and not Path(self.hold).exists():
+            time.sleep(0.02)
+        if "bad" in text:
+            raise StepFailed(f"Sample {job.sample} has a bad word. Mend it.")
+        job.output("upper").write_text(text.upper())
+
+
+class Count(Step):
+    """Counts letters."""
+
+    memory_mb = 32
+    text = Input()
+    count = Output("count.txt")
+
+    def run(self, job: Job) -> None:
+        job.output("count").write_text(str(len(job.input("text").read_text())))
+
+
+class Letters(WorkflowTask):
+    """Counts large letters."""
+
+    def workflow(self) -> None:
+        upper, count = self.new_task("upper", Upper), self.new_task("count", Count)
+        upper.in_text = self.source("{sample}.txt")
+        count.in_text = upper.out_upper
+
+
+if __name__ == "__main__":
+    Letters.main()
+'''
+
+
+class Shell:
+    """A person at a prompt in a folder with the pipeline."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "BATCH_PIPELINE__EMBEDDED__STATE": str(folder / "state"),
+            "BATCH_PIPELINE__EMBEDDED__IDLE_SECONDS": "20",
+            "BATCH_PIPELINE__EMBEDDED__VCPUS": "2",
+            "BATCH_PIPELINE__SAMPLES__FILE": "list.txt",
+        }
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "main.py", *args],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *args: str, code: int = CommandExit.DONE) -> str:
+        process = self.start(*args)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code, f"{args}: {process.returncode}\n{out}\n{err}"
+        return out + err
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    sources = tmp_path / "store" / "default" / "SR"
+    sources.mkdir(parents=True)
+    for name in ("S1", "S2", "S3"):
+        (sources / f"{name}.txt").write_text(f"letters of {name}\n")
+    (tmp_path / "list.txt").write_text("S1\nS2\nS3\n")
+    (tmp_path / "main.py").write_text(PIPELINE)
+    yield Shell(tmp_path)
+    stop(tmp_path / "state")
+
+
+def run_of(shell: Shell) -> str:
+    """The newest run's id."""
+    return str(json.loads(shell("runs", "--json"))[0]["run_id"])
+
+
+def said_until(process: subprocess.Popen[str], start: str) -> str:
+    """What a command has said to stderr up to the line that begins so; fails when it ends without."""
+    assert process.stderr is not None
+    seen = ""
+    for line in iter(process.stderr.readline, ""):
+        seen += line
+        if line.startswith(start):
+            return seen
+    pytest.fail(f"It ended without {start!r}:\n{seen}")
+
+
+def test_from_the_first_run_to_nothing_to_do(shell: Shell) -> None:
+    told = shell()
+    assert "upper: 3/3 done\ncount: 3/3 done\n" in told
+    assert "Submitted upper-0-0: 3 cells of upper" in told
+    assert "\x1b" not in told
+    results = shell.folder / "store" / "default" / "results"
+    assert (results / "upper" / "S2" / "upper.txt").read_text() == "LETTERS OF S2\n"
+    assert shell() == "Nothing to do: 6 of 6 cells are done.\n"
+    assert shell("plan") == "Nothing to do: 6 of 6 cells are done.\n"
+    assert "upper: done. done by run" in shell("status", "--explain", "S1")
+    assert "shouting letters of S1" in shell("logs", "S1", "upper")
+    assert shell("logs", "S1", "upper", "--grep", "shout.*S1") == "shouting letters of S1\n"
+    line = json.loads(shell("logs", "S1", "upper", "--grep", "shouting", "--json"))
+    assert (line["step"], line["sample"], line["attempt"]) == ("upper", "S1", 1)
+    (run,) = json.loads(shell("runs", "--json"))
+    assert (run["ended"], run["ok"], run["samples"], run["jobs"], run["done"]) == (True, True, 3, 2, 6)
+    assert "6 done" in shell("runs")
+
+
+def test_a_failure_is_told_folded_and_mended(shell: Shell) -> None:
+    source = shell.folder / "store" / "default" / "SR" / "S2.txt"
+    source.write_text("a bad word\n")
+    told = shell(code=CommandExit.FAILED)
+    assert "Sample S2 has a bad word. Mend it." in told
+    assert "count: 1 not run: 1 because upper failed (1 step failed)" in told
+    assert (shell.folder / "store" / "default" / "results" / "count" / "S3" / "count.txt").exists()
+    told = shell("status", code=CommandExit.FAILED)
+    assert "upper, step failed: S2\n    Sample S2 has a bad word. Mend it." in told
+    assert "2 done, 2 failed" not in told
+    assert "upper-0-0     1  at once" in shell("plan", "--failed")
+    source.write_text("a good word\n")
+    assert "upper: 3/3 done" in shell("run", "--failed")
+    shell("status")
+
+
+def test_a_detached_run_is_watched_to_its_end(shell: Shell) -> None:
+    hold = ("--hold", str(shell.folder / "go"))
+    assert "The jobs go on by themselves" in shell("--detach", *hold)
+    run = run_of(shell)
+    assert "live" in shell("runs")
+    assert run in shell("status", *hold)
+    process = shell.start("status", "--watch", *hold)
+    seen = said_until(process, "count: 0/3")
+    (shell.folder / "go").touch()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == CommandExit.DONE, seen + err
+    assert out == "upper: 3/3 done\ncount: 3/3 done\n"
+    assert shell("status", "--watch", *hold) == "Nothing to watch: no run is live.\n"
+
+
+def test_a_run_is_cancelled(shell: Shell) -> None:
+    shell("--detach", "--hold", "never")
+    run = run_of(shell)
+    assert "Give --yes" in shell("cancel", code=CommandExit.USAGE)
+    told = shell("cancel", run, "--yes")
+    assert "Cancelled 2 jobs." in told
+    assert f"upper-0-0 of run {run} (3 cells)" in told
+    assert "There is no live run" not in shell("cancel", "--yes")
+
+
+@pytest.mark.parametrize("wanted", ["leave", "cancel"])
+def test_ctrl_c_leaves_or_cancels_the_jobs(shell: Shell, wanted: str) -> None:
+    process = shell.start("--hold", str(shell.folder / "go"), "--on-interrupt", wanted)
+    seen = said_until(process, "count: 0/3")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == CommandExit.INTERRUPTED, seen + out + err
+    if wanted == "cancel":
+        assert "Cancelled upper: job upper-0-0" in err
+    else:
+        assert "go on. See them with `status`" in err
+        again = shell.start("--hold", str(shell.folder / "go"))
+        said_until(again, "count: 0/3")
+        (shell.folder / "go").touch()
+        out, err = again.communicate(timeout=60)
+        assert (again.returncode, out) == (CommandExit.DONE, "upper: 3/3 done\ncount: 3/3 done\n"), err
+        assert len(json.loads(shell("runs", "--json"))) == 1
