@@ -20,7 +20,7 @@ from tests.pipeline.promises import (
     sent_cells,
     states_of,
 )
-from tests.pipeline.worlds import Cell, World, bounded, worlds
+from tests.pipeline.worlds import WORLDS, Cell, World, bounded, count, flag, one, some
 
 
 def below(world: World, start: set[Cell]) -> set[Cell]:
@@ -38,42 +38,42 @@ def everything(world: World) -> set[Cell]:
 def disturb(data: st.DataObject, world: World) -> None:
     """Any history: code and sources changed, receipts lost or doubled, samples gone, added, moved, without a source."""
     cells = sorted(everything(world))
-    for cell in data.draw(st.lists(st.sampled_from(cells), max_size=4), label="receipts lost"):
+    for cell in some(data, cells, 4, "receipts lost"):
         world.receipts.pop(cell, None)
-    for cell in data.draw(st.lists(st.sampled_from(cells), max_size=2), label="receipts of before"):
+    for cell in some(data, cells, 2, "receipts of before"):
         world.receipts[cell] = world.receipts.get(cell, frozenset()) | {"of-before"}
-    for step in data.draw(st.sets(st.sampled_from(world.graph.names), max_size=2), label="code changed"):
+    for step in some(data, world.graph.names, 2, "code changed"):
         world.change_code(step)
-    for sample in data.draw(st.sets(st.sampled_from(world.samples), max_size=2), label="source changed"):
+    for sample in some(data, world.samples, 2, "source changed"):
         world.change_source(sample)
-    world.absent = data.draw(st.sets(st.sampled_from(world.samples), max_size=1), label="source missing")
-    if data.draw(st.booleans(), label="order changed"):
+    world.absent = set(some(data, world.samples, 1, "source missing"))
+    if flag(data, "order changed"):
         world.samples.reverse()
-    world.samples += [f"new{i}" for i in range(data.draw(st.integers(0, 2), label="samples added"))]
+    world.samples += [f"new{len(world.samples) + i}" for i in range(count(data, 2, "samples added"))]
 
 
 def some_selection(data: st.DataObject, world: World) -> Selection:
     return Selection(
-        samples=data.draw(st.none() | st.frozensets(st.sampled_from(world.samples), min_size=1), label="samples"),
-        steps=data.draw(st.none() | st.frozensets(st.sampled_from(world.graph.names), min_size=1), label="steps"),
-        force=data.draw(st.booleans(), label="force"),
-        accept_code_changes=data.draw(st.booleans(), label="accept"),
-        min_success=data.draw(st.sampled_from((1.0, 1.0, 0.5)), label="min_success"),
+        samples=frozenset(some(data, world.samples, 4, "samples")) or None,
+        steps=frozenset(some(data, world.graph.names, 4, "steps")) or None,
+        force=flag(data, "force"),
+        accept_code_changes=flag(data, "accept"),
+        min_success=one(data, (1.0, 1.0, 0.5), "min_success"),
     )
 
 
 def kill(data: st.DataObject, world: World, selection: Selection | None = None) -> bool:
     """A driver dies after some submissions, and the backend goes on for a while. Says whether nothing was done yet."""
     plan = world.plan(selection)
-    sent = world.send(plan, plan.jobs[: data.draw(st.integers(0, len(plan.jobs)), label="jobs sent")])
+    sent = world.send(plan, plan.jobs[: count(data, len(plan.jobs), "jobs sent")])
     children = sum(len(job.children) for job in sent)
-    ended = data.draw(st.integers(0, children), label="children that ended")
+    ended = count(data, children, "children that ended")
     world.run(children=ended)
     return not ended
 
 
-@bounded(150)
-@given(worlds())
+@bounded(200)
+@given(WORLDS)
 def test_a_fresh_run_makes_every_cell_once_and_a_second_plan_is_empty(world: World) -> None:
     plans = finish(world)
     assert len(plans) == 1
@@ -81,12 +81,12 @@ def test_a_fresh_run_makes_every_cell_once_and_a_second_plan_is_empty(world: Wor
     check_finished(world)
 
 
-@bounded(150)
-@given(st.data(), worlds())
+@bounded(400)
+@given(st.data(), WORLDS)
 def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store_holds(
     data: st.DataObject, world: World
 ) -> None:
-    if data.draw(st.booleans(), label="run before"):
+    if flag(data, "run before"):
         finish(world)
     disturb(data, world)
     selection = some_selection(data, world)
@@ -102,21 +102,21 @@ def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store
     check_finished(world, selection, plans)
 
 
-@bounded(100)
-@given(st.data(), worlds())
+@bounded(200)
+@given(st.data(), WORLDS)
 def test_a_lost_receipt_reruns_its_cell_and_what_depends_on_it(data: st.DataObject, world: World) -> None:
     finish(world)
-    lost = data.draw(st.sampled_from(sorted(everything(world))))
+    lost = one(data, sorted(everything(world)), "cell")
     del world.receipts[lost]
     assert set(sent_cells(world.plan())) == below(world, {lost})
 
 
-@bounded(100)
-@given(st.data(), worlds())
+@bounded(200)
+@given(st.data(), WORLDS)
 def test_two_receipts_prove_nothing(data: st.DataObject, world: World) -> None:
     finish(world)
-    doubtful = data.draw(st.sampled_from(sorted(everything(world))))
-    world.receipts[doubtful] |= {data.draw(st.sampled_from(("0" * 16, "f" * 16)))}
+    doubtful = one(data, sorted(everything(world)), "cell")
+    world.receipts[doubtful] |= {one(data, ("0" * 16, "f" * 16), "other receipt")}
     for accept in (False, True):
         plan = world.plan(Selection(accept_code_changes=accept))
         assert set(sent_cells(plan)) == below(world, {doubtful})
@@ -124,11 +124,11 @@ def test_two_receipts_prove_nothing(data: st.DataObject, world: World) -> None:
     check_finished(world)
 
 
-@bounded(100)
-@given(st.data(), worlds())
+@bounded(200)
+@given(st.data(), WORLDS)
 def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.DataObject, world: World) -> None:
     finish(world)
-    step = data.draw(st.sampled_from(world.graph.names))
+    step = one(data, world.graph.names, "step")
     world.change_code(step)
     changed = {(name, sample) for name, sample in everything(world) if name in world.graph.downstream(step)}
     assert set(sent_cells(world.plan())) == changed
@@ -137,11 +137,11 @@ def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.D
     check_finished(world)
 
 
-@bounded(100)
-@given(st.data(), worlds())
+@bounded(200)
+@given(st.data(), WORLDS)
 def test_a_changed_source_reruns_its_sample_and_the_gathers_of_it(data: st.DataObject, world: World) -> None:
     finish(world)
-    sample = data.draw(st.sampled_from(world.samples))
+    sample = one(data, world.samples, "sample")
     world.change_source(sample)
     readers = {(node.name, sample) for node in world.graph if node.sources}
     plan = world.plan()
@@ -151,12 +151,12 @@ def test_a_changed_source_reruns_its_sample_and_the_gathers_of_it(data: st.DataO
     assert not others or gathers_below
 
 
-@bounded(100)
-@given(st.data(), worlds())
+@bounded(200)
+@given(st.data(), WORLDS)
 def test_added_samples_run_alone_but_for_the_gathers(data: st.DataObject, world: World) -> None:
     finish(world)
     before = everything(world)
-    place = data.draw(st.integers(0, len(world.samples)))
+    place = count(data, len(world.samples), "place")
     world.samples[place:place] = ["new1", "new2"]
     gathers = {cell for cell in before if cell[1] == COHORT and _gathers_samples(world, cell[0])}
     new = everything(world) - before
@@ -165,8 +165,8 @@ def test_added_samples_run_alone_but_for_the_gathers(data: st.DataObject, world:
     check_finished(world)
 
 
-@bounded(60)
-@given(worlds())
+@bounded(100)
+@given(WORLDS)
 def test_the_order_of_the_list_is_an_input_of_gathers_alone(world: World) -> None:
     # A gather is handed its samples in the order of the list, and its table may have that order.
     finish(world)
@@ -183,12 +183,12 @@ def _gathers_samples(world: World, step: str) -> bool:
     return any(world.graph[upstream].scope.value == "sample" for upstream in world.graph[step].upstream)
 
 
-@bounded(150)
-@given(st.data(), worlds())
+@bounded(400)
+@given(st.data(), WORLDS)
 def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, world: World) -> None:
-    selection = Selection(min_success=data.draw(st.sampled_from((1.0, 0.5)), label="min_success"))
+    selection = Selection(min_success=one(data, (1.0, 0.5), "min_success"))
     held = selection.min_success < 1
-    for _ in range(data.draw(st.integers(1, 3), label="killed drivers")):
+    for _ in range(1 + count(data, 2, "killed drivers")):
         kill(data, world, selection)
         plan = world.plan(selection)
         assert not plan.conflicts
@@ -199,8 +199,8 @@ def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, 
     check_finished(world, selection, plans)
 
 
-@bounded(150)
-@given(st.data(), worlds())
+@bounded(400)
+@given(st.data(), WORLDS)
 def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataObject, world: World) -> None:
     finish(world)
     disturb(data, world)
@@ -215,23 +215,22 @@ def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataOb
     check_finished(world, selection, finish(world, selection))
 
 
-@bounded(150)
-@given(st.data(), worlds())
+@bounded(400)
+@given(st.data(), WORLDS)
 def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World) -> None:
     """Killed drivers, failed children, lost receipts, other commands, changed lists: never a wrong job."""
-    for _ in range(data.draw(st.integers(1, 3), label="earlier commands")):
+    for _ in range(1 + count(data, 2, "earlier commands")):
         selection = some_selection(data, world)
         plan = world.plan(selection)
         if plan.conflicts:
             continue
         check_plan(plan, world)
-        world.send(plan, plan.jobs[: data.draw(st.integers(0, len(plan.jobs)), label="jobs sent")])
+        world.send(plan, plan.jobs[: count(data, len(plan.jobs), "jobs sent")])
         waiting = sum(child.state == "waiting" for job in world.jobs for child in job.children)
-        failing = data.draw(st.sets(st.sampled_from(sorted(everything(world))), max_size=3), label="failing")
-        world.run(children=data.draw(st.integers(0, waiting), label="children that ended"), failing=failing)
-        if data.draw(st.booleans(), label="disturbed"):
+        failing = set(some(data, sorted(everything(world)), 3, "failing"))
+        world.run(children=count(data, waiting, "children that ended"), failing=failing)
+        if flag(data, "disturbed"):
             disturb(data, world)
-            world.samples = list(dict.fromkeys(world.samples))
     selection = some_selection(data, world)
     if world.plan(selection).conflicts:
         world.run()  # What the message says: wait for it.
@@ -241,10 +240,10 @@ def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World
     check_finished(world, again, finish(world, again))
 
 
-@bounded(150)
-@given(st.data(), worlds())
+@bounded(400)
+@given(st.data(), WORLDS)
 def test_what_failed_in_this_command_is_not_sent_again(data: st.DataObject, world: World) -> None:
-    failing = data.draw(st.sets(st.sampled_from(sorted(everything(world))), min_size=1, max_size=3))
+    failing = set(some(data, sorted(everything(world)), 3, "failing"))
     world.send(world.plan())
     world.run(failing=failing)
     failed = {cell for cell in failing if not world.receipts.get(cell)}

@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.manifest import SourceFile
 
+Item = TypeVar("Item")
 #: (step, sample).
 Cell = tuple[str, str]
 
@@ -227,29 +229,61 @@ def _gate(job: Sent, index: int) -> str:
     return "waiting" if "waiting" in states else "failed" if "failed" in states else "open"
 
 
-@st.composite
-def graphs(draw: st.DrawFn) -> Graph:
-    """Up to seven steps: chains, diamonds, several roots, gathers, gathers of gathers, sample steps below a gather."""
-    wires: list[tuple[str, Scope, list[str]]] = []
+# Strategies are made once: making and validating them costs ten times what a plan does. So what is drawn are numbers,
+# and what they mean is counted round the items that there are.
+_NUMBER = st.integers(0, 999)
+_NUMBERS = {most: st.lists(_NUMBER, max_size=most) for most in (1, 2, 3, 4)}
+_STEP = st.tuples(st.integers(0, 2), _NUMBERS[3], st.booleans())
+_STEPS = st.lists(_STEP, max_size=6)
+_SHAPE = st.tuples(_STEPS, st.integers(1, 7), st.integers(1, 4), st.integers(3, 5), st.integers(0, 2**16))
+_FLAG = st.booleans()
+
+
+def flag(data: st.DataObject, label: str) -> bool:
+    """Yes or no."""
+    return data.draw(_FLAG, label=label)
+
+
+def count(data: st.DataObject, most: int, label: str) -> int:
+    """A number up to `most`."""
+    return data.draw(_NUMBER, label=label) % (most + 1)
+
+
+def some(data: st.DataObject, items: Sequence[Item], most: int, label: str) -> list[Item]:
+    """Up to so many of the items, each once."""
+    return list(dict.fromkeys(items[number % len(items)] for number in data.draw(_NUMBERS[most], label=label)))
+
+
+def one(data: st.DataObject, items: Sequence[Item], label: str) -> Item:
+    """One of the items."""
+    return items[count(data, len(items) - 1, label)]
+
+
+def _graph(drawn: Sequence[tuple[int, list[int], bool]]) -> Graph:
+    """Chains, diamonds, several roots, gathers, gathers of gathers, sample steps below a gather."""
+    wires: list[tuple[str, Scope, list[str]]] = [("s0", Scope.SAMPLE, [])]
     sources = set()
-    for i in range(draw(st.integers(1, 7))):
-        names = [name for name, _, _ in wires]
-        scope = draw(st.sampled_from((Scope.SAMPLE, Scope.SAMPLE, Scope.COHORT))) if names else Scope.SAMPLE
-        least = 1 if scope is Scope.COHORT else 0
-        upstream = draw(st.lists(st.sampled_from(names), min_size=least, max_size=3, unique=True)) if names else []
-        if draw(st.booleans()):
+    for i, (kind, numbers, reads_source) in enumerate(drawn, start=1):
+        scope = Scope.COHORT if kind == 2 else Scope.SAMPLE
+        upstream = list(dict.fromkeys(f"s{number % i}" for number in numbers))
+        if scope is Scope.COHORT and not upstream:
+            upstream = [f"s{i - 1}"]
+        if reads_source:
             sources.add(f"s{i}")
         wires.append((f"s{i}", scope, upstream))
     return graph_of(*wires, sources=sources)
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    """A pipeline with nothing done: up to seven samples, arrays of at most three, two to four dependencies."""
+def _world(shape: tuple[Sequence[tuple[int, list[int], bool]], int, int, int, int]) -> World:
+    steps, samples, max_array_size, max_dependencies, seed = shape
     return World(
-        graph=draw(graphs()),
-        samples=[f"x{i}" for i in range(draw(st.integers(1, 7)))],
-        max_array_size=draw(st.integers(1, 4)),
-        max_dependencies=draw(st.integers(3, 5)),
-        random=Random(draw(st.integers(0, 2**16))),
+        graph=_graph(steps),
+        samples=[f"x{i}" for i in range(samples)],
+        max_array_size=max_array_size,
+        max_dependencies=max_dependencies,
+        random=Random(seed),
     )
+
+
+#: A pipeline with nothing done: up to seven steps and samples, arrays of at most 1 to 4, jobs after at most 3 to 5.
+WORLDS = _SHAPE.map(_world)
