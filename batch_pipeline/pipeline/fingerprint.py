@@ -84,10 +84,13 @@ def gather_part(cells: Sequence[tuple[str, str]]) -> str:
 
 def _no_reference(step: str, file: str, reference: str, references: Mapping[str, Entry]) -> str:
     if not reference:
-        return f"Step {step} needs the reference file {file!r}, but no reference was chosen. Give --reference NAME."
+        return (
+            f"Step {step} needs the reference file {file!r}, but the store holds no reference. Build one (reference"
+            " NAME, with its files as options), or give --store or --bucket-name of the store that has it."
+        )
     if not references:
         return (
-            f"There is no reference {reference!r} in the store (step {step} needs its {file}). Build it: reference"
-            f" {reference} --fasta FILE --gtf FILE; or check the name."
+            f"There is no reference {reference!r} in the store (step {step} needs its {file}). Build it (reference"
+            f" {reference}, with its files as options), or check the name."
         )
     return f"Reference {reference!r} has no file {file!r}, which step {step} needs; it has: {', '.join(references)}."

@@ -176,6 +176,8 @@ class Step:
     script: ClassVar[str] = ""
     #: Further files beside the module that belong to the step's code: they are bundled and part of its fingerprint.
     files: ClassVar[tuple[str, ...]] = ()
+    #: Programs that it calls; `doctor` looks for them where steps run as processes of this machine.
+    tools: ClassVar[tuple[str, ...]] = ()
     #: What one child needs.
     cpus: ClassVar[int] = 1
     memory_mb: ClassVar[int] = 1024
