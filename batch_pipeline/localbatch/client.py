@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from batch_pipeline.localbatch.endpoint import Endpoint, read_endpoint
+from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, read_record
 from batch_pipeline.localbatch.signature import proof
 from batch_pipeline.wire.errors import BackendFailed
 
@@ -25,6 +25,16 @@ from batch_pipeline.wire.errors import BackendFailed
 START_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _POLL_SECONDS = 0.01
+_FLAGS = {
+    "vcpus": "--vcpus",
+    "memory_mib": "--memory",
+    "port": "--port",
+    "idle_seconds": "--idle-seconds",
+    "grace_seconds": "--grace-seconds",
+    "minimum_timeout": "--minimum-timeout",
+    "scratch": "--scratch",
+    "cache": "--cache",
+}
 #: Of the starter's variables the server sees these and no secrets.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
 
@@ -43,7 +53,8 @@ def ensure(
 ) -> Endpoint:
     """Returns where the server of a state folder answers; starts it when none does.
 
-    The options are for a server that is started; one that answers already keeps its own.
+    A server that is at work keeps its options. One that is not, and has other options than those given or is of another
+    version of this package, is replaced; port and key stay the same where they can.
 
     Raises
     ------
@@ -51,27 +62,47 @@ def ensure(
         No server could be started; the end of its log is in the message.
     """
     options = {
-        "--vcpus": vcpus,
-        "--memory": memory_mib,
-        "--port": port,
-        "--idle-seconds": idle_seconds,
-        "--grace-seconds": grace_seconds,
-        "--minimum-timeout": minimum_timeout,
-        "--scratch": scratch,
-        "--cache": cache,
+        "vcpus": vcpus,
+        "memory_mib": memory_mib,
+        "port": port,
+        "idle_seconds": idle_seconds,
+        "grace_seconds": grace_seconds,
+        "minimum_timeout": minimum_timeout,
+        "scratch": scratch,
+        "cache": cache,
     }
-    found = find(state)
-    if found:
-        return found
+    wanted = {name: value for name, value in options.items() if value is not None}
+    found = _find(state)
+    if found and _suits(*found, wanted):
+        return found[0].endpoint
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one_starts(state):
-        return find(state) or _start(state.resolve(), options)
+        found = _find(state)
+        if found and _suits(*found, wanted):
+            return found[0].endpoint
+        if found:
+            stop(state)
+        return _start(state.resolve(), wanted)
 
 
 def find(state: Path) -> Endpoint | None:
     """Returns the server of a state folder if it answers; it has then shown that it knows its secret."""
-    endpoint = read_endpoint(state)
-    return endpoint if endpoint and _answers(endpoint) else None
+    found = _find(state)
+    return found[0].endpoint if found else None
+
+
+def _find(state: Path) -> tuple[Record, bool] | None:
+    """The server that answers, and whether it is at work."""
+    record = read_record(state)
+    if record is None:
+        return None
+    answer = _ping(record.endpoint)
+    return None if answer is None else (record, answer == "busy")
+
+
+def _suits(record: Record, busy: bool, wanted: Mapping[str, object]) -> bool:
+    """Whether a server may go on: one at work may, any other must be of this version and as wanted."""
+    return busy or (record.code == code_version() and all(record.options.get(k) == v for k, v in wanted.items()))
 
 
 def stop(state: Path, *, wait_seconds: float = 10.0) -> bool:
@@ -90,7 +121,8 @@ def stop(state: Path, *, wait_seconds: float = 10.0) -> bool:
     return True
 
 
-def _answers(endpoint: Endpoint) -> bool:
+def _ping(endpoint: Endpoint) -> str | None:
+    """`busy` or `idle` from the server that was meant, None from any other."""
     nonce = secrets.token_hex(16)
     request = f"GET /_ping?nonce={nonce} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     try:
@@ -99,8 +131,11 @@ def _answers(endpoint: Endpoint) -> bool:
             with connection.makefile("rb") as stream:
                 answer = stream.read(4096)
     except OSError:
-        return False
-    return answer.endswith(proof(endpoint.secret_key, nonce).encode())
+        return None
+    for word in ("busy", "idle"):
+        if answer.endswith(proof(endpoint.secret_key, nonce, word).encode()):
+            return word
+    return None
 
 
 @contextmanager
@@ -125,7 +160,7 @@ def _is_locked(state: Path) -> bool:
 
 
 def _start(state: Path, options: Mapping[str, object]) -> Endpoint:
-    arguments = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    arguments = [str(part) for name, value in options.items() for part in (_FLAGS[name], value)]
     log = state / "server.log"
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -148,11 +183,11 @@ def _start(state: Path, options: Mapping[str, object]) -> Endpoint:
 def _await(state: Path, process: subprocess.Popen[bytes], log: Path) -> Endpoint:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        endpoint = read_endpoint(state)
-        if endpoint and endpoint.pid == process.pid and _answers(endpoint):
+        record = read_record(state)
+        if record and record.endpoint.pid == process.pid and _ping(record.endpoint):
             # It lives on without us: nobody will ask how it ended.
             process.returncode = 0
-            return endpoint
+            return record.endpoint
         if process.poll() is not None:
             break
         time.sleep(_POLL_SECONDS)

@@ -1,7 +1,8 @@
-"""Where a server answers and with which key, as a file that only its owner can read."""
+"""Where a server answers, with which key, and what it is, as a file that only its owner can read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -27,19 +28,50 @@ class Endpoint:
         return int(self.url.rpartition(":")[2])
 
 
-def write_endpoint(state: Path, endpoint: Endpoint) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What a server writes about itself."""
+
+    endpoint: Endpoint
+    #: Tells apart servers of different versions of this package.
+    code: str
+    #: The options that it was started with, by name.
+    options: dict[str, object]
+
+
+def code_version() -> str:
+    """A digest of when the server's own modules were written, cheap enough for each command."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for folder in ("localbatch", "wire", "container"):
+        for entry in sorted(os.scandir(package / folder), key=lambda each: each.name):
+            if entry.name.endswith(".py"):
+                facts = entry.stat()
+                digest.update(f"{entry.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def write_record(state: Path, record: Record) -> None:
     """Puts the file there at once and whole, with mode 0600."""
     temporary = state / f"{NAME}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:
-        json.dump({"format": 1, **asdict(endpoint)}, stream)
+        json.dump({"format": 1, **asdict(record)}, stream)
     temporary.replace(state / NAME)
 
 
-def read_endpoint(state: Path) -> Endpoint | None:
+def read_record(state: Path) -> Record | None:
     """What the last server wrote; it may be dead."""
     try:
         document = json.loads((state / NAME).read_text())
-        return Endpoint(**{key: document[key] for key in ("url", "access_key", "secret_key", "region", "pid")})
-    except (FileNotFoundError, ValueError, KeyError):
+        return Record(
+            endpoint=Endpoint(**document["endpoint"]), code=document["code"], options=dict(document["options"])
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_endpoint(state: Path) -> Endpoint | None:
+    """Where the last server of a folder answered; it may be dead."""
+    record = read_record(state)
+    return record.endpoint if record else None

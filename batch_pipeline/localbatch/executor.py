@@ -86,11 +86,12 @@ class ProcessExecutor:
             self._loop.call_later(SAMPLE_SECONDS, self._watch)
 
     def _worker_for(self, bundle: str) -> WorkerProcess:
-        for worker in reversed(self._idle):
-            if not bundle or worker.bundle in ("", bundle):
-                self._idle.remove(worker)
-                worker.bundle = worker.bundle or bundle
-                return worker
+        for fits in ((bundle,), ("",), tuple(worker.bundle for worker in self._idle if not bundle)):
+            for worker in reversed(self._idle):
+                if worker.bundle in fits:
+                    self._idle.remove(worker)
+                    worker.bundle = worker.bundle or bundle
+                    return worker
         if self._idle and len(self._workers) >= self._idle_workers:
             self._idle.pop(0).retire()
         worker = WorkerProcess(self._folder, self._ambient, bundle)

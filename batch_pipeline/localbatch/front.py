@@ -27,13 +27,18 @@ from batch_pipeline.localbatch.signature import is_signed, proof
 
 
 class Front:
-    """Serves a `Batch` over HTTP, on the event loop of the thread that makes it."""
+    """Serves a `Batch` over HTTP, on the event loop of the thread that makes it.
+
+    With `before`, the endpoint of an earlier server of the same state, the key stays and if possible the port: clients
+    that know it go on.
+    """
 
     def __init__(
         self,
         batch: Batch,
         *,
         port: int = 0,
+        before: Endpoint | None = None,
         heard: Callable[[], None] = lambda: None,
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
@@ -41,13 +46,12 @@ class Front:
         #: Held while the Batch is asked, when it is used from other threads too.
         self._lock = lock or nullcontext()
         self._heard = heard
-        listener = socket.create_server(("127.0.0.1", port), backlog=128)
-        listener.setblocking(False)
+        listener = _listen(port or (before.port if before else 0), given=bool(port))
         #: Where it answers and with which key.
         self.endpoint = Endpoint(
             url=f"http://127.0.0.1:{listener.getsockname()[1]}",
-            access_key="EMBEDDED" + secrets.token_hex(6).upper(),
-            secret_key=secrets.token_urlsafe(32),
+            access_key=before.access_key if before else "EMBEDDED" + secrets.token_hex(6).upper(),
+            secret_key=before.secret_key if before else secrets.token_urlsafe(32),
             region=REGION,
             pid=os.getpid(),
         )
@@ -81,7 +85,8 @@ class Front:
     def _answer(self, request: HTTPServerRequest) -> Answer:
         if request.path == "/_ping":
             nonce = parse_qs(request.query).get("nonce", [""])[0]
-            return Answer(status=200, body=proof(self.endpoint.secret_key, nonce).encode())
+            word = "busy" if self._batch.engine.running else "idle"
+            return Answer(status=200, body=proof(self.endpoint.secret_key, nonce, word).encode())
         if not self._is_ours(request):
             return _refusal("InvalidSignatureException", "The request is not signed with this server's key.")
         if request.path == "/_calls":
@@ -100,6 +105,18 @@ class Front:
             secret_key=self.endpoint.secret_key,
             now=datetime.now(UTC),
         )
+
+
+def _listen(port: int, *, given: bool) -> socket.socket:
+    """A socket on the port, or on a free one if the port was only a wish."""
+    try:
+        listener = socket.create_server(("127.0.0.1", port), backlog=128)
+    except OSError:
+        if given:
+            raise
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener.setblocking(False)
+    return listener
 
 
 def _refusal(code: str, message: str) -> Answer:

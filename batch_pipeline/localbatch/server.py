@@ -11,11 +11,11 @@ import fcntl
 import os
 import shutil
 import signal
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
-from batch_pipeline.localbatch.endpoint import write_endpoint
+from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
 from batch_pipeline.localbatch.execution import SystemClock
 from batch_pipeline.localbatch.executor import GRACE_SECONDS, ProcessExecutor
 from batch_pipeline.localbatch.front import Front
@@ -56,6 +56,7 @@ class Server:
     def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
         self._options = options
         self._loop = loop
+        self._code = code_version()
         self._workers = options.state / "workers"
         self._workers.mkdir(mode=0o700, exist_ok=True)
         self._logs = LogFiles(options.state / "logs")
@@ -71,7 +72,8 @@ class Server:
         self._executor = self._make_executor()
         self._asked = loop.time()
         self._stopped = loop.create_future()
-        self._front = Front(self.batch, port=options.port, heard=self._hear)
+        before = read_record(options.state)
+        self._front = Front(self.batch, port=options.port, before=before.endpoint if before else None, heard=self._hear)
 
     def _make_executor(self) -> ProcessExecutor:
         options = self._options
@@ -97,7 +99,7 @@ class Server:
         batch.after_flush = self._executor.forget_spent
         batch.resume(self._executor)
         self._front.open()
-        write_endpoint(self._options.state, self._front.endpoint)
+        write_record(self._options.state, self._record())
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._look_whether_idle()
@@ -107,6 +109,10 @@ class Server:
         batch.executor = None
         self._executor.close()
         self._storage.close()
+
+    def _record(self) -> Record:
+        options = {name: value for name, value in asdict(self._options).items() if name != "state"}
+        return Record(endpoint=self._front.endpoint, code=self._code, options=options)
 
     def _hear(self) -> None:
         self._asked = self._loop.time()

@@ -17,7 +17,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 
 from batch_pipeline.localbatch.client import ensure, find, stop
-from batch_pipeline.localbatch.endpoint import Endpoint, read_endpoint
+from batch_pipeline.localbatch.endpoint import Endpoint, read_record
 from batch_pipeline.wire.errors import BackendFailed
 from tests.localbatch.conftest import connect, define, describe, eventually, make_queue, start, statuses, submit
 
@@ -271,7 +271,32 @@ def test_a_second_server_of_a_folder_is_refused(state: Path, endpoint: Endpoint)
     command = [sys.executable, "-m", "batch_pipeline.localbatch", "--state", str(state), "--foreground"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, "already serves" in done.stderr) == (3, True)
-    assert read_endpoint(state) == endpoint
+    record = read_record(state)
+    assert record is not None
+    assert record.endpoint == endpoint
+
+
+def test_a_new_server_keeps_port_and_key(state: Path, endpoint: Endpoint) -> None:
+    client = connect(endpoint)
+    stop(state)
+    again = start(state)
+    assert (again.url, again.secret_key) == (endpoint.url, endpoint.secret_key)
+    assert again.pid != endpoint.pid
+    assert client.describe_job_queues()["jobQueues"] == []
+
+
+def test_an_idle_server_with_other_options_is_replaced(state: Path, endpoint: Endpoint) -> None:
+    assert start(state) == endpoint
+    again = start(state, vcpus=3)
+    assert again.pid != endpoint.pid
+    client = connect(again)
+    make_queue(client)
+    define(client, vcpus="3", command=["sleep", "1000"])
+    job_id = submit(client)
+    eventually(lambda: describe(client, job_id)[0]["status"] == "RUNNING")
+    assert start(state, vcpus=1) == again
+    client.terminate_job(jobId=job_id, reason="enough")
+    eventually(lambda: ended(client, job_id))
 
 
 def test_the_command_line_starts_and_stops(state: Path) -> None:
