@@ -244,6 +244,17 @@ def simulate_cohort(
     return truth
 
 
+def _write(fasta: Path | None, gtf: Path | None, out: Path, *, seed: int, samples: int, library: Library) -> str:
+    """Writes a cohort, of a made-up transcriptome if none is given, and returns what was made."""
+    if fasta is None or gtf is None:
+        fasta, gtf = out / "transcripts.fasta.gz", out / "transcripts.gtf.gz"
+        generate_transcriptome(fasta, gtf, seed=seed)
+    transcripts = read_transcriptome(fasta, gtf)
+    truth = simulate_cohort(transcripts, out, seed=seed, samples=samples, library=library)
+    write_truth(out / "truth.tsv", truth)
+    return f"{samples} samples with {len(truth)} fusions of {len(transcripts)} genes in {out}"
+
+
 def _command() -> None:
     import click
 
@@ -276,17 +287,12 @@ def _command() -> None:
     ) -> None:
         if (fasta is None) != (gtf is None):
             raise click.UsageError("--fasta and --gtf go together; leave both out for a random transcriptome.")
-        if fasta is None or gtf is None:
-            fasta, gtf = out / "transcripts.fasta.gz", out / "transcripts.gtf.gz"
-            generate_transcriptome(fasta, gtf, seed=seed)
         library = Library(pairs=pairs, fusion_pairs=fusion_pairs, read_length=read_length, error_rate=error_rate)
-        transcripts = read_transcriptome(fasta, gtf)
         try:
-            truth = simulate_cohort(transcripts, out, seed=seed, samples=samples, library=library)
+            said = _write(fasta, gtf, out, seed=seed, samples=samples, library=library)
         except BatchPipelineError as error:
             raise click.ClickException(error.message) from error
-        write_truth(out / "truth.tsv", truth)
-        click.echo(f"{samples} samples with {len(truth)} fusions of {len(transcripts)} genes in {out}", err=True)
+        click.echo(said, err=True)
 
     simulate()
 
