@@ -38,7 +38,7 @@ _OVERHANG: Final = 30
 _MARGIN: Final = 300
 #: Neighbours are no fusions to pizzly below 10,000 bases.
 _APART: Final = 20_000
-#: Of 100 drawn pairs of genes, some can be cut, unless the transcriptome has too few genes.
+#: Drawn pairs of genes before the transcriptome counts as too small.
 _TRIES: Final = 2_000
 
 
@@ -80,14 +80,14 @@ class Sample:
 
 
 def design_cohort(transcripts: Sequence[Transcript], *, seed: int, samples: int) -> list[Sample]:
-    """Says which sample gets which fusions. Raises InvalidConfig when the transcriptome has too few genes for it."""
+    """Says which sample gets which fusions. Raises InvalidConfig when the genes are too few."""
     rng = random.Random(f"pick:{seed}")
     used: set[frozenset[str]] = set()
     recurrent = draw_event(rng, transcripts, used, frozenset())
     cohort = []
     for number in range(1, samples + 1):
-        events = [recurrent] if number > 2 and number % 2 == 0 else []
-        wanted = 0 if number <= 2 else rng.randint(1, 3)
+        wanted = rng.randint(1, 3) if number > 2 else 0
+        events = [recurrent] if wanted and number % 2 == 0 else []
         while len(events) < wanted:
             taken = frozenset(gene for event in events for gene in (event.a.gene_id, event.b.gene_id))
             events.append(draw_event(rng, transcripts, used, taken))
@@ -133,8 +133,7 @@ def simulate_sample(
     sample: Sample, transcripts: Sequence[Transcript], *, seed: int, library: Library | None = None
 ) -> Reads:
     """Draws a sample's reads; the same arguments give the same reads."""
-    library = library or Library()
-    rng = random.Random(f"reads:{seed}:{sample.name}")
+    rng, library = random.Random(f"reads:{seed}:{sample.name}"), library or Library()
     sequencer = _Sequencer(rng=rng, library=library)
     weights = list(accumulate(_expression(rng, transcripts, seed)))
     strands = {t.id: (t.sequence, reverse_complement(t.sequence)) for t in transcripts}
