@@ -107,17 +107,15 @@ class Clients:
 
     def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
         """Calls an operation that may be sent again. Raises BackendFailed, InvalidConfig."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             return self._call(service, operation, parameters)
-        except (BotoCoreError, ClientError) as error:
+        except aws_errors() as error:
             if not self.renewable or fate_of(error) is not Fate.UNSENT:
                 raise translated(operation, error) from error
         self.renew()
         try:
             return self._call(service, operation, parameters)
-        except (BotoCoreError, ClientError) as error:
+        except aws_errors() as error:
             raise translated(operation, error) from error
 
     def pages(self, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -130,7 +128,7 @@ class Clients:
             parameters["nextToken"] = answer["nextToken"]
 
     def submit(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends SubmitJob once. Raises botocore's own errors: the caller asks `fate_of` them."""
+        """Sends SubmitJob once. Raises `aws_errors`: the caller asks `fate_of` them."""
         return self._call("submit", "submit_job", parameters)
 
     def renew(self) -> None:
@@ -229,6 +227,13 @@ def _bare_session() -> Any:
     nothing: Any = (None, None, None, None)
     unread: Any = dict.fromkeys(("profile", "config_file", "credentials_file", "ca_bundle"), nothing)
     return botocore.session.Session(session_vars=unread)
+
+
+def aws_errors() -> tuple[type[Exception], ...]:
+    """What a call of a client raises; botocore is imported no sooner than one did."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, ClientError
 
 
 def fate_of(error: Exception) -> Fate:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from batch_pipeline.backends.aws_clients import (
     Clients,
     Fate,
+    aws_errors,
     aws_maker,
     embedded_maker,
     fate_of,
@@ -215,12 +216,10 @@ class BatchBackend:
     # Jobs.
 
     def _submit_once(self, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         self._pace.take()
         try:
             return self._clients.submit(parameters)
-        except (BotoCoreError, ClientError) as error:
+        except aws_errors() as error:
             fate = fate_of(error)
             if fate is Fate.REFUSED:
                 remedy = remedy_of(error, "Mend that and run the same command again.")
