@@ -1,0 +1,286 @@
+"""ARCHITECTURE.md against the tree, and its rules against the imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "batch_pipeline"
+
+#: Part of the package -> the parts that it may import. `pipeline` hands over to `cli` in one place, see below.
+ALLOWED: dict[str, set[str]] = {
+    "wire": set(),
+    "log": set(),
+    "config": {"wire"},
+    "pipeline": {"wire"},
+    "container": {"wire"},
+    "localbatch": {"wire", "container"},
+    "backends": {"wire", "config", "pipeline", "localbatch"},
+    "run": {"wire", "config", "pipeline", "backends"},
+    "report": {"wire", "config", "pipeline", "backends", "run"},
+    "demo": {"wire", "pipeline"},
+    "cli": {"wire", "log", "config", "pipeline", "backends", "run", "report", "demo"},
+    "__init__": {"wire", "pipeline"},
+    "__main__": {"cli"},
+}
+MOST_LINES = 450
+MOST_CATCH_ALLS = 4
+#: Written in two halves, so that this file does not find itself.
+UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One name that a file imports."""
+
+    file: str
+    name: str
+    line: int
+    #: Whether it is at the top of the module, run when that is imported.
+    eager: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.name}"
+
+
+@cache
+def tracked(*patterns: str) -> tuple[str, ...]:
+    """Files of the repository that are there, by git's patterns."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "--", *patterns], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    return tuple(name for name in listed if (ROOT / name).exists())
+
+
+@cache
+def parsed(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_bytes(), filename=file)
+
+
+@cache
+def imports_of(file: str) -> tuple[Import, ...]:
+    """Everything that a file imports, `from a import b` as `a.b`; what only the type checker sees is left out."""
+    return tuple(_imports_of(file))
+
+
+def _imports_of(file: str) -> Iterator[Import]:
+    module = parsed(file)
+    unseen = {
+        id(inner)
+        for node in ast.walk(module)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    top = {id(node) for node in module.body}
+    for node in ast.walk(module):
+        if id(node) in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno} imports relatively; name the whole module."
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (Import(file=file, name=name, line=node.lineno, eager=id(node) in top) for name in names)
+
+
+def imports_in(*patterns: str) -> list[Import]:
+    return [found for file in tracked(*patterns) if file.endswith(".py") for found in imports_of(file)]
+
+
+def part_of(file: str) -> str:
+    """`run` for batch_pipeline/run/driver.py."""
+    return Path(file).parts[1].removesuffix(".py")
+
+
+def is_of(name: str, *packages: str) -> bool:
+    return name.split(".")[0] in packages
+
+
+def test_every_file_has_one_line_in_the_architecture() -> None:
+    described, folders = entries()
+    files = [name for name in tracked() if not name.startswith("tests/")]
+    undescribed = [name for name in files if name not in described and not name.startswith(tuple(folders))]
+    gone = sorted(name for name in described if name not in files)
+    empty = sorted(folder for folder in folders if not tracked(folder))
+    assert not undescribed, f"ARCHITECTURE.md has no line for {undescribed}."
+    assert not gone, f"ARCHITECTURE.md has a line for {gone}, which is not there."
+    assert not empty, f"ARCHITECTURE.md has a line for {empty}, which is not there."
+
+
+def test_every_folder_of_tests_has_one_line_in_the_architecture() -> None:
+    _, folders = entries()
+    named = {folder.removeprefix("tests/").rstrip("/") for folder in folders if folder.startswith("tests/")}
+    named |= {name.removeprefix("tests/") for name in entries(tests=True)[0]}
+    there = {Path(name).parts[1] for name in tracked("tests/")}
+    assert there == named
+
+
+def entries(*, tests: bool = False) -> tuple[list[str], list[str]]:
+    """Files and folders that ARCHITECTURE.md has a line for; those of `tests/` only when asked for."""
+    files: list[str] = []
+    folders: list[str] = []
+    section = ""
+    for line in (ROOT / "ARCHITECTURE.md").read_text().splitlines():
+        if heading := re.fullmatch(r"### `(.+/)`", line):
+            section = heading[1].removeprefix("./")
+        elif entry := re.match(r"- `([^`]+)`: \S", line):
+            name = section + entry[1]
+            if name.endswith("/"):
+                folders.append(name)
+            elif name.startswith("tests/") == tests:
+                files.append(name)
+    assert len(files) == len(set(files)), "ARCHITECTURE.md has two lines for one file."
+    return files, folders
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_go_one_way(part: str) -> None:
+    wrong = []
+    for found in imports_in(f"{PACKAGE}/"):
+        if part_of(found.file) != part or not is_of(found.name, PACKAGE):
+            continue
+        # `WorkflowTask.main` hands itself to the command line, which is imported no sooner than then.
+        if found.name == f"{PACKAGE}.cli.run_command_line" and found.file.endswith("workflow.py") and not found.eager:
+            continue
+        target = found.name.partition(".")[2].split(".")[0]
+        # The package itself holds nothing but names that are loaded at first use.
+        if target not in ALLOWED[part] | {part, "", "__version__"}:
+            wrong.append(str(found))
+    assert not wrong
+
+
+def test_every_part_of_the_package_has_its_place_in_the_order() -> None:
+    assert {part_of(file) for file in tracked(f"{PACKAGE}/") if file.endswith(".py")} == set(ALLOWED)
+
+
+def test_the_embedded_batch_is_reached_through_its_client_alone() -> None:
+    """Everything else speaks AWS's API to it."""
+    reached = [
+        found
+        for found in imports_in(f"{PACKAGE}/backends/", f"{PACKAGE}/run/", f"{PACKAGE}/cli/")
+        if found.name.startswith(f"{PACKAGE}.localbatch") and not found.name.startswith(f"{PACKAGE}.localbatch.client")
+    ]
+    assert not list(map(str, reached))
+
+
+@pytest.mark.parametrize("part", ["wire", "container"])
+def test_what_runs_in_a_container_needs_the_standard_library_and_obstore_alone(part: str) -> None:
+    foreign = [
+        str(found)
+        for found in imports_in(f"{PACKAGE}/{part}/")
+        if not is_of(found.name, PACKAGE, "obstore", *sys.stdlib_module_names)
+    ]
+    assert not foreign
+
+
+def test_what_a_step_imports_needs_the_standard_library_alone() -> None:
+    files = [f"{PACKAGE}/__init__.py", f"{PACKAGE}/pipeline/step.py", f"{PACKAGE}/wire/job.py"]
+    foreign = [str(found) for found in imports_in(*files) if not is_of(found.name, PACKAGE, *sys.stdlib_module_names)]
+    assert not foreign
+
+
+def test_steps_import_the_pipelines_words_the_standard_library_and_sh() -> None:
+    known = ("sh", "steps", *sys.stdlib_module_names)
+    wrong = []
+    for found in imports_in("steps/", "examples/", "main.py"):
+        # Beside the words of the package, the errors that it knows a meaning for.
+        inner = found.name.count(".") > 1 and not found.name.startswith(f"{PACKAGE}.wire.errors.")
+        if (inner and is_of(found.name, PACKAGE)) or not is_of(found.name, PACKAGE, *known):
+            wrong.append(str(found))
+    assert not wrong
+
+
+def test_boto_stays_behind_its_borders() -> None:
+    allowed = (f"{PACKAGE}/backends/aws_clients.py", f"{PACKAGE}/localbatch/")
+    wrong = [
+        str(found)
+        for found in imports_in(f"{PACKAGE}/", "steps/", "examples/", "main.py")
+        if is_of(found.name, "boto3", "botocore") and not found.file.startswith(allowed)
+    ]
+    assert not wrong
+
+
+def test_click_stays_in_the_command_line() -> None:
+    # The simulator has a small command of its own, and imports click when that is called.
+    wrong = [
+        str(found)
+        for found in imports_in(f"{PACKAGE}/")
+        if is_of(found.name, "click", "rich")
+        and part_of(found.file) != "cli"
+        and (found.eager or not found.file.endswith("demo/simulate.py"))
+    ]
+    assert not wrong
+
+
+def test_luigi_stays_in_its_coat() -> None:
+    wrong = [
+        str(found)
+        for found in imports_in(f"{PACKAGE}/", "steps/", "examples/", "main.py")
+        if is_of(found.name, "luigi", "sciluigi") and not found.file.startswith(f"{PACKAGE}/run/luigi_")
+    ]
+    assert not wrong
+
+
+def test_no_module_is_long() -> None:
+    lengths = {file: len((ROOT / file).read_bytes().splitlines()) for file in tracked(f"{PACKAGE}/", "steps/")}
+    long = {file: length for file, length in lengths.items() if file.endswith(".py") and length > MOST_LINES}
+    assert not long
+
+
+def test_everything_is_caught_at_few_borders_only() -> None:
+    handlers = [
+        (f"{file}:{node.lineno}", node.type)
+        for file in tracked(f"{PACKAGE}/", "steps/", "examples/")
+        if file.endswith(".py")
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.ExceptHandler)
+    ]
+    bare = [place for place, kind in handlers if kind is None]
+    catch_alls = [place for place, kind in handlers if kind is not None and ast.unparse(kind) == "Exception"]
+    assert not bare
+    assert 0 < len(catch_alls) <= MOST_CATCH_ALLS, catch_alls
+
+
+def test_annotations_are_never_evaluated() -> None:
+    late = [
+        file
+        for file in tracked("*.py")
+        if parsed(file).body[1:] and not any(found.name == "__future__.annotations" for found in imports_of(file))
+    ]
+    assert not late
+
+
+def test_nothing_is_left_for_later() -> None:
+    found = []
+    for file in tracked():
+        if Path(file).suffix not in (".py", ".sh", ".md", ".toml", ".json") and Path(file).name != "Makefile":
+            continue
+        for number, line in enumerate((ROOT / file).read_text().splitlines(), 1):
+            if UNFINISHED.search(line):
+                found.append(f"{file}:{number}")
+    assert not found
+
+
+def test_the_lock_file_names_no_index() -> None:
+    text = (ROOT / "Pipfile.lock").read_text()
+    lock = json.loads(text)
+    assert lock["_meta"]["sources"] == []
+    assert "://" not in text
+    assert all(
+        package["hashes"]
+        for group in ("default", "develop")
+        for package in lock[group].values()
+        if "version" in package
+    )
