@@ -1,0 +1,181 @@
+"""Commands that are killed at a chosen call, and what must hold when they are given again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.localbatch.client import find
+
+KILLER = Path(__file__).with_name("killer.py")
+LETTERS = Path(__file__).resolve().parents[1] / "flow" / "letters"
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLES = ("ann", "bob", "cid")
+CELLS: set[tuple[str, ...]] = {(step, sample) for step in ("lower", "words") for sample in SAMPLES}
+STATES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """How one command ended: its exit code, or minus the signal, and the calls that it began."""
+
+    code: int
+    calls: Sequence[str]
+    said: str
+
+
+class Killer:
+    """A process that forks one life after the other."""
+
+    def __init__(self, file: Path, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(KILLER), str(file)],
+            env={**environment, "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def live(self, world: World, *words: str, n: int = 0) -> Life:
+        """Runs a command in the world; it dies before its n-th call, if it gets so far."""
+        world.lives += 1
+        folder = world.folder / f"life-{world.lives}"
+        asked = {"n": n, "folder": str(folder), "arguments": world.arguments(*words)}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        said = (folder / "out").read_text() + (folder / "err").read_text()
+        return Life(code=told["code"], calls=told["calls"], said=said)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+@dataclass(kw_only=True)
+class World:
+    """A store, sources and a queue of their own on a shared server."""
+
+    folder: Path
+    queue: str
+    lives: int = 0
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def gate(self) -> Path:
+        return self.folder / "gate"
+
+    def set_up(self, *, closed: bool = False) -> None:
+        (self.folder / "texts").mkdir(parents=True)
+        for sample in SAMPLES:
+            wait = f"WAIT {self.gate}\n" if closed else ""
+            (self.folder / "texts" / f"{sample}.txt").write_text(f"{wait}The words of {sample}\n")
+        (self.folder / "samples.txt").write_text("".join(f"{sample}\n" for sample in SAMPLES))
+
+    def arguments(self, *words: str) -> list[str]:
+        folder = self.folder
+        options = {"store": self.store, "queue": self.queue, "sample-list-file": folder / "samples.txt"}
+        options["sources"] = folder / "texts"
+        return [*(f"--{name}={value}" for name, value in options.items()), *words]
+
+    def check_whole(self) -> None:
+        """Every cell is done, was submitted once in all, and nothing is left live."""
+        receipts = [path.parts[-3:-1] for path in (self.store / "receipts").glob("*/*/*.json")]
+        assert sorted(receipts) == sorted(CELLS)
+        for sample in SAMPLES:
+            words = (self.store / f"results/words/{sample}/{sample}.words.txt").read_text().split()
+            assert {"the", "words", "of", sample} <= set(words)
+        self.check_once(CELLS)
+        assert not list((self.store / "live").glob("*.json"))
+        (holder,) = (self.store / "driver").glob("*.json")
+        assert json.loads(holder.read_text())["released"]
+
+    def check_once(self, expected: set[tuple[str, ...]]) -> None:
+        """The server's jobs hold each expected cell once, under names that the store knows."""
+        known = {json.loads(path.read_text())["native_name"]: path for path in self._intents()}
+        submitted = self.jobs()
+        assert max(Counter(job["jobName"] for job in submitted).values()) == 1
+        cells = Counter(cell for job in submitted for cell in self._cells(known[job["jobName"]]))
+        assert cells == Counter(dict.fromkeys(expected, 1))
+        assert {job["status"] for job in submitted} <= {"SUCCEEDED"}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All that was ever submitted to the queue, as the server tells."""
+        client = client_of(self.state)
+        try:
+            if not client.describe_job_queues(jobQueues=[self.queue])["jobQueues"]:
+                return []
+            pages = (client.list_jobs(jobQueue=self.queue, jobStatus=state) for state in STATES)
+            return [job for page in pages for job in page["jobSummaryList"]]
+        finally:
+            client.close()
+
+    @property
+    def state(self) -> Path:
+        return Path(json.loads((self.folder.parent / "state.json").read_text()))
+
+    def _intents(self) -> list[Path]:
+        return sorted((self.store / "runs").glob("*/submissions/*/intent.json"))
+
+    def _cells(self, intent: Path) -> list[tuple[str, ...]]:
+        step = json.loads(intent.read_text())["step"]
+        return [(step, json.loads(row)[0]) for row in intent.with_name("rows.txt").read_text().splitlines()]
+
+
+def client_of(state: Path) -> Any:
+    """A client of Batch for the server of a state folder."""
+    import botocore.session
+
+    endpoint = find(state)
+    assert endpoint is not None
+    return botocore.session.Session().create_client(
+        "batch",
+        endpoint_url=endpoint.url,
+        region_name=endpoint.region,
+        aws_access_key_id=endpoint.access_key,
+        aws_secret_access_key=endpoint.secret_key,
+    )
+
+
+class Numbers:
+    """1, 2, 3, … for several threads, until one says that it was the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 0
+        self._over = False
+
+    def __iter__(self) -> Numbers:
+        return self
+
+    def __next__(self) -> int:
+        with self._lock:
+            if self._over:
+                raise StopIteration
+            self._next += 1
+            return self._next
+
+    def end(self) -> None:
+        self._over = True
+
+
+def copied_pipeline(folder: Path) -> Path:
+    """The file of the two-step pipeline, in a folder of its own."""
+    shutil.copytree(LETTERS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "pair.py"
