@@ -1,0 +1,227 @@
+"""Who may submit: one driver at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock
+from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.store import Store, open_store
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lock(store: Store, clock: Clock) -> Callable[[], DriverLock]:
+    return lambda: DriverLock(store, clock=clock)
+
+
+def records(store: Store) -> list[dict[str, Any]]:
+    return [store.get_json(entry.key) for entry in store.list("driver")]
+
+
+def pretend(store: Store, number: int, **changes: Any) -> None:
+    """Changes what a holder's record says."""
+    key = f"driver/{number:012d}.json"
+    store.put_json(key, store.get_json(key) | changes)
+
+
+def test_a_second_driver_is_refused_with_the_holders_name(lock: Callable[[], DriverLock]) -> None:
+    lock().take()
+
+    with pytest.raises(RunConflict, match=f"process {os.getpid()} of .* on .* is submitting"):
+        lock().take()
+
+
+def test_a_released_lock_is_free(lock: Callable[[], DriverLock], store: Store) -> None:
+    first = lock()
+    first.take()
+    first.release()
+
+    lock().take()
+
+    assert len(records(store)) == 1
+
+
+def test_take_tells_whether_somebody_held_it_since(lock: Callable[[], DriverLock]) -> None:
+    mine = lock()
+    seen = mine.last_number()
+    other = lock()
+    other.take()
+    other.release()
+
+    assert not mine.take(seen=seen)
+    mine.release()
+    assert lock().take(seen=mine.last_number())
+
+
+def test_a_lease_that_is_over_is_taken_from_a_silent_holder(lock: Callable[[], DriverLock], clock: Clock) -> None:
+    lock().take()
+    clock.now += LEASE_SECONDS + 1
+
+    assert lock().take()
+
+
+def test_a_holder_that_was_replaced_finds_out_and_stops(lock: Callable[[], DriverLock], clock: Clock) -> None:
+    slow = lock()
+    slow.take()
+    clock.now += LEASE_SECONDS + 1
+    lock().take()
+
+    with pytest.raises(RunConflict, match="Another driver took over"):
+        slow.renew()
+
+
+def test_a_replaced_holder_that_ends_does_not_free_the_lock_of_the_other(
+    lock: Callable[[], DriverLock], clock: Clock
+) -> None:
+    slow = lock()
+    slow.take()
+    clock.now += LEASE_SECONDS + 1
+    lock().take()
+
+    slow.release()
+
+    with pytest.raises(RunConflict):
+        lock().take()
+
+
+def test_renewing_lengthens_the_lease_at_its_half_and_costs_nothing_before(
+    lock: Callable[[], DriverLock], clock: Clock, store: Store
+) -> None:
+    holder = lock()
+    holder.take()
+    calls = store.calls.total()
+    clock.now += LEASE_SECONDS / 2 - 1
+    holder.renew()
+    assert store.calls.total() == calls
+
+    clock.now += 2
+    holder.renew()
+    clock.now += LEASE_SECONDS - 1
+
+    with pytest.raises(RunConflict):
+        lock().take()
+
+
+def test_a_holder_whose_process_is_gone_from_this_machine_is_replaced(
+    lock: Callable[[], DriverLock], store: Store
+) -> None:
+    lock().take()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    pretend(store, 1, pid=gone.pid)
+
+    lock().take()
+
+
+def test_another_process_with_the_dead_ones_number_does_not_hold_it(
+    lock: Callable[[], DriverLock], store: Store
+) -> None:
+    lock().take()
+    pretend(store, 1, birth="1")
+
+    lock().take()
+
+
+def test_a_process_of_another_machine_is_never_taken_for_dead(lock: Callable[[], DriverLock], store: Store) -> None:
+    lock().take()
+    pretend(store, 1, boot="another", birth="1")
+
+    with pytest.raises(RunConflict):
+        lock().take()
+
+
+def test_of_two_that_take_the_same_number_one_wins(lock: Callable[[], DriverLock], store: Store) -> None:
+    """The other wrote between this one's look and its write."""
+    mine, other = lock(), lock()
+    real = store.put_if_absent
+
+    def late(key: str, data: bytes) -> bool:
+        store.put_if_absent = real  # type: ignore[method-assign]
+        other.take()
+        return real(key, data)
+
+    store.put_if_absent = late  # type: ignore[method-assign]
+    with pytest.raises(RunConflict, match="just now"):
+        mine.take()
+    other.renew()
+
+
+def test_one_that_slept_while_two_others_came_and_went_does_not_win(
+    lock: Callable[[], DriverLock], store: Store
+) -> None:
+    """The number that it wants is free again; a higher one is held."""
+    mine, other, third = lock(), lock(), lock()
+    real = store.put_if_absent
+
+    def late(key: str, data: bytes) -> bool:
+        store.put_if_absent = real  # type: ignore[method-assign]
+        other.take()
+        other.release()
+        third.take()
+        return real(key, data)
+
+    store.put_if_absent = late  # type: ignore[method-assign]
+    with pytest.raises(RunConflict, match="just now"):
+        mine.take()
+    with pytest.raises(RunConflict, match="is submitting"):
+        lock().take()
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_of_many_at_once_exactly_one_wins(store: Store, tmp_path: Path, kind: str) -> None:
+    place = store if kind == "memory" else open_store(str(tmp_path))
+    start = threading.Barrier(8)
+    won: list[int] = []
+
+    def race(number: int) -> None:
+        start.wait()
+        try:
+            DriverLock(place).take()
+        except RunConflict:
+            return
+        won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(won) == 1
+    assert len([entry for entry in place.list("driver")]) == 1
+
+
+def test_releasing_what_was_not_taken_writes_nothing(lock: Callable[[], DriverLock], store: Store) -> None:
+    lock().release()
+
+    assert not store.calls["put"]
+
+
+def test_the_record_names_the_holder_and_no_secret(lock: Callable[[], DriverLock], store: Store) -> None:
+    lock().take()
+
+    (record,) = records(store)
+
+    assert set(record) == {"released", "expires_at", "format", "host", "user", "pid", "boot", "birth"}
+    assert json.dumps(record)
