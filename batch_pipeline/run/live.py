@@ -2,19 +2,25 @@
 
 A submission leaves `intent.json` before SubmitJob and `sent.json`, with the native id, after it. An intent without a
 native id is the one doubtful case: the job is looked up by its run-unique name. Found, it is recorded and lives on;
-not found, it never was, and the next plan takes its cells.
+not found, it never was, and the next plan takes its cells. That it never was is not recorded: who looks may do so while
+another driver is about to send it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from batch_pipeline.backends.base import Backend, JobSummary
 from batch_pipeline.pipeline.plan import LiveJob
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import Store
+
+#: How often a job in doubt is looked for, and seconds between: a listing may lag behind a submission.
+LOOKS = 3
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +62,30 @@ def submissions(store: Store, run_id: str, backend: Backend | None = None) -> li
 
 
 def record_sent(store: Store, submission: Submission) -> None:
-    """Keeps the native id of a job that is queued (or, with an empty one, that it never was)."""
+    """Keeps the native id of a job that is queued."""
     store.put_json(layout.submission(submission.run_id, submission.job, "sent.json"), vars(submission))
 
 
+def find_insistently(
+    backend: Backend, name: str, queue: str, sleep: Callable[[float], None] = time.sleep
+) -> str | None:
+    """Native id of a job of which nobody knows whether it is queued, or None after several looks."""
+    for look in range(LOOKS):
+        if look:
+            sleep(LOOK_SECONDS)
+        native_id = backend.find(name, queue)
+        if native_id is not None:
+            return native_id
+    return None
+
+
 def _settle(store: Store, run_id: str, job: str, backend: Backend) -> Iterator[Submission]:
-    intent = store.get_json(layout.submission(run_id, job, "intent.json"))
-    native_id = backend.find(intent["native_name"], intent["queue"])
-    submission = Submission(**{**intent, "native_id": native_id or ""})
-    record_sent(store, submission)
-    yield submission
+    intent = Submission(**store.get_json(layout.submission(run_id, job, "intent.json")))
+    native_id = find_insistently(backend, intent.native_name, intent.queue)
+    if native_id is not None:
+        submission = replace(intent, native_id=native_id)
+        record_sent(store, submission)
+        yield submission
 
 
 @dataclass(frozen=True, kw_only=True)

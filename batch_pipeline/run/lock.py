@@ -24,6 +24,7 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Seconds after which a silent holder may be replaced. Submitting 300 arrays at 50 a second takes 6.
 LEASE_SECONDS = 300.0
+_JUST_NOW = "Another driver began to submit into this store just now. Run the same command again."
 
 
 class DriverLock:
@@ -48,10 +49,13 @@ class DriverLock:
         if last:
             self._refuse_if_held(last)
         if not self._store.put_if_absent(layout.driver(last + 1), self._record(released=False)):
-            raise RunConflict("Another driver began to submit into this store just now. Run the same command again.")
-        self._number = last + 1
+            raise RunConflict(_JUST_NOW)
         if last:
             self._store.delete([layout.driver(last)])
+        # Two drivers may have come and gone since the listing, and removed the very record that was to stop this one.
+        if self.last_number() != last + 1:
+            raise RunConflict(_JUST_NOW)
+        self._number = last + 1
         return seen is None or seen == last
 
     def renew(self) -> None:

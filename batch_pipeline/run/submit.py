@@ -16,17 +16,13 @@ from batch_pipeline.backends.payload import SAMPLES_FILE, RunContext, needs_list
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
 from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.events import Listener
-from batch_pipeline.run.live import Submission, record_sent
+from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.record import make_record, new_run_id, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import SubmissionUnknown
-
-#: How often a job in doubt is looked for, and seconds between: a listing may lag behind a submission.
-LOOKS = 3
-LOOK_SECONDS = 1.0
 
 
 class Submitter:
@@ -131,12 +127,11 @@ class Submitter:
         try:
             return self._backend.submit(request)
         except SubmissionUnknown:
-            for _ in range(LOOKS):
-                self._sleep(LOOK_SECONDS)
-                native_id = self._backend.find(request.name, request.queue)
-                if native_id is not None:
-                    return native_id
-            # Three looks did not find it: it was not taken, and once more is safe. A second doubt goes to the user.
+            self._sleep(LOOK_SECONDS)
+            native_id = find_insistently(self._backend, request.name, request.queue, self._sleep)
+            if native_id is not None:
+                return native_id
+            # Several looks did not find it: it was not taken, and once more is safe. A second doubt goes to the user.
             return self._backend.submit(request)
 
     def _after(self, edges: Sequence[Edge]) -> list[After]:
