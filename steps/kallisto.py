@@ -29,6 +29,7 @@ class Kallisto(Step):
     """Quantifies transcripts and lists fusion candidates (kallisto quant --fusion)."""
 
     files = ("fastq.py", "published.py", "tools.py")
+    tools = ("kallisto",)
     memory_mb = 6144
 
     reads = Input("R1 and R2, or several such pairs (lanes), one after the other.")

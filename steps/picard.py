@@ -27,6 +27,7 @@ class Picard(Step):
     """Turns a BAM into a pair of FASTQ files (picard SamToFastq)."""
 
     files = ("fastq.py", "tools.py")
+    tools = ("java", "samtools")
     memory_mb = 2048
 
     bam = Input("Paired-end reads, aligned or not, in any order.")

@@ -35,6 +35,7 @@ class Pizzly(Step):
     """Lists gene fusions from kallisto's candidates (pizzly)."""
 
     files = ("fastq.py", "kallisto.py", "published.py", "tools.py")
+    tools = ("pizzly",)
     memory_mb = 2048
 
     fusion = Input("kallisto's fusion.txt.")

@@ -28,6 +28,7 @@ class BuildReference(Step):
     scope = Scope.REFERENCE
     files = ("annotation.py", "fastq.py", "kallisto.py", "published.py", "tools.py")
     #: Enough for a third of the human transcriptome; all of it needs about 10 GB.
+    tools = ("kallisto", "pizzly")
     memory_mb = 6144
 
     fasta = Input("Transcripts (cDNA), ids as in the GTF.")

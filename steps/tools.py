@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import sh
-
 from batch_pipeline.wire.errors import BatchPipelineError, DiskFull, StepFailed
 
 #: What a container ends with when the kernel took it for memory; the driver then asks for more.
@@ -62,6 +60,9 @@ def run_tool(
     when it ran out of memory.
     DiskFull: it said that no space was left.
     """
+    # A tenth of a second to import, which planning, that imports the steps too, need not pay.
+    import sh
+
     title = name or Path(program).name
     try:
         command = sh.Command(str(program))
