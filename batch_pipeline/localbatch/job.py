@@ -295,8 +295,6 @@ class Job:
 
     def indexes_in(self, state: int, start: int = 0) -> Iterator[int]:
         """The children in a state, from an index on, in order."""
-        wanted = bytes([state])
-        index = self.states.find(wanted, start)
-        while index >= 0:
+        index = start - 1
+        while (index := self.states.find(state, index + 1)) >= 0:
             yield index
-            index = self.states.find(wanted, index + 1)

@@ -35,7 +35,7 @@ _REFERENCE = re.compile(r"Ref::((?:(?!-?Ref::)[A-Za-z0-9_.-])+)")
 def resolve(
     request: Document, registry: Registry, jobs: Mapping[str, Job], *, now: int, minimum_timeout: int
 ) -> JobSpec:
-    """Makes the job that a SubmitJob request asks for.
+    """Makes the job that a SubmitJob request asks for; long, for each of the job's fields is named once, here.
 
     Raises
     ------
