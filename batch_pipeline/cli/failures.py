@@ -1,11 +1,11 @@
-"""Prints what failed: first what never ran, by its root cause, then each (step, reason) with its samples."""
+"""Prints what failed: first what never ran, by its root cause, then each kind of failure with its samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from batch_pipeline.cli.output import data
-from batch_pipeline.report.tables import failure_groups, first_few, root_causes, spoken
+from batch_pipeline.report.tables import MOST_KINDS, counted, failure_groups, first_few, root_causes, spoken
 from batch_pipeline.run.events import FailedCell
 
 
@@ -16,8 +16,13 @@ def print_failures(failed: Sequence[FailedCell]) -> None:
     data("")
     for line in root_causes(failed):
         data(line)
-    for group in failure_groups(failed):
+    groups = failure_groups(failed)
+    for group in groups[:MOST_KINDS]:
         names = first_few([spoken(sample) for sample in group.samples])
         data(f"  {group.step}, {group.reason.words}: {names}")
         if group.message:
             data(f"    {group.message}")
+    left = groups[MOST_KINDS:]
+    if left:
+        cells = counted(sum(len(group.samples) for group in left), "cell")
+        data(f"  and {cells} for {counted(len(left), 'other reason')}; see `logs SAMPLE`.")

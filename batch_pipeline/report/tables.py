@@ -6,6 +6,7 @@ that a hundred thousand samples give a message of one screen.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from batch_pipeline.wire.layout import COHORT
 
 #: Samples or sentences that a message names before it says "and 12 more".
 FEW: Final = 5
+#: Kinds of failures that are told one by one.
+MOST_KINDS: Final = 20
+_NUMBER: Final = re.compile(r"[\d,.]*\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ class StatusRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FailureGroup:
-    """Cells of one step that ended for one reason."""
+    """Cells of one step that ended for one reason and say the same of it."""
 
     step: str
     reason: EndReason
@@ -185,15 +189,20 @@ def blocked_lines(blocked: Mapping[tuple[str, str], str] | Sequence[tuple[str, s
 
 
 def failure_groups(failed: Iterable[FailedCell]) -> list[FailureGroup]:
-    """Failed cells by (step, reason), those that never ran left out: `root_causes` tells of them."""
-    groups: dict[tuple[str, EndReason], list[FailedCell]] = {}
+    """Failed cells by (step, reason, kind of message), those that never ran left out: `root_causes` tells of them."""
+    groups: dict[tuple[str, EndReason, str], list[FailedCell]] = {}
     for cell in failed:
         if cell.reason is not EndReason.DEPENDENCY:
-            groups.setdefault((cell.step, cell.reason), []).append(cell)
+            groups.setdefault((cell.step, cell.reason, _kind(cell)), []).append(cell)
     return [
         FailureGroup(step=step, reason=reason, samples=tuple(cell.sample for cell in cells), message=cells[0].message)
-        for (step, reason), cells in groups.items()
+        for (step, reason, _), cells in groups.items()
     ]
+
+
+def _kind(cell: FailedCell) -> str:
+    """The message without what differs between samples that failed in the same way: their names, and numbers."""
+    return _NUMBER.sub("#", cell.message.replace(cell.sample, "@"))
 
 
 def root_causes(failed: Sequence[FailedCell]) -> list[str]:

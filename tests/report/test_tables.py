@@ -155,17 +155,19 @@ def test_a_circle_of_becauses_ends() -> None:
     assert len(root_causes(failed)) == 2
 
 
-def test_failures_are_grouped_by_step_and_reason() -> None:
+def test_failures_are_grouped_by_step_reason_and_what_is_said_of_them() -> None:
     failed = [
-        cell("a", "S1", EndReason.STEP_FAILED, message="It broke."),
-        cell("a", "S2", EndReason.STEP_FAILED, message="It broke too."),
-        cell("a", "S3", EndReason.TIMEOUT),
+        cell("a", "S1", EndReason.STEP_FAILED, message="S1.bam lost 17 of 1,700 reads."),
+        cell("a", "S2", EndReason.STEP_FAILED, message="S2.bam lost 4 of 20 reads."),
+        cell("a", "S3", EndReason.STEP_FAILED, message="S3.bam is empty."),
+        cell("a", "S4", EndReason.TIMEOUT),
         cell("b", "S1", EndReason.DEPENDENCY, "a"),
     ]
     groups = failure_groups(failed)
     assert [(group.step, group.reason, group.samples, group.message) for group in groups] == [
-        ("a", EndReason.STEP_FAILED, ("S1", "S2"), "It broke."),
-        ("a", EndReason.TIMEOUT, ("S3",), ""),
+        ("a", EndReason.STEP_FAILED, ("S1", "S2"), "S1.bam lost 17 of 1,700 reads."),
+        ("a", EndReason.STEP_FAILED, ("S3",), "S3.bam is empty."),
+        ("a", EndReason.TIMEOUT, ("S4",), ""),
     ]
 
 
