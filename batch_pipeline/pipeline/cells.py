@@ -206,12 +206,14 @@ class Cells:
             if self._held[node.name][0] is CellState.SKIPPED:
                 self._beyond.add(node.name)
             return self._held[node.name]
-        if CellState.DEFERRED in read.values():
-            return CellState.DEFERRED, ""
-        if fingerprint:
-            return CellState.TO_RUN, ""
-        hint = " It has an older result: --accept-code-changes trusts it." if have else ""
-        return CellState.BLOCKED, self.inventory.absent.get(name, "Its source file is not there.") + hint
+        if not fingerprint and self._lacks_source(node, name):
+            hint = " It has an older result: --accept-code-changes trusts it." if have else ""
+            return CellState.BLOCKED, self.inventory.absent.get(name, "Its source file is not there.") + hint
+        return (CellState.DEFERRED if CellState.DEFERRED in read.values() else CellState.TO_RUN), ""
+
+    def _lacks_source(self, node: Node, name: str) -> bool:
+        sources = self.inventory.sources.get(name, {})
+        return any(not sources.get(f"{node.name}.{port}") for port in node.sources)
 
     def _live_reads(self, node: Node, name: str) -> bool:
         """Whether a live job is to read the cell."""

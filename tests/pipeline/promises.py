@@ -12,6 +12,8 @@ from batch_pipeline.wire.layout import COHORT
 from tests.pipeline.worlds import Cell, World
 
 MOVING = {CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED}
+#: States of cells that have or will have a result with the fingerprint that the plan names.
+RESULTS = {CellState.DONE, CellState.TO_RUN, CellState.LIVE}
 STOPPED = {CellState.BLOCKED, CellState.SKIPPED}
 
 
@@ -47,6 +49,8 @@ def check_plan(plan: Plan, world: World) -> None:
     assert set(sent.values()) <= {1}, "a cell in two jobs"
     assert not set(sent) & {(job.step, sample) for job in world.live() for sample in job.samples}, "a live cell again"
     assert set(plan.blocked) == cells_in(plan, CellState.BLOCKED)
+    for step, states_there in plan.states.items():
+        assert all(plan.fingerprints[step][i] for i, state in enumerate(states_there) if state in RESULTS)
     _check_jobs(plan, world)
     for job in plan.jobs:
         if not job.join:
@@ -187,11 +191,9 @@ def _expected(
         return CellState.BLOCKED
     if held is not None:
         return held
-    if any(found[read] is CellState.DEFERRED for read in moving):
-        return CellState.DEFERRED
     if cell[1] in world.absent and plan.graph[cell[0]].sources:
         return CellState.BLOCKED
-    return CellState.TO_RUN
+    return CellState.DEFERRED if any(found[read] is CellState.DEFERRED for read in moving) else CellState.TO_RUN
 
 
 def _held(plan: Plan, cell: Cell, found: dict[Cell, CellState]) -> CellState | None:

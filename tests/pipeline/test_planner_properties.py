@@ -81,7 +81,7 @@ def test_a_fresh_run_makes_every_cell_once_and_a_second_plan_is_empty(world: Wor
     check_finished(world)
 
 
-@bounded(400)
+@bounded(300)
 @given(st.data(), WORLDS)
 def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store_holds(
     data: st.DataObject, world: World
@@ -183,7 +183,7 @@ def _gathers_samples(world: World, step: str) -> bool:
     return any(world.graph[upstream].scope.value == "sample" for upstream in world.graph[step].upstream)
 
 
-@bounded(400)
+@bounded(300)
 @given(st.data(), WORLDS)
 def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, world: World) -> None:
     selection = Selection(min_success=one(data, (1.0, 0.5), "min_success"))
@@ -199,7 +199,7 @@ def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, 
     check_finished(world, selection, plans)
 
 
-@bounded(400)
+@bounded(300)
 @given(st.data(), WORLDS)
 def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -215,7 +215,7 @@ def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataOb
     check_finished(world, selection, finish(world, selection))
 
 
-@bounded(400)
+@bounded(300)
 @given(st.data(), WORLDS)
 def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World) -> None:
     """Killed drivers, failed children, lost receipts, other commands, changed lists: never a wrong job."""
@@ -240,7 +240,7 @@ def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World
     check_finished(world, again, finish(world, again))
 
 
-@bounded(400)
+@bounded(300)
 @given(st.data(), WORLDS)
 def test_what_failed_in_this_command_is_not_sent_again(data: st.DataObject, world: World) -> None:
     failing = set(some(data, sorted(everything(world)), 3, "failing"))
