@@ -70,8 +70,9 @@ def new_store() -> Store:
 def request_of(store: Store, *samples: str, **changes: Any) -> Request:
     """A request for samples whose sources are in the store."""
     names = samples or SAMPLES
+    there = {entry.key for entry in store.list("SR")}
     for name in names:
-        if not list(store.list(f"SR/{name}.txt")):
+        if f"SR/{name}.txt" not in there:
             store.put(f"SR/{name}.txt", f"text of {name}".encode())
     params = changes.pop("params", {})
     request = Request(

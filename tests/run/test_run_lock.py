@@ -209,7 +209,7 @@ def test_of_many_at_once_exactly_one_wins(store: Store, tmp_path: Path, kind: st
         thread.join()
 
     assert len(won) == 1
-    assert len([entry for entry in place.list("driver")]) == 1
+    assert len(list(place.list("driver"))) == 1
 
 
 def test_releasing_what_was_not_taken_writes_nothing(lock: Callable[[], DriverLock], store: Store) -> None:

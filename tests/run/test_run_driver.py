@@ -1,0 +1,268 @@
+"""The driver's loop on a backend in memory: waves, adoption, conflicts, selection."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.run.driver import Driver, Interrupted, run
+from batch_pipeline.run.live import live_run_ids
+from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.store import Store
+from tests.run.small import SAMPLES, Ear, Stage, chosen, drive, look, request_of
+
+CELLS = {*(("upper", s) for s in SAMPLES), *(("count", s) for s in SAMPLES), ("total", "_cohort")}
+
+
+def test_a_second_command_writes_nothing_and_never_needs_a_backend(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    store.calls.clear()
+    driver = Driver(request_of(store))
+
+    outcome = driver.run(Ear(), detach=False)
+    driver.close()
+
+    assert outcome.ok
+    assert not outcome.run_ids
+    # One listing is the test's own.
+    assert dict(store.calls) == {"list": 5}
+    assert sum(outcome.store_calls.values()) <= 12
+
+
+def test_the_listener_hears_the_flow_in_order(store: Store, stage: Stage) -> None:
+    ear = Ear()
+    outcome = drive(request_of(store), stage, ear)
+
+    assert len(ear.plans) == 1
+    assert [job for job, _ in ear.jobs] == ["upper-0-0", "count-0-0", "total"]
+    assert ear.lines[-3:] == ["upper: 3/3 done", "count: 3/3 done", "total: 1/1 done"]
+    assert ear.outcomes == [outcome]
+    assert outcome.submitted == 3
+
+
+def test_a_failing_command_says_so_and_the_next_tries_what_failed(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int((step, sample) == ("upper", "bob") and attempt == 1)
+    first = drive(request_of(store), stage)
+    assert not first.ok
+    assert [cell.sample for cell in first.failed if cell.step == "upper"] == ["bob"]
+
+    assert drive(request_of(store), stage).ok
+    assert stage.tried["upper", "bob"] == 2
+    assert all(times == 1 for cell, times in stage.tried.items() if cell != ("upper", "bob"))
+
+
+def test_min_success_sends_the_gather_in_a_second_wave(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int(sample == "bob")
+    ear = Ear()
+
+    outcome = drive(request_of(store, **chosen(min_success=0.6)), stage, ear)
+
+    assert [job for job, _ in ear.jobs] == ["upper-0-0", "count-0-0", "total"]
+    assert len(outcome.run_ids) == 2
+    manifest = store.get_json(f"runs/{outcome.run_ids[1]}/submissions/total/manifest.json")
+    assert manifest["missing"] == ["bob"]
+    assert outcome.progress["total"].line == "1/1 done"
+    assert outcome.progress["upper"].line == "2/3 done, 1 failed: step failed"
+    assert not outcome.ok
+
+
+def test_min_success_that_is_not_reached_is_told_as_left_out(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int(sample != "ann")
+
+    outcome = drive(request_of(store, **chosen(min_success=0.6)), stage)
+
+    assert outcome.progress["total"].line == "0/1 done, 1 left out"
+    assert [(step, sample) for step, sample, _ in outcome.blocked] == [("total", "_cohort")]
+    assert "2 of 3 samples have no result" in outcome.blocked[0][2]
+    assert ("total", "_cohort") not in stage.tried
+
+
+def test_what_is_forced_is_forced_once_a_command(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+
+    drive(request_of(store, **chosen(force=True, min_success=0.5)), stage)
+
+    assert set(stage.tried.values()) == {2}
+
+
+def test_force_beside_live_jobs_does_not_repeat_them(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    stage.is_open = True
+
+    drive(request_of(store, **chosen(force=True)), stage)
+
+    assert set(stage.tried.values()) <= {1, 2}
+    assert live_run_ids(store) == []
+
+
+def test_a_blocked_sample_does_not_hold_the_others(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    store.delete(["SR/bob.txt"])
+
+    outcome = drive(request, stage)
+
+    assert not outcome.ok
+    assert {(step, sample) for step, sample, _ in outcome.blocked} == {
+        ("upper", "bob"),
+        ("count", "bob"),
+        ("total", "_cohort"),
+    }
+    assert outcome.progress["upper"].line == "2/3 done, 1 left out"
+
+
+def test_detach_returns_with_everything_queued(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+
+    outcome = drive(request_of(store), stage, detach=True)
+
+    assert outcome.detached
+    assert outcome.ok
+    assert len(stage.jobs) == 3
+    assert live_run_ids(store) == list(outcome.run_ids)
+
+
+def test_detach_with_nothing_to_do_is_not_detached(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+
+    assert not drive(request_of(store), stage, detach=True).detached
+
+
+def test_live_jobs_are_followed_and_depended_on(store: Store, stage: Stage) -> None:
+    """Only the first step was sent; the rest waits for its live array, index by index."""
+    stage.is_open = False
+    drive(request_of(store, **chosen(steps=frozenset({"upper"}))), stage, detach=True)
+    (upper,) = stage.jobs
+
+    class Opener(Ear):
+        def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
+            stage.is_open = job == "total"
+
+    outcome = drive(request_of(store), stage, Opener())
+
+    _, count, _ = stage.jobs.values()
+    assert [(after.native_id, after.index_by_index) for after in count.request.after] == [(upper, True)]
+    assert outcome.ok
+    assert len(outcome.run_ids) == 2
+    assert set(stage.tried) == CELLS
+    assert set(stage.tried.values()) == {1}
+
+
+def test_live_jobs_that_stand_against_the_command_are_a_conflict_and_nothing_is_written(
+    store: Store, stage: Stage
+) -> None:
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    (run_id,) = live_run_ids(store)
+    puts = store.calls["put"]
+
+    with pytest.raises(RunConflict, match=f"Run {run_id} is still working on count of sample ann.*cancel {run_id}"):
+        drive(request_of(store, params={"depth": 2}), stage)
+
+    assert store.calls["put"] == puts
+
+
+def test_another_driver_that_submits_is_a_conflict_and_nothing_is_sent(store: Store, stage: Stage) -> None:
+    DriverLock(store).take()
+
+    with pytest.raises(RunConflict, match="is submitting into this store"):
+        drive(request_of(store), stage)
+
+    assert not stage.jobs
+    assert not list(store.list("runs"))
+
+
+def test_a_command_with_nothing_to_submit_does_not_mind_another_driver(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    DriverLock(store).take()
+
+    assert drive(request_of(store), stage).ok
+
+
+def test_what_another_driver_sent_meanwhile_is_looked_at_again(
+    store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between this one's plan and its lock another took the lock, sent everything and let go."""
+    late = Driver(request_of(store), stage)
+    stage.is_open = False
+    real = late.look
+    times: list[int] = []
+
+    def look_and_be_overtaken() -> object:
+        found = real()
+        if not times:
+            times.append(1)
+            drive(request_of(store), stage, detach=True)
+        return found
+
+    monkeypatch.setattr(late, "look", look_and_be_overtaken)
+    outcome = late.run(Ear(), detach=True)
+    late.close()
+
+    assert outcome.submitted == 0
+    assert len(stage.jobs) == 3
+    assert len(live_run_ids(store)) == 1
+
+
+def test_ctrl_c_tells_which_runs_go_on(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pressed(Ear):
+        def progressed(self, progress: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("batch_pipeline.backends.create", lambda settings: stage)
+    stage.is_open = False
+
+    with pytest.raises(Interrupted) as caught:
+        run(request_of(store), Pressed())
+
+    assert caught.value.run_ids == tuple(live_run_ids(store))
+    assert len(stage.jobs) == 3
+    DriverLock(store).take()
+
+
+def test_the_lock_is_free_while_jobs_run(store: Store, stage: Stage) -> None:
+    class Taker(Ear):
+        def progressed(self, progress: object) -> None:
+            lock = DriverLock(store)
+            lock.take()
+            lock.release()
+
+    drive(request_of(store), stage, Taker())
+
+
+def test_looking_writes_nothing(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    puts = store.calls["put"]
+
+    plan = look(request, stage).plan
+
+    assert store.calls["put"] == puts
+    assert plan.states["upper"] == [CellState.TO_RUN] * 3
+    assert not stage.calls
+
+
+def test_duplicate_receipts_prove_nothing(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    store.put_json("receipts/count/ann/ffffffffffffffff.json", {})
+
+    drive(request_of(store), stage)
+
+    assert stage.tried["count", "ann"] == 2
+    assert len(list(store.list("receipts/count/ann"))) == 1
+
+
+def test_results_of_other_code_may_be_trusted(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+
+    outcome = drive(request_of(store, params={"depth": 5}, **chosen(accept_code_changes=True)), stage)
+
+    assert outcome.submitted == 0
+
+
+def test_only_chosen_samples_run(store: Store, stage: Stage) -> None:
+    outcome = drive(request_of(store, **chosen(samples=frozenset({"cid"}))), stage)
+
+    assert set(stage.tried) == {("upper", "cid"), ("count", "cid")}
+    assert outcome.ok
+    assert outcome.progress["upper"].line == "1/3 done, 2 left out"

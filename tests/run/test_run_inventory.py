@@ -1,0 +1,171 @@
+"""What planning reads: listings only, whatever the size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline.backends.memory import MemoryBackend
+from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.pipeline.samples import SampleList, parse_samples
+from batch_pipeline.run.inventory import choose_reference, read_inventory
+from batch_pipeline.wire.errors import InvalidUse, StoreFailed
+from batch_pipeline.wire.store import Store, open_store
+from tests.run.small import Stage, drive, look, request_of
+
+BIG = 2500
+
+
+def test_planning_costs_listings_alone_and_a_page_a_thousand_objects(store: Store) -> None:
+    names = [f"s{number}" for number in range(BIG)]
+    for name in names:
+        store.put(f"SR/{name}.txt", b"x")
+        for step in ("upper", "count"):
+            store.put(f"receipts/{step}/{name}/0123456789abcdef.json", b"{}")
+    request = request_of(store, "s0", samples=SampleList.of(names))
+    store.calls.clear()
+
+    found = look(request, MemoryBackend())
+
+    # live/ 1, receipts 5, sources 3.
+    assert dict(found.store_calls) == {"list": 9}
+    assert len(found.inventory.receipts["count"]) == BIG
+    assert len(found.inventory.sources) == BIG
+
+
+def test_a_missing_source_blocks_its_sample_with_the_place_where_it_should_be(store: Store) -> None:
+    request = request_of(store)
+    store.delete(["SR/bob.txt"])
+
+    plan = look(request, MemoryBackend()).plan
+
+    sentence = plan.blocked["upper", "bob"]
+    assert store.url_of("SR/bob.txt") in sentence
+    assert "check the list and --sources" in sentence
+    assert plan.states["upper"] == [CellState.TO_RUN, CellState.BLOCKED, CellState.TO_RUN]
+
+
+def test_a_sheets_column_says_where_a_samples_file_lies(store: Store, tmp_path: Path) -> None:
+    """In the store, below the sources' prefix, as a path here, as a URL; an empty column falls back to the name."""
+    (tmp_path / "with space.txt").write_text("local")
+    store.put("SR/deep/er.txt", b"deep")
+    store.put("SR/plain.txt", b"plain")
+    sheet = f"sample,file\ndeep,deep/er.txt\nhere,{tmp_path}/with space.txt\nurl,file://{tmp_path}/none.txt\nplain,\n"
+    request = request_of(store, "plain", samples=parse_samples(sheet.encode(), "sheet.csv"))
+
+    found = read_inventory(request, {})
+
+    assert {name: [f.url for f in ports["upper.text"]] for name, ports in found.sources.items() if ports} == {
+        "deep": ["SR/deep/er.txt"],
+        "here": [f"file://{tmp_path}/with space.txt"],
+        "plain": ["SR/plain.txt"],
+    }
+    assert list(found.absent) == ["url"]
+    assert f"file://{tmp_path}/none.txt is not there" in found.absent["url"]
+
+
+def test_folders_below_one_another_are_listed_once(store: Store) -> None:
+    store.put("SR/a/x.txt", b"x")
+    store.put("SR/a/b/y.txt", b"y")
+    sheet = b"sample,file\none,a/x.txt\ntwo,a/b/y.txt\n"
+    request = request_of(store, "ann", samples=parse_samples(sheet, "sheet.csv"))
+    store.calls.clear()
+
+    found = read_inventory(request, {})
+
+    assert not found.absent
+    assert dict(store.calls) == {"list": 2}
+
+
+def test_a_folder_of_sources_that_is_not_there_is_like_missing_files(store: Store) -> None:
+    request = request_of(store, sources="/nowhere/at/all")
+
+    assert set(read_inventory(request, {}).absent) == {"ann", "bob", "cid"}
+
+
+def test_sources_that_cannot_be_read_are_no_missing_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every sample would be called missing while the network is down."""
+    request = request_of(store)
+
+    def broken(prefix: str) -> None:
+        raise StoreFailed("The network is down.")
+
+    monkeypatch.setattr(store, "list", broken)
+    with pytest.raises(StoreFailed, match="network is down"):
+        read_inventory(request, {})
+
+
+def test_a_local_source_has_the_etag_that_a_listing_of_its_folder_shows(store: Store, tmp_path: Path) -> None:
+    """Else a run would hold its own sources for replaced when they are given by another way."""
+    (tmp_path / "ann.txt").write_text("text")
+    request = request_of(store, "ann", sources=str(tmp_path))
+
+    (file,) = read_inventory(request, {}).sources["ann"]["upper.text"]
+
+    (entry,) = open_store(str(tmp_path)).list("")
+    assert (file.etag, file.size_bytes) == (entry.etag, entry.size_bytes)
+
+
+def test_a_replaced_source_makes_the_cell_new(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    drive(request, stage)
+    store.put("SR/bob.txt", b"another text")
+
+    plan = look(request, stage).plan
+
+    assert [state is CellState.TO_RUN for state in plan.states["count"]] == [False, True, False]
+
+
+def test_keys_that_are_no_receipts_are_left_alone(store: Store) -> None:
+    request = request_of(store)
+    for key in ("receipts/upper/ann/x.json.tmp", "receipts/upper/deep/er/x.json", "receipts/other/ann/x.json"):
+        store.put(key, b"?")
+
+    assert read_inventory(request, {}).receipts == {"upper": {}, "count": {}, "total": {}}
+
+
+def test_results_that_were_removed_count_as_missing_when_asked(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    drive(request, stage)
+    for sample in ("ann", "bob", "cid"):
+        store.put(f"results/upper/{sample}/{sample}.txt", b"X")
+        store.put(f"results/count/{sample}/count.txt", b"1")
+    store.put("cohort/total/total.txt", b"3")
+    assert look(request_of(store, check_results=True), stage).plan.is_empty
+    store.delete(["results/count/cid/count.txt"])
+
+    assert look(request, stage).plan.is_empty
+    plan = look(request_of(store, check_results=True), stage).plan
+
+    assert [job.name for job in plan.jobs] == ["count-0-0", "total"]
+
+
+def test_a_pipeline_without_references_lists_none(store: Store) -> None:
+    request = request_of(store)
+    store.calls.clear()
+
+    assert choose_reference(request) == ("", {})
+    assert not store.calls
+
+
+def test_the_only_reference_is_taken_and_several_are_asked_about(store: Store) -> None:
+    from batch_pipeline import Reference, Step, WorkflowTask
+    from batch_pipeline.pipeline.workflow import Graph
+
+    class Indexed(Step):
+        index = Reference("index.bin")
+
+    class Workflow(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("indexed", Indexed)
+
+    request = request_of(store, graph=Graph.of(Workflow))
+    assert choose_reference(request) == ("", {})
+    store.put("references/one/index.bin", b"1")
+    name, files = choose_reference(request)
+    assert (name, list(files)) == ("one", ["index.bin"])
+    store.put("references/two/index.bin", b"2")
+    with pytest.raises(InvalidUse, match=r"one, two.*--reference"):
+        choose_reference(request)
+    assert choose_reference(request_of(store, graph=request.graph, reference="two"))[0] == "two"

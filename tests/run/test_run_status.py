@@ -1,0 +1,277 @@
+"""`status`, `explain`, `cancel`, `logs` and the history: what is told of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from batch_pipeline import backends
+from batch_pipeline.backends.base import Child, JobState
+from batch_pipeline.run import live
+from batch_pipeline.run.cancel import cancel
+from batch_pipeline.run.live import live_run_ids
+from batch_pipeline.run.logs import logs
+from batch_pipeline.run.record import read_record, runs
+from batch_pipeline.run.status import explain, status, watch
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.store import NotInStore, Store
+from tests.run.small import Ear, Stage, chosen, drive, request_of
+
+
+@pytest.fixture(autouse=True)
+def _their_backend_is_the_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "create", lambda settings: stage)
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
+
+
+@pytest.fixture
+def detached(store: Store, stage: Stage) -> str:
+    """A run whose jobs stand still."""
+    stage.is_open = False
+    (run_id,) = drive(request_of(store), stage, detach=True).run_ids
+    return run_id
+
+
+# status
+
+
+def test_status_of_a_new_store_is_all_left_out_and_writes_nothing(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    puts = store.calls["put"]
+
+    found = status(request)
+
+    assert [step.line for step in found.progress.values()] == ["0/3 done, 3 left out"] * 2 + ["0/1 done, 1 left out"]
+    assert not found.failed
+    assert store.calls["put"] == puts
+    assert not stage.calls, "no run is live, so nobody is asked"
+
+
+def test_status_of_a_live_run_is_the_backends(store: Store, stage: Stage, detached: str) -> None:
+    found = status(request_of(store))
+
+    assert found.live_runs == [detached]
+    assert found.progress["upper"].line == "0/3 done, 3 waiting"
+
+
+def test_status_after_a_failure_names_it_from_the_records(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int(sample == "bob")
+    drive(request_of(store), stage)
+
+    found = status(request_of(store))
+
+    assert [(c.step, c.sample, c.reason.value, c.message) for c in found.failed] == [
+        ("upper", "bob", "step_failed", "upper of bob broke.")
+    ]
+    assert found.progress["upper"].line == "2/3 done, 1 failed: step failed"
+
+
+def test_a_failure_that_was_repaired_is_not_told(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int((step, sample, attempt) == ("upper", "bob", 1))
+    drive(request_of(store), stage)
+    drive(request_of(store), stage)
+
+    assert not status(request_of(store)).failed
+
+
+def test_watching_submits_nothing_and_closes_the_run(store: Store, stage: Stage, detached: str) -> None:
+    class Opener(Ear):
+        def progressed(self, progress: object) -> None:
+            stage.is_open = True
+
+    outcome = watch(request_of(store, "ann", "bob", "cid", "new"), Opener())
+
+    assert outcome.submitted == 0
+    assert outcome.run_ids == (detached,)
+    assert live_run_ids(store) == []
+    assert ("upper", "new") not in stage.tried
+
+
+# explain
+
+
+def told(store: Store, sample: str = "ann", **changes: object) -> dict[str, str]:
+    """Step -> sentence with what changed."""
+    return {
+        part.step: " | ".join((part.sentence, *part.changed)) for part in explain(request_of(store, **changes), sample)
+    }
+
+
+def test_explain_of_a_done_cell_names_the_run(store: Store, stage: Stage) -> None:
+    (run_id,) = drive(request_of(store), stage).run_ids
+
+    assert told(store)["upper"] == f"done by run {run_id} at 2026-01-01T00:00:01.000Z"
+    assert explain(request_of(store), "ann")[0].log.endswith(f"logs/{run_id}/upper/ann/1.log")
+
+
+def test_explain_names_the_parameter_that_changed_and_what_follows(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+
+    found = told(store, params={"depth": 4})
+
+    assert "parameter depth: 1 -> 4" in found["count"]
+    assert found["upper"].startswith("done by")
+
+
+def test_explain_names_the_source_that_was_replaced(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    store.put("SR/ann.txt", b"other")
+
+    found = told(store)
+
+    assert "the file SR/ann.txt was replaced" in found["upper"]
+    assert "step upper runs again" in found["count"]
+    assert told(store, "bob")["upper"].startswith("done by")
+
+
+def test_explain_names_the_code_that_changed(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive(request_of(store), stage)
+    monkeypatch.setattr("batch_pipeline.pipeline.fingerprint.code_digest", lambda step, root: step.__name__)
+
+    assert "the step's code" in told(store)["count"]
+
+
+def test_explain_names_the_image_that_changed(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive(request_of(store), stage)
+    monkeypatch.setattr("tests.run.small.Count.image", "tool:2")
+
+    assert "the image: none -> tool:2" in told(store)["count"]
+
+
+def test_explain_says_why_a_cell_cannot_run(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    store.delete(["SR/ann.txt"])
+
+    found = {part.step: part.sentence for part in explain(request, "ann")}
+
+    assert "SR/ann.txt is not there" in found["upper"]
+    assert found["count"] == "It needs upper, which cannot run."
+
+
+# cancel
+
+
+def test_cancel_ends_what_is_live_and_says_so(store: Store, stage: Stage, detached: str) -> None:
+    said = cancel(store, request_of(store).settings)
+
+    assert len(said) == 3
+    assert said[0].startswith("upper: job upper-0-0")
+    assert all(job.state is JobState.FAILED for job in stage.jobs.values())
+    assert {reason.value for c in status(request_of(store)).progress.values() for reason in c.failed} <= {"cancelled"}
+    assert cancel(store, request_of(store).settings) == []
+
+
+def test_cancel_of_one_step_leaves_the_others(store: Store, stage: Stage, detached: str) -> None:
+    cancel(store, request_of(store).settings, steps=frozenset({"total"}))
+    stage.is_open = True
+
+    drive(request_of(store), stage)
+
+    assert stage.tried["count", "ann"] == 1
+
+
+def test_cancelled_cells_run_with_the_next_command(store: Store, stage: Stage, detached: str) -> None:
+    cancel(store, request_of(store).settings, [detached])
+    stage.is_open = True
+
+    assert drive(request_of(store), stage).ok
+
+
+def test_cancel_of_a_run_that_is_not_live_names_those_that_are(store: Store, detached: str) -> None:
+    with pytest.raises(InvalidUse, match=f"Run 01ABC has no live jobs. Live runs: {detached}"):
+        cancel(store, request_of(store).settings, ["01ABC"])
+
+
+# logs
+
+
+def lines(store: Store, sample: str, step: str | None = None, **more: object) -> Iterator[tuple[str, str]]:
+    for line in logs(store, request_of(store).settings, sample, step, **more):  # type: ignore[arg-type]
+        yield line.step, line.text
+
+
+def test_logs_of_a_sample_are_its_steps_newest(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+
+    assert set(lines(store, "ann")) == {
+        ("upper", "upper says ann"),
+        ("upper", "and goes"),
+        ("count", "count says ann"),
+        ("count", "and goes"),
+    }
+    assert [text for _, text in lines(store, "_cohort", "total")] == ["total says _cohort", "and goes"]
+
+
+def test_logs_of_a_rerun_replace_those_of_the_step_before(store: Store, stage: Stage) -> None:
+    (old,) = drive(request_of(store), stage).run_ids
+    store.put(f"logs/{old}/count/ann/1.log", b"old\n")
+    (new,) = drive(request_of(store, **chosen(force=True, steps=frozenset({"count"}))), stage).run_ids
+    store.put(f"logs/{new}/count/ann/2.log", b"second attempt\n")
+
+    assert list(lines(store, "ann", "count")) == [("count", "second attempt")]
+    assert next(lines(store, "ann", "count", attempt=1)) == ("count", "count says ann")
+    assert list(lines(store, "ann", "count", run_id=old)) == [("count", "old")]
+
+
+def test_a_log_that_is_not_there_is_said_with_where_it_was_looked_for(store: Store) -> None:
+    with pytest.raises(InvalidUse, match=r"no log of count of sample zoe in memory://.*check the spelling"):
+        list(lines(store, "zoe", "count"))
+
+
+def test_following_a_running_cell_yields_new_lines_until_it_ends(
+    store: Store, stage: Stage, detached: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native_id = next(iter(stage.jobs))
+    child = stage.jobs[native_id].children[1]
+    child.log.append("first")
+    states = iter([True, False])
+    running = Child(index=1, state=JobState.RUNNING)
+    monkeypatch.setattr(
+        stage,
+        "children",
+        lambda job, wanted: iter([running] if job == native_id and next(states) else []),
+    )
+
+    told = list(lines(store, "bob", "upper", follow=True, sleep=lambda seconds: child.log.append("second")))
+
+    assert told == [("upper", "first"), ("upper", "second")]
+
+
+# the history
+
+
+def test_the_record_says_who_what_and_with_which_code(store: Store, stage: Stage) -> None:
+    request = request_of(store, params={"depth": 3}, argv=("--depth", "3"), description="a try")
+    (run_id,) = drive(request, stage).run_ids
+
+    record = read_record(store, run_id)
+
+    assert record.params["count"] == {"depth": 3}
+    assert record.argv == ["--depth", "3"]
+    assert record.description == "a try"
+    assert record.cells == {"upper": 3, "count": 3, "total": 1}
+    assert (record.done, record.failed, record.ok) == (7, 0, True)
+    assert store.get(f"runs/{run_id}/samples.tsv") == request.samples.to_tsv()
+    assert f"code/{record.bundle_sha256}.zip" in {entry.key for entry in store.list("code")}
+
+
+def test_a_live_run_has_not_ended_and_a_failed_one_is_not_ok(store: Store, stage: Stage, detached: str) -> None:
+    assert read_record(store, detached).ok is None
+    stage.is_open = True
+    stage.play = lambda step, sample, attempt: 1
+    drive(request_of(store), stage)
+
+    assert read_record(store, detached).ok is False
+
+
+def test_runs_are_listed_newest_first_and_a_folder_without_a_record_is_left_out(store: Store, stage: Stage) -> None:
+    ids: list[str] = []
+    for depth in (1, 2, 3):
+        ids += drive(request_of(store, params={"depth": depth}), stage).run_ids
+    store.put("runs/09ZZZ/plan.json", b"{}")
+
+    assert [record.run_id for record in runs(store)] == sorted(ids, reverse=True)
+    assert [record.run_id for record in runs(store, most=2)] == sorted(ids, reverse=True)[:2]
+    with pytest.raises(NotInStore):
+        read_record(store, "09ZZZ")

@@ -1,0 +1,156 @@
+"""What came of jobs that ended: receipts decide, the backend and the failure records explain."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch_pipeline.run.live import live_run_ids, read_live_runs
+from batch_pipeline.run.verdict import judge, last_failure
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.store import Store
+from tests.run.small import Ear, Stage, chosen, drive, request_of
+
+
+def reasons(store: Store, stage: Stage) -> dict[tuple[str, str], tuple[str, str]]:
+    """(step, sample) of what failed -> why and because of which step."""
+    outcome = drive(request_of(store), stage)
+    return {(cell.step, cell.sample): (cell.reason.value, cell.because_of) for cell in outcome.failed}
+
+
+def test_dependency_failures_fold_onto_the_step_that_is_to_blame(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: 3 if (step, sample) == ("upper", "bob") else 0
+
+    assert reasons(store, stage) == {
+        ("upper", "bob"): ("step_failed", ""),
+        ("count", "bob"): ("dependency", "upper"),
+        ("total", "_cohort"): ("dependency", "upper"),
+    }
+
+
+def test_of_two_causes_the_gather_names_the_first_step(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int((step, sample) in {("upper", "cid"), ("count", "ann")})
+
+    found = reasons(store, stage)
+
+    assert found["count", "ann"] == ("step_failed", "")
+    assert found["count", "cid"] == ("dependency", "upper")
+    assert found["total", "_cohort"][0] == "dependency"
+
+
+def test_the_containers_own_words_are_told(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int(sample == "ann")
+
+    failed = drive(request_of(store), stage).failed[0]
+
+    assert (failed.message, failed.exit_code, failed.attempt) == ("upper of ann broke.", 1, 1)
+
+
+def test_without_a_record_the_backends_words_are_told(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: 137 * (sample == "ann")
+    stage.silent = {"ann"}
+
+    failed = drive(request_of(store), stage).failed[0]
+
+    assert failed.reason is EndReason.OUT_OF_MEMORY
+    assert failed.exit_code == 137
+
+
+def test_a_kill_for_memory_outweighs_what_the_container_thought(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: 137 * (sample == "ann")
+
+    failed = drive(request_of(store), stage).failed[0]
+
+    assert failed.reason is EndReason.OUT_OF_MEMORY
+    assert failed.message == "upper of ann broke."
+
+
+def test_success_without_a_receipt_is_lost(store: Store, stage: Stage) -> None:
+    """What the backend says is a hint."""
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    stage.drain()
+
+    outcome = drive(request_of(store, **chosen(steps=frozenset())), stage)
+    (run,) = [store.get_json(entry.key) for entry in store.list("runs") if entry.key.endswith("end.json")]
+
+    assert (run["done"], run["failed"]) == (0, 7)
+    assert not outcome.submitted
+
+
+def test_a_receipt_counts_though_the_backend_says_that_it_failed(store: Store, stage: Stage) -> None:
+    """An attempt that was killed after its receipt did its work."""
+    stage.is_open = False
+    request = request_of(store)
+    drive(request, stage, detach=True)
+    first = next(iter(stage.jobs))
+    for index in range(3):
+        stage._act(stage.jobs[first].request, index)
+        stage.finish(first, index, 1)
+    stage.drain(stage._act)
+
+    (run,) = read_live_runs(store, stage, live_run_ids(store))
+    verdict = judge(request.graph, store, stage, run.submissions)
+
+    assert verdict.done == {run.run_id: 3}
+    assert {cell.step for cell in verdict.failed} == {"count", "total"}
+
+
+def test_forgotten_jobs_are_lost_where_there_is_no_receipt(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    request = request_of(store)
+    drive(request, stage, detach=True)
+    (run,) = read_live_runs(store, stage, live_run_ids(store))
+    for native_id in list(stage.jobs):
+        stage.forget(native_id)
+
+    failed = judge(request.graph, store, stage, run.submissions).failed
+
+    assert {cell.reason for cell in failed} == {EndReason.LOST}
+    assert len(failed) == 7
+    assert "no longer knows the job" in failed[0].message
+
+
+def test_a_run_that_ended_is_closed_once_with_its_counts(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int(sample == "ann" and step == "count")
+    outcome = drive(request_of(store), stage)
+    (run_id,) = outcome.run_ids
+
+    end = store.get_json(f"runs/{run_id}/end.json")
+
+    assert (end["done"], end["failed"]) == (5, 2)
+    assert live_run_ids(store) == []
+
+
+def test_the_newest_attempts_record_is_read(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: 1
+    (run_id,) = drive(request_of(store), stage).run_ids
+    record = store.get_json(f"logs/{run_id}/upper/ann/1.failure.json")
+    for attempt in (2, 10):
+        store.put_json(f"logs/{run_id}/upper/ann/{attempt}.failure.json", record | {"attempt": attempt})
+
+    found = last_failure(store, run_id, "upper", "ann")
+
+    assert found is not None
+    assert found.attempt == 10
+    assert last_failure(store, run_id, "upper", "nobody") is None
+
+
+def test_failures_of_a_thousand_cells_cost_a_hundred_records_at_most(store: Store) -> None:
+    stage = Stage(store, lambda step, sample, attempt: 1)
+    request = request_of(store, *(f"s{number}" for number in range(300)))
+    store.calls.clear()
+
+    outcome = drive(request, stage, Ear())
+
+    assert len(outcome.failed) == 601
+    # The stage itself reads rows and manifests for each child; the driver's part are the records.
+    records = [cell for cell in outcome.failed if cell.message.endswith("broke.")]
+    assert len(records) == 100
+
+
+def test_a_sample_that_is_asked_for_and_not_there_is_an_error(store: Store, stage: Stage) -> None:
+    from batch_pipeline.run.status import explain
+
+    with pytest.raises(InvalidUse, match="'zoe' is not in"):
+        explain(request_of(store), "zoe")
