@@ -171,8 +171,10 @@ def read_record(store: Store, run_id: str) -> RunRecord:
 
 def runs(store: Store, *, most: int | None = None) -> list[RunRecord]:
     """The runs of a store, newest first; a folder without a record (a driver died there) is left out."""
-    found = []
-    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:most]:
+    found: list[RunRecord] = []
+    for run_id in sorted(store.folders(layout.RUNS), reverse=True):
+        if most is not None and len(found) >= most:
+            break
         try:
             found.append(read_record(store, run_id))
         except NotInStore:
