@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.container.disk import local_error, remove_tree
+from batch_pipeline.container.disk import local_error, put_by, remove_tree
 from batch_pipeline.container.environment import Place, read_place
 from batch_pipeline.container.execution import Executed, run_class, run_script
 from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
@@ -69,7 +69,20 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
         try:
             return attempt.live()
         finally:
-            remove_tree(place.scratch)
+            _clear(place, warm)
+
+
+def _clear(place: Place, warm: Warm) -> None:
+    """Removes the scratch folder, or puts the empty folders of its inputs by for the next cell of this process.
+
+    The working directory always goes: what outlived the step must not write into another cell's.
+    """
+    remove_tree(place.scratch / "work")
+    spare = f"{place.scratch_root}/.spare-{os.getpid()}"
+    if warm.lasts and put_by(os.fspath(place.scratch), spare):
+        warm.spares[os.fspath(place.scratch_root)] = spare
+    else:
+        remove_tree(place.scratch)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -120,17 +133,30 @@ class Attempt:
     def _make_scratch(self) -> None:
         scratch = self.place.scratch
         try:
-            try:
-                os.mkdir(scratch)
-            except FileNotFoundError:
-                os.makedirs(scratch)
-            except FileExistsError:
-                # The attempt ran before and was killed with its supervisor.
-                remove_tree(scratch)
-                os.mkdir(scratch)
+            if not self._take_spare():
+                try:
+                    os.mkdir(scratch)
+                except FileNotFoundError:
+                    os.makedirs(scratch)
+                except FileExistsError:
+                    # The attempt ran before and was killed with its supervisor.
+                    remove_tree(scratch)
+                    os.mkdir(scratch)
             os.mkdir(self.work)
         except OSError as error:
             raise local_error(scratch, error) from error
+
+    def _take_spare(self) -> bool:
+        """Whether the folder that the last cell of this process put by is now the scratch folder."""
+        spare = self.warm.spares.pop(os.fspath(self.place.scratch_root), None)
+        if spare is None:
+            return False
+        try:
+            os.rename(spare, self.place.scratch)
+        except OSError:
+            remove_tree(spare)
+            return False
+        return True
 
     def _stage(self) -> Job:
         manifest, row, scratch = self.manifest, self.row, self.place.scratch

@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 #: Things kept at once.
 MOST = 256
+#: Set by a worker that lives many lives and calls `cool` at its end.
+LASTS = "lasts"
+SPARES = "spares"
 
 
 class Warm:
@@ -23,6 +26,10 @@ class Warm:
     def __init__(self, things: MutableMapping[str, object], environment: Mapping[str, str]) -> None:
         self._things = things
         self._environment = environment
+        #: Whether the process goes on to other lives for sure, and says when it does not: `cool`.
+        self.lasts = bool(things.get(LASTS))
+        #: Scratch root -> emptied folder for the next cell.
+        self.spares = cast(MutableMapping[str, str], things.setdefault(SPARES, {}))
 
     @property
     def identity(self) -> str:
@@ -47,9 +54,17 @@ class Warm:
             pass
         thing = make()
         while len(self._things) >= MOST:
-            del self._things[next(iter(self._things))]
+            del self._things[next(key for key in self._things if key not in (LASTS, SPARES))]
         self._things[key] = thing
         return thing
+
+
+def cool(things: MutableMapping[str, object]) -> None:
+    """Removes what was put by on the disk for further lives, when there will be none."""
+    from batch_pipeline.container.disk import remove_tree
+
+    for folder in cast(Mapping[str, str], things.get(SPARES, {})).values():
+        remove_tree(folder)
 
 
 def _aws(environment: Mapping[str, str]) -> dict[str, str]:

@@ -41,7 +41,8 @@ class Worker:
         self._folder = folder
         self._peer = select.poll()
         self._peer.register(orders, select.POLLRDHUP)
-        self._warm: dict[str, object] = {}
+        #: What `batch_pipeline.container.warm` keeps; `lasts` says that `cool` will be called.
+        self._warm: dict[str, object] = {"lasts": True}
         #: Process group of the command that runs.
         self._group: int | None = None
         self._busy = False
@@ -54,6 +55,10 @@ class Worker:
         self._tell({"ready": os.getpid()})
         for line in self._orders.makefile("rb"):
             self._obey(json.loads(line)["run"])
+        if len(self._warm) > 1:
+            from batch_pipeline.container.warm import cool
+
+            cool(self._warm)
 
     def _tell(self, message: Document) -> None:
         try:
