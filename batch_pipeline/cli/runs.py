@@ -31,7 +31,7 @@ def runs(call: Call) -> int:
         data(f"No run is recorded in {call.store.url}.")
         return CommandExit.DONE
     print_table(
-        ["run", "pipeline", "started", "by", "samples", "jobs", "state", "command"], [_row(run) for run in found]
+        ["run", "pipeline", "started (UTC)", "by", "samples", "jobs", "state", "command"], [_row(run) for run in found]
     )
     return CommandExit.DONE
 

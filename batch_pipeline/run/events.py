@@ -56,8 +56,7 @@ class StepProgress:
         parts = [f"{self.done_before + self.done}/{self.total} done"]
         parts += [f"{count} {word}" for count, word in ((self.running, "running"), (self.waiting, "waiting")) if count]
         for reason, count in sorted(self.failed.items(), key=lambda item: (-item[1], item[0].value)):
-            word = "not run" if reason is EndReason.DEPENDENCY else "failed"
-            parts.append(f"{count} {word}: {reason.words}")
+            parts.append(f"{count} not run" if reason is EndReason.DEPENDENCY else f"{count} failed: {reason.words}")
         if self.left_out:
             parts.append(f"{self.left_out} left out")
         return ", ".join(parts)

@@ -13,7 +13,7 @@ from batch_pipeline.run.live import Submission, live_run_ids, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
-from batch_pipeline.wire.store import Store
+from batch_pipeline.wire.store import NotInStore, Store
 
 #: Runs that are searched for a sample's logs, newest first.
 RUNS_SEARCHED = 50
@@ -41,7 +41,7 @@ def logs(
     follow: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[LogLine]:
-    """A sample's log lines, steps in the order of their logs, of the newest run that has any.
+    """A sample's log lines, steps in the order of the pipeline, each of the newest run that has any.
 
     `follow` goes on with the lines that running attempts write, until they end. Raises InvalidUse when there is no
     log, saying where it looked.
@@ -55,29 +55,45 @@ def logs(
         yield line
     if not found:
         what = f"{step} of sample {sample}" if step else f"sample {sample}"
-        raise InvalidUse(f"There is no log of {what} in {store.url}. See `status` for what ran; check the spelling.")
+        raise InvalidUse(
+            f"There is no log of {what} in {store.url}: it did not run there. `status --explain {sample}` says why;"
+            " check the spelling."
+        )
 
 
 def _stored(store: Store, sample: str, step: str | None, attempt: int | None, run_id: str | None) -> Iterator[LogLine]:
     newest = [run_id] if run_id else sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]
-    seen: set[str] = set()
+    found: dict[str, tuple[str, int]] = {}
+    order: dict[str, None] = {}
     for run in newest:
         steps = [step] if step else store.folders(layout.logs(run))
         for name in steps:
-            if name in seen:
-                continue
-            attempts = sorted(
-                int(entry.key.rsplit("/", 1)[-1].removesuffix(".log"))
-                for entry in store.list(layout.cell_logs(run, name, sample))
-                if entry.key.endswith(".log")
-            )
-            wanted = [number for number in attempts if attempt in (None, number)]
-            if not wanted:
-                continue
-            seen.add(name)
-            number = wanted[-1]
-            text = store.get(layout.log(run, name, sample, number)).decode(errors="replace")
-            yield from (LogLine(step=name, sample=sample, attempt=number, text=line) for line in text.splitlines())
+            number = None if name in found else _attempt(store, run, name, sample, attempt)
+            if number is not None:
+                found[name] = (run, number)
+                order |= dict.fromkeys(() if step else _order(store, run))
+    for name in [*(known for known in order if known in found), *(other for other in found if other not in order)]:
+        run, number = found[name]
+        text = store.get(layout.log(run, name, sample, number)).decode(errors="replace")
+        yield from (LogLine(step=name, sample=sample, attempt=number, text=line) for line in text.splitlines())
+
+
+def _attempt(store: Store, run_id: str, step: str, sample: str, wanted: int | None) -> int | None:
+    """The attempt that is wanted, or the last one; None when it left no log."""
+    numbers = [
+        int(entry.key.rsplit("/", 1)[-1].removesuffix(".log"))
+        for entry in store.list(layout.cell_logs(run_id, step, sample))
+        if entry.key.endswith(".log")
+    ]
+    return max((number for number in numbers if wanted in (None, number)), default=None)
+
+
+def _order(store: Store, run_id: str) -> list[str]:
+    """The steps of a run in the order of its pipeline."""
+    try:
+        return list(store.get_json(layout.plan(run_id))["parts"])
+    except NotInStore:
+        return []
 
 
 def _running(

@@ -100,7 +100,9 @@ def failed_before(store: Store, plan: Plan) -> list[FailedCell]:
             _, _, step, sample, name = entry.key.split("/", 4)
             if name.endswith(".failure.json") and (step, sample) in wanted:
                 found.setdefault((step, sample), run_id)
-    return [_told(store, run_id, step, sample) for (step, sample), run_id in [*found.items()][:MOST_RECORDS]]
+    in_order = [cell for step in plan.states for sample in plan.samples if (cell := (step, sample)) in found]
+    in_order += [cell for cell in found if cell[1] == layout.COHORT]
+    return [_told(store, found[cell], *cell) for cell in in_order[:MOST_RECORDS]]
 
 
 def explain(request: Request, sample: str) -> list[Explanation]:
@@ -115,9 +117,10 @@ def explain(request: Request, sample: str) -> list[Explanation]:
         found = driver.look()
     finally:
         driver.close()
+    failed = {cell.step: cell for cell in failed_before(request.store, found.plan) if cell.sample == sample}
     position = 0 if sample == layout.COHORT else request.samples.names.index(sample)
     return [
-        _explained(request.store, found, node, sample, position)
+        _explained(request.store, found, node, sample, position, failed.get(node.name))
         for node in request.graph
         if (len(found.plan.states[node.name]) > position)
     ]
@@ -149,7 +152,9 @@ def _resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgres
     )
 
 
-def _explained(store: Store, found: Look, node: Node, sample: str, position: int) -> Explanation:
+def _explained(
+    store: Store, found: Look, node: Node, sample: str, position: int, failed: FailedCell | None
+) -> Explanation:
     plan, step = found.plan, node.name
     state, why = plan.states[step][position], plan.why[step][position]
     prints = found.inventory.receipts.get(step, {}).get(sample, ())
@@ -159,13 +164,22 @@ def _explained(store: Store, found: Look, node: Node, sample: str, position: int
         sentence = plan.blocked[(step, sample)]
     elif state is CellState.TO_RUN and why is not None:
         sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
+        if failed is not None:
+            sentence += f"; it failed in run {failed.run_id} ({failed.reason.words}): {failed.message}"
     elif receipt is not None and state is CellState.DONE:
         sentence = f"done by run {receipt.run_id} at {receipt.stopped_at}"
     else:
         sentence = state.value
-    run_id = receipt.run_id if receipt else ""
-    log = store.url_of(layout.log(run_id, step, sample, receipt.attempt)) if receipt else ""
+    run_id, attempt = _last_attempt(receipt, failed)
+    log = store.url_of(layout.log(run_id, step, sample, attempt)) if attempt else ""
     return Explanation(step=step, state=state, sentence=sentence, changed=changed, run_id=run_id, log=log)
+
+
+def _last_attempt(receipt: Receipt | None, failed: FailedCell | None) -> tuple[str, int]:
+    """Run and number of the attempt that a cell's state comes from; 0 when none left a log."""
+    if failed is not None:
+        return failed.run_id, failed.attempt or 0
+    return (receipt.run_id, receipt.attempt) if receipt else ("", 0)
 
 
 def _receipt(store: Store, step: str, sample: str, fingerprint: str, prints: Sequence[str]) -> Receipt | None:

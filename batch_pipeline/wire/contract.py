@@ -86,7 +86,7 @@ class EndReason(Enum):
     FINISHED = "finished"  #: It did what it should.
     STEP_FAILED = "step_failed"  #: The tool said that it failed.
     INVALID_OUTPUT = "invalid_output"  #: The tool ended well and left a wrong result.
-    MISSING_INPUT = "missing_input"  #: A file that it needs was not there.
+    MISSING_INPUT = "missing_input"  #: A file that it needs was not there or not fit for it.
     OUT_OF_MEMORY = "out_of_memory"  #: It needed more memory than its job has.
     DISK_FULL = "disk_full"  #: No space was left.
     TIMEOUT = "timeout"  #: It ran longer than its time limit.
@@ -101,7 +101,8 @@ class EndReason(Enum):
     @property
     def words(self) -> str:
         """The reason as people say it: `out of memory`."""
-        return self.value.replace("_", " ")
+        # The file of a sample is most often there, and cut off, empty or of another kind.
+        return "bad input" if self is EndReason.MISSING_INPUT else self.value.replace("_", " ")
 
     @property
     def blames_sample(self) -> bool:
