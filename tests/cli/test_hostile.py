@@ -119,7 +119,7 @@ def test_a_bad_command_line(world: Path, run: Run, args: list[str], code: int, s
 @pytest.mark.parametrize(
     ("args", "code", "sentences"),
     [
-        (["plan", LIST, "list.txt"], USAGE, ["Step align needs the reference file 'the.idx'", "--reference NAME"]),
+        (["plan", LIST, "list.txt"], USAGE, ["Step align needs the reference file 'the.idx'", "reference NAME"]),
         (["plan", LIST, "list.txt", "--reference", "a/b"], USAGE, ["a reference's name is"]),
         (["plan", LIST, "list.txt", "--reference", "hg19"], USAGE, ["There is no reference 'hg19'"]),
         (["reference", "a b", "--fasta", "f", "--gtf", "g"], USAGE, ["'a b' cannot be a reference's name"]),
