@@ -436,3 +436,20 @@ def test_an_old_result_does_not_hide_that_a_gather_lacks_samples() -> None:
     world.absent = {"x1"}
     plan = world.plan(Selection(accept_code_changes=True))
     assert plan.states["table"] == [BLOCKED]
+
+
+def test_a_result_below_a_step_that_alone_was_chosen_stays() -> None:
+    world = chain(2)
+    finish(world)
+    del world.receipts["picard", "x0"]
+    plan = world.plan(Selection(steps=frozenset({"picard"})))
+    assert told(plan) == ["picard-0-0 x0"]
+    assert plan.states["kallisto"] == plan.states["pizzly"] == [DONE] * 2
+
+
+def test_forcing_one_step_makes_it_alone() -> None:
+    world = chain(2)
+    finish(world)
+    world.ran.clear()
+    finish(world, Selection(steps=frozenset({"kallisto"}), force=True))
+    assert sorted(world.ran) == [("kallisto", "x0"), ("kallisto", "x1")]
