@@ -30,7 +30,7 @@ from batch_pipeline.run.submit import Submitter
 from batch_pipeline.run.verdict import Verdict, blocked_cells, final_progress, judge
 from batch_pipeline.run.watch import Watch
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.errors import RunConflict, StoreFailed
 from batch_pipeline.wire.layout import COHORT
 
 
@@ -212,7 +212,11 @@ class Driver:
         """Submits as Luigi's tasks: one a step, in the order of the ports. A deaf scheduler is found out first."""
         if self._coat is not None:
             self._coat.close()
-        self._coat = _coat(self._request, submitter)
+        try:
+            self._coat = _coat(self._request, submitter)
+        except OSError as error:
+            place = self._store.url_of(layout.run_folder(submitter.run_id))
+            raise StoreFailed(f"{place} cannot be written: {error.strerror}. Check the folder of the store.") from error
         submitter.begin()
         self.run_ids.append(submitter.run_id)
         self._coat.submit_all()
