@@ -53,6 +53,7 @@ class Kallisto(Step):
         """Checks reads and index, then quantifies into the working directory."""
         published = Published.read(job.reference("published"))
         index = published.require(job.reference("index"), "kallisto.idx")
+        published.require(job.reference("transcripts"), "transcripts.tsv", content=True)
         reads = job.inputs("reads")
         job.note(read_pairs=_pairs(job, reads))
         talk = run_tool(
