@@ -1,0 +1,321 @@
+"""The documentation's links, options, settings, tables and commands, held against what is there."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from batch_pipeline.cli.group import EXIT_CODES, VERBS, WITHOUT_PIPELINE, Verbs
+from batch_pipeline.cli.options import SettingOption
+from batch_pipeline.config import OPEN, default_values, variable_of
+from batch_pipeline.localbatch.client import stop
+from batch_pipeline.pipeline.step import Parameter
+from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
+from main import Fusions
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
+)
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+#: Ids differ from run to run, and so does the folder.
+_CHANGING = re.compile(r"\b(01[0-9A-HJKMNP-TV-Z]{24}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text()
+    return [
+        Block(page=page, line=text.count("\n", 0, found.start()) + 1, language=found[1], text=found[2])
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+def prose(page: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def section(title: str) -> str:
+    """A section of the reference, from its heading to the next of its rank or above."""
+    rank, rest = re.split(rf"^(#+) {re.escape(title)}$", REFERENCE, maxsplit=1, flags=re.MULTILINE)[1:]
+    return re.split(rf"^#{{1,{len(rank)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of the tables in a text, without headers."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [row for row in cells if row[0] not in ("option", "setting", "code", "variable", "what")]
+
+
+# Links and code.
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    lost = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            lost.append(target)
+    assert not lost
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_in_the_pages_compiles(page: str) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            ast.parse(block.text, filename=f"{page}, line {block.line}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_files_in_the_pages_have_known_keys(page: str) -> None:
+    known = set(default_values())
+    for block in blocks(page):
+        if block.language != "toml":
+            continue
+        for name, keys in tomllib.loads(block.text).items():
+            assert all(f"{name}.{key}" in known or f"{name}." in OPEN for key in keys), f"{page}, line {block.line}"
+
+
+def test_pipelines_in_the_pages_are_what_the_package_accepts(tmp_path: Path) -> None:
+    """Each block that declares steps is imported; the tests among them pass."""
+    page = "docs/how-to-write-a-pipeline.md"
+    found = [block for block in blocks(page) if block.language == "python"]
+    assert found
+    for block in found:
+        name = "test_page" if "def test_" in block.text else "page"
+        (tmp_path / f"{name}_{block.line}.py").write_text(f"from __future__ import annotations\n\n{block.text}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    imports = "; ".join(f"import {file.stem}" for file in sorted(tmp_path.glob("*.py")))
+    subprocess.run([sys.executable, "-c", imports], cwd=tmp_path, env=environment, check=True)
+    tests = [str(file) for file in tmp_path.glob("test_*.py")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+
+
+# The command line.
+
+
+def verb(name: str) -> click.Command:
+    group = Verbs(Fusions, [])
+    made = group.get_command(click.Context(group), name)
+    assert made is not None
+    return made
+
+
+def options_of(name: str) -> list[click.Option]:
+    return [param for param in verb(name).params if isinstance(param, click.Option) and not param.hidden]
+
+
+def documented(name: str) -> dict[str, list[str]]:
+    """Flag -> the row that documents it, in the verb's section or in one that it names as shared."""
+    own = section(name)
+    shared = [title for title in re.findall(r"^#### (.+)$", REFERENCE, re.MULTILINE) if _link(title) in own]
+    found: dict[str, list[str]] = {}
+    for row in rows("\n".join((own, *map(section, shared)))):
+        found |= dict.fromkeys(re.findall(r"`(--[\w-]+)`", row[0]), row)
+    return found
+
+
+def _link(title: str) -> str:
+    return f"(#{title.lower().replace(' ', '-')})"
+
+
+def test_every_verb_has_a_section() -> None:
+    titles = re.findall(r"^### (.+)$", section("Command line"), re.MULTILINE)
+    assert titles == [*VERBS, "Options that several verbs share"]
+
+
+def test_the_verbs_without_a_pipeline_are_named() -> None:
+    introduction = section("Command line").split("\n### ", 1)[0]
+    assert all(f"`{name}`" in introduction for name in WITHOUT_PIPELINE)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_options_of_a_verb_are_those_documented(name: str) -> None:
+    flags = {flag for option in options_of(name) for flag in (*option.opts, *option.secondary_opts)}
+    assert set(documented(name)) == flags
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_an_option_that_stands_for_a_setting_names_it(name: str) -> None:
+    found = documented(name)
+    for option in options_of(name):
+        key = option.key if isinstance(option, SettingOption) else ""
+        assert found[option.opts[0]][1] == (f"`{key}`" if key else ""), option.opts[0]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_choices_of_an_option_are_those_documented(name: str) -> None:
+    found = documented(name)
+    for option in options_of(name):
+        written = re.search(r"` `([^`]+)`", found[option.opts[0]][0])
+        if isinstance(option.type, click.Choice) and written and "|" in written[1]:
+            assert written[1].split("\\|") == list(option.type.choices)
+
+
+def test_every_parameter_of_the_fusion_steps_is_documented() -> None:
+    declared = {
+        f"--{name.replace('_', '-')}"
+        for task in Fusions().tasks().values()
+        for name in task.step_class.declared(Parameter)
+    }
+    flags = {
+        flag for row in rows(section("Parameters of the fusion steps")) for flag in re.findall(r"`(--[^`]+)`", row[0])
+    }
+    assert declared <= flags
+
+
+# Settings, codes, variables, keys.
+
+
+def test_every_setting_is_documented_with_its_variable_and_default() -> None:
+    table = {row[0].strip("`"): row for row in rows(section("Settings"))}
+    defaults = {key: value for key, value in default_values().items() if not key.startswith(OPEN)}
+    assert set(table) == set(defaults)
+    for key, value in defaults.items():
+        _, variable, default = table[key]
+        assert variable == f"`{variable_of(key)}`"
+        written = re.match(r"`([^`]*)`", default)
+        if value != "":
+            assert written, key
+            assert written[1] == (str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def test_the_exit_codes_of_a_command_are_documented() -> None:
+    assert rows(section("Of a command")) == [[str(int(code)), text] for code, text in EXIT_CODES.items()]
+
+
+def test_the_exit_codes_of_a_container_are_documented() -> None:
+    assert [int(row[0]) for row in rows(section("Of a container"))] == [int(code) for code in ContainerExit]
+
+
+def test_every_reason_is_documented() -> None:
+    text = section("Why an attempt ended")
+    assert [reason.value for reason in EndReason if f"`{reason.value}`" not in text] == []
+
+
+def test_every_variable_of_a_job_is_documented() -> None:
+    text = section("Environment of a job")
+    names = [value for name, value in vars(Variable).items() if name.isupper()]
+    assert names
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_place_in_the_store_is_documented() -> None:
+    layout = ast.get_docstring(ast.parse((ROOT / "batch_pipeline" / "wire" / "layout.py").read_text())) or ""
+    places = re.findall(r"^    (\S+?/)", layout, re.MULTILINE)
+    text = section("Layout of the store")
+    assert len(places) > 8
+    # Events are a place without a writer so far.
+    assert [place for place in places if place not in text and "events" not in place] == []
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    titles = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert {"Unreleased", "0.1.0"}.intersection(titles)
+
+
+# Commands.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of a page, and the lines that the page shows of its output."""
+
+    line: str
+    shown: tuple[str, ...]
+    where: str
+
+
+def commands(page: str) -> Iterator[Command]:
+    """The commands of the blocks that run the example."""
+    for block in blocks(page):
+        if block.language not in ("console", "sh") or "python examples/words.py" not in block.text:
+            continue
+        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            line, *shown = part.rstrip("\n").split("\n")
+            yield Command(line=line, shown=tuple(shown), where=f"{page}, line {block.line}")
+
+
+WITH_COMMANDS = [page for page in PAGES if list(commands(page))]
+
+
+def test_a_page_runs_the_example() -> None:
+    assert "docs/how-to-write-a-pipeline.md" in WITH_COMMANDS
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_the_commands_of_a_page_print_what_it_shows(page: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    state = tmp_path / "state"
+    folder = os.path.dirname(sys.executable)
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "120",
+        "BATCH_PIPELINE__EMBEDDED__STATE": str(state),
+        "BATCH_PIPELINE__EMBEDDED__VCPUS": "2",
+    }
+    try:
+        for command in commands(page):
+            ran = subprocess.run(
+                ["bash", "-c", command.line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            assert ran.returncode == 0, f"{command.where}: {command.line}\n{ran.stderr}"
+            _assert_shown(command, ran.stdout)
+    finally:
+        stop(state)
+
+
+def _assert_shown(command: Command, printed: str) -> None:
+    """Every line that the page shows was printed, in that order; `…` stands for what was left out."""
+    lines = iter(_CHANGING.sub("ID", line).rstrip() for line in printed.splitlines())
+    for shown in command.shown:
+        wanted = _CHANGING.sub("ID", shown).rstrip()
+        if wanted in ("", "…"):
+            continue
+        assert any(line == wanted for line in lines), f"{command.where}: {command.line} did not print {shown!r}"
