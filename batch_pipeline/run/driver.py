@@ -27,7 +27,7 @@ from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.record import write_end
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.submit import Submitter
-from batch_pipeline.run.verdict import Verdict, blocked_cells, final_progress, judge
+from batch_pipeline.run.verdict import Verdict, blocked_cells, final_progress, judge, write_failed
 from batch_pipeline.run.watch import Watch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict, StoreFailed
@@ -245,6 +245,7 @@ class Driver:
 
     def _write_ends(self, verdict: Verdict) -> None:
         for run_id, done in verdict.done.items():
+            write_failed(self._store, run_id, verdict.failed)
             write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id))
 
 

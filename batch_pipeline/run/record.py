@@ -3,7 +3,8 @@
     runs/{run_id}/run.json     who, when, argv, what was chosen, digests     before the manifests
     runs/{run_id}/plan.json    the steps' parts and the jobs                 before the manifests
     runs/{run_id}/samples.tsv  the list as read                              before the manifests
-    runs/{run_id}/end.json     counts, when all of its jobs have ended       once
+    runs/{run_id}/failed.json  why cells failed, as it was judged            when all of its jobs have ended
+    runs/{run_id}/end.json     counts                                        then, once
     live/{run_id}.json         there from before the first job to the end
 
 Run ids are ULIDs: they sort by time.

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.run.driver import Driver, Look
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.request import Request
-from batch_pipeline.run.verdict import last_failure
+from batch_pipeline.run.verdict import judge, last_failure, read_failed
 from batch_pipeline.run.watch import Watch
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.contract import RETRIED, EndReason
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Past runs whose failures `status` looks at, newest first.
 RUNS_LOOKED_AT = 5
-#: Failure records that it reads.
+#: Failure records that it reads of a run that nobody closed.
 MOST_RECORDS = 100
 
 
@@ -58,7 +59,7 @@ def status(request: Request) -> Status:
     try:
         found = driver.look()
         plan = found.plan
-        failed = failed_before(request.store, plan)
+        failed = failed_before(request, found, lambda: driver.backend)
         if found.live_runs:
             progress = Watch(plan, driver.backend, found.jobs).look()
         else:
@@ -84,25 +85,53 @@ def watch(request: Request, listener: Listener) -> Outcome:
         driver.close()
 
 
-def failed_before(store: Store, plan: Plan) -> list[FailedCell]:
-    """Cells that are to run and failed in one of the last runs; one LIST a run, one GET a cell up to a hundred."""
-    wanted = {
-        (step, sample)
-        for step in plan.states
-        for sample, state in plan.cells(step)
-        if state in (CellState.TO_RUN, CellState.BLOCKED, CellState.SKIPPED)
-    }
-    found: dict[tuple[str, str], str] = {}
-    if not wanted:
+def failed_before(request: Request, found: Look, backend: Callable[[], Backend]) -> list[FailedCell]:
+    """Cells that are missing and failed when they were last tried, in the order of the steps and samples.
+
+    A closed run tells it in one object. What ended unwatched is judged now; of what goes on, the records are listed.
+    """
+    plan, store = found.plan, request.store
+    missing = _cells(plan, (CellState.TO_RUN, CellState.BLOCKED, CellState.SKIPPED))
+    moving = _cells(plan, (CellState.LIVE,))
+    if not missing and not moving:
         return []
+    failed: dict[tuple[str, str], FailedCell] = {}
+    over = {run.run_id: run for run in found.live if run.over}
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
-        for entry in store.list(layout.logs(run_id)):
-            _, _, step, sample, name = entry.key.split("/", 4)
-            if name.endswith(".failure.json") and (step, sample) in wanted:
-                found.setdefault((step, sample), run_id)
-    in_order = [cell for step in plan.states for sample in plan.samples if (cell := (step, sample)) in found]
-    in_order += [cell for cell in found if cell[1] == layout.COHORT]
-    return [_told(store, found[cell], *cell) for cell in in_order[:MOST_RECORDS]]
+        if run_id in over:
+            cells: Sequence[FailedCell] = judge(request.graph, store, backend(), over[run_id].submissions).failed
+        elif run_id in found.live_runs:
+            cells = [cell for cell in _recorded(store, run_id, missing | moving) if cell.reason not in RETRIED]
+        else:
+            cells = _closed(store, run_id, missing)
+        wanted = missing | moving if run_id in found.live_runs else missing
+        for cell in cells:
+            if (cell.step, cell.sample) in wanted and cell.reason is not EndReason.DEPENDENCY:
+                failed.setdefault((cell.step, cell.sample), cell)
+    order = [(step, sample) for step in plan.states for sample, _ in plan.cells(step)]
+    return [failed[cell] for cell in order if cell in failed]
+
+
+def _cells(plan: Plan, states: Sequence[CellState]) -> set[tuple[str, str]]:
+    return {(step, sample) for step in plan.states for sample, state in plan.cells(step) if state in states}
+
+
+def _closed(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> Sequence[FailedCell]:
+    """What a closed run tells; the records of one that lost its marker without being closed."""
+    try:
+        return read_failed(store, run_id)
+    except NotInStore:
+        return _recorded(store, run_id, wanted)
+
+
+def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[FailedCell]:
+    """Cells whose containers left a failure's record; one LIST, and a LIST and a GET a cell up to a hundred."""
+    cells: dict[tuple[str, str], None] = {}
+    for entry in store.list(layout.logs(run_id)):
+        _, _, step, sample, name = entry.key.split("/", 4)
+        if name.endswith(".failure.json") and (step, sample) in wanted:
+            cells[step, sample] = None
+    return [_told(store, run_id, *cell) for cell in [*cells][:MOST_RECORDS]]
 
 
 def explain(request: Request, sample: str) -> list[Explanation]:
@@ -115,9 +144,10 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     driver = Driver(request)
     try:
         found = driver.look()
+        told = failed_before(request, found, lambda: driver.backend)
     finally:
         driver.close()
-    failed = {cell.step: cell for cell in failed_before(request.store, found.plan) if cell.sample == sample}
+    failed = {cell.step: cell for cell in told if cell.sample == sample}
     position = 0 if sample == layout.COHORT else request.samples.names.index(sample)
     return [
         _explained(request.store, found, node, sample, position, failed.get(node.name))

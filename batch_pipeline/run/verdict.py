@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from batch_pipeline.backends.base import Backend, Child, JobState
 from batch_pipeline.pipeline.plan import CellState, Plan
@@ -113,6 +113,23 @@ def last_failure(store: Store, run_id: str, step: str, sample: str) -> Failure |
         return Failure.from_json(store.get_json(newest))
     except NotInStore:
         return None
+
+
+def write_failed(store: Store, run_id: str, failed: Sequence[FailedCell]) -> None:
+    """Keeps why a run's cells failed, those that never ran aside: a killed container could not, and Batch forgets."""
+    cells = [cell for cell in failed if cell.run_id == run_id and cell.reason is not EndReason.DEPENDENCY]
+    told = [{**asdict(cell), "reason": cell.reason.value} for cell in cells]
+    store.put_json(_failed_key(run_id), {"cells": told, "format": 1})
+
+
+def read_failed(store: Store, run_id: str) -> list[FailedCell]:
+    """What `write_failed` kept. Raises NotInStore for a run that nobody closed yet."""
+    told = store.get_json(_failed_key(run_id))["cells"]
+    return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in told]
+
+
+def _failed_key(run_id: str) -> str:
+    return f"{layout.run_folder(run_id)}failed.json"
 
 
 def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:

@@ -67,6 +67,55 @@ def test_status_after_a_failure_names_it_from_the_records(store: Store, stage: S
     assert found.progress["upper"].line == "2/3 done, 1 failed: step failed"
 
 
+def test_a_cell_that_was_killed_without_a_word_is_told_with_what_the_backend_said(store: Store, stage: Stage) -> None:
+    """Its container left no record, and Batch forgets the job: what the driver judged was kept."""
+    stage.play = lambda step, sample, attempt: 137 * (sample == "bob")
+    stage.silent = {"bob"}
+    drive(request_of(store), stage)
+    for native_id in list(stage.jobs):
+        stage.forget(native_id)
+
+    found = status(request_of(store))
+
+    assert [(c.step, c.sample, c.reason.value) for c in found.failed] == [("upper", "bob", "out_of_memory")]
+
+
+def test_failures_of_a_run_that_ended_unwatched_are_judged_and_nothing_is_written(
+    store: Store, stage: Stage, detached: str
+) -> None:
+    stage.play = lambda step, sample, attempt: 137 * (sample == "bob")
+    stage.silent = {"bob"}
+    stage.drain(stage._act)
+    puts = store.calls["put"]
+
+    found = status(request_of(store))
+
+    assert [(c.step, c.sample, c.reason.value) for c in found.failed] == [("upper", "bob", "out_of_memory")]
+    assert store.calls["put"] == puts
+    assert live_run_ids(store) == [detached]
+
+
+def test_a_failure_is_told_while_the_rest_of_its_run_goes_on(store: Store, stage: Stage, detached: str) -> None:
+    stage.play = lambda step, sample, attempt: 3
+    native_id = next(iter(stage.jobs))
+    stage.finish(native_id, 1, stage._act(stage.jobs[native_id].request, 1))
+
+    found = status(request_of(store))
+
+    assert found.live_runs == [detached]
+    assert [(c.step, c.sample, c.message) for c in found.failed] == [("upper", "bob", "upper of bob broke.")]
+    assert found.progress["upper"].line == "0/3 done, 2 waiting, 1 failed: step failed"
+
+
+def test_more_failures_than_records_are_read_are_all_told(store: Store) -> None:
+    """`--failed` chooses by them."""
+    names = [f"s{number}" for number in range(150)]
+    broken = Stage(store, lambda step, sample, attempt: 1)
+    drive(request_of(store, *names), broken)
+
+    assert [cell.sample for cell in status(request_of(store, *names)).failed] == names
+
+
 def test_a_failure_that_was_repaired_is_not_told(store: Store, stage: Stage) -> None:
     stage.play = lambda step, sample, attempt: int((step, sample, attempt) == ("upper", "bob", 1))
     drive(request_of(store), stage)
