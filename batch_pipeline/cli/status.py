@@ -95,8 +95,6 @@ def _explain(call: Call, told: Sequence[Explanation]) -> int:
         return CommandExit.DONE
     for part in told:
         data(f"{part.step}: {_word(part.state)}. {part.sentence}")
-        for change in part.changed:
-            data(f"  changed: {change}")
     return CommandExit.DONE
 
 
