@@ -11,8 +11,11 @@ output      tables and sentences
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
@@ -20,6 +23,16 @@ if TYPE_CHECKING:
 
 def run_command_line(workflow: type[WorkflowTask] | None, args: Sequence[str] | None = None) -> int:
     """Runs one command of a pipeline, or of the package when there is none, and returns the exit code."""
-    from batch_pipeline.cli.border import guarded
+    try:
+        from batch_pipeline.cli.border import guarded
 
-    return guarded(workflow, args)
+        return guarded(workflow, args)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == __name__.split(".")[0]:
+            raise
+        print(
+            f"Error: The Python package {error.name!r} is not installed for {sys.executable}. Use the Python that has"
+            " the packages of Pipfile.lock; `make demo` puts them into .venv: .venv/bin/python main.py VERB.",
+            file=sys.stderr,
+        )
+        return CommandExit.USAGE

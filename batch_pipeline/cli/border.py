@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> int:
-    """Runs the command line; never raises. Returns the exit code."""
+    """Runs the command line and returns the exit code. Raises ModuleNotFoundError for a package that is missing."""
     argv = list(sys.argv[1:] if args is None else args)
     try:
         return _main(workflow, argv)
@@ -33,6 +33,8 @@ def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> 
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         return CommandExit.INTERRUPTED
+    except ModuleNotFoundError:
+        raise
     # One of the three borders that catch everything: what arrives here is a defect, and a person must be told.
     except Exception as error:
         click.echo(_defect(error), err=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The step of the fusion pipeline that lists fusions; the demonstration is about that pipeline.
 STEP = "pizzly"
+#: The settings file that it leaves in its folder.
+SETTINGS = "demo.toml"
 
 
 def demo(call: Call) -> int:
@@ -58,7 +62,7 @@ def demo(call: Call) -> int:
 
 def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
     """The same call with the options that fit the cohort; the store that the user names stays."""
-    named = call.options.get("store__url") or call.options.get("store__bucket")
+    named = {key: call.options[key] for key in ("store__url", "store__bucket") if call.options.get(key)}
     fitting: dict[str, Any] = {
         "samples__file": str(cohort.sample_list),
         "samples__sources": str(cohort.bams),
@@ -68,7 +72,19 @@ def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
         fitting["store__url"] = str(folder.absolute() / "store")
     for step, params in cohort.params.items():
         fitting |= {f"params__{step}.{name}": value for name, value in params.items()}
+    _write_settings(folder, named | fitting)
     return Call(call.workflow, call.argv, {**call.options, **fitting})
+
+
+def _write_settings(folder: Path, fitting: Mapping[str, Any]) -> None:
+    """Leaves the options as a settings file, so that other verbs find what the demonstration made."""
+    sections: dict[str, list[str]] = {}
+    for name, value in fitting.items():
+        section, key = name.split("__", 1)
+        # A JSON string or number is one of TOML, too.
+        sections.setdefault(section, []).append(f"{json.dumps(key)} = {json.dumps(value)}")
+    text = "\n".join("\n".join([f"[{section}]", *lines, ""]) for section, lines in sections.items())
+    (folder / SETTINGS).write_text("# The demonstration's settings, for other verbs: --config.\n\n" + text)
 
 
 def _quiet(call: Call) -> Call:
@@ -108,13 +124,15 @@ def _tell(call: Call, cohort: Cohort, found: Score) -> None:
     data("")
     print_table(header, rows)
     data(f"\n{found.sentence}.")
-    data(f"\nResults of every step: {_spoken(call.store, 'results')}/STEP/SAMPLE/")
-    data(
-        f"Logs: {_spoken(call.store, 'logs')}/RUN/STEP/SAMPLE/, or: logs SAMPLE --store {call.settings.store_location}"
-    )
-    data("Fusion tables:")
+    data("\nFusion tables:")
     for sample in cohort.samples:
         data(f"  {sample}: {_file(call.store, sample, 'fusions.tsv') or 'none'}")
+    data(f"Results of every step: {_spoken(call.store, 'results')}/STEP/SAMPLE/")
+    data(f"Logs: {_spoken(call.store, 'logs')}/RUN/STEP/SAMPLE/")
+    settings = Path(call.options["folder"]) / SETTINGS
+    data("Look around, for example:")
+    for verb in ("status", f"logs {cohort.samples[-1]} pizzly", "runs"):
+        data(f"  {_this_program()} {verb} --config {settings}")
 
 
 def _file(store: Store, sample: str, ending: str) -> Path | None:
@@ -132,6 +150,13 @@ def _file(store: Store, sample: str, ending: str) -> Path | None:
     copy = Path(f"{sample}.{ending}").absolute()
     copy.write_bytes(content)
     return copy
+
+
+def _this_program() -> str:
+    """How this program was called, for people to call it again."""
+    python, here = Path(sys.executable), Path.cwd()
+    interpreter = python.relative_to(here) if python.is_relative_to(here) else python
+    return f"{interpreter} {sys.argv[0]}"
 
 
 def _spoken(store: Store, prefix: str) -> str:
