@@ -1,6 +1,6 @@
 """What is sent for a planned job: its name, its environment, its SubmitJob parameters. Pure.
 
-`request_of` says it in terms of every backend, `submit_json` in those of AWS Batch. `plan --payloads`, the check of
+`request_of` says it in terms of every backend, `submit_json` in those of AWS Batch. The check of
 sizes and the submission read the same value, so what was shown and checked is what is sent.
 """
 

@@ -46,10 +46,12 @@ def logs(
     `follow` goes on with the lines that running attempts write, until they end. Raises InvalidUse when there is no
     log, saying where it looked.
     """
-    found = False
-    for line in _stored(store, sample, step, attempt, run_id):
-        found = True
-        yield line
+    stored = _stored(store, sample, step, attempt, run_id)
+    # A tool that says nothing leaves an empty log, which is a log all the same.
+    found = bool(stored)
+    for name, run, number in stored:
+        text = store.get(layout.log(run, name, sample, number)).decode(errors="replace")
+        yield from (LogLine(step=name, sample=sample, attempt=number, text=line) for line in text.splitlines())
     for line in _running(store, settings, sample, step, run_id, follow, sleep):
         found = True
         yield line
@@ -61,7 +63,10 @@ def logs(
         )
 
 
-def _stored(store: Store, sample: str, step: str | None, attempt: int | None, run_id: str | None) -> Iterator[LogLine]:
+def _stored(
+    store: Store, sample: str, step: str | None, attempt: int | None, run_id: str | None
+) -> list[tuple[str, str, int]]:
+    """Step, run and attempt of each log that the store has, steps in the order of the pipeline."""
     newest = [run_id] if run_id else sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]
     found: dict[str, tuple[str, int]] = {}
     order: dict[str, None] = {}
@@ -72,10 +77,8 @@ def _stored(store: Store, sample: str, step: str | None, attempt: int | None, ru
             if number is not None:
                 found[name] = (run, number)
                 order |= dict.fromkeys(() if step else _order(store, run))
-    for name in [*(known for known in order if known in found), *(other for other in found if other not in order)]:
-        run, number = found[name]
-        text = store.get(layout.log(run, name, sample, number)).decode(errors="replace")
-        yield from (LogLine(step=name, sample=sample, attempt=number, text=line) for line in text.splitlines())
+    names = [*(known for known in order if known in found), *(other for other in found if other not in order)]
+    return [(name, *found[name]) for name in names]
 
 
 def _attempt(store: Store, run_id: str, step: str, sample: str, wanted: int | None) -> int | None:

@@ -7,8 +7,8 @@
     logs/{run_id}/{step}/{sample}/{attempt}.log       and {attempt}.failure.json beside it when the attempt failed
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
-    runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, intent.json, sent.json
-    runs/{run_id}/events/{ulid}.json                  what happened since
+    runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
+    runs/{run_id}/end.json                            how it ended, when all of its jobs have
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
 
@@ -103,13 +103,8 @@ def samples(run_id: str) -> str:
     return f"{RUNS}{run_id}/samples.tsv"
 
 
-def event(run_id: str, event_id: str) -> str:
-    """Key of one event."""
-    return f"{RUNS}{run_id}/events/{event_id}.json"
-
-
 def submission(run_id: str, job: str, file: str) -> str:
-    """Key of a file of one submission: `manifest.json`, `rows.txt`, `intent.json`, `sent.json`."""
+    """Key of a file of one submission: `manifest.json`, `rows.txt`, `samples.txt`, `intent.json`, `sent.json`."""
     return f"{RUNS}{run_id}/submissions/{job}/{file}"
 
 
