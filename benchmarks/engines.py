@@ -22,6 +22,11 @@ _HERE = Path(__file__).resolve().parent
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
 
+def passed_environment() -> dict[str, str]:
+    """The caller's variables that a measured command sees."""
+    return {name: os.environ[name] for name in _PASSED if name in os.environ}
+
+
 class Engine:
     """Base of all engines: a plain folder with in/S.txt and out/S.1, S.2, S.3."""
 
@@ -48,7 +53,7 @@ class Engine:
 
     def environment(self) -> Mapping[str, str]:
         """The command's variables."""
-        return {name: os.environ[name] for name in _PASSED if name in os.environ}
+        return passed_environment()
 
     def output(self, sample: int, step: int) -> Path:
         """Where a result lies."""
