@@ -172,7 +172,9 @@ class Cells:
         if kept and (not chosen or (settled and not forced)):
             return CellState.DONE, None, kept
         if not chosen:
-            return CellState.SKIPPED, None, fingerprint
+            # What its samples come to decides whether its receipt is the current one.
+            open_ = not fingerprint and len(have) == 1 and self._is_deferred(node, read)
+            return (CellState.DEFERRED if open_ else CellState.SKIPPED), None, fingerprint
         state, sentence = self._runnable(node, name, fingerprint, read, have)
         if state is CellState.BLOCKED:
             self.blocked[cell] = sentence
@@ -209,7 +211,10 @@ class Cells:
         if not fingerprint and self._lacks_source(node, name):
             hint = " It has an older result: --accept-code-changes trusts it." if have else ""
             return CellState.BLOCKED, self.inventory.absent.get(name, "Its source file is not there.") + hint
-        return (CellState.DEFERRED if CellState.DEFERRED in read.values() else CellState.TO_RUN), ""
+        return (CellState.DEFERRED if self._is_deferred(node, read) else CellState.TO_RUN), ""
+
+    def _is_deferred(self, node: Node, read: Mapping[str, CellState]) -> bool:
+        return CellState.DEFERRED in read.values() or self._held.get(node.name) == (CellState.DEFERRED, "")
 
     def _lacks_source(self, node: Node, name: str) -> bool:
         sources = self.inventory.sources.get(name, {})

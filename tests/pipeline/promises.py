@@ -178,9 +178,10 @@ def _expected(
     moving = [read for read in reads(plan, cell) if found[read] in MOVING]
     if kept and (not chosen or (not moving and not forced)):
         return CellState.DONE
-    if not chosen:
-        return CellState.SKIPPED
     held = _held(plan, cell, found)
+    if not chosen:
+        waits = held is CellState.DEFERRED or any(found[read] is CellState.DEFERRED for read in moving)
+        return CellState.DEFERRED if waits and not fingerprint and len(have) == 1 else CellState.SKIPPED
     if any(found[read] is CellState.BLOCKED for read in stopped if cell[1] != COHORT or read[1] == COHORT):
         return CellState.BLOCKED
     gathers = [read for read in stopped if cell[1] != COHORT or read[1] == COHORT]

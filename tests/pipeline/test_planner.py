@@ -266,6 +266,17 @@ def test_min_success_waits_for_all_samples_then_takes_those_that_are_there() -> 
     assert sent_cells(again[-1]) == [("table", COHORT)]
 
 
+def test_a_gather_of_some_that_was_not_chosen_is_read_again_when_its_samples_came_to_the_same() -> None:
+    graph = graph_of(("one", SAMPLE, ()), ("table", GATHER, ["one"]), ("draw", SAMPLE, ["table"]))
+    world = World(graph=graph, samples=["x0", "x1"])
+    finish(world)
+    world.ran.clear()
+    again = Selection(steps=frozenset({"one", "draw"}), force=True, min_success=0.5)
+    plans = finish(world, again)
+    assert [plan.states["table"] for plan in plans] == [[DEFERRED], [DONE]]
+    assert sorted(world.ran) == [("draw", "x0"), ("draw", "x1"), ("one", "x0"), ("one", "x1")]
+
+
 def test_too_few_for_min_success_blocks_at_once() -> None:
     world = with_table(4)
     world.absent = {"x2", "x3"}
