@@ -125,7 +125,7 @@ REASON_OF_EXIT: dict[int, EndReason] = {
     143: EndReason.INTERRUPTED,
 }
 
-#: AWS's words in a status reason or container reason, by prefix, lower and upper case alike; the first that fits decides,
+#: AWS's words in a status reason or container reason, by prefix, in either case; the first that fits decides,
 #: before any exit code. Timeout stands before memory: a timed-out container is killed with 137 too. "Task failed to
 #: start" stands last: the container's reason says more where there is one.
 REASON_OF_STATUS: tuple[tuple[str, EndReason], ...] = (
