@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
@@ -21,6 +22,15 @@ def say(sentence: str) -> None:
 def data(text: str) -> None:
     """Data: to stdout."""
     click.echo(text)
+
+
+def one_reader() -> bool:
+    """Whether data and talk go to one place, as at a terminal: what was told as talk need not be told again."""
+    try:
+        out, err = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError):
+        return False
+    return os.path.samestat(out, err)
 
 
 def print_json(value: Any) -> None:

@@ -22,7 +22,7 @@ from batch_pipeline.cli.options import (
     steps_of,
     yes_option,
 )
-from batch_pipeline.cli.output import data, print_json, print_store_calls, say
+from batch_pipeline.cli.output import data, one_reader, print_json, print_store_calls, say
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
@@ -138,8 +138,10 @@ def _tell(outcome: Outcome) -> None:
     if not outcome.run_ids and not outcome.blocked:
         data(nothing_to_do(outcome.progress))
         return
-    for name, step in outcome.progress.items():
-        data(f"{name}: {step.line}")
+    # The last word of the progress was the same.
+    if not (outcome.run_ids and one_reader()):
+        for name, step in outcome.progress.items():
+            data(f"{name}: {step.line}")
     print_failures(outcome.failed)
     if outcome.blocked:
         data(f"{counted(len(outcome.blocked), 'cell')} cannot run:")

@@ -150,6 +150,14 @@ def test_from_the_first_run_to_nothing_to_do(shell: Shell) -> None:
     assert "6 done" in shell("runs")
 
 
+def test_where_talk_and_data_go_to_one_place_the_last_word_is_told_once(shell: Shell) -> None:
+    command = [sys.executable, "main.py"]
+    with (shell.folder / "told").open("w") as told:
+        subprocess.run(command, cwd=shell.folder, env=shell.environment, stdout=told, stderr=told, check=True)
+    lines = (shell.folder / "told").read_text().splitlines()
+    assert [lines.count(line) for line in ("upper: 3/3 done", "count: 3/3 done")] == [1, 1]
+
+
 def test_a_failure_is_told_folded_and_mended(shell: Shell) -> None:
     source = shell.folder / "store" / "default" / "SR" / "S2.txt"
     source.write_text("a bad word\n")
