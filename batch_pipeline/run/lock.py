@@ -38,20 +38,21 @@ class DriverLock:
 
     def last_number(self) -> int:
         """The newest holder's number, released or not; 0 when there was none. One LIST."""
-        return max((_number_of(entry.key) for entry in self._store.list(layout.DRIVER)), default=0)
+        return max(self._numbers(), default=0)
 
     def take(self, *, seen: int | None = None) -> bool:
         """Takes the lock: whether nobody else held it since `last_number()` said `seen`.
 
         Raises RunConflict, naming the holder, while somebody else has it.
         """
-        last = self.last_number()
+        held = self._numbers()
+        last = max(held, default=0)
         if last:
             self._refuse_if_held(last)
         if not self._store.put_if_absent(layout.driver(last + 1), self._record(released=False)):
             raise RunConflict(_JUST_NOW)
-        if last:
-            self._store.delete([layout.driver(last)])
+        # More than one: a driver died between these two lines.
+        self._store.delete([layout.driver(number) for number in held])
         # Two drivers may have come and gone since the listing, and removed the very record that was to stop this one.
         if self.last_number() != last + 1:
             raise RunConflict(_JUST_NOW)
@@ -73,6 +74,9 @@ class DriverLock:
         if self._number:
             self._store.put(layout.driver(self._number), self._record(released=True))
             self._number = 0
+
+    def _numbers(self) -> list[int]:
+        return [_number_of(entry.key) for entry in self._store.list(layout.DRIVER)]
 
     def _record(self, *, released: bool) -> bytes:
         self._renewed = self._clock()

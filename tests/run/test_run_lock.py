@@ -212,6 +212,19 @@ def test_of_many_at_once_exactly_one_wins(store: Store, tmp_path: Path, kind: st
     assert len(list(place.list("driver"))) == 1
 
 
+def test_records_that_a_dead_driver_had_no_time_to_remove_are_removed(
+    lock: Callable[[], DriverLock], store: Store
+) -> None:
+    first = lock()
+    first.take()
+    first.release()
+    store.put_json("driver/000000000002.json", records(store)[0])
+
+    lock().take()
+
+    assert [entry.key for entry in store.list("driver")] == ["driver/000000000003.json"]
+
+
 def test_releasing_what_was_not_taken_writes_nothing(lock: Callable[[], DriverLock], store: Store) -> None:
     lock().release()
 
