@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from batch_pipeline.localbatch.client import ensure, stop
-from tests.faults.lives import Killer, World, copied_pipeline
+from tests.faults.lives import Killer, World, copied_pipeline, settings_of
 
 
 @dataclass(kw_only=True)
@@ -41,11 +41,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folders = [str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache")]
     ensure(engine.state, vcpus=16, memory_mib=8192, idle_seconds=60, scratch=folders[0], cache=folders[1])
     file = copied_pipeline(engine.folder / "letters")
+    embedded = settings_of(engine.state).embedded
+    options = {f"BATCH_PIPELINE__EMBEDDED__{name.upper()}": str(value) for name, value in asdict(embedded).items()}
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     environment = {
         **kept,
+        **options,
         "HOME": str(engine.folder),
-        "BATCH_PIPELINE__EMBEDDED__STATE": str(engine.state),
         "BATCH_PIPELINE__WATCH__POLL_SECONDS": "0.1",
     }
     engine.killers += [Killer(file, environment) for _ in range(2)]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.localbatch.client import find
+from batch_pipeline.backends.aws_clients import Clients, embedded_maker
+from batch_pipeline.config import Settings, load_settings
 
 KILLER = Path(__file__).with_name("killer.py")
 LETTERS = Path(__file__).resolve().parents[1] / "flow" / "letters"
@@ -117,14 +118,14 @@ class World:
 
     def jobs(self) -> list[dict[str, Any]]:
         """All that was ever submitted to the queue, as the server tells."""
-        client = client_of(self.state)
+        clients = Clients(embedded_maker(settings_of(self.state).embedded), renewable=True)
         try:
-            if not client.describe_job_queues(jobQueues=[self.queue])["jobQueues"]:
+            if not clients.read("describe_job_queues", jobQueues=[self.queue])["jobQueues"]:
                 return []
-            pages = (client.list_jobs(jobQueue=self.queue, jobStatus=state) for state in STATES)
+            pages = (clients.read("list_jobs", jobQueue=self.queue, jobStatus=state) for state in STATES)
             return [job for page in pages for job in page["jobSummaryList"]]
         finally:
-            client.close()
+            clients.close()
 
     @property
     def state(self) -> Path:
@@ -138,19 +139,10 @@ class World:
         return [(step, json.loads(row)[0]) for row in intent.with_name("rows.txt").read_text().splitlines()]
 
 
-def client_of(state: Path) -> Any:
-    """A client of Batch for the server of a state folder."""
-    import botocore.session
-
-    endpoint = find(state)
-    assert endpoint is not None
-    return botocore.session.Session().create_client(
-        "batch",
-        endpoint_url=endpoint.url,
-        region_name=endpoint.region,
-        aws_access_key_id=endpoint.access_key,
-        aws_secret_access_key=endpoint.secret_key,
-    )
+def settings_of(state: Path) -> Settings:
+    """What the killed commands are set to, too: with other options they would replace each other's server."""
+    options: dict[str, Any] = {"vcpus": 16, "memory_mb": 8192, "idle_seconds": 60, "state": str(state)}
+    return load_settings({f"embedded.{name}": value for name, value in options.items()}, environ={}, folder=state)
 
 
 class Numbers:

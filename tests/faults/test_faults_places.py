@@ -25,8 +25,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     made = Lab(folder=tmp_path, state=tmp_path / "state", capture=capsys)
     made.set_up()
     made_by(made, monkeypatch)
-    monkeypatch.setenv("BATCH_PIPELINE__EMBEDDED__VCPUS", "4")
-    monkeypatch.setenv("BATCH_PIPELINE__EMBEDDED__IDLE_SECONDS", "60")
     yield made
     stop(made.state)
 

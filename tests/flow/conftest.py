@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.localbatch.client import ensure, stop
-from tests.flow.lab import Lab, made_by
+from tests.flow.lab import SERVER, Lab, made_by
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder of a server with four slots, on however many cores."""
     state = tmp_path_factory.mktemp("engine")
     scratch, cache = (str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache"))
-    ensure(state, vcpus=4, memory_mib=4096, idle_seconds=60, grace_seconds=2, scratch=scratch, cache=cache)
+    vcpus, memory, idle = SERVER["vcpus"], SERVER["memory_mb"], SERVER["idle_seconds"]
+    ensure(state, vcpus=vcpus, memory_mib=memory, idle_seconds=idle, scratch=scratch, cache=cache)
     yield state
     assert stop(state)
 

@@ -31,6 +31,8 @@ LETTERS = Path(__file__).resolve().parent / "letters"
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: (step, sample); a gather's sample is `_cohort`.
 Cell = tuple[str, str]
+#: What commands ask of their server: the same as the tests that start it, or it would be replaced by another.
+SERVER = {"vcpus": 4, "memory_mb": 4096, "idle_seconds": 60}
 #: After so many seconds a wait has failed.
 PATIENCE = 60.0
 
@@ -214,4 +216,6 @@ def made_by(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sets the lab's server, and counts what is asked of it."""
     monkeypatch.setenv("BATCH_PIPELINE__EMBEDDED__STATE", str(lab.state))
     monkeypatch.setenv("BATCH_PIPELINE__WATCH__POLL_SECONDS", "0.25")
+    for name, value in SERVER.items():
+        monkeypatch.setenv(f"BATCH_PIPELINE__EMBEDDED__{name.upper()}", str(value))
     monkeypatch.setattr(backends, "create", lab.remember(backends.create))
