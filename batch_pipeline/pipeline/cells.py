@@ -24,6 +24,7 @@ from batch_pipeline.wire.layout import COHORT
 _Decision = tuple[CellState, Why | None, str]
 
 _MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
+_STOPPED = frozenset({CellState.BLOCKED, CellState.SKIPPED})
 _REMADE = frozenset({CellState.TO_RUN, CellState.DEFERRED})
 #: For a gather: the state of its inputs is the first of these that one of them has.
 _MATTERS = (CellState.DEFERRED, CellState.TO_RUN, CellState.LIVE)
@@ -125,7 +126,7 @@ class Cells:
         columns = [self.states[step] for step in node.upstream if self.graph[step].scope is not Scope.COHORT]
         if not columns:
             return []
-        usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if all(map(_usable, cells))]
+        usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if _STOPPED.isdisjoint(cells)]
         kept = frozenset(usable)
         lost = tuple(sample for i, sample in enumerate(self.samples) if i not in kept)
         if lost and len(usable) < self._needed():
@@ -176,6 +177,9 @@ class Cells:
             open_ = not fingerprint and len(have) == 1 and self._is_deferred(node, read)
             return (CellState.DEFERRED if open_ else CellState.SKIPPED), None, fingerprint
         state, sentence = self._runnable(node, name, fingerprint, read, have)
+        if kept and not forced and state in _STOPPED and cell not in self.inventory.failed:
+            # A part of what it reads is made again, but it cannot be; its result is as right as it was.
+            return CellState.DONE, None, kept
         if state is CellState.BLOCKED:
             self.blocked[cell] = sentence
         elif kept and state is CellState.TO_RUN and self._live_reads(node, name):
@@ -196,10 +200,10 @@ class Cells:
         """State of a chosen cell that is to be made, by what it reads; with the sentence if it is blocked."""
         if (node.name, name) in self.inventory.failed:
             return CellState.BLOCKED, self.inventory.failed[node.name, name]
-        stops = {state: step for step, state in read.items() if not _usable(state)}
+        stops = {state: step for step, state in read.items() if state in _STOPPED}
         if CellState.BLOCKED in stops:
             return CellState.BLOCKED, f"It needs {stops[CellState.BLOCKED]}, which cannot run."
-        if stops and self._beyond.issuperset(step for step, state in read.items() if not _usable(state)):
+        if stops and self._beyond.issuperset(step for step, state in read.items() if state in _STOPPED):
             self._beyond.add(node.name)
             return CellState.SKIPPED, ""
         if stops:
@@ -283,11 +287,6 @@ class Cells:
             one_to_one = Scope.COHORT not in (reader.scope, node.scope)
             touching.update(column[position : position + 1] if one_to_one else column)
         return CellState.TO_RUN in touching
-
-
-def _usable(state: CellState) -> bool:
-    """Whether a cell will have a result if all goes well."""
-    return state is CellState.DONE or state in _MOVING
 
 
 def _why(kept: str, have: tuple[str, ...], *, forced: bool) -> Why:

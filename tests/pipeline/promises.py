@@ -170,31 +170,38 @@ def _expected(
     found: dict[Cell, CellState],
     beyond: set[Cell],
 ) -> CellState:
-    chosen = plan.selection.takes(*cell)
     have = world.receipts.get(cell, frozenset())
     trusts = plan.selection.accept_code_changes and (cell[1] != COHORT or fingerprint != "")
     kept = len(have) == 1 and (fingerprint in have or trusts)
-    stopped = [read for read in reads(plan, cell) if found[read] in STOPPED]
-    moving = [read for read in reads(plan, cell) if found[read] in MOVING]
-    if kept and (not chosen or (not moving and not forced)):
+    remade = any(found[read] in MOVING for read in reads(plan, cell))
+    if not plan.selection.takes(*cell):
+        waits = CellState.DEFERRED in (_held(plan, cell, found), *(found[read] for read in reads(plan, cell)))
+        open_ = waits and not fingerprint and len(have) == 1
+        return CellState.DONE if kept else CellState.DEFERRED if open_ else CellState.SKIPPED
+    if kept and not forced and not remade:
         return CellState.DONE
+    state = _to_make(plan, world, cell, found, beyond)
+    return CellState.DONE if kept and not forced and state in STOPPED else state
+
+
+def _to_make(plan: Plan, world: World, cell: Cell, found: dict[Cell, CellState], beyond: set[Cell]) -> CellState:
+    """The state of a chosen cell that is to be made."""
+    # What a gather lacks of its samples is `_held`'s; of other gathers it needs the one result.
+    needed = [read for read in reads(plan, cell) if read[1] == COHORT or cell[1] != COHORT]
     held = _held(plan, cell, found)
-    if not chosen:
-        waits = held is CellState.DEFERRED or any(found[read] is CellState.DEFERRED for read in moving)
-        return CellState.DEFERRED if waits and not fingerprint and len(have) == 1 else CellState.SKIPPED
-    if any(found[read] is CellState.BLOCKED for read in stopped if cell[1] != COHORT or read[1] == COHORT):
+    stopped = [read for read in needed if found[read] in STOPPED]
+    if any(found[read] is CellState.BLOCKED for read in stopped):
         return CellState.BLOCKED
-    gathers = [read for read in stopped if cell[1] != COHORT or read[1] == COHORT]
-    if gathers or held is CellState.SKIPPED:
-        if beyond.issuperset(gathers):
-            beyond.add(cell)
-            return CellState.SKIPPED
-        return CellState.BLOCKED
+    if stopped or held is CellState.SKIPPED:
+        if not beyond.issuperset(stopped):
+            return CellState.BLOCKED
+        beyond.add(cell)
+        return CellState.SKIPPED
     if held is not None:
         return held
     if cell[1] in world.absent and plan.graph[cell[0]].sources:
         return CellState.BLOCKED
-    return CellState.DEFERRED if any(found[read] is CellState.DEFERRED for read in moving) else CellState.TO_RUN
+    return CellState.DEFERRED if CellState.DEFERRED in (found[read] for read in reads(plan, cell)) else CellState.TO_RUN
 
 
 def _held(plan: Plan, cell: Cell, found: dict[Cell, CellState]) -> CellState | None:

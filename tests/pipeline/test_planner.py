@@ -215,6 +215,22 @@ def test_a_source_that_is_gone_blocks_a_cell_that_was_done_unless_its_result_is_
     assert set(states_of(accepted).values()) == {DONE}
 
 
+def test_a_result_that_cannot_be_made_again_stays_when_a_part_of_what_it_reads_is() -> None:
+    graph = graph_of(("a", SAMPLE, ()), ("b", SAMPLE, ()), ("both", SAMPLE, ["a", "b"]), ("table", GATHER, ["both"]))
+    world = World(graph=graph, samples=["x0"])
+    finish(world)
+    del world.receipts["a", "x0"], world.receipts["b", "x0"]
+    chosen = Selection(steps=frozenset({"a", "both", "table"}))
+    assert states_of(world.plan(chosen)) == {
+        ("a", "x0"): TO_RUN,
+        ("b", "x0"): SKIPPED,
+        ("both", "x0"): DONE,
+        ("table", COHORT): DONE,
+    }
+    finish(world, chosen)
+    assert not world.plan(chosen).jobs
+
+
 def test_a_missing_source_of_a_sample_that_was_not_chosen_is_no_failure() -> None:
     world = with_table(3)
     world.absent = {"x1"}
