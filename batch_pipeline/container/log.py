@@ -141,12 +141,9 @@ def say(text: str) -> None:
 
 def _new_file(folder: Path) -> int:
     """A file without a name; in memory when the folder cannot have one, so that the log tells that its disk is full."""
-    import tempfile
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return os.dup(file.fileno())
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
         return os.memfd_create("log")
 

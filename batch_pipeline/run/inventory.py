@@ -24,7 +24,7 @@ from batch_pipeline.wire.store import Entry, NotInStore, Store, open_store
 def choose_reference(request: Request) -> tuple[str, Mapping[str, Entry]]:
     """The reference's name and files. One LIST, none when no step uses one.
 
-    Raises InvalidUse when none was named and the store holds several.
+    Raises InvalidUse when the one that was named is not there, or none was named and the store holds several.
     """
     if not any(node.references for node in request.graph):
         return request.reference, {}
@@ -38,6 +38,12 @@ def choose_reference(request: Request) -> tuple[str, Mapping[str, Entry]]:
         raise InvalidUse(f"The store holds several references ({', '.join(sorted(found))}); choose with --reference.")
     if not name:
         name = next(iter(found), "")
+    elif name not in found:
+        there = f"There are: {', '.join(sorted(found))}." if found else "It holds none; is it the right store?"
+        raise InvalidUse(
+            f"There is no reference {name!r} in {request.store.url}. {there} To build it: reference {name}, with its"
+            " files as options."
+        )
     return name, found.get(name, {})
 
 
@@ -58,8 +64,8 @@ def with_failed(inventory: Inventory, failed: Mapping[tuple[str, str], str]) -> 
 def _receipts(request: Request) -> dict[str, dict[str, tuple[str, ...]]]:
     """Step -> sample -> fingerprints. One LIST (its pages)."""
     found: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in request.graph.names}
-    for entry in request.store.list(layout.RECEIPTS):
-        cell = layout.cell_of_receipt(entry.key)
+    for key in request.store.keys(layout.RECEIPTS):
+        cell = layout.cell_of_receipt(key)
         if cell is not None and cell[0] in found:
             step, sample, fingerprint = cell
             samples = found[step]

@@ -41,7 +41,7 @@ class Verdict:
 
 def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submission]) -> Verdict:
     """Judges the cells of jobs that have ended."""
-    receipts = {entry.key for entry in store.list(layout.RECEIPTS)}
+    receipts = set(store.keys(layout.RECEIPTS))
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
     failed: list[FailedCell] = []
     for job in jobs:

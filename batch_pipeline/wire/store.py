@@ -151,6 +151,18 @@ class Store:
                     yield _entry(meta)
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Keys under a prefix, for those who need no more: in a folder that is twice as quick as `list`."""
+        if self.folder is None:
+            yield from (entry.key for entry in self.list(prefix))
+            return
+        with self._call("list", prefix, count=0):
+            seen = 0
+            for key in _keys_below(os.path.join(self.folder, prefix.rstrip("/")), prefix.rstrip("/")):
+                seen += 1
+                yield key
+            self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+
     def folders(self, prefix: str) -> builtins.list[str]:
         """Names of the folders right below a prefix; empty when there is none."""
         with self._call("list", prefix):
@@ -177,6 +189,21 @@ class Store:
             raise NotInStore(f"{self.url_of(key)} is not in the store.") from error
         except (BaseError, OSError) as error:
             raise _translated(self, key, error) from error
+
+
+def _keys_below(folder: str, prefix: str) -> Iterator[str]:
+    """Files below a folder, but for those that somebody still writes: their names end in `#digits`, as obstore's do."""
+    try:
+        found = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with found as entries:
+        for entry in entries:
+            key = f"{prefix}/{entry.name}"
+            if entry.is_dir():
+                yield from _keys_below(entry.path, key)
+            elif not entry.name.rpartition("#")[2].isdigit() or "#" not in entry.name:
+                yield key
 
 
 def _entry(meta: Any) -> Entry:
