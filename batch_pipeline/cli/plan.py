@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +21,7 @@ from batch_pipeline.cli.output import data, print_json, print_store_calls, print
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
-    from batch_pipeline.pipeline.plan import Plan
+    from batch_pipeline.pipeline.plan import Plan, Why
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 #: Jobs that the table shows before it says how many more there are.
@@ -70,6 +70,19 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
         say(f"Live: {', '.join(live_runs)}.")
     _tell_conflicts(plan)
     _tell_jobs(plan)
+    if changed := _changed_sample(plan):
+        say(f"What changed: status --explain {changed}, with the same options.")
+
+
+def _changed_sample(plan: Plan) -> str:
+    """A sample with a cell that is to run because something changed, or nothing."""
+    from batch_pipeline.pipeline.plan import Why
+
+    return next((sample for step in plan.why for sample, why in _whys(plan, step) if why is Why.CHANGED), "")
+
+
+def _whys(plan: Plan, step: str) -> Iterator[tuple[str, Why | None]]:
+    return zip((sample for sample, _ in plan.cells(step)), plan.why[step], strict=True)
 
 
 def print_steps(plan: Plan) -> None:

@@ -94,7 +94,8 @@ def _explain(call: Call, told: Sequence[Explanation]) -> int:
         print_json(plain(told))
         return CommandExit.DONE
     for part in told:
-        data(f"{part.step}: {_word(part.state)}. {part.sentence}")
+        word = _word(part.state)
+        data(f"{part.step}: {part.sentence if part.sentence.startswith(word) else f'{word}: {part.sentence}'}")
     return CommandExit.DONE
 
 

@@ -95,8 +95,8 @@ class Score:
         negatives = [sample for sample in self.samples if not sample.expected]
         empty = sum(sample.perfect for sample in negatives)
         return (
-            f"{self.found} of {self.expected} fusions found, {extra} not true, {exact} of {judged} breakpoints exact, "
-            f"{empty} of {len(negatives)} samples without fusions empty"
+            f"{self.found} of {self.expected} fusions found, {extra} not true, {exact} of {judged} known breakpoints"
+            f" exact, {empty} of {len(negatives)} samples without fusions empty"
         )
 
     def table(self) -> list[tuple[str, ...]]:

@@ -175,16 +175,16 @@ def blocked_groups(blocked: Mapping[tuple[str, str], str] | Sequence[tuple[str, 
 
 
 def blocked_lines(blocked: Mapping[tuple[str, str], str] | Sequence[tuple[str, str, str]]) -> list[str]:
-    """The sentences about blocked cells, the first few a step; equal sentences of a step are told once."""
+    """The sentences about blocked cells, the first few a step; those that differ by sample alone are told once."""
     lines: list[str] = []
     for group in blocked_groups(blocked):
-        told: dict[str, list[str]] = {}
+        told: dict[str, list[tuple[str, str]]] = {}
         for sample, sentence in group.cells:
-            told.setdefault(sentence, []).append(spoken(sample))
-        parts = [f"{group.step}: {first_few(samples)}: {sentence}" for sentence, samples in told.items()]
-        lines += parts[:FEW]
-        if len(parts) > FEW:
-            lines.append(f"{group.step}: and {sum(map(len, list(told.values())[FEW:])):,} more.")
+            told.setdefault(_kind(sample, sentence), []).append((spoken(sample), sentence))
+        kinds = list(told.values())
+        lines += [f"{group.step}: {first_few([sample for sample, _ in cells])}: {cells[0][1]}" for cells in kinds[:FEW]]
+        if len(kinds) > FEW:
+            lines.append(f"{group.step}: and {sum(map(len, kinds[FEW:])):,} more.")
     return lines
 
 
@@ -193,16 +193,16 @@ def failure_groups(failed: Iterable[FailedCell]) -> list[FailureGroup]:
     groups: dict[tuple[str, EndReason, str], list[FailedCell]] = {}
     for cell in failed:
         if cell.reason is not EndReason.DEPENDENCY:
-            groups.setdefault((cell.step, cell.reason, _kind(cell)), []).append(cell)
+            groups.setdefault((cell.step, cell.reason, _kind(cell.sample, cell.message)), []).append(cell)
     return [
         FailureGroup(step=step, reason=reason, samples=tuple(cell.sample for cell in cells), message=cells[0].message)
         for (step, reason, _), cells in groups.items()
     ]
 
 
-def _kind(cell: FailedCell) -> str:
-    """The message without what differs between samples that failed in the same way: their names, and numbers."""
-    return _NUMBER.sub("#", cell.message.replace(cell.sample, "@"))
+def _kind(sample: str, sentence: str) -> str:
+    """The sentence without what differs between samples of which the same is said: their names, and numbers."""
+    return _NUMBER.sub("#", sentence.replace(sample, "@"))
 
 
 def root_causes(failed: Sequence[FailedCell]) -> list[str]:

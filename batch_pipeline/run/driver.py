@@ -139,7 +139,7 @@ class Driver:
             first = first or found.plan
             self._made |= found.plan.under_way()
             if detach and jobs:
-                progress = Watch(found.plan, self.backend, jobs, already=_already(found)).look()
+                progress = Watch(found.plan, self.backend, jobs, already=already_done(found)).look()
                 break
             if jobs:
                 self._follow(found, jobs, listener)
@@ -226,7 +226,7 @@ class Driver:
 
     def _follow(self, found: Look, jobs: Sequence[Submission], listener: Listener) -> None:
         poll = self._request.settings.watch.poll_seconds
-        Watch(found.plan, self.backend, jobs, already=_already(found), poll_seconds=poll).until_over(
+        Watch(found.plan, self.backend, jobs, already=already_done(found), poll_seconds=poll).until_over(
             Together(self._hearers(listener))
         )
 
@@ -269,7 +269,7 @@ def _coat(request: Request, submitter: Submitter) -> Coat:
     )
 
 
-def _already(found: Look) -> dict[str, int]:
+def already_done(found: Look) -> dict[str, int]:
     """Live job -> its cells that were done when the plan was made."""
     position = {sample: i for i, sample in enumerate(found.plan.samples)} if found.inventory.live else {}
     counts = {}

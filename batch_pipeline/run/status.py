@@ -11,7 +11,7 @@ from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Node
-from batch_pipeline.run.driver import Driver, Look
+from batch_pipeline.run.driver import Driver, Look, already_done
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.verdict import judge, last_failure, read_failed
@@ -61,7 +61,7 @@ def status(request: Request) -> Status:
         plan = found.plan
         failed = failed_before(request, found, lambda: driver.backend)
         if found.live_runs:
-            progress = Watch(plan, driver.backend, found.jobs).look()
+            progress = Watch(plan, driver.backend, found.jobs, already=already_done(found)).look()
         else:
             progress = {step: _resting(plan, step, failed) for step in plan.states}
         return Status(

@@ -86,20 +86,22 @@ class Watch:
 
     def _progress(self, step: str) -> StepProgress:
         counts = self._plan.counts(step)
-        done = running = waiting = 0
+        done = running = waiting = again = 0
         failed: Counter[EndReason] = Counter()
         for job in self._jobs:
             summary = self.summaries.get(job.native_id)
             if job.step != step or summary is None:
                 continue
             here = summary.counts
-            done += max(0, here.get(JobState.SUCCEEDED, 0) - self._already.get(job.native_id, 0))
+            done += here.get(JobState.SUCCEEDED, 0)
+            # Done cells of a live job are that job's: as it counts them, or because it is forced to make them again.
+            again += self._already.get(job.native_id, 0)
             running += sum(here.get(state, 0) for state in _RUNNING)
             waiting += sum(here.get(state, 0) for state in _WAITING)
             failed += self._failures(job.native_id, summary)
         return StepProgress(
             step=step,
-            done_before=counts[CellState.DONE],
+            done_before=counts[CellState.DONE] - again,
             done=done,
             running=running,
             waiting=waiting,

@@ -140,7 +140,7 @@ def test_from_the_first_run_to_nothing_to_do(shell: Shell) -> None:
     assert (results / "upper" / "S2" / "upper.txt").read_text() == "LETTERS OF S2\n"
     assert shell() == "Nothing to do: 6 of 6 cells are done.\n"
     assert shell("plan") == "Nothing to do: 6 of 6 cells are done.\n"
-    assert "upper: done. done by run" in shell("status", "--explain", "S1")
+    assert "upper: done by run" in shell("status", "--explain", "S1")
     assert "shouting letters of S1" in shell("logs", "S1", "upper")
     assert shell("logs", "S1", "upper", "--grep", "shout.*S1") == "shouting letters of S1\n"
     line = json.loads(shell("logs", "S1", "upper", "--grep", "shouting", "--json"))

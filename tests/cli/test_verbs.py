@@ -235,7 +235,7 @@ def test_status_of_a_store_where_nothing_ran(world: Path, run: Run) -> None:
 def test_status_explains_a_sample(world: Path, run: Run) -> None:
     told = run("status", *LIST, "--explain", "S1")
     assert told.code == CommandExit.DONE
-    assert "upper: to run. never done" in told.out
+    assert "upper: to run: never done" in told.out
     assert json.loads(run("status", *LIST, "--explain", "S1", "--json").out)[1]["state"] == "to run"
 
 

@@ -105,7 +105,7 @@ def test_the_table_and_the_sentence_say_it_all(tmp_path: Path) -> None:
     header, row = score.table()
     assert len(header) == len(row)
     assert row == ("s1", "1", "-", "A-B", "C-D", "-", "differs")
-    assert score.sentence.startswith("0 of 1 fusions found, 1 not true, 0 of 0 breakpoints exact")
+    assert score.sentence.startswith("0 of 1 fusions found, 1 not true, 0 of 0 known breakpoints exact")
 
 
 def test_a_truth_table_reads_back(tmp_path: Path) -> None:

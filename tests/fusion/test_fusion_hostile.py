@@ -110,7 +110,7 @@ def test_a_missing_bam_is_told_before_anything_is_sent(harmed: tuple[Bucket, Sai
     assert set(jobs) == {f"{step}-0-0" for step in STEPS}
     assert all(samples == {*GOOD, *BAD} for samples in jobs.values())
     explained = bucket.give("status", "--explain", ABSENT).out
-    assert f"picard: blocked. Its source {bucket.bam(ABSENT)} is not there" in explained
+    assert f"picard: blocked: Its source {bucket.bam(ABSENT)} is not there" in explained
 
 
 def test_logs_of_a_step_that_never_ran_say_where_to_look(harmed: tuple[Bucket, Said]) -> None:

@@ -121,11 +121,15 @@ def test_cells_that_were_not_chosen_and_cells_that_cannot_run_have_their_columns
 
 
 def test_blocked_cells_are_told_by_sentence_and_cut() -> None:
-    blocked = [("first", f"S{i}", f"File {i} is not there.") for i in range(17)]
+    words = ["one", "two", "three", "four", "five", "six", "seven"]
+    blocked = [("first", f"S{i}", f"The {word} file S{i}.bam is not there.") for i, word in enumerate(words)]
+    blocked += [("first", f"T{i}", f"The first file T{i}.bam is not there.") for i in range(17)]
+    blocked = [*blocked[-17:], *blocked[:-17]]
     blocked += [("second", f"S{i}", "It needs first, which cannot run.") for i in range(17)]
     lines = blocked_lines(blocked)
-    assert lines[:2] == ["first: S0: File 0 is not there.", "first: S1: File 1 is not there."]
-    assert lines[5] == "first: and 12 more."
+    assert lines[0] == "first: T0, T1, T2, T3, T4 and 12 more: The first file T0.bam is not there."
+    assert lines[1] == "first: S0: The one file S0.bam is not there."
+    assert lines[5] == "first: and 3 more."
     assert lines[6] == "second: S0, S1, S2, S3, S4 and 12 more: It needs first, which cannot run."
     assert len(lines) == 7
 

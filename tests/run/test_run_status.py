@@ -55,6 +55,16 @@ def test_status_of_a_live_run_is_the_backends(store: Store, stage: Stage, detach
     assert found.progress["upper"].line == "0/3 done, 3 waiting"
 
 
+def test_cells_that_are_made_again_are_counted_once(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    stage.is_open = False
+    drive(request_of(store, **chosen(force=True, samples=frozenset({"bob"}))), stage, detach=True)
+
+    found = status(request_of(store))
+
+    assert [step.line for step in found.progress.values()] == ["2/3 done, 1 waiting"] * 2 + ["0/1 done, 1 waiting"]
+
+
 def test_status_after_a_failure_names_it_from_the_records(store: Store, stage: Stage) -> None:
     stage.play = lambda step, sample, attempt: int(sample == "bob")
     drive(request_of(store), stage)
