@@ -105,6 +105,7 @@ class Stage(MemoryBackend):
     def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
         if self.is_open:
             self.drain(self._act)
+        assert self.calls["summaries"] < 500, "nothing will ever end here"
         return super().summaries(native_ids)
 
     def submitted(self) -> list[tuple[str, str]]:
@@ -125,6 +126,7 @@ class Stage(MemoryBackend):
         row = json.loads(self.store.get(layout.submission(run_id, job, "rows.txt")).splitlines()[index])
         step = manifest["step"]
         self.tried[step, sample] = self.tried.get((step, sample), 0) + 1
+        assert self.tried[step, sample] < 10, "the driver goes round in circles"
         code = self.play(step, sample, self.tried[step, sample])
         about: dict[str, Any] = {
             "run_id": run_id,
