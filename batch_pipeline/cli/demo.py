@@ -70,10 +70,20 @@ def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
     }
     if not named:
         fitting["store__url"] = str(folder.absolute() / "store")
+    fitting |= _room(call)
     for step, params in cohort.params.items():
         fitting |= {f"params__{step}.{name}": value for name, value in params.items()}
     _write_settings(folder, named | fitting)
     return Call(call.workflow, call.argv, {**call.options, **fitting})
+
+
+def _room(call: Call) -> dict[str, Any]:
+    """A setting that lets the steps start on a small machine: the samples of the demonstration need little memory."""
+    from batch_pipeline.run.room import embedded_room
+
+    builder = call.workflow.reference_builder
+    asked = max(step.memory_mb for step in (*(node.step for node in call.graph), builder) if step is not None)
+    return {"embedded__memory_mb": asked} if asked > embedded_room(call.settings.embedded)[1] else {}
 
 
 def _write_settings(folder: Path, fitting: Mapping[str, Any]) -> None:

@@ -28,10 +28,9 @@ from batch_pipeline.run.record import write_end
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.submit import Submitter
 from batch_pipeline.run.verdict import Verdict, blocked_cells, final_progress, judge, write_failed
-from batch_pipeline.run.watch import Watch
+from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict, StoreFailed
-from batch_pipeline.wire.layout import COHORT
 
 
 class Interrupted(KeyboardInterrupt):
@@ -139,11 +138,11 @@ class Driver:
             first = first or found.plan
             self._made |= found.plan.under_way()
             if detach and jobs:
-                progress = Watch(found.plan, self.backend, jobs, already=already_done(found)).look()
+                progress = self._watch(found, jobs).look()
                 break
             if jobs:
                 self._follow(found, jobs, listener)
-                failed += self._judge(jobs)
+                failed += self._judge(found.plan, jobs)
             progress = final_progress(first, found.plan, failed)
             if not jobs or not _is_deferred(found.plan):
                 break
@@ -225,17 +224,24 @@ class Driver:
         self.run_ids.extend(run_id for run_id in found.live_runs if run_id not in self.run_ids)
 
     def _follow(self, found: Look, jobs: Sequence[Submission], listener: Listener) -> None:
-        poll = self._request.settings.watch.poll_seconds
-        Watch(found.plan, self.backend, jobs, already=already_done(found), poll_seconds=poll).until_over(
-            Together(self._hearers(listener))
-        )
+        self._watch(found, jobs).until_over(Together(self._hearers(listener)))
 
-    def _judge(self, jobs: Sequence[Submission]) -> Sequence[FailedCell]:
-        """Closes the runs of jobs that have ended; their cells that are not done."""
+    def _watch(self, found: Look, jobs: Sequence[Submission]) -> Watch:
+        already = already_done(found.plan, found.inventory.live, found.live)
+        poll = self._request.settings.watch.poll_seconds
+        return Watch(found.plan, self.backend, jobs, already=already, poll_seconds=poll)
+
+    def _judge(self, plan: Plan, jobs: Sequence[Submission]) -> Sequence[FailedCell]:
+        """Closes the runs of jobs that have ended; the cells that this wave counted on and that are not done.
+
+        A live job may hold cells that it could not do, for what they read is made again: a later wave takes those.
+        """
         verdict = judge(self._request.graph, self._store, self.backend, jobs)
-        self._failed |= {(cell.step, cell.sample): cell for cell in verdict.failed}
+        counted = plan.under_way()
+        failed = [cell for cell in verdict.failed if (cell.step, cell.sample) in counted]
+        self._failed |= {(cell.step, cell.sample): cell for cell in failed}
         self._write_ends(verdict)
-        return verdict.failed
+        return failed
 
     def _end(self, over: Sequence[LiveRun]) -> None:
         """Closes runs whose jobs have all ended while nobody watched."""
@@ -267,17 +273,6 @@ def _coat(request: Request, submitter: Submitter) -> Coat:
         port=luigi.scheduler_port,
         log_folder=folder / "luigi" if folder else None,
     )
-
-
-def already_done(found: Look) -> dict[str, int]:
-    """Live job -> its cells that were done when the plan was made."""
-    position = {sample: i for i, sample in enumerate(found.plan.samples)} if found.inventory.live else {}
-    counts = {}
-    for job in found.inventory.live:
-        states = found.plan.states.get(job.step, ())
-        here = [position.get(sample, 0 if sample == COHORT else -1) for sample in job.samples]
-        counts[job.native_id] = sum(i >= 0 and states[i] is CellState.DONE for i in here)
-    return counts
 
 
 def _is_deferred(plan: Plan) -> bool:

@@ -11,11 +11,11 @@ from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Node
-from batch_pipeline.run.driver import Driver, Look, already_done
+from batch_pipeline.run.driver import Driver, Look
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.verdict import judge, last_failure, read_failed
-from batch_pipeline.run.watch import Watch
+from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import RETRIED, EndReason
 from batch_pipeline.wire.errors import InvalidUse
@@ -61,7 +61,8 @@ def status(request: Request) -> Status:
         plan = found.plan
         failed = failed_before(request, found, lambda: driver.backend)
         if found.live_runs:
-            progress = Watch(plan, driver.backend, found.jobs, already=already_done(found)).look()
+            already = already_done(plan, found.inventory.live, found.live)
+            progress = Watch(plan, driver.backend, found.jobs, already=already).look()
         else:
             progress = {step: _resting(plan, step, failed) for step in plan.states}
         return Status(
@@ -252,6 +253,7 @@ def _part_changes(before: StepParts, after: StepParts) -> list[str]:
         changed.append(f"the image: {before.image or 'none'} -> {after.image or 'none'}")
     changed += [f"parameter {name}: {old} -> {new}" for name, old, new in _differences(before.params, after.params)]
     changed += [f"reference file {name}" for name, _, _ in _differences(before.references, after.references)]
+    changed += [f"input {name}: {old} -> {new}" for name, old, new in _differences(before.inputs, after.inputs)]
     return changed
 
 

@@ -21,6 +21,7 @@ from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.record import make_record, new_run_id, write_record
 from batch_pipeline.run.request import Request
+from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import SubmissionUnknown
 
@@ -54,15 +55,20 @@ class Submitter:
         self._native: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Writes bundle and run record; the next driver knows of the run from here on."""
+        """Writes bundle and run record; the next driver knows of the run from here on.
+
+        Raises InvalidPipeline and InvalidUse, with nothing written, for definitions that cannot be run.
+        """
         request, store = self._request, self._request.store
         bundle = bundles.make_bundle(request.graph)
-        url = bundles.upload(bundle, store)
         record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256)
-        write_record(store, record, request, self._plan)
         definitions = definitions_of(
             request.graph, pipeline=record.pipeline_name, attempts=request.settings.backend.attempts
         )
+        wanted = {job.step for job in self._plan.jobs}
+        require_room(request.settings, definitions, wanted)
+        url = bundles.upload(bundle, store)
+        write_record(store, record, request, self._plan)
         self._context = RunContext(
             run_id=self.run_id,
             pipeline_name=record.pipeline_name,
@@ -75,7 +81,6 @@ class Submitter:
             reference=self._reference,
             tags=dict(request.settings.tags),
         )
-        wanted = {job.step for job in self._plan.jobs}
         self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
 

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
-from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
 from batch_pipeline.run.events import Listener, StepProgress
-from batch_pipeline.run.live import Submission
+from batch_pipeline.run.live import LiveRun, Submission
 from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.layout import COHORT
 
 #: Seconds between two polls at the least.
 SHORTEST = 0.05
@@ -123,3 +124,21 @@ class Watch:
         ended = sum(step.done + step.failures for step in progress.values())
         left = elapsed * moving / ended if ended else elapsed
         return min(self._longest, max(SHORTEST, left / 4))
+
+
+def already_done(plan: Plan, live: Sequence[LiveJob], runs: Sequence[LiveRun]) -> dict[str, int]:
+    """Job of a live run -> its cells that were done when the plan was made."""
+    # Success comes after the receipt.
+    counts = {
+        item.native_id: run.summaries[item.native_id].counts.get(JobState.SUCCEEDED, 0)
+        for run in runs
+        if not run.over
+        for item in run.submissions
+        if not item.join
+    }
+    position = {sample: i for i, sample in enumerate(plan.samples)} if live else {}
+    for job in live:
+        states = plan.states.get(job.step, ())
+        here = [position.get(sample, 0 if sample == COHORT else -1) for sample in job.samples]
+        counts[job.native_id] = sum(i >= 0 and states[i] is CellState.DONE for i in here)
+    return counts
