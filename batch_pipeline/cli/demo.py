@@ -92,9 +92,13 @@ def _write_settings(folder: Path, fitting: Mapping[str, Any]) -> None:
     for name, value in fitting.items():
         section, key = name.split("__", 1)
         # A JSON string or number is one of TOML, too.
-        sections.setdefault(section, []).append(f"{json.dumps(key)} = {json.dumps(value)}")
+        sections.setdefault(section, []).append(f"{_toml_key(key)} = {json.dumps(value)}")
     text = "\n".join("\n".join([f"[{section}]", *lines, ""]) for section, lines in sections.items())
     (folder / SETTINGS).write_text("# The demonstration's settings, for other verbs: --config.\n\n" + text)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.isidentifier() else json.dumps(key)
 
 
 def _quiet(call: Call) -> Call:

@@ -65,6 +65,17 @@ def test_cells_that_are_made_again_are_counted_once(store: Store, stage: Stage) 
     assert [step.line for step in found.progress.values()] == ["2/3 done, 1 waiting"] * 2 + ["0/1 done, 1 waiting"]
 
 
+def test_cells_of_a_live_runs_ended_job_are_counted_once(store: Store, stage: Stage, detached: str) -> None:
+    for native_id, index in stage.ready():
+        stage.finish(native_id, index, stage._act(stage.jobs[native_id].request, index))
+
+    found = status(request_of(store))
+
+    assert found.live_runs == [detached]
+    lines = [step.line for step in found.progress.values()]
+    assert lines == ["3/3 done", "0/3 done, 3 waiting", "0/1 done, 1 waiting"]
+
+
 def test_status_after_a_failure_names_it_from_the_records(store: Store, stage: Stage) -> None:
     stage.play = lambda step, sample, attempt: int(sample == "bob")
     drive(request_of(store), stage)
