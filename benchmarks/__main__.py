@@ -4,45 +4,74 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from benchmarks import measure
-
-NAMES = ("startup", "planning", "cells", "fusion")
+from benchmarks.table import RESULTS
 
 
 def main() -> int:
     """Runs the command line and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"which to run: {', '.join(NAMES)} (default: all)")
+    parser.add_argument("name", nargs="*", help=f"which to run: {', '.join(_BENCHMARKS)} (default: all)")
     parser.add_argument("--samples", type=int, default=1_000, help="samples of `cells` (default: 1000)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--large", action="store_true", help="`cells` with 10,000 samples too")
     parser.add_argument("--no-peers", action="store_true", help="`cells` with bounds only; installs nothing")
+    parser.add_argument("--folder", help="where to work (default: the temporary folder); its file system matters")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="where the JSON goes (default: benchmarks/results)"
+    )
     options = parser.parse_args()
-    unknown = sorted(set(options.name) - set(NAMES))
+    unknown = sorted(set(options.name) - set(_BENCHMARKS))
     if unknown:
-        parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(_BENCHMARKS)}")
+    tempfile.tempdir = options.folder
     measure.become_reaper()
-    for name in options.name or NAMES:
-        if name == "cells":
-            from benchmarks import cells
-
-            cells.main(
-                samples=options.samples, rounds=options.rounds, peers=not options.no_peers, large=options.large
-            )
-        elif name == "planning":
-            from benchmarks import planning
-
-            planning.main()
-        elif name == "startup":
-            from benchmarks import startup
-
-            startup.main(rounds=options.rounds)
-        else:
-            from benchmarks import fusion
-
-            fusion.main(rounds=options.rounds)
+    for name in options.name or _BENCHMARKS:
+        _BENCHMARKS[name](options)
     return 0
+
+
+def _cells(options: argparse.Namespace) -> None:
+    from benchmarks import cells
+
+    peers = not options.no_peers
+    cells.main(
+        samples=options.samples,
+        rounds=options.rounds,
+        peers=peers,
+        large=options.large,
+        results_folder=options.results,
+    )
+
+
+def _planning(options: argparse.Namespace) -> None:
+    from benchmarks import planning
+
+    planning.main(results_folder=options.results)
+
+
+def _startup(options: argparse.Namespace) -> None:
+    from benchmarks import startup
+
+    startup.main(rounds=options.rounds, results_folder=options.results)
+
+
+def _fusion(options: argparse.Namespace) -> None:
+    from benchmarks import fusion
+
+    fusion.main(rounds=options.rounds, results_folder=options.results)
+
+
+_BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "startup": _startup,
+    "planning": _planning,
+    "cells": _cells,
+    "fusion": _fusion,
+}
 
 
 if __name__ == "__main__":

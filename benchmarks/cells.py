@@ -2,11 +2,13 @@
 
 A round runs every engine once, in its own fresh folder: build, again with nothing to do, again after the results of
 1 % of the samples were taken away. Goals are ratios of the same round (`durable bound`), told as medians over rounds.
+
+Nothing is removed before the last round is over: ext4 does not use an inode again within minutes of its removal, and
+looks at each such inode whenever it makes another one, so one engine's cleaning up would be the next one's cost.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from benchmarks import engines, table
 from benchmarks.engines import STEPS, Engine
 from benchmarks.measure import Cost, run
 from benchmarks.peers import Peers, cache_folder
+
+_Maker = Callable[[Path, int], Engine]
+_PeerMaker = Callable[[Path, int, Peers], Engine]
 
 #: Rounds after the first are for these: the ones that goals are about.
 _EVERY_ROUND = (engines.Ours.name, engines.Durable.name, engines.Xargs.name)
@@ -41,7 +46,7 @@ class Result:
         return self.samples * len(STEPS)
 
 
-def main(*, samples: int, rounds: int, peers: bool, large: bool) -> None:
+def main(*, samples: int, rounds: int, peers: bool, large: bool, results_folder: Path) -> None:
     """Runs, prints and keeps."""
     environment = Peers(cache_folder())
     if peers:
@@ -57,25 +62,28 @@ def main(*, samples: int, rounds: int, peers: bool, large: bool) -> None:
         report("cells: 10,000 samples x 3", more)
         _flatness(results, more)
         results += more
-    table.keep("cells", {"machine": table.machine(versions.items()), "results": results})
+    table.keep("cells", {"machine": table.machine(versions.items()), "results": results}, results_folder)
 
 
-def _makers(peers: Peers, all_of_them: bool) -> list[Callable[[Path, int], Engine]]:
-    makers: list[Callable[[Path, int], Engine]] = [engines.Ours, engines.Durable, engines.Xargs]
+def _makers(peers: Peers, all_of_them: bool) -> list[_Maker]:
+    makers: list[_Maker] = [engines.Ours, engines.Durable, engines.Xargs]
     if all_of_them:
         makers += [engines.Make, engines.Luigi]
-        for name, kind in (("doit", engines.Doit), ("snakemake", engines.Snakemake)):
-            if name not in peers.missing:
-                makers.append(lambda folder, samples, kind=kind: kind(folder, samples, peers))
+        installed: tuple[tuple[str, _PeerMaker], ...] = (("doit", engines.Doit), ("snakemake", engines.Snakemake))
+        makers += [_with(peers, make) for name, make in installed if name not in peers.missing]
     return makers
 
 
-def measured(samples: int, rounds: int, makers: Sequence[Callable[[Path, int], Engine]]) -> Iterator[Result]:
+def _with(peers: Peers, make: _PeerMaker) -> _Maker:
+    return lambda folder, samples: make(folder, samples, peers)
+
+
+def measured(samples: int, rounds: int, makers: Sequence[_Maker]) -> Iterator[Result]:
     """The results of all rounds; every second round goes backwards."""
-    for number in range(rounds):
-        for make in makers if number % 2 == 0 else reversed(makers):
-            with tempfile.TemporaryDirectory(prefix="cells-", ignore_cleanup_errors=True) as name:
-                engine = make(Path(name) / "here", samples)
+    with tempfile.TemporaryDirectory(prefix="cells-", ignore_cleanup_errors=True) as name:
+        for number in range(rounds):
+            for place, make in enumerate(makers if number % 2 == 0 else reversed(makers)):
+                engine = make(Path(name) / f"{number}-{place}" / "here", samples)
                 if samples > engine.most_samples or (number and engine.name not in _EVERY_ROUND):
                     continue
                 result = _one(engine)
@@ -174,8 +182,3 @@ def _flatness(small: Sequence[Result], large: Sequence[Result]) -> None:
             for results in (small, large)
         )
         table.say(f"  {name}: CPU ms a cell {before:.2f} -> {after:.2f}, {after / before:.2f} x (goal <= 1.1)")
-
-
-def clean(folder: Path) -> None:
-    """Removes a folder of a benchmark."""
-    shutil.rmtree(folder, ignore_errors=True)

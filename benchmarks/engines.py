@@ -247,7 +247,7 @@ class Snakemake(Engine):
         return {**super().environment(), "XDG_CACHE_HOME": str(self.folder / "cache")}
 
 
-_LUIGI = '''\
+_LUIGI = """\
 import subprocess
 
 import luigi
@@ -275,9 +275,9 @@ class All(luigi.WrapperTask):
 
 if __name__ == "__main__":
     assert luigi.build([All()], workers=1, local_scheduler=True, log_level="WARNING")
-'''
+"""
 
-_DOIT = '''\
+_DOIT = """\
 def task_copy():
     for sample in range(SAMPLES):
         source = f"in/{sample}.txt"
@@ -286,9 +286,9 @@ def task_copy():
             yield {"name": f"{sample}.{step}", "actions": [["cp", source, target]],
                    "file_dep": [source], "targets": [target]}
             source = target
-'''
+"""
 
-_SNAKEMAKE = '''\
+_SNAKEMAKE = """\
 rule all:
     input: [f"out/{sample}.3" for sample in range(SAMPLES)]
 
@@ -306,7 +306,7 @@ rule three:
     input: "out/{sample}.2"
     output: "out/{sample}.3"
     shell: "cp {input} {output}"
-'''
+"""
 
 
 def versions(peers: Peers) -> Iterator[tuple[str, str]]:

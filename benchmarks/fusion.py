@@ -71,7 +71,7 @@ class Round:
     load: str
 
 
-def main(*, rounds: int) -> None:
+def main(*, rounds: int, results_folder: Path) -> None:
     """Measures, prints and keeps; where the tools are missing it says so."""
     missing = [name for name in ("java", "kallisto", "pizzly", "samtools") if shutil.which(name) is None]
     if missing:
@@ -84,6 +84,8 @@ def main(*, rounds: int) -> None:
         told = {name: f"{cost.seconds:.1f} s" for name, cost in _costs(found[-1]).items()}
         table.say(f"  round {number + 1}  {told}  load {found[-1].load}")
     _report(cohort, found)
+    values = {"machine": table.machine(), "samples": cohort.samples, "rounds": found}
+    table.keep("fusion", values, results_folder)
 
 
 def _report(cohort: Cohort, found: Sequence[Round]) -> None:
@@ -110,7 +112,6 @@ def _report(cohort: Cohort, found: Sequence[Round]) -> None:
     ]
     title = f"fusion: {len(cohort.samples)} samples x 3 tools, {SLOTS} at a time"
     table.show(title, ("what", "s", "CPU s", "MiB all", "x loop (CPU)", "x loop with checks (CPU)"), rows, notes=notes)
-    table.keep("fusion", {"machine": table.machine(), "samples": cohort.samples, "rounds": found})
 
 
 def _costs(one: Round) -> dict[str, Cost]:

@@ -23,7 +23,7 @@ SPLIT = 20_000
 GOAL_SECONDS = 30.0
 
 
-def main() -> None:
+def main(*, results_folder: Path) -> None:
     """Plans every size, prints and keeps."""
     found = {size: plan_alone(size) for size in sorted((*SIZES, SPLIT))}
     rows = [
@@ -49,7 +49,7 @@ def main() -> None:
         f"load now {table.load()}",
     ]
     table.show("planning: on a store in memory", header, rows, notes=notes)
-    table.keep("planning", {"machine": table.machine(), "results": found})
+    table.keep("planning", {"machine": table.machine(), "results": found}, results_folder)
 
 
 def plan_alone(size: int) -> dict[str, Any]:
@@ -71,8 +71,6 @@ def plan_alone(size: int) -> dict[str, Any]:
 
 def planned(size: int) -> dict[str, dict[str, float]]:
     """Plans a new cohort, then the same cohort with a receipt for every cell."""
-    from benchmarks.copies.pipeline import Copies
-
     from batch_pipeline.config import load_settings
     from batch_pipeline.pipeline.samples import Sample, SampleList
     from batch_pipeline.pipeline.workflow import Graph
@@ -80,6 +78,7 @@ def planned(size: int) -> dict[str, dict[str, float]]:
     from batch_pipeline.run.request import Request
     from batch_pipeline.wire import layout
     from batch_pipeline.wire.store import open_store
+    from benchmarks.copies.pipeline import Copies
 
     store = open_store("memory://planning")
     names = [f"sample-{number:06}" for number in range(size)]

@@ -35,7 +35,7 @@ class Timed:
     cpu: float
 
 
-def main(*, rounds: int) -> None:
+def main(*, rounds: int, results_folder: Path) -> None:
     """Measures, prints and keeps."""
     with tempfile.TemporaryDirectory(prefix="startup-", ignore_cleanup_errors=True) as name:
         cases = _cases(Path(name))
@@ -64,7 +64,7 @@ def main(*, rounds: int) -> None:
     table.show("startup", ("case", "n", "least ms", "median ms", "CPU ms", "x bare"), rows, notes=notes)
     _tell_nothing(nothing)
     values = {"machine": table.machine(), "results": found, "nothing_to_do": {str(n): c for n, c in nothing.items()}}
-    table.keep("startup", values)
+    table.keep("startup", values, results_folder)
 
 
 def _least(times: Sequence[Timed]) -> float:
@@ -185,8 +185,6 @@ def nothing_to_do(folder: Path, samples: int, rounds: int) -> list[Cost]:
 
 
 def _write_receipts(folder: Path, samples: int) -> None:
-    from benchmarks.copies.pipeline import Copies
-
     from batch_pipeline.config import load_settings
     from batch_pipeline.pipeline.samples import Sample, SampleList
     from batch_pipeline.pipeline.workflow import Graph
@@ -194,6 +192,7 @@ def _write_receipts(folder: Path, samples: int) -> None:
     from batch_pipeline.run.request import Request
     from batch_pipeline.wire import layout
     from batch_pipeline.wire.store import open_store
+    from benchmarks.copies.pipeline import Copies
 
     listed = SampleList(samples=tuple(Sample(name=str(n), line=n + 1) for n in range(samples)), origin="made up")
     settings: Any = load_settings(environ={})

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+#: Where `keep` writes, unless told otherwise.
 RESULTS = Path(__file__).resolve().parent / "results"
 _CONSOLE = Console(width=None if os.isatty(1) else 150, highlight=False)
 
@@ -51,12 +52,12 @@ def show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, no
         say(f"  {note}")
 
 
-def keep(name: str, values: Mapping[str, Any]) -> None:
+def keep(name: str, values: Mapping[str, Any], folder: Path) -> None:
     """Writes the figures of a benchmark."""
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = json.dumps({"at": stamp, "load": load(), **values}, indent=1, default=vars)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")
 
 
 def median(values: Iterable[float]) -> float:

@@ -1,0 +1,84 @@
+"""The benchmarks run, count right and leave nothing running; how long anything takes is no test's business."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bound
+from benchmarks.engines import STEPS, Durable
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_every_engine_makes_all_results_and_again_those_that_were_taken_away(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "cells", "--samples", "5", "--rounds", "1", "--no-peers"]
+    command += ["--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "results" / "cells.json").read_text())["results"]
+    assert {one["engine"] for one in results} == {"batch_pipeline", "durable bound", "xargs -P2"}
+    for one in results:
+        assert one["wrong_after_build"] == one["wrong_after_rerun"] == 0
+        assert one["build"]["cpu_seconds"] > 0
+    assert _commands_with(str(tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_more_than_ten_thousand_samples_are_two_arrays_a_step_and_a_done_cohort_costs_listings_only() -> None:
+    command = [sys.executable, "-m", "benchmarks.planning", "10001"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    assert figures["new"]["jobs"] == 6
+    assert figures["done"]["jobs"] == 0
+    # 30,003 receipts, 10,001 sources, no live run.
+    assert figures["done"]["lists"] == 31 + 11 + 1
+    assert figures["done"]["other_calls"] == 0
+
+
+@pytest.mark.engine
+def test_the_bound_trusts_its_record_only_while_the_output_is_as_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Durable(tmp_path / "here", 3)
+    engine.prepare()
+    monkeypatch.chdir(tmp_path)
+    assert bound.main(str(engine.folder), 3, 2) == 0
+    assert engine.wrong() == 0
+    before = _times(engine)
+    engine.output(1, 2).write_text("torn")
+    engine.output(2, 3).unlink()
+    assert bound.main(str(engine.folder), 3, 2) == 0
+    assert engine.wrong() == 0
+    again = {cell for cell, time in _times(engine).items() if time != before[cell]}
+    assert again == {(1, 2), (1, 3), (2, 3)}
+
+
+def _times(engine: Durable) -> dict[tuple[int, int], int]:
+    return {
+        (sample, step): engine.output(sample, step).stat().st_mtime_ns
+        for sample in range(engine.samples)
+        for step in STEPS
+    }
+
+
+def _commands_with(text: str) -> list[str]:
+    """Command lines of living processes that name something."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in command:
+            found.append(command)
+    return found
