@@ -111,7 +111,7 @@ def _reference(call: Call, cohort: Cohort) -> int:
     if builder is None:
         return CommandExit.USAGE
     files = {f"file_{port}": str(getattr(cohort, port)) for port in builder.declared(Input)}
-    say(f"Reference {cohort.reference}:")
+    say(f"Preparing the reference {cohort.reference} …")
     own = Call(call.workflow, call.argv, {**call.options, **files, "force": False})
     outcome = run.watched(own, lambda listener: reference.build(own, builder, cohort.reference, listener))
     if isinstance(outcome, int):
