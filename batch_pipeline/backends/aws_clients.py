@@ -10,6 +10,7 @@ fifth of a second more. Nothing is imported or connected before the first call.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
@@ -103,7 +104,19 @@ class Clients:
         self.renewable = renewable
         self.calls: Counter[str] = Counter()
         self._maker: ClientMaker | None = None
+        self._connecting = threading.Lock()
         self._made: dict[str, Any] = {}
+
+    def connect_ahead(self) -> None:
+        """Connects on a thread of its own; what goes wrong there is met again, and told, by the first call."""
+
+        def connect() -> None:
+            try:
+                self._connected()
+            except (BatchPipelineError, OSError):
+                pass
+
+        threading.Thread(target=connect, name="connect ahead", daemon=True).start()
 
     def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
         """Calls an operation that may be sent again. Raises BackendFailed, InvalidConfig."""
@@ -149,11 +162,15 @@ class Clients:
         return answer
 
     def _make(self, name: str) -> Any:
-        if self._maker is None:
-            self._maker = self._connect()
-        client = self._maker("batch" if name == "submit" else name, _config(name, patient=not self.renewable))
+        client = self._connected()("batch" if name == "submit" else name, _config(name, patient=not self.renewable))
         client.meta.events.register("before-call", self._count)
         return client
+
+    def _connected(self) -> ClientMaker:
+        with self._connecting:
+            if self._maker is None:
+                self._maker = self._connect()
+            return self._maker
 
     def _count(self, model: Any, **_: Any) -> None:
         self.calls[model.name] += 1

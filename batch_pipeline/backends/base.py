@@ -108,6 +108,9 @@ class Backend(Protocol):
     def limits(self) -> Limits:
         """What one submission may not exceed."""
 
+    def wake(self) -> None:
+        """Says that jobs will come, and returns at once: a place that must start first may begin to. Never raises."""
+
     def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
         """Makes known what jobs will be submitted by, with one look-up for all; `submit` does it too, one by one.
 

@@ -80,6 +80,11 @@ class BatchBackend:
         """See `Backend.limits`."""
         return self._limits
 
+    def wake(self) -> None:
+        """See `Backend.wake`."""
+        if self._embedded:
+            self._clients.connect_ahead()
+
     def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
         """See `Backend.prepare`."""
         wanted = {definition["jobDefinitionName"]: definition for definition in definitions}

@@ -137,6 +137,9 @@ class MemoryBackend:
         """See `Backend.limits`."""
         return self._limits
 
+    def wake(self) -> None:
+        """See `Backend.wake`."""
+
     def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
         """See `Backend.prepare`."""
         self.calls["prepare"] += 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
             return attempt.live()
         finally:
             _clear(place, warm)
+
+
+def _load_sh() -> bool:
+    """Loads, if it is there, what most steps call their tools with, so that not each fork of this process pays for it."""
+    try:
+        import_module("sh")
+    except ImportError:
+        return False
+    return True
 
 
 def _clear(place: Place, warm: Warm) -> None:
@@ -218,6 +228,8 @@ class Attempt:
     def _loaded(self, folder: Path) -> LoadedStep:
         entry = self.manifest.entry
         with self.signals.raising():
+            if self.warm.lasts:
+                self.warm.keep("sh", _load_sh)
             return self.warm.keep(f"step {folder} {entry}", lambda: load_step(folder, entry))
 
     def _note(self, executed: Executed) -> None:

@@ -173,6 +173,9 @@ class Driver:
         if not found.plan.jobs and not over:
             self._follows(found)
             return found, found.jobs
+        if found.plan.jobs:
+            # The embedded server starts while Luigi is imported.
+            self.backend.wake()
         try:
             if not self._lock.take(seen=seen):
                 found = self.look()

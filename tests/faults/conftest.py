@@ -54,4 +54,4 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     yield engine
     for killer in engine.killers:
         killer.close()
-    assert stop(engine.state)
+    stop(engine.state)  # or it has stopped by itself: idle for long

@@ -19,7 +19,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     vcpus, memory, idle = SERVER["vcpus"], SERVER["memory_mb"], SERVER["idle_seconds"]
     ensure(state, vcpus=vcpus, memory_mib=memory, idle_seconds=idle, scratch=scratch, cache=cache)
     yield state
-    assert stop(state)
+    stop(state)  # or it has stopped by itself: idle for long
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def prompt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prompt]:
     shutil.copy(REPOSITORY / "main.py", folder)
     shutil.copytree(REPOSITORY / "steps", folder / "steps", ignore=shutil.ignore_patterns("__pycache__"))
     yield Prompt(folder=folder, environment=environment(folder, CACHE.parent))
-    assert stop(folder / "engine")
+    stop(folder / "engine")  # or it has stopped by itself: idle for long
 
 
 @pytest.fixture(scope="session")
