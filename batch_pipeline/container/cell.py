@@ -74,7 +74,7 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
 
 
 def _load_sh() -> bool:
-    """Loads, if it is there, what most steps call their tools with, so that not each fork of this process pays for it."""
+    """Loads, if it is there, what most steps call their tools with: else each fork of this process pays for it."""
     try:
         import_module("sh")
     except ImportError:
