@@ -156,7 +156,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def write_end(store: Store, run_id: str, *, done: int, failed: int) -> None:
     """Says that all jobs of a run have ended, and takes it off the live ones. Repeating it is harmless."""
     end = {"ended_at": now(), "done": done, "failed": failed, "format": FORMAT}
-    store.put_if_absent(f"{layout.run_folder(run_id)}end.json", json.dumps(end, indent=1).encode())
+    store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1).encode())
     store.delete([layout.live(run_id)])
 
 
@@ -164,7 +164,7 @@ def read_record(store: Store, run_id: str) -> RunRecord:
     """One run. Raises NotInStore."""
     value = store.get_json(layout.run_record(run_id))
     try:
-        value |= store.get_json(f"{layout.run_folder(run_id)}end.json")
+        value |= store.get_json(layout.run_end(run_id))
     except NotInStore:
         pass
     return RunRecord.from_json(value)

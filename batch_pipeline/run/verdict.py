@@ -119,17 +119,13 @@ def write_failed(store: Store, run_id: str, failed: Sequence[FailedCell]) -> Non
     """Keeps why a run's cells failed, those that never ran aside: a killed container could not, and Batch forgets."""
     cells = [cell for cell in failed if cell.run_id == run_id and cell.reason is not EndReason.DEPENDENCY]
     told = [{**asdict(cell), "reason": cell.reason.value} for cell in cells]
-    store.put_json(_failed_key(run_id), {"cells": told, "format": 1})
+    store.put_json(layout.run_failed(run_id), {"cells": told, "format": 1})
 
 
 def read_failed(store: Store, run_id: str) -> list[FailedCell]:
     """What `write_failed` kept. Raises NotInStore for a run that nobody closed yet."""
-    told = store.get_json(_failed_key(run_id))["cells"]
+    told = store.get_json(layout.run_failed(run_id))["cells"]
     return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in told]
-
-
-def _failed_key(run_id: str) -> str:
-    return f"{layout.run_folder(run_id)}failed.json"
 
 
 def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:

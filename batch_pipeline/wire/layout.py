@@ -8,7 +8,7 @@
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
     runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
-    runs/{run_id}/end.json                            how it ended, when all of its jobs have
+    runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
 
@@ -101,6 +101,16 @@ def plan(run_id: str) -> str:
 def samples(run_id: str) -> str:
     """Key of the sample list as read."""
     return f"{RUNS}{run_id}/samples.tsv"
+
+
+def run_failed(run_id: str) -> str:
+    """Key of the list of cells that failed, written when the run has ended."""
+    return f"{RUNS}{run_id}/failed.json"
+
+
+def run_end(run_id: str) -> str:
+    """Key of how the run ended."""
+    return f"{RUNS}{run_id}/end.json"
 
 
 def submission(run_id: str, job: str, file: str) -> str:
