@@ -52,6 +52,7 @@ class StoreSettings:
     prefix: str = _matching(
         r"^/*([A-Za-z0-9_][A-Za-z0-9._+=@-]*/*)*$", "a prefix is names with slashes between, none beginning with a dot"
     )
+    kms_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,22 @@ class BackendSettings:
         r"^(arn:\S+|[A-Za-z0-9][A-Za-z0-9_-]{0,127})$", "a queue's name is 1 to 128 letters, digits, - and _"
     )
     attempts: int = _at_least(1, 10)
+    on_demand_queue: str = _matching(
+        r"^(arn:\S+|[A-Za-z0-9][A-Za-z0-9_-]{0,127})?$", "a queue's name is 1 to 128 letters, digits, - and _"
+    )
+    share_identifier: str = _matching(
+        r"^([A-Za-z0-9]{1,255}\*?)?$", "a share identifier is 1 to 255 letters and digits"
+    )
+    priority: int = _at_least(-1, 9999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverySettings:
+    """Section `recovery`: what a driver does about cells that failed through nobody's fault."""
+
+    memory_factor: float = _at_least(1, 16)
+    memory_cap_mb: int = _at_least(0)
+    rounds: int = _at_least(0, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +111,7 @@ class EmbeddedSettings:
     vcpus: int = _at_least(0)
     memory_mb: int = _at_least(0)
     idle_seconds: int = _at_least(1)
+    container: str = _one_of("", "podman", "docker")
 
     @property
     def folder(self) -> Path:
@@ -109,6 +127,7 @@ class WatchSettings:
     """Section `watch`: how a command looks after running jobs."""
 
     poll_seconds: float = field(metadata={"gt": 0})
+    dwell_seconds: float = _at_least(0)
     on_interrupt: str = _one_of("ask", "leave", "cancel")
 
 
@@ -127,6 +146,27 @@ class AwsSettings:
     region: str
     profile: str
     endpoint: str
+    s3_endpoint: str
+    job_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
+    execution_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploySettings:
+    """Section `deploy`: what `deploy` sets up, and with what."""
+
+    stack: str = _matching(r"^[A-Za-z][A-Za-z0-9-]{0,127}$", "a stack's name is letters, digits and -, a letter first")
+    registry: str
+    builder: str = _one_of("", "docker", "podman", "buildah")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceSettings:
+    """Section `prices`: what an hour costs, for estimates."""
+
+    currency: str
+    vcpu_hour: float = _at_least(0)
+    gib_hour: float = _at_least(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +181,9 @@ class Settings:
     watch: WatchSettings
     luigi: LuigiSettings
     aws: AwsSettings
+    recovery: RecoverySettings
+    deploy: DeploySettings
+    prices: PriceSettings
     #: Tags of all jobs.
     tags: Mapping[str, str]
     #: Parameters of the steps by option name, as written: `Graph.of` parses them.
@@ -174,6 +217,9 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "watch": WatchSettings,
     "luigi": LuigiSettings,
     "aws": AwsSettings,
+    "recovery": RecoverySettings,
+    "deploy": DeploySettings,
+    "prices": PriceSettings,
 }
 
 

@@ -82,6 +82,12 @@ def common_options() -> list[click.Parameter]:
         SettingOption(
             "--backend", "backend.name", "Where jobs run.", type=click.Choice(["embedded", "aws"]), show_choices=True
         ),
+        SettingOption(
+            "--container",
+            "embedded.container",
+            "What runs the steps' containers on this machine.",
+            type=click.Choice(["podman", "docker"]),
+        ),
         CommandOption("--config", "Settings file instead of ./batch_pipeline.toml.", metavar="FILE"),
         CommandOption("--verbose", "Say more; print tracebacks.", is_flag=True),
     ]
@@ -101,6 +107,8 @@ def pipeline_options() -> list[click.Parameter]:
     """What commands about a pipeline's cells take besides."""
     return [
         SettingOption("--queue", "backend.queue", "Job queue."),
+        SettingOption("--share", "backend.share_identifier", "Share identifier, for a fair share queue."),
+        SettingOption("--priority", "backend.priority", "Priority within the share, 0 to 9999."),
         SettingOption("--pipeline-name", "pipeline.name", "Name in job names and records.", default_text="its class"),
         SettingOption("--sample-list-file", "samples.file", "List or sheet of samples.", metavar="FILE"),
         SettingOption("--sources", "samples.sources", "Where the samples' own files lie.", metavar="PREFIX|URL"),
