@@ -63,13 +63,14 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
     definition = context.definitions[job.step]
     request = JobRequest(
         name=job_name(context, job, context.limits),
-        queue=context.queue,
+        queue=job.remedy.queue or context.queue,
         size=job.size,
         definition=join_definition(definition) if job.join else definition,
         environment=_join_environment(context) if job.join else _cell_environment(plan, job, context),
         command=("true",) if job.join else (),
         after=tuple(after),
         tags={**context.tags, "batch-pipeline-run": context.run_id, "batch-pipeline-step": job.step},
+        memory_mb=None if job.join else job.remedy.memory_mb,
     )
     if (
         Variable.LIST_OF_SAMPLES not in request.environment

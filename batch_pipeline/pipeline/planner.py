@@ -17,7 +17,17 @@ from dataclasses import dataclass
 
 from batch_pipeline.pipeline.cells import Cells
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import CellState, Edge, Inventory, LiveJob, Plan, PlannedJob, Selection
+from batch_pipeline.pipeline.plan import (
+    AS_DEFINED,
+    CellState,
+    Edge,
+    Inventory,
+    LiveJob,
+    Plan,
+    PlannedJob,
+    Remedy,
+    Selection,
+)
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPlan
@@ -61,18 +71,19 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Group:
-    """Samples that run the same steps after the same live jobs."""
+    """Samples that run the same steps, with the same remedies, after the same live jobs."""
 
     members: tuple[int, ...]
-    runs: frozenset[str]
+    #: Step that runs -> with what.
+    runs: Mapping[str, Remedy]
     #: Upstream step -> live job of exactly these samples.
     live: Mapping[str, LiveJob]
 
 
-#: A step's part of a signature: whether it runs, and the live job to which the sample still belongs there.
-_Mark = tuple[bool, str]
-_RUNS: _Mark = (True, "")
-_RESTS: _Mark = (False, "")
+#: A step's part of a signature: with what it runs, if it does, and the live job to which the sample still belongs there.
+_Mark = tuple[Remedy | None, str]
+_RUNS: _Mark = (AS_DEFINED, "")
+_RESTS: _Mark = (None, "")
 
 
 def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
@@ -94,7 +105,7 @@ def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
     groups = []
     for signature, members in found.items():
         marks = dict(zip(steps, signature, strict=True))
-        runs = frozenset(step for step, (to_run, _) in marks.items() if to_run)
+        runs = {step: remedy for step, (remedy, _) in marks.items() if remedy is not None}
         if runs:
             waits = {step: live[job] for step, (_, job) in marks.items() if job}
             groups.append(_Group(tuple(members), runs, waits))
@@ -112,15 +123,24 @@ def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
 
 def _marks(cells: Cells, node: Node) -> list[_Mark]:
     column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.states[node.name]]
+    _remedied(cells, node, column)
     readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is not Scope.COHORT]
     live_of = cells.live_of.get(node.name, {})
     for i, sample in enumerate(cells.samples if live_of and readers else ()):
         job = live_of.get(sample)
-        if job is None or job.native_id in cells.split or column[i] is _RUNS:
+        if job is None or job.native_id in cells.split or column[i][0] is not None:
             continue
         if any(cells.states[reader][i] is CellState.TO_RUN for reader in readers):
-            column[i] = (False, job.native_id)
+            column[i] = (None, job.native_id)
     return column
+
+
+def _remedied(cells: Cells, node: Node, column: list[_Mark]) -> None:
+    """Marks the cells that run otherwise than their step says."""
+    remedies = {sample: remedy for (step, sample), remedy in cells.inventory.remedies.items() if step == node.name}
+    for i, sample in enumerate(cells.samples if remedies else ()):
+        if sample in remedies and column[i] is _RUNS:
+            column[i] = (remedies[sample], "")
 
 
 class _Jobs:
@@ -160,7 +180,13 @@ class _Jobs:
                 f"Step {node.name} reads from {len(edges)} steps that are to run, but a job may depend on"
                 f" {self.max_dependencies}. Gather some of them first, or run the pipeline with --only-step in parts."
             )
-        return PlannedJob(name=f"{node.name}-{suffix}", step=node.name, members=members, after=tuple(edges))
+        return PlannedJob(
+            name=f"{node.name}-{suffix}",
+            step=node.name,
+            members=members,
+            after=tuple(edges),
+            remedy=group.runs[node.name],
+        )
 
     def _gather_edge(self, step: str) -> Iterator[Edge]:
         state = self.cells.states[step][0]
@@ -189,7 +215,8 @@ class _Jobs:
                 yield join
                 edges.append(Edge(job=join.name, index_by_index=False))
             level += 1
-        yield PlannedJob(name=node.name, step=node.name, after=tuple(edges))
+        remedy = self.cells.inventory.remedies.get((node.name, COHORT), AS_DEFINED)
+        yield PlannedJob(name=node.name, step=node.name, after=tuple(edges), remedy=remedy)
 
     def _live_edges(self, step: str) -> Iterator[Edge]:
         """The live jobs that still have a cell of the step to do."""

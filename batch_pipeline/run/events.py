@@ -76,6 +76,30 @@ class FailedCell:
     exit_code: int | None = None
     #: The upstream cell on whose account it never ran (`step`), when reason is DEPENDENCY.
     because_of: str = ""
+    #: MiB that it had, and the queue where it was; 0 and empty where nobody wrote it down.
+    memory_mb: int = 0
+    queue: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """Cells of a step that are sent again, all for one reason and with the same."""
+
+    step: str
+    reason: EndReason
+    cells: int
+    #: None: as defined.
+    memory_mb: int | None = None
+    #: Empty: the run's own.
+    queue: str = ""
+
+    @property
+    def line(self) -> str:
+        """In words: `picard: 12 cells sent again with 8,192 MiB (out of memory)`."""
+        how = f" with {self.memory_mb:,} MiB" if self.memory_mb else ""
+        where = f" to queue {self.queue}" if self.queue else ""
+        what = "cell" if self.cells == 1 else "cells"
+        return f"{self.step}: {self.cells:,} {what} sent again{how}{where} ({self.reason.words})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +118,10 @@ class Outcome:
     interrupted: bool = False
     #: Whether anything was submitted.
     submitted: int = 0
+    #: What was sent again in the course of it, in this order.
+    again: Sequence[Again] = ()
+    #: Why what could be sent again was not; empty: it was.
+    stopped_by: str = ""
     store_calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -103,7 +131,7 @@ class Outcome:
 
 
 class Listener(Protocol):
-    """Hears what a driver does, in this order; planned to progressed may repeat (waves). Must not raise."""
+    """Hears what a driver does, in this order; planned to again may repeat (waves). Must not raise."""
 
     def planned(self, plan: Plan) -> None:
         """The plan of a wave, before anything is recorded or sent."""
@@ -116,6 +144,12 @@ class Listener(Protocol):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """The counts changed. Every step of the pipeline is there, in order."""
+
+    def stuck(self, step: str, sentence: str) -> None:
+        """Jobs of a step have waited for long, and why: told once for each reason."""
+
+    def again(self, lines: Sequence[Again]) -> None:
+        """These cells ended and will be sent again; the next wave follows."""
 
     def ended(self, outcome: Outcome) -> None:
         """The driver is about to return."""
@@ -136,6 +170,12 @@ class Silence:
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
 
+    def stuck(self, step: str, sentence: str) -> None:
+        """See `Listener.stuck`."""
+
+    def again(self, lines: Sequence[Again]) -> None:
+        """See `Listener.again`."""
+
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
 
@@ -150,3 +190,8 @@ class Together(Silence):
         """See `Listener.progressed`."""
         for hearer in self._hearers:
             hearer.progressed(progress)
+
+    def stuck(self, step: str, sentence: str) -> None:
+        """See `Listener.stuck`."""
+        for hearer in self._hearers:
+            hearer.stuck(step, sentence)

@@ -36,6 +36,12 @@ class Submission:
     #: The name by which the backend knows it.
     native_name: str
     join: bool = False
+    #: Children; 0 in records of before this was written.
+    size: int = 0
+    #: MiB that each has; 0 likewise.
+    memory_mb: int = 0
+    #: When the intent was written; empty likewise.
+    sent_at: str = ""
 
 
 def live_run_ids(store: Store) -> list[str]:

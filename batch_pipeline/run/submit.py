@@ -19,7 +19,7 @@ from batch_pipeline.run.events import Listener
 from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
-from batch_pipeline.run.record import make_record, new_run_id, write_record
+from batch_pipeline.run.record import make_record, new_run_id, now, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
@@ -100,6 +100,8 @@ class Submitter:
         if needs_list_file(request):
             names = "".join(f"{sample}\n" for sample in samples_of(self._plan, job))
             self._request.store.put(layout.submission(self.run_id, job.name, SAMPLES_FILE), names.encode())
+        cpus, memory_mb = resources(request.definition)
+        memory_mb = request.memory_mb or memory_mb
         if not job.join:
             write_manifest(
                 self._request.store,
@@ -109,7 +111,7 @@ class Submitter:
                 self._inventory,
                 reference=self._reference,
                 bundle_sha256=self._context.bundle_sha256,
-                resources=resources(request.definition),
+                resources=(cpus, memory_mb),
             )
         intent = Submission(
             run_id=self.run_id,
@@ -119,6 +121,9 @@ class Submitter:
             queue=request.queue,
             native_name=request.name,
             join=job.join,
+            size=job.size,
+            memory_mb=memory_mb,
+            sent_at=now(),
         )
         self._request.store.put_json(layout.submission(self.run_id, job.name, "intent.json"), vars(intent))
         native_id = self._send(request)

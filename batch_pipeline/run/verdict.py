@@ -81,6 +81,8 @@ def _failure(job: Submission, sample: str, child: Child | None) -> FailedCell:
         message=message,
         run_id=job.run_id,
         exit_code=child.exit_code if child else None,
+        memory_mb=job.memory_mb,
+        queue=job.queue,
     )
 
 

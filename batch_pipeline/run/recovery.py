@@ -1,0 +1,136 @@
+"""What is done about cells that failed through nobody's fault. Pure: from what failed to what is sent again, and with what.
+
+A cell that ran out of memory is sent with more, up to a cap. One that was interrupted in every attempt that the
+scheduler gave it, or that nobody knows the end of, is sent as it was, to the queue without Spot instances where there
+is one. What never ran on account of such a cell goes with it. A step's own failure is left alone: the same sample
+would end so again.
+
+Cells with the same remedy and the same steps ahead of them become one array: the planner groups by remedy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from batch_pipeline.pipeline.plan import Remedy
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.run.events import Again, FailedCell
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.layout import COHORT
+
+#: The reasons that more attempts may cure, memory aside.
+UNLUCKY = frozenset({EndReason.INTERRUPTED, EndReason.STORE, EndReason.LOST})
+
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How far a driver goes."""
+
+    #: 1: no cell is given more memory.
+    memory_factor: float
+    #: MiB; 0: no cap.
+    memory_cap_mb: int
+    #: Empty: the queue where the cell was.
+    on_demand_queue: str
+    #: Step -> MiB that its definition gives.
+    defined_mb: Mapping[str, int]
+
+    def remedy(self, failed: FailedCell) -> Remedy | None:
+        """With what the cell is sent again; None when it is not."""
+        if failed.reason is EndReason.OUT_OF_MEMORY:
+            return self._more_memory(failed)
+        if failed.reason in UNLUCKY:
+            return Remedy(memory_mb=self._raised(failed), queue=self.on_demand_queue or failed.queue)
+        return None
+
+    def _more_memory(self, failed: FailedCell) -> Remedy | None:
+        had = failed.memory_mb or self.defined_mb.get(failed.step, 0)
+        wanted = math.ceil(had * self.memory_factor)
+        given = min(wanted, self.memory_cap_mb) if self.memory_cap_mb else wanted
+        if given <= had:
+            return None
+        # What the definition gives by now may be more than what it gave then.
+        more = given > self.defined_mb.get(failed.step, 0)
+        return Remedy(memory_mb=given if more else None, queue=failed.queue)
+
+    def _raised(self, failed: FailedCell) -> int | None:
+        return failed.memory_mb if failed.memory_mb > self.defined_mb.get(failed.step, 0) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sorted:
+    """Failed cells, told apart."""
+
+    #: What is sent again.
+    remedies: Mapping[Cell, Remedy]
+    #: What stays failed.
+    lasting: Sequence[FailedCell]
+    #: Cells that go again, with what never ran on their account.
+    again: Sequence[FailedCell]
+
+
+def sort_failures(graph: Graph, failed: Sequence[FailedCell], policy: Policy) -> Sorted:
+    """Tells what is sent again from what stays failed; every cell is in exactly one of the two."""
+    remedies = {}
+    for cell in failed:
+        remedy = policy.remedy(cell)
+        if remedy is not None:
+            remedies[cell.step, cell.sample] = remedy
+    hopeless = {
+        cell.step
+        for cell in failed
+        if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in remedies
+    }
+    lasting, again = [], []
+    for cell in failed:
+        (again if _goes_again(graph, cell, remedies, hopeless) else lasting).append(cell)
+    return Sorted(remedies=remedies, lasting=lasting, again=again)
+
+
+def _goes_again(graph: Graph, cell: FailedCell, remedies: Mapping[Cell, Remedy], hopeless: set[str]) -> bool:
+    if cell.reason is not EndReason.DEPENDENCY:
+        return (cell.step, cell.sample) in remedies
+    if cell.sample == COHORT:
+        # A gather needs them all.
+        return bool(remedies) and not hopeless & set(_above(graph, cell.step))
+    return (cell.because_of, cell.sample) in remedies
+
+
+def _above(graph: Graph, step: str) -> Iterable[str]:
+    for name in graph[step].upstream:
+        yield name
+        yield from _above(graph, name)
+
+
+def summary(cells: Sequence[FailedCell], remedies: Mapping[Cell, Remedy]) -> list[Again]:
+    """What is sent again, a line for each step, reason and remedy, the largest first; what follows it is not counted."""
+    counts: dict[tuple[str, EndReason, Remedy], int] = {}
+    for cell in cells:
+        remedy = remedies.get((cell.step, cell.sample))
+        if remedy is not None:
+            key = (cell.step, cell.reason, remedy)
+            counts[key] = counts.get(key, 0) + 1
+    lines = [
+        Again(step=step, reason=reason, cells=count, memory_mb=remedy.memory_mb, queue=remedy.queue)
+        for (step, reason, remedy), count in counts.items()
+    ]
+    return sorted(lines, key=lambda line: -line.cells)
+
+
+def remembered(failed: Iterable[FailedCell], wanted: Iterable[Cell], policy: Policy) -> dict[Cell, Remedy]:
+    """Remedies for cells that are about to run and failed in earlier runs, the newest word on each first."""
+    open_cells = set(wanted)
+    found: dict[Cell, Remedy] = {}
+    for cell in failed:
+        key = (cell.step, cell.sample)
+        if key not in open_cells or cell.reason is EndReason.DEPENDENCY:
+            continue
+        open_cells.discard(key)
+        remedy = policy.remedy(cell)
+        if remedy is not None:
+            found[key] = remedy
+    return found
