@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the project needs and does nothing when it is there: `install.sh tools` the bioinformatics tools
 # (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
-# `install.sh browser` Chromium for the tests of pages. Each says in one sentence what it cannot do.
+# `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
+# of real containers. Each says in one sentence what it cannot do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -51,6 +52,16 @@ browser() {
   apt_packages "a browser for the tests" chromium chromium-driver
 }
 
+containers() {
+  local missing=()
+  command -v podman >/dev/null || missing+=(podman)
+  command -v crun >/dev/null || missing+=(crun)
+  command -v catatonit >/dev/null || missing+=(catatonit)
+  command -v debootstrap >/dev/null || missing+=(debootstrap)
+  command -v docker-registry >/dev/null || missing+=(docker-registry)
+  [ ${#missing[@]} -eq 0 ] || apt_packages "podman and an image registry" "${missing[@]}"
+}
+
 # The interpreter: Python 3.11, as Pipfile says.
 interpreter() {
   local candidate
@@ -94,9 +105,10 @@ shift || true
 case "$what" in
   tools) tools ;;
   browser) browser ;;
+  containers) containers ;;
   python) python_packages "$@" ;;
   *)
-    say "Usage: scripts/install.sh tools | browser | python [--dev]"
+    say "Usage: scripts/install.sh tools | browser | containers | python [--dev]"
     exit 2
     ;;
 esac
