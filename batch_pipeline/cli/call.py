@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Selection
     from batch_pipeline.pipeline.samples import SampleList
     from batch_pipeline.run.request import Request
+    from batch_pipeline.wire.s3 import S3Access
     from batch_pipeline.wire.store import Store
 
 T = TypeVar("T")
@@ -67,6 +68,13 @@ class Call:
         return load_settings(settings_of(self.options), config=Path(config) if config else None)
 
     @cached_property
+    def reach(self) -> Callable[[], S3Access]:
+        """How S3 is reached; botocore is asked no sooner than a store in S3 is opened."""
+        from batch_pipeline.backends.credentials import reach_of
+
+        return reach_of(self.settings)
+
+    @cached_property
     def store(self) -> Store:
         """The store; it must be there. Raises StoreFailed."""
         return self._opened(create=False)
@@ -102,7 +110,8 @@ class Call:
         if not file:
             raise InvalidSampleList("No sample list was given. Name one: --sample-list-file FILE.")
         # The store is asked only for a list that is not here: a folder of the store's may not be there yet.
-        return read_samples(file, None if Path(file).exists() or "://" in file else self._store_if_there())
+        store = None if Path(file).exists() or "://" in file else self._store_if_there()
+        return read_samples(file, store, self.reach)
 
     def request(self, *, writes: bool = False) -> Request:
         """All that a driver needs. Raises what its parts raise, cheapest first."""
@@ -167,7 +176,7 @@ class Call:
     def _opened(self, *, create: bool) -> Store:
         from batch_pipeline.wire.store import open_store
 
-        return open_store(self.settings.store_location, create=create)
+        return open_store(self.settings.store_location, create=create, reach=self.reach)
 
 
 def known(name: str, names: Sequence[str] | Mapping[str, Any], kind: str) -> str:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from batch_pipeline.wire.errors import InvalidSampleList, StoreFailed
+from batch_pipeline.wire.s3 import S3Access
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 #: Column of a sheet that names the sample.
@@ -101,15 +102,17 @@ class SampleList:
         return parse_samples("\n".join(names).encode(), origin)
 
 
-def read_samples(location: str | Path, store: Store | None = None) -> SampleList:
+def read_samples(
+    location: str | Path, store: Store | None = None, reach: Callable[[], S3Access] = S3Access.from_environment
+) -> SampleList:
     """Reads a list or sheet: a file, an `s3://` or `file://` URL, or a key of the store when there is no such file.
 
-    Raises InvalidSampleList with every problem; StoreFailed when the store that holds it cannot be read.
+    `reach` is as in `open_store`. Raises InvalidSampleList with every problem; StoreFailed when the store that holds it cannot be read.
     """
     origin = str(location)
     if not origin:
         raise InvalidSampleList("No sample list was given. Name one: --sample-list-file FILE.")
-    return parse_samples(_read(origin, store), origin)
+    return parse_samples(_read(origin, store, reach), origin)
 
 
 def parse_samples(data: bytes, origin: str) -> SampleList:
@@ -127,9 +130,9 @@ def parse_samples(data: bytes, origin: str) -> SampleList:
     return SampleList(samples=tuple(samples), origin=origin)
 
 
-def _read(origin: str, store: Store | None) -> bytes:
+def _read(origin: str, store: Store | None, reach: Callable[[], S3Access]) -> bytes:
     if "://" in origin and not origin.startswith("file://"):
-        return _read_url(origin)
+        return _read_url(origin, reach)
     path = Path(origin.removeprefix("file://")).expanduser()
     try:
         return path.read_bytes()
@@ -144,10 +147,10 @@ def _read(origin: str, store: Store | None) -> bytes:
         raise InvalidSampleList(f"The sample list {origin} cannot be read: {reason}. Check its rights.") from error
 
 
-def _read_url(url: str) -> bytes:
+def _read_url(url: str, reach: Callable[[], S3Access]) -> bytes:
     folder, _, name = url.rpartition("/")
     try:
-        return open_store(folder).get(name)
+        return open_store(folder, reach=reach).get(name)
     except NotInStore as error:
         raise InvalidSampleList(f"The sample list {url} is not there. Check the bucket and the key.") from error
 

@@ -152,7 +152,7 @@ class _Places:
             if folder.startswith("file://"):
                 self._stat(wanted)
             elif "://" in folder:
-                self._list(open_store(folder), "", folder, wanted)
+                self._list(self._store.beside(folder), "", folder, wanted)
             else:
                 self._list(self._store, folder, folder, wanted)
 

@@ -1,8 +1,10 @@
 """Opens a store and does the few things with it that obstore does not do in one call.
 
 A store is a prefix in S3 (`s3://bucket/prefix`), a folder (`file:///folder` or a path) or memory (`memory://name`, for
-tests; shared within the process). obstore does all the work; errors are translated here, once: absent is `NotInStore`,
-anything else `StoreFailed`. Calls are counted, because the number of calls is a promise of the planner.
+tests; shared within the process). obstore does all the work, and tries again what S3 was too busy for; errors are
+translated here, once: absent is `NotInStore`, anything else `StoreFailed`. An ETag says that an object changed, and
+nothing of its content: with SSE-KMS, and of objects that came in parts, it is no digest. Calls are counted, because the
+number of calls is a promise of the planner.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +25,22 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
+from batch_pipeline.wire import s3
 from batch_pipeline.wire.errors import DiskFull, InvalidConfig, StoreFailed
+from batch_pipeline.wire.s3 import S3Access
 
 #: Bytes a piece of a streamed download has at least.
 STREAM_PIECE = 4 << 20
 
 #: Keys a LIST page holds, S3's own number: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 LIST_PAGE = 1000
+
+#: Bytes a part of an upload has at least, and how many parts an object may have; S3's own number:
+#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+UPLOAD_PART = 8 << 20
+MOST_PARTS = 10_000
+#: Objects up to so many bytes may be read again to learn who wrote them.
+CLAIM = 4096
 
 
 class NotInStore(StoreFailed):
@@ -59,13 +70,25 @@ class Store:
     `calls` counts requests by kind (`list` counts pages of 1,000, as S3 bills them).
     """
 
-    def __init__(self, url: str, backend: Any, folder: Path | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        backend: Any,
+        folder: Path | None,
+        *,
+        access: S3Access | None = None,
+        reach: Callable[[], S3Access] = S3Access.from_environment,
+    ) -> None:
         self.url = url
         #: The obstore object, for streaming uploads and downloads.
         self.backend = backend
         #: The folder when the store is one, else None: a file can then be linked or renamed instead of copied.
         self.folder = folder
         self.calls: Counter[str] = Counter()
+        self._is_s3 = access is not None
+        #: How S3 was reached, by this store or one beside it; None: not at all.
+        self._access = access
+        self._reach = reach
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -77,6 +100,17 @@ class Store:
     def path_of(self, key: str) -> Path | None:
         """The file behind a key when the store is a folder."""
         return None if self.folder is None else self.folder / key
+
+    def beside(self, location: str) -> Store:
+        """Another store, reached in the same way as this one. Raises as `open_store`."""
+        other = open_store(location, reach=self._reach)
+        self._access = self._access or other._access
+        return other
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that a job needs beside its role to reach this store and those opened beside it."""
+        return {} if self._access is None else self._access.variables()
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises NotInStore, StoreFailed."""
@@ -110,25 +144,33 @@ class Store:
     def put(self, key: str, data: bytes) -> None:
         """Writes the object whole: a reader sees the old bytes or the new ones. Raises StoreFailed, DiskFull."""
         with self._call("put", key):
-            obstore.put(self.backend, key, data)
+            s3.insisting(lambda: obstore.put(self.backend, key, data))
 
     def put_json(self, key: str, value: Any) -> None:
         """Writes a JSON value, indented for people. Raises as `put`."""
         self.put(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Writes the object unless there is one: whether it did. Of two callers at once exactly one is told True."""
+        """Writes the object unless there is one: whether it did.
+
+        Of two callers at once with different bytes exactly one is told True. On S3 a request whose answer was lost is
+        made again and meets its own object: a small one is known by its bytes.
+        """
         with self._call("put", key):
             try:
-                obstore.put(self.backend, key, data, mode="create")
-            except AlreadyExistsError:
-                return False
-        return True
+                s3.insisting(lambda: obstore.put(self.backend, key, data, mode="create"))
+            except AlreadyExistsError as error:
+                if s3.is_conflict(error):
+                    raise
+            else:
+                return True
+        return self._is_s3 and len(data) <= CLAIM and self.get(key) == data
 
     def put_file(self, key: str, path: Path) -> None:
         """Streams a file to the object; large ones go in parts. Raises as `put`."""
         with self._call("put", key):
-            obstore.put(self.backend, key, path)
+            part = max(UPLOAD_PART, -(-path.stat().st_size // MOST_PARTS))
+            s3.insisting(lambda: obstore.put(self.backend, key, path, chunk_size=part))
 
     def delete(self, keys: list[str]) -> None:
         """Removes objects; absent ones are no error."""
@@ -137,7 +179,9 @@ class Store:
         with self._call("delete", keys[0]):
             try:
                 obstore.delete(self.backend, keys)
-            except (NotFoundError, FileNotFoundError):
+            except (NotFoundError, FileNotFoundError) as error:
+                if s3.is_no_bucket(error):
+                    raise
                 for key in keys:
                     self._delete_one(key)
 
@@ -186,9 +230,21 @@ class Store:
         try:
             yield
         except (NotFoundError, FileNotFoundError) as error:
+            if self._is_s3 and s3.is_no_bucket(error):
+                raise self._translated(key, error) from error
             raise NotInStore(f"{self.url_of(key)} is not in the store.") from error
         except (BaseError, OSError) as error:
-            raise _translated(self, key, error) from error
+            raise self._translated(key, error) from error
+
+    def _translated(self, key: str, error: Exception) -> StoreFailed | DiskFull:
+        """Our error for one of obstore's."""
+        url, text = self.url_of(key), str(error).split("\n", 1)[0]
+        if "os error 28" in str(error):
+            return DiskFull(f"No space is left for {url}. Free some and run the same command again.")
+        if "os error 13" in str(error):
+            return StoreFailed(f"{url} may not be read or written ({text}). Check the rights on the store.")
+        known = s3.translated(url, error) if self._is_s3 else None
+        return known or StoreFailed(f"{url}: {text}. Check that the store is there and reachable, and run again.")
 
 
 def _keys_below(folder: str, prefix: str) -> Iterator[str]:
@@ -210,28 +266,28 @@ def _entry(meta: Any) -> Entry:
     return Entry(key=meta["path"], size_bytes=meta["size"], etag=(meta["e_tag"] or "").strip('"'))
 
 
-def _translated(store: Store, key: str, error: Exception) -> StoreFailed | DiskFull:
-    """Our error for one of obstore's."""
-    text = str(error).split("\n", 1)[0]
-    if "os error 28" in str(error):
-        return DiskFull(f"No space is left for {store.url_of(key)}. Free some and run the same command again.")
-    if "os error 13" in str(error) or "AccessDenied" in str(error) or "403" in text:
-        return StoreFailed(f"{store.url_of(key)} may not be read or written ({text}). Check the rights on the store.")
-    return StoreFailed(f"{store.url_of(key)}: {text}. Check that the store is there and reachable, and run again.")
-
-
-def open_store(location: str, *, create: bool = False) -> Store:
+def open_store(
+    location: str, *, create: bool = False, reach: Callable[[], S3Access] = S3Access.from_environment
+) -> Store:
     """Opens the store at a URL or folder.
 
-    A folder must exist unless `create`. S3 takes credentials and endpoint from the environment as boto3 does
-    (`AWS_ENDPOINT_URL`). Raises InvalidConfig for an unknown kind of URL, StoreFailed for a folder that cannot be made.
+    A folder must exist unless `create`. `reach` is asked how to reach S3 when the URL needs it; by default the
+    variables of this process say so. Raises InvalidConfig for an unknown kind of URL, StoreFailed for a folder that
+    cannot be made, and what `reach` raises.
     """
     scheme = urlsplit(location).scheme if "://" in location else "file"
     if scheme == "s3":
-        return Store(location.rstrip("/"), S3Store.from_url(location, **_s3_options()), None)
+        access, url = reach(), location.rstrip("/")
+        try:
+            return Store(url, S3Store.from_url(url, **access.options()), None, access=access, reach=reach)
+        except BaseError as error:
+            said = str(error).split("\n", 1)[0]
+            raise InvalidConfig(
+                f"The store {location!r} cannot be opened: {said}. Write s3://bucket/prefix."
+            ) from error
     if scheme == "memory":
         with _MEMORY_LOCK:
-            return Store(location, _MEMORY.setdefault(location, MemoryStore()), None)
+            return Store(location, _MEMORY.setdefault(location, MemoryStore()), None, reach=reach)
     if scheme != "file":
         raise InvalidConfig(f"The store {location!r} is neither a folder nor s3://bucket/prefix.")
     path = unquote(urlsplit(location).path) if "://" in location else location
@@ -240,7 +296,7 @@ def open_store(location: str, *, create: bool = False) -> Store:
         _make_folder(folder)
     if not folder.is_dir():
         raise StoreFailed(f"The store {folder} is not there. Check the path, or create the folder.")
-    return Store(f"file://{quote(str(folder))}", LocalStore(folder), folder)
+    return Store(f"file://{quote(str(folder))}", LocalStore(folder), folder, reach=reach)
 
 
 def _make_folder(folder: Path) -> None:
@@ -248,11 +304,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreFailed(f"The store {folder} cannot be made: {error.strerror}. Choose another folder.") from error
-
-
-def _s3_options() -> dict[str, Any]:
-    """What S3Store does not read from the environment in boto3's names."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint:
-        return {}
-    return {"endpoint": endpoint, "client_options": {"allow_http": endpoint.startswith("http://")}}
