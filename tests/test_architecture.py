@@ -27,9 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "localbatch": {"wire", "container"},
     "backends": {"wire", "config", "pipeline", "localbatch"},
     "run": {"wire", "config", "pipeline", "backends"},
+    "deploy": {"wire", "config", "pipeline", "backends"},
     "report": {"wire", "config", "pipeline", "backends", "run"},
     "demo": {"wire", "pipeline"},
-    "cli": {"wire", "log", "config", "pipeline", "backends", "run", "report", "demo"},
+    "cli": {"wire", "log", "config", "pipeline", "backends", "run", "deploy", "report", "demo"},
     "__init__": {"wire", "pipeline"},
     "__main__": {"cli"},
 }
