@@ -51,6 +51,8 @@ class RunContext:
     #: Name of the reference; empty: none.
     reference: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    #: How a job reaches the store, beside its role: `Store.variables`. No secrets.
+    store_variables: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
 
@@ -198,6 +200,7 @@ def _cell_environment(plan: Plan, job: PlannedJob, context: RunContext) -> dict[
     samples = samples_of(plan, job)
     one = len(job.members) == 1
     return {
+        **context.store_variables,
         Variable.FILE_TYPE: "zip",
         Variable.FILE_URL: context.bundle_url,
         Variable.FILE_SHA256: context.bundle_sha256,

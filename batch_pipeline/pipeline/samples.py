@@ -107,7 +107,8 @@ def read_samples(
 ) -> SampleList:
     """Reads a list or sheet: a file, an `s3://` or `file://` URL, or a key of the store when there is no such file.
 
-    `reach` is as in `open_store`. Raises InvalidSampleList with every problem; StoreFailed when the store that holds it cannot be read.
+    `reach` is as in `open_store`. Raises InvalidSampleList with every problem; StoreFailed when the store that holds it
+    cannot be read.
     """
     origin = str(location)
     if not origin:

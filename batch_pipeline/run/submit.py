@@ -74,6 +74,7 @@ class Submitter:
             pipeline_name=record.pipeline_name,
             queue=record.queue,
             store_url=store.url,
+            store_variables=store.variables,
             bundle_url=url,
             bundle_sha256=bundle.sha256,
             definitions=definitions,
