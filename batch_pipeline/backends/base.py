@@ -98,6 +98,10 @@ class JobRequest:
     tags: Mapping[str, str] = field(default_factory=dict)
     #: Memory instead of the definition's; None: as defined.
     memory_mb: int | None = None
+    #: For a queue with a fair share policy; empty: none.
+    share_identifier: str = ""
+    #: Priority within the share; None: as the definition says.
+    priority: int | None = None
 
 
 class Backend(Protocol):
@@ -111,10 +115,10 @@ class Backend(Protocol):
     def wake(self) -> None:
         """Says that jobs will come, and returns at once: a place that must start first may begin to. Never raises."""
 
-    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
         """Makes known what jobs will be submitted by, with one look-up for all; `submit` does it too, one by one.
 
-        Raises what `submit` raises, SubmissionUnknown aside.
+        Returns under which name and revision (`name:1`) each definition's name is known. Raises what `submit` raises, SubmissionUnknown aside.
         """
 
     def submit(self, request: JobRequest) -> str:
@@ -131,6 +135,9 @@ class Backend(Protocol):
     def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
         """The jobs' states and counts, in bulk (100 a request); a forgotten id is there as UNKNOWN."""
 
+    def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """What the backend itself says of jobs, in its own words, in bulk; a forgotten id is not there."""
+
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
         """The children of an array in the given states (pages of 1,000); of a plain job, itself."""
 
@@ -139,6 +146,12 @@ class Backend(Protocol):
 
     def cancel(self, native_id: str, reason: str) -> None:
         """Ends a job and all its children, whatever their state. Idempotent; a forgotten id is no error."""
+
+    def cancel_children(self, native_id: str, indices: Sequence[int], reason: str) -> None:
+        """Ends some children of an array and leaves their siblings alone; of a plain job, index 0 is itself.
+
+        As idempotent as `cancel`. Children that wait for others end when those have.
+        """
 
     def close(self) -> None:
         """Lets go of connections; jobs go on."""

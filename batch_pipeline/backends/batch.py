@@ -13,7 +13,8 @@ Logs are those of CloudWatch, for what the store does not have: containers write
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from batch_pipeline.backends.aws_clients import (
@@ -30,8 +31,9 @@ from batch_pipeline.backends.aws_clients import (
 )
 from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
 from batch_pipeline.backends.definitions import NO_IMAGE
-from batch_pipeline.backends.pace import TokenBucket
-from batch_pipeline.backends.payload import check, submit_json
+from batch_pipeline.backends.limits import check
+from batch_pipeline.backends.pace import NotYet, TokenBucket, insisting
+from batch_pipeline.backends.payload import submit_json
 from batch_pipeline.backends.shapes import child_of, counts_of, forgotten, group_of, stream_of, summary_of
 from batch_pipeline.config import Settings
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused, SubmissionUnknown
@@ -41,17 +43,13 @@ IDS_A_CALL: Final = 100
 #: SubmitJob calls a second of one account in one region; not to be raised.
 #: https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
 SUBMITS_A_SECOND: Final = 50
-#: How often a SubmitJob that did nothing is tried, over some two minutes.
-SUBMIT_TRIES: Final = 10
+#: How often jobs are asked for that DescribeJobs leaves out.
+LOOKS: Final = 2
 MAX_REASON: Final = 1024
+#: https://docs.aws.amazon.com/batch/latest/APIReference/API_TerminateJobs.html
+ENDS_A_CALL: Final = 50
 #: The compute environment that the embedded Batch has from the start.
 EMBEDDED_ENVIRONMENT: Final = "embedded"
-
-
-class _NotYet(BackendFailed):
-    """The service could not take the call; nothing was done."""
-
-    transient = True
 
 
 class BatchBackend:
@@ -85,7 +83,7 @@ class BatchBackend:
         if self._embedded:
             self._clients.connect_ahead()
 
-    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
         """See `Backend.prepare`."""
         wanted = {definition["jobDefinitionName"]: definition for definition in definitions}
         new = {name: definition for name, definition in wanted.items() if name not in self._pinned}
@@ -95,6 +93,7 @@ class BatchBackend:
         for name, definition in new.items():
             if name not in self._pinned:
                 self._register(definition)
+        return {name: f"{name}:{self._pinned[name]}" for name in wanted}
 
     def submit(self, request: JobRequest) -> str:
         """See `Backend.submit`."""
@@ -102,7 +101,7 @@ class BatchBackend:
         self._make_queue(request.queue)
         self.prepare([request.definition])
         parameters = submit_json(request, self._pinned[request.definition["jobDefinitionName"]])
-        native_id = str(_insisting(lambda: self._submit_once(request.name, parameters))["jobId"])
+        native_id = str(insisting(lambda: self._submit_once(request.name, parameters))["jobId"])
         self._sizes[native_id] = request.size if request.size > 1 else 0
         return native_id
 
@@ -119,6 +118,10 @@ class BatchBackend:
         found = {native_id: summary_of(details[native_id]) for native_id in details}
         self._sizes |= {summary.native_id: summary.size * summary.is_array for summary in found.values()}
         return {native_id: found.get(native_id) or forgotten(native_id) for native_id in native_ids}
+
+    def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """See `Backend.descriptions`."""
+        return self._details(native_ids)
 
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
         """See `Backend.children`."""
@@ -151,6 +154,16 @@ class BatchBackend:
         except BackendFailed as error:
             if error.transient or native_id in self._details([native_id]):
                 raise
+
+    def cancel_children(self, native_id: str, indices: Sequence[int], reason: str) -> None:
+        """See `Backend.cancel_children`. Fifty a call where the service knows TerminateJobs, else one by one."""
+        if native_id not in self._sizes:
+            self.summaries([native_id])
+        if native_id not in self._sizes:
+            return
+        ids = [f"{native_id}:{index}" for index in dict.fromkeys(indices)] if self._sizes[native_id] else [native_id]
+        for each in _chunks(ids, ENDS_A_CALL):
+            insisting(partial(self._end_all, each, reason[:MAX_REASON] or "Cancelled"))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -199,7 +212,7 @@ class BatchBackend:
 
     def _register(self, definition: Mapping[str, Any]) -> None:
         try:
-            self._pin(_insisting(lambda: self._register_once(definition)))
+            self._pin(insisting(lambda: self._register_once(definition)))
         except BackendFailed as error:
             if error.transient:
                 raise
@@ -212,7 +225,7 @@ class BatchBackend:
         except BackendFailed as error:
             # Two drivers registering the same name at once: AWS asks one of them to come again.
             if "Too many concurrent attempts" in str(error):
-                raise _NotYet(error.message) from error
+                raise NotYet(error.message) from error
             raise
 
     def _pin(self, item: Mapping[str, Any]) -> None:
@@ -236,17 +249,34 @@ class BatchBackend:
                 ) from error
             if fate is Fate.MISCONFIGURED:
                 raise translated("submit_job", error) from error
+            if fate is Fate.THROTTLED:
+                self._pace.throttled()
             if fate is Fate.UNSENT and self._clients.renewable:
                 self._clients.renew()
-            raise _NotYet(
+            raise NotYet(
                 f"AWS Batch took no job ({said(error)}); {name} is not queued. Run the same command again later."
             ) from error
 
+    def _end_all(self, ids: Sequence[str], reason: str) -> None:
+        """Ends jobs or children; those that the service had no time for raise NotYet, as ending again is harmless."""
+        if len(ids) > 1 and self._clients.knows("terminate_jobs"):
+            answer = self._clients.read("terminate_jobs", jobs=list(ids), reason=reason)
+            errors = answer.get("errors", ())
+            if any(error.get("code") in ("ThrottlingException", "ServerException") for error in errors):
+                raise NotYet(f"AWS Batch had no time to end {len(errors)} jobs. Run the same command again.")
+            # What else it refuses is asked one by one: then it says why, and of a forgotten job nothing.
+            ids = [str(error["job"]) for error in errors]
+        for native_id in ids:
+            self.cancel(native_id, reason)
+
     def _details(self, native_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         details: dict[str, dict[str, Any]] = {}
-        for ids in _chunks(list(dict.fromkeys(native_ids))):
-            answer = self._clients.read("describe_jobs", jobs=ids)
-            details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
+        asked = list(dict.fromkeys(native_ids))
+        # A job that was left out of one answer may be in the next; what is left out of both is taken for forgotten.
+        for _ in range(LOOKS):
+            for ids in _chunks([native_id for native_id in asked if native_id not in details]):
+                answer = self._clients.read("describe_jobs", jobs=ids)
+                details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
         return details
 
     def _listed(self, native_id: str, state: JobState) -> Iterator[Child]:
@@ -280,24 +310,5 @@ class BatchBackend:
             parameters["nextToken"] = page["nextForwardToken"]
 
 
-def _insisting(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The act's value; where it raises _NotYet it is tried again after growing, jittered waits."""
-    try:
-        return act()
-    except _NotYet as error:
-        first: list[_NotYet] = [error]
-    # Only now: it is rare, and costs more to import than a submission takes.
-    import stamina
-
-    for attempt in stamina.retry_context(
-        on=_NotYet, attempts=SUBMIT_TRIES, timeout=None, wait_initial=0.2, wait_max=30.0, wait_jitter=1.0
-    ):
-        with attempt:
-            if first:
-                raise first.pop()
-            return act()
-    raise AssertionError("stamina raises the last error")
-
-
-def _chunks(items: list[str]) -> Iterator[list[str]]:
-    return (items[start : start + IDS_A_CALL] for start in range(0, len(items), IDS_A_CALL))
+def _chunks(items: list[str], most: int = IDS_A_CALL) -> Iterator[list[str]]:
+    return (items[start : start + most] for start in range(0, len(items), most))

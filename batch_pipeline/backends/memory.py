@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
-from batch_pipeline.backends.payload import check
+from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.reasons import end_reason
 from batch_pipeline.backends.shapes import forgotten
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
@@ -140,9 +140,10 @@ class MemoryBackend:
     def wake(self) -> None:
         """See `Backend.wake`."""
 
-    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+    def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
         """See `Backend.prepare`."""
         self.calls["prepare"] += 1
+        return {name: f"{name}:1" for name in (definition["jobDefinitionName"] for definition in definitions)}
 
     def submit(self, request: JobRequest) -> str:
         """See `Backend.submit`."""
@@ -171,6 +172,15 @@ class MemoryBackend:
         self.calls["summaries"] += 1
         return {native_id: self._summary(native_id) for native_id in native_ids}
 
+    def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """See `Backend.descriptions`."""
+        self.calls["descriptions"] += 1
+        known = (self.jobs[native_id] for native_id in native_ids if native_id in self.jobs)
+        return {
+            job.native_id: {"jobId": job.native_id, "jobName": job.request.name, "status": job.state.value}
+            for job in known
+        }
+
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
         """See `Backend.children`."""
         self.calls["children"] += 1
@@ -189,13 +199,24 @@ class MemoryBackend:
     def cancel(self, native_id: str, reason: str) -> None:
         """See `Backend.cancel`. Children that wait end at once; AWS ends them when what they wait for has ended."""
         self.calls["cancel"] += 1
-        for child in self.jobs[native_id].children if native_id in self.jobs else ():
-            if not child.state.final:
-                child.state, child.status_reason, child.cancelled = JobState.FAILED, reason, True
-        self._propagate()
+        parent, _, index = native_id.partition(":")
+        children = self.jobs[parent].children if parent in self.jobs else []
+        self._end(children[int(index) : int(index) + 1] if index else children, reason)
+
+    def cancel_children(self, native_id: str, indices: Sequence[int], reason: str) -> None:
+        """See `Backend.cancel_children`."""
+        self.calls["cancel_children"] += 1
+        children = self.jobs[native_id].children if native_id in self.jobs else []
+        self._end([children[index] for index in indices if index < len(children)], reason)
 
     def close(self) -> None:
         """See `Backend.close`."""
+
+    def _end(self, children: Sequence[MemoryChild], reason: str) -> None:
+        for child in children:
+            if not child.state.final:
+                child.state, child.status_reason, child.cancelled = JobState.FAILED, reason, True
+        self._propagate()
 
     def _check_dependencies(self, request: JobRequest) -> None:
         for after in request.after:

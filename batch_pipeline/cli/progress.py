@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from batch_pipeline.report.tables import counted
-from batch_pipeline.run.events import Outcome, Silence, StepProgress
+from batch_pipeline.run.events import Again, Outcome, Silence, StepProgress
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan
@@ -48,6 +48,15 @@ class PlainProgress(Silence):
         if self._clock() - self._when >= PAUSE_SECONDS:
             self._tell()
 
+    def stuck(self, step: str, sentence: str) -> None:
+        """See `Listener.stuck`."""
+        self._say(f"{step} waits: {sentence}")
+
+    def again(self, lines: Sequence[Again]) -> None:
+        """See `Listener.again`."""
+        for line in lines:
+            self._say(line.line)
+
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
         if self._told or outcome.run_ids:
@@ -75,7 +84,7 @@ class BarProgress(Silence):
 
     def run_began(self, run_id: str, folder: str) -> None:
         """See `Listener.run_began`."""
-        self._progress.console.print(f"Run {run_id}: {folder}", markup=False, highlight=False)
+        self._say(f"Run {run_id}: {folder}")
 
     def planned(self, plan: Plan) -> None:
         """See `Listener.planned`."""
@@ -89,10 +98,22 @@ class BarProgress(Silence):
             ended = step.done_before + step.done + step.failures + step.left_out
             self._progress.update(self._bar(name), total=step.total, completed=ended, line=step.line)
 
+    def stuck(self, step: str, sentence: str) -> None:
+        """See `Listener.stuck`."""
+        self._say(f"{step} waits: {sentence}")
+
+    def again(self, lines: Sequence[Again]) -> None:
+        """See `Listener.again`."""
+        for line in lines:
+            self._say(line.line)
+
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
         if self._bars:
             self.progressed(outcome.progress)
+
+    def _say(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False)
 
     def _bar(self, step: str) -> Any:
         if step not in self._bars:

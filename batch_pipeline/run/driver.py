@@ -2,7 +2,7 @@
 
     look -> nothing to do: say so, having written nothing
          -> take the lock -> (look again if somebody submitted meanwhile) -> record -> submit, steps in order
-         -> follow until the jobs end -> judge by receipts -> cells that were deferred? once more
+         -> follow until the jobs end -> judge by receipts -> cells that were deferred, or that go again? once more
 
 Everything that a dead driver left is settled before anything is planned: doubtful submissions are looked up by name,
 live jobs are followed and depended on like the run's own.
@@ -16,21 +16,32 @@ from dataclasses import dataclass, replace
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.definitions import definitions_of, resources
 from batch_pipeline.pipeline.fingerprint import step_parts
-from batch_pipeline.pipeline.plan import CellState, Inventory, Plan
+from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
-from batch_pipeline.run.events import FailedCell, Listener, Outcome, Together
+from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.record import write_end
+from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.request import Request
+from batch_pipeline.run.room import memory_cap
 from batch_pipeline.run.submit import Submitter
-from batch_pipeline.run.verdict import Verdict, blocked_cells, final_progress, judge, write_failed
+from batch_pipeline.run.verdict import (
+    Verdict,
+    blocked_cells,
+    final_progress,
+    judge,
+    past_failures,
+    write_failed,
+    write_last_words,
+)
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import RunConflict, StoreFailed
+from batch_pipeline.wire.errors import BackendFailed, RunConflict, StoreFailed, SubmissionRefused
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,6 +105,12 @@ class Driver:
         self._backend = backend
         self._lock = DriverLock(request.store)
         self._failed: dict[tuple[str, str], FailedCell] = {}
+        #: With what cells go again that ended through nobody's fault, and how often cells may still go again.
+        self._remedies: dict[tuple[str, str], Remedy] = {}
+        #: What failed in earlier runs, newest first; None: not read yet.
+        self._past: list[FailedCell] | None = None
+        self._rounds = request.settings.recovery.rounds
+        self._again: list[Again] = []
         #: Cells of its earlier waves: what is forced is forced once.
         self._made: frozenset[tuple[str, str]] = frozenset()
         self._submitted = 0
@@ -127,24 +144,40 @@ class Driver:
         told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
         stock = replace(stock, live=live_jobs(self._store, live), failed=told, made=self._made)
         plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
+        remedies = self._known_remedies(plan)
+        if remedies:
+            stock = replace(stock, remedies=remedies)
+            plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
         return Look(plan=plan, inventory=stock, reference=reference, live=live, store_calls=Counter(self._store.calls))
 
     def run(self, listener: Listener, *, detach: bool) -> Outcome:
         """See `run`."""
         failed: list[FailedCell] = []
+        pending: list[FailedCell] = []
         first: Plan | None = None
+        stopped_by = ""
+        progress: Mapping[str, StepProgress]
         while True:
-            found, jobs = self._wave(listener)
+            try:
+                found, jobs = self._wave(listener)
+            except (SubmissionRefused, BackendFailed) as error:
+                if not pending:
+                    raise
+                # What failed is known by now, and shall be told rather than that its second try was refused.
+                failed, stopped_by, jobs = [*failed, *pending], error.message, []
+                progress = final_progress(first or found.plan, found.plan, failed)
+                break
             first = first or found.plan
             self._made |= found.plan.under_way()
             if detach and jobs:
                 progress = self._watch(found, jobs).look()
                 break
+            pending = []
             if jobs:
                 self._follow(found, jobs, listener)
-                failed += self._judge(found.plan, jobs)
+                pending = self._sort(self._judge(found.plan, jobs), failed, listener)
             progress = final_progress(first, found.plan, failed)
-            if not jobs or not _is_deferred(found.plan):
+            if not jobs or not (pending or _is_deferred(found.plan)):
                 break
         outcome = Outcome(
             run_ids=tuple(self.run_ids),
@@ -153,6 +186,8 @@ class Driver:
             blocked=blocked_cells(found.plan, failed),
             detached=detach and bool(jobs),
             submitted=self._submitted,
+            again=tuple(self._again),
+            stopped_by=stopped_by,
             store_calls=found.store_calls,
         )
         for hearer in self._hearers(listener):
@@ -182,7 +217,11 @@ class Driver:
                 listener.planned(found.plan)
                 _refuse_conflicts(found.plan)
                 over = [live for live in found.live if live.over]
-            self._end(over)
+            if self._end(over) and found.plan.jobs:
+                # What failed while nobody watched may go again with more memory.
+                self._past = None
+                found = self.look()
+                listener.planned(found.plan)
             self._follows(found)
             sent = list(self._submit(found, listener)) if found.plan.jobs else []
         finally:
@@ -241,18 +280,56 @@ class Driver:
         """
         verdict = judge(self._request.graph, self._store, self.backend, jobs)
         counted = plan.under_way()
-        failed = [cell for cell in verdict.failed if (cell.step, cell.sample) in counted]
-        self._failed |= {(cell.step, cell.sample): cell for cell in failed}
-        self._write_ends(verdict)
-        return failed
+        self._write_ends(verdict, jobs)
+        return [cell for cell in verdict.failed if (cell.step, cell.sample) in counted]
 
-    def _end(self, over: Sequence[LiveRun]) -> None:
-        """Closes runs whose jobs have all ended while nobody watched."""
+    def _sort(self, ended: Sequence[FailedCell], failed: list[FailedCell], listener: Listener) -> list[FailedCell]:
+        """Adds to `failed` what stays so, and returns what the next wave sends again."""
+        found = sort_failures(self._request.graph, ended, self._policy(go_on=self._rounds > 0))
+        failed.extend(found.lasting)
+        self._failed |= {(cell.step, cell.sample): cell for cell in found.lasting}
+        if found.again:
+            self._rounds -= 1
+            self._remedies |= found.remedies
+            lines = summary(found.again, found.remedies)
+            self._again += lines
+            for hearer in self._hearers(listener):
+                hearer.again(lines)
+        return list(found.again)
+
+    def _policy(self, *, go_on: bool = True) -> Policy:
+        """What may be done about failed cells; with `go_on` false, nothing."""
+        settings = self._request.settings
+        definitions = definitions_of(
+            self._request.graph, pipeline=self._request.graph.name, attempts=settings.backend.attempts
+        )
+        return Policy(
+            active=go_on and settings.recovery.rounds > 0,
+            memory_factor=settings.recovery.memory_factor,
+            memory_cap_mb=memory_cap(settings),
+            on_demand_queue=settings.backend.on_demand_queue,
+            defined_mb={step: resources(definition)[1] for step, definition in definitions.items()},
+        )
+
+    def _known_remedies(self, plan: Plan) -> Mapping[tuple[str, str], Remedy]:
+        """Remedies of cells that are about to run: of this command's waves, and of what failed in earlier runs."""
+        if not plan.jobs or not self._request.settings.recovery.rounds:
+            return {}
+        if self._past is None:
+            self._past = past_failures(self._store)
+        return {**remembered(self._past, plan.under_way, self._policy()), **self._remedies}
+
+    def _end(self, over: Sequence[LiveRun]) -> bool:
+        """Closes runs whose jobs have all ended while nobody watched; whether some of their cells may go again."""
+        failed: list[FailedCell] = []
         for live in over:
             verdict = judge(self._request.graph, self._store, self.backend, live.submissions)
-            self._write_ends(replace(verdict, done={live.run_id: 0, **verdict.done}))
+            self._write_ends(replace(verdict, done={live.run_id: 0, **verdict.done}), live.submissions)
+            failed += verdict.failed
+        return any(map(self._policy().remedy, failed)) if failed else False
 
-    def _write_ends(self, verdict: Verdict) -> None:
+    def _write_ends(self, verdict: Verdict, jobs: Sequence[Submission]) -> None:
+        write_last_words(self._store, self.backend, jobs)
         for run_id, done in verdict.done.items():
             write_failed(self._store, run_id, verdict.failed)
             write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id))

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from batch_pipeline.backends.base import Backend, JobSummary
+from batch_pipeline.backends.base import Backend, JobState, JobSummary
 from batch_pipeline.pipeline.plan import LiveJob
 from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.run.record import seconds_since
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import Store
 
+#: Seconds after its submission in which a job may be unknown to the backend and yet be there.
+GRACE_SECONDS = 600.0
 #: How often a job in doubt is looked for, and seconds between: a listing may lag behind a submission.
 LOOKS = 3
 LOOK_SECONDS = 1.0
@@ -85,6 +88,36 @@ def find_insistently(
     return None
 
 
+def queued(item: Submission) -> JobSummary:
+    """The summary of a job that was sent and of which the backend says nothing."""
+    state = JobState.SUBMITTED
+    size = max(1, item.size)
+    return JobSummary(
+        native_id=item.native_id,
+        name=item.native_name,
+        state=state,
+        counts={state: size},
+        size=size,
+        is_array=size > 1,
+    )
+
+
+def _confirmed(backend: Backend, item: Submission, summary: JobSummary) -> JobSummary:
+    """The summary, unless the backend left the job out though it is there.
+
+    A job that was sent lately is looked for several times by its name, an old one once.
+    """
+    if summary.state is not JobState.UNKNOWN:
+        return summary
+    young = bool(item.sent_at) and seconds_since(item.sent_at) < GRACE_SECONDS
+    find = find_insistently if young else _find
+    return queued(item) if find(backend, item.native_name, item.queue) is not None else summary
+
+
+def _find(backend: Backend, name: str, queue: str) -> str | None:
+    return backend.find(name, queue)
+
+
 def _settle(store: Store, run_id: str, job: str, backend: Backend) -> Iterator[Submission]:
     intent = Submission(**store.get_json(layout.submission(run_id, job, "intent.json")))
     native_id = find_insistently(backend, intent.native_name, intent.queue)
@@ -115,7 +148,9 @@ def read_live_runs(store: Store, backend: Backend, run_ids: Sequence[str]) -> li
     summaries = backend.summaries(ids) if ids else {}
     return [
         LiveRun(
-            run_id=run_id, submissions=items, summaries={item.native_id: summaries[item.native_id] for item in items}
+            run_id=run_id,
+            submissions=items,
+            summaries={item.native_id: _confirmed(backend, item, summaries[item.native_id]) for item in items},
         )
         for run_id, items in sent.items()
     ]

@@ -3,6 +3,8 @@
     runs/{run_id}/run.json     who, when, argv, what was chosen, digests     before the manifests
     runs/{run_id}/plan.json    the steps' parts and the jobs                 before the manifests
     runs/{run_id}/samples.tsv  the list as read                              before the manifests
+    runs/{run_id}/definitions.json  name and revision a step             before the manifests
+    runs/{run_id}/jobs.json    the jobs in the backend's words           when all of its jobs have ended
     runs/{run_id}/failed.json  why cells failed, as it was judged            when all of its jobs have ended
     runs/{run_id}/end.json     counts                                        then, once
     live/{run_id}.json         there from before the first job to the end
@@ -17,13 +19,14 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
 import batch_pipeline
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.run.lock import user_name
+from batch_pipeline.run.place import place_of
 from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
@@ -35,6 +38,11 @@ FORMAT = 1
 def now() -> str:
     """The time as records have it: ISO-8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since(moment: str) -> float:
+    """Seconds that have gone by since a moment as records have it."""
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
 
 
 def new_run_id() -> str:
@@ -74,6 +82,8 @@ class RunRecord:
     jobs: int
     versions: Mapping[str, str]
     cwd: str
+    #: Settings that lead to the backend from elsewhere: `run.place`.
+    place: Mapping[str, str] = field(default_factory=dict)
     #: From `end.json`: when, and cells by outcome; empty while the run is live.
     ended_at: str = ""
     done: int = 0
@@ -122,6 +132,7 @@ def make_record(request: Request, plan: Plan, run_id: str, reference: str, bundl
         jobs=len(plan.jobs),
         versions={"batch_pipeline": batch_pipeline.__version__, "python": sys.version.split()[0]},
         cwd=os.getcwd(),
+        place=place_of(settings),
     )
 
 
@@ -140,6 +151,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "parts": {step: asdict(part) for step, part in plan.parts.items()},
+        "scopes": {node.name: node.step.scope.value for node in plan.graph},
         "jobs": [
             {
                 "name": job.name,
@@ -158,6 +170,18 @@ def write_end(store: Store, run_id: str, *, done: int, failed: int) -> None:
     end = {"ended_at": now(), "done": done, "failed": failed, "format": FORMAT}
     store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1).encode())
     store.delete([layout.live(run_id)])
+
+
+def write_definitions(
+    store: Store, run_id: str, definitions: Mapping[str, Mapping[str, Any]], pinned: Mapping[str, str]
+) -> None:
+    """Keeps by which job definition each step's jobs are submitted: its content, and the revision that they name."""
+    told = {
+        step: {"pinned": pinned[definition["jobDefinitionName"]], **definition}
+        for step, definition in definitions.items()
+        if definition["jobDefinitionName"] in pinned
+    }
+    store.put_json(layout.run_definitions(run_id), {"format": FORMAT, "steps": told})
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:

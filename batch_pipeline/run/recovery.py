@@ -1,4 +1,4 @@
-"""What is done about cells that failed through nobody's fault. Pure: from what failed to what is sent again, and with what.
+"""What is done about cells that failed through nobody's fault: from what failed to what is sent again. Pure.
 
 A cell that ran out of memory is sent with more, up to a cap. One that was interrupted in every attempt that the
 scheduler gave it, or that nobody knows the end of, is sent as it was, to the queue without Spot instances where there
@@ -11,7 +11,7 @@ Cells with the same remedy and the same steps ahead of them become one array: th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.pipeline.plan import Remedy
@@ -30,6 +30,8 @@ Cell = tuple[str, str]
 class Policy:
     """How far a driver goes."""
 
+    #: Whether anything is sent again at all.
+    active: bool = True
     #: 1: no cell is given more memory.
     memory_factor: float
     #: MiB; 0: no cap.
@@ -41,6 +43,8 @@ class Policy:
 
     def remedy(self, failed: FailedCell) -> Remedy | None:
         """With what the cell is sent again; None when it is not."""
+        if not self.active:
+            return None
         if failed.reason is EndReason.OUT_OF_MEMORY:
             return self._more_memory(failed)
         if failed.reason in UNLUCKY:
@@ -85,7 +89,8 @@ def sort_failures(graph: Graph, failed: Sequence[FailedCell], policy: Policy) ->
         for cell in failed
         if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in remedies
     }
-    lasting, again = [], []
+    lasting: list[FailedCell] = []
+    again: list[FailedCell] = []
     for cell in failed:
         (again if _goes_again(graph, cell, remedies, hopeless) else lasting).append(cell)
     return Sorted(remedies=remedies, lasting=lasting, again=again)
@@ -107,7 +112,7 @@ def _above(graph: Graph, step: str) -> Iterable[str]:
 
 
 def summary(cells: Sequence[FailedCell], remedies: Mapping[Cell, Remedy]) -> list[Again]:
-    """What is sent again, a line for each step, reason and remedy, the largest first; what follows it is not counted."""
+    """What is sent again, a line for each step, reason and remedy, the largest first; what follows is not counted."""
     counts: dict[tuple[str, EndReason, Remedy], int] = {}
     for cell in cells:
         remedy = remedies.get((cell.step, cell.sample))
@@ -121,9 +126,11 @@ def summary(cells: Sequence[FailedCell], remedies: Mapping[Cell, Remedy]) -> lis
     return sorted(lines, key=lambda line: -line.cells)
 
 
-def remembered(failed: Iterable[FailedCell], wanted: Iterable[Cell], policy: Policy) -> dict[Cell, Remedy]:
+def remembered(
+    failed: Sequence[FailedCell], wanted: Callable[[], Iterable[Cell]], policy: Policy
+) -> dict[Cell, Remedy]:
     """Remedies for cells that are about to run and failed in earlier runs, the newest word on each first."""
-    open_cells = set(wanted)
+    open_cells = set(wanted()) if failed else set()
     found: dict[Cell, Remedy] = {}
     for cell in failed:
         key = (cell.step, cell.sample)

@@ -23,6 +23,15 @@ def embedded_room(settings: EmbeddedSettings) -> tuple[int, int]:
     return settings.vcpus or len(os.sched_getaffinity(0)), settings.memory_mb or machine
 
 
+def memory_cap(settings: Settings) -> int:
+    """The most MiB that a cell may be given when it ran out of memory; 0: as much as it takes."""
+    cap = settings.recovery.memory_cap_mb
+    if settings.backend.name != "embedded":
+        return cap
+    there = embedded_room(settings.embedded)[1]
+    return min(cap, there) if cap else there
+
+
 def require_room(settings: Settings, definitions: Mapping[str, Mapping[str, Any]], steps: Collection[str]) -> None:
     """Raises InvalidUse for a step whose job would wait for ever. On AWS the compute environments decide."""
     if settings.backend.name != "embedded":

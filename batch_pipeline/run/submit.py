@@ -19,7 +19,7 @@ from batch_pipeline.run.events import Listener
 from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
-from batch_pipeline.run.record import make_record, new_run_id, now, write_record
+from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
@@ -82,7 +82,8 @@ class Submitter:
             reference=self._reference,
             tags=dict(request.settings.tags),
         )
-        self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
+        pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
+        write_definitions(store, self.run_id, definitions, pinned)
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
 
     def submit_step(self, step: str) -> None:

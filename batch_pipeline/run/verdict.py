@@ -6,9 +6,11 @@ records are read for the first hundred failed cells only: the reasons of the oth
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from batch_pipeline.backends.base import Backend, Child, JobState
 from batch_pipeline.pipeline.plan import CellState, Plan
@@ -21,6 +23,8 @@ from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.receipt import Failure
 from batch_pipeline.wire.store import NotInStore, Store
 
+#: Past runs whose failures are looked at, newest first.
+RUNS_LOOKED_AT = 5
 #: Failure records that are read.
 MOST_RECORDS = 100
 _LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
@@ -124,10 +128,31 @@ def write_failed(store: Store, run_id: str, failed: Sequence[FailedCell]) -> Non
     store.put_json(layout.run_failed(run_id), {"cells": told, "format": 1})
 
 
+def write_last_words(store: Store, backend: Backend, jobs: Sequence[Submission]) -> None:
+    """Keeps how the backend itself describes ended jobs, one object a run: it forgets them after some days."""
+    said = backend.descriptions([job.native_id for job in jobs]) if jobs else {}
+    by_run: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        by_run.setdefault(job.run_id, {})[job.job] = dict(said.get(job.native_id, {}))
+    for run_id, told in by_run.items():
+        store.put(layout.run_jobs(run_id), json.dumps({"format": 1, "jobs": told}, indent=1, default=str).encode())
+
+
 def read_failed(store: Store, run_id: str) -> list[FailedCell]:
     """What `write_failed` kept. Raises NotInStore for a run that nobody closed yet."""
     told = store.get_json(layout.run_failed(run_id))["cells"]
     return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in told]
+
+
+def past_failures(store: Store, most: int = RUNS_LOOKED_AT) -> list[FailedCell]:
+    """Why cells failed in the newest runs that are closed, newest first."""
+    found: list[FailedCell] = []
+    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:most]:
+        try:
+            found += read_failed(store, run_id)
+        except NotInStore:
+            continue
+    return found
 
 
 def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:

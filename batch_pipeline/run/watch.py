@@ -1,23 +1,27 @@
 """Follows jobs until they end: one DescribeJobs a 100 jobs a poll, children listed only when a count changed.
 
-What a backend says is a hint. It drives the bars; what is done is told by receipts alone, in `run.verdict`.
+What a backend says is a hint. It drives the bars; what is done is told by receipts alone, in `run.verdict`. That it
+leaves a job out of one answer means nothing: only a job that is left out again and again, and that is not found by its
+name either, is forgotten.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
 from batch_pipeline.run.events import Listener, StepProgress
-from batch_pipeline.run.live import LiveRun, Submission
+from batch_pipeline.run.live import LiveRun, Submission, queued
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
 #: Seconds between two polls at the least.
 SHORTEST = 0.05
+#: After so many answers in a row that leave a job out it is looked up by its name.
+OMISSIONS = 3
 
 _WAITING = (JobState.SUBMITTED, JobState.PENDING, JobState.RUNNABLE)
 _RUNNING = (JobState.STARTING, JobState.RUNNING)
@@ -27,7 +31,8 @@ _LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
 class Watch:
     """The jobs that one driver follows, and how far they are.
 
-    `already` says how many cells of a job were done when the plan was made: a job adopted half-way.
+    `already` says how many cells of a job were done when the plan was made: a job adopted half-way. `diagnose` says in
+    a sentence why a job has been waiting for `dwell_seconds` while nothing of its queue ran; empty: nothing to say.
     """
 
     def __init__(
@@ -38,6 +43,8 @@ class Watch:
         *,
         already: Mapping[str, int] | None = None,
         poll_seconds: float = 5.0,
+        dwell_seconds: float = 0.0,
+        diagnose: Callable[[Submission], str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -46,6 +53,13 @@ class Watch:
         self._jobs = [submission for submission in submissions if not submission.join]
         self._already = dict(already or {})
         self._longest = poll_seconds
+        self._dwell = dwell_seconds if diagnose is not None else 0.0
+        self._diagnose = diagnose
+        #: Job -> since when it could run and nothing of its queue did.
+        self._idle_since: dict[str, float] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._omitted: Counter[str] = Counter()
+        self._by_id = {job.native_id: job for job in self._jobs}
         self._sleep = sleep
         self._clock = clock
         self._reasons: dict[str, Counter[EndReason]] = {}
@@ -61,6 +75,8 @@ class Watch:
             if progress != last:
                 listener.progressed(progress)
                 last = progress
+            for step, sentence in self._stuck():
+                listener.stuck(step, sentence)
             if all(summary.state.final for summary in self.summaries.values()):
                 return progress
             self._sleep(self._pause(progress, self._clock() - began))
@@ -70,12 +86,39 @@ class Watch:
         live = [job.native_id for job in self._jobs if not self._is_final(job.native_id)]
         if live:
             for native_id, summary in self._backend.summaries(live).items():
-                self._note(native_id, summary)
+                if summary.state is not JobState.UNKNOWN or self._is_forgotten(native_id):
+                    self._omitted.pop(native_id, None)
+                    self._note(native_id, summary)
         return {step: self._progress(step) for step in self._plan.states}
 
     def _is_final(self, native_id: str) -> bool:
         summary = self.summaries.get(native_id)
         return summary is not None and summary.state.final
+
+    def _is_forgotten(self, native_id: str) -> bool:
+        """Whether a job that an answer left out is gone for good; until then the last word on it stands."""
+        job = self._by_id[native_id]
+        self.summaries.setdefault(native_id, queued(job))
+        self._omitted[native_id] += 1
+        return not self._omitted[native_id] % OMISSIONS and self._backend.find(job.native_name, job.queue) is None
+
+    def _stuck(self) -> Iterator[tuple[str, str]]:
+        """Step and sentence of jobs that have waited too long, each pair once."""
+        if not self._dwell:
+            return
+        now = self._clock()
+        busy = {self._by_id[i].queue for i, summary in self.summaries.items() if any(map(summary.counts.get, _RUNNING))}
+        for native_id, summary in self.summaries.items():
+            job = self._by_id[native_id]
+            if job.queue in busy or not summary.counts.get(JobState.RUNNABLE):
+                self._idle_since.pop(native_id, None)
+            elif now - self._idle_since.setdefault(native_id, now) >= self._dwell and self._diagnose is not None:
+                # Asked again only when as much time has gone by.
+                self._idle_since[native_id] = now
+                sentence = self._diagnose(job)
+                if sentence and (job.step, sentence) not in self._told:
+                    self._told.add((job.step, sentence))
+                    yield job.step, sentence
 
     def _note(self, native_id: str, summary: JobSummary) -> None:
         before = self.summaries.get(native_id)

@@ -8,7 +8,9 @@
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
     runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
+    runs/{run_id}/definitions.json                    the job definitions, each with the revision that jobs name
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
+    runs/{run_id}/jobs.json                           then too: the jobs in the backend's words, for it forgets them
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
 
@@ -106,6 +108,16 @@ def samples(run_id: str) -> str:
 def run_failed(run_id: str) -> str:
     """Key of the list of cells that failed, written when the run has ended."""
     return f"{RUNS}{run_id}/failed.json"
+
+
+def run_definitions(run_id: str) -> str:
+    """Key of the job definitions by which a run's jobs were submitted."""
+    return f"{RUNS}{run_id}/definitions.json"
+
+
+def run_jobs(run_id: str) -> str:
+    """Key of the last word of the backend on a run's jobs."""
+    return f"{RUNS}{run_id}/jobs.json"
 
 
 def run_end(run_id: str) -> str:

@@ -207,7 +207,7 @@ def test_summaries_ask_for_a_hundred_at_once_and_keep_what_was_left_out(backend:
         "jobs": [_parent(native_id, SUCCEEDED=3) for native_id in reversed(asked["jobs"]) if native_id != "j7"]
     }
     found = backend.summaries([*ids, "j3"])
-    assert [len(sent["jobs"]) for sent in wire.of("DescribeJobs")] == [100, 100, 50]
+    assert [len(sent["jobs"]) for sent in wire.of("DescribeJobs")] == [100, 100, 50, 1], "what was left out is asked for once more"
     assert list(found) == ids
     assert found["j7"].state is JobState.UNKNOWN
     assert found["j8"].counts == {JobState.SUCCEEDED: 3}
@@ -384,3 +384,45 @@ def test_cancelling_a_forgotten_job_is_no_error(backend: BatchBackend, wire: Wir
     wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent()]}
     with pytest.raises(BackendFailed, match="no such job"):
         backend.cancel("a", "enough")
+
+
+def test_children_are_ended_fifty_a_call_and_their_siblings_left(backend: BatchBackend, wire: Wire) -> None:
+    wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent(size=200)]}
+    wire.answers["TerminateJobs"] = lambda asked: {"successful": asked["jobs"], "errors": []}
+    backend.cancel_children("a", [*range(60), 3], "enough")
+    sent = wire.of("TerminateJobs")
+    assert [len(each["jobs"]) for each in sent] == [50, 10]
+    assert sent[1] == {"jobs": [f"a:{i}" for i in range(50, 60)], "reason": "enough"}
+    assert not wire.of("TerminateJob")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_children_that_the_service_had_no_time_for_are_ended_again(backend: BatchBackend, wire: Wire) -> None:
+    busy = {"job": "a:1", "code": "ThrottlingException", "message": "later"}
+    answers = deque([{"successful": ["a:0"], "errors": [busy]}, {"successful": ["a:0", "a:1"], "errors": []}])
+    wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent()]}
+    wire.answers["TerminateJobs"] = lambda asked: answers.popleft()
+    backend.cancel_children("a", [0, 1], "enough")
+    assert not answers
+
+
+def test_a_child_that_may_not_be_ended_says_why(backend: BatchBackend, wire: Wire) -> None:
+    denied = {"job": "a:1", "code": "AccessDenied", "message": "no"}
+    wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent()]}
+    wire.answers["TerminateJobs"] = lambda asked: {"successful": ["a:0"], "errors": [denied]}
+    wire.answers["TerminateJob"] = lambda asked: wire.refusal("AccessDeniedException", 403, f"not {asked['jobId']}")
+    with pytest.raises(BackendFailed, match="not a:1"):
+        backend.cancel_children("a", [0, 1], "enough")
+
+
+def test_a_plain_job_is_its_own_child_when_it_is_ended(backend: BatchBackend, wire: Wire) -> None:
+    wire.answers["DescribeJobs"] = lambda asked: {"jobs": [{"jobId": "p", "jobName": "job", "status": "RUNNING"}]}
+    wire.answers["TerminateJob"] = lambda asked: {}
+    backend.cancel_children("p", [0], "enough")
+    assert wire.of("TerminateJob") == [{"jobId": "p", "reason": "enough"}]
+
+
+def test_children_of_a_forgotten_job_need_no_end(backend: BatchBackend, wire: Wire) -> None:
+    wire.answers["DescribeJobs"] = lambda asked: {"jobs": []}
+    backend.cancel_children("x", [1, 2], "enough")
+    assert {name for name, _ in wire.requests} == {"DescribeJobs"}

@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from batch_pipeline.backends.base import JobSummary
+from batch_pipeline.backends.shapes import forgotten
 from batch_pipeline.run.live import Submission, live_run_ids, submissions
-from batch_pipeline.run.watch import SHORTEST, Watch
+from batch_pipeline.run.watch import OMISSIONS, SHORTEST, Watch
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store
 from tests.run.small import Ear, Stage, drive, look, request_of
@@ -117,15 +118,80 @@ def test_pauses_are_short_at_first_and_never_longer_than_the_setting(store: Stor
     assert len(time.pauses) < 80
 
 
-def test_a_forgotten_job_is_lost_and_not_waited_for(store: Store, stage: Stage) -> None:
+def test_a_job_that_is_left_out_again_and_again_and_not_found_by_name_is_lost(store: Store, stage: Stage) -> None:
     request = request_of(store)
     plan = look(request, stage).plan
     job = Submission(run_id="r", job="upper-0-0", step="upper", native_id="gone", queue="q", native_name="n")
 
-    progress = Watch(plan, stage, [job], sleep=lambda s: pytest.fail("it waited")).until_over(Ear())
+    pauses: list[float] = []
 
+    progress = Watch(plan, stage, [job], sleep=pauses.append).until_over(Ear())
+
+    assert len(pauses) == OMISSIONS - 1
+    assert stage.calls["find"] == 1
     assert progress["upper"].failures > 0
     assert set(progress["upper"].failed) == {EndReason.LOST}
+
+
+def test_an_answer_that_leaves_a_job_out_says_nothing_about_it(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    stage.is_open = False
+    drive(request, stage, detach=True)
+    jobs = submissions(store, live_run_ids(store)[0])
+    plan = look(request, stage).plan
+    left_out = iter([True, True, True, True, False, True, True])
+
+    class Forgetful(Stage):
+        def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
+            if next(left_out, False):
+                return {native_id: forgotten(native_id) for native_id in native_ids}
+            stage.is_open = True
+            return stage.summaries(native_ids)
+
+        def find(self, name: str, queue: str) -> str | None:
+            return stage.find(name, queue)
+
+    progress = Watch(plan, Forgetful(store), jobs, sleep=lambda seconds: None).until_over(Ear())
+
+    assert {name: step.done for name, step in progress.items()} == {"upper": 3, "count": 3, "total": 1}
+    assert not any(step.failures for step in progress.values())
+
+
+def test_a_job_that_waits_while_nothing_runs_is_looked_into_once_in_a_while(store: Store, stage: Stage) -> None:
+    request = request_of(store)
+    stage.is_open = False
+    drive(request, stage, detach=True)
+    jobs = submissions(store, live_run_ids(store)[0])
+    time = Time()
+    asked: list[str] = []
+    told: list[tuple[str, str]] = []
+
+    class Hears(Ear):
+        def stuck(self, step: str, sentence: str) -> None:
+            told.append((step, sentence))
+
+    def diagnose(job: Submission) -> str:
+        asked.append(job.step)
+        stage.is_open = len(asked) > 2
+        return "the queue is disabled"
+
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+
+    Watch(
+        look(request, stage).plan,
+        stage,
+        jobs,
+        poll_seconds=10,
+        dwell_seconds=100,
+        diagnose=diagnose,
+        sleep=sleep,
+        clock=time.clock,
+    ).until_over(Hears())
+
+    assert asked == ["upper"] * 3
+    assert told == [("upper", "the queue is disabled")]
+    assert time.now > 300
 
 
 def test_cells_that_were_done_before_a_job_was_adopted_are_not_counted_twice(store: Store, stage: Stage) -> None:
