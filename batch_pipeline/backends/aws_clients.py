@@ -144,6 +144,10 @@ class Clients:
         """Sends SubmitJob once. Raises `aws_errors`: the caller asks `fate_of` them."""
         return self._call("submit", "submit_job", parameters)
 
+    def knows(self, operation: str, *, service: str = "batch") -> bool:
+        """Whether the client that is installed has the operation: some are newer than botocore."""
+        return hasattr(self._client(service), operation)
+
     def renew(self) -> None:
         """Asks for the endpoint again; the next call makes new clients."""
         self.close()
@@ -156,10 +160,13 @@ class Clients:
         self._made.clear()
 
     def _call(self, name: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client(name), operation)(**parameters)
+        return answer
+
+    def _client(self, name: str) -> Any:
         if name not in self._made:
             self._made[name] = self._make(name)
-        answer: dict[str, Any] = getattr(self._made[name], operation)(**parameters)
-        return answer
+        return self._made[name]
 
     def _make(self, name: str) -> Any:
         client = self._connected()("batch" if name == "submit" else name, _config(name, patient=not self.renewable))

@@ -1,9 +1,32 @@
-"""Holds calls back to a steady rate, so that a burst of submissions does not meet the service's limit."""
+"""Holds calls back: to a steady rate, and after a call that the service could not take, until it can.
+
+An account has one limit for all that calls Batch in a region, so the rate that is ours alone may still be too high:
+a throttled call halves it, and it grows back within a minute. Nothing is given up because of throttling alone before
+some two minutes have gone by without a single call getting through.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final, TypeVar
+
+from batch_pipeline.wire.errors import BackendFailed
+
+T = TypeVar("T")
+
+#: How often a call that did nothing is tried, over some two minutes.
+TRIES: Final = 10
+#: Seconds in which the rate grows back to the full one.
+RECOVERY_SECONDS: Final = 60.0
+#: Calls a second at the least, however often the service says no.
+SLOWEST: Final = 1.0
+
+
+class NotYet(BackendFailed):
+    """The service could not take the call; nothing was done."""
+
+    transient = True
 
 
 class TokenBucket:
@@ -16,6 +39,7 @@ class TokenBucket:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._full = per_second
         self._rate = per_second
         self._clock = clock
         self._sleep = sleep
@@ -25,8 +49,34 @@ class TokenBucket:
     def take(self) -> None:
         """Returns when one more call may be made."""
         now = self._clock()
-        self._tokens = min(self._rate, self._tokens + (now - self._seen) * self._rate)
+        passed = now - self._seen
+        self._rate = min(self._full, self._rate + passed * self._full / RECOVERY_SECONDS)
+        self._tokens = min(self._rate, self._tokens + passed * self._rate)
         self._seen = now
         self._tokens -= 1
         if self._tokens < 0:
             self._sleep(-self._tokens / self._rate)
+
+    def throttled(self) -> None:
+        """Says that the service was asked too often: the rate halves, and no burst is left."""
+        self._rate = max(min(SLOWEST, self._full), self._rate / 2)
+        self._tokens = min(self._tokens, 0.0)
+
+
+def insisting(act: Callable[[], T]) -> T:
+    """The act's value; where it raises NotYet it is tried again after growing, jittered waits."""
+    try:
+        return act()
+    except NotYet as error:
+        first: list[NotYet] = [error]
+    # Only now: it is rare, and costs more to import than a submission takes.
+    import stamina
+
+    for attempt in stamina.retry_context(
+        on=NotYet, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=30.0, wait_jitter=1.0
+    ):
+        with attempt:
+            if first:
+                raise first.pop()
+            return act()
+    raise AssertionError("stamina raises the last error")

@@ -1,14 +1,13 @@
 """What is sent for a planned job: its name, its environment, its SubmitJob parameters. Pure.
 
 `request_of` says it in terms of every backend, `submit_json` in those of AWS Batch. The check of
-sizes and the submission read the same value, so what was shown and checked is what is sent.
+sizes (`limits`) and the submission read the same value, so what was shown and checked is what is sent.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from batch_pipeline.pipeline.plan import Plan, PlannedJob
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
-from batch_pipeline.wire.errors import SubmissionRefused
 
 #: Beside the manifest where the list is too long for an environment: one sample a line.
 SAMPLES_FILE: Final = "samples.txt"
@@ -26,11 +24,10 @@ MANIFEST_FILE: Final = "manifest.json"
 #: Stands for the revision of a job definition that is not registered yet.
 REVISION: Final = "REVISION"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-#: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
-_TAG_KEY = re.compile(r"(?!(?i:aws):)[\w\s+\-=.:/@]{1,128}")
-_TAG_VALUE = re.compile(r"[\w\s+\-=.:/@]{0,256}")
-MAX_TAGS: Final = 50
+#: What we put on each job ourselves: by these a bill is split, and a run's jobs are found.
+OWN_TAGS: Final = ("batch-pipeline", "batch-pipeline-run", "batch-pipeline-step")
+#: Length of a job's id, a UUID: the id of a job that is not queued yet is written so long.
+ID_CHARACTERS: Final = 36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +50,10 @@ class RunContext:
     tags: Mapping[str, str] = field(default_factory=dict)
     #: How a job reaches the store, beside its role: `Store.variables`. No secrets.
     store_variables: Mapping[str, str] = field(default_factory=dict)
+    #: Empty: none. Only for queues with a fair share policy, and there it must be given.
+    share_identifier: str = ""
+    #: Priority within the share; None: as the definition says.
+    priority: int | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -71,7 +72,9 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
         environment=_join_environment(context) if job.join else _cell_environment(plan, job, context),
         command=("true",) if job.join else (),
         after=tuple(after),
-        tags={**context.tags, "batch-pipeline-run": context.run_id, "batch-pipeline-step": job.step},
+        tags={**context.tags, **_own_tags(job, context)},
+        share_identifier=context.share_identifier,
+        priority=context.priority,
         memory_mb=None if job.join else job.remedy.memory_mb,
     )
     if (
@@ -82,6 +85,21 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
     key = layout.submission(context.run_id, job.name, SAMPLES_FILE)
     url = f"{context.store_url.rstrip('/')}/{key}"
     return replace(request, environment={**request.environment, Variable.LIST_OF_SAMPLES: url})
+
+
+def outline(plan: Plan, context: RunContext) -> Iterator[tuple[PlannedJob, JobRequest]]:
+    """Each job of a plan with its request, as long as it will be; ids that nobody knows yet are placeholders."""
+    for job in plan.jobs:
+        after = [
+            After(native_id=edge.job if edge.live else placeholder(edge.job), index_by_index=edge.index_by_index)
+            for edge in job.after
+        ]
+        yield job, request_of(plan, job, context, after)
+
+
+def placeholder(job: str) -> str:
+    """Stands for the id of a job that is not queued yet, and is as long."""
+    return f"<{job}>".ljust(ID_CHARACTERS, "_")
 
 
 def needs_list_file(request: JobRequest) -> bool:
@@ -114,6 +132,13 @@ def submit_json(request: JobRequest, revision: int | str = REVISION) -> dict[str
         "containerOverrides": overrides_json(request),
         "tags": dict(request.tags),
     }
+    if request.tags:
+        # Onto the task, where a bill can see them: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
+        parameters["propagateTags"] = True
+    if request.share_identifier:
+        parameters["shareIdentifier"] = request.share_identifier
+    if request.priority is not None:
+        parameters["schedulingPriorityOverride"] = request.priority
     if request.size > 1:
         parameters["arrayProperties"] = {"size": request.size}
     if request.after:
@@ -139,61 +164,14 @@ def overrides_bytes(request: JobRequest) -> int:
     return len(json.dumps(overrides_json(request)).encode())
 
 
-def check(request: JobRequest, limits: Limits) -> None:
-    """Raises SubmissionRefused, with all that is wrong, for a request that AWS would refuse now or fail later."""
-    problems = [*_size_problems(request, limits), *_name_problems(request, limits), *_byte_problems(request, limits)]
-    if problems:
-        raise SubmissionRefused("\n".join(f"Job {request.name}: {problem}" for problem in problems))
+def request_bytes(request: JobRequest) -> int:
+    """Bytes of the whole request as JSON."""
+    return len(json.dumps(submit_json(request)).encode())
 
 
-def _size_problems(request: JobRequest, limits: Limits) -> list[str]:
-    problems = []
-    if not 1 <= request.size <= limits.max_array_size:
-        problems.append(
-            f"it has {request.size} children, an array takes 2 to {limits.max_array_size}; cut it in shards."
-        )
-    if len(request.after) > limits.max_dependencies:
-        problems.append(
-            f"it depends on {len(request.after)} jobs, at most {limits.max_dependencies} are taken; join some of them."
-        )
-    if request.size == 1 and any(after.index_by_index for after in request.after):
-        problems.append("a plain job cannot wait index by index; let it wait for whole jobs.")
-    return problems
-
-
-def _name_problems(request: JobRequest, limits: Limits) -> list[str]:
-    problems = []
-    if not _NAME.fullmatch(request.name) or len(request.name) > limits.max_name:
-        problems.append(
-            f"its name must be 1 to {limits.max_name} letters, digits, - and _, the first a letter or digit; "
-            "give a plainer --pipeline-name."
-        )
-    reserved = sorted(name for name in request.environment if name.startswith("AWS_BATCH"))
-    if reserved:
-        problems.append(f"the variable {reserved[0]} begins with AWS_BATCH, which is Batch's own; rename it.")
-    if len(request.tags) > MAX_TAGS:
-        problems.append(f"it has {len(request.tags)} tags, at most {MAX_TAGS} are taken; drop some.")
-    for key, value in request.tags.items():
-        if not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(value):
-            problems.append(
-                f"the tag {key}={value} must be letters, digits, spaces and + - = . _ : / @, at most 128 and 256 "
-                "characters, not beginning with aws:; change it."
-            )
-    return problems
-
-
-def _byte_problems(request: JobRequest, limits: Limits) -> list[str]:
-    problems = []
-    overrides = overrides_bytes(request)
-    if overrides > limits.max_overrides_bytes:
-        problems.append(
-            f"its environment and command take {overrides} bytes, at most {limits.max_overrides_bytes} are sure to be "
-            "taken; shorten the store's URL or what you pass."
-        )
-    size = len(json.dumps(submit_json(request)).encode())
-    if size > limits.max_request_bytes:
-        problems.append(f"the request takes {size} bytes, at most {limits.max_request_bytes} are taken; drop tags.")
-    return problems
+def _own_tags(job: PlannedJob, context: RunContext) -> dict[str, str]:
+    name = sanitised(context.pipeline_name)[:128]
+    return dict(zip(OWN_TAGS, (name, context.run_id, job.step), strict=True))
 
 
 def _cell_environment(plan: Plan, job: PlannedJob, context: RunContext) -> dict[str, str]:

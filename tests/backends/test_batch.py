@@ -207,7 +207,9 @@ def test_summaries_ask_for_a_hundred_at_once_and_keep_what_was_left_out(backend:
         "jobs": [_parent(native_id, SUCCEEDED=3) for native_id in reversed(asked["jobs"]) if native_id != "j7"]
     }
     found = backend.summaries([*ids, "j3"])
-    assert [len(sent["jobs"]) for sent in wire.of("DescribeJobs")] == [100, 100, 50, 1], "what was left out is asked for once more"
+    assert [len(sent["jobs"]) for sent in wire.of("DescribeJobs")] == [100, 100, 50, 1], (
+        "what was left out is asked for once more"
+    )
     assert list(found) == ids
     assert found["j7"].state is JobState.UNKNOWN
     assert found["j8"].counts == {JobState.SUCCEEDED: 3}
@@ -408,7 +410,9 @@ def test_children_that_the_service_had_no_time_for_are_ended_again(backend: Batc
 
 def test_a_child_that_may_not_be_ended_says_why(backend: BatchBackend, wire: Wire) -> None:
     denied = {"job": "a:1", "code": "AccessDenied", "message": "no"}
-    wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent()]}
+    wire.answers["DescribeJobs"] = lambda asked: {
+        "jobs": [_parent() if native_id == "a" else _child(1, "RUNNING") for native_id in asked["jobs"]]
+    }
     wire.answers["TerminateJobs"] = lambda asked: {"successful": ["a:0"], "errors": [denied]}
     wire.answers["TerminateJob"] = lambda asked: wire.refusal("AccessDeniedException", 403, f"not {asked['jobId']}")
     with pytest.raises(BackendFailed, match="not a:1"):

@@ -8,9 +8,9 @@ import pytest
 
 from batch_pipeline.backends.base import After, JobRequest, Limits
 from batch_pipeline.backends.definitions import resources
+from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.payload import (
     RunContext,
-    check,
     needs_list_file,
     overrides_bytes,
     request_of,
@@ -18,7 +18,6 @@ from batch_pipeline.backends.payload import (
     submit_json,
 )
 from batch_pipeline.pipeline.plan import Plan
-from batch_pipeline.wire.errors import SubmissionRefused
 
 PlanOf = Callable[..., Plan]
 RUN = "01J00000000000000000000000"
@@ -51,7 +50,8 @@ def test_an_array_is_sent_with_its_samples_as_a_comma_list(plan_of: PlanOf, cont
                 {"name": "LIST_OF_SAMPLES", "value": "a,b,c"},
             ]
         },
-        "tags": {"batch-pipeline-run": RUN, "batch-pipeline-step": "count"},
+        "tags": {"batch-pipeline": "letters", "batch-pipeline-run": RUN, "batch-pipeline-step": "count"},
+        "propagateTags": True,
     }
 
 
@@ -122,49 +122,6 @@ def _request(context: RunContext, **changes: object) -> JobRequest:
         name="job", queue="mixed", size=2, definition=context.definitions["upper"], environment={"A": "1"}
     )
     return replace(request, **changes)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"size": 0}, "it has 0 children, an array takes 2 to 10000"),
-        ({"size": 10_001}, "it has 10001 children"),
-        ({"after": [After(native_id="i", index_by_index=True)] * 21}, "it depends on 21 jobs, at most 20"),
-        ({"size": 1, "after": [After(native_id="i", index_by_index=True)]}, "cannot wait index by index"),
-        ({"name": "a b"}, "its name must be"),
-        ({"name": "-a"}, "its name must be"),
-        ({"name": "é"}, "its name must be"),
-        ({"name": "n" * 129}, "its name must be 1 to 128"),
-        ({"environment": {"AWS_BATCH_FOO": "1"}}, "AWS_BATCH_FOO begins with AWS_BATCH"),
-        ({"environment": {"A": "x" * 8192}}, "its environment and command take 8237 bytes, at most 6500"),
-        ({"tags": {f"k{i}": "v" * 256 for i in range(51)}}, "51 tags"),
-        ({"tags": {"AWS:x": "v"}}, "not beginning with aws:"),
-        ({"tags": {"owner": "ada; drop"}}, "the tag owner=ada; drop"),
-        ({"tags": {f"{i}" + "k" * 120: "v" * 255 for i in range(49)} | {}}, ""),
-    ],
-)
-def test_what_aws_would_refuse_is_refused_before(
-    changes: dict[str, object], sentence: str, context: RunContext
-) -> None:
-    request = _request(context, **changes)
-    if not sentence:
-        check(request, Limits())
-        return
-    with pytest.raises(SubmissionRefused) as raised:
-        check(request, Limits())
-    assert sentence in raised.value.message
-    assert raised.value.message.startswith(f"Job {request.name}: ")
-
-
-def test_a_request_past_30_kib_is_refused(context: RunContext) -> None:
-    with pytest.raises(SubmissionRefused, match=r"the request takes \d+ bytes, at most 30720"):
-        check(_request(context, environment={"A": "x" * 30_700}), Limits(max_overrides_bytes=40_000))
-
-
-def test_all_that_is_wrong_is_told_at_once(context: RunContext) -> None:
-    with pytest.raises(SubmissionRefused) as raised:
-        check(_request(context, size=0, name="a b"), Limits())
-    assert len(raised.value.message.splitlines()) == 2
 
 
 def test_more_memory_is_an_override(context: RunContext) -> None:

@@ -313,6 +313,29 @@ def test_cancelling_ends_a_job_in_whatever_state_it_is(world: World) -> None:
     assert set(_reasons(world, second).values()) <= {EndReason.CANCELLED, EndReason.DEPENDENCY}
 
 
+@pytest.mark.parametrize("by", ["id", "index"])
+def test_a_child_is_cancelled_and_its_siblings_go_on(by: str, world: World) -> None:
+    first = _submit(world, 4, {1: None, 3: None})
+    second = _submit(world, 4, after=_each(first))
+    for _ in range(2):
+        if by == "index":
+            world.backend.cancel_children(first, [1, 3], "not these")
+        else:
+            for index in (1, 3):
+                world.backend.cancel(f"{first}:{index}", "not these")
+    world.settle([first, second])
+    ended = {0: EndReason.FINISHED, 2: EndReason.FINISHED}
+    assert _reasons(world, first) == ended | {1: EndReason.CANCELLED, 3: EndReason.CANCELLED}
+    assert _reasons(world, second) == ended | {1: EndReason.DEPENDENCY, 3: EndReason.DEPENDENCY}
+
+
+def test_the_only_child_of_a_plain_job_is_that_job(world: World) -> None:
+    native_id = _submit(world, 1, {0: None})
+    world.backend.cancel_children(native_id, [0], "not this")
+    world.settle([native_id])
+    assert _reasons(world, native_id) == {0: EndReason.CANCELLED}
+
+
 def test_cancelling_what_has_ended_changes_nothing(world: World) -> None:
     native_id = _submit(world, 3, {1: 1})
     world.settle([native_id])
