@@ -1,0 +1,63 @@
+"""Where a run's jobs are, for a machine that knows nothing but the store: the run record tells.
+
+What the command line, the environment or a settings file says goes before it. The embedded Batch answers on its own
+machine alone; from another one there is what the store holds, and a sentence that says where to go.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batch_pipeline.config import Settings
+
+if TYPE_CHECKING:
+    from batch_pipeline.run.record import RunRecord
+
+
+def place_of(settings: Settings) -> dict[str, str]:
+    """`section.key` -> value of what leads to the backend, for the run record; no secret is among it."""
+    if settings.backend.name == "embedded":
+        return {"embedded.state": str(settings.embedded.folder)}
+    region = settings.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+    found = {"aws.region": region, "aws.endpoint": settings.aws.endpoint}
+    return {key: value for key, value in found.items() if value}
+
+
+def reaching(settings: Settings, record: RunRecord) -> Settings:
+    """The settings with which the backend of a run is reached."""
+    if _is_elsewhere(settings, record):
+        return settings
+    return _with(settings, {"backend.name": record.backend, **record.place})
+
+
+def why_unreachable(settings: Settings, record: RunRecord) -> str:
+    """Why this machine cannot ask the run's backend, and who can; empty: it can."""
+    if not _is_elsewhere(settings, record):
+        return ""
+    state = record.place.get("embedded.state", "")
+    return (
+        f"The jobs of run {record.run_id} are on the embedded Batch of {record.host}{f' ({state})' if state else ''},"
+        " which only that machine can ask. Run the same command there."
+    )
+
+
+def _is_elsewhere(settings: Settings, record: RunRecord) -> bool:
+    told = {"backend.name", "embedded.state"}.intersection(settings.origins)
+    state = record.place.get("embedded.state", "")
+    if record.backend != "embedded" or told or not state:
+        return False
+    return record.host != socket.gethostname() or not Path(state).is_dir()
+
+
+def _with(settings: Settings, told: Mapping[str, str]) -> Settings:
+    for key, value in told.items():
+        section, _, name = key.partition(".")
+        if key not in settings.origins and hasattr(getattr(settings, section, None), name):
+            changed = replace(getattr(settings, section), **{name: value})
+            settings = replace(settings, **{section: changed})
+    return settings
