@@ -149,6 +149,7 @@ class AwsSettings:
     s3_endpoint: str
     job_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
     execution_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
+    log_group: str = _matching(r"^[A-Za-z0-9_./#-]{0,512}$", "a log group's name is letters, digits and _ - / . #")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
 """Job definitions: what a step's jobs need, in AWS's own `register-job-definition` shape.
 
 A definition comes from `job_definitions/{step}.json` beside the pipeline's file if there is one, else from the step's
-class. In the file `${IMAGE}`, `${JOB_ROLE_ARN}`, `${VCPUS}` and `${MEMORY_MB}` stand for what the class and the
-settings say; what the file says itself wins, and `resources` tells what a child then really has.
+class. In the file `${IMAGE}`, `${VCPUS}` and `${MEMORY_MB}` stand for what the class says, `${JOB_ROLE_ARN}`,
+`${EXECUTION_ROLE_ARN}` and `${LOG_GROUP}` for the settings; an entry whose placeholder stands for nothing is left out.
+What the file says itself wins, and `resources` tells what a child then really has.
+
+Each has the tag `batch-pipeline` with the pipeline's name, by which `deploy prune` knows whose it is.
 
 AWS gives each registration a new revision, even of the same content, and shows definitions in a normal form that cannot
 be compared with what was registered. So the name ends in the content's own digest: a name that is there needs nothing.
@@ -15,12 +18,15 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, RETRIED, ContainerExit
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidPipeline
+
+if TYPE_CHECKING:
+    from batch_pipeline.config import Settings
 
 FOLDER: Final = "job_definitions"
 #: Image of a step that names none: the embedded Batch runs the step as a process of this machine.
@@ -33,18 +39,40 @@ MAX_DEFINITION_BYTES: Final = 24 * 1024
 MAX_RETRY_RULES: Final = 5
 #: A join runs nothing; the container that says so needs this much.
 JOIN_MEMORY_MB: Final = 128
+JOIN_NAME: Final = "batch-pipeline-join"
+#: Whose a definition is.
+PIPELINE_TAG: Final = "batch-pipeline"
 
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 
 
+def configured_definitions(graph: Graph, settings: Settings, *, pipeline: str = "") -> Mapping[str, Mapping[str, Any]]:
+    """`definitions_of` with what the settings say; the pipeline is called as the graph unless told."""
+    return definitions_of(
+        graph,
+        pipeline=pipeline or graph.name,
+        attempts=settings.backend.attempts,
+        job_role_arn=settings.aws.job_role,
+        execution_role_arn=settings.aws.execution_role,
+        log_group=settings.aws.log_group,
+    )
+
+
 def definitions_of(
-    graph: Graph, *, pipeline: str, attempts: int, job_role_arn: str = ""
+    graph: Graph,
+    *,
+    pipeline: str,
+    attempts: int,
+    job_role_arn: str = "",
+    execution_role_arn: str = "",
+    log_group: str = "",
 ) -> Mapping[str, Mapping[str, Any]]:
     """Step -> its definition.
 
     Raises InvalidPipeline for a file in `job_definitions/` that is no definition or has an unknown placeholder.
     """
-    return {node.name: _definition_of(node, graph.root, pipeline, attempts, job_role_arn) for node in graph}
+    told = {"JOB_ROLE_ARN": job_role_arn, "EXECUTION_ROLE_ARN": execution_role_arn, "LOG_GROUP": log_group}
+    return {node.name: _definition_of(node, graph.root, pipeline, attempts, told) for node in graph}
 
 
 def resources(definition: Mapping[str, Any]) -> tuple[int, int]:
@@ -60,7 +88,7 @@ def join_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
     container = {**definition["containerProperties"], "resourceRequirements": _requirements("1", str(JOIN_MEMORY_MB))}
     for replaced in ("vcpus", "memory"):
         container.pop(replaced, None)
-    changed = {**definition, "jobDefinitionName": "batch-pipeline-join", "containerProperties": container}
+    changed = {**definition, "jobDefinitionName": JOIN_NAME, "containerProperties": container}
     changed.pop("timeout", None)
     return named(changed)
 
@@ -101,22 +129,25 @@ _GENERATED: Final[Mapping[str, Any]] = {
     "containerProperties": {
         "image": "${IMAGE}",
         "jobRoleArn": "${JOB_ROLE_ARN}",
+        "executionRoleArn": "${EXECUTION_ROLE_ARN}",
         "resourceRequirements": _requirements("${VCPUS}", "${MEMORY_MB}"),
+        "logConfiguration": {"logDriver": "awslogs", "options": {"awslogs-group": "${LOG_GROUP}"}},
+        # An init hands signals on: as process 1, a program that does not handle SIGTERM would never get it.
+        "linuxParameters": {"initProcessEnabled": True},
+        # The machines' scratch volume; a container's own file system lies on their small root volume.
+        "volumes": [{"name": "scratch", "host": {"sourcePath": "/docker_scratch"}}],
+        "mountPoints": [{"sourceVolume": "scratch", "containerPath": "/scratch", "readOnly": False}],
     },
 }
 
 
-def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, job_role_arn: str) -> dict[str, Any]:
+def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, told: Mapping[str, str]) -> dict[str, Any]:
     step = node.step
-    values = {
-        "IMAGE": step.image or NO_IMAGE,
-        "JOB_ROLE_ARN": job_role_arn,
-        "VCPUS": str(step.cpus),
-        "MEMORY_MB": str(step.memory_mb),
-    }
+    values = {"IMAGE": step.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **told}
     path = root / FOLDER / f"{node.name}.json"
     definition = _filled(_read(path) if path.is_file() else _GENERATED, values, path)
     definition.setdefault("jobDefinitionName", f"{pipeline}-{node.name}")
+    definition["tags"] = {**(definition.get("tags") or {}), PIPELINE_TAG: pipeline}
     definition.setdefault("retryStrategy", retry_strategy(attempts))
     if step.timeout_seconds is not None:
         definition.setdefault("timeout", {"attemptDurationSeconds": step.timeout_seconds})
@@ -135,10 +166,13 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _filled(value: Any, values: Mapping[str, str], path: Path) -> Any:
-    """The value with its placeholders replaced; an entry whose whole text was an empty one is left out."""
+    """The value with its placeholders replaced; an entry whose whole text was an empty one is left out.
+
+    So is an object that has nothing but such entries.
+    """
     if isinstance(value, Mapping):
         filled = {key: _filled(item, values, path) for key, item in value.items()}
-        return {key: item for key, item in filled.items() if item != "" or value[key] == ""}
+        return {key: item for key, item in filled.items() if item not in ("", {}) or value[key] == item}
     if isinstance(value, list):
         return [_filled(item, values, path) for item in value]
     return _PLACEHOLDER.sub(lambda match: _value(match[1], values, path), value) if isinstance(value, str) else value

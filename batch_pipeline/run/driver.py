@@ -10,13 +10,14 @@ live jobs are followed and depended on like the run's own.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend
-from batch_pipeline.backends.definitions import definitions_of, resources
+from batch_pipeline.backends.definitions import configured_definitions, resources
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
@@ -99,7 +100,16 @@ def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcom
 class Driver:
     """One command's work on one prefix."""
 
-    def __init__(self, request: Request, backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        backend: Backend | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sleep = sleep
+        self._clock = clock
         self._request = request
         self._store = request.store
         self._backend = backend
@@ -238,6 +248,7 @@ class Driver:
             backend=self.backend,
             lock=self._lock,
             listener=listener,
+            sleep=self._sleep,
         )
         if self._request.reference_files:
             # A reference is one job without a workflow.
@@ -270,8 +281,17 @@ class Driver:
 
     def _watch(self, found: Look, jobs: Sequence[Submission]) -> Watch:
         already = already_done(found.plan, found.inventory.live, found.live)
-        poll = self._request.settings.watch.poll_seconds
-        return Watch(found.plan, self.backend, jobs, already=already, poll_seconds=poll)
+        settings = self._request.settings.watch
+        return Watch(
+            found.plan,
+            self.backend,
+            jobs,
+            already=already,
+            poll_seconds=settings.poll_seconds,
+            dwell_seconds=settings.dwell_seconds,
+            sleep=self._sleep,
+            clock=self._clock,
+        )
 
     def _judge(self, plan: Plan, jobs: Sequence[Submission]) -> Sequence[FailedCell]:
         """Closes the runs of jobs that have ended; the cells that this wave counted on and that are not done.
@@ -300,9 +320,7 @@ class Driver:
     def _policy(self, *, go_on: bool = True) -> Policy:
         """What may be done about failed cells; with `go_on` false, nothing."""
         settings = self._request.settings
-        definitions = definitions_of(
-            self._request.graph, pipeline=self._request.graph.name, attempts=settings.backend.attempts
-        )
+        definitions = configured_definitions(self._request.graph, settings)
         return Policy(
             active=go_on and settings.recovery.rounds > 0,
             memory_factor=settings.recovery.memory_factor,

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
-from batch_pipeline.backends.definitions import definitions_of, resources
-from batch_pipeline.backends.payload import SAMPLES_FILE, RunContext, needs_list_file, request_of, samples_of
+from batch_pipeline.backends.definitions import resources
+from batch_pipeline.backends.limits import check_all
+from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
 from batch_pipeline.run import bundle as bundles
+from batch_pipeline.run.context import context_of
 from batch_pipeline.run.events import Listener
 from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
@@ -57,31 +59,18 @@ class Submitter:
     def begin(self) -> None:
         """Writes bundle and run record; the next driver knows of the run from here on.
 
-        Raises InvalidPipeline and InvalidUse, with nothing written, for definitions that cannot be run.
+        Raises InvalidPipeline, InvalidPlan and InvalidUse, with nothing written, for what cannot be run.
         """
         request, store = self._request, self._request.store
         bundle = bundles.make_bundle(request.graph)
         record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256)
-        definitions = definitions_of(
-            request.graph, pipeline=record.pipeline_name, attempts=request.settings.backend.attempts
-        )
+        self._context = context_of(request, reference=self._reference, run_id=self.run_id, bundle=bundle)
+        definitions = self._context.definitions
         wanted = {job.step for job in self._plan.jobs}
         require_room(request.settings, definitions, wanted)
-        url = bundles.upload(bundle, store)
+        check_all(self._plan, self._context)
+        bundles.upload(bundle, store)
         write_record(store, record, request, self._plan)
-        self._context = RunContext(
-            run_id=self.run_id,
-            pipeline_name=record.pipeline_name,
-            queue=record.queue,
-            store_url=store.url,
-            store_variables=store.variables,
-            bundle_url=url,
-            bundle_sha256=bundle.sha256,
-            definitions=definitions,
-            bucket_name=request.settings.store.bucket,
-            reference=self._reference,
-            tags=dict(request.settings.tags),
-        )
         pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
         write_definitions(store, self.run_id, definitions, pinned)
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))

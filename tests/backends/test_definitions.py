@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from batch_pipeline.backends.definitions import (
+    configured_definitions,
     definitions_of,
     join_definition,
     named,
     resources,
     retry_strategy,
 )
+from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPipeline
 from steps.kallisto import Kallisto
@@ -41,10 +43,36 @@ def test_a_definition_follows_from_the_class(graph: Graph) -> None:
         "containerProperties": {
             "image": "batch_pipeline/none",
             "resourceRequirements": [{"type": "VCPU", "value": "2"}, {"type": "MEMORY", "value": "64"}],
+            "logConfiguration": {"logDriver": "awslogs"},
+            "linuxParameters": {"initProcessEnabled": True},
+            "volumes": [{"name": "scratch", "host": {"sourcePath": "/docker_scratch"}}],
+            "mountPoints": [{"sourceVolume": "scratch", "containerPath": "/scratch", "readOnly": False}],
         },
         "retryStrategy": retry_strategy(3),
         "timeout": {"attemptDurationSeconds": 600},
+        "tags": {"batch-pipeline": "letters"},
     }
+
+
+def test_the_settings_name_roles_and_the_log_group(graph: Graph) -> None:
+    settings = load_settings(
+        {
+            "aws.job_role": "arn:aws:iam::1:role/job",
+            "aws.execution_role": "arn:aws:iam::1:role/run",
+            "aws.log_group": "/aws/batch/lab",
+            "backend.attempts": 2,
+        },
+        environ={},
+        folder=Path("/nonexistent"),
+    )
+    definition = configured_definitions(graph, settings, pipeline="other")["count"]
+    container = definition["containerProperties"]
+    assert container["jobRoleArn"] == "arn:aws:iam::1:role/job"
+    assert container["executionRoleArn"] == "arn:aws:iam::1:role/run"
+    assert container["logConfiguration"]["options"] == {"awslogs-group": "/aws/batch/lab"}
+    assert definition["retryStrategy"]["attempts"] == 2
+    assert definition["tags"] == {"batch-pipeline": "other"}
+    assert configured_definitions(graph, settings)["count"]["tags"] == {"batch-pipeline": graph.name}
 
 
 def test_only_what_is_nobodys_fault_is_tried_again() -> None:
@@ -139,9 +167,12 @@ def test_the_shipped_definitions_follow_the_steps() -> None:
     root = Path(__file__).resolve().parents[2]
     steps = {"picard": Picard(), "kallisto": Kallisto(), "pizzly": Pizzly()}
     nodes = tuple(Node(name=name, step=step, inputs={}) for name, step in steps.items())
-    shipped = _of(Graph(name="Fusions", root=root, nodes=nodes))
+    graph = Graph(name="Fusions", root=root, nodes=nodes)
+    shipped = _of(graph)
+    generated = _of(replace(graph, root=root / "tests"))
     assert {path.stem for path in (root / "job_definitions").glob("*.json")} == set(steps)
     for name, step in steps.items():
         assert re.fullmatch(rf"{name}-[0-9a-f]{{12}}", shipped[name]["jobDefinitionName"])
         assert resources(shipped[name]) == (step.cpus, step.memory_mb)
         assert shipped[name]["retryStrategy"] == retry_strategy(3)
+        assert shipped[name]["containerProperties"] == generated[name]["containerProperties"]

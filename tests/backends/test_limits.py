@@ -36,7 +36,7 @@ def _request(context: RunContext, **changes: object) -> JobRequest:
         ({"name": "n" * 129}, "its name must be 1 to 128"),
         ({"environment": {"AWS_BATCH_FOO": "1"}}, "AWS_BATCH_FOO begins with AWS_BATCH"),
         ({"environment": {"A": "x" * 8192}}, "its environment and command take 8237 bytes, at most 6500"),
-        ({"tags": {f"k{i}": "v" * 256 for i in range(51)}}, "51 tags"),
+        ({"tags": {f"k{i}": "v" * 256 for i in range(51)}}, "52 tags"),
         ({"tags": {"AWS:x": "v"}}, "not beginning with aws:"),
         ({"tags": {"owner": "ada; drop"}}, "the tag owner=ada; drop"),
         ({"tags": {"owner": "two\nlines"}}, "the tag owner=two"),
