@@ -81,6 +81,17 @@ _REMEDIES: Mapping[str, str] = {
     "ProfileNotFound": "Name one of `aws configure list-profiles` as aws.profile.",
     "EndpointConnectionError": "Check the network and aws.endpoint, then run the same command again.",
 }
+#: Services as people call them.
+_SPOKEN: Mapping[str, str] = {
+    "batch": "AWS Batch",
+    "logs": "CloudWatch Logs",
+    "cloudformation": "CloudFormation",
+    "ecr": "ECR",
+    "iam": "IAM",
+    "kms": "KMS",
+    "s3": "S3",
+    "sts": "STS",
+}
 _USERS_OWN = frozenset({"NoRegionError", "ProfileNotFound", "ConfigParseError", "InvalidRegionError"})
 
 
@@ -124,12 +135,12 @@ class Clients:
             return self._call(service, operation, parameters)
         except aws_errors() as error:
             if not self.renewable or fate_of(error) is not Fate.UNSENT:
-                raise translated(operation, error) from error
+                raise translated(operation, error, service) from error
         self.renew()
         try:
             return self._call(service, operation, parameters)
         except aws_errors() as error:
-            raise translated(operation, error) from error
+            raise translated(operation, error, service) from error
 
     def pages(self, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The items under `key` of all pages."""
@@ -283,20 +294,25 @@ def remedy_of(error: Exception, default: str = "Run the same command again.") ->
     return _REMEDIES.get(_name(error), default)
 
 
-def translated(operation: str, error: Exception) -> BatchPipelineError:
+def translated(operation: str, error: Exception, service: str = "batch") -> BatchPipelineError:
     """Our error for a call (`describe_jobs`) that queued nothing; `transient` is set where asking again may help."""
     if _name(error) in _USERS_OWN:
         return InvalidConfig(f"{said(error)}. {remedy_of(error, 'Correct the section aws of the settings.')}")
     call = operation.title().replace("_", "")
-    failed = BackendFailed(f"AWS Batch did not answer {call} ({said(error)}). {remedy_of(error)}")
+    failed = BackendFailed(f"{_SPOKEN.get(service, service)} did not answer {call} ({said(error)}). {remedy_of(error)}")
     failed.transient = fate_of(error) in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
     return failed
 
 
 def is_absent(error: BaseException) -> bool:
     """Whether AWS says that the thing asked about does not exist."""
+    return code_of(error) == "ResourceNotFoundException"
+
+
+def code_of(error: BaseException) -> str:
+    """AWS's code, or the name of botocore's class, behind one of our errors; empty when there is neither."""
     cause = error.__cause__
-    return isinstance(cause, Exception) and _name(cause) == "ResourceNotFoundException"
+    return _name(cause) if isinstance(cause, Exception) else ""
 
 
 def _name(error: Exception) -> str:

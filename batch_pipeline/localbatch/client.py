@@ -6,6 +6,8 @@ The server is detached: it outlives who started it, and several callers at once 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import secrets
 import signal
@@ -89,6 +91,26 @@ def find(state: Path) -> Endpoint | None:
     """Returns the server of a state folder if it answers; it has then shown that it knows its secret."""
     found = _find(state)
     return found[0].endpoint if found else None
+
+
+def lend(endpoint: Endpoint, variables: Mapping[str, str]) -> None:
+    """Tells a server who its attempts are on AWS: the variables from which botocore's chain starts, kept in memory.
+
+    A server that does not answer is met again, and told of, by the next call.
+    """
+    body = json.dumps(dict(variables)).encode()
+    nonce = secrets.token_hex(16)
+    sign = proof(endpoint.secret_key, f"{nonce} {hashlib.sha256(body).hexdigest()}", "lend")
+    head = (
+        "POST /_identity HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"X-Nonce: {nonce}\r\nX-Proof: {sign}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=_PING_SECONDS) as connection:
+            connection.sendall(head.encode() + body)
+            connection.recv(64)
+    except OSError:
+        pass
 
 
 def _find(state: Path) -> tuple[Record, bool] | None:

@@ -1,11 +1,15 @@
 """HTTP on 127.0.0.1: lets signed requests in and nothing else.
 
 Besides Batch's own paths there are `/_ping?nonce=…`, which answers with a proof that needs no signature and shows
-no secret, and `/_calls`, the log of API calls.
+no secret, `/_calls`, the log of API calls, and where an identity is lent `/_identity`, which takes it from a client, and
+`/_credentials`, where attempts ask for keys.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -21,9 +25,11 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 
 from batch_pipeline.localbatch.border import AnswerLost
 from batch_pipeline.localbatch.endpoint import Endpoint
+from batch_pipeline.localbatch.identity import PATH, Identity
 from batch_pipeline.localbatch.registry import REGION
 from batch_pipeline.localbatch.service import Answer, Batch
 from batch_pipeline.localbatch.signature import is_signed, proof
+from batch_pipeline.wire.errors import BackendFailed
 
 
 class Front:
@@ -41,8 +47,11 @@ class Front:
         before: Endpoint | None = None,
         heard: Callable[[], None] = lambda: None,
         lock: AbstractContextManager[object] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._batch = batch
+        self._identity = identity
+        self._asking: set[asyncio.Task[None]] = set()
         #: Held while the Batch is asked, when it is used from other threads too.
         self._lock = lock or nullcontext()
         self._heard = heard
@@ -72,17 +81,44 @@ class Front:
         connection = request.connection
         if connection is None:
             return
+        if self._identity is not None and request.path == PATH:
+            # The chain of credentials may ask a server far away: everybody else is answered meanwhile.
+            task = asyncio.get_running_loop().create_task(self._lend(request, connection, self._identity))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+            return
         try:
             answer = self._answer(request)
         except AnswerLost:
             # What remains is the end of the connection, as after a lost packet and a timeout.
             connection.finish()
             return
+        _write(connection, answer)
+
+    async def _lend(self, request: HTTPServerRequest, connection: HTTPConnection, identity: Identity) -> None:
+        if not identity.knows(request.headers.get("Authorization", "")):
+            _write(connection, _refusal("AccessDenied", "The token is not this server's."))
+            return
+        try:
+            keys = await asyncio.get_running_loop().run_in_executor(None, identity.credentials)
+        except BackendFailed as error:
+            _write(connection, _refusal("NoCredentials", error.message))
+            return
+        _write(connection, Answer(status=200, body=json.dumps(keys).encode()))
+
+    def _rest(self) -> None:
         headers = HTTPHeaders({**answer.headers, "Content-Length": str(len(answer.body))})
         connection.write_headers(ResponseStartLine("HTTP/1.1", answer.status, ""), headers, answer.body)
         connection.finish()
 
     def _answer(self, request: HTTPServerRequest) -> Answer:
+        if self._identity is not None and request.path == "/_identity":
+            nonce = f"{request.headers.get('X-Nonce', '')} {hashlib.sha256(request.body).hexdigest()}"
+            expected = proof(self.endpoint.secret_key, nonce, "lend")
+            if not hmac.compare_digest(request.headers.get("X-Proof", ""), expected):
+                return _refusal("InvalidSignatureException", "The request is not signed with this server's key.")
+            self._identity.assume(json.loads(request.body))
+            return Answer(status=200, body=b"")
         if request.path == "/_ping":
             nonce = parse_qs(request.query).get("nonce", [""])[0]
             word = "busy" if self._batch.engine.running else "idle"

@@ -19,6 +19,7 @@ from batch_pipeline.localbatch.endpoint import Record, code_version, read_record
 from batch_pipeline.localbatch.execution import SystemClock
 from batch_pipeline.localbatch.executor import GRACE_SECONDS, ProcessExecutor
 from batch_pipeline.localbatch.front import Front
+from batch_pipeline.localbatch.identity import Identity
 from batch_pipeline.localbatch.logs import LogFiles
 from batch_pipeline.localbatch.recovery import recover
 from batch_pipeline.localbatch.service import Batch
@@ -69,15 +70,23 @@ class Server:
             memory_mib=options.memory_mib,
             minimum_timeout=options.minimum_timeout,
         )
-        self._executor = self._make_executor()
         self._asked = loop.time()
         self._stopped = loop.create_future()
         before = read_record(options.state)
-        self._front = Front(self.batch, port=options.port, before=before.endpoint if before else None, heard=self._hear)
+        self._identity = Identity(options.state)
+        self._front = Front(
+            self.batch,
+            port=options.port,
+            before=before.endpoint if before else None,
+            heard=self._hear,
+            identity=self._identity,
+        )
+        self._executor = self._make_executor()
 
     def _make_executor(self) -> ProcessExecutor:
         options = self._options
         passed = {Variable.SCRATCH: options.scratch, Variable.CACHE: options.cache}
+        passed |= self._identity.variables(self._front.endpoint.url)
         return ProcessExecutor(
             loop=self._loop,
             folder=self._workers,

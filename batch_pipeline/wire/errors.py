@@ -7,6 +7,7 @@
     │   ├── InvalidPipeline       a cycle, an unconnected input, a step that cannot be loaded
     │   └── InvalidPlan           the plan would break a limit of the backend
     ├── RunConflict               another driver or live jobs stand in the way; nothing was done (exit 3)
+    ├── DeploymentFailed          something could not be set up, or only in part (exit 1)
     ├── StoreFailed               the store could not be read or written (exit 4)
     ├── BackendFailed             the backend answered with an error (exit 4)
     │   ├── SubmissionRefused     nothing was queued
@@ -71,6 +72,10 @@ class RunConflict(BatchPipelineError):
     """Another driver or live jobs stand in the way; nothing was done."""
 
     exit_code = CommandExit.CONFLICT
+
+
+class DeploymentFailed(BatchPipelineError):
+    """Something could not be set up, or only in part."""
 
 
 class StoreFailed(BatchPipelineError):
