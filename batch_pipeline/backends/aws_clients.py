@@ -211,13 +211,16 @@ def aws_maker(settings: AwsSettings) -> Callable[[], ClientMaker]:
     return connect
 
 
-def embedded_maker(settings: EmbeddedSettings) -> Callable[[], ClientMaker]:
-    """Clients of the embedded Batch, which is started if it does not run; the user's AWS files are not looked at."""
+def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | None = None) -> Callable[[], ClientMaker]:
+    """Clients of the embedded Batch, which is started if it does not run; the user's AWS files are not looked at.
+
+    `identity` is lent to its jobs, for a store in S3: `credentials.identity_of`.
+    """
 
     def connect() -> ClientMaker:
         from botocore.config import Config
 
-        from batch_pipeline.localbatch.client import ensure
+        from batch_pipeline.localbatch.client import ensure, lend
 
         endpoint = ensure(
             settings.folder,
@@ -225,6 +228,8 @@ def embedded_maker(settings: EmbeddedSettings) -> Callable[[], ClientMaker]:
             memory_mib=settings.memory_mb or None,
             idle_seconds=settings.idle_seconds,
         )
+        if identity is not None:
+            lend(endpoint, identity)
 
         def make(service: str, config: Any) -> Any:
             return _bare_session().create_client(

@@ -30,6 +30,7 @@ from batch_pipeline.backends.aws_clients import (
     translated,
 )
 from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
+from batch_pipeline.backends.credentials import identity_of
 from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.pace import NotYet, TokenBucket, insisting
@@ -59,7 +60,8 @@ class BatchBackend:
         self.name = settings.backend.name
         self._embedded = self.name == "embedded"
         self._clients = clients or Clients(
-            embedded_maker(settings.embedded) if self._embedded else aws_maker(settings.aws), renewable=self._embedded
+            embedded_maker(settings.embedded, identity_of(settings)) if self._embedded else aws_maker(settings.aws),
+            renewable=self._embedded,
         )
         self._pace = pace or TokenBucket(SUBMITS_A_SECOND)
         self._limits = Limits()

@@ -21,8 +21,8 @@ from batch_pipeline.wire.s3 import S3Access
 if TYPE_CHECKING:
     from batch_pipeline.config import Settings
 
-#: How long obstore uses what botocore gave; botocore renews when less than ten minutes are left.
-LENT_FOR: Final = timedelta(minutes=5)
+#: How long obstore may use what botocore gave, whose keys last ten minutes more at the least; it asks again at half.
+LENT_FOR: Final = timedelta(minutes=10)
 #: The variables from which botocore's chain starts. Some are secrets: they go nowhere but to `localbatch.client.lend`.
 IDENTITY: Final = (
     "AWS_PROFILE",

@@ -1,8 +1,8 @@
 """HTTP on 127.0.0.1: lets signed requests in and nothing else.
 
 Besides Batch's own paths there are `/_ping?nonce=…`, which answers with a proof that needs no signature and shows
-no secret, `/_calls`, the log of API calls, and where an identity is lent `/_identity`, which takes it from a client, and
-`/_credentials`, where attempts ask for keys.
+no secret, `/_calls`, the log of API calls, and where an identity is lent `/_identity`, which takes it from a client,
+and `/_credentials`, where attempts ask for keys.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qs
 
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, ResponseStartLine
 
 from batch_pipeline.localbatch.border import AnswerLost
 from batch_pipeline.localbatch.endpoint import Endpoint
@@ -106,11 +106,6 @@ class Front:
             return
         _write(connection, Answer(status=200, body=json.dumps(keys).encode()))
 
-    def _rest(self) -> None:
-        headers = HTTPHeaders({**answer.headers, "Content-Length": str(len(answer.body))})
-        connection.write_headers(ResponseStartLine("HTTP/1.1", answer.status, ""), headers, answer.body)
-        connection.finish()
-
     def _answer(self, request: HTTPServerRequest) -> Answer:
         if self._identity is not None and request.path == "/_identity":
             nonce = f"{request.headers.get('X-Nonce', '')} {hashlib.sha256(request.body).hexdigest()}"
@@ -153,6 +148,12 @@ def _listen(port: int, *, given: bool) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
     return listener
+
+
+def _write(connection: HTTPConnection, answer: Answer) -> None:
+    headers = HTTPHeaders({**answer.headers, "Content-Length": str(len(answer.body))})
+    connection.write_headers(ResponseStartLine("HTTP/1.1", answer.status, ""), headers, answer.body)
+    connection.finish()
 
 
 def _refusal(code: str, message: str) -> Answer:

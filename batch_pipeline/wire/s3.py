@@ -8,6 +8,7 @@ variables, the role of the container, the role of the machine.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -46,6 +47,7 @@ class S3Access:
             endpoint=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "",
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "",
             kms_key=os.environ.get("AWS_SSE_KMS_KEY_ID") or "",
+            credentials=_lent_on_this_machine(os.environ),
         )
 
     def options(self) -> dict[str, Any]:
@@ -77,6 +79,42 @@ class S3Access:
         if self.kms_key:
             told |= {"AWS_SERVER_SIDE_ENCRYPTION": "aws:kms", "AWS_SSE_BUCKET_KEY_ENABLED": "true"}
         return {name: value for name, value in told.items() if value}
+
+
+def _lent_on_this_machine(environment: Mapping[str, str]) -> Callable[[], Mapping[str, Any]] | None:
+    """The credentials of a container whose role is on loopback: the embedded Batch; None: there is none.
+
+    obstore would ask there too, but takes no keys without a session token, which is what a user of IAM has.
+    """
+    url = environment.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
+    file = environment.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "")
+    if not file or not url.startswith("http://127.0.0.1:") or environment.get("AWS_ACCESS_KEY_ID"):
+        return None
+
+    def ask() -> Mapping[str, Any]:
+        from datetime import datetime
+        from http.client import HTTPConnection
+
+        host, _, path = url.removeprefix("http://").partition("/")
+        with open(file, encoding="ascii") as token:
+            authorization = token.read()
+        connection = HTTPConnection(host, timeout=60)
+        try:
+            connection.request("GET", f"/{path}", headers={"Authorization": authorization})
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise StoreFailed(told["message"])
+        return {
+            "access_key_id": told["AccessKeyId"],
+            "secret_access_key": told["SecretAccessKey"],
+            "token": told["Token"],
+            "expires_at": datetime.fromisoformat(told["Expiration"]),
+        }
+
+    return ask
 
 
 #: What the user can do, by S3's error code or a word of obstore's: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
