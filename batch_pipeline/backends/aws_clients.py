@@ -227,6 +227,7 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
             vcpus=settings.vcpus or None,
             memory_mib=settings.memory_mb or None,
             idle_seconds=settings.idle_seconds,
+            container=settings.container,
         )
         if identity is not None:
             lend(endpoint, identity)

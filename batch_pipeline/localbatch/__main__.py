@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from batch_pipeline.localbatch.client import ensure, stop
+from batch_pipeline.localbatch.client import ENGINES, ensure, stop
 from batch_pipeline.wire.errors import BatchPipelineError
 
 
@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minimum-timeout", type=int, help="least timeout of a job in seconds (default: 60, as AWS)")
     parser.add_argument("--scratch", help="folder for scratch, for jobs that do not say")
     parser.add_argument("--cache", help="folder for cached references, for jobs that do not say")
+    parser.add_argument(
+        "--container", choices=("", *ENGINES), help="run attempts in their images (default: as processes)"
+    )
     parser.add_argument("--foreground", action="store_true", help="serve in this process")
     parser.add_argument(
         "--stop", action="store_true", help="stop the server of this folder; what runs is adopted later"

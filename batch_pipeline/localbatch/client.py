@@ -36,9 +36,30 @@ _FLAGS = {
     "minimum_timeout": "--minimum-timeout",
     "scratch": "--scratch",
     "cache": "--cache",
+    "container": "--container",
 }
+#: What may run attempts in containers.
+ENGINES = ("podman", "docker")
+#: What podman and docker read of the environment.
+ENGINE_VARIABLES = (
+    "CONTAINERS_CONF",
+    "CONTAINERS_STORAGE_CONF",
+    "CONTAINERS_REGISTRIES_CONF",
+    "CONTAINER_HOST",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_HOST",
+    "REGISTRY_AUTH_FILE",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "DBUS_SESSION_BUS_ADDRESS",
+)
 #: Of the starter's variables the server sees these and no secrets.
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
+_KEPT = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV"),
+    *ENGINE_VARIABLES,
+)
 
 
 def ensure(
@@ -52,6 +73,7 @@ def ensure(
     minimum_timeout: int | None = None,
     scratch: str | None = None,
     cache: str | None = None,
+    container: str | None = None,
 ) -> Endpoint:
     """Returns where the server of a state folder answers; starts it when none does.
 
@@ -72,6 +94,7 @@ def ensure(
         "minimum_timeout": minimum_timeout,
         "scratch": scratch,
         "cache": cache,
+        "container": container,
     }
     wanted = {name: value for name, value in options.items() if value is not None}
     found = _find(state)
@@ -123,7 +146,16 @@ def _find(state: Path) -> tuple[Record, bool] | None:
 
 
 def _suits(record: Record, busy: bool, wanted: Mapping[str, object]) -> bool:
-    """Whether a server may go on: one at work may, any other must be of this version and as wanted."""
+    """Whether a server may go on: one at work may, any other must be of this version and as wanted.
+
+    Raises BackendFailed when one at work runs its jobs otherwise: in containers, or not.
+    """
+    if busy and record.options.get("container", "") != wanted.get("container", record.options.get("container", "")):
+        how = record.options.get("container") or "processes of this machine"
+        raise BackendFailed(
+            f"The embedded Batch (pid {record.endpoint.pid}) is at work and runs its jobs with {how}. Wait until it "
+            "has finished, or name another folder as embedded.state."
+        )
     return busy or (record.code == code_version() and all(record.options.get(k) == v for k, v in wanted.items()))
 
 

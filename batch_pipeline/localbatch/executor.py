@@ -10,14 +10,15 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.engine import Run
 from batch_pipeline.localbatch.execution import Listener, environment_of, task_of
 from batch_pipeline.localbatch.job import Document, Outcome
-from batch_pipeline.localbatch.journal import Journal, outcome_of, read_journal
+from batch_pipeline.localbatch.journal import Journal, Key, outcome_of, read_journal
 from batch_pipeline.localbatch.logs import LogFiles
 from batch_pipeline.localbatch.processes import Identity, is_alive, kill_session, memory_kib, sessions
 from batch_pipeline.localbatch.retry import HOST_LOST, OUT_OF_MEMORY
@@ -56,6 +57,7 @@ class ProcessExecutor:
         passed: Mapping[str, str],
         idle_workers: int,
         grace_seconds: float = GRACE_SECONDS,
+        containers: Containers | None = None,
     ) -> None:
         self._loop = loop
         self._folder = folder
@@ -65,6 +67,8 @@ class ProcessExecutor:
         self._passed = {**ambient, **passed}
         self._idle_workers = idle_workers
         self._grace_seconds = grace_seconds
+        #: Where attempts run in containers: those.
+        self._containers = containers
         self._idle: list[WorkerProcess] = []
         self._workers: set[WorkerProcess] = set()
         self._adopted: dict[Run, Adopted] = {}
@@ -76,9 +80,13 @@ class ProcessExecutor:
 
     def start(self, run: Run) -> None:
         """See `Executor.start`."""
-        environment = environment_of(run, self._passed)
-        worker = self._worker_for(run.job.spec.environment.get(Variable.FILE_SHA256, ""))
-        worker.order(run, environment, self._logs.path(task_of(run)))
+        log = self._logs.path(task_of(run))
+        if self._containers:
+            worker = self._worker_for("")
+            worker.order(run, {}, log, self._containers.order(run, self._passed))
+        else:
+            worker = self._worker_for(run.job.spec.environment.get(Variable.FILE_SHA256, ""))
+            worker.order(run, environment_of(run, self._passed), log)
         if worker.ready:
             self._listener.began(run)
         if not self._watching:
@@ -140,7 +148,15 @@ class ProcessExecutor:
         self._spent.append(worker.journal)
         run, worker.run = worker.run, None
         if run:
-            self._listener.ended(run, self._last_words(worker, run, code))
+            outcome = self._last_words(worker, run, code)
+            self._without_container(run, lambda: self._listener.ended(run, outcome))
+
+    def _without_container(self, run: Run, then: Callable[[], object]) -> None:
+        """Calls when nothing is left of an attempt whose worker has died."""
+        if self._containers:
+            self._containers.remove(run.job.spec.child_id(run.index), run.attempt, then)
+        else:
+            then()
 
     def _last_words(self, worker: WorkerProcess, run: Run, code: int) -> Outcome:
         """How the attempt of a dead worker ended: as it wrote down itself, or with it."""
@@ -161,7 +177,10 @@ class ProcessExecutor:
 
     def _force(self, run: Run) -> None:
         identity = self._identity(run)
-        if identity:
+        if identity and self._containers:
+            child = run.job.spec.child_id(run.index)
+            self._containers.kill(child, run.attempt, otherwise=lambda: kill_session(identity))
+        elif identity:
             kill_session(identity)
 
     def _identity(self, run: Run) -> Identity | None:
@@ -181,7 +200,8 @@ class ProcessExecutor:
         began = time.perf_counter()
         youngest = time.time() * 1000 - 2000 * SAMPLE_SECONDS
         long = [w for w in busy if w.run and 0 < w.run.job.started[w.run.index] < youngest]
-        if long:
+        # Of a container the kernel itself sees to the memory.
+        if long and not self._containers:
             self._check_memory(long)
         # On a machine with very many processes looking must not cost more than one part in a hundred.
         pause = max(SAMPLE_SECONDS, 100 * (time.perf_counter() - began))
@@ -198,6 +218,11 @@ class ProcessExecutor:
                 kill_session(worker.identity)
 
     # Recovery and the end.
+
+    def sweep(self, running: Collection[Key]) -> None:
+        """Ends the containers that a dead server left, but for those of attempts that a worker still runs."""
+        if self._containers:
+            self._containers.sweep(running)
 
     def adopt(self, adopted: Adopted) -> None:
         """Watches over an attempt that a dead server's worker still runs."""
@@ -216,7 +241,8 @@ class ProcessExecutor:
         if key in journal.ended:
             self._listener.ended(run, journal.ended[key])
         elif key in journal.running:
-            self._listener.ended(run, Outcome(exit_code=None, status_reason=HOST_LOST))
+            lost = Outcome(exit_code=None, status_reason=HOST_LOST)
+            self._without_container(run, lambda: self._listener.ended(run, lost))
         else:
             self._listener.given_back(run)
 

@@ -26,6 +26,7 @@ def recover(engine: Engine, executor: ProcessExecutor, folder: Path, now: int) -
     # Only now, since a worker may have written its last line while we looked.
     journals = [read_journal(journal.path) for journal in journals]
     living = {journal.path for journal in alive}
+    executor.sweep([attempt for journal in journals if journal.path in living for attempt in journal.running])
     for attempt, child, journal in sorted(_attempts(journals), key=lambda each: each[:2]):
         _apply(engine, executor, journal, child, attempt, now, journal.path in living)
     for journal in journals:

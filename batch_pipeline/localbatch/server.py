@@ -14,6 +14,7 @@ import signal
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
 from batch_pipeline.localbatch.execution import SystemClock
@@ -49,6 +50,8 @@ class Options:
     #: Folders for scratch and cached references, when jobs do not say.
     scratch: str | None = None
     cache: str | None = None
+    #: `podman` or `docker`, to run attempts in their images; empty: as processes.
+    container: str = ""
 
 
 class Server:
@@ -70,6 +73,7 @@ class Server:
             memory_mib=options.memory_mib,
             minimum_timeout=options.minimum_timeout,
         )
+        self._containers = self._make_containers()
         self._asked = loop.time()
         self._stopped = loop.create_future()
         before = read_record(options.state)
@@ -82,6 +86,10 @@ class Server:
             identity=self._identity,
         )
         self._executor = self._make_executor()
+
+    def _make_containers(self) -> Containers | None:
+        options = self._options
+        return Containers(options.container, options.state, environ=os.environ) if options.container else None
 
     def _make_executor(self) -> ProcessExecutor:
         options = self._options
@@ -96,6 +104,7 @@ class Server:
             passed={name: value for name, value in passed.items() if value},
             idle_workers=max(2, options.vcpus),
             grace_seconds=options.grace_seconds,
+            containers=self._containers,
         )
 
     async def run(self) -> None:

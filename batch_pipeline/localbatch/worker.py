@@ -93,6 +93,8 @@ class Worker:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         os.chdir(self._folder)
         try:
+            if "container" in order:
+                return self._run_contained(order)
             if "BATCH_FILE_TYPE" in order["environment"]:
                 return {"exit_code": self._run_here(order)}
             return {"exit_code": self._run_command(order["command"], order["environment"])}
@@ -118,6 +120,22 @@ class Worker:
             sys.stdout.flush()
             sys.stderr.flush()
             signal.signal(signal.SIGTERM, self._stop)
+
+    def _run_contained(self, order: Document) -> Document:
+        from batch_pipeline.localbatch.contained import CannotRun, Contained
+
+        contained = Contained(order["container"], self._folder, order["log"])
+        try:
+            contained.create()
+            if self._stopping:
+                return {"exit_code": TERMINATED}
+            with contained.watched():
+                code = self._run_command(contained.start, contained.environment)
+            return contained.ended(code)
+        except CannotRun as error:
+            return {"exit_code": None, "status_reason": "Task failed to start", "reason": str(error)}
+        finally:
+            contained.remove()
 
     def _run_command(self, command: list[str], environment: dict[str, str]) -> int:
         if not command:

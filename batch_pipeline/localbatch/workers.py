@@ -54,16 +54,18 @@ class WorkerProcess:
         # One that has died already has no session either.
         self.identity = identity or Identity(pid=self._process.pid, start_ticks=0, boot="")
 
-    def order(self, run: Run, environment: Mapping[str, str], log: str) -> None:
-        """Hands it an attempt. If it has died, its end of file says so later."""
+    def order(self, run: Run, environment: Mapping[str, str], log: str, container: Document | None = None) -> None:
+        """Hands it an attempt, in a container or not. If it has died, its end of file says so later."""
         self.run = run
-        order = {
+        order: Document = {
             "child": run.job.spec.child_id(run.index),
             "attempt": run.attempt,
             "log": log,
             "environment": environment,
             "command": run.job.spec.command,
         }
+        if container is not None:
+            order["container"] = container
         try:
             self.socket.sendall(json.dumps({"run": order}).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError):
