@@ -162,7 +162,7 @@ class Call:
         return frozenset(known(step, self.graph.names, "step") for step in only) or None
 
     def _chosen_samples(self) -> frozenset[str] | None:
-        names = [name for text in self.options.get("samples") or () for name in _names(text)]
+        names = [name for text in self.options.get("samples") or () for name in names_in(text)]
         return frozenset(known(name, self.samples.by_name, "sample") for name in names) if names else None
 
     def _store_if_there(self) -> Store | None:
@@ -190,7 +190,7 @@ def known(name: str, names: Sequence[str] | Mapping[str, Any], kind: str) -> str
     )
 
 
-def _names(text: str) -> list[str]:
+def names_in(text: str) -> list[str]:
     """`a,b` or the lines of `@file`."""
     if text.startswith("@"):
         from batch_pipeline.pipeline.samples import read_samples

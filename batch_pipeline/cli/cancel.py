@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command, known
-from batch_pipeline.cli.options import CommandOption, common_options, json_option, yes_option
+from batch_pipeline.cli.call import Call, command, known, names_in
+from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json
-from batch_pipeline.report.tables import counted
+from batch_pipeline.report.tables import counted, first_few
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.run.cancel import Cancelled
 
 
 def cancel(call: Call) -> int:
-    """Cancels the live jobs of RUN, or of all live runs. What is done stays; a later run does the rest."""
+    """Cancels the live jobs of RUN, or of all live runs; with --samples only their cells, and no sibling's.
+
+    What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
+    """
     from batch_pipeline.run.cancel import cancel as cancel_runs
 
     live = sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
@@ -31,30 +35,58 @@ def cancel(call: Call) -> int:
     if not chosen:
         print_json({"cancelled": []}) if call.json else data("Nothing to cancel: no run is live.")
         return CommandExit.DONE
-    _ask(call, chosen)
     steps = frozenset(call.options["step"]) or None
-    sentences = cancel_runs(call.store, call.settings, chosen, steps=steps)
+    samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
+    _ask(call, chosen, steps, samples)
+    found = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples)
     if call.json:
-        print_json({"cancelled": sentences})
+        from batch_pipeline.report.records import plain
+
+        print_json({"cancelled": [plain(one) for one in found]})
         return CommandExit.DONE
-    data(f"Cancelled {counted(len(sentences), 'job')}.")
-    for sentence in sentences:
-        data(f"  {sentence}")
+    data(_counted(found))
+    for one in found:
+        data(f"  {one}")
     return CommandExit.DONE
 
 
-def _ask(call: Call, chosen: Sequence[str]) -> None:
+def _counted(found: Sequence[Cancelled]) -> str:
+    if not found:
+        return "Nothing to cancel: none of these cells is live."
+    return f"Cancelled {counted(sum(one.cells for one in found), 'cell')} of {counted(len(found), 'job')}."
+
+
+def _ask(call: Call, chosen: Sequence[str], steps: frozenset[str] | None, samples: frozenset[str] | None) -> None:
     if call.options["yes"]:
         return
+    what = f"the live jobs of {', '.join(chosen)}"
+    if steps:
+        what += f", step {', '.join(sorted(steps))}"
+    if samples:
+        what += f", {counted(len(samples), 'sample')} ({first_few(sorted(samples))})"
     if not sys.stdin.isatty():
-        raise InvalidUse(f"This would cancel {', '.join(chosen)}, and nobody is there to ask. Give --yes.")
-    click.confirm(f"Cancel the live jobs of {', '.join(chosen)}?", abort=True, err=True)
+        raise InvalidUse(f"This would cancel {what}, and nobody is there to ask. Give --yes.")
+    click.confirm(f"Cancel {what}?", abort=True, err=True)
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    step = CommandOption(
-        "--step", "Only jobs of this step; repeatable.", multiple=True, shell_complete=complete.steps(workflow)
-    )
     run = click.Argument(["run"], required=False, shell_complete=complete.runs(workflow))
-    return command("cancel", workflow, argv, cancel, [run, *common_options(), json_option(), step, yes_option()])
+    options: list[click.Parameter] = [
+        run,
+        *common_options(),
+        SettingOption("--sample-list-file", "samples.file", "List for completing names.", metavar="FILE", hidden=True),
+        json_option(),
+        CommandOption(
+            "--step", "Only jobs of this step; repeatable.", multiple=True, shell_complete=complete.steps(workflow)
+        ),
+        CommandOption(
+            "--samples",
+            "Only cells of these samples: names with commas between, or @FILE; repeatable.",
+            multiple=True,
+            metavar="NAMES",
+            shell_complete=complete.samples(workflow),
+        ),
+        yes_option(),
+    ]
+    return command("cancel", workflow, argv, cancel, options)

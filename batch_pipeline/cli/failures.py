@@ -19,7 +19,8 @@ def print_failures(failed: Sequence[FailedCell]) -> None:
     groups = failure_groups(failed)
     for group in groups[:MOST_KINDS]:
         names = first_few([spoken(sample) for sample in group.samples])
-        data(f"  {group.step}, {group.reason.words}: {names}")
+        times = f"{len(group.samples):,} x " if len(group.samples) > 1 else ""
+        data(f"  {times}{group.step}, {group.reason.words}: {names}")
         if group.message:
             data(f"    {group.message}")
     left = groups[MOST_KINDS:]

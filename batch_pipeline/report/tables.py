@@ -74,8 +74,9 @@ class StatusRow:
     done: int
     running: int
     waiting: int
-    #: Missing, and failed when last tried.
+    #: Missing, and failed when last tried; those that somebody cancelled aside.
     failed: int
+    cancelled: int
     #: Missing, and never tried since the change that made them so.
     to_run: int
     cannot_run: int
@@ -147,7 +148,8 @@ def status_rows(plan: Plan, progress: Mapping[str, StepProgress], failed: Sequen
 def _status_row(plan: Plan, step: StepProgress, tried: set[tuple[str, str]]) -> StatusRow:
     cells = [(sample, state) for sample, state in plan.cells(step.step) if (step.step, sample) not in tried]
     states = Counter(state for _, state in cells)
-    words = [f"{count} {reason.words}" for reason, count in step.failed.items()]
+    cancelled = step.failed.get(EndReason.CANCELLED, 0)
+    words = [f"{count} {reason.words}" for reason, count in step.failed.items() if reason is not EndReason.CANCELLED]
     if states[CellState.TO_RUN]:
         words.append(_plan_row(plan, step.step).why)
     return StatusRow(
@@ -156,7 +158,8 @@ def _status_row(plan: Plan, step: StepProgress, tried: set[tuple[str, str]]) -> 
         done=step.done_before + step.done,
         running=step.running,
         waiting=step.waiting,
-        failed=step.failures,
+        failed=step.failures - cancelled,
+        cancelled=cancelled,
         to_run=states[CellState.TO_RUN] + states[CellState.DEFERRED],
         cannot_run=states[CellState.BLOCKED],
         words=", ".join(words),
@@ -219,21 +222,27 @@ def root_causes(failed: Sequence[FailedCell]) -> list[str]:
 
 def _causes_of(members: Sequence[FailedCell], cells: Mapping[tuple[str, str], FailedCell]) -> str:
     own: Counter[EndReason] = Counter(cell.reason for cell in members if cell.reason is not EndReason.DEPENDENCY)
+    cancelled = [f"{own.pop(EndReason.CANCELLED)} cancelled"] if EndReason.CANCELLED in own else []
     roots: dict[str, Counter[EndReason]] = {}
     for cell in members:
         if cell.reason is EndReason.DEPENDENCY:
             step, reason = _root(cell, cells)
             roots.setdefault(step, Counter())[reason] += 1
     if not roots:
-        return f"{own.total()} failed: {_reasons(own)}"
-    parts = [
-        f"{reasons.total()} because {step or 'something that it needs'} failed"
-        + (f" ({_reasons(reasons)})" if set(reasons) != {EndReason.DEPENDENCY} else "")
-        for step, reasons in sorted(roots.items(), key=lambda item: -item[1].total())
-    ]
+        return ", ".join([*([f"{own.total()} failed: {_reasons(own)}"] if own else []), *cancelled])
+    ordered = sorted(roots.items(), key=lambda item: -item[1].total())
+    parts = [f"{reasons.total()} because {_blamed(step, reasons)}" for step, reasons in ordered]
     if own:
         parts.append(f"{own.total()} own ({_reasons(own)})")
-    return f"{len(members)} not run: {', '.join(parts)}"
+    return f"{len(members)} not run: {', '.join([*parts, *cancelled])}"
+
+
+def _blamed(step: str, reasons: Counter[EndReason]) -> str:
+    """`picard failed (35 out of memory)`, `picard was cancelled`."""
+    name = step or "something that it needs"
+    if set(reasons) == {EndReason.CANCELLED}:
+        return f"{name} was cancelled"
+    return f"{name} failed" + (f" ({_reasons(reasons)})" if set(reasons) != {EndReason.DEPENDENCY} else "")
 
 
 def _root(cell: FailedCell, cells: Mapping[tuple[str, str], FailedCell]) -> tuple[str, EndReason]:

@@ -1,23 +1,62 @@
-"""Cancels the jobs of runs, all or some steps'; done cells stay done."""
+"""Cancels jobs of runs: all of them, some steps', or some samples' without their siblings; done cells stay done.
+
+The order is kept in the store first. A job is ended whole unless samples were chosen; then its children are ended by
+their indices, which the manifest fixed. Steps go in reverse: what waits for a cancelled cell would else end on its
+account. The backend ends things in its own time, and nothing here waits for that; repeating an order is harmless.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from batch_pipeline import backends
-from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.config import Settings
-from batch_pipeline.run.live import live_run_ids, read_live_runs
+from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs
+from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.run.orders import Order, write_order
+from batch_pipeline.run.place import reaching, why_unreachable
+from batch_pipeline.run.record import read_record
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
-from batch_pipeline.wire.store import Store
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: What AWS shows as the status reason.
+REASON = "cancelled by the user"
+_MOVING = tuple(state for state in JobState if not state.final)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """One job of which cells were cancelled."""
+
+    run_id: str
+    step: str
+    job: str
+    native_id: str
+    #: Cells that had not ended and that the backend was told to end.
+    cells: int
+    #: All cells of the job.
+    size: int
+
+    def __str__(self) -> str:
+        some = "" if self.cells == self.size else f" of {self.size:,}"
+        return f"{self.step}: job {self.job} of run {self.run_id} ({self.cells:,}{some} cells)"
 
 
 def cancel(
-    store: Store, settings: Settings, run_ids: Iterable[str] = (), *, steps: frozenset[str] | None = None
-) -> list[str]:
-    """Ends the live jobs of the given runs (default: of all), and says what it did, a sentence a job.
+    store: Store,
+    settings: Settings,
+    run_ids: Iterable[str] = (),
+    *,
+    steps: frozenset[str] | None = None,
+    samples: frozenset[str] | None = None,
+) -> list[Cancelled]:
+    """Ends live cells of the given runs (default: of all), and says of which jobs.
 
-    Raises InvalidUse for a run that is not live. Repeating it is harmless.
+    Raises InvalidUse for a run that is not live, a step or sample that no chosen run has, and a backend that this
+    machine cannot ask; then nothing was cancelled.
     """
     live = live_run_ids(store)
     chosen = list(run_ids) or live
@@ -25,19 +64,95 @@ def cancel(
         if run_id not in live:
             known = ", ".join(live) or "none"
             raise InvalidUse(f"Run {run_id} has no live jobs. Live runs: {known}.")
-    backend = backends.create(settings)
+    reached = {run_id: _reached(store, settings, run_id) for run_id in chosen}
+    _refuse_unknown(store, chosen, steps, samples)
+    found: list[Cancelled] = []
+    for run_id in chosen:
+        backend = backends.create(reached[run_id])
+        try:
+            found += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=samples))
+        finally:
+            backend.close()
+    return found
+
+
+def _reached(store: Store, settings: Settings, run_id: str) -> Settings:
+    """The settings that lead to a run's backend. Raises InvalidUse when this machine cannot ask it."""
     try:
-        return [*_cancelled(store, backend, chosen, steps)] if chosen else []
-    finally:
-        backend.close()
+        record = read_record(store, run_id)
+    except NotInStore:
+        return settings
+    unreachable = why_unreachable(settings, record)
+    if unreachable:
+        raise InvalidUse(unreachable)
+    return reaching(settings, record)
 
 
-def _cancelled(store: Store, backend: Backend, run_ids: list[str], steps: frozenset[str] | None) -> Iterator[str]:
-    for run in read_live_runs(store, backend, run_ids):
-        # Downstream first: what waits for a cancelled job would else end as "dependency failed".
-        for item in sorted(run.submissions, key=lambda item: item.native_name, reverse=True):
-            summary = run.summaries[item.native_id]
-            if summary.state.final or (steps is not None and item.step not in steps):
-                continue
-            backend.cancel(item.native_id, "cancelled by the user")
-            yield f"{item.step}: job {item.job} of run {run.run_id} ({summary.size} cells)"
+def _refuse_unknown(
+    store: Store, run_ids: Sequence[str], steps: frozenset[str] | None, samples: frozenset[str] | None
+) -> None:
+    if steps:
+        known = {step for run_id in run_ids for step in _steps(store, run_id)}
+        if wrong := sorted(steps - known):
+            raise InvalidUse(f"No live run has a step {wrong[0]!r}; they have: {', '.join(sorted(known))}.")
+    if samples:
+        lists = [store.get(layout.samples(run_id)).decode().splitlines()[1:] for run_id in run_ids]
+        listed = {line.split("\t", 1)[0] for lines in lists for line in lines}
+        if wrong := sorted(samples - listed):
+            raise InvalidUse(
+                f"No live run has a sample {wrong[0]!r}. Check its spelling against the run's samples.tsv."
+            )
+
+
+def _steps(store: Store, run_id: str) -> list[str]:
+    """The steps of a run, in the order of its pipeline."""
+    try:
+        return list(store.get_json(layout.plan(run_id))["parts"])
+    except NotInStore:
+        return []
+
+
+def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancelled]:
+    position = {step: number for number, step in enumerate(_steps(store, order.run_id))}
+    (run,) = read_live_runs(store, backend, [order.run_id])
+    taken = [item for item in run.submissions if order.steps is None or item.step in order.steps]
+    moving = [item for item in taken if not run.summaries[item.native_id].state.final]
+    if moving:
+        write_order(store, order)
+    # A join belongs to the gather behind it.
+    for item in sorted(moving, key=lambda item: (position.get(item.step, -1), not item.join), reverse=True):
+        if order.samples is None and item.join:
+            backend.cancel(item.native_id, REASON)
+        elif order.samples is None:
+            yield _whole(backend, run, item)
+        elif not item.join:
+            yield from _some(store, backend, run, item, order)
+
+
+def _whole(backend: Backend, run: LiveRun, item: Submission) -> Cancelled:
+    summary = run.summaries[item.native_id]
+    backend.cancel(item.native_id, REASON)
+    return _told(item, sum(summary.counts.get(state, 0) for state in _MOVING), summary.size)
+
+
+def _some(store: Store, backend: Backend, run: LiveRun, item: Submission, order: Order) -> Iterator[Cancelled]:
+    """Ends the children of the chosen samples that have not ended."""
+    cells = cells_of(store, item.run_id, item.job)
+    wanted = {index for index, (sample, _) in enumerate(cells) if order.takes(item.step, sample)}
+    if not wanted:
+        return
+    indices = _moving(backend, item, run.summaries[item.native_id].counts) & wanted
+    if indices:
+        backend.cancel_children(item.native_id, sorted(indices), REASON)
+        yield _told(item, len(indices), len(cells))
+
+
+def _moving(backend: Backend, item: Submission, counts: Mapping[JobState, int]) -> set[int]:
+    """Indices that have not ended; what a backend does not list yet is not left alone."""
+    ended = (JobState.SUCCEEDED, JobState.FAILED)
+    gone = {child.index for child in backend.children(item.native_id, ended)}
+    return set(range(sum(counts.values()))) - gone
+
+
+def _told(item: Submission, cells: int, size: int) -> Cancelled:
+    return Cancelled(run_id=item.run_id, step=item.step, job=item.job, native_id=item.native_id, cells=cells, size=size)

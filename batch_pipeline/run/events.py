@@ -12,6 +12,9 @@ from typing import Protocol
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.wire.contract import EndReason
 
+#: Reasons that are nobody's failure.
+_WORDS = {EndReason.DEPENDENCY: "not run", EndReason.CANCELLED: "cancelled"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepProgress:
@@ -56,7 +59,8 @@ class StepProgress:
         parts = [f"{self.done_before + self.done}/{self.total} done"]
         parts += [f"{count} {word}" for count, word in ((self.running, "running"), (self.waiting, "waiting")) if count]
         for reason, count in sorted(self.failed.items(), key=lambda item: (-item[1], item[0].value)):
-            parts.append(f"{count} not run" if reason is EndReason.DEPENDENCY else f"{count} failed: {reason.words}")
+            bare = _WORDS.get(reason)
+            parts.append(f"{count} {bare}" if bare else f"{count} failed: {reason.words}")
         if self.left_out:
             parts.append(f"{self.left_out} left out")
         return ", ".join(parts)

@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch_pipeline.config import Settings
@@ -48,10 +47,9 @@ def why_unreachable(settings: Settings, record: RunRecord) -> str:
 
 def _is_elsewhere(settings: Settings, record: RunRecord) -> bool:
     told = {"backend.name", "embedded.state"}.intersection(settings.origins)
-    state = record.place.get("embedded.state", "")
-    if record.backend != "embedded" or told or not state:
+    if record.backend != "embedded" or told or "embedded.state" not in record.place:
         return False
-    return record.host != socket.gethostname() or not Path(state).is_dir()
+    return record.host != socket.gethostname()
 
 
 def _with(settings: Settings, told: Mapping[str, str]) -> Settings:

@@ -13,6 +13,7 @@ from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.run.driver import Driver, Look
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.run.live import LiveRun
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.verdict import judge, last_failure, read_failed
 from batch_pipeline.run.watch import Watch, already_done
@@ -38,6 +39,8 @@ class Status:
     failed: Sequence[FailedCell]
     live_runs: Sequence[str]
     store_calls: Mapping[str, int]
+    #: What else there is to say, a sentence each.
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +62,14 @@ def status(request: Request) -> Status:
     try:
         found = driver.look()
         plan = found.plan
-        failed = failed_before(request, found, lambda: driver.backend)
+        failed = failed_before(
+            request.store, plan, found.live_runs, [run for run in found.live if run.over], lambda: driver.backend
+        )
         if found.live_runs:
             already = already_done(plan, found.inventory.live, found.live)
             progress = Watch(plan, driver.backend, found.jobs, already=already).look()
         else:
-            progress = {step: _resting(plan, step, failed) for step in plan.states}
+            progress = {step: resting(plan, step, failed) for step in plan.states}
         return Status(
             plan=plan,
             progress=progress,
@@ -86,26 +91,27 @@ def watch(request: Request, listener: Listener) -> Outcome:
         driver.close()
 
 
-def failed_before(request: Request, found: Look, backend: Callable[[], Backend]) -> list[FailedCell]:
+def failed_before(
+    store: Store, plan: Plan, live: Sequence[str], ended: Sequence[LiveRun], backend: Callable[[], Backend]
+) -> list[FailedCell]:
     """Cells that are missing and failed when they were last tried, in the order of the steps and samples.
 
     A closed run tells it in one object. What ended unwatched is judged now; of what goes on, the records are listed.
     """
-    plan, store = found.plan, request.store
     missing = _cells(plan, (CellState.TO_RUN, CellState.BLOCKED, CellState.SKIPPED))
     moving = _cells(plan, (CellState.LIVE,))
     if not missing and not moving:
         return []
     failed: dict[tuple[str, str], FailedCell] = {}
-    over = {run.run_id: run for run in found.live if run.over}
+    over = {run.run_id: run for run in ended}
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
         if run_id in over:
-            cells: Sequence[FailedCell] = judge(request.graph, store, backend(), over[run_id].submissions).failed
-        elif run_id in found.live_runs:
+            cells: Sequence[FailedCell] = judge(plan.graph, store, backend(), over[run_id].submissions).failed
+        elif run_id in live:
             cells = [cell for cell in _recorded(store, run_id, missing | moving) if cell.reason not in RETRIED]
         else:
             cells = _closed(store, run_id, missing)
-        wanted = missing | moving if run_id in found.live_runs else missing
+        wanted = missing | moving if run_id in live else missing
         for cell in cells:
             if (cell.step, cell.sample) in wanted and cell.reason is not EndReason.DEPENDENCY:
                 failed.setdefault((cell.step, cell.sample), cell)
@@ -145,7 +151,9 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     driver = Driver(request)
     try:
         found = driver.look()
-        told = failed_before(request, found, lambda: driver.backend)
+        told = failed_before(
+            request.store, found.plan, found.live_runs, [run for run in found.live if run.over], lambda: driver.backend
+        )
     finally:
         driver.close()
     failed = {cell.step: cell for cell in told if cell.sample == sample}
@@ -172,7 +180,8 @@ def _told(store: Store, run_id: str, step: str, sample: str) -> FailedCell:
     )
 
 
-def _resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
+def resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
+    """A step's progress when no job is live."""
     counts, reasons = plan.counts(step), Counter(cell.reason for cell in failed if cell.step == step)
     done = counts[CellState.DONE]
     return StepProgress(

@@ -18,6 +18,7 @@ from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.run.events import FailedCell, StepProgress
 from batch_pipeline.run.live import Submission
 from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.run.orders import as_ordered
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.receipt import Failure
@@ -61,7 +62,8 @@ def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submissio
         if missing:
             failed.extend(_failures(backend, job, missing))
     detailed = [_with_record(store, cell) for cell in failed[:MOST_RECORDS]]
-    return Verdict(done=done, failed=tuple(_folded(graph, [*detailed, *failed[MOST_RECORDS:]])))
+    ordered = as_ordered(store, [*detailed, *failed[MOST_RECORDS:]])
+    return Verdict(done=done, failed=tuple(_folded(graph, ordered)))
 
 
 def _failures(backend: Backend, job: Submission, missing: Mapping[int, str]) -> Iterator[FailedCell]:

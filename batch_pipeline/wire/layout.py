@@ -11,6 +11,7 @@
     runs/{run_id}/definitions.json                    the job definitions, each with the revision that jobs name
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
     runs/{run_id}/jobs.json                           then too: the jobs in the backend's words, for it forgets them
+    runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
 
@@ -123,6 +124,11 @@ def run_jobs(run_id: str) -> str:
 def run_end(run_id: str) -> str:
     """Key of how the run ended."""
     return f"{RUNS}{run_id}/end.json"
+
+
+def cancelled(run_id: str, order: str = "") -> str:
+    """Key of an order to cancel cells of a run; the prefix of all when none is named."""
+    return f"{RUNS}{run_id}/cancelled/{order}"
 
 
 def submission(run_id: str, job: str, file: str) -> str:

@@ -194,7 +194,7 @@ def test_a_run_is_cancelled(shell: Shell) -> None:
     run = run_of(shell)
     assert "Give --yes" in shell("cancel", code=CommandExit.USAGE)
     told = shell("cancel", run, "--yes")
-    assert "Cancelled 2 jobs." in told
+    assert "Cancelled 6 cells of 2 jobs." in told
     assert f"upper-0-0 of run {run} (3 cells)" in told
     assert "There is no live run" not in shell("cancel", "--yes")
 

@@ -143,9 +143,10 @@ def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     runs: list[tuple[str, ...]] = []
 
-    def record(store: object, settings: object, run_ids: tuple[str, ...], **_: object) -> list[str]:
+    def record(store: object, settings: object, run_ids: tuple[str, ...], **_: object) -> list[cancel.Cancelled]:
         runs.append(tuple(run_ids))
-        return [f"upper: job upper-0-0 of run {run_id}" for run_id in run_ids]
+        job = {"step": "upper", "job": "upper-0-0", "native_id": "1", "cells": 2, "size": 3}
+        return [cancel.Cancelled(run_id=run_id, **job) for run_id in run_ids]  # type: ignore[arg-type]
 
     monkeypatch.setattr(driver, "run", answering(Interrupted(["R1"])))
     monkeypatch.setattr(cancel, "cancel", record)
@@ -262,11 +263,16 @@ def test_cancel_asks_and_needs_somebody_to_ask(
     assert (refused.code, cancelled) == (CommandExit.USAGE, [])
     assert "Give --yes" in refused.err
     assert "There is no live run 'R2'" in run("cancel", "R2", "--yes").err
-    assert "Cancelled 1 job." in run("cancel", "R1", "--yes").out
+    told = run("cancel", "R1", "--yes").out
+    assert told == "Cancelled 2 cells of 1 job.\n  upper: job upper-0-0 of run R1 (2 of 3 cells)\n"
+    assert (
+        "R1, step upper, 2 samples (S1, S2), and nobody" in run("cancel", "--step", "upper", "--samples", "S1,S2").err
+    )
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr(click, "confirm", lambda *_, **__: (_ for _ in ()).throw(click.Abort()))
     assert run("cancel").code == CommandExit.INTERRUPTED
     assert cancelled == [("R1",)]
+    assert json.loads(run("cancel", "--yes", "--json").out)["cancelled"][0]["cells"] == 2
 
 
 def test_help_names_every_verb_exit_code_and_option(run: Run) -> None:

@@ -14,6 +14,7 @@ from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.logs import logs
 from batch_pipeline.run.record import read_record, runs
 from batch_pipeline.run.status import explain, status, watch
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, Store
 from tests.run.small import Ear, Stage, chosen, drive, request_of
@@ -225,11 +226,74 @@ def test_explain_says_why_a_cell_cannot_run(store: Store, stage: Stage) -> None:
 def test_cancel_ends_what_is_live_and_says_so(store: Store, stage: Stage, detached: str) -> None:
     said = cancel(store, request_of(store).settings)
 
-    assert len(said) == 3
-    assert said[0].startswith("upper: job upper-0-0")
+    assert [(one.step, one.cells) for one in said] == [("total", 1), ("count", 3), ("upper", 3)]
+    assert str(said[-1]) == f"upper: job upper-0-0 of run {detached} (3 cells)"
     assert all(job.state is JobState.FAILED for job in stage.jobs.values())
     assert {reason.value for c in status(request_of(store)).progress.values() for reason in c.failed} <= {"cancelled"}
     assert cancel(store, request_of(store).settings) == []
+
+
+def test_cancelled_cells_are_called_so_even_where_the_backend_has_forgotten_them(
+    store: Store, stage: Stage, detached: str
+) -> None:
+    cancel(store, request_of(store).settings, samples=frozenset({"bob"}))
+    for native_id in list(stage.jobs):
+        stage.forget(native_id)
+
+    found = {(cell.step, cell.sample): cell.reason.value for cell in status(request_of(store)).failed}
+
+    assert (found["upper", "bob"], found["upper", "ann"]) == ("cancelled", "lost")
+
+
+def test_cancel_of_samples_leaves_their_siblings_alone(store: Store, stage: Stage, detached: str) -> None:
+    said = cancel(store, request_of(store).settings, samples=frozenset({"bob", "cid"}))
+    assert [(one.step, one.cells, one.size) for one in said] == [("count", 2, 3), ("upper", 2, 3)]
+    assert str(said[0]).endswith("(2 of 3 cells)")
+    assert cancel(store, request_of(store).settings, samples=frozenset({"bob"})) == []
+    stage.drain(stage._act)
+
+    found = status(request_of(store))
+
+    assert set(stage.tried) == {("upper", "ann"), ("count", "ann")}
+    assert {(cell.step, cell.sample): cell.reason.value for cell in found.failed} == {
+        (step, sample): "cancelled" for step in ("upper", "count") for sample in ("bob", "cid")
+    }
+    assert found.progress["upper"].line == "1/3 done, 2 cancelled"
+
+
+def test_cancel_of_one_sample_at_one_step(store: Store, stage: Stage, detached: str) -> None:
+    settings = request_of(store).settings
+    (said,) = cancel(store, settings, steps=frozenset({"count"}), samples=frozenset({"ann"}))
+    assert (said.step, said.cells) == ("count", 1)
+    stage.drain(stage._act)
+    assert ("upper", "ann") in stage.tried
+    assert ("count", "ann") not in stage.tried
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"steps": frozenset({"cuont"})}, "No live run has a step 'cuont'; they have: count, total, upper."),
+        ({"samples": frozenset({"bop"})}, "No live run has a sample 'bop'."),
+    ],
+)
+def test_cancel_of_what_is_not_there_cancels_nothing(
+    store: Store, stage: Stage, detached: str, chosen: dict[str, frozenset[str]], sentence: str
+) -> None:
+    with pytest.raises(InvalidUse, match=sentence):
+        cancel(store, request_of(store).settings, **chosen)
+    assert not stage.calls["cancel"]
+    assert not list(store.list(layout.cancelled(detached)))
+
+
+def test_cancel_from_another_machine_than_the_embedded_batchs_names_it(
+    store: Store, stage: Stage, detached: str
+) -> None:
+    record = store.get_json(layout.run_record(detached))
+    store.put_json(layout.run_record(detached), record | {"host": "elsewhere"})
+    with pytest.raises(InvalidUse, match=r"are on the embedded Batch of elsewhere .*Run the same command there"):
+        cancel(store, request_of(store).settings)
+    assert not stage.calls["cancel"]
 
 
 def test_cancel_of_one_step_leaves_the_others(store: Store, stage: Stage, detached: str) -> None:
