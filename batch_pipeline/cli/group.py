@@ -19,6 +19,7 @@ VERBS: Final = {
     "run": "Run what is missing: plan, submit, watch. The default.",
     "plan": "Show what run would do; writes nothing.",
     "status": "Show how far every step is, and why cells failed.",
+    "watch": "Follow live jobs to their end; submits nothing.",
     "logs": "Print the log of a sample's step.",
     "cancel": "Cancel the live jobs of a run, or of all.",
     "runs": "List the runs of the store, newest first.",
@@ -29,7 +30,7 @@ VERBS: Final = {
     "completion": "Print the completion script of a shell.",
 }
 #: Verbs that make sense without a pipeline's file.
-WITHOUT_PIPELINE: Final = ("logs", "cancel", "runs", "doctor", "ui", "completion")
+WITHOUT_PIPELINE: Final = ("status", "watch", "logs", "cancel", "runs", "doctor", "ui", "completion")
 
 EXIT_CODES: Final = {
     CommandExit.DONE: "All chosen cells are done, or nothing was to do.",

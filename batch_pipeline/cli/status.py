@@ -19,7 +19,7 @@ from batch_pipeline.cli.options import (
     steps_of,
 )
 from batch_pipeline.cli.output import data, print_json, print_table, say
-from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
@@ -28,30 +28,56 @@ if TYPE_CHECKING:
 
 
 def status(call: Call) -> int:
-    """Shows how far every step is, and groups what failed by its cause. Ends with 1 when a cell failed."""
+    """Shows how far every step is, and groups what failed by its cause. Ends with 1 when a cell failed.
+
+    Without a pipeline's file, or of the RUN that is named, it is told as the run recorded it.
+    """
+    sample = call.options.get("explain")
+    if sample and (call.options["watch"] or call.options["run"]):
+        raise InvalidUse("--explain goes with neither --watch nor --run. Give one of them.")
+    if call.options["watch"]:
+        return follow(call)
+    if not call.has_pipeline or call.options["run"]:
+        from batch_pipeline.run.recorded import recorded_status
+
+        return _show(call, recorded_status(call.store, call.settings, call.options["run"] or ""))
     from batch_pipeline.run import status as reader
 
     request = call.request()
-    sample = call.options["explain"]
-    if sample and call.options["watch"]:
-        raise InvalidUse("--explain and --watch exclude each other. Give one of them.")
     if sample:
         known(sample, request.samples.by_name, "sample")
         return _explain(call, list(reader.explain(request, sample)))
-    if call.options["watch"]:
-        from batch_pipeline.cli.run import finish, watched
+    return _show(call, reader.status(request))
 
-        outcome = watched(call, lambda listener: reader.watch(request, listener))
-        if not isinstance(outcome, int) and not outcome.run_ids and not call.json:
-            data("Nothing to watch: no run is live.")
-            return CommandExit.DONE
-        return finish(call, outcome)
-    found = reader.status(request)
+
+def follow(call: Call) -> int:
+    """Follows the live jobs to their end, with the pipeline or as their run recorded it; submits nothing."""
+    from batch_pipeline.cli.run import finish, watched
+
+    if not call.has_pipeline or call.options["run"]:
+        from batch_pipeline.run.recorded import watch_recorded
+
+        run = call.options["run"] or ""
+        outcome = watched(call, lambda listener: watch_recorded(call.store, call.settings, listener, run))
+    else:
+        from batch_pipeline.run.status import watch
+
+        request = call.request()
+        outcome = watched(call, lambda listener: watch(request, listener))
+    if not isinstance(outcome, int) and not outcome.run_ids and not call.json:
+        data("Nothing to watch: no run is live.")
+        return CommandExit.DONE
+    return finish(call, outcome)
+
+
+def _show(call: Call, found: Status) -> int:
     if call.json:
         print_json(_record(found))
     else:
         _tell(found)
-    return CommandExit.FAILED if found.failed else CommandExit.DONE
+    # What somebody cancelled did not fail.
+    failed = any(cell.reason is not EndReason.CANCELLED for cell in found.failed)
+    return CommandExit.FAILED if failed else CommandExit.DONE
 
 
 def _tell(found: Status) -> None:
@@ -60,11 +86,14 @@ def _tell(found: Status) -> None:
 
     rows = status_rows(found.plan, found.progress, found.failed)
     moving = ("running", "waiting") if found.live_runs else ()
-    shown = ["cells", "done", *moving, "failed", "to run", "cannot run"]
+    ended = ("failed", "cancelled") if any(row.cancelled for row in rows) else ("failed",)
+    shown = ["cells", "done", *moving, *ended, "to run", "cannot run"]
     values = [[getattr(row, name.replace(" ", "_")) for name in shown] for row in rows]
     print_table(["step", *shown, ""], [[row.step, *cells, row.words] for row, cells in zip(rows, values, strict=True)])
     if found.live_runs:
         say(f"Live: {', '.join(found.live_runs)}.")
+    for note in found.notes:
+        say(note)
     print_failures(found.failed)
     for line in blocked_lines(found.plan.blocked):
         data(f"Cannot run: {line}")
@@ -78,11 +107,12 @@ def _record(found: Status) -> dict[str, object]:
     return {
         "format": FORMAT,
         "steps": [
-            step | {"to_run": row.to_run, "cannot_run": row.cannot_run}
+            step | {"cancelled": row.cancelled, "to_run": row.to_run, "cannot_run": row.cannot_run}
             for step, row in zip(progress_record(found.progress), rows, strict=True)
         ],
         "failed": failed_record(found.failed),
         "live_runs": list(found.live_runs),
+        "notes": list(found.notes),
         "blocked": [{"step": step, "sample": name, "message": why} for (step, name), why in found.plan.blocked.items()],
     }
 
@@ -103,17 +133,11 @@ def _word(state: object) -> str:
     return str(getattr(state, "value", state))
 
 
-def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
-    """The command."""
-    options = [*common_options(), *pipeline_options(), json_option()]
+def watch_options(workflow: type[WorkflowTask] | None) -> list[click.Parameter]:
+    """What `status` and `watch` take alike."""
+    options = [*common_options(), *(pipeline_options() if workflow is not None else ()), json_option()]
     options += [
-        CommandOption(
-            "--explain",
-            "Say for each step of one sample what state it is in and what changed.",
-            metavar="SAMPLE",
-            shell_complete=complete.samples(workflow),
-        ),
-        CommandOption("--watch", "Follow the live jobs until they end; submits nothing.", is_flag=True),
+        CommandOption("--run", "As this run recorded it.", metavar="RUN", shell_complete=complete.runs(workflow)),
         SettingOption(
             "--on-interrupt",
             "watch.on_interrupt",
@@ -123,4 +147,19 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     ]
     if workflow is not None:
         options += parameter_options(steps_of(workflow), options)
+    return options
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options = watch_options(workflow)
+    options.append(CommandOption("--watch", "Follow the live jobs until they end: the same as `watch`.", is_flag=True))
+    if workflow is not None:
+        explain = CommandOption(
+            "--explain",
+            "Say for each step of one sample what state it is in and what changed.",
+            metavar="SAMPLE",
+            shell_complete=complete.samples(workflow),
+        )
+        options.append(explain)
     return command("status", workflow, argv, status, options)

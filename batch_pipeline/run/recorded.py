@@ -1,0 +1,279 @@
+"""A pipeline as its newest run recorded it, for a machine that has the store and not the pipeline's file.
+
+The run record gives samples, steps and wiring, the manifests of live runs the fingerprints on their way, a listing of
+receipts what is done. What only the pipeline's code could tell is left open: a cell with any receipt counts as done
+unless a live job is to make it with another fingerprint. Watching submits nothing, and closes the runs that end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from batch_pipeline import backends
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Selection, Why
+from batch_pipeline.pipeline.samples import parse_samples
+from batch_pipeline.pipeline.step import Scope, Step
+from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.run.driver import Interrupted
+from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs, submissions
+from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.run.place import reaching, why_unreachable
+from batch_pipeline.run.record import RunRecord, read_record, write_end
+from batch_pipeline.run.status import Status, failed_before, resting
+from batch_pipeline.run.verdict import final_progress, judge, write_failed
+from batch_pipeline.run.watch import Watch, already_done
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.store import NotInStore, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What one reading of a store and, where it can be asked, of the backend told."""
+
+    record: RunRecord
+    plan: Plan
+    #: The live runs of the same pipeline, oldest first; some may be over.
+    live: Sequence[LiveRun]
+    jobs: Sequence[LiveJob]
+    #: Other runs that are live, or may be.
+    others: Sequence[str]
+    #: Why the backend cannot be asked; empty: it was.
+    unreachable: str = ""
+
+    @property
+    def live_runs(self) -> list[str]:
+        """Runs that have live jobs, as far as can be told."""
+        return [run.run_id for run in self.live if self.unreachable or not run.over]
+
+
+class Reader:
+    """Reads a store without its pipeline. A context: afterwards the backend's connections are closed."""
+
+    def __init__(self, store: Store, settings: Settings, run_id: str = "") -> None:
+        self._store = store
+        self.record = _chosen(store, run_id)
+        self.settings = reaching(settings, self.record)
+        self.unreachable = why_unreachable(settings, self.record)
+        self._backend: Backend | None = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._backend is not None:
+            self._backend.close()
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that the run record names. Raises InvalidUse where this machine cannot ask it."""
+        if self.unreachable:
+            raise InvalidUse(self.unreachable)
+        if self._backend is None:
+            self._backend = backends.create(self.settings)
+        return self._backend
+
+    def read(self, *, missing: CellState = CellState.TO_RUN) -> Recorded:
+        """Looks once. `missing` is what a cell is called that is neither done nor on its way."""
+        store, record = self._store, self.record
+        marked = live_run_ids(store)
+        ours = [run_id for run_id in marked if run_id == record.run_id or _is_twin(read_record(store, run_id), record)]
+        if self.unreachable:
+            live = [LiveRun(run_id=run_id, submissions=submissions(store, run_id), summaries={}) for run_id in ours]
+        else:
+            live = read_live_runs(store, self.backend, ours) if ours else []
+        # Ended jobs of a live run too: what failed in them is told with the rest of the run.
+        jobs = [job for run in live if self.unreachable or not run.over for job in _sent_jobs(store, run)]
+        plan = _plan(store, record, jobs, missing)
+        others = [run_id for run_id in marked if run_id not in ours]
+        return Recorded(record=record, plan=plan, live=live, jobs=jobs, others=others, unreachable=self.unreachable)
+
+
+def recorded_status(store: Store, settings: Settings, run_id: str = "") -> Status:
+    """Where the pipeline of a run stands (default: the newest), by records, receipts and backend.
+
+    Raises InvalidUse when the store holds no run, or not that one.
+    """
+    with Reader(store, settings, run_id) as reader:
+        found = reader.read()
+        plan = found.plan
+        ended = [] if found.unreachable else [run for run in found.live if run.over]
+        failed = failed_before(store, plan, found.live_runs, ended, lambda: reader.backend)
+        if found.unreachable:
+            progress: Mapping[str, StepProgress] = {step: _unasked(plan, step, failed) for step in plan.states}
+        elif found.live_runs:
+            progress = _watch(reader, found).look()
+        else:
+            progress = {step: resting(plan, step, failed) for step in plan.states}
+    notes = [f"As run {found.record.run_id} of {found.record.pipeline_name} recorded it."]
+    notes += [found.unreachable] if found.unreachable and found.live_runs else []
+    notes += [f"Other pipelines' runs may be live: {', '.join(found.others)}."] if found.others else []
+    return Status(
+        plan=plan,
+        progress=progress,
+        failed=failed,
+        live_runs=found.live_runs,
+        store_calls=Counter(store.calls),
+        notes=notes,
+    )
+
+
+def watch_recorded(store: Store, settings: Settings, listener: Listener, run_id: str = "") -> Outcome:
+    """Follows the live runs of a pipeline to their end and closes them; submits nothing.
+
+    Raises InvalidUse where the backend cannot be asked, and Interrupted on Ctrl-C.
+    """
+    with Reader(store, settings, run_id) as reader:
+        found = reader.read(missing=CellState.SKIPPED)
+        runs = [run.run_id for run in found.live]
+        if runs and found.unreachable:
+            raise InvalidUse(found.unreachable)
+        try:
+            if found.live_runs:
+                _watch(reader, found).until_over(listener)
+        except KeyboardInterrupt as error:
+            raise Interrupted(runs) from error
+        jobs = [item for run in found.live for item in run.submissions]
+        failed = _close(store, found, reader.backend, jobs) if runs else []
+    progress = final_progress(found.plan, found.plan, failed)
+    outcome = Outcome(run_ids=tuple(runs), progress=progress, failed=tuple(failed), store_calls=Counter(store.calls))
+    listener.progressed(progress)
+    listener.ended(outcome)
+    return outcome
+
+
+def _close(store: Store, found: Recorded, backend: Backend, jobs: Sequence[Submission]) -> list[FailedCell]:
+    """Judges runs whose jobs have ended and takes them off the live ones, as their driver would have."""
+    verdict = judge(found.plan.graph, store, backend, jobs)
+    for run in found.live:
+        write_failed(store, run.run_id, verdict.failed)
+        write_end(store, run.run_id, done=verdict.done.get(run.run_id, 0), failed=verdict.failed_of(run.run_id))
+    # A cell that failed in one run may have been sent again by a later one, whose word it is then.
+    last = {
+        (job.step, sample): run.run_id for run in found.live for job in _sent_jobs(store, run) for sample in job.samples
+    }
+    return [cell for cell in verdict.failed if last[cell.step, cell.sample] == cell.run_id]
+
+
+def _watch(reader: Reader, found: Recorded) -> Watch:
+    jobs = [item for run in found.live if not run.over for item in run.submissions]
+    already = already_done(found.plan, found.jobs, found.live)
+    return Watch(found.plan, reader.backend, jobs, already=already, poll_seconds=reader.settings.watch.poll_seconds)
+
+
+def _unasked(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
+    """A step's progress when nobody could be asked: cells that were sent wait, as far as anybody here knows."""
+    still = resting(plan, step, failed)
+    told = {cell.sample for cell in failed if cell.step == step}
+    waiting = sum(state is CellState.LIVE and sample not in told for sample, state in plan.cells(step))
+    return replace(still, waiting=waiting, left_out=still.left_out - waiting)
+
+
+# What is recorded.
+
+
+def _chosen(store: Store, run_id: str) -> RunRecord:
+    """The record of the run that was named, else of the newest one that is no reference's."""
+    known = sorted(store.folders(layout.RUNS), reverse=True)
+    if run_id and run_id not in known:
+        raise InvalidUse(f"There is no run {run_id} in {store.url}. `runs` lists those that are there.")
+    newest: RunRecord | None = None
+    for name in [run_id] if run_id else known:
+        try:
+            record = read_record(store, name)
+        except NotInStore:
+            continue
+        newest = newest or record
+        if run_id or Scope.REFERENCE.value not in store.get_json(layout.plan(name)).get("scopes", {}).values():
+            return record
+    if newest is None:
+        raise InvalidUse(f"No run is recorded in {store.url}. Check --store and --prefix.")
+    return newest
+
+
+def _is_twin(one: RunRecord, other: RunRecord) -> bool:
+    """Whether two runs are of one pipeline and their jobs in one place."""
+    place = (other.pipeline_name, other.backend, other.place)
+    same = (one.pipeline_name, one.backend, one.place) == place
+    return same and (one.host == other.host or one.backend != "embedded") and set(one.cells) == set(other.cells)
+
+
+def _sent_jobs(store: Store, run: LiveRun) -> list[LiveJob]:
+    """The jobs of a run, whatever became of them."""
+    found = []
+    for item in run.submissions:
+        if not item.join:
+            samples, prints = zip(*cells_of(store, run.run_id, item.job), strict=True)
+            found.append(
+                LiveJob(
+                    native_id=item.native_id, run_id=run.run_id, step=item.step, samples=samples, fingerprints=prints
+                )
+            )
+    return found
+
+
+def recorded_graph(store: Store, record: RunRecord) -> Graph:
+    """The steps of a run and who reads from whom; their code stays unknown."""
+    told = store.get_json(layout.plan(record.run_id))
+    tasks: dict[str, Task] = {}
+    nodes = []
+    for name, part in told["parts"].items():
+        scope = Scope(told.get("scopes", {}).get(name, Scope.SAMPLE.value))
+        tasks[name] = Task(name, type(name, (Step,), {"scope": scope, "__doc__": f"{name} as recorded."}))
+        inputs: dict[str, Port | Source] = {}
+        for port, wire in part["inputs"].items():
+            step, _, output = wire.partition(".")
+            inputs[port] = Port(tasks[step], output) if step in tasks else Source(files=())
+        nodes.append(Node(name=name, step=tasks[name].step_class(), inputs=inputs))
+    return Graph(name=record.pipeline_name, root=Path(record.cwd), nodes=tuple(nodes))
+
+
+def _plan(store: Store, record: RunRecord, jobs: Sequence[LiveJob], missing: CellState) -> Plan:
+    """The cells of the record's grid with their states; it sends nothing."""
+    graph = recorded_graph(store, record)
+    samples = parse_samples(store.get(layout.samples(record.run_id)), layout.samples(record.run_id)).names
+    moving = {
+        (job.step, sample): print_ for job in jobs for sample, print_ in zip(job.samples, job.fingerprints, strict=True)
+    }
+    receipts: dict[tuple[str, str], list[str]] = {}
+    for key in store.keys(layout.RECEIPTS):
+        cell = layout.cell_of_receipt(key)
+        if cell is not None:
+            receipts.setdefault(cell[:2], []).append(cell[2])
+    states: dict[str, list[CellState]] = {}
+    fingerprints: dict[str, list[str]] = {}
+    for node in graph:
+        cells = [(node.name, name) for name in (samples if node.scope is Scope.SAMPLE else (layout.COHORT,))]
+        states[node.name] = [_state(receipts.get(cell, ()), moving.get(cell), missing) for cell in cells]
+        fingerprints[node.name] = [moving.get(cell) or "".join(receipts.get(cell, ())[-1:]) for cell in cells]
+    told = store.get_json(layout.plan(record.run_id))["parts"]
+    return Plan(
+        graph=graph,
+        samples=samples,
+        selection=Selection(),
+        jobs=(),
+        states=states,
+        fingerprints=fingerprints,
+        why={step: [_why(state) for state in found] for step, found in states.items()},
+        parts={step: StepParts(**part) for step, part in told.items()},
+        blocked={},
+        conflicts=(),
+        missing={},
+    )
+
+
+def _state(prints: Sequence[str], wanted: str | None, missing: CellState) -> CellState:
+    if wanted in prints if wanted else prints:
+        return CellState.DONE
+    return CellState.LIVE if wanted else missing
+
+
+def _why(state: CellState) -> Why | None:
+    return Why.NEVER_DONE if state is CellState.TO_RUN else None
