@@ -87,20 +87,30 @@ def _is_complete(access: S3Access, profile: str) -> bool:
 
 def _by_botocore(access: S3Access, profile: str) -> S3Access:
     import botocore.session
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, ConfigParseError, ProfileNotFound
 
     session = botocore.session.Session(profile=profile or None)
     try:
         credentials = session.get_credentials()
         region = access.region or session.get_config_variable("region") or ""
+    except (ProfileNotFound, ConfigParseError) as error:
+        raise InvalidConfig(f"{_said(error)}. Set aws.profile to one of `aws configure list-profiles`.") from error
     except BotoCoreError as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        raise InvalidConfig(f"{said}. Set aws.profile to one of `aws configure list-profiles`.") from error
+        raise _final(f"The AWS credentials cannot be had ({_said(error)}). Sign in again.") from error
     if credentials is None:
-        failed = StoreFailed("No AWS credentials were found. Run `aws configure`, or set AWS_PROFILE or aws.profile.")
-        failed.transient = False
-        raise failed
+        raise _final("No AWS credentials were found. Run `aws configure`, or set AWS_PROFILE or aws.profile.")
     return replace(access, region=region, credentials=_lender(credentials))
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _final(message: str) -> StoreFailed:
+    """Asking again will not help."""
+    failed = StoreFailed(message)
+    failed.transient = False
+    return failed
 
 
 def _lender(credentials: Any) -> Callable[[], Mapping[str, Any]]:
