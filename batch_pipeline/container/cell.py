@@ -87,10 +87,10 @@ def _clear(place: Place, warm: Warm) -> None:
 
     The working directory always goes: what outlived the step must not write into another cell's.
     """
-    remove_tree(place.scratch / "work")
+    remove_tree(f"{place.scratch}/work")
     spare = f"{place.scratch_root}/.spare-{os.getpid()}"
-    if warm.lasts and put_by(os.fspath(place.scratch), spare):
-        warm.spares[os.fspath(place.scratch_root)] = spare
+    if warm.lasts and put_by(place.scratch, spare):
+        warm.spares[place.scratch_root] = spare
     else:
         remove_tree(place.scratch)
 
@@ -115,9 +115,9 @@ class Attempt:
     staged_out_bytes: int = 0
 
     @property
-    def work(self) -> Path:
+    def work(self) -> str:
         """The step's working directory."""
-        return self.place.scratch / "work"
+        return f"{self.place.scratch}/work"
 
     def live(self) -> int:
         """Does all of it, records how it ended and returns the exit code."""
@@ -158,7 +158,7 @@ class Attempt:
 
     def _take_spare(self) -> bool:
         """Whether the folder that the last cell of this process put by is now the scratch folder."""
-        spare = self.warm.spares.pop(os.fspath(self.place.scratch_root), None)
+        spare = self.warm.spares.pop(self.place.scratch_root, None)
         if spare is None:
             return False
         try:
@@ -178,7 +178,7 @@ class Attempt:
         return Job(
             sample=row.sample,
             step=manifest.step,
-            work=self.work,
+            work=Path(self.work),
             input_files=self.staged.input_files,
             gathered_files=self.staged.gathered_files,
             reference_files=references,
@@ -197,7 +197,7 @@ class Attempt:
             reference_name=manifest.reference,
         )
 
-    def _bundle(self) -> Path:
+    def _bundle(self) -> str:
         """The folder with the step's code."""
         sha256 = self.manifest.bundle_sha256
         told = self.environment.get(Variable.FILE_SHA256, sha256)
@@ -209,13 +209,13 @@ class Attempt:
         files, key = located(url, self.warm) if url else (self.files, layout.bundle(sha256))
         return bundle_folder(self.place.cache_root, sha256, partial(fetched, files, key, sha256))
 
-    def _execute(self, job: Job, folder: Path) -> None:
+    def _execute(self, job: Job, folder: str) -> None:
         """Runs the step and its check; `verdict` tells how that ended. Raises StepInterrupted, InvalidOutput, …"""
         manifest = self.manifest
         run_itself = not manifest.script
         if not run_itself:
-            script = folder / manifest.script
-            lists = self.place.scratch / "lists"
+            script = f"{folder}/{manifest.script}"
+            lists = f"{self.place.scratch}/lists"
             self._note(run_script(script, job, lists, self.environment, self.signals))
         if not self.verdict.exit_code and manifest.entry:
             loaded = self._loaded(folder)
@@ -225,12 +225,12 @@ class Attempt:
         for link in self.staged.links:
             link.verify()
 
-    def _loaded(self, folder: Path) -> LoadedStep:
+    def _loaded(self, folder: str) -> LoadedStep:
         entry = self.manifest.entry
         with self.signals.raising():
             if self.warm.lasts:
                 self.warm.keep("sh", _load_sh)
-            return self.warm.keep(f"step {folder} {entry}", lambda: load_step(folder, entry))
+            return self.warm.keep(f"step {folder} {entry}", lambda: load_step(Path(folder), entry))
 
     def _note(self, executed: Executed) -> None:
         ended = executed.ended

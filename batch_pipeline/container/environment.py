@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import ContractBroken
@@ -26,10 +25,10 @@ class Place:
     attempt: int
     #: The scheduler's id of the job or child; empty when nobody told.
     native_id: str
-    scratch_root: Path
-    cache_root: Path
+    scratch_root: str
+    cache_root: str
     #: The scratch folder of this attempt alone.
-    scratch: Path
+    scratch: str
     host: str
 
 
@@ -49,20 +48,20 @@ def read_place(environment: Mapping[str, str]) -> Place:
         attempt=attempt,
         native_id=native_id,
         scratch_root=root,
-        cache_root=Path(environment.get(Variable.CACHE) or root / ".references"),
-        scratch=root / f"{name}_{attempt}",
+        cache_root=environment.get(Variable.CACHE) or f"{root}/.references",
+        scratch=f"{root}/{name}_{attempt}",
         host=os.uname().nodename,
     )
 
 
-def scratch_root(environment: Mapping[str, str]) -> Path:
+def scratch_root(environment: Mapping[str, str]) -> str:
     """The folder for scratch directories: as told, else /scratch where it can be written, else the temporary one."""
     told = environment.get(Variable.SCRATCH)
     if told:
-        return Path(told)
+        return told
     if os.access(DEFAULT_SCRATCH, os.W_OK | os.X_OK):
-        return Path(DEFAULT_SCRATCH)
-    return Path(environment.get("TMPDIR") or "/tmp")
+        return DEFAULT_SCRATCH
+    return environment.get("TMPDIR") or "/tmp"
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int) -> int:

@@ -13,6 +13,7 @@ Its class is imported after it, and only forked if it has a `check` of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +37,19 @@ class Executed:
     ended: Ended
 
 
-def run_script(script: Path, job: Job, lists: Path, environment: Mapping[str, str], signals: Signals) -> Executed:
+def run_script(script: str, job: Job, lists: str, environment: Mapping[str, str], signals: Signals) -> Executed:
     """Runs a script in the job's folder; files of names go to `lists`.
 
     Raises ContractBroken when it cannot be started, StepInterrupted when a signal came before, OSError.
     """
-    if not script.is_file():
-        raise ContractBroken(f"The bundle has no {script.name}, the script of {job.step}. Submit again.")
-    ended = spawn([str(script)], script_environment(job, lists, environment), job.work, signals)
-    verdict = verdict_of_code(script.name, ended.code) if ended.code else Verdict()
+    name = script.rpartition("/")[2]
+    try:
+        ended = spawn([script], script_environment(job, lists, environment), job.work, signals)
+    except ContractBroken as error:
+        if os.path.isfile(script):
+            raise
+        raise ContractBroken(f"The bundle has no {name}, the script of {job.step}. Submit again.") from error
+    verdict = verdict_of_code(name, ended.code) if ended.code else Verdict()
     return Executed(verdict=verdict, ended=ended)
 
 
@@ -68,7 +73,7 @@ def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], sign
     return Executed(verdict=verdict, ended=ended)
 
 
-def script_environment(job: Job, lists: Path, environment: Mapping[str, str]) -> dict[str, str]:
+def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a step's script; writes the lists of gathered files. Raises OSError."""
     found = {
         **environment,
@@ -80,7 +85,7 @@ def script_environment(job: Job, lists: Path, environment: Mapping[str, str]) ->
     for port, files in job.input_files.items():
         found[f"INPUT_{port.upper()}"] = " ".join(map(str, files))
     for port, gathered in job.gathered_files.items():
-        found |= _gathered(port, gathered, lists)
+        found |= _gathered(port, gathered, Path(lists))
     for port, file in job.reference_files.items():
         found[f"REFERENCE_{port.upper()}"] = str(file)
     for name, value in job.params.items():

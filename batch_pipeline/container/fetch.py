@@ -61,18 +61,18 @@ def fetched(files: Files, key: str, sha256: str) -> bytes:
     return data
 
 
-def bundle_folder(cache: Path, sha256: str, fetch: Callable[[], bytes]) -> Path:
+def bundle_folder(cache: str, sha256: str, fetch: Callable[[], bytes]) -> str:
     """The folder with the unpacked bundle of this digest; fetched and unpacked if this host has none yet.
 
     Raises ContractBroken for an archive that is broken or hostile, DiskFull, and what `fetch` raises.
     """
-    folder = cache / "code" / sha256
+    folder = f"{cache}/code/{sha256}"
     if os.path.isdir(folder):
         return folder
     data = fetch()
-    part = folder.with_name(f".{sha256[:16]}-{os.getpid()}-{time.time_ns()}")
+    part = f"{cache}/code/.{sha256[:16]}-{os.getpid()}-{time.time_ns()}"
     try:
-        unpack(data, part)
+        unpack(data, Path(part))
         try:
             os.rename(part, folder)
         except OSError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from batch_pipeline.container.disk import NO_SPACE, copy, is_part, local_error, put, renamed, write_all
+from batch_pipeline.container.disk import NO_SPACE, contents, copy, is_part, local_error, put, renamed, write_all
 from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
 from batch_pipeline.wire.store import Entry, NotInStore, Store
 
@@ -29,7 +29,7 @@ PAUSES = (0.3, 1.5)
 class Link:
     """An input that is the store's own file: what it was like when it was linked."""
 
-    target: Path
+    target: str
     size_bytes: int
     modified_ns: int
 
@@ -87,10 +87,10 @@ class Files(Protocol):
     def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
         """The file behind a key and what it is like, where the store is a folder; else None."""
 
-    def bring(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
         """Puts the object at `destination`, which must not exist; `check` is called between pieces and may raise."""
 
-    def publish(self, path: Path, key: str, *, move: bool) -> None:
+    def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """Makes the file the object, whole; afterwards the file may be gone if `move`."""
 
 
@@ -110,16 +110,18 @@ class FolderFiles:
     def read(self, key: str) -> bytes:
         """See `Files.read`."""
         try:
-            with open(self._path(key), "rb", buffering=0) as file:
-                return file.read()
+            return contents(self._path(key))
         except OSError as error:
             raise self._translated(key, error) from error
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See `Files.read_range`."""
         try:
-            with open(self._path(key), "rb", buffering=0) as file:
-                return os.pread(file.fileno(), length, start)
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return os.pread(descriptor, length, start)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise self._translated(key, error) from error
 
@@ -154,7 +156,7 @@ class FolderFiles:
         path = self._path(key)
         return Path(path), self._entry(key, self._stat(key, path))
 
-    def bring(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
         """See `Files.bring`. Links."""
         path = self._path(key)
         found = self._stat(key, path)
@@ -162,10 +164,10 @@ class FolderFiles:
             os.symlink(path, destination)
         except OSError as error:
             raise local_error(destination, error) from error
-        link = Link(target=Path(path), size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
+        link = Link(target=path, size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
         return Brought(size_bytes=found.st_size, etag=_etag(found), link=link)
 
-    def publish(self, path: Path, key: str, *, move: bool) -> None:
+    def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """See `Files.publish`. Renames within a file system."""
         target = self._path(key)
         try:
@@ -236,15 +238,15 @@ class ObjectFiles:
         """See `Files.path_in_place`."""
         return None
 
-    def bring(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
         """See `Files.bring`. Downloads, and digests on the way."""
         return self._patiently(lambda: self._download(key, destination, check))
 
-    def publish(self, path: Path, key: str, *, move: bool) -> None:
+    def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """See `Files.publish`. Uploads."""
-        self._patiently(lambda: self._store.put_file(key, path))
+        self._patiently(lambda: self._store.put_file(key, Path(path)))
 
-    def _download(self, key: str, destination: Path, check: Callable[[], None]) -> Brought:
+    def _download(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
         entry, pieces = self._store.stream(key)
         digest = hashlib.sha256()
         size = 0

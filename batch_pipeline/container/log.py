@@ -12,7 +12,6 @@ import select
 import stat
 import sys
 import threading
-from pathlib import Path
 from typing import Protocol, Self
 
 from batch_pipeline.container.disk import write_all
@@ -38,10 +37,12 @@ class Log(Protocol):
 
 
 class FileLog:
-    """See `Log`. For descriptors that are one regular file."""
+    """See `Log`. For descriptors that are one regular file, which this life finds `start` bytes long."""
+
+    def __init__(self, start: int) -> None:
+        self._start = start
 
     def __enter__(self) -> Self:
-        self._start = os.fstat(1).st_size
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,7 +60,7 @@ class FileLog:
 class TeeLog:
     """See `Log`. For any other descriptors."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def __enter__(self) -> Self:
@@ -127,11 +128,11 @@ class TeeLog:
         return bool(piece)
 
 
-def log_of(folder: Path) -> Log:
+def log_of(folder: str) -> Log:
     """The log that fits descriptors 1 and 2; `folder` is for what must be kept beside them."""
     first, second = os.fstat(1), os.fstat(2)
     one_file = stat.S_ISREG(first.st_mode) and (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
-    return FileLog() if one_file else TeeLog(folder)
+    return FileLog(first.st_size) if one_file else TeeLog(folder)
 
 
 def say(text: str) -> None:
@@ -139,10 +140,10 @@ def say(text: str) -> None:
     _written(2, f"{text}\n".encode(errors="backslashreplace"))
 
 
-def _new_file(folder: Path) -> int:
+def _new_file(folder: str) -> int:
     """A file without a name; in memory when the folder cannot have one, so that the log tells that its disk is full."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
         return os.memfd_create("log")

@@ -42,7 +42,7 @@ def run_payload(environment: Mapping[str, str], arguments: Sequence[str], warm: 
         return ContainerExit.USAGE
     root = scratch_root(environment)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        os.makedirs(root, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="fetch_and_run-", dir=root))
     except OSError as error:
         raise local_error(root, error) from error

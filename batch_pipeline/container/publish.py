@@ -12,7 +12,6 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from batch_pipeline.container.disk import digest
 from batch_pipeline.container.files import Files
@@ -29,20 +28,21 @@ class Product:
     """One output as the step left it."""
 
     record: FileRecord
-    path: Path
+    path: str
     #: Whether this name is the file's only one; another may belong to somebody else.
     alone: bool
 
 
-def products_of(manifest: Manifest, row: Row, work: Path) -> list[Product]:
+def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
     """The declared outputs. Raises InvalidOutput when one is missing or is no regular file."""
     products = []
     for spec in manifest.outputs:
         for file in spec.files:
             name = file.replace("{sample}", row.sample)
-            found = _look(work / name)
+            path = f"{work}/{name}"
+            found = _look(path)
             if found is not None:
-                products.append(_product(manifest, row, spec.port, name, work / name, found))
+                products.append(_product(manifest, row, spec.port, name, path, found))
             elif not spec.optional:
                 raise InvalidOutput(
                     f"{manifest.step} ended well but did not write {name!r}, its output {spec.port!r}. Outputs are "
@@ -72,14 +72,14 @@ def as_json(record: Receipt | Failure) -> bytes:
     return json.dumps(record, default=vars, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
-def _look(path: Path) -> os.stat_result | None:
+def _look(path: str) -> os.stat_result | None:
     try:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _product(manifest: Manifest, row: Row, port: str, name: str, path: Path, found: os.stat_result) -> Product:
+def _product(manifest: Manifest, row: Row, port: str, name: str, path: str, found: os.stat_result) -> Product:
     if not stat.S_ISREG(found.st_mode):
         kind = "folder" if stat.S_ISDIR(found.st_mode) else "link" if stat.S_ISLNK(found.st_mode) else "special file"
         raise InvalidOutput(f"{manifest.step} left a {kind} as {name!r}, its output {port!r}; it must be a file.")

@@ -25,10 +25,12 @@ from batch_pipeline.wire.store import NotInStore
 _LOOK_AGAIN = 0.2
 
 
-def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache: Path) -> dict[str, Path]:
+def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache: str) -> dict[str, Path]:
     """Port -> file, for all references of a step. Raises MissingInput, DiskFull, StoreFailed, StepInterrupted."""
+    if not specs:
+        return {}
     stop = Stop()
-    calls = [partial(_reference, spec, files, cache, stop) for spec in specs]
+    calls = [partial(_reference, spec, files, Path(cache), stop) for spec in specs]
     found = in_parallel(calls, at_once=files.parallel, stop=stop)
     return {spec.port: path for spec, path in zip(specs, found, strict=True)}
 

@@ -9,7 +9,6 @@ its input writes it to scratch.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,20 +64,20 @@ class Wanted:
     changed: str
 
     @property
-    def destination(self) -> Path:
+    def destination(self) -> str:
         """Where it will lie."""
-        return Path(f"{self.folder}/{self.file}")
+        return f"{self.folder}/{self.file}"
 
 
 class Stager:
     """Stages the inputs of one cell."""
 
-    def __init__(self, manifest: Manifest, row: Row, files: Files, warm: Warm, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, row: Row, files: Files, warm: Warm, folder: str) -> None:
         self._manifest = manifest
         self._row = row
         self._files = files
         self._warm = warm
-        self._folder = os.fspath(folder)
+        self._folder = folder
 
     def stage(self) -> Staged:
         """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
@@ -137,12 +136,12 @@ class Stager:
                 for sample, _ in self._manifest.gathered.get(spec.step, ())
             }
             staged.gathered_files[spec.port] = {
-                sample: tuple(one.destination for one in found) for sample, found in by_sample.items()
+                sample: tuple(Path(one.destination) for one in found) for sample, found in by_sample.items()
             }
             return [one for found in by_sample.values() for one in found]
         else:
             raise ContractBroken(f"Input {spec.port!r} is of the unknown kind {spec.kind!r}; submit again.")
-        staged.input_files[spec.port] = tuple(one.destination for one in wanted)
+        staged.input_files[spec.port] = tuple(Path(one.destination) for one in wanted)
         return wanted
 
     def _sources(self, port: str, sources: Sequence[SourceFile], folder: str) -> list[Wanted]:
@@ -193,7 +192,7 @@ class Stager:
 
     def _bring(self, wanted: Sequence[Wanted], staged: Staged) -> None:
         stop = Stop()
-        for folder in {os.path.dirname(f"{one.folder}/{one.file}") for one in wanted}:
+        for folder in {one.destination.rpartition("/")[0] for one in wanted}:
             make_folder(folder)
         several = any(one.files.parallel for one in wanted)
         calls = [partial(_bring_one, one, stop) for one in wanted]

@@ -145,18 +145,18 @@ def test_a_bundle_is_fetched_once_and_appears_whole(tmp_path: Path, workshop: Wo
         fetched.append(1)
         # Another process of the host is faster.
         if len(fetched) == 2:
-            bundle_folder(tmp_path, "b", lambda: zipped(workshop))
+            bundle_folder(str(tmp_path), "b", lambda: zipped(workshop))
         return zipped(workshop)
 
-    first = bundle_folder(tmp_path, "a", fetch)
-    assert bundle_folder(tmp_path, "a", fetch) == first
+    first = bundle_folder(str(tmp_path), "a", fetch)
+    assert bundle_folder(str(tmp_path), "a", fetch) == first
     assert len(fetched) == 1
-    assert (bundle_folder(tmp_path, "b", fetch) / "data.txt").read_text() == "data"
+    assert Path(bundle_folder(str(tmp_path), "b", fetch), "data.txt").read_text() == "data"
     assert sorted(os.listdir(tmp_path / "code")) == ["a", "b"]
 
     def broken() -> bytes:
         return zipped(workshop)[:50]
 
     with pytest.raises(ContractBroken):
-        bundle_folder(tmp_path, "c", broken)
+        bundle_folder(str(tmp_path), "c", broken)
     assert sorted(os.listdir(tmp_path / "code")) == ["a", "b"]

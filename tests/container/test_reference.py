@@ -27,7 +27,7 @@ def test_of_many_at_once_one_downloads(memory_workshop: Workshop, tmp_path: Path
     files = ObjectFiles(memory_workshop.store)
     before = memory_workshop.store.calls["get"]
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: stage_references((spec,), files, tmp_path)["index"], range(6)))
+        found = list(pool.map(lambda _: stage_references((spec,), files, str(tmp_path))["index"], range(6)))
     assert len(set(found)) == 1
     assert found[0].name == "k.idx"
     assert found[0].stat().st_mode & 0o222 == 0
@@ -39,7 +39,7 @@ def test_who_waits_for_the_lock_can_be_stopped(
 ) -> None:
     spec = memory_workshop.reference("index", "references/g/k.idx", b"x")
     files = ObjectFiles(memory_workshop.store)
-    path = stage_references((spec,), files, tmp_path)["index"]
+    path = stage_references((spec,), files, str(tmp_path))["index"]
     path.unlink()
     waiting = threading.Event()
     monkeypatch.setattr(time, "sleep", lambda _: waiting.set())
@@ -59,18 +59,20 @@ def test_who_waits_for_the_lock_can_be_stopped(
 
 def test_a_part_of_a_killed_download_is_no_reference(memory_workshop: Workshop, tmp_path: Path) -> None:
     spec = memory_workshop.reference("index", "references/g/k.idx", b"whole")
-    path = stage_references((spec,), ObjectFiles(memory_workshop.store), tmp_path)["index"]
+    path = stage_references((spec,), ObjectFiles(memory_workshop.store), str(tmp_path))["index"]
     path.unlink()
     path.write_bytes(b"who")
     path.with_name(".k.idx.part").write_bytes(b"wh")
-    assert stage_references((spec,), ObjectFiles(memory_workshop.store), tmp_path)["index"].read_bytes() == b"whole"
+    assert (
+        stage_references((spec,), ObjectFiles(memory_workshop.store), str(tmp_path))["index"].read_bytes() == b"whole"
+    )
     assert sorted(os.listdir(path.parent)) == [".lock", "k.idx"]
 
 
 def test_a_new_version_never_meets_the_old(memory_workshop: Workshop, tmp_path: Path) -> None:
     files = ObjectFiles(memory_workshop.store)
-    first = stage_references((memory_workshop.reference("i", "references/g/k", b"1"),), files, tmp_path)["i"]
-    second = stage_references((memory_workshop.reference("i", "references/g/k", b"2"),), files, tmp_path)["i"]
+    first = stage_references((memory_workshop.reference("i", "references/g/k", b"1"),), files, str(tmp_path))["i"]
+    second = stage_references((memory_workshop.reference("i", "references/g/k", b"2"),), files, str(tmp_path))["i"]
     assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
 
 
@@ -81,11 +83,11 @@ def test_a_folders_references_are_used_in_place(folder_workshop: Workshop, tmp_p
     store = folder_workshop.store
     assert store.folder
     files = FolderFiles(store, store.folder)
-    assert stage_references((spec,), files, tmp_path / "cache") == {"i": store.folder / "references/g/k"}
+    assert stage_references((spec,), files, str(tmp_path / "cache")) == {"i": store.folder / "references/g/k"}
     assert not (tmp_path / "cache").exists()
     store.put("references/g/k", b"2")
     with pytest.raises(MissingInput, match="changed since it was planned"):
-        stage_references((spec,), files, tmp_path / "cache")
+        stage_references((spec,), files, str(tmp_path / "cache"))
 
 
 def test_the_first_error_of_many_is_raised_and_the_others_are_told_to_stop() -> None:
