@@ -28,7 +28,7 @@ from batch_pipeline.localbatch.border import AnswerLost, Call, Faults
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.logs import LogMemory
 from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, REGION
-from batch_pipeline.localbatch.scripted import Action, Script, ScriptedExecutor, VirtualClock
+from batch_pipeline.localbatch.scripted import Action, Play, Script, ScriptedExecutor, VirtualClock
 from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.localbatch.state import MemoryStorage
 
@@ -115,6 +115,10 @@ class VirtualBatch:
             action=action,
         )
         self._executor.add(job_name, index, attempt, script)
+
+    def plays(self, play: Play) -> None:
+        """Lets a function say how each attempt goes, from its environment and command, instead of `outcome`."""
+        self._executor.play = play
 
     @property
     def calls(self) -> deque[Call]:
