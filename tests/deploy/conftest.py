@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from moto import mock_aws
+from moto.cloudformation import models as cloudformation
+
+from batch_pipeline.config import Settings, load_settings
+from batch_pipeline.deploy.infrastructure import Infrastructure
+
+#: moto takes the zones of no other region.
+REGION = "us-east-1"
+ACCOUNT = "123456789012"
+
+SettingsOf = Callable[..., Settings]
+
+
+@pytest.fixture
+def settings_of(tmp_path: Any) -> SettingsOf:
+    """Settings for AWS: `settings_of(**{"store.bucket": "b"})`."""
+
+    def make(**flags: Any) -> Settings:
+        return load_settings(
+            {"backend.name": "aws", "aws.region": REGION, "deploy.stack": "lab", **flags}, environ={}, folder=tmp_path
+        )
+
+    return make
+
+
+class MotoAsAws:
+    """What moto's CloudFormation and Batch do otherwise than AWS, put right where these tests meet it.
+
+    - `Fn::ForEach` is expanded, as the transform AWS::LanguageExtensions does.
+    - The default of a list is a list, and the value of a parameter is told as text.
+    - `RetainExceptOnCreate` keeps a resource of a stack that was made.
+    - A compute environment needs no service role: Batch has its own.
+    - What a change set makes has outputs, and the parameters that it came with.
+    """
+
+    @staticmethod
+    def template(template: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+        resources: dict[str, Any] = {}
+        for name, resource in template.get("Resources", {}).items():
+            if name.startswith("Fn::ForEach::"):
+                resources |= MotoAsAws.each(resource, template, parameters)
+            else:
+                resources[name] = resource
+        for resource in resources.values():
+            if resource.get("DeletionPolicy") == "RetainExceptOnCreate":
+                resource["DeletionPolicy"] = "Retain"
+            if resource["Type"] == "AWS::Batch::ComputeEnvironment":
+                resource["Properties"]["ServiceRole"] = {"Fn::GetAtt": ["InstanceRole", "Arn"]}
+        slots = {name: dict(slot) for name, slot in template["Parameters"].items()}
+        for slot in slots.values():
+            if slot["Type"] == "CommaDelimitedList" and isinstance(slot.get("Default"), str):
+                slot["Default"] = slot["Default"].split(",")
+        return {**template, "Resources": resources, "Parameters": slots}
+
+    @staticmethod
+    def each(loop: list[Any], template: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+        variable, collection, body = loop
+        name = collection["Ref"]
+        items = (parameters.get(name) or template["Parameters"][name]["Default"]).split(",")
+
+        def filled(value: Any, item: str) -> Any:
+            if isinstance(value, dict):
+                return {filled(key, item): filled(inner, item) for key, inner in value.items()}
+            if isinstance(value, list):
+                return [filled(inner, item) for inner in value]
+            if not isinstance(value, str):
+                return value
+            letters = re.sub(r"[^A-Za-z0-9]", "", item)
+            return value.replace(f"${{{variable}}}", item).replace(f"&{{{variable}}}", letters)
+
+        made: dict[str, Any] = {}
+        for item in items:
+            made |= filled(body, item)
+        return made
+
+
+@pytest.fixture
+def moto_as_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `MotoAsAws`."""
+    parse, execute = cloudformation.ChangeSet._parse_template, cloudformation.CloudFormationBackend.execute_change_set
+
+    def parse_as_aws(self: Any) -> None:
+        parse(self)
+        self.template_dict = MotoAsAws.template(self.template_dict, self.parameters)
+
+    def execute_as_aws(self: Any, change_set_name: str, stack_name: str | None = None) -> None:
+        execute(self, change_set_name, stack_name)
+        change_set = self.change_sets[change_set_name]
+        stack = self.stacks[change_set.stack_id]
+        stack.template_dict = change_set.template_dict
+        stack.parameters = change_set.parameters
+        stack.output_map = stack._create_output_map()
+
+    def told(self: Any) -> dict[str, str]:
+        values = self.resource_map.resolved_parameters
+        return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
+
+    def listed(self: Any) -> list[dict[str, str]]:
+        return [{"ParameterKey": name, "ParameterValue": value} for name, value in told(self).items()]
+
+    monkeypatch.setattr(cloudformation.Stack, "stack_parameters", property(told))
+    monkeypatch.setattr(cloudformation.Stack, "parameter_list", property(listed))
+    monkeypatch.setattr(cloudformation.ChangeSet, "_parse_template", parse_as_aws)
+    monkeypatch.setattr(cloudformation.CloudFormationBackend, "execute_change_set", execute_as_aws)
+
+
+@pytest.fixture
+def aws(moto_as_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty AWS account, in this process."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    with mock_aws():
+        yield
+
+
+class Heard(list[str]):
+    """What was said."""
+
+    def __call__(self, sentence: str) -> None:
+        self.append(sentence)
+
+
+@pytest.fixture
+def said() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def infrastructure(said: Heard, settings_of: SettingsOf) -> Callable[..., Infrastructure]:
+    """`infrastructure(**{"store.bucket": "b"})`; nothing is waited for."""
+
+    def make(**flags: Any) -> Infrastructure:
+        return Infrastructure(settings_of(**flags), say=said, sleep=lambda _: None)
+
+    return make
