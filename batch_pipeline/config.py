@@ -158,6 +158,7 @@ class DeploySettings:
 
     stack: str = _matching(r"^[A-Za-z][A-Za-z0-9-]{0,127}$", "a stack's name is letters, digits and -, a letter first")
     registry: str
+    base_image: str
     builder: str = _one_of("", "docker", "podman", "buildah")
 
 
@@ -191,6 +192,11 @@ class Settings:
     params: Mapping[str, Any]
     #: `section.key` -> where its value was written, for those that are not defaults.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def uses_containers(self) -> bool:
+        """Whether steps run in their images, and not as processes of this machine."""
+        return self.backend.name == "aws" or bool(self.embedded.container)
 
     @property
     def store_location(self) -> str:

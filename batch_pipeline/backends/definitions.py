@@ -143,7 +143,7 @@ _GENERATED: Final[Mapping[str, Any]] = {
 
 def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, told: Mapping[str, str]) -> dict[str, Any]:
     step = node.step
-    values = {"IMAGE": step.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **told}
+    values = {"IMAGE": node.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **told}
     path = root / FOLDER / f"{node.name}.json"
     definition = _filled(_read(path) if path.is_file() else _GENERATED, values, path)
     definition.setdefault("jobDefinitionName", f"{pipeline}-{node.name}")

@@ -99,6 +99,10 @@ class Call:
             # They stand in the same settings file and mean the `reference` verb.
             params = {name: params[name] for name in params if name in steps or name not in builder.declared(Parameter)}
         graph = Graph.of(self.workflow, params)
+        if self.settings.uses_containers:
+            from batch_pipeline.pipeline.images import with_pinned_images
+
+            graph = with_pinned_images(graph)
         return replace(graph, name=self.settings.pipeline.name or graph.name)
 
     @cached_property

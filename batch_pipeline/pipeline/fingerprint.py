@@ -54,7 +54,7 @@ def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, 
     return StepParts(
         code=code_digest(type(step), root),
         params=dict(step.params),
-        image=step.image,
+        image=node.image,
         references=found,
         inputs={port: _wire(source) for port, source in node.inputs.items()},
     )

@@ -142,6 +142,8 @@ class Node:
     name: str
     step: Step
     inputs: Mapping[str, Port | Source]
+    #: Container image, of the class or pinned by `deploy images`; empty: none.
+    image: str = ""
 
     @property
     def scope(self) -> Scope:
@@ -260,7 +262,7 @@ def _node(task: Task, given: Mapping[str, Any]) -> Node:
         )
     # In the order of declaration: how `workflow()` happens to be written is no part of a fingerprint.
     inputs = {port: task.connected[port] for port in task.step_class.declared(Input)}
-    return Node(name=task.name, step=task.step_class(**values), inputs=inputs)
+    return Node(name=task.name, step=task.step_class(**values), inputs=inputs, image=task.step_class.image)
 
 
 def _refuse_unknown(given: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:

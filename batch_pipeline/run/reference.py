@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.images import with_pinned_images
 from batch_pipeline.pipeline.plan import Selection, Why
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.step import Input
@@ -42,6 +43,8 @@ def build_reference(
     Raises InvalidUse for a port without a file or a file that is not there, RunConflict for a name that is taken.
     """
     graph = Graph.of_reference(workflow, params)
+    if settings.uses_containers:
+        graph = with_pinned_images(graph)
     request = Request(
         workflow=workflow,
         graph=graph,
