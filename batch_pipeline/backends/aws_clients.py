@@ -86,6 +86,7 @@ _SPOKEN: Mapping[str, str] = {
     "batch": "AWS Batch",
     "logs": "CloudWatch Logs",
     "cloudformation": "CloudFormation",
+    "ec2": "EC2",
     "ecr": "ECR",
     "iam": "IAM",
     "kms": "KMS",
@@ -159,6 +160,10 @@ class Clients:
         """Whether the client that is installed has the operation: some are newer than botocore."""
         return hasattr(self._client(service), operation)
 
+    def region(self, service: str) -> str:
+        """The region of a service's client."""
+        return str(self._client(service).meta.region_name)
+
     def renew(self) -> None:
         """Asks for the endpoint again; the next call makes new clients."""
         self.close()
@@ -203,7 +208,9 @@ def aws_maker(settings: AwsSettings) -> Callable[[], ClientMaker]:
         session = botocore.session.Session(profile=settings.profile or None)
 
         def make(service: str, config: Any) -> Any:
-            place: Any = {"region_name": settings.region or None, "endpoint_url": settings.endpoint or None}
+            # What stands in for AWS speaks Batch's API; other services are asked where AWS's own environment says.
+            endpoint = settings.endpoint if service in ("batch", "logs") else ""
+            place: Any = {"region_name": settings.region or None, "endpoint_url": endpoint or None}
             return session.create_client(service, config=config, **place)
 
         return make

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from batch_pipeline.backends.account import Account
 from batch_pipeline.backends.aws_clients import (
     Clients,
     Fate,
@@ -59,6 +60,7 @@ class BatchBackend:
     def __init__(self, settings: Settings, *, clients: Clients | None = None, pace: TokenBucket | None = None) -> None:
         self.name = settings.backend.name
         self._embedded = self.name == "embedded"
+        self._stand_in = bool(settings.aws.endpoint)
         self._clients = clients or Clients(
             embedded_maker(settings.embedded, identity_of(settings)) if self._embedded else aws_maker(settings.aws),
             renewable=self._embedded,
@@ -75,6 +77,11 @@ class BatchBackend:
     def calls(self) -> Counter[str]:
         """API operations called so far, by name."""
         return self._clients.calls
+
+    @property
+    def account(self) -> Account:
+        """What can be asked about the place where jobs run."""
+        return Account(self._clients, complete=not self._embedded and not self._stand_in)
 
     def limits(self) -> Limits:
         """See `Backend.limits`."""

@@ -56,6 +56,9 @@ class Api:
             "DeregisterJobDefinition": self._deregister,
             "CreateComputeEnvironment": registry.add_environment,
             "DescribeComputeEnvironments": self._describe_environments,
+            "UpdateComputeEnvironment": self._update_environment,
+            "CreateSchedulingPolicy": registry.add_policy,
+            "DescribeSchedulingPolicies": self._describe_policies,
             "CreateJobQueue": self._create_queue,
             "UpdateJobQueue": self._update_queue,
             "DescribeJobQueues": self._describe_queues,
@@ -146,16 +149,28 @@ class Api:
         found = _chosen(self._registry.environments, request.get("computeEnvironments"))
         return _page("computeEnvironments", found, request)
 
+    def _update_environment(self, request: Document) -> Document:
+        answer = self._registry.change_environment(request)
+        for name in self._registry.queues:
+            self._set_queue(name)
+        return answer
+
+    def _describe_policies(self, request: Document) -> Document:
+        return {"schedulingPolicies": _chosen(self._registry.policies, request["arns"])}
+
     def _create_queue(self, request: Document) -> Document:
         check_tags(request.get("tags", {}))
         answer = self._registry.add_queue(request)
-        self._engine.set_queue(request["jobQueueName"], request["priority"])
+        self._set_queue(request["jobQueueName"])
         return answer
+
+    def _set_queue(self, name: str) -> None:
+        self._engine.set_queue(name, self._registry.queues[name]["priority"], serves=self._registry.serves(name))
 
     def _update_queue(self, request: Document) -> Document:
         answer = self._registry.change_queue(request)
         queue = self._registry.queue(request["jobQueue"])
-        self._engine.set_queue(queue["jobQueueName"], queue["priority"])
+        self._set_queue(queue["jobQueueName"])
         return answer
 
     def _describe_queues(self, request: Document) -> Document:

@@ -76,14 +76,27 @@ class Engine:
         self.changed_jobs: dict[str, None] = {}
         self._ready: dict[str, Ready] = {}
         self._priority: dict[str, int] = {}
+        #: Queues that do not serve.
+        self._idle: frozenset[str] = frozenset()
         self._order: list[Ready] = []
         self._settled: list[tuple[Job, int]] = []
 
-    def set_queue(self, name: str, priority: int) -> None:
-        """Makes a job queue known, or changes its priority; a higher one is served first."""
+    def set_queue(self, name: str, priority: int, *, serves: bool = True) -> None:
+        """Makes a job queue known, or changes its priority; a higher one is served first.
+
+        From one that does not serve nothing is started; what runs of it goes on.
+        """
         self._ready.setdefault(name, Ready())
         self._priority[name] = priority
-        self._order = [self._ready[key] for key in sorted(self._ready, key=lambda key: -self._priority[key])]
+        self._idle = self._idle - {name} if serves else self._idle | {name}
+        served = [key for key in self._ready if key not in self._idle]
+        self._order = [self._ready[key] for key in sorted(served, key=lambda key: -self._priority[key])]
+
+    def annotate(self, name: str, reason: str | None) -> None:
+        """Says why the head of a queue is not started, as AWS does of the head alone."""
+        head = self._ready[name].head()
+        if head:
+            head[0].status_reason = reason
 
     # Submission and recovery.
 

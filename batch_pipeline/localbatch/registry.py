@@ -54,6 +54,8 @@ class Registry:
         self._save = save
         self.environments: dict[str, Document] = {}
         self.queues: dict[str, Document] = {}
+        #: Fair share policies.
+        self.policies: dict[str, Document] = {}
         #: `name:revision` → definition.
         self.definitions: dict[str, Document] = {}
         self.revisions: dict[str, int] = {}
@@ -72,6 +74,7 @@ class Registry:
         return {
             "environment": self.environments,
             "queue": self.queues,
+            "policy": self.policies,
             "definition": self.definitions,
             "job": self.job_tags,
         }[kind]
@@ -101,6 +104,34 @@ class Registry:
         self._put("environment", name, document)
         return {"computeEnvironmentName": name, "computeEnvironmentArn": arn}
 
+    def change_environment(self, request: Document) -> Document:
+        """UpdateComputeEnvironment: its state; what else it says of a machine that is not AWS's is noted only."""
+        environment = self.environment(request["computeEnvironment"])
+        changes = {key: item for key, item in request.items() if key not in ("computeEnvironment", "computeResources")}
+        resources = {**environment.get("computeResources", {}), **request.get("computeResources", {})}
+        changes |= {"computeResources": resources} if resources else {}
+        self._put("environment", environment["computeEnvironmentName"], {**environment, **changes})
+        return {key: environment[key] for key in ("computeEnvironmentName", "computeEnvironmentArn")}
+
+    def add_policy(self, request: Document) -> Document:
+        """CreateSchedulingPolicy."""
+        name = request["name"]
+        check_name(name, "name")
+        if name in self.policies:
+            raise ApiError("Error executing request, Exception : Object already exists")
+        arn = f"{ARN}:scheduling-policy/{name}"
+        self._put("policy", name, {"tags": {}, **request, "arn": arn})
+        return {"name": name, "arn": arn}
+
+    def serves(self, queue: str) -> bool:
+        """Whether any compute environment of a queue starts jobs; a disabled one lets those go on that run.
+
+        https://docs.aws.amazon.com/batch/latest/APIReference/API_UpdateComputeEnvironment.html
+        """
+        order = self.queues[queue]["computeEnvironmentOrder"]
+        environments = [self.environment(entry["computeEnvironment"]) for entry in order]
+        return any(each["state"] == "ENABLED" and each["status"] == "VALID" for each in environments)
+
     def add_queue(self, request: Document) -> Document:
         """CreateJobQueue."""
         name = request["jobQueueName"]
@@ -113,6 +144,9 @@ class Registry:
         ]
         if not order:
             raise ApiError("Error executing request, Exception : computeEnvironmentOrder must not be empty")
+        policy = request.get("schedulingPolicyArn")
+        if policy and policy.rpartition("/")[2] not in self.policies:
+            raise ApiError(f"Error executing request, Exception : schedulingPolicy {policy} does not exist.")
         arn = f"{ARN}:job-queue/{name}"
         document = {
             "state": "ENABLED",

@@ -78,7 +78,7 @@ class Batch:
         for kind, name, body in documents:
             self.registry.load(kind, name, body)
         for name, queue in self.registry.queues.items():
-            self.engine.set_queue(name, queue["priority"])
+            self.engine.set_queue(name, queue["priority"], serves=self.registry.serves(name))
         for job in jobs:
             self.engine.restore(job.spec, job.children, ending=job.ending, status_reason=job.status_reason)
 

@@ -28,6 +28,10 @@ ARRAY_SIZES = (2, 10_000)
 # https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html, "overrides"
 OVERRIDE_CHARACTERS = 8192
 
+# https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html
+PRIORITIES = 9999
+_SHARE = re.compile(r"[A-Za-z0-9]{1,255}\*?")
+
 _UNSUPPORTED = ("nodeOverrides", "eksPropertiesOverride", "ecsPropertiesOverride")
 _REFERENCE = re.compile(r"Ref::((?:(?!-?Ref::)[A-Za-z0-9_.-])+)")
 
@@ -46,11 +50,7 @@ def resolve(
     queue = registry.queue(request["jobQueue"])
     if queue["state"] != "ENABLED":
         raise refused(f"JobQueue {queue['jobQueueName']} is DISABLED; it does not accept jobs.")
-    if "shareIdentifier" in request or "schedulingPriorityOverride" in request:
-        raise refused(
-            "Job with shareIdentifier or schedulingPriority can only be submitted to job queue with fair share "
-            "scheduling policy."
-        )
+    _check_share(request, queue)
     definition = registry.active_definition(request["jobDefinition"])
     size = _array_size(request)
     dependencies, sequential = _dependencies(request.get("dependsOn", ()), size, jobs)
@@ -100,6 +100,26 @@ def _check_request(request: Document) -> None:
     for key in _UNSUPPORTED:
         if key in request:
             raise refused(f"{key} is not applicable to a job definition with containerProperties.")
+
+
+def _check_share(request: Document, queue: Document) -> None:
+    """A queue with a fair share policy needs a share, others take none. Shares are noted here; the order is FIFO."""
+    if not queue.get("schedulingPolicyArn"):
+        if "shareIdentifier" in request or "schedulingPriorityOverride" in request:
+            raise refused(
+                "Job with shareIdentifier or schedulingPriority can only be submitted to job queue with fair share "
+                "scheduling policy."
+            )
+        return
+    share = request.get("shareIdentifier", "")
+    if not _SHARE.fullmatch(share):
+        raise refused(
+            f"Job submitted to a job queue with fair share scheduling policy needs a shareIdentifier of 1 to 255 "
+            f"letters and digits, got {share!r}."
+        )
+    priority = request.get("schedulingPriorityOverride", 0)
+    if not 0 <= priority <= PRIORITIES:
+        raise refused(f"schedulingPriorityOverride must be between 0 and {PRIORITIES}, got {priority}")
 
 
 def _array_size(request: Document) -> int:
@@ -213,6 +233,9 @@ def _shown(
         "platformCapabilities": definition.get("platformCapabilities", ["EC2"]),
         "container": shown_container,
     }
+    if "shareIdentifier" in request:
+        shown["shareIdentifier"] = request["shareIdentifier"]
+        shown["schedulingPriority"] = request.get("schedulingPriorityOverride", 0)
     if timeout is not None:
         shown["timeout"] = {"attemptDurationSeconds": timeout}
     return shown

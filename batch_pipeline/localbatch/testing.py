@@ -45,6 +45,13 @@ if TYPE_CHECKING:
 IDLE_LIMIT_SECONDS = 30 * 24 * 3600.0
 
 
+#: What AWS says when no Spot machine can be had.
+NO_CAPACITY = (
+    "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - The job cannot run because there are not enough instances in the "
+    "availability zones of the compute environment."
+)
+
+
 class VirtualBatch:
     """An AWS Batch whose time passes when told.
 
@@ -85,6 +92,17 @@ class VirtualBatch:
         request = {"jobQueueName": name, "priority": priority, "computeEnvironmentOrder": order}
         self.batch.registry.add_queue(request)
         self.batch.engine.set_queue(name, priority)
+
+    def starve(self, queue: str = "default", reason: str = NO_CAPACITY) -> None:
+        """Starts nothing of a queue any more, and says why at its head, until `feed`."""
+        self.batch.engine.set_queue(queue, self.batch.registry.queues[queue]["priority"], serves=False)
+        self.batch.engine.annotate(queue, reason)
+
+    def feed(self, queue: str = "default") -> None:
+        """Ends `starve`."""
+        self.batch.engine.annotate(queue, None)
+        self.batch.engine.set_queue(queue, self.batch.registry.queues[queue]["priority"])
+        self.batch.pump()
 
     def outcome(
         self,

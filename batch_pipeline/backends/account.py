@@ -1,0 +1,249 @@
+"""Asks AWS about what jobs need besides themselves: who we are, queues, machines, roles, images, log groups.
+
+Each question is one call, or one a hundred things. An AWS identity that may submit jobs need not have the right to ask
+all of this: `Unasked` says that a question was not answered, and is no reason not to submit. With the embedded Batch,
+or another service in AWS's place, there is nothing but queues and compute environments to ask about.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+
+from batch_pipeline.backends.aws_clients import Clients, code_of
+from batch_pipeline.backends.fit import Environment, Machine, Queue, Wanted
+from batch_pipeline.wire.errors import BackendFailed
+
+T = TypeVar("T")
+
+#: What `optimal` means at the least, and AWS's newer words for about the same: the largest of each family. The families
+#: change with the years and grow: https://docs.aws.amazon.com/batch/latest/userguide/instance-type-compute-table.html
+_WORDS: Final[Mapping[str, Sequence[Machine]]] = {
+    word: (
+        Machine(name="c-family", vcpus=36, memory_mb=61_440),
+        Machine(name="r-family", vcpus=64, memory_mb=499_712),
+    )
+    for word in ("optimal", "default_x86_64", "default_arm64")
+}
+#: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Filter.html
+_FILTER_VALUES: Final = 200
+_ECR_IMAGE = re.compile(
+    r"(?P<registry>\d{12})\.dkr\.ecr\.(?P<region>[\w-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)"
+    r"(:(?P<tag>[^@]+))?(@(?P<digest>sha256:\w+))?"
+)
+#: Codes that say that we may not ask, or that the one who is asked knows no such question.
+_REFUSED: Final = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnknownOperationException")
+
+
+class Unasked(Exception):
+    """AWS does not tell this identity, or there is no AWS to ask. The text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A job that waits, or the first of its children that does."""
+
+    wanted: Wanted
+    #: AWS's own words; only the job at the head of a queue has some.
+    status_reason: str = ""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A backend that can be asked about the place where it runs jobs."""
+
+    @property
+    def account(self) -> Account:
+        """What can be asked."""
+
+
+class Account:
+    """See the module. `complete`: whether there is more of AWS than Batch."""
+
+    def __init__(self, clients: Clients, *, complete: bool) -> None:
+        self._clients = clients
+        self.complete = complete
+
+    def identity(self) -> tuple[str, str]:
+        """Account and ARN of whoever we are. Raises BackendFailed, Unasked."""
+        told = self._asked("get_caller_identity", "sts")
+        return str(told["Account"]), str(told["Arn"])
+
+    def queues(self, names: Iterable[str]) -> dict[str, Queue]:
+        """The queues that are there, by the name that was asked for. Two calls. Raises BackendFailed, Unasked."""
+        asked = list(dict.fromkeys(names))
+        answer = self._granted(lambda: self._clients.read("describe_job_queues", jobQueues=asked))
+        found = {item["jobQueueName"]: item for item in answer.get("jobQueues", ())}
+        arns = [
+            entry["computeEnvironment"] for item in found.values() for entry in item.get("computeEnvironmentOrder", ())
+        ]
+        environments = self._environments(list(dict.fromkeys(arns)))
+        return {
+            name: _queue(found[short], environments)
+            for name, short in ((name, name.rpartition("/")[2]) for name in asked)
+            if short in found
+        }
+
+    def machines(self, queues: Iterable[Queue]) -> dict[str, Sequence[Machine]]:
+        """Environment -> the types of instance that it may have. One call for all. Raises BackendFailed, Unasked."""
+        environments = {each.name: each for queue in queues for each in queue.environments if each.instance_types}
+        patterns = {
+            pattern if "." in pattern else f"{pattern}.*"
+            for each in environments.values()
+            for pattern in each.instance_types
+            if pattern not in _WORDS
+        }
+        types = self._instance_types(sorted(patterns)) if patterns else []
+        return {
+            name: [
+                machine
+                for pattern in each.instance_types
+                for machine in _WORDS.get(pattern) or [m for m in types if m.name in (pattern, _of(pattern, m))]
+            ]
+            for name, each in environments.items()
+        }
+
+    def role(self, arn: str) -> Mapping[str, Any] | None:
+        """The role's document, with the services that may take it on; None: there is none."""
+        try:
+            return dict(self._asked("get_role", "iam", RoleName=arn.rpartition("/")[2])["Role"])
+        except BackendFailed as error:
+            if code_of(error) in ("NoSuchEntity", "NoSuchEntityException"):
+                return None
+            raise
+
+    def has_image(self, image: str) -> bool:
+        """Whether an image is in its ECR repository. Raises Unasked for one of another registry."""
+        parts = _ECR_IMAGE.fullmatch(image)
+        if parts is None:
+            raise Unasked(f"{image} is not in ECR")
+        region = self._clients.region("ecr") if self.complete else ""
+        if self.complete and parts["region"] != region:
+            raise Unasked(f"{image} is in another region than {region}")
+        wanted = {"imageDigest": parts["digest"]} if parts["digest"] else {"imageTag": parts["tag"] or "latest"}
+        try:
+            self._asked(
+                "describe_images",
+                "ecr",
+                registryId=parts["registry"],
+                repositoryName=parts["repository"],
+                imageIds=[wanted],
+            )
+        except BackendFailed as error:
+            if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
+                return False
+            raise
+        return True
+
+    def has_log_group(self, name: str) -> bool:
+        """Whether there is a log group of exactly that name."""
+        told = self._asked("describe_log_groups", "logs", logGroupNamePrefix=name)
+        return any(item["logGroupName"] == name for item in told.get("logGroups", ()))
+
+    def waiting(self, native_id: str) -> Waiting | None:
+        """What a job that waits asks for, and AWS's words about it; None for one that is forgotten.
+
+        One call; of an array one more, for its first waiting child.
+        """
+        jobs = self._clients.read("describe_jobs", jobs=[native_id]).get("jobs", ())
+        if not jobs:
+            return None
+        detail = jobs[0]
+        reason = detail.get("statusReason", "")
+        if detail.get("arrayProperties", {}).get("size"):
+            listed = self._clients.read("list_jobs", arrayJobId=native_id, jobStatus="RUNNABLE", maxResults=100)
+            told = (item.get("statusReason", "") for item in listed.get("jobSummaryList", ()))
+            reason = next(filter(None, told), reason)
+        return Waiting(wanted=wanted_of(detail["container"], detail.get("platformCapabilities")), status_reason=reason)
+
+    def head(self, queue: str) -> str:
+        """Id of the job that is the first to be started of a queue; empty: none waits."""
+        snapshot = self._granted(lambda: self._clients.read("get_job_queue_snapshot", jobQueue=queue))
+        jobs = snapshot.get("frontOfQueue", {}).get("jobs", ())
+        return next((str(job["jobArn"]).rpartition("/")[2] for job in islice(jobs, 1)), "")
+
+    def _environments(self, arns: Sequence[str]) -> dict[str, Environment]:
+        if not arns:
+            return {}
+        answer = self._granted(
+            lambda: self._clients.read("describe_compute_environments", computeEnvironments=list(arns))
+        )
+        return {item["computeEnvironmentArn"]: _environment(item) for item in answer.get("computeEnvironments", ())}
+
+    def _instance_types(self, patterns: Sequence[str]) -> list[Machine]:
+        found: list[Machine] = []
+        asked: dict[str, Any] = {"Filters": [{"Name": "instance-type", "Values": list(patterns[:_FILTER_VALUES])}]}
+        while True:
+            answer = self._asked("describe_instance_types", "ec2", **asked)
+            found += map(_machine, answer.get("InstanceTypes", ()))
+            if not answer.get("NextToken"):
+                return found
+            asked["NextToken"] = answer["NextToken"]
+
+    def _asked(self, operation: str, service: str, **parameters: Any) -> dict[str, Any]:
+        if not self.complete:
+            raise Unasked("another service stands in for AWS")
+        return self._granted(lambda: self._clients.read(operation, service=service, **parameters))
+
+    def _granted(self, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except BackendFailed as error:
+            if code_of(error) in _REFUSED:
+                raise Unasked(error.message) from error
+            raise
+
+
+def wanted_of(container: Mapping[str, Any], capabilities: Sequence[str] | None = None) -> Wanted:
+    """What a job asks for, from `containerProperties` or what DescribeJobs shows of them."""
+    told: dict[str, Any] = {"VCPU": container.get("vcpus") or 1, "MEMORY": container.get("memory") or 0}
+    told |= {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
+    return Wanted(
+        vcpus=float(told["VCPU"]),
+        memory_mb=int(told["MEMORY"]),
+        gpus=int(told.get("GPU", 0)),
+        capability="FARGATE" if "FARGATE" in (capabilities or ()) else "EC2",
+    )
+
+
+def _queue(item: Mapping[str, Any], environments: Mapping[str, Environment]) -> Queue:
+    order = sorted(item.get("computeEnvironmentOrder", ()), key=lambda entry: int(entry["order"]))
+    return Queue(
+        name=item["jobQueueName"],
+        enabled=item["state"] == "ENABLED",
+        valid=item.get("status", "VALID") == "VALID",
+        status_reason=item.get("statusReason", ""),
+        fair_share=bool(item.get("schedulingPolicyArn")),
+        environments=tuple(
+            environments[entry["computeEnvironment"]] for entry in order if entry["computeEnvironment"] in environments
+        ),
+    )
+
+
+def _environment(item: Mapping[str, Any]) -> Environment:
+    resources = item.get("computeResources", {})
+    kind = resources.get("type", "")
+    return Environment(
+        name=item["computeEnvironmentName"],
+        enabled=item.get("state", "ENABLED") == "ENABLED",
+        valid=item.get("status", "VALID") == "VALID",
+        status_reason=item.get("statusReason", ""),
+        kind=kind,
+        max_vcpus=resources.get("maxvCpus"),
+        present_vcpus=None if kind.startswith("FARGATE") else resources.get("desiredvCpus"),
+        instance_types=tuple(resources.get("instanceTypes", ())),
+    )
+
+
+def _machine(item: Mapping[str, Any]) -> Machine:
+    return Machine(
+        name=item["InstanceType"], vcpus=item["VCpuInfo"]["DefaultVCpus"], memory_mb=item["MemoryInfo"]["SizeInMiB"]
+    )
+
+
+def _of(pattern: str, machine: Machine) -> str:
+    """The machine's name where its family is the pattern, else nothing."""
+    return machine.name if machine.name.startswith(f"{pattern}.") else ""
