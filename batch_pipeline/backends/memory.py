@@ -175,11 +175,7 @@ class MemoryBackend:
     def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """See `Backend.descriptions`."""
         self.calls["descriptions"] += 1
-        known = (self.jobs[native_id] for native_id in native_ids if native_id in self.jobs)
-        return {
-            job.native_id: {"jobId": job.native_id, "jobName": job.request.name, "status": job.state.value}
-            for job in known
-        }
+        return {native_id: self._description(native_id) for native_id in native_ids if self._job(native_id)}
 
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
         """See `Backend.children`."""
@@ -245,6 +241,21 @@ class MemoryBackend:
         if job is None:
             return JobState.SUCCEEDED
         return job.children[index].state if index_by_index else job.state
+
+    def _job(self, native_id: str) -> MemoryJob | None:
+        """The job of a native id, or of a child's."""
+        return self.jobs.get(native_id.partition(":")[0])
+
+    def _description(self, native_id: str) -> dict[str, Any]:
+        """Of a job or child, as far as it has begun."""
+        job, (_, is_child, index) = self.jobs[native_id.partition(":")[0]], native_id.partition(":")
+        told: dict[str, Any] = {"jobId": native_id, "jobName": job.request.name, "status": job.state.value}
+        if not is_child and job.request.size > 1:
+            return told
+        child = job.children[int(index or 0)]
+        begun = child.log or child.exit_code is not None
+        stream = {"container": {"logStreamName": native_id}} if begun else {}
+        return told | {"status": child.state.value} | stream
 
     def _summary(self, native_id: str) -> JobSummary:
         job = self.jobs.get(native_id)

@@ -82,13 +82,22 @@ def child_of(item: Mapping[str, Any]) -> Child:
 
 def stream_of(detail: Mapping[str, Any], attempt: int | None) -> str | None:
     """The log stream of an attempt: ended ones are in `attempts`, one that runs is in `container`."""
-    streams = [ended.get("container", {}).get("logStreamName") for ended in detail.get("attempts", ())]
-    current = detail.get("container", {}).get("logStreamName")
-    if current and current not in streams:
-        streams.append(current)
+    streams = _streams(detail)
     if attempt is None:
         return next((stream for stream in reversed(streams) if stream), None)
     return streams[attempt - 1] if 1 <= attempt <= len(streams) else None
+
+
+def attempts_of(detail: Mapping[str, Any]) -> int:
+    """How many attempts of a child have begun, one that runs included."""
+    return len(_streams(detail))
+
+
+def _streams(detail: Mapping[str, Any]) -> list[str | None]:
+    """The stream of each attempt; one that never ran has none."""
+    streams = [ended.get("container", {}).get("logStreamName") for ended in detail.get("attempts", ())]
+    current = detail.get("container", {}).get("logStreamName")
+    return [*streams, current] if current and current not in streams else streams
 
 
 def group_of(detail: Mapping[str, Any]) -> str:

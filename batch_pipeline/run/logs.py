@@ -1,16 +1,25 @@
-"""Reads logs of cells: the store's copy when the attempt has ended, the backend's lines while it runs."""
+"""Reads logs of cells: the store's copy where the attempt left one, else the backend's lines.
+
+A container writes its log to the store when it ends, whatever ended it. One that was killed for memory, or whose host
+went, could not: of such an attempt the backend alone has lines (CloudWatch's, on AWS), and it is asked only where an
+attempt seems to be missing. While an attempt runs its lines are the backend's too.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend, JobState
+from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings
 from batch_pipeline.run.live import Submission, live_run_ids, submissions
 from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.run.place import reaching, why_unreachable
+from batch_pipeline.run.record import read_record
+from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, Store
@@ -28,6 +37,8 @@ class LogLine:
     sample: str
     attempt: int
     text: str
+    #: Whether the attempt was running when the line was read.
+    running: bool = False
 
 
 def logs(
@@ -37,110 +48,208 @@ def logs(
     step: str | None = None,
     *,
     attempt: int | None = None,
+    all_attempts: bool = False,
     run_id: str | None = None,
     follow: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[LogLine]:
-    """A sample's log lines, steps in the order of the pipeline, each of the newest run that has any.
+    """A sample's log lines, steps in the order of the pipeline, each of the newest run that tried it.
 
-    `follow` goes on with the lines that running attempts write, until they end. Raises InvalidUse when there is no
-    log, saying where it looked.
+    `all_attempts` yields those of every attempt in that run, oldest first, instead of the last one's. `follow` goes on
+    with the lines that running attempts write, until they end. Raises InvalidUse when there is no log, saying where it
+    looked.
     """
-    stored = _stored(store, sample, step, attempt, run_id)
-    # A tool that says nothing leaves an empty log, which is a log all the same.
-    found = bool(stored)
-    for name, run, number in stored:
-        text = store.get(layout.log(run, name, sample, number)).decode(errors="replace")
-        yield from (LogLine(step=name, sample=sample, attempt=number, text=line) for line in text.splitlines())
-    for line in _running(store, settings, sample, step, run_id, follow, sleep):
-        found = True
-        yield line
+    reader = _Reader(store=store, settings=settings, sample=sample)
+    found = False
+    try:
+        for tried in reader.tried(step, run_id):
+            numbers = reader.numbers(tried, attempt, all_attempts)
+            for number in numbers:
+                # A tool that says nothing leaves an empty log, which is a log all the same.
+                found = True
+                yield from reader.lines(tried, number)
+            if tried.live and (attempt is None or attempt not in numbers):
+                for line in reader.running(tried, follow, sleep):
+                    found = True
+                    yield line
+    finally:
+        reader.close()
     if not found:
         what = f"{step} of sample {sample}" if step else f"sample {sample}"
-        raise InvalidUse(
-            f"There is no log of {what} in {store.url}: it did not run there. `status --explain {sample}` says why;"
-            " check the spelling."
-        )
+        why = reader.unreachable or f"it did not run there. `status --explain {sample}` says why; check the spelling."
+        raise InvalidUse(f"There is no log of {what} in {store.url}: {why}")
 
 
-def _stored(
-    store: Store, sample: str, step: str | None, attempt: int | None, run_id: str | None
-) -> list[tuple[str, str, int]]:
-    """Step, run and attempt of each log that the store has, steps in the order of the pipeline."""
-    newest = [run_id] if run_id else sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]
-    found: dict[str, tuple[str, int]] = {}
-    order: dict[str, None] = {}
-    for run in newest:
-        steps = [step] if step else store.folders(layout.logs(run))
-        for name in steps:
-            number = None if name in found else _attempt(store, run, name, sample, attempt)
-            if number is not None:
-                found[name] = (run, number)
-                order |= dict.fromkeys(() if step else _order(store, run))
-    names = [*(known for known in order if known in found), *(other for other in found if other not in order)]
-    return [(name, *found[name]) for name in names]
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """A cell in a run that tried it."""
+
+    run_id: str
+    step: str
+    #: Attempt -> whether it failed, of those whose log the store has.
+    stored: Mapping[int, bool]
+    #: Whether the run may have live jobs.
+    live: bool
 
 
-def _attempt(store: Store, run_id: str, step: str, sample: str, wanted: int | None) -> int | None:
-    """The attempt that is wanted, or the last one; None when it left no log."""
-    numbers = [
-        int(entry.key.rsplit("/", 1)[-1].removesuffix(".log"))
-        for entry in store.list(layout.cell_logs(run_id, step, sample))
-        if entry.key.endswith(".log")
-    ]
-    return max((number for number in numbers if wanted in (None, number)), default=None)
+@dataclass(frozen=True, kw_only=True)
+class _Child:
+    """A cell as its backend knows it."""
+
+    backend: Backend
+    native_id: str
+    index: int
+    is_array: bool
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun; 0 for a job that was forgotten."""
+        child_id = f"{self.native_id}:{self.index}" if self.is_array else self.native_id
+        detail = self.backend.descriptions([child_id]).get(child_id)
+        return attempts_of(detail) if detail else 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether an attempt of it runs now."""
+        return any(child.index == self.index for child in self.backend.children(self.native_id, [JobState.RUNNING]))
 
 
-def _order(store: Store, run_id: str) -> list[str]:
+@dataclass(kw_only=True, eq=False)
+class _Reader:
+    """Finds the logs of one sample; asks a backend at the latest."""
+
+    store: Store
+    settings: Settings
+    sample: str
+    #: Why a backend that would know more could not be asked.
+    unreachable: str = ""
+    _backends: dict[str, Backend | None] = field(default_factory=dict)
+    _children: dict[tuple[str, str], _Child | None] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Lets go of the backends' connections."""
+        for backend in self._backends.values():
+            if backend is not None:
+                backend.close()
+
+    def tried(self, step: str | None, run_id: str | None) -> list[_Tried]:
+        """Of each step the newest run that tried it, steps in the order of the pipeline."""
+        live = set(live_run_ids(self.store))
+        found: dict[str, _Tried] = {}
+        order: dict[str, None] = {}
+        for run in [run_id] if run_id else sorted(self.store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]:
+            steps = [step] if step else _steps(self.store, run)
+            order |= dict.fromkeys(steps)
+            failed = self._failed(run)
+            for name in (name for name in steps if name not in found):
+                stored = _stored(self.store, run, name, self.sample)
+                if stored or name in failed or (run in live and self._begun(run, name)):
+                    found[name] = _Tried(run_id=run, step=name, stored=stored, live=run in live)
+            if order.keys() <= found.keys():
+                break
+        return [found[name] for name in order if name in found]
+
+    def numbers(self, tried: _Tried, attempt: int | None, all_attempts: bool) -> list[int]:
+        """The attempts to tell of, that have ended: all, the one that is meant, or the last."""
+        known = set(tried.stored)
+        doubtful = not known or tried.stored[max(known)]
+        if all_attempts or (attempt is not None and attempt not in known) or (attempt is None and doubtful):
+            child = self._child(tried.run_id, tried.step)
+            if child is not None:
+                known |= set(range(1, child.attempts + 1 - (tried.live and child.is_running)))
+        if attempt is not None:
+            return [attempt] if attempt in known else []
+        return sorted(known) if all_attempts else sorted(known)[-1:]
+
+    def lines(self, tried: _Tried, number: int) -> Iterator[LogLine]:
+        """The lines of an attempt that has ended."""
+        if number in tried.stored:
+            text = self.store.get(layout.log(tried.run_id, tried.step, self.sample, number)).decode(errors="replace")
+            lines: Sequence[str] | Iterator[str] = text.splitlines()
+        else:
+            child = self._child(tried.run_id, tried.step)
+            lines = child.backend.logs(child.native_id, child.index, number) if child else ()
+        for line in lines:
+            yield LogLine(step=tried.step, sample=self.sample, attempt=number, text=line)
+
+    def running(self, tried: _Tried, follow: bool, sleep: Callable[[float], None]) -> Iterator[LogLine]:
+        """The lines of an attempt that runs; nothing when none does."""
+        child = self._child(tried.run_id, tried.step)
+        if child is None:
+            return
+        number = told = 0
+        while True:
+            running = child.is_running
+            if not running and not number:
+                return
+            number = number or max(1, child.attempts)
+            lines = list(child.backend.logs(child.native_id, child.index, number))
+            for text in lines[told:]:
+                yield LogLine(step=tried.step, sample=self.sample, attempt=number, text=text, running=True)
+            told = max(told, len(lines))
+            if not follow or not running:
+                return
+            sleep(FOLLOW_SECONDS)
+
+    def _failed(self, run_id: str) -> set[str]:
+        """Steps at which the sample failed in a closed run: a killed container leaves no other trace."""
+        try:
+            return {cell.step for cell in read_failed(self.store, run_id) if cell.sample == self.sample}
+        except NotInStore:
+            return set()
+
+    def _begun(self, run_id: str, step: str) -> bool:
+        """Whether an attempt at the cell was begun in a live run."""
+        child = self._child(run_id, step)
+        return child is not None and child.attempts > 0
+
+    def _child(self, run_id: str, step: str) -> _Child | None:
+        if (run_id, step) not in self._children:
+            self._children[run_id, step] = self._located(run_id, step)
+        return self._children[run_id, step]
+
+    def _located(self, run_id: str, step: str) -> _Child | None:
+        """The cell's child among the jobs of a run; None when none is to do it or nobody can be asked."""
+        backend = self._backend(run_id)
+        if backend is None:
+            return None
+        for item in submissions(self.store, run_id, backend):
+            index = self._index(item) if item.step == step and not item.join else None
+            if index is not None:
+                size, place = index
+                return _Child(backend=backend, native_id=item.native_id, index=place, is_array=size > 1)
+        return None
+
+    def _index(self, item: Submission) -> tuple[int, int] | None:
+        """Size of a job and the sample's place in it."""
+        cells = [sample for sample, _ in cells_of(self.store, item.run_id, item.job)]
+        return (len(cells), cells.index(self.sample)) if self.sample in cells else None
+
+    def _backend(self, run_id: str) -> Backend | None:
+        if run_id not in self._backends:
+            self._backends[run_id] = self._reached(run_id)
+        return self._backends[run_id]
+
+    def _reached(self, run_id: str) -> Backend | None:
+        try:
+            record = read_record(self.store, run_id)
+        except NotInStore:
+            return None
+        unreachable = why_unreachable(self.settings, record)
+        self.unreachable = self.unreachable or unreachable
+        return None if unreachable else backends.create(reaching(self.settings, record))
+
+
+def _stored(store: Store, run_id: str, step: str, sample: str) -> dict[int, bool]:
+    """Attempt -> whether it failed, of the logs that the store has."""
+    names = {entry.key.rsplit("/", 1)[-1] for entry in store.list(layout.cell_logs(run_id, step, sample))}
+    numbers = [int(name.removesuffix(".log")) for name in names if name.endswith(".log")]
+    return {number: f"{number}.failure.json" in names for number in numbers}
+
+
+def _steps(store: Store, run_id: str) -> list[str]:
     """The steps of a run in the order of its pipeline."""
     try:
         return list(store.get_json(layout.plan(run_id))["parts"])
     except NotInStore:
-        return []
-
-
-def _running(
-    store: Store,
-    settings: Settings,
-    sample: str,
-    step: str | None,
-    run_id: str | None,
-    follow: bool,
-    sleep: Callable[[float], None],
-) -> Iterator[LogLine]:
-    live = [run for run in live_run_ids(store) if run_id in (None, run)]
-    if not live:
-        return
-    backend = backends.create(settings)
-    try:
-        for run in live:
-            for item in submissions(store, run, backend):
-                index = _index_of(store, item, sample) if step in (None, item.step) and not item.join else None
-                if index is not None:
-                    yield from _followed(backend, item, index, sample, follow, sleep)
-    finally:
-        backend.close()
-
-
-def _index_of(store: Store, item: Submission, sample: str) -> int | None:
-    for index, (name, _) in enumerate(cells_of(store, item.run_id, item.job)):
-        if name == sample:
-            return index
-    return None
-
-
-def _followed(
-    backend: Backend, item: Submission, index: int, sample: str, follow: bool, sleep: Callable[[float], None]
-) -> Iterator[LogLine]:
-    told = 0
-    while True:
-        running = any(child.index == index for child in backend.children(item.native_id, [JobState.RUNNING]))
-        if not running and not told:
-            return
-        lines = list(backend.logs(item.native_id, index))
-        for text in lines[told:]:
-            yield LogLine(step=item.step, sample=sample, attempt=0, text=text)
-        told = max(told, len(lines))
-        if not follow or not running:
-            return
-        sleep(FOLLOW_SECONDS)
+        return store.folders(layout.logs(run_id))

@@ -27,7 +27,7 @@ from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.status import Status, failed_before, resting
-from batch_pipeline.run.verdict import final_progress, judge, write_failed
+from batch_pipeline.run.verdict import final_progress, judge, write_failed, write_last_words
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
@@ -152,6 +152,7 @@ def watch_recorded(store: Store, settings: Settings, listener: Listener, run_id:
 def _close(store: Store, found: Recorded, backend: Backend, jobs: Sequence[Submission]) -> list[FailedCell]:
     """Judges runs whose jobs have ended and takes them off the live ones, as their driver would have."""
     verdict = judge(found.plan.graph, store, backend, jobs)
+    write_last_words(store, backend, jobs)
     for run in found.live:
         write_failed(store, run.run_id, verdict.failed)
         write_end(store, run.run_id, done=verdict.done.get(run.run_id, 0), failed=verdict.failed_of(run.run_id))

@@ -359,17 +359,52 @@ def test_following_a_running_cell_yields_new_lines_until_it_ends(
     native_id = next(iter(stage.jobs))
     child = stage.jobs[native_id].children[1]
     child.log.append("first")
-    states = iter([True, False])
     running = Child(index=1, state=JobState.RUNNING)
     monkeypatch.setattr(
-        stage,
-        "children",
-        lambda job, wanted: iter([running] if job == native_id and next(states) else []),
+        stage, "children", lambda job, wanted: iter([running] if job == native_id and len(child.log) < 2 else [])
     )
 
     told = list(lines(store, "bob", "upper", follow=True, sleep=lambda seconds: child.log.append("second")))
 
     assert told == [("upper", "first"), ("upper", "second")]
+
+
+def test_every_attempt_is_told_when_asked_for(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: 3 * (sample == "ann" and step == "count")
+    (run_id,) = drive(request_of(store), stage).run_ids
+    store.put(layout.log(run_id, "count", "ann", 2), b"second attempt\n")
+
+    told = logs(store, request_of(store).settings, "ann", "count", all_attempts=True)
+
+    assert [(line.attempt, line.text) for line in told] == [
+        (1, "count says ann"),
+        (1, "and goes"),
+        (2, "second attempt"),
+    ]
+
+
+def test_an_attempt_that_was_killed_before_it_left_its_log_is_told_from_the_backend(store: Store, stage: Stage) -> None:
+    stage.silent = {"bob"}
+    stage.play = lambda step, sample, attempt: 9 * (sample == "bob")
+    (run_id,) = drive(request_of(store), stage).run_ids
+    store.delete([layout.log(run_id, "upper", "bob", 1)])
+    next(iter(stage.jobs.values())).children[1].log += ["about to", "allocate"]
+
+    assert [text for _, text in lines(store, "bob", "upper")] == ["about to", "allocate"]
+    assert [text for _, text in lines(store, "bob", "upper", attempt=1)] == ["about to", "allocate"]
+    with pytest.raises(InvalidUse, match="no log of upper of sample bob"):
+        list(lines(store, "bob", "upper", attempt=2))
+    asked = stage.calls["descriptions"]
+    assert [text for _, text in lines(store, "ann", "upper")] == ["upper says ann", "and goes"]
+    assert stage.calls["descriptions"] == asked, "what the store has is asked of nobody else"
+
+
+def test_a_cell_that_waits_to_be_made_again_still_has_its_old_log(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    stage.is_open = False
+    drive(request_of(store, **chosen(force=True)), stage, detach=True)
+
+    assert [text for _, text in lines(store, "ann", "upper")] == ["upper says ann", "and goes"]
 
 
 # the history
