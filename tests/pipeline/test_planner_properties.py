@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.pipeline.plan import CellState, Selection
+from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Remedy, Selection
 from batch_pipeline.wire.layout import COHORT
 from tests.pipeline.promises import (
     MOVING,
@@ -100,6 +100,30 @@ def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store
         forced = {cell for cell in cells_in(plan, *MOVING) if selection.takes(*cell)}
         assert forced <= set(world.ran) | cells_in(plans[-1], CellState.BLOCKED)
     check_finished(world, selection, plans)
+
+
+@bounded(200)
+@given(st.data(), WORLDS)
+def test_remedies_change_with_what_a_cell_is_sent_and_nothing_else(data: st.DataObject, world: World) -> None:
+    if flag(data, "run before"):
+        finish(world)
+    disturb(data, world)
+    kill(data, world)
+    kinds = (Remedy(memory_mb=4096), Remedy(queue="steady"), Remedy(memory_mb=4096, queue="steady"))
+    cells = some(data, sorted(everything(world)), 4, "cells that go again")
+    remedies = {cell: one(data, kinds, "remedy") for cell in cells}
+    without, plan = world.plan(), world.plan(remedies=remedies)
+    if plan.conflicts:
+        return
+    check_plan(plan, world)
+    # A smaller group may no longer follow a live array, so that a cell waits that could have run.
+    for cell, state in states_of(plan).items():
+        before = states_of(without)[cell]
+        assert state is before or (before, state) == (CellState.TO_RUN, CellState.DEFERRED)
+    for job in plan.jobs:
+        if not job.join:
+            for sample, _ in plan.members_of(job):
+                assert job.remedy == remedies.get((job.step, sample), AS_DEFINED)
 
 
 @bounded(200)
