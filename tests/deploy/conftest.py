@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from moto import mock_aws
 from moto.cloudformation import models as cloudformation
+from moto.cloudformation import parsing
 
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.deploy.infrastructure import Infrastructure
@@ -37,6 +38,7 @@ class MotoAsAws:
     - The default of a list is a list, and the value of a parameter is told as text.
     - `RetainExceptOnCreate` keeps a resource of a stack that was made.
     - A compute environment needs no service role: Batch has its own.
+    - A resource whose condition does not hold is not changed, as it is not there.
     - What a change set makes has outputs, and the parameters that it came with.
     """
 
@@ -98,6 +100,16 @@ def moto_as_aws(monkeypatch: pytest.MonkeyPatch) -> None:
         stack.parameters = change_set.parameters
         stack.output_map = stack._create_output_map()
 
+    change = parsing.parse_and_update_resource
+
+    def change_as_aws(name: str, resource: dict[str, Any], resources: Any, account_id: str, region_name: str) -> Any:
+        condition = resource.get("Condition")
+        if condition and not resources.lazy_condition_map[condition]:
+            return None
+        if resources[name] is None:
+            return parsing.parse_and_create_resource(name, resource, resources, account_id, region_name)
+        return change(name, resource, resources, account_id, region_name)
+
     def told(self: Any) -> dict[str, str]:
         values = self.resource_map.resolved_parameters
         return {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
@@ -105,6 +117,7 @@ def moto_as_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     def listed(self: Any) -> list[dict[str, str]]:
         return [{"ParameterKey": name, "ParameterValue": value} for name, value in told(self).items()]
 
+    monkeypatch.setattr(parsing, "parse_and_update_resource", change_as_aws)
     monkeypatch.setattr(cloudformation.Stack, "stack_parameters", property(told))
     monkeypatch.setattr(cloudformation.Stack, "parameter_list", property(listed))
     monkeypatch.setattr(cloudformation.ChangeSet, "_parse_template", parse_as_aws)
