@@ -8,6 +8,7 @@ from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.store import Store
 from tests.run.small import SAMPLES, Ear, Stage, chosen, drive, look, request_of
@@ -147,6 +148,27 @@ def test_live_jobs_are_followed_and_depended_on(store: Store, stage: Stage) -> N
     assert len(outcome.run_ids) == 2
     assert set(stage.tried) == CELLS
     assert set(stage.tried.values()) == {1}
+
+
+def test_a_live_job_that_could_not_do_a_cell_is_no_failure_where_a_later_wave_does_it(
+    store: Store, stage: Stage
+) -> None:
+    request = request_of(store)
+    stage.is_open = False
+    drive(request, stage, detach=True)
+    uppers = next(iter(stage.jobs.values()))
+    for index in range(3):
+        stage.finish(uppers.native_id, index, stage._act(uppers.request, index))
+    # Somebody removes a result that the live array is about to read.
+    store.delete([entry.key for entry in store.list(layout.receipts("upper", "bob"))])
+    stage.play = lambda step, sample, attempt: 66 if (step, sample, attempt) == ("count", "bob", 1) else 0
+    stage.is_open = True
+
+    outcome = drive(request, stage)
+
+    assert stage.tried["count", "bob"] == 2
+    assert outcome.ok
+    assert outcome.progress["count"].failures == 0
 
 
 def test_live_jobs_that_stand_against_the_command_are_a_conflict_and_nothing_is_written(
