@@ -20,7 +20,7 @@ VERBS: Final = {
     "plan": "Show what run would do; writes nothing.",
     "status": "Show how far every step is, and why cells failed.",
     "watch": "Follow live jobs to their end; submits nothing.",
-    "logs": "Print the log of a sample's step.",
+    "logs": "Print the log of a sample's step, or search a cohort's.",
     "cancel": "Cancel the live jobs of a run, or of all.",
     "runs": "List the runs of the store, newest first.",
     "reference": "Build the files that every sample shares.",

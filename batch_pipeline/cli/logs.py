@@ -1,4 +1,4 @@
-"""`logs`: what a sample's step said."""
+"""`logs`: what a sample's step said, or what a whole cohort's logs say of something."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command, known
+from batch_pipeline.cli.call import Call, command, known, names_in
 from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.wire.contract import CommandExit
@@ -21,10 +21,28 @@ if TYPE_CHECKING:
 
 
 def logs(call: Call) -> int:
-    """Prints the log of SAMPLE at STEP, or at all steps in order: of the last attempt of the last run."""
+    """Prints the log of SAMPLE at STEP, or at all steps in order: of the last attempt of the last run.
+
+    Without SAMPLE it searches the logs of the cohort, a line `SAMPLE: LINE` each: logs --step kallisto --grep
+    pseudoaligned. --samples and --failed choose among them.
+    """
+    pattern = _pattern(call.options["grep"])
+    whole = [name for name in ("step_", "samples", "failed") if call.options[name]]
+    if call.options["attempt"] and call.options["all_attempts"]:
+        raise InvalidUse("--attempt and --all-attempts exclude each other. Give one of them.")
+    if call.options["sample"] is None:
+        if not whole and pattern is None:
+            raise InvalidUse("Name a SAMPLE, or search the cohort's logs with --grep PATTERN, --step STEP or --failed.")
+        return _cohort(call, pattern)
+    if whole:
+        flags = ", ".join(f"--{name.rstrip('_')}" for name in whole)
+        raise InvalidUse(f"{flags} goes without SAMPLE: it chooses among the logs of all samples. Leave one away.")
+    return _one(call, pattern)
+
+
+def _one(call: Call, pattern: re.Pattern[str] | None) -> int:
     from batch_pipeline.run.logs import logs as read
 
-    pattern = _pattern(call.options["grep"])
     step = call.options["step"]
     if step and call.has_pipeline:
         known(step, call.graph.names, "step")
@@ -34,6 +52,7 @@ def logs(call: Call) -> int:
         call.options["sample"],
         step=step,
         attempt=call.options["attempt"],
+        all_attempts=call.options["all_attempts"],
         run_id=call.options["run"],
         follow=call.options["follow"],
     )
@@ -44,19 +63,58 @@ def logs(call: Call) -> int:
         if call.json:
             print_json(_record(line))
             continue
-        if _heading(line) != heading and not step:
+        if _heading(line) != heading and (not step or call.options["all_attempts"]):
             heading = _heading(line)
             say(heading)
         data(line.text)
     return CommandExit.DONE
 
 
+def _cohort(call: Call, pattern: re.Pattern[str] | None) -> int:
+    from batch_pipeline.report.tables import counted, spoken
+    from batch_pipeline.run.search import logs_of, search
+
+    if call.options["follow"] or call.options["attempt"]:
+        raise InvalidUse("--follow and --attempt are about one sample. Name a SAMPLE.")
+    samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
+    steps = call.options["step_"]
+    all_attempts = call.options["all_attempts"]
+    wanted = logs_of(
+        call.store,
+        steps=steps,
+        samples=samples,
+        run_id=call.options["run"],
+        failed=call.options["failed"],
+        all_attempts=all_attempts,
+    )
+    several = len({log.step for log in wanted}) > 1
+    told: set[tuple[str, str, int]] = set()
+    for line in search(call.store, call.settings, wanted, pattern):
+        told.add((line.step, line.sample, line.attempt))
+        if call.json:
+            print_json(_record(line))
+            continue
+        place = spoken(line.sample)
+        place += f" {line.step}" if several else ""
+        place += f" {line.attempt}" if all_attempts else ""
+        data(f"{place}: {line.text}")
+    what = f"have a line with {call.options['grep']!r}" if pattern is not None else "have a line"
+    say(f"{len(told):,} of {counted(len(wanted), 'log')} {what}.")
+    return CommandExit.DONE
+
+
 def _heading(line: LogLine) -> str:
-    return f"== {line.step}, {f'attempt {line.attempt}' if line.attempt else 'running'}"
+    return f"== {line.step}, attempt {line.attempt}{', running' if line.running else ''}"
 
 
 def _record(line: LogLine) -> dict[str, object]:
-    return {"step": line.step, "sample": line.sample, "attempt": line.attempt, "text": line.text}
+    return {
+        "step": line.step,
+        "sample": line.sample,
+        "attempt": line.attempt,
+        "running": line.running,
+        "text": line.text,
+    }
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
@@ -69,14 +127,31 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
     options: list[click.Parameter] = [
-        click.Argument(["sample"], shell_complete=complete.samples(workflow)),
+        click.Argument(["sample"], required=False, shell_complete=complete.samples(workflow)),
         click.Argument(["step"], required=False, shell_complete=complete.steps(workflow)),
         *common_options(),
         SettingOption("--sample-list-file", "samples.file", "List for completing names.", metavar="FILE", hidden=True),
         CommandOption("--attempt", "This attempt instead of the last.", type=click.IntRange(min=1)),
+        CommandOption("--all-attempts", "Every attempt, oldest first.", is_flag=True),
         CommandOption("--run", "This run instead of the last.", metavar="RUN", shell_complete=complete.runs(workflow)),
         CommandOption("--follow", "Go on until the step has ended.", is_flag=True),
         CommandOption("--grep", "Only lines that match this regular expression.", metavar="PATTERN"),
+        CommandOption(
+            "--step",
+            "Without SAMPLE: the logs of this step; repeatable.",
+            name="step_",
+            multiple=True,
+            metavar="STEP",
+            shell_complete=complete.steps(workflow),
+        ),
+        CommandOption(
+            "--samples",
+            "Without SAMPLE: of these samples, names with commas between, or @FILE; repeatable.",
+            multiple=True,
+            metavar="NAMES",
+            shell_complete=complete.samples(workflow),
+        ),
+        CommandOption("--failed", "Without SAMPLE: of cells whose last attempt failed.", is_flag=True),
         json_option(),
     ]
     return command("logs", workflow, argv, logs, options)

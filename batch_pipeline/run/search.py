@@ -1,0 +1,176 @@
+"""Searches the logs of a cohort: one listing a run, then one GET a log, several at once and in bounded memory.
+
+Of every cell the newest run that left a log counts, and there the last attempt, or all. Cells of a closed run that were
+killed before they could leave one are asked of the backend, one by one: CloudWatch Logs takes few calls a second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from batch_pipeline.config import Settings
+from batch_pipeline.run.logs import RUNS_SEARCHED, LogLine, logs
+from batch_pipeline.run.verdict import read_failed
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Logs that are read at once, and read ahead of the one that is told.
+AT_ONCE = 16
+AHEAD = 2 * AT_ONCE
+#: Characters of matching lines that are kept of a log before its turn; with more it is read again, line by line.
+MOST_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """One attempt's log."""
+
+    run_id: str
+    step: str
+    sample: str
+    attempt: int
+    #: Whether the attempt failed.
+    failed: bool = False
+    #: Whether the store has it; else the backend may.
+    stored: bool = True
+
+    @property
+    def key(self) -> str:
+        """Its key in the store."""
+        return layout.log(self.run_id, self.step, self.sample, self.attempt)
+
+
+def logs_of(
+    store: Store,
+    *,
+    steps: Sequence[str] = (),
+    samples: frozenset[str] | None = None,
+    run_id: str | None = None,
+    failed: bool = False,
+    all_attempts: bool = False,
+) -> list[Log]:
+    """The logs of the chosen cells, steps in the order of the pipeline, then samples by name.
+
+    Raises InvalidUse for a run or step that is not there.
+    """
+    known = sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]
+    if run_id and run_id not in store.folders(layout.RUNS):
+        raise InvalidUse(f"There is no run {run_id} in {store.url}. `runs` lists those that are there.")
+    order: dict[str, None] = {}
+    found: dict[tuple[str, str], list[Log]] = {}
+    for run in [run_id] if run_id else known:
+        order |= dict.fromkeys(_steps(store, run))
+        here: dict[tuple[str, str], list[Log]] = {}
+        for log in _of_run(store, run):
+            if (not steps or log.step in steps) and (samples is None or log.sample in samples):
+                here.setdefault((log.step, log.sample), []).append(log)
+        found = here | found
+        if samples is not None and steps and len(found) == len(steps) * len(samples):
+            break
+    if unknown := [step for step in steps if step not in order]:
+        raise InvalidUse(f"There is no step {unknown[0]!r} in {store.url}; there are: {', '.join(order)}.")
+    chosen = []
+    position = {step: number for number, step in enumerate(order)}
+    for cell in sorted(found, key=lambda cell: (position.get(cell[0], len(position)), cell[1])):
+        attempts = sorted(found[cell], key=lambda log: log.attempt)
+        if not failed or attempts[-1].failed:
+            chosen += attempts if all_attempts else attempts[-1:]
+    return chosen
+
+
+def search(
+    store: Store, settings: Settings, wanted: Sequence[Log], pattern: re.Pattern[str] | None
+) -> Iterator[LogLine]:
+    """The lines of these logs that the pattern is found in (default: all), log by log in their order."""
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="logs") as pool:
+        ahead: deque[tuple[Log, Future[list[str] | None] | None]] = deque()
+        rest = iter(wanted)
+        try:
+            while True:
+                while len(ahead) < AHEAD and (log := next(rest, None)) is not None:
+                    ahead.append((log, pool.submit(_matches, store, log, pattern) if log.stored else None))
+                if not ahead:
+                    return
+                log, reading = ahead.popleft()
+                found = reading.result() if reading else None
+                lines = found if found is not None else _lines(store, settings, log, pattern)
+                for text in lines:
+                    yield LogLine(step=log.step, sample=log.sample, attempt=log.attempt, text=text)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _of_run(store: Store, run_id: str) -> Iterator[Log]:
+    """The logs of a run, and those that killed cells could not leave."""
+    files: dict[tuple[str, str], set[str]] = {}
+    for key in store.keys(layout.logs(run_id)):
+        _, _, step, sample, name = key.split("/", 4)
+        files.setdefault((step, sample), set()).add(name)
+    for (step, sample), names in files.items():
+        for name in names:
+            number = name.removesuffix(".log")
+            if name != number and number.isdigit():
+                failed = f"{number}.failure.json" in names
+                yield Log(run_id=run_id, step=step, sample=sample, attempt=int(number), failed=failed)
+    try:
+        told = read_failed(store, run_id)
+    except NotInStore:
+        return
+    for cell in told:
+        if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in files:
+            yield Log(run_id=run_id, step=cell.step, sample=cell.sample, attempt=0, failed=True, stored=False)
+
+
+def _matches(store: Store, log: Log, pattern: re.Pattern[str] | None) -> list[str] | None:
+    """The matching lines; None when they are too many to be kept, and when the log went meanwhile."""
+    kept: list[str] = []
+    room = MOST_CHARACTERS
+    try:
+        for text in _stored_lines(store, log):
+            if pattern is None or pattern.search(text):
+                kept.append(text)
+                room -= len(text)
+                if room < 0:
+                    return None
+    except NotInStore:
+        return []
+    return kept
+
+
+def _lines(store: Store, settings: Settings, log: Log, pattern: re.Pattern[str] | None) -> Iterator[str]:
+    """The matching lines of a log that is long, or that the backend alone has."""
+    lines = _stored_lines(store, log) if log.stored else _backends_lines(store, settings, log)
+    return (text for text in lines if pattern is None or pattern.search(text))
+
+
+def _backends_lines(store: Store, settings: Settings, log: Log) -> Iterator[str]:
+    try:
+        for line in logs(store, settings, log.sample, log.step, run_id=log.run_id, all_attempts=True):
+            yield line.text
+    except InvalidUse:
+        return  # Nobody has it any more: CloudWatch may have forgotten it, or the job never ran.
+
+
+def _stored_lines(store: Store, log: Log) -> Iterator[str]:
+    """The lines of a log, piece by piece."""
+    _, pieces = store.stream(log.key)
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").rstrip("\r")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _steps(store: Store, run_id: str) -> list[str]:
+    try:
+        return list(store.get_json(layout.plan(run_id))["parts"])
+    except NotInStore:
+        return []
