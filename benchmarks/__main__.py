@@ -1,4 +1,4 @@
-"""`python -m benchmarks [cells|fusion|planning|startup …]`: measures and prints tables; without a name, all of them."""
+"""`python -m benchmarks [NAME …]`: measures and prints tables; without a name, all that there are."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"which to run: {', '.join(_BENCHMARKS)} (default: all)")
     parser.add_argument("--samples", type=int, default=1_000, help="samples of `cells` (default: 1000)")
+    parser.add_argument("--simulated", type=int, default=1_000_000, help="samples of `million` (default: 1000000)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--large", action="store_true", help="`cells` with 10,000 samples too")
-    parser.add_argument("--no-peers", action="store_true", help="`cells` with bounds only; installs nothing")
+    parser.add_argument("--no-peers", action="store_true", help="`cells` and `api` without them; installs nothing")
     parser.add_argument("--folder", help="where to work (default: the temporary folder); its file system matters")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="where the JSON goes (default: benchmarks/results)"
@@ -66,9 +67,23 @@ def _fusion(options: argparse.Namespace) -> None:
     fusion.main(rounds=options.rounds, results_folder=options.results)
 
 
+def _api(options: argparse.Namespace) -> None:
+    from benchmarks import api
+
+    api.main(peers=not options.no_peers, results_folder=options.results)
+
+
+def _million(options: argparse.Namespace) -> None:
+    from benchmarks import million
+
+    million.main(samples=options.simulated, results_folder=options.results)
+
+
 _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "startup": _startup,
     "planning": _planning,
+    "api": _api,
+    "million": _million,
     "cells": _cells,
     "fusion": _fusion,
 }

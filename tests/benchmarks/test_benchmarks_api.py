@@ -1,0 +1,55 @@
+"""What AWS is asked, as the service counts it: a handful of calls for any number of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.api import ours
+from benchmarks.million import simulated
+
+
+def test_a_thousand_samples_cost_a_call_a_step_and_a_call_a_poll() -> None:
+    first, nothing, again = ours(1_000)
+    assert first.api == {
+        "CreateJobQueue": 1,
+        "DescribeJobDefinitions": 1,
+        "DescribeJobQueues": 1,
+        "DescribeJobs": first.api["DescribeJobs"],
+        "RegisterJobDefinition": 3,
+        "SubmitJob": 3,
+    }
+    # One a poll, and one for the last words.
+    assert 10 < first.polls <= first.api["DescribeJobs"] <= first.polls + 1
+    assert nothing.api == {}
+    assert set(nothing.store) == {"list"}
+    known = {"DescribeJobDefinitions": 1, "DescribeJobQueues": 1, "SubmitJob": 3}
+    assert {name: number for name, number in again.api.items() if name != "DescribeJobs"} == known
+    assert again.api["DescribeJobs"] <= again.polls + 1
+
+
+def test_no_call_is_made_for_a_sample() -> None:
+    few, many = ours(20)[0], ours(400)[0]
+    assert few.control == many.control
+    # 1,200 receipts are two pages of a listing.
+    pages = {name: number - (name == "list") for name, number in many.store.items()}
+    assert few.store == pages
+
+
+@pytest.mark.slow
+def test_what_a_simulated_cohort_costs_grows_with_its_arrays_alone(tmp_path: Path) -> None:
+    one, two = (simulated(samples, tmp_path / str(samples)) for samples in (10_000, 20_000))
+    for found, arrays in ((one, 3), (two, 6)):
+        phases = found["phases"]
+        assert list(phases) == ["plan", "submit", "watch", "judge"]
+        assert found["arrays"] == phases["submit"]["api"]["SubmitJob"] == arrays
+        assert phases["submit"]["api"]["RegisterJobDefinition"] == 3
+        assert phases["plan"]["api"] == {}
+        assert set(phases["plan"]["store"]) == {"list"}
+        assert set(phases["watch"]["api"]) == {"DescribeJobs"}
+        assert phases["watch"]["store"] == {}
+        assert phases["judge"]["store"]["get"] == arrays
+    more = two["phases"]["submit"]["store"]["put"] - one["phases"]["submit"]["store"]["put"]
+    # Rows, header, intent, native id.
+    assert more <= 3 * 5
