@@ -98,9 +98,11 @@ def search(
                 if not ahead:
                     return
                 log, reading = ahead.popleft()
-                found = reading.result() if reading else None
-                lines = found if found is not None else _lines(store, settings, log, pattern)
-                for text in lines:
+                if reading is None:
+                    yield from _backends_lines(store, settings, log, pattern)
+                    continue
+                found = reading.result()
+                for text in found if found is not None else _matching(store, log, pattern):
                     yield LogLine(step=log.step, sample=log.sample, attempt=log.attempt, text=text)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -132,27 +134,25 @@ def _matches(store: Store, log: Log, pattern: re.Pattern[str] | None) -> list[st
     kept: list[str] = []
     room = MOST_CHARACTERS
     try:
-        for text in _stored_lines(store, log):
-            if pattern is None or pattern.search(text):
-                kept.append(text)
-                room -= len(text)
-                if room < 0:
-                    return None
+        for text in _matching(store, log, pattern):
+            kept.append(text)
+            room -= len(text)
+            if room < 0:
+                return None
     except NotInStore:
         return []
     return kept
 
 
-def _lines(store: Store, settings: Settings, log: Log, pattern: re.Pattern[str] | None) -> Iterator[str]:
-    """The matching lines of a log that is long, or that the backend alone has."""
-    lines = _stored_lines(store, log) if log.stored else _backends_lines(store, settings, log)
-    return (text for text in lines if pattern is None or pattern.search(text))
+def _matching(store: Store, log: Log, pattern: re.Pattern[str] | None) -> Iterator[str]:
+    return (text for text in _stored_lines(store, log) if pattern is None or pattern.search(text))
 
 
-def _backends_lines(store: Store, settings: Settings, log: Log) -> Iterator[str]:
+def _backends_lines(store: Store, settings: Settings, log: Log, pattern: re.Pattern[str] | None) -> Iterator[LogLine]:
     try:
         for line in logs(store, settings, log.sample, log.step, run_id=log.run_id, all_attempts=True):
-            yield line.text
+            if pattern is None or pattern.search(line.text):
+                yield line
     except InvalidUse:
         return  # Nobody has it any more: CloudWatch may have forgotten it, or the job never ran.
 
