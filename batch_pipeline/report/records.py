@@ -86,6 +86,8 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "steps": progress_record(outcome.progress),
         "failed": failed_record(outcome.failed),
         "blocked": [{"step": step, "sample": sample, "message": text} for step, sample, text in outcome.blocked],
+        "again": plain(outcome.again),
+        "stopped_by": outcome.stopped_by,
         "store_calls": dict(outcome.store_calls),
     }
 
