@@ -1,0 +1,181 @@
+"""Why a job waits although nothing of its queue runs: from AWS's descriptions to sentences, each with a remedy.
+
+`diagnose` asks, in five calls at the most; `reasons_of` decides and is pure. What is surely wrong is told first and
+alone: a queue or compute environment that is switched off or broken, a job that fits no machine. Then what AWS says of
+the head of the queue itself, in codes. Only where AWS says nothing is it inferred: from how much is running already,
+and from whether machines were started that never took a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from batch_pipeline.backends.account import Account, Inspectable, Unasked, Waiting
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.fit import Machine, Problem, Queue, misfits, queue_problems
+from batch_pipeline.run.live import Submission
+
+_LARGER: Final = "Raise maxvCpus of the compute environment (deploy infrastructure), or wait for other jobs to end."
+_LESS: Final = "Ask for less in the step's class or in job_definitions/, or name a queue with larger machines."
+
+#: AWS's codes for a job that is stuck at the head of its queue, by their beginning; the first that fits decides.
+#: https://docs.aws.amazon.com/batch/latest/userguide/job_stuck_in_runnable.html
+CODES: Final[Sequence[tuple[str, Problem]]] = (
+    (
+        "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY",
+        Problem(
+            sentence="AWS has no free machine of the types and zones that the compute environment allows.",
+            remedy="Wait, or allow more types and subnets.",
+        ),
+    ),
+    (
+        "CAPACITY:",
+        Problem(sentence="AWS has not the capacity that the job needs.", remedy="Wait, or allow more types and zones."),
+    ),
+    (
+        "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE",
+        Problem(sentence="The job asks for more vCPUs than its compute environment may ever have.", remedy=_LARGER),
+    ),
+    (
+        "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT",
+        Problem(sentence="No machine of the queue is large enough for the job.", remedy=_LESS),
+    ),
+    (
+        "MISCONFIGURATION:SERVICE_ROLE_PERMISSIONS",
+        Problem(
+            sentence="Batch's own role may not do what starting machines takes.",
+            remedy="Give the compute environment's service role its permissions back: deploy infrastructure.",
+        ),
+    ),
+    (
+        "MISCONFIGURATION:EC2_INSTANCE_CONFIGURATION_UNSUPPORTED",
+        Problem(
+            sentence="The compute environment names types of instance that its zones or launch template do not allow.",
+            remedy="Name other types: deploy infrastructure.",
+        ),
+    ),
+    (
+        "MISCONFIGURATION:",
+        Problem(
+            sentence="The queue or its compute environment is set up wrongly.",
+            remedy="Mend what AWS names: deploy infrastructure.",
+        ),
+    ),
+    (
+        "ACTION_REQUIRED",
+        Problem(
+            sentence="AWS Batch waits for somebody to mend the queue's compute environments.",
+            remedy="Do what it names; `doctor` tells more.",
+        ),
+    ),
+)
+_UNDETERMINED: Final = "UNDETERMINED"
+
+
+def diagnose(backend: Backend, job: Submission) -> str:
+    """Why a job waits, a sentence and a remedy for each reason; empty where nobody can say anything.
+
+    Never raises for a question that this AWS identity may not ask; BackendFailed when Batch does not answer at all.
+    """
+    if not isinstance(backend, Inspectable):
+        return ""
+    account = backend.account
+    waiting = account.waiting(job.native_id)
+    if waiting is None:
+        return ""
+    try:
+        queue = account.queues([job.queue]).get(job.queue)
+    except Unasked:
+        queue = None
+    machines = _machines(account, queue)
+    head = _other_at_head(account, job) if queue is not None and not waiting.status_reason else ""
+    return " ".join(problem.words for problem in reasons_of(waiting, queue, machines, name=job.queue, head=head))
+
+
+def reasons_of(
+    waiting: Waiting,
+    queue: Queue | None,
+    machines: Mapping[str, Sequence[Machine]],
+    *,
+    name: str = "",
+    head: str = "",
+) -> list[Problem]:
+    """Why a job waits.
+
+    Parameters
+    ----------
+    queue
+        None: there is none of that name, or we may not ask.
+    head
+        Id of somebody else's job that is to start before ours; empty: there is none, or we may not ask.
+    """
+    sure = [*queue_problems(queue), *misfits(queue, waiting.wanted, machines)] if queue is not None else []
+    if sure:
+        return sure
+    told = _told(waiting, queue)
+    if told is not None:
+        return [told]
+    if head:
+        sentence = f"Another job, {head}, is first in queue {name} and cannot start; all others wait behind it."
+        return [Problem(sentence=sentence, remedy="Ask its owner to cancel it, or name another queue.")]
+    return [_inferred(waiting, queue, name)]
+
+
+def _told(waiting: Waiting, queue: Queue | None) -> Problem | None:
+    """What AWS's own words mean; None where there are none or they say nothing."""
+    words = " ".join(waiting.status_reason.split())
+    if not words or words.startswith(_UNDETERMINED):
+        return None
+    found = next((problem for code, problem in CODES if words.startswith(code)), None)
+    if found is None:
+        return Problem(sentence=f"AWS Batch says: {words.rstrip('.')}.", remedy="Mend what it names.")
+    remedy = found.remedy
+    if words.startswith("CAPACITY:") and queue is not None and all(each.is_spot for each in queue.environments):
+        remedy = f"{remedy} The queue has Spot machines only: --queue can name one with on-demand machines."
+    return Problem(sentence=f"{found.sentence} ({words.rstrip('.')}.)", remedy=remedy)
+
+
+def _inferred(waiting: Waiting, queue: Queue | None, name: str) -> Problem:
+    """The likeliest reason where AWS gives none."""
+    works = [each for each in queue.environments if each.works and each.max_vcpus is not None] if queue else []
+    known = [each for each in works if each.present_vcpus is not None]
+    if known and len(known) == len(works):
+        most, present = sum(each.max_vcpus or 0 for each in works), sum(each.present_vcpus or 0 for each in known)
+        if present + waiting.wanted.vcpus > most:
+            return Problem(
+                sentence=f"Queue {name} has {present:,} of at most {most:,} vCPUs, and others' jobs use them.",
+                remedy=_LARGER,
+            )
+        if present:
+            return Problem(
+                sentence=f"Queue {name} has {present:,} vCPUs started, and none of them takes the job.",
+                remedy="Its machines may not reach ECS: check the subnets' route to the internet or VPC endpoints, the"
+                " security group, and the instance role.",
+            )
+        spot = " or of Spot machines" if any(each.is_spot for each in works) else ""
+        return Problem(
+            sentence=f"No machine has been started for queue {name}, and AWS Batch does not say why.",
+            remedy=f"Look at the account's quota of vCPUs{spot} (Service Quotas, EC2), and at the activity of the"
+            " compute environment's Auto Scaling group.",
+        )
+    return Problem(
+        sentence=f"AWS Batch does not say why the job of queue {name} waits.",
+        remedy="Look at the account's quota of vCPUs (Service Quotas), or wait.",
+    )
+
+
+def _machines(account: Account, queue: Queue | None) -> Mapping[str, Sequence[Machine]]:
+    try:
+        return account.machines([queue] if queue is not None else [])
+    except Unasked:
+        return {}
+
+
+def _other_at_head(account: Account, job: Submission) -> str:
+    """The job at the head of the queue, where it is none of this array's."""
+    try:
+        head = account.head(job.queue)
+    except Unasked:
+        return ""
+    return head if head.partition(":")[0] != job.native_id else ""
