@@ -1,0 +1,142 @@
+"""What each image is made of: its folder in `dockerfiles/`, and for the base the container's side of this package.
+
+A recipe's digest stands for everything that goes in: image and tag are made anew when it changes and only then. The
+packages of the base come from Pipfile.lock, by checksum; pip, as this machine has it set up, fetches them when the base
+is built, so that no Dockerfile and no image knows an index.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from batch_pipeline.pipeline.images import BASE, FOLDER
+from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
+from batch_pipeline.wire.errors import DeploymentFailed, InvalidUse
+
+#: Raised when images must be built anew though nothing that they are made of has changed.
+FORMAT: Final = 1
+#: What the container's side and the steps import that is not Python's own.
+PACKAGES: Final = ("obstore", "sh", "typing-extensions")
+#: The parts of this package that go into the base: `wire` and `container`, and what the modules of steps import.
+_CODE: Final = (
+    "__init__.py",
+    "wire/*.py",
+    "container/*.py",
+    "pipeline/__init__.py",
+    "pipeline/step.py",
+    "pipeline/workflow.py",
+)
+_HERE: Final = Path(__file__).resolve().parents[1]
+#: Of wheels, by the oldest C library that they work with: https://peps.python.org/pep-0600/. Debian 12 has 2.36.
+_WHEELS: Final = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one image is built."""
+
+    name: str
+    folder: Path
+    #: Digest of everything that goes in.
+    inputs: str
+    #: Build arguments; the base image, if it is built upon that, is told by whoever builds.
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """Names the content, so that a tag never means two things: registries may keep them from being changed."""
+        return self.inputs[:16]
+
+    def fill(self, context: Path, root: Path) -> None:
+        """Fills an empty folder with what the Dockerfile copies. Raises DeploymentFailed."""
+        shutil.copytree(self.folder, context, dirs_exist_ok=True)
+        if self.name == BASE:
+            _install_packages(context, _requirements(root))
+            for file in _code_files():
+                target = context / "batch_pipeline" / "batch_pipeline" / file.relative_to(_HERE)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+
+
+def recipes(root: Path, base_image: str) -> Mapping[str, Recipe]:
+    """Name of an image -> its recipe, the base first. Raises InvalidUse when the pipeline has no folder of them."""
+    folders = {file.parent.name: file.parent for file in sorted((root / FOLDER).glob("*/Dockerfile"))}
+    if BASE not in folders:
+        raise InvalidUse(
+            f"There is no {FOLDER}/{BASE}/Dockerfile in {root}. Copy the folder {FOLDER}/ of batch_pipeline's own "
+            "repository beside the pipeline's file, and change what is in it to your tools."
+        )
+    base = _base(folders.pop(BASE), root, base_image)
+    made = {BASE: base}
+    for name, folder in folders.items():
+        made[name] = Recipe(name=name, folder=folder, inputs=_digest(base.inputs, *_files(folder)))
+    return made
+
+
+def _base(folder: Path, root: Path, base_image: str) -> Recipe:
+    code = [(str(file.relative_to(_HERE)), sha256_of_bytes(file.read_bytes())) for file in _code_files()]
+    return Recipe(
+        name=BASE,
+        folder=folder,
+        inputs=_digest(_requirements(root), platform.machine(), base_image, *_files(folder), *code),
+        arguments={"BASE": base_image} if base_image else {},
+    )
+
+
+def _digest(*parts: object) -> str:
+    return sha256_of_bytes(canonical_json([FORMAT, *parts]))
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [(str(file.relative_to(folder)), sha256_of_bytes(file.read_bytes())) for file in files]
+
+
+def _code_files() -> Iterator[Path]:
+    for pattern in _CODE:
+        yield from sorted(_HERE.glob(pattern))
+
+
+def _requirements(root: Path) -> str:
+    """Requirements for pip, each with its checksums, from the lock file of the pipeline or of this package."""
+    lock = next((file for file in (root / "Pipfile.lock", _HERE.parent / "Pipfile.lock") if file.is_file()), None)
+    if lock is None:
+        raise InvalidUse(f"There is no Pipfile.lock in {root}; it pins what goes into the images. Run `pipenv lock`.")
+    pinned = json.loads(lock.read_text(encoding="utf-8"))["default"]
+    missing = [name for name in PACKAGES if name not in pinned]
+    if missing:
+        raise InvalidUse(f"{lock} does not pin {', '.join(missing)}, which the images need. Run `pipenv install`.")
+    lines = (
+        " ".join((f"{name}{pinned[name]['version']}", *(f"--hash={each}" for each in pinned[name]["hashes"])))
+        for name in PACKAGES
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _install_packages(context: Path, requirements: str) -> None:
+    """Lets pip unpack the wheels for the image's Python into the context."""
+    import sh
+
+    file = context / "requirements.txt"
+    file.write_text(requirements, encoding="utf-8")
+    platforms = [f"--platform={wheels}_{platform.machine()}" for wheels in _WHEELS]
+    options = ("--python-version=3.11", "--implementation=cp", "--only-binary=:all:", "--no-deps", "--no-compile")
+    try:
+        sh.Command(sys.executable)(
+            *("-m", "pip", "install", "--quiet", "--require-hashes", *options, *platforms),
+            *("--target", str(context / "packages"), "--requirement", str(file)),
+            _tty_out=False,
+        )
+    except sh.ErrorReturnCode as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise DeploymentFailed(
+            f"pip could not fetch the packages of the base image: {said[-1] if said else 'it said nothing'}. See that "
+            f"`{sys.executable} -m pip download obstore` works, and run the same command again."
+        ) from None
