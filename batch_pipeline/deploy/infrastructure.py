@@ -1,4 +1,4 @@
-"""The infrastructure as one stack of `infrastructure/batch_pipeline.yaml`: proposed, changed, deleted, told as settings.
+"""The infrastructure as one stack of `infrastructure/batch_pipeline.yaml`: proposed, changed, deleted, as settings.
 
 A parameter comes from the first place that has it: `--parameter`, the settings (bucket, prefix, key), what the stack
 has, the template. Repositories are only ever added: another pipeline may share the stack, and an image that is gone
@@ -77,15 +77,15 @@ class Infrastructure:
         stack = self._stacks.find()
         return None if stack is None or stack.status == EMPTY else stack
 
-    def propose(self, given: Mapping[str, str], steps: Iterable[str] = ()) -> Proposal:
-        """Works out what would change; nothing is done.
+    def propose(self, given: Mapping[str, str], images: Iterable[str] = ()) -> Proposal:
+        """Works out what would change; nothing is done. Each image gets a repository.
 
         Raises InvalidUse for a parameter or bucket that cannot be, and what `Stacks.propose` raises.
         """
         stack = self._stacks.find()
         known = stack if stack is not None and stack.status != EMPTY else None
         template = TEMPLATE.read_text(encoding="utf-8")
-        wanted = self._parameters(known, given, steps)
+        wanted = self._parameters(known, given, images)
         change_set = self._stacks.propose(stack, template, wanted)
         before = self._stacks.template() if known else ""
         values = known.parameters if known else {}
@@ -111,7 +111,9 @@ class Infrastructure:
 
     # Parameters.
 
-    def _parameters(self, stack: Stack | None, given: Mapping[str, str], steps: Iterable[str]) -> dict[str, str | None]:
+    def _parameters(
+        self, stack: Stack | None, given: Mapping[str, str], images: Iterable[str]
+    ) -> dict[str, str | None]:
         """Parameter -> value, or None where the stack's own is kept; those at their default are not there."""
         names = parameter_names(TEMPLATE.read_text(encoding="utf-8"))
         for name in given:
@@ -123,7 +125,9 @@ class Infrastructure:
         wanted.update(self._of_settings())
         wanted.update(given)
         listed = given.get("Repositories") or (stack.parameters.get("Repositories", "") if stack else "")
-        wanted["Repositories"] = ",".join(sorted({BASE, *steps, *filter(None, listed.split(","))}))
+        kept = set(filter(None, listed.split(",")))
+        new = {name for name in sorted({BASE, *images} - kept) if not self._has_repository(name)}
+        wanted["Repositories"] = ",".join(sorted(kept | new))
         if stack is None:
             wanted = self._with_bucket(wanted)
         elif wanted["BucketName"] not in (None, stack.parameters["BucketName"]):
@@ -148,6 +152,17 @@ class Infrastructure:
         if make == "no":
             self._say(f"Bucket {bucket} is used as it is: its encryption, policy and lifecycle are not touched.")
         return {**wanted, "BucketName": bucket, "MakeBucket": make}
+
+    def _has_repository(self, name: str) -> bool:
+        """Whether somebody made it already, such as `deploy images` before there was a stack."""
+        try:
+            self._clients.read("describe_repositories", service="ecr", repositoryNames=[f"{self.name}/{name}"])
+        except BackendFailed as error:
+            if code_of(error) == "RepositoryNotFoundException":
+                return False
+            raise
+        self._say(f"Repository {self.name}/{name} is there already and is used as it is.")
+        return True
 
     def _default_bucket(self) -> str:
         """A name that nobody else in the world has taken."""

@@ -2,7 +2,7 @@
 
     results/{step}/{sample}/…                         what the user came for: stable paths
     cohort/{step}/…                                   what a gather made
-    references/{name}/…                               what every sample shares
+    references/{name}/…                               what every sample shares, and SHA256SUMS of what was put there
     receipts/{step}/{sample}/{fingerprint}.json       the only proof that a cell is done
     logs/{run_id}/{step}/{sample}/{attempt}.log       and {attempt}.failure.json beside it when the attempt failed
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
@@ -25,6 +25,9 @@ from typing import Final
 
 #: Stands in the sample's place in a gather's keys; no sample can be called so, as names start with a letter or digit.
 COHORT: Final = "_cohort"
+
+#: Beside the files of a reference that no step built: their checksums, as `sha256sum` writes them.
+CHECKSUMS: Final = "SHA256SUMS"
 
 RECEIPTS: Final = "receipts/"
 REFERENCES: Final = "references/"

@@ -65,7 +65,7 @@ class MotoAsAws:
     def each(loop: list[Any], template: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
         variable, collection, body = loop
         name = collection["Ref"]
-        items = (parameters.get(name) or template["Parameters"][name]["Default"]).split(",")
+        items = parameters.get(name, template["Parameters"][name]["Default"]).split(",")
 
         def filled(value: Any, item: str) -> Any:
             if isinstance(value, dict):

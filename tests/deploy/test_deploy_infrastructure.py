@@ -21,7 +21,11 @@ from batch_pipeline.deploy.stack_states import Stack
 from batch_pipeline.wire.errors import BackendFailed, DeploymentFailed, InvalidUse, RunConflict
 
 # moto knows no bucket policies, and none of the delivery streams.
-pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Tried to parse"),
+    # A resource whose condition did not hold.
+    pytest.mark.filterwarnings("ignore:Unable to delete Repository, as it was never created"),
+]
 
 Make = Callable[..., Infrastructure]
 
@@ -82,6 +86,16 @@ def test_a_step_more_is_a_repository_more_and_none_is_taken_away(aws: None, infr
     assert proposed.parameters == {"Repositories": ("base,picard", "base,picard,pizzly")}
     assert "add Repositorypizzly (AWS::ECR::Repository)" in [item.sentence for item in proposed.change_set.changes]
     infrastructure().apply(proposed)
+    assert _repositories() == {"lab/base", "lab/picard", "lab/pizzly"}
+
+
+def test_repositories_that_are_there_already_are_left_alone(aws: None, infrastructure: Make, said: list[str]) -> None:
+    for name in ("lab/base", "lab/picard"):
+        boto3.client("ecr").create_repository(repositoryName=name)
+    stack = _made(infrastructure(), "picard")
+    assert stack.parameters["Repositories"] == ""
+    assert [sentence.split(" is ")[0] for sentence in said[:2]] == ["Repository lab/base", "Repository lab/picard"]
+    assert _made(infrastructure(), "pizzly").parameters["Repositories"] == "pizzly"
     assert _repositories() == {"lab/base", "lab/picard", "lab/pizzly"}
 
 
