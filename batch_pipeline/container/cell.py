@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from batch_pipeline.container.files import Files
 from batch_pipeline.container.header import is_done, read_cell
 from batch_pipeline.container.loading import LoadedStep, load_step
 from batch_pipeline.container.log import Log, log_of, say
+from batch_pipeline.container.meter import Meter
 from batch_pipeline.container.publish import as_json, products_of, publish
 from batch_pipeline.container.reference import stage_references
 from batch_pipeline.container.run import Signals
@@ -30,7 +31,7 @@ from batch_pipeline.container.stage import Staged, Stager
 from batch_pipeline.container.verdict import Verdict, verdict_of
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import ContainerExit, Variable
+from batch_pipeline.wire.contract import EXECUTION, METADATA, ContainerExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, StepInterrupted
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
@@ -70,7 +71,7 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
         try:
             return attempt.live()
         finally:
-            _clear(place, warm)
+            warm.afterwards(partial(_clear, place, warm))
 
 
 def _load_sh() -> bool:
@@ -113,6 +114,7 @@ class Attempt:
     peak_memory_bytes: int = 0
     cpu_seconds: float = 0.0
     staged_out_bytes: int = 0
+    meter: Meter = field(default_factory=lambda: Meter(""))
 
     @property
     def work(self) -> str:
@@ -212,6 +214,7 @@ class Attempt:
     def _execute(self, job: Job, folder: str) -> None:
         """Runs the step and its check; `verdict` tells how that ended. Raises StepInterrupted, InvalidOutput, …"""
         manifest = self.manifest
+        self.meter = self.signals.meter = Meter(f"{self.place.scratch}")
         run_itself = not manifest.script
         if not run_itself:
             script = f"{folder}/{manifest.script}"
@@ -234,7 +237,8 @@ class Attempt:
 
     def _note(self, executed: Executed) -> None:
         ended = executed.ended
-        self.peak_memory_bytes = max(self.peak_memory_bytes, ended.peak_memory_bytes)
+        self.meter.look()
+        self.peak_memory_bytes = max(self.peak_memory_bytes, ended.peak_memory_bytes, self.meter.peak_memory_bytes)
         self.cpu_seconds = round(self.cpu_seconds + ended.cpu_seconds, 3)
         self.verdict = executed.verdict
 
@@ -293,18 +297,35 @@ class Attempt:
             "usage": Usage(
                 peak_memory_bytes=self.peak_memory_bytes,
                 cpu_seconds=self.cpu_seconds,
+                peak_disk_bytes=self.meter.peak_disk_bytes,
                 staged_in_bytes=self.staged.size_bytes,
                 staged_out_bytes=self.staged_out_bytes,
             ),
+            "cpus": self.manifest.cpus,
+            "memory_mb": self.manifest.memory_mb,
+            **self._machine(),
             "metrics": self.verdict.metrics,
             "versions": self.verdict.versions,
             "host": self.place.host,
             "native_id": self.place.native_id,
         }
 
+    def _machine(self) -> dict[str, str]:
+        """On what it ran; nothing is asked or imported where ECS has not started this process."""
+        if METADATA not in self.environment and EXECUTION not in self.environment:
+            return {}
+        from batch_pipeline.container.machine import machine_of
+
+        return vars(self.warm.keep("machine", lambda: machine_of(self.environment)))
+
 
 def _now() -> str:
     """ISO-8601 UTC with milliseconds."""
     milliseconds = time.time_ns() // 1_000_000
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
-    return f"{moment}.{milliseconds % 1000:03d}Z"
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    """Small cells begin and end within one."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

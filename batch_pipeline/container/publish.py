@@ -22,6 +22,8 @@ from batch_pipeline.wire.errors import InvalidOutput
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
+_ENCODER = json.JSONEncoder(default=vars, ensure_ascii=False, separators=(",", ":"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
@@ -69,7 +71,7 @@ def publish(products: Sequence[Product], manifest: Manifest, row: Row, files: Fi
 
 def as_json(record: Receipt | Failure) -> bytes:
     """A record as the store keeps it: what `to_json` says, without its copies of every value."""
-    return json.dumps(record, default=vars, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    return _ENCODER.encode(record).encode(errors="replace")
 
 
 def _look(path: str) -> os.stat_result | None:

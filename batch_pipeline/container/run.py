@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self, TextIO
 
+from batch_pipeline.container.meter import Meter
 from batch_pipeline.wire.errors import ContractBroken, StepInterrupted
 
 #: Seconds between a forwarded signal and SIGKILL: below the 30 s that Batch leaves between its TERM and its KILL,
@@ -61,15 +62,14 @@ class Signals:
         self._found: list[tuple[int, Any]] = []
         #: The first that came, or 0.
         self.received = 0
+        #: Measures payloads while they are waited for; None: nobody does.
+        self.meter: Meter | None = None
 
     def __enter__(self) -> Self:
         for number in _FORWARDED:
-            found = signal.signal(number, self._handle)
-            if found is signal.SIG_IGN:
-                # Whoever started us with a signal ignored (nohup, a job of a script) means it.
-                signal.signal(number, found)
-            else:
-                self._found.append((number, found))
+            # Whoever started us with a signal ignored (nohup, a job of a script) means it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._found.append((number, signal.signal(number, self._handle)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +162,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path |
                 ) from error
 
     with signals.forwarding(start) as leader:
-        return _wait(leader)
+        return _wait(leader, signals.meter)
 
 
 def fork(
@@ -172,7 +172,7 @@ def fork(
     outcome = os.memfd_create("outcome")
     try:
         with signals.forwarding(lambda: _forked(act, environment, folder, outcome)) as leader:
-            ended = _wait(leader)
+            ended = _wait(leader, signals.meter)
         text = os.pread(outcome, os.fstat(outcome).st_size, 0)
     finally:
         os.close(outcome)
@@ -228,8 +228,10 @@ def _line_by_line(descriptor: int) -> TextIO:
     return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _wait(leader: int) -> Ended:
-    """Waits for the leader and ends what it left behind in its group."""
+def _wait(leader: int, meter: Meter | None) -> Ended:
+    """Waits for the leader, measuring meanwhile if told to, and ends what it left behind in its group."""
+    if meter is not None:
+        meter.wait(leader)
     os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
     # Before the leader is reaped nobody else can get its number.
     signal_group(leader, signal.SIGKILL)

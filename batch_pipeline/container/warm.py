@@ -15,9 +15,10 @@ T = TypeVar("T")
 
 #: Things kept at once.
 MOST = 256
-#: Set by a worker that lives many lives and calls `cool` at its end.
+#: Set by a worker that lives many lives, calls `tidy` after each and `cool` at its end.
 LASTS = "lasts"
 SPARES = "spares"
+LATER = "later"
 
 
 class Warm:
@@ -30,11 +31,19 @@ class Warm:
         self.lasts = bool(things.get(LASTS))
         #: Scratch root -> emptied folder for the next cell.
         self.spares = cast(MutableMapping[str, str], things.setdefault(SPARES, {}))
+        self._later = cast(list[Callable[[], None]], things.setdefault(LATER, []))
 
     @property
     def identity(self) -> str:
         """Tells apart lives that reach S3 in different ways."""
         return repr(sorted(_aws(self._environment).items()))
+
+    def afterwards(self, act: Callable[[], None]) -> None:
+        """Has something done that nobody waits for: by `tidy`, where that will be called, else at once."""
+        if self.lasts:
+            self._later.append(act)
+        else:
+            act()
 
     @contextmanager
     def exported(self) -> Iterator[None]:
@@ -54,13 +63,21 @@ class Warm:
             pass
         thing = make()
         while len(self._things) >= MOST:
-            del self._things[next(key for key in self._things if key not in (LASTS, SPARES))]
+            del self._things[next(key for key in self._things if key not in (LASTS, SPARES, LATER))]
         self._things[key] = thing
         return thing
 
 
+def tidy(things: MutableMapping[str, object]) -> None:
+    """Does what lives left for after them; a process that lasts calls it between two lives."""
+    later = cast(list[Callable[[], None]], things.get(LATER, []))
+    while later:
+        later.pop()()
+
+
 def cool(things: MutableMapping[str, object]) -> None:
     """Removes what was put by on the disk for further lives, when there will be none."""
+    tidy(things)
     from batch_pipeline.container.disk import remove_tree
 
     for folder in cast(Mapping[str, str], things.get(SPARES, {})).values():

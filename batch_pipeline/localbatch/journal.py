@@ -16,8 +16,14 @@ from pathlib import Path
 from batch_pipeline.localbatch.job import Document, Outcome
 from batch_pipeline.localbatch.processes import Identity, identity_of
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 #: Child's id and attempt.
 Key = tuple[str, int]
+
+
+def line_of(document: Document) -> bytes:
+    """A line of JSON: so workers write their journals, and speak with their server."""
+    return _ENCODER.encode(document).encode() + b"\n"
 
 
 class JournalWriter:
@@ -43,7 +49,7 @@ class JournalWriter:
         self._write({"left": [child, attempt]})
 
     def _write(self, line: Document) -> None:
-        os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        os.write(self._descriptor, line_of(line))
 
 
 @dataclass(kw_only=True, slots=True)

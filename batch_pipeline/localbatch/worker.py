@@ -18,11 +18,11 @@ import signal
 import socket
 import sys
 import time
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from types import FrameType
 
 from batch_pipeline.localbatch.job import Document
-from batch_pipeline.localbatch.journal import JournalWriter
+from batch_pipeline.localbatch.journal import JournalWriter, line_of
+from batch_pipeline.wire.contract import Variable
 
 #: What a shell says for a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
@@ -55,14 +55,23 @@ class Worker:
         self._tell({"ready": os.getpid()})
         for line in self._orders.makefile("rb"):
             self._obey(json.loads(line)["run"])
+            # While the server thinks of what comes next.
+            self.tidy()
         if len(self._warm) > 1:
             from batch_pipeline.container.warm import cool
 
             cool(self._warm)
 
+    def tidy(self) -> None:
+        """Does what the last attempt left for after it; nothing of that counts as its end."""
+        if len(self._warm) > 1:
+            from batch_pipeline.container.warm import tidy
+
+            tidy(self._warm)
+
     def _tell(self, message: Document) -> None:
         try:
-            self._orders.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            self._orders.sendall(line_of(message))
         except (BrokenPipeError, ConnectionResetError):
             pass  # The journal has it.
 
@@ -74,28 +83,31 @@ class Worker:
             self._journal.left(child, attempt)
             return
         self._busy, self._stopping = True, False
-        before = _cpu_seconds()
         result = self._run(order)
         self._busy = False
-        done = {
-            **result,
-            "started_ms": started,
-            "stopped_ms": _now_ms(),
-            "max_rss_kib": getrusage(RUSAGE_CHILDREN).ru_maxrss,
-            "cpu_ms": round(1000 * (_cpu_seconds() - before)),
-        }
+        done = {**result, "started_ms": started, "stopped_ms": _now_ms()}
         self._journal.ended(child, attempt, done)
         self._tell({"done": {"child": child, "attempt": attempt, **done}})
 
     def _run(self, order: Document) -> Document:
-        """Runs one attempt with the log as standard output and error, in an empty folder."""
+        """Runs one attempt with the log as standard output and error."""
         _log_to(order["log"])
+        try:
+            # A cell makes itself a folder, and has no use for another one.
+            if Variable.MANIFEST in order["environment"] and Variable.FILE_TYPE in order["environment"]:
+                return {"exit_code": self._run_here(order)}
+            return self._run_in_folder(order)
+        finally:
+            _log_nowhere()
+
+    def _run_in_folder(self, order: Document) -> Document:
+        """Runs one attempt in an empty folder."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         os.chdir(self._folder)
         try:
             if "container" in order:
                 return self._run_contained(order)
-            if "BATCH_FILE_TYPE" in order["environment"]:
+            if Variable.FILE_TYPE in order["environment"]:
                 return {"exit_code": self._run_here(order)}
             return {"exit_code": self._run_command(order["command"], order["environment"])}
         except CannotStart as error:
@@ -107,7 +119,6 @@ class Worker:
         finally:
             os.chdir("/")
             self._clear_folder()
-            _log_nowhere()
 
     def _run_here(self, order: Document) -> int:
         from batch_pipeline.container.entry import run_child
@@ -119,7 +130,6 @@ class Worker:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            signal.signal(signal.SIGTERM, self._stop)
 
     def _run_contained(self, order: Document) -> Document:
         from batch_pipeline.localbatch.contained import CannotRun, Contained
@@ -196,11 +206,6 @@ def _log_to(path: str) -> None:
 def _log_nowhere() -> None:
     os.dup2(0, 1)
     os.dup2(0, 2)
-
-
-def _cpu_seconds() -> float:
-    mine, others = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
-    return mine.ru_utime + mine.ru_stime + others.ru_utime + others.ru_stime
 
 
 def _now_ms() -> int:
