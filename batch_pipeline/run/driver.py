@@ -325,6 +325,7 @@ class Driver:
             active=go_on and settings.recovery.rounds > 0,
             memory_factor=settings.recovery.memory_factor,
             memory_cap_mb=memory_cap(settings),
+            queue=settings.backend.queue,
             on_demand_queue=settings.backend.on_demand_queue,
             defined_mb={step: resources(definition)[1] for step, definition in definitions.items()},
         )

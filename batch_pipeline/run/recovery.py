@@ -36,6 +36,8 @@ class Policy:
     memory_factor: float
     #: MiB; 0: no cap.
     memory_cap_mb: int
+    #: The command's own queue.
+    queue: str
     #: Empty: the queue where the cell was.
     on_demand_queue: str
     #: Step -> MiB that its definition gives.
@@ -48,7 +50,7 @@ class Policy:
         if failed.reason is EndReason.OUT_OF_MEMORY:
             return self._more_memory(failed)
         if failed.reason in UNLUCKY:
-            return Remedy(memory_mb=self._raised(failed), queue=self.on_demand_queue or failed.queue)
+            return Remedy(memory_mb=self._raised(failed), queue=self._other(self.on_demand_queue or failed.queue))
         return None
 
     def _more_memory(self, failed: FailedCell) -> Remedy | None:
@@ -59,7 +61,10 @@ class Policy:
             return None
         # What the definition gives by now may be more than what it gave then.
         more = given > self.defined_mb.get(failed.step, 0)
-        return Remedy(memory_mb=given if more else None, queue=failed.queue)
+        return Remedy(memory_mb=given if more else None, queue=self._other(failed.queue))
+
+    def _other(self, queue: str) -> str:
+        return "" if queue == self.queue else queue
 
     def _raised(self, failed: FailedCell) -> int | None:
         return failed.memory_mb if failed.memory_mb > self.defined_mb.get(failed.step, 0) else None

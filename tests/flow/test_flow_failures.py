@@ -55,6 +55,18 @@ def test_status_knows_a_cell_whose_container_could_say_nothing(lab: Lab) -> None
     ]
 
 
+def test_a_cell_that_takes_more_memory_than_it_has_goes_again_with_more_until_it_is_enough(lab: Lab) -> None:
+    lab.text("bob", "HUNGRY\n")
+
+    ran = lab.run()
+
+    assert "lower: 1 cell sent again with 128 MiB (out of memory)" in ran.out
+    assert "lower: 1 cell sent again with 256 MiB (out of memory)" in ran.out
+    assert ran.calls["SubmitJob"] == 9, "each time one job a step for what is left"
+    assert len(lab.receipts()) == 7
+    assert len(lab.runs()) == 3
+
+
 def test_a_failure_is_tried_again_by_the_next_command_and_not_before(lab: Lab) -> None:
     lab.text("bob", "FAIL\n")
     lab.run(code=1)

@@ -25,7 +25,11 @@ from tests.run.small import Letters, request_of
 from tests.run.virtual import BUG, OUT_OF_MEMORY, SPOT, Attempt, Death, Hears, Trouble, World
 
 POLICY = Policy(
-    memory_factor=2.0, memory_cap_mb=0, on_demand_queue="", defined_mb={"upper": 1000, "count": 1000, "total": 500}
+    memory_factor=2.0,
+    memory_cap_mb=0,
+    queue="mixed",
+    on_demand_queue="",
+    defined_mb={"upper": 1000, "count": 1000, "total": 500},
 )
 
 
@@ -56,6 +60,7 @@ def test_an_interrupted_cell_keeps_its_memory_and_goes_where_nothing_is_reclaime
     assert policy.remedy(failed("upper", "ann", reason, memory_mb=1000, queue="spot")) == Remedy(queue="steady")
     assert policy.remedy(failed("upper", "ann", reason, memory_mb=4000)) == Remedy(memory_mb=4000, queue="steady")
     assert POLICY.remedy(failed("upper", "ann", reason, queue="spot")) == Remedy(queue="spot")
+    assert POLICY.remedy(failed("upper", "ann", reason, queue="mixed")) == Remedy()
 
 
 @pytest.mark.parametrize(
