@@ -47,6 +47,13 @@ class Variable:
     COMPUTE_ENVIRONMENT = "AWS_BATCH_CE_NAME"
 
 
+#: Set by ECS's agent in every container that it starts, and nowhere else.
+#: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoint-v4.html
+METADATA = "ECS_CONTAINER_METADATA_URI_V4"
+#: `AWS_ECS_EC2` or `AWS_ECS_FARGATE`.
+EXECUTION = "AWS_EXECUTION_ENV"
+
+
 class CommandExit(IntEnum):
     """Exit codes of `python main.py` and `batch-pipeline`."""
 

@@ -31,10 +31,13 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What an attempt took."""
+    """What an attempt took. An attempt that was killed with its container left no record of it."""
 
+    #: The largest process, or all together where several ran for long.
     peak_memory_bytes: int = 0
     cpu_seconds: float = 0.0
+    #: Of the scratch folder: at the end, and now and then in an attempt of more than a second.
+    peak_disk_bytes: int = 0
     staged_in_bytes: int = 0
     staged_out_bytes: int = 0
 
@@ -58,7 +61,13 @@ class _Attempt:
     #: Versions of the tools: {"kallisto": "0.48.0"}.
     versions: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
+    #: What its job had; 0 when nobody told.
+    cpus: int = 0
+    memory_mb: int = 0
+    #: On AWS, as far as it told: `m5.xlarge`, its zone, `spot` or `on-demand`.
     instance_type: str = ""
+    availability_zone: str = ""
+    purchase: str = ""
     #: The scheduler's id of the job or child.
     native_id: str = ""
     format: int = FORMAT
@@ -75,7 +84,8 @@ class _Attempt:
         for name in ("inputs", "outputs"):
             if name in data:
                 data[name] = tuple(FileRecord(**item) for item in data[name])
-        data["usage"] = Usage(**data.get("usage", {}))
+        taken = data.get("usage", {})
+        data["usage"] = Usage(**{f.name: taken[f.name] for f in fields(Usage) if f.name in taken})
         return cls(**data)
 
 
