@@ -171,7 +171,7 @@ class Account:
         answer = self._granted(
             lambda: self._clients.read("describe_compute_environments", computeEnvironments=list(arns))
         )
-        return {item["computeEnvironmentArn"]: _environment(item) for item in answer.get("computeEnvironments", ())}
+        return {item["computeEnvironmentName"]: _environment(item) for item in answer.get("computeEnvironments", ())}
 
     def _instance_types(self, patterns: Sequence[str]) -> list[Machine]:
         found: list[Machine] = []
@@ -217,8 +217,11 @@ def _queue(item: Mapping[str, Any], environments: Mapping[str, Environment]) -> 
         valid=item.get("status", "VALID") == "VALID",
         status_reason=item.get("statusReason", ""),
         fair_share=bool(item.get("schedulingPolicyArn")),
+        # By ARN, or as it was named when the queue was made.
         environments=tuple(
-            environments[entry["computeEnvironment"]] for entry in order if entry["computeEnvironment"] in environments
+            environments[name]
+            for name in (str(entry["computeEnvironment"]).rpartition("/")[2] for entry in order)
+            if name in environments
         ),
     )
 

@@ -5,7 +5,8 @@
     │   ├── InvalidConfig         a setting or option is unknown or has a wrong value
     │   ├── InvalidSampleList     the sample list breaks a rule; all its problems at once
     │   ├── InvalidPipeline       a cycle, an unconnected input, a step that cannot be loaded
-    │   └── InvalidPlan           the plan would break a limit of the backend
+    │   ├── InvalidPlan           the plan would break a limit of the backend
+    │   └── NotReady              what the run needs is missing, switched off or too small; all of it at once
     ├── RunConflict               another driver or live jobs stand in the way; nothing was done (exit 3)
     ├── DeploymentFailed          something could not be set up, or only in part (exit 1)
     ├── StoreFailed               the store could not be read or written (exit 4)
@@ -66,6 +67,10 @@ class InvalidPipeline(InvalidUse):
 
 class InvalidPlan(InvalidUse):
     """The plan would break a limit of the backend."""
+
+
+class NotReady(InvalidUse):
+    """What the run needs is missing, switched off or too small."""
 
 
 class RunConflict(BatchPipelineError):
