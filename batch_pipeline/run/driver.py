@@ -22,6 +22,7 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
+from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
@@ -289,6 +290,7 @@ class Driver:
             already=already,
             poll_seconds=settings.poll_seconds,
             dwell_seconds=settings.dwell_seconds,
+            diagnose=lambda job: diagnose(self.backend, job),
             sleep=self._sleep,
             clock=self._clock,
         )

@@ -206,6 +206,26 @@ def test_what_cannot_be_sent_again_stays_failed_with_its_cause(store: Store, vir
     assert world.drive(with_settings(request_of(store))).ok
 
 
+def test_a_run_that_waits_for_a_disabled_environment_says_so_and_goes_on_when_it_is_mended(
+    store: Store, virtual_time: list[World]
+) -> None:
+    world = World(store)
+    virtual_time.append(world)
+    told: list[tuple[str, str]] = []
+    client = world.batch.client()
+    client.update_compute_environment(computeEnvironment="embedded", state="DISABLED")
+
+    class Mends(Hears):
+        def stuck(self, step: str, sentence: str) -> None:
+            told.append((step, sentence))
+            client.update_compute_environment(computeEnvironment="embedded", state="ENABLED")
+
+    assert world.drive(with_settings(request_of(store), watch__dwell_seconds=600), Mends()).ok
+    assert [step for step, _ in told] == ["upper"]
+    assert "embedded" in told[0][1]
+    assert "DISABLED" in told[0][1] or "disabled" in told[0][1]
+
+
 # A bad day: everything at once, on a thousand samples.
 
 
