@@ -153,8 +153,8 @@ def _suits(record: Record, busy: bool, wanted: Mapping[str, object]) -> bool:
     if busy and record.options.get("container", "") != wanted.get("container", record.options.get("container", "")):
         how = record.options.get("container") or "processes of this machine"
         raise BackendFailed(
-            f"The embedded Batch (pid {record.endpoint.pid}) is at work and runs its jobs with {how}. Wait until it "
-            "has finished, or name another folder as embedded.state."
+            f"The embedded Batch (pid {record.endpoint.pid}) is at work and runs its jobs with {how}. Say --container "
+            "as it does, wait until it has finished, or name another folder as embedded.state."
         )
     return busy or (record.code == code_version() and all(record.options.get(k) == v for k, v in wanted.items()))
 

@@ -94,6 +94,9 @@ class Containers:
         folders = [*local_folders(run.job.spec.environment)]
         for folder in folders:
             yield from ("--volume", f"{folder}:{folder}")
+        for folder in run.job.spec.environment.get(Variable.FOLDERS, "").split(":"):
+            if folder and folder not in folders:
+                yield from ("--volume", f"{folder}:{folder}:ro")
         if folders and not run.job.spec.shown["container"].get("user"):
             yield from ("--user", f"{os.getuid()}:{os.getgid()}")
             yield from ("--userns", "keep-id") if os.getuid() and self.engine == "podman" else ()

@@ -7,7 +7,9 @@ from typing import Final
 from batch_pipeline.backends.definitions import configured_definitions
 from batch_pipeline.backends.payload import RunContext
 from batch_pipeline.run.bundle import Bundle, make_bundle
+from batch_pipeline.run.folders import local_folders
 from batch_pipeline.run.request import Request
+from batch_pipeline.wire.contract import Variable
 
 #: Stands for the id of a run that nobody began: as long as one, and lawful where one is.
 NO_RUN: Final = "THE-RUN-S-ID-26-CHARACTERS"
@@ -28,7 +30,7 @@ def context_of(
         pipeline_name=name,
         queue=settings.backend.queue,
         store_url=store.url,
-        store_variables=store.variables,
+        store_variables={**store.variables, Variable.FOLDERS: ":".join(local_folders(request))},
         bundle_url=store.url_of(packed.key),
         bundle_sha256=packed.sha256,
         definitions=configured_definitions(request.graph, settings, pipeline=name),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def place_of(settings: Settings) -> dict[str, str]:
     """`section.key` -> value of what leads to the backend, for the run record; no secret is among it."""
     if settings.backend.name == "embedded":
-        return {"embedded.state": str(settings.embedded.folder)}
+        return {"embedded.state": str(settings.embedded.folder), "embedded.container": settings.embedded.container}
     region = settings.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
     found = {"aws.region": region, "aws.endpoint": settings.aws.endpoint}
     return {key: value for key, value in found.items() if value}

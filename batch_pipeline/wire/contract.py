@@ -31,6 +31,8 @@ class Variable:
     SCRATCH = "BATCH_PIPELINE_SCRATCH"
     #: Folder a host for cached references.
     CACHE = "BATCH_PIPELINE_CACHE"
+    #: Folders of this machine, with colons between, that the embedded Batch gives to a job's container, read-only.
+    FOLDERS = "BATCH_PIPELINE_FOLDERS"
 
     #: The seed's names, for scripts that read them: the bucket, the one sample, the list (or its URL), the reference.
     BUCKET_NAME = "BUCKET_NAME"

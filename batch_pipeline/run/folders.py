@@ -1,0 +1,46 @@
+"""Folders of this machine that jobs in containers read besides the store: of samples' own files, and a reference's.
+
+The embedded Batch gives them to the containers under the same paths, to be read only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from batch_pipeline.run.request import Request
+
+#: A sheet may name files in a folder for each sample; then it is the folder above all.
+MOST: Final = 8
+
+
+def local_folders(request: Request) -> tuple[str, ...]:
+    """The folders, none below another; empty where jobs do not run in containers of this machine."""
+    if request.settings.backend.name != "embedded" or not request.settings.embedded.container:
+        return ()
+    found = sorted(set(_named(request)))
+    if len(found) > MOST:
+        found = [os.path.commonpath(found)]
+    return tuple(each for each in found if not any(each.startswith(f"{other.rstrip('/')}/") for other in found))
+
+
+def _named(request: Request) -> Iterator[str]:
+    if path := _local(request.sources):
+        yield path
+    for url in request.reference_files.values():
+        if path := _local(url):
+            yield os.path.dirname(path)
+    columns = {source.column for node in request.graph for source in node.sources.values() if source.column}
+    for sample in request.samples if columns else ():
+        for column in columns:
+            if path := _local(sample.columns.get(column, "")):
+                yield os.path.dirname(path)
+
+
+def _local(place: str) -> str:
+    """The path that a place names, if it is one of this machine: a `file:` URL or an absolute path."""
+    if place.startswith("file://"):
+        return os.path.normpath(unquote(urlsplit(place).path))
+    return os.path.normpath(place) if place.startswith("/") else ""
