@@ -22,15 +22,17 @@ VERBS: Final = {
     "watch": "Follow live jobs to their end; submits nothing.",
     "logs": "Print the log of a sample's step, or search a cohort's.",
     "cancel": "Cancel the live jobs of a run, or of all.",
+    "rightsize": "Propose memory and vCPUs from what the cells took.",
     "runs": "List the runs of the store, newest first.",
     "reference": "Build the files that every sample shares.",
+    "deploy": "Set up what runs need: infrastructure, images, definitions, code, references.",
     "doctor": "Check the installation, the store and the backend.",
     "ui": "Start Luigi's scheduler on this machine and open its page.",
     "demo": "Run the pipeline on samples with known answers.",
     "completion": "Print the completion script of a shell.",
 }
 #: Verbs that make sense without a pipeline's file.
-WITHOUT_PIPELINE: Final = ("status", "watch", "logs", "cancel", "runs", "doctor", "ui", "completion")
+WITHOUT_PIPELINE: Final = ("status", "watch", "logs", "cancel", "rightsize", "runs", "deploy", "doctor", "ui", "completion")
 
 EXIT_CODES: Final = {
     CommandExit.DONE: "All chosen cells are done, or nothing was to do.",

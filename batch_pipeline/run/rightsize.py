@@ -1,0 +1,230 @@
+"""What memory and how many vCPUs the steps need, from what their cells took: the receipts tell.
+
+A bounded number of receipts a step is read, spread evenly over the samples, or all of them. A cell that ran out of
+memory and was never done since left no receipt; it needed more than it had, and is taken to need twice that, or a
+table of those that fitted would propose what they did not fit in. Memory is the tools' peak, some room for tomorrow's
+samples, and the container's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from batch_pipeline.run.verdict import read_failed
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.receipt import Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Receipts of a step that are read unless all are wanted.
+MOST: Final = 1_000
+AT_ONCE: Final = 16
+#: Runs that are searched for cells that ran out of memory, newest first.
+RUNS_SEARCHED: Final = 50
+#: Shares of the cells that are told, in percent.
+SHARES: Final = (50, 90, 95, 99, 100)
+#: MiB of the container's own process and libraries, beside the step's.
+OWN_MB: Final = 64
+#: Proposals are multiples of this many MiB.
+ROUND_MB: Final = 64
+#: vCPUs that may be wanted beyond a whole number before another one is proposed.
+SLACK_CPUS: Final = 0.2
+MIB: Final = 1 << 20
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What one cell took."""
+
+    memory_bytes: int
+    cpu_seconds: float
+    #: From start to stop, staging included.
+    seconds: float
+    #: What it had; 0 where its receipt does not tell.
+    memory_mb: int = 0
+    cpus: int = 0
+    #: It ran out of memory, and this is a guess.
+    guessed: bool = False
+    started_at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a step's job definition should say."""
+
+    step: str
+    #: Cells looked at, and how many there are.
+    cells: int
+    all_cells: int
+    #: Of those looked at, cells that ran out of memory and were never done.
+    out_of_memory: int
+    #: What the step has now; 0 where nobody told.
+    memory_mb_now: int
+    cpus_now: int
+    #: Percent of the cells -> MiB in which they fit, with room.
+    memory_mb_for: Mapping[int, int]
+    #: Percent of the cells that fit into what the step has now; None where nobody told.
+    fit_now: float | None
+    memory_mb: int
+    cpus: int
+    #: vCPUs that were busy in the median cell, and in nearly all.
+    busy_median: float
+    busy_most: float
+
+    @property
+    def changes(self) -> bool:
+        """Whether something else than now is proposed."""
+        return (self.memory_mb, self.cpus) != (self.memory_mb_now, self.cpus_now)
+
+
+def rightsize(
+    store: Store,
+    *,
+    steps: Sequence[str] = (),
+    now: Mapping[str, tuple[int, int]] | None = None,
+    most: int | None = MOST,
+    share: int = 99,
+    headroom: float = 0.2,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Proposal]:
+    """One proposal a step that has receipts, in the order of `now`, then by name.
+
+    Parameters
+    ----------
+    now
+        Step -> vCPUs and MiB of its job definition; default: what its newest receipt says that it had.
+    most
+        Receipts read of each step; None: all.
+    share
+        Percent of the cells that the proposal must hold, one of SHARES.
+    headroom
+        Room above what was taken, as a share of it.
+    """
+    listed: dict[str, dict[str, str]] = {}
+    for key in sorted(store.keys(layout.RECEIPTS)):
+        cell = layout.cell_of_receipt(key)
+        if cell is not None and (not steps or cell[0] in steps):
+            listed.setdefault(cell[0], {})[cell[1]] = key
+    hungry = _hungry(store, listed)
+    order = [*(step for step in now or {} if step in listed or step in hungry)]
+    order += sorted(step for step in {*listed, *hungry} if step not in order and (not steps or step in steps))
+    chosen = {step: _spread(sorted(listed.get(step, {}).values()), most) for step in order}
+    total, done, found = sum(map(len, chosen.values())), 0, []
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="receipts") as pool:
+        for step in order:
+            taken: list[Taken] = []
+            for one in pool.map(lambda key: _read(store, key), chosen[step]):
+                done += 1
+                progress(done, total)
+                if one is not None:
+                    taken.append(one)
+            taken += hungry.get(step, [])
+            if taken:
+                cells = len(listed.get(step, {})) + len(hungry.get(step, []))
+                found.append(propose(step, taken, cells, (now or {}).get(step), share=share, headroom=headroom))
+    return found
+
+
+def propose(
+    step: str,
+    taken: Sequence[Taken],
+    cells: int,
+    now: tuple[int, int] | None,
+    *,
+    share: int = 99,
+    headroom: float = 0.2,
+) -> Proposal:
+    """The proposal for a step from what at least one of its cells took. Pure."""
+    told = max((one for one in taken if one.memory_mb), key=lambda one: one.started_at, default=None)
+    cpus_now, memory_mb_now = now or ((told.cpus, told.memory_mb) if told else (0, 0))
+    needs = sorted(one.memory_bytes // MIB if one.guessed else with_room(one.memory_bytes, headroom) for one in taken)
+    busy = sorted(one.cpu_seconds / one.seconds for one in taken if not one.guessed and one.seconds > 0)
+    table = {percent: _quantile(needs, percent) for percent in SHARES}
+    most_busy = _quantile(busy, 95) if busy else 0.0
+    wanted = max(1, math.ceil(most_busy - SLACK_CPUS)) if busy else cpus_now
+    return Proposal(
+        step=step,
+        cells=len(taken),
+        all_cells=cells,
+        out_of_memory=sum(one.guessed for one in taken),
+        memory_mb_now=memory_mb_now,
+        cpus_now=cpus_now,
+        memory_mb_for=table,
+        fit_now=_share_below(needs, memory_mb_now) if memory_mb_now else None,
+        memory_mb=table[share],
+        # Whether more than all of its vCPUs would help, nothing here can tell.
+        cpus=min(wanted, cpus_now) if cpus_now else wanted,
+        busy_median=_quantile(busy, 50) if busy else 0.0,
+        busy_most=most_busy,
+    )
+
+
+def with_room(memory_bytes: int, headroom: float) -> int:
+    """MiB that a cell with this peak should have."""
+    wanted = memory_bytes / MIB * (1 + headroom) + OWN_MB
+    return ROUND_MB * max(1, math.ceil(wanted / ROUND_MB))
+
+
+def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, list[Taken]]:
+    """Step -> cells that ran out of memory in the newest runs and have no receipt."""
+    most: dict[tuple[str, str], int] = {}
+    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]:
+        try:
+            failed = read_failed(store, run_id)
+        except NotInStore:
+            continue
+        for cell in failed:
+            hungry = cell.reason is EndReason.OUT_OF_MEMORY and cell.memory_mb
+            if hungry and cell.sample not in listed.get(cell.step, {}):
+                place = (cell.step, cell.sample)
+                most[place] = max(most.get(place, 0), cell.memory_mb)
+    found: dict[str, list[Taken]] = {}
+    for (step, _), had in most.items():
+        guess = Taken(memory_bytes=2 * had * MIB, cpu_seconds=0.0, seconds=0.0, memory_mb=had, guessed=True)
+        found.setdefault(step, []).append(guess)
+    return found
+
+
+def _spread(keys: Sequence[str], most: int | None) -> Sequence[str]:
+    """At most so many, evenly spread; always the same ones."""
+    if most is None or len(keys) <= most:
+        return keys
+    return [keys[number * len(keys) // most] for number in range(most)]
+
+
+def _read(store: Store, key: str) -> Taken | None:
+    """What a cell took; None for a receipt that went meanwhile or tells nothing."""
+    try:
+        receipt = Receipt.from_json(store.get_json(key))
+    except NotInStore:
+        return None
+    if not receipt.usage.peak_memory_bytes:
+        return None
+    return Taken(
+        memory_bytes=receipt.usage.peak_memory_bytes,
+        cpu_seconds=receipt.usage.cpu_seconds,
+        seconds=_seconds(receipt.started_at, receipt.stopped_at),
+        memory_mb=receipt.memory_mb,
+        cpus=receipt.cpus,
+        started_at=receipt.started_at,
+    )
+
+
+def _seconds(started_at: str, stopped_at: str) -> float:
+    return (datetime.fromisoformat(stopped_at) - datetime.fromisoformat(started_at)).total_seconds()
+
+
+def _quantile(values: Sequence[Number], percent: int) -> Number:
+    """The least of the sorted values that at least so many percent are not above."""
+    return values[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def _share_below(values: Sequence[int], bound: int) -> float:
+    return 100 * sum(value <= bound for value in values) / len(values)
