@@ -32,7 +32,18 @@ VERBS: Final = {
     "completion": "Print the completion script of a shell.",
 }
 #: Verbs that make sense without a pipeline's file.
-WITHOUT_PIPELINE: Final = ("status", "watch", "logs", "cancel", "rightsize", "runs", "deploy", "doctor", "ui", "completion")
+WITHOUT_PIPELINE: Final = (
+    "status",
+    "watch",
+    "logs",
+    "cancel",
+    "rightsize",
+    "runs",
+    "deploy",
+    "doctor",
+    "ui",
+    "completion",
+)
 
 EXIT_CODES: Final = {
     CommandExit.DONE: "All chosen cells are done, or nothing was to do.",

@@ -61,9 +61,9 @@ def _defined(call: Call) -> dict[str, tuple[int, int]] | None:
     """Step -> vCPUs and MiB as the pipeline says now; without a pipeline the receipts tell."""
     if not call.has_pipeline:
         return None
-    from batch_pipeline.backends.definitions import definitions_of, resources
+    from batch_pipeline.backends.definitions import configured_definitions, resources
 
-    definitions = definitions_of(call.graph, pipeline=call.graph.name, attempts=call.settings.backend.attempts)
+    definitions = configured_definitions(call.graph, call.settings)
     return {step: resources(definition) for step, definition in definitions.items()}
 
 
