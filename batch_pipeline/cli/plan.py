@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import (
+    CommandOption,
     common_options,
     json_option,
     parameter_options,
@@ -23,6 +24,10 @@ from batch_pipeline.wire.contract import CommandExit
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan, Why
     from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.report.estimates import Payload
+    from batch_pipeline.run.driver import Look
+    from batch_pipeline.run.estimate import Estimate
+    from batch_pipeline.run.request import Request
 
 #: Jobs that the table shows before it says how many more there are.
 MOST_JOBS = 40
@@ -44,13 +49,68 @@ def plan(call: Call) -> int:
     look = driver.look(request)
     if call.verbose:
         print_store_calls(dict(look.store_calls))
+    details = _Details(call, request, look)
     if call.json:
         from batch_pipeline.report.records import plan_record
 
-        print_json(plan_record(look.plan) | {"reference": look.reference, "live_runs": list(look.live_runs)})
+        record = plan_record(look.plan) | {"reference": look.reference, "live_runs": list(look.live_runs)}
+        print_json(record | details.record())
     else:
         _tell(look.plan, look.live_runs)
-    return CommandExit.FAILED if look.plan.blocked else CommandExit.DONE
+        details.tell()
+    return CommandExit.FAILED if look.plan.blocked or details.problems else CommandExit.DONE
+
+
+class _Details:
+    """What `--payloads` and `--estimate` add; nothing is computed that was not asked for."""
+
+    def __init__(self, call: Call, request: Request, look: Look) -> None:
+        self.payloads: list[Payload] | None = None
+        #: What AWS would not take.
+        self.problems: list[str] = []
+        self.estimate: Estimate | None = None
+        if call.options.get("payloads"):
+            from batch_pipeline.backends.limits import plan_problems
+            from batch_pipeline.report.estimates import payloads
+            from batch_pipeline.run.context import context_of
+
+            context = context_of(request, reference=look.reference)
+            self.payloads = list(payloads(look.plan, context))
+            self.problems = plan_problems(look.plan, context)
+        if call.options.get("estimate"):
+            from batch_pipeline import backends
+            from batch_pipeline.run.estimate import estimate
+
+            backend = backends.create(request.settings)
+            try:
+                self.estimate = estimate(request, look.plan, look.inventory, backend)
+            finally:
+                backend.close()
+
+    def record(self) -> dict[str, Any]:
+        """As keys of the plan's JSON."""
+        from batch_pipeline.report.estimates import estimate_record
+        from batch_pipeline.report.records import plain
+
+        found: dict[str, Any] = {}
+        if self.payloads is not None:
+            found |= {"payloads": plain(self.payloads), "problems": self.problems}
+        return found | ({"estimate": estimate_record(self.estimate)} if self.estimate is not None else {})
+
+    def tell(self) -> None:
+        """As text."""
+        from batch_pipeline.report.estimates import ESTIMATE_COLUMNS, estimate_lines, estimate_rows
+
+        for payload in self.payloads or ():
+            data(f"\n{payload.line}\n{payload.text}")
+        for problem in self.problems:
+            say(problem)
+        if self.estimate is not None:
+            data("")
+            if self.estimate.steps:
+                print_table(ESTIMATE_COLUMNS, estimate_rows(self.estimate))
+            for line in estimate_lines(self.estimate):
+                data(line)
 
 
 def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
@@ -125,6 +185,10 @@ def _tell_jobs(plan: Plan) -> None:
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
     options = [*common_options(), *pipeline_options(), json_option()]
+    options += [
+        CommandOption("--payloads", "Print each SubmitJob request as it will be sent, with its size.", is_flag=True),
+        CommandOption("--estimate", "Say what it will take: vCPU-hours, GiB-hours, money, time.", is_flag=True),
+    ]
     options += selection_options(complete.steps(workflow), complete.samples(workflow))
     if workflow is not None:
         options += parameter_options(steps_of(workflow), options)

@@ -1,0 +1,195 @@
+"""What a plan will take: hours of vCPUs and memory, money, and the least time on the clock. Writes nothing.
+
+How long a cell takes is told by the receipts of earlier cells of its step, of which a bounded number is read, spread
+over the samples. A step without any is guessed, and it is said that it was. What is left out: attempts that are made
+again, pulling images, machines that stand idle or hold a job only in part, storage and transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import mean
+from typing import Any, Final
+
+from batch_pipeline.backends.account import Inspectable, Unasked, wanted_of
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.definitions import configured_definitions
+from batch_pipeline.config import PriceSettings, Settings
+from batch_pipeline.pipeline.plan import Inventory, Plan
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.run.request import Request
+from batch_pipeline.run.room import embedded_room
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.receipt import Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Receipts of a step that are read.
+MOST_RECEIPTS: Final = 200
+#: A cell of a step that left no receipt yet.
+GUESSED_SECONDS: Final = 600.0
+#: Receipts that are read at once.
+READERS: Final = 16
+_HOUR: Final = 3600.0
+_GIB: Final = 1024.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What may be in use at once; None: nobody knows."""
+
+    vcpus: int | None = None
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEstimate:
+    """What the cells of one step will take."""
+
+    step: str
+    cells: int
+    #: What a cell asks for.
+    vcpus: float
+    memory_mb: int
+    #: On the average.
+    seconds: float
+    #: Receipts that say so; 0: it is a guess.
+    receipts: int
+    vcpu_hours: float
+    gib_hours: float
+    cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What all cells of a plan will take."""
+
+    steps: tuple[StepEstimate, ...]
+    currency: str
+    #: It cannot take less time than this, from the first start to the last end.
+    least_seconds: float
+    room: Room
+
+    @property
+    def vcpu_hours(self) -> float:
+        """Of all steps."""
+        return sum(step.vcpu_hours for step in self.steps)
+
+    @property
+    def gib_hours(self) -> float:
+        """Of all steps."""
+        return sum(step.gib_hours for step in self.steps)
+
+    @property
+    def cost(self) -> float:
+        """Of all steps."""
+        return sum(step.cost for step in self.steps)
+
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """Steps that left no receipt yet."""
+        return tuple(step.step for step in self.steps if not step.receipts)
+
+
+def estimate(request: Request, plan: Plan, inventory: Inventory, backend: Backend) -> Estimate:
+    """What the plan will take. Reads at most 200 receipts a step, and asks AWS how large the queue may get."""
+    definitions = configured_definitions(request.graph, request.settings)
+    durations = {step: read_durations(request.store, step, inventory) for step in request.graph.names}
+    return estimate_of(plan, definitions, durations, request.settings.prices, room_of(request.settings, backend))
+
+
+def read_durations(store: Store, step: str, inventory: Inventory) -> list[float]:
+    """Seconds that cells of a step took, of at most 200 that are spread evenly over the samples."""
+    receipts = inventory.receipts.get(step, {})
+    samples = sorted(receipts)
+    stride = max(1, -(-len(samples) // MOST_RECEIPTS))
+    keys = [layout.receipt(step, sample, receipts[sample][-1]) for sample in samples[::stride]]
+
+    def read(key: str) -> float | None:
+        try:
+            return _seconds(Receipt.from_json(store.get_json(key)))
+        except NotInStore:
+            return None
+
+    if not keys:
+        return []
+    with ThreadPoolExecutor(READERS) as readers:
+        return [seconds for seconds in readers.map(read, keys) if seconds is not None]
+
+
+def _seconds(receipt: Receipt) -> float:
+    began, ended = (datetime.fromisoformat(moment) for moment in (receipt.started_at, receipt.stopped_at))
+    return max(0.0, (ended - began).total_seconds())
+
+
+def room_of(settings: Settings, backend: Backend) -> Room:
+    """How much may be in use at once: of this machine, or of the queue's compute environments."""
+    if settings.backend.name == "embedded":
+        vcpus, memory_mb = embedded_room(settings.embedded)
+        return Room(vcpus=vcpus, memory_mb=memory_mb)
+    if not isinstance(backend, Inspectable):
+        return Room()
+    try:
+        queue = backend.account.queues([settings.backend.queue]).get(settings.backend.queue)
+    except (Unasked, BackendFailed):
+        return Room()
+    bounds = [each.max_vcpus for each in queue.environments if each.works] if queue else []
+    known = [bound for bound in bounds if bound is not None]
+    return Room(vcpus=sum(known) if known and len(known) == len(bounds) else None)
+
+
+def estimate_of(
+    plan: Plan,
+    definitions: Mapping[str, Mapping[str, Any]],
+    durations: Mapping[str, Sequence[float]],
+    prices: PriceSettings,
+    room: Room,
+) -> Estimate:
+    """What a plan will take, from how long cells took. Pure."""
+    steps = tuple(
+        _step_estimate(plan, step, definitions[step], durations.get(step, ()), prices)
+        for step in plan.graph.names
+        if any(job.step == step and not job.join for job in plan.jobs)
+    )
+    return Estimate(steps=steps, currency=prices.currency, least_seconds=_least(plan.graph, steps, room), room=room)
+
+
+def _step_estimate(
+    plan: Plan, step: str, definition: Mapping[str, Any], durations: Sequence[float], prices: PriceSettings
+) -> StepEstimate:
+    wanted = wanted_of(definition["containerProperties"])
+    jobs = [job for job in plan.jobs if job.step == step and not job.join]
+    seconds = mean(durations) if durations else GUESSED_SECONDS
+    hours = seconds / _HOUR
+    vcpu_hours = sum(job.size for job in jobs) * wanted.vcpus * hours
+    # Cells that are sent again after they ran out of memory are given more.
+    gib_hours = sum(job.size * (job.remedy.memory_mb or wanted.memory_mb) for job in jobs) / _GIB * hours
+    return StepEstimate(
+        step=step,
+        cells=sum(job.size for job in jobs),
+        vcpus=wanted.vcpus,
+        memory_mb=wanted.memory_mb,
+        seconds=seconds,
+        receipts=len(durations),
+        vcpu_hours=vcpu_hours,
+        gib_hours=gib_hours,
+        cost=vcpu_hours * prices.vcpu_hour + gib_hours * prices.gib_hour,
+    )
+
+
+def _least(graph: Graph, steps: Sequence[StepEstimate], room: Room) -> float:
+    """The longest chain of steps that one sample goes through, or all work over all room, whichever is more."""
+    ends: dict[str, float] = {}
+    seconds = {step.step: step.seconds for step in steps}
+    for node in graph:
+        before = max((ends[name] for name in node.upstream), default=0.0)
+        ends[node.name] = before + seconds.get(node.name, 0.0)
+    bounds = [max(ends.values(), default=0.0)]
+    if room.vcpus:
+        bounds.append(sum(step.vcpu_hours for step in steps) * _HOUR / room.vcpus)
+    if room.memory_mb:
+        bounds.append(sum(step.gib_hours for step in steps) * _GIB * _HOUR / room.memory_mb)
+    return max(bounds)
