@@ -142,8 +142,8 @@ def _tell(outcome: Outcome) -> None:
     if not (outcome.run_ids and one_reader()):
         for name, step in outcome.progress.items():
             data(f"{name}: {step.line}")
-    for line in outcome.again:
-        data(line.line)
+    for again in outcome.again:
+        data(again.line)
     print_failures(outcome.failed)
     if outcome.stopped_by:
         data(f"Cells that could go again did not: {outcome.stopped_by}")

@@ -80,7 +80,7 @@ class _Group:
     live: Mapping[str, LiveJob]
 
 
-#: A step's part of a signature: with what it runs, if it does, and the live job to which the sample still belongs there.
+#: A step's part of a signature: with what it runs, if it does, and the live job to which the sample still belongs.
 _Mark = tuple[Remedy | None, str]
 _RUNS: _Mark = (AS_DEFINED, "")
 _RESTS: _Mark = (None, "")

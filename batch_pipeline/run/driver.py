@@ -28,6 +28,7 @@ from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.record import write_end
+from batch_pipeline.run.preflight import preflight, require_ready
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import memory_cap
@@ -43,7 +44,7 @@ from batch_pipeline.run.verdict import (
 )
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import BackendFailed, RunConflict, StoreFailed, SubmissionRefused
+from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict, StoreFailed, SubmissionRefused
 
 
 class Interrupted(KeyboardInterrupt):
@@ -171,7 +172,7 @@ class Driver:
         while True:
             try:
                 found, jobs = self._wave(listener)
-            except (SubmissionRefused, BackendFailed) as error:
+            except (SubmissionRefused, BackendFailed, NotReady) as error:
                 if not pending:
                     raise
                 # What failed is known by now, and shall be told rather than that its second try was refused.
@@ -222,6 +223,8 @@ class Driver:
         if found.plan.jobs:
             # The embedded server starts while Luigi is imported.
             self.backend.wake()
+            if self._request.settings.backend.name != "embedded":
+                require_ready(preflight(self._request, self.backend, found.plan, reference=found.reference))
         try:
             if not self._lock.take(seen=seen):
                 found = self.look()
