@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 #: What is measured, pinned: the figures of another version would be another table.
@@ -19,10 +19,11 @@ def cache_folder() -> Path:
 
 
 class Peers:
-    """The environment with the peers."""
+    """An environment with peers."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "peers"
+    def __init__(self, folder: Path, name: str = "peers", packages: Mapping[str, str] = PACKAGES) -> None:
+        self._folder = folder / name
+        self._packages = packages
         #: Package -> why it cannot be measured.
         self.missing: dict[str, str] = {}
 
@@ -30,7 +31,7 @@ class Peers:
         """Installs what is not there; what cannot be had is noted in `missing`."""
         if not (self._folder / "bin" / "pip").exists():
             subprocess.run([sys.executable, "-m", "venv", str(self._folder)], check=True)
-        for package, version in PACKAGES.items():
+        for package, version in self._packages.items():
             if self._version(package) == version:
                 continue
             pip = [self.program("pip"), "install", "--quiet", "--disable-pip-version-check", f"{package}=={version}"]
@@ -44,7 +45,7 @@ class Peers:
 
     def versions(self) -> Iterator[tuple[str, str]]:
         """Name and version of those that are there."""
-        for package in PACKAGES:
+        for package in self._packages:
             if package not in self.missing:
                 yield package, self._version(package)
 

@@ -24,6 +24,10 @@ from batch_pipeline.wire.errors import StoreFailed
 REQUEST_TIMEOUT: Final = "12h"
 #: Without a byte for so long a request has failed; it is made again.
 SILENCE_TIMEOUT: Final = "120s"
+#: Bytes a part of an upload has at least, and how many parts an object may have; S3's own number:
+#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+UPLOAD_PART: Final = 8 << 20
+MOST_PARTS: Final = 10_000
 #: Seconds between the tries of a write that met another one for the same key.
 CONFLICT_PAUSES: Final = (0.1, 0.3, 1.0, 3.0)
 
@@ -159,6 +163,11 @@ def is_conflict(error: Exception) -> bool:
     obstore takes it for "exists already": https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
     """
     return any(word in str(error) for word in _CONFLICTS)
+
+
+def part_bytes(size_bytes: int) -> int:
+    """How large the parts of an upload are: obstore's own 5 MiB would not hold more than 50 GB."""
+    return max(UPLOAD_PART, -(-size_bytes // MOST_PARTS))
 
 
 def insisting(write: Callable[[], object]) -> None:

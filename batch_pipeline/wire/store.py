@@ -35,10 +35,6 @@ STREAM_PIECE = 4 << 20
 #: Keys a LIST page holds, S3's own number: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 LIST_PAGE = 1000
 
-#: Bytes a part of an upload has at least, and how many parts an object may have; S3's own number:
-#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-UPLOAD_PART = 8 << 20
-MOST_PARTS = 10_000
 #: Objects up to so many bytes may be read again to learn who wrote them.
 CLAIM = 4096
 
@@ -169,7 +165,7 @@ class Store:
     def put_file(self, key: str, path: Path) -> None:
         """Streams a file to the object; large ones go in parts. Raises as `put`."""
         with self._call("put", key):
-            part = max(UPLOAD_PART, -(-path.stat().st_size // MOST_PARTS))
+            part = s3.part_bytes(path.stat().st_size)
             s3.insisting(lambda: obstore.put(self.backend, key, path, chunk_size=part))
 
     def delete(self, keys: list[str]) -> None:

@@ -222,3 +222,9 @@ def test_stores_beside_one_are_reached_in_the_same_way(service: Service, tmp_pat
     assert folder.variables == {}
     folder.beside(f"s3://{BUCKET}/elsewhere").put("key", b"")
     assert folder.variables == {"AWS_ENDPOINT_URL_S3": service.url, "AWS_REGION": REGION}
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 9 << 20, 80_000_000_000, 5 << 40])
+def test_an_object_has_no_more_parts_than_s3_takes(size_bytes: int) -> None:
+    assert s3.part_bytes(size_bytes) >= 5 << 20
+    assert -(-size_bytes // s3.part_bytes(size_bytes)) <= 10_000
