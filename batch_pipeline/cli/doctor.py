@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +22,7 @@ from batch_pipeline.cli.options import (
     steps_of,
 )
 from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.run.preflight import Finding
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import BatchPipelineError
 
@@ -35,21 +35,14 @@ PACKAGES: Final = ("boto3", "click", "luigi", "obstore", "pydantic", "rich", "sc
 LOW_SPACE: Final = 5 * 1024**3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    ok: bool
-    sentence: str
-    #: What to do; empty when all is well.
-    remedy: str = ""
-
-
 def doctor(call: Call) -> int:
-    """Checks Python, packages, tools, store, disk, backend and scheduler. Ends with 1 when something is wrong."""
+    """Checks Python, packages, tools, store, disk, backend and scheduler, and what a run would need now.
+
+    On AWS that is the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
+    is wrong.
+    """
     findings = [_guarded(name, check, call) for name, check in CHECKS.items()]
-    told = [finding for found in findings for finding in found]
+    told = _once(finding for found in findings for finding in found)
     if call.json:
         from batch_pipeline.report.records import plain
 
@@ -60,6 +53,15 @@ def doctor(call: Call) -> int:
             if finding.remedy:
                 data(f"       {finding.remedy}")
     return CommandExit.DONE if all(finding.ok for finding in told) else CommandExit.FAILED
+
+
+def _once(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings without what another check has stumbled over before."""
+    told: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        is_error = not finding.ok and not finding.remedy
+        told.setdefault(("" if is_error else finding.check, finding.sentence), finding)
+    return list(told.values())
 
 
 def _guarded(name: str, check: Callable[[Call], Iterator[Finding]], call: Call) -> list[Finding]:
@@ -158,6 +160,33 @@ def _backend(call: Call) -> Iterator[Finding]:
     yield Finding(check="backend", ok=True, sentence=f"{call.settings.backend.name} answers")
 
 
+def _run(call: Call) -> Iterator[Finding]:
+    """What a run would need now; without a sample list, what every run of the pipeline needs."""
+    from batch_pipeline import backends
+    from batch_pipeline.backends.account import Inspectable
+    from batch_pipeline.backends.definitions import configured_definitions
+    from batch_pipeline.report.tables import counted
+    from batch_pipeline.run.driver import Driver
+    from batch_pipeline.run.preflight import account_findings, preflight
+
+    settings = call.settings
+    backend = backends.create(settings)
+    try:
+        if call.has_pipeline and settings.samples.file:
+            request = call.request()
+            look = Driver(request, backend).look()
+            found = preflight(request, backend, look.plan, reference=look.reference)
+            if not any(finding.check == "limits" for finding in found):
+                jobs = counted(len(look.plan.jobs), "job")
+                yield Finding(check="plan", ok=True, sentence=f"{jobs} to send, within what AWS takes")
+            yield from found
+        elif settings.backend.name != "embedded" and isinstance(backend, Inspectable):
+            definitions = configured_definitions(call.graph, settings) if call.has_pipeline else {}
+            yield from account_findings(backend.account, settings, definitions)
+    finally:
+        backend.close()
+
+
 def _scheduler(call: Call) -> Iterator[Finding]:
     luigi = call.settings.luigi
     if not luigi.scheduler_host:
@@ -183,6 +212,7 @@ CHECKS: Final[dict[str, Callable[[Call], Iterator[Finding]]]] = {
     "store": _store,
     "disk": _space,
     "backend": _backend,
+    "run": _run,
     "scheduler": _scheduler,
 }
 

@@ -98,6 +98,11 @@ def json_option() -> click.Option:
     return CommandOption("--json", "Print JSON instead of tables.", is_flag=True)
 
 
+def tag_option() -> click.Option:
+    """`--tag`."""
+    return CommandOption("--tag", "Tag of all jobs; repeatable.", multiple=True, metavar="NAME=VALUE")
+
+
 def yes_option() -> click.Option:
     """`--yes`."""
     return CommandOption("--yes", "Do not ask.", is_flag=True)
@@ -130,7 +135,7 @@ def run_options() -> list[click.Parameter]:
         SettingOption("--description", "pipeline.description", "What the run is for."),
         SettingOption("--scheduler-host", "luigi.scheduler_host", "Host of a central luigid.", metavar="HOST"),
         SettingOption("--scheduler-port", "luigi.scheduler_port", "Its port.", metavar="PORT"),
-        CommandOption("--tag", "Tag of all jobs; repeatable.", multiple=True, metavar="NAME=VALUE"),
+        tag_option(),
         SettingOption(
             "--on-interrupt",
             "watch.on_interrupt",

@@ -17,6 +17,7 @@ from batch_pipeline.cli.options import (
     pipeline_options,
     selection_options,
     steps_of,
+    tag_option,
 )
 from batch_pipeline.cli.output import data, print_json, print_store_calls, print_table, say
 from batch_pipeline.wire.contract import CommandExit
@@ -186,6 +187,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     """The command."""
     options = [*common_options(), *pipeline_options(), json_option()]
     options += [
+        tag_option(),
         CommandOption("--payloads", "Print each SubmitJob request as it will be sent, with its size.", is_flag=True),
         CommandOption("--estimate", "Say what it will take: vCPU-hours, GiB-hours, money, time.", is_flag=True),
     ]
