@@ -277,10 +277,7 @@ def open_store(
         try:
             return Store(url, S3Store.from_url(url, **access.options()), None, access=access, reach=reach)
         except BaseError as error:
-            said = str(error).split("\n", 1)[0]
-            raise InvalidConfig(
-                f"The store {location!r} cannot be opened: {said}. Write s3://bucket/prefix."
-            ) from error
+            raise InvalidConfig(f"The store {location!r} cannot be opened. Write s3://bucket/prefix.") from error
     if scheme == "memory":
         with _MEMORY_LOCK:
             return Store(location, _MEMORY.setdefault(location, MemoryStore()), None, reach=reach)
