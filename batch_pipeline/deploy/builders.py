@@ -118,7 +118,14 @@ class Builder:
         if self.program != "docker":
             self._authority = Path(self._folder.name) / "auth.json"
         self._run(
-            "login", "--username", user, "--password-stdin", registry, what=f"log in to {registry}", told=password
+            "login",
+            "--username",
+            user,
+            "--password-stdin",
+            *self._options(registry),
+            registry,
+            what=f"log in to {registry}",
+            told=password,
         )
 
     def _options(self, image: str) -> list[str]:

@@ -14,6 +14,7 @@ import os
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ _NO_IMAGE = (
 _NEVER = "0001-01-01"
 #: How often it is looked whether the container's process is there.
 _SOON = 0.05
+#: How often it is looked for who was killed after memory ran out.
+_LOOKS = 20
 
 
 class CannotRun(Exception):
@@ -202,7 +205,10 @@ def _killed(pid: str, comes: Callable[[int], bool]) -> Iterator[int]:
         yield _count(control)
         while comes(event):
             os.eventfd_read(event)
-            yield _count(control)
+            # The kernel tells that memory is out before it kills, and also when the cgroup is removed.
+            for _ in range(_LOOKS):
+                yield _count(control)
+                time.sleep(_SOON / 5)
     except OSError:
         return  # The cgroup has gone, and the container with it.
     finally:
