@@ -10,6 +10,7 @@ fifth of a second more. Nothing is imported or connected before the first call.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -210,7 +211,10 @@ def aws_maker(settings: AwsSettings) -> Callable[[], ClientMaker]:
         def make(service: str, config: Any) -> Any:
             # What stands in for AWS speaks Batch's API; other services are asked where AWS's own environment says.
             endpoint = settings.endpoint if service in ("batch", "logs") else ""
-            place: Any = {"region_name": settings.region or None, "endpoint_url": endpoint or None}
+            place: Any = {
+                "region_name": settings.region or os.environ.get("AWS_REGION"),
+                "endpoint_url": endpoint or None,
+            }
             return session.create_client(service, config=config, **place)
 
         return make

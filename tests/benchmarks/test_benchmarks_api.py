@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.api import ours
+from benchmarks.api_peers import OURS, measured
 from benchmarks.million import simulated
 
 
@@ -53,3 +54,18 @@ def test_what_a_simulated_cohort_costs_grows_with_its_arrays_alone(tmp_path: Pat
     more = two["phases"]["submit"]["store"]["put"] - one["phases"]["submit"]["store"]["put"]
     # Rows, header, intent, native id.
     assert more <= 3 * 5
+
+
+@pytest.mark.engine
+def test_ours_beside_the_peers_is_a_whole_run_with_its_store_in_s3() -> None:
+    (found,) = measured(3, [OURS])
+    assert found.why_not == ""
+    assert {name: number for name, number in found.batch.items() if name != "DescribeJobs"} == {
+        "DescribeJobDefinitions": 1,
+        "DescribeJobQueues": 1,
+        "RegisterJobDefinition": 3,
+        "SubmitJob": 3,
+    }
+    # Nine cells: output, log, receipt.
+    assert found.s3["PUT"] >= 27
+    assert found.s3["LIST"] > 0

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from batch_pipeline.backends.aws_clients import aws_maker
 from batch_pipeline.backends.credentials import identity_of, reach_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.localbatch.client import ensure, lend, stop
@@ -81,6 +82,16 @@ def test_keys_of_the_environment_need_no_botocore(
     open_store(f"s3://{BUCKET}/prefix", reach=reach_of(settings)).put("key", b"")
     assert service.asked[-1].key_id == "of-the-lab"
     assert identity_of(settings) == {"AWS_PROFILE": "lab", "AWS_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def test_batch_and_s3_are_in_the_same_region(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    from botocore.config import Config
+
+    monkeypatch.setenv("AWS_REGION", "ca-central-1")
+    settings = settings_with(aws__profile="lab")
+    client = aws_maker(settings.aws)()("batch", Config())
+    assert client.meta.region_name == reach_of(settings)().region == "ca-central-1"
+    client.close()
 
 
 def test_settings_go_before_the_environment(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
