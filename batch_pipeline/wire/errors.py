@@ -6,10 +6,13 @@
     │   ├── InvalidSampleList     the sample list breaks a rule; all its problems at once
     │   ├── InvalidPipeline       a cycle, an unconnected input, a step that cannot be loaded
     │   ├── InvalidPlan           the plan would break a limit of the backend
-    │   └── NotReady              what the run needs is missing, switched off or too small; all of it at once
+    │   ├── NotReady              what the run needs is missing, switched off or too small; all of it at once
+    │   └── InvalidTasks          tasks of a pool break a rule; all their problems at once
     ├── RunConflict               another driver or live jobs stand in the way; nothing was done (exit 3)
+    ├── IllegalMove               a task of a pool cannot make that move in its state; it was left alone (exit 3)
     ├── DeploymentFailed          something could not be set up, or only in part (exit 1)
     ├── StoreFailed               the store could not be read or written (exit 4)
+    ├── PoolFailed                the pool of tasks could not be read or written (exit 4)
     ├── BackendFailed             the backend answered with an error (exit 4)
     │   ├── SubmissionRefused     nothing was queued
     │   └── SubmissionUnknown     the job may or may not be queued: look it up by name before sending again
@@ -73,8 +76,18 @@ class NotReady(InvalidUse):
     """What the run needs is missing, switched off or too small."""
 
 
+class InvalidTasks(InvalidUse):
+    """Tasks of a pool break a rule."""
+
+
 class RunConflict(BatchPipelineError):
     """Another driver or live jobs stand in the way; nothing was done."""
+
+    exit_code = CommandExit.CONFLICT
+
+
+class IllegalMove(BatchPipelineError):
+    """A task of a pool cannot make that move in its state; it was left alone."""
 
     exit_code = CommandExit.CONFLICT
 
@@ -85,6 +98,13 @@ class DeploymentFailed(BatchPipelineError):
 
 class StoreFailed(BatchPipelineError):
     """The store could not be read or written."""
+
+    exit_code = CommandExit.UNREACHABLE
+    transient = True
+
+
+class PoolFailed(BatchPipelineError):
+    """The pool of tasks could not be read or written."""
 
     exit_code = CommandExit.UNREACHABLE
     transient = True
