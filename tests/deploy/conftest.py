@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3
+import botocore.loaders
 import pytest
 from moto import mock_aws
 from moto.cloudformation import models as cloudformation
@@ -124,9 +126,16 @@ def moto_as_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudformation.CloudFormationBackend, "execute_change_set", execute_as_aws)
 
 
+#: Reads each service's model once for all tests: every session would else read it anew, in a third of a second.
+LOADER = botocore.loaders.create_loader()
+
+
 @pytest.fixture
 def aws(moto_as_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty AWS account, in this process."""
+    monkeypatch.setattr(botocore.loaders, "create_loader", lambda *_: LOADER)
+    # boto3's own session adds its models to its loader, and is kept for the process.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     with mock_aws():
         yield
