@@ -6,7 +6,7 @@ both if the task still is what the step began with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -270,7 +270,7 @@ def _cancelled(task: Task, now_ms: int) -> Task:
     return replace(_let_go(task, _CANCELLED, now_ms), fence=fence)
 
 
-_AFTER_ACTION = {
+_AFTER_ACTION: Mapping[Action, Callable[[Task, int], Task | None]] = {
     Action.RETRY: _retried,
     Action.RESET: _cleared,
     Action.CANCEL: _cancelled,
