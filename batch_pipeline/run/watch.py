@@ -49,6 +49,8 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
+        #: Once and not at every poll: a million cells take a third of a second.
+        self._planned = {step: plan.counts(step) for step in plan.states}
         self._backend = backend
         self._jobs = [submission for submission in submissions if not submission.join]
         self._already = dict(already or {})
@@ -129,7 +131,7 @@ class Watch:
             self._reasons[native_id] = Counter(child.end_reason or EndReason.LOST for child in children)
 
     def _progress(self, step: str) -> StepProgress:
-        counts = self._plan.counts(step)
+        counts = self._planned[step]
         done = running = waiting = again = 0
         failed: Counter[EndReason] = Counter()
         for job in self._jobs:

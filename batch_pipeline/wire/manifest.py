@@ -18,7 +18,7 @@ from batch_pipeline.wire.errors import ContractBroken
 FORMAT = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
     """A file that no step made."""
 
