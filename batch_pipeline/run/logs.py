@@ -26,6 +26,8 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Runs that are searched for a sample's logs, newest first.
 RUNS_SEARCHED = 50
+#: Those of which the backend is asked when the store has no log at all.
+RUNS_ASKED = 5
 FOLLOW_SECONDS = 0.5
 
 
@@ -135,9 +137,10 @@ class _Reader:
     def tried(self, step: str | None, run_id: str | None) -> list[_Tried]:
         """Of each step the newest run that tried it, steps in the order of the pipeline."""
         live = set(live_run_ids(self.store))
+        runs = [run_id] if run_id else sorted(self.store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]
         found: dict[str, _Tried] = {}
         order: dict[str, None] = {}
-        for run in [run_id] if run_id else sorted(self.store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]:
+        for run in runs:
             steps = [step] if step else _steps(self.store, run)
             order |= dict.fromkeys(steps)
             failed = self._failed(run)
@@ -147,6 +150,11 @@ class _Reader:
                     found[name] = _Tried(run_id=run, step=name, stored=stored, live=run in live)
             if order.keys() <= found.keys():
                 break
+        if not found:
+            # The store's copies may have been removed: the backend's lines may be there still.
+            for run, name in ((run, name) for run in runs[:RUNS_ASKED] for name in order):
+                if name not in found and self._begun(run, name):
+                    found[name] = _Tried(run_id=run, step=name, stored={}, live=run in live)
         return [found[name] for name in order if name in found]
 
     def numbers(self, tried: _Tried, attempt: int | None, all_attempts: bool) -> list[int]:
@@ -199,7 +207,7 @@ class _Reader:
             return set()
 
     def _begun(self, run_id: str, step: str) -> bool:
-        """Whether an attempt at the cell was begun in a live run."""
+        """Whether the backend knows of an attempt at the cell."""
         child = self._child(run_id, step)
         return child is not None and child.attempts > 0
 
