@@ -47,10 +47,16 @@ class Builder:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def build(self, context: Path, tag: str, arguments: Mapping[str, str], labels: Mapping[str, str]) -> None:
-        """Builds the Dockerfile of a folder under a tag. Raises DeploymentFailed with the end of its talk."""
+    def build(
+        self, context: Path, tag: str, arguments: Mapping[str, str], labels: Mapping[str, str], *, fresh: bool = False
+    ) -> None:
+        """Builds the Dockerfile of a folder under a tag; `fresh` does every step anew.
+
+        Raises DeploymentFailed with the end of its talk.
+        """
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
         options += [f"--label={name}={value}" for name, value in labels.items()]
+        options += ["--no-cache"] if fresh else []
         if self.program == "docker":
             # BuildKit dates by this what it makes.
             options.append("--build-arg=SOURCE_DATE_EPOCH=0")

@@ -190,9 +190,10 @@ def deploy_images(
     """
     found = recipes(graph.root, settings.deploy.base_image)
     wanted = _wanted(found, graph.names, only)
+    names = [recipe.name for recipe in wanted if force]
     with Builder(settings.deploy.builder, say=say) as builder:
         registry = _registry(settings, builder, push=push, clients=clients)
-        work = _Work(root=graph.root, builder=builder, registry=registry, say=say, force=force)
+        work = _Work(root=graph.root, builder=builder, registry=registry, say=say, forced=frozenset(names))
         for recipe in wanted:
             work.do(recipe, found[BASE])
         return tuple(work.done.values())
@@ -223,7 +224,8 @@ class _Work:
     builder: Builder
     registry: Registry
     say: Callable[[str], None]
-    force: bool
+    #: Names of images that are built though nothing has changed.
+    forced: frozenset[str]
     done: dict[str, BuiltImage] = field(default_factory=dict)
 
     def do(self, recipe: Recipe, base: Recipe) -> None:
@@ -231,17 +233,18 @@ class _Work:
         if recipe.name in self.done:
             return
         tag = f"{self.registry.prefix}/{recipe.name}:{recipe.tag}"
-        if self.force:
+        forced = recipe.name in self.forced
+        if forced:
             # What stands under the tag stays, and another build of the same needs another tag.
             tag += f"-{secrets.token_hex(4)}"
-        found = "" if self.force else self._found(recipe, tag)
+        found = "" if forced else self._found(recipe, tag)
         if found:
             image = found
             self.say(f"{recipe.name}: up to date ({image})")
         else:
             if recipe is not base:
                 self.do(base, base)
-            self._build(recipe, tag)
+            self._build(recipe, tag, fresh=forced)
             image = self.registry.put(tag)
             self.say(f"{recipe.name}: {image}")
         self._pin(recipe, image)
@@ -253,7 +256,7 @@ class _Work:
         is_meant = pin and pin.inputs == recipe.inputs and pin.image.startswith(tag.rpartition(":")[0])
         return pin.image if pin and is_meant and self.registry.has(pin.image) else self.registry.find(tag)
 
-    def _build(self, recipe: Recipe, tag: str) -> None:
+    def _build(self, recipe: Recipe, tag: str, *, fresh: bool) -> None:
         arguments = dict(recipe.arguments)
         base = self.done.get(BASE)
         if base is not None:
@@ -264,7 +267,7 @@ class _Work:
         self.say(f"{recipe.name}: building …")
         with tempfile.TemporaryDirectory(prefix="batch-pipeline-image-") as folder:
             recipe.fill(Path(folder), self.root)
-            self.builder.build(Path(folder), tag, arguments, labels)
+            self.builder.build(Path(folder), tag, arguments, labels, fresh=fresh)
 
     def _pin(self, recipe: Recipe, image: str) -> None:
         pins, pin = read_pins(self.root), Pin(image=image, inputs=recipe.inputs)
