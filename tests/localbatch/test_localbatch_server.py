@@ -66,7 +66,9 @@ def test_nothing_of_the_servers_environment_reaches_a_child(state: Path, monkeyp
     allowed = {"MINE", "PATH", "HOME", "LANG", "TMPDIR", "PWD", "_", "SHLVL", "OLDPWD"}
     batch = {"AWS_BATCH_JOB_ID", "AWS_BATCH_JOB_ATTEMPT", "AWS_BATCH_JQ_NAME", "AWS_BATCH_CE_NAME"}
     options = {"BATCH_PIPELINE_SCRATCH", "BATCH_PIPELINE_CACHE"}
-    assert {"MINE", "PATH", "HOME"} | batch | options <= names <= allowed | batch | options
+    # Where to ask for keys, and none of them.
+    asks = {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"}
+    assert {"MINE", "PATH", "HOME"} | batch | options | asks <= names <= allowed | batch | options | asks
 
 
 def test_a_child_starts_in_an_empty_folder_of_its_own(endpoint: Endpoint, real: BatchClient) -> None:
