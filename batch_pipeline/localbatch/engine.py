@@ -277,7 +277,7 @@ class Engine:
         job, index = run.job, run.index
         del self.running[run.key]
         self.used = (self.used[0] - job.spec.vcpus, self.used[1] - job.spec.memory_mib)
-        job.tries[index] -= 1
+        job.recall(index)
         if ending := job.ending_of(index):
             self._fail(job, index, ending.reason, now)
             self._propagate(now)

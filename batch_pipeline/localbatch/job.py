@@ -2,6 +2,8 @@
 
 A `JobSpec` never changes after SubmitJob; a `Job` holds the engine's notes on it in columns, some 25 bytes a child, so
 that arrays of 10,000 cost kilobytes. Only what is rare (a second attempt, a cancelled child) lives in dictionaries.
+
+(Longer than most modules: the columns and all that reads or writes them stand together.)
 """
 
 from __future__ import annotations
@@ -285,6 +287,14 @@ class Job:
             self.earlier[index] = earlier
         if child.ending:
             self.endings[index] = child.ending
+
+    def recall(self, index: int) -> None:
+        """Makes the attempt before the last one the last again: the last never began."""
+        tries, earlier = self.tries[index] - 1, self.earlier.pop(index, [])
+        self._put_last(index, earlier.pop() if earlier else None, len(earlier))
+        self.tries[index] = tries
+        if earlier:
+            self.earlier[index] = earlier
 
     def _put_last(self, index: int, last: Attempt | None, before: int) -> None:
         self.tries[index] = before + 1 if last else 0
