@@ -8,6 +8,8 @@ Watching. One DescribeJobs tells the counts of 100 arrays. Children are listed b
 enough of each to tell why it ended. AWS forgets jobs after some days and then leaves them out without a word.
 
 Logs are those of CloudWatch, for what the store does not have: containers write their own log there in any case.
+
+(Longer than most modules: each verb of the contract is a few lines, and they share the clients and what is pinned.)
 """
 
 from __future__ import annotations
