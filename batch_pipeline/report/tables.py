@@ -255,9 +255,15 @@ def _root(cell: FailedCell, cells: Mapping[tuple[str, str], FailedCell]) -> tupl
         seen.add(cell.because_of)
         above = cells.get((cell.because_of, cell.sample))
         if above is None:
-            return cell.because_of, EndReason.DEPENDENCY
+            return cell.because_of, _common(cell.because_of, cells)
         cell = above
     return (cell.step, cell.reason) if cell.reason is not EndReason.DEPENDENCY else (cell.because_of, cell.reason)
+
+
+def _common(step: str, cells: Mapping[tuple[str, str], FailedCell]) -> EndReason:
+    """Why a gather's samples are missing, when somebody cancelled them all; else each has its own reason."""
+    reasons = {cell.reason for cell in cells.values() if cell.step == step}
+    return EndReason.CANCELLED if reasons == {EndReason.CANCELLED} else EndReason.DEPENDENCY
 
 
 def _reasons(counts: Counter[EndReason]) -> str:

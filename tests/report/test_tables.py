@@ -154,6 +154,19 @@ def test_a_root_cause_that_nobody_knows_is_told_without_a_reason() -> None:
     ]
 
 
+def test_what_was_cancelled_is_not_said_to_have_failed() -> None:
+    failed = [cell("a", f"S{i}", EndReason.CANCELLED) for i in range(3)]
+    failed += [cell("a", "S3", EndReason.TIMEOUT)]
+    assert root_causes(failed) == ["a: 1 failed: 1 timeout, 3 cancelled"]
+    assert root_causes(failed[:3]) == ["a: 3 cancelled"]
+    failed += [cell("b", f"S{i}", EndReason.DEPENDENCY, "a") for i in range(3)]
+    failed += [cell("b", "S9", EndReason.CANCELLED)]
+    assert root_causes(failed)[1] == "b: 4 not run: 3 because a was cancelled, 1 cancelled"
+    assert StepProgress(step="a", failed={EndReason.CANCELLED: 2, EndReason.TIMEOUT: 1}).line == (
+        "0/3 done, 2 cancelled, 1 failed: timeout"
+    )
+
+
 def test_a_circle_of_becauses_ends() -> None:
     failed = [cell("a", "S", EndReason.DEPENDENCY, "b"), cell("b", "S", EndReason.DEPENDENCY, "a")]
     assert len(root_causes(failed)) == 2

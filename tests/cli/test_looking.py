@@ -1,0 +1,121 @@
+"""`status`, `watch`, `logs`, `cancel` and `rightsize` without a pipeline, on a store that a run has left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline import backends
+from batch_pipeline.run import live
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.store import open_store
+from tests.cli.letters import Letters, Run
+from tests.run.small import Stage, drive, request_of
+
+ALONE = {"workflow": None}
+
+
+@pytest.fixture
+def stage(world: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage(open_store(str(world / "store" / "default")))
+    monkeypatch.setattr(backends, "create", lambda settings: made)
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
+    return made
+
+
+def test_status_of_a_store_groups_what_failed(stage: Stage, run: Run) -> None:
+    stage.play = lambda step, sample, attempt: 3 * (sample in ("ann", "bob"))
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+
+    told = run("status", **ALONE)
+
+    assert told.code == CommandExit.FAILED
+    assert "  2 x upper, step failed: ann, bob\n    upper of ann broke." in told.out
+    assert f"As run {run_id} of Letters recorded it." in told.err
+    assert [line.split()[:4] for line in told.out.splitlines()[:2]] == [
+        ["step", "cells", "done", "failed"],
+        ["upper", "3", "1", "2"],
+    ]
+    record = json.loads(run("status", "--run", run_id, "--json", **ALONE).out)
+    assert [step["failed"] for step in record["steps"]] == [{"step_failed": 2}, {}, {}]
+
+
+def test_what_somebody_cancelled_has_its_column_and_is_no_failure(stage: Stage, run: Run) -> None:
+    stage.is_open = False
+    drive(request_of(stage.store), stage, detach=True)
+    told = run("cancel", "--samples", "bob", "--step", "count", "--yes", **ALONE)
+    assert told.out.startswith("Cancelled 1 cell of 1 job.\n  count: job count-0-0 of run ")
+    assert run("cancel", "--samples", "bob", "--step", "count", "--yes", **ALONE).out == (
+        "Nothing to cancel: none of these cells is live.\n"
+    )
+    stage.drain(stage._act)
+
+    told = run("status", **ALONE)
+
+    assert told.code == CommandExit.DONE
+    lines = [line.split() for line in told.out.splitlines()]
+    assert lines[0] == ["step", "cells", "done", "failed", "cancelled", "to", "run", "cannot", "run"]
+    assert lines[2][:5] == ["count", "3", "2", "0", "1"]
+    assert "count: 1 cancelled" in told.out
+    watched = run("watch", **ALONE)
+    assert watched.code == CommandExit.FAILED, "not every cell is done"
+    assert "total: 1 not run: 1 because count was cancelled" in watched.out
+    assert run("watch", **ALONE).out == "Nothing to watch: no run is live.\n"
+
+
+def test_a_cohorts_logs_are_searched(stage: Stage, run: Run) -> None:
+    drive(request_of(stage.store), stage)
+
+    told = run("logs", "--grep", "says", "--step", "count", "--samples", "cid,ann", **ALONE)
+    assert (told.out, told.err) == (
+        "ann: count says ann\ncid: count says cid\n",
+        "2 of 2 logs have a line with 'says'.\n",
+    )
+    several = run("logs", "--grep", "says", "--all-attempts", **ALONE).out.splitlines()
+    assert (several[0], several[-1]) == ("ann upper 1: upper says ann", "the cohort total 1: total says _cohort")
+    line = json.loads(run("logs", "--step", "count", "--samples", "ann", "--grep", "goes", "--json", **ALONE).out)
+    assert line == {"step": "count", "sample": "ann", "attempt": 1, "running": False, "text": "and goes"}
+    assert run("logs", "--failed", **ALONE).out == ""
+    assert run("logs", "ann", "count", "--all-attempts", **ALONE).err == "== count, attempt 1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "Name a SAMPLE, or search the cohort's logs"),
+        (["ann", "--failed"], "--failed goes without SAMPLE"),
+        (["ann", "--step", "count"], "--step goes without SAMPLE"),
+        (["--grep", "x", "--follow"], "--follow and --attempt are about one sample"),
+        (["ann", "--attempt", "1", "--all-attempts"], "--attempt and --all-attempts exclude each other"),
+        (["--grep", "("], "--grep '(' is not a regular expression"),
+    ],
+)
+def test_logs_that_contradict_themselves_are_refused(world: Path, run: Run, words: list[str], sentence: str) -> None:
+    told = run("logs", *words, **ALONE)
+    assert told.code == CommandExit.USAGE
+    assert sentence in told.err
+
+
+def test_sizes_are_proposed(stage: Stage, run: Run) -> None:
+    assert "No receipt in file://" in run("rightsize", **ALONE).err
+    drive(request_of(stage.store), stage)
+    for path in (Path.cwd() / "store" / "default" / "receipts" / "upper").glob("*/*.json"):
+        receipt = json.loads(path.read_text())
+        receipt |= {"memory_mb": 1024, "cpus": 1, "usage": {"peak_memory_bytes": 200 << 20, "cpu_seconds": 1.0}}
+        path.write_text(json.dumps(receipt))
+
+    told = run("rightsize", "--share", "100", "--headroom", "0.5", **ALONE)
+    assert "upper: memory 384 MiB instead of 1,024 (62% less)." in told.out
+    (step,) = json.loads(run("rightsize", "upper", "--json", **ALONE).out)["steps"]
+    assert (step["memory_mb"], step["memory_mb_for"]["50"], step["out_of_memory"]) == (320, 320, 0)
+    assert "There is no step 'uper'. Did you mean 'upper'?" in run("rightsize", "uper", workflow=Letters).err
+    assert run("rightsize", "upper", workflow=Letters).code == CommandExit.DONE
+
+
+def test_explain_needs_the_pipeline(stage: Stage, run: Run) -> None:
+    told = run("status", "--explain", "ann", **ALONE)
+    assert (told.code, "No such option" in told.err) == (CommandExit.USAGE, True)
+    told = run("status", "--sample-list-file", "list.txt", "--explain", "S1", "--watch")
+    assert "--explain goes with neither --watch nor --run" in told.err
