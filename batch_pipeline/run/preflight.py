@@ -88,13 +88,16 @@ def account_findings(
     """What AWS says of our identity, the queues, and what the definitions name."""
     names = [settings.backend.queue, settings.backend.on_demand_queue, *queues]
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("identity", lambda: _identity(account)),
         ("queue", lambda: _queues(account, settings, list(filter(None, dict.fromkeys(names))), definitions)),
         ("role", lambda: _roles(account, definitions)),
         ("image", lambda: _images(account, definitions)),
         ("log group", lambda: _log_groups(account, definitions)),
     ]
-    return [finding for name, check in checks for finding in _guarded(name, check)]
+    found = list(_guarded("identity", lambda: _identity(account)))
+    if not all(finding.ok for finding in found):
+        # Nobody answers whom AWS does not know: one sentence is enough.
+        return found
+    return found + [finding for name, check in checks for finding in _guarded(name, check)]
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -268,7 +268,9 @@ def test_a_share_for_a_queue_without_is_found(lab: Lab) -> None:
 
 
 class Wary(Clients):
-    """Everything but Batch is denied."""
+    """Everything but Batch is refused."""
+
+    code = "AccessDenied"
 
     def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
         if service != "batch":
@@ -276,7 +278,7 @@ class Wary(Clients):
 
             from batch_pipeline.backends.aws_clients import translated
 
-            denied = {"Error": {"Code": "AccessDenied", "Message": "not you"}, "ResponseMetadata": {}}
+            denied = {"Error": {"Code": self.code, "Message": "not you"}, "ResponseMetadata": {}}
             error = ClientError(denied, operation)  # type: ignore[arg-type]
             raise translated(operation, error, service) from error
         return super().read(operation, service=service, **parameters)
@@ -290,6 +292,15 @@ def test_what_may_not_be_asked_is_unchecked_and_stops_nothing(lab: Lab) -> None:
         *("identity", "machines", "role"),
         *["image"] * 3,
     ]
+
+
+def test_whom_aws_does_not_know_is_told_once(lab: Lab) -> None:
+    wary = Wary(aws_maker(settings_of().aws))
+    wary.code = "ExpiredTokenException"
+    (finding,) = account_findings(Account(wary, complete=True), settings_of(), lab.definitions())
+    assert (finding.check, finding.ok) == ("identity", False)
+    assert "STS did not answer GetCallerIdentity (ExpiredTokenException: not you)" in finding.sentence
+    assert "sign in again" in finding.sentence
 
 
 def test_where_another_service_stands_in_for_aws_batch_alone_is_asked(lab: Lab) -> None:
