@@ -68,7 +68,7 @@ def _defined(call: Call) -> dict[str, tuple[int, int]] | None:
 
 
 def _show(found: Sequence[Proposal]) -> None:
-    from batch_pipeline.report.tables import rightsize_lines, rightsize_rows
+    from batch_pipeline.report.sizes import rightsize_lines, rightsize_rows
 
     columns = ["step", "cells", "MiB now", "fit now", *(f"{share} %" for share in SHARES), "propose MiB"]
     print_table([*columns, "vCPUs now", "busy", "propose vCPUs"], rightsize_rows(found))

@@ -10,15 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Why
 from batch_pipeline.run.events import FailedCell, StepProgress
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
-
-if TYPE_CHECKING:
-    from batch_pipeline.run.rightsize import Proposal
 
 #: Samples or sentences that a message names before it says "and 12 more".
 FEW: Final = 5
@@ -268,48 +265,6 @@ def _common(step: str, cells: Mapping[tuple[str, str], FailedCell]) -> EndReason
 
 def _reasons(counts: Counter[EndReason]) -> str:
     return ", ".join(f"{count} {reason.words}" for reason, count in counts.most_common())
-
-
-def rightsize_rows(found: Sequence[Proposal]) -> list[list[object]]:
-    """A step's cells, memory now, the share that fits, memory a share, proposal; vCPUs now, busy and proposed."""
-    return [
-        [
-            one.step,
-            one.cells,
-            one.memory_mb_now or "-",
-            "-" if one.fit_now is None else f"{one.fit_now:.4g} %",
-            *one.memory_mb_for.values(),
-            one.memory_mb,
-            one.cpus_now or "-",
-            f"{one.busy_median:.1f} to {one.busy_most:.1f}",
-            one.cpus,
-        ]
-        for one in found
-    ]
-
-
-def rightsize_lines(found: Sequence[Proposal]) -> list[str]:
-    """What to change, a sentence a step."""
-    return [f"{one.step}: {_change(one)}" for one in found]
-
-
-def _change(one: Proposal) -> str:
-    sentences = []
-    if one.memory_mb_now and one.memory_mb != one.memory_mb_now:
-        times = one.memory_mb / one.memory_mb_now
-        much = f"{1 - times:.0%} less" if times < 1 else f"{times:.2g} times as much"
-        sentences.append(f"memory {one.memory_mb:,} MiB instead of {one.memory_mb_now:,} ({much})")
-    elif not one.memory_mb_now:
-        sentences.append(f"memory {one.memory_mb:,} MiB")
-    if one.cpus != one.cpus_now:
-        now = f" instead of {one.cpus_now}" if one.cpus_now else ""
-        sentences.append(f"{counted(one.cpus, 'vCPU')}{now}")
-    hungry = one.out_of_memory
-    note = f" {counted(hungry, 'cell')} ran out of memory and counts as needing twice as much." if hungry else ""
-    if not sentences:
-        return f"as it should be.{note}"
-    where = f"Set it in the step's class (memory_mb, cpus) or in job_definitions/{one.step}.json."
-    return f"{' and '.join(sentences)}. {where}{note}"
 
 
 def nothing_to_do(progress: Mapping[str, StepProgress]) -> str:
