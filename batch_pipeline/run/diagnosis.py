@@ -138,6 +138,10 @@ def _told(waiting: Waiting, queue: Queue | None) -> Problem | None:
 
 def _inferred(waiting: Waiting, queue: Queue | None, name: str) -> Problem:
     """The likeliest reason where AWS gives none."""
+    if queue is not None and not any(each.kind for each in queue.environments):
+        # The embedded Batch, or machines that somebody else looks after.
+        sentence = f"Nothing is wrong with queue {name}; other jobs seem to hold its vCPUs or memory."
+        return Problem(sentence=sentence, remedy="Wait for them, or cancel them.")
     works = [each for each in queue.environments if each.works and each.max_vcpus is not None] if queue else []
     known = [each for each in works if each.present_vcpus is not None]
     if known and len(known) == len(works):

@@ -82,7 +82,7 @@ def test_what_is_surely_wrong_is_told_whatever_aws_says() -> None:
         ({"present_vcpus": 0}, "the account's quota of vCPUs or of Spot machines"),
         ({"present_vcpus": 0, "kind": "EC2"}, "the account's quota of vCPUs (Service Quotas"),
         ({"present_vcpus": None, "kind": "FARGATE"}, "does not say why the job of queue mixed waits"),
-        ({"max_vcpus": None, "kind": ""}, "does not say why the job of queue mixed waits"),
+        ({"max_vcpus": None, "kind": ""}, "other jobs seem to hold its vCPUs or memory"),
     ],
 )
 def test_where_aws_says_nothing_it_is_inferred(reason: str, changes: dict[str, Any], words: str) -> None:
