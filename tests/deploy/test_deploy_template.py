@@ -344,3 +344,17 @@ def test_a_machine_without_scratch_takes_no_jobs(tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert (tmp_path / "done").read_text() == "shutdown -h now\n"
     assert "no scratch volume" in (tmp_path / "console").read_text()
+
+
+# What docs/aws.md says of it.
+
+
+def test_every_right_and_parameter_is_documented(root: Path) -> None:
+    page = (root / "docs" / "aws.md").read_text()
+    rights = set(re.findall(r"`((?:s3|ecr|ecs|ec2|batch|iam|kms|logs|firehose|sts):\w+)`", page))
+    granted = {action for item in _allowing() for action in item.actions}
+    assert rights == granted
+    table = page.partition("| parameter | default |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[1:] if line))) == set(
+        _template()["Parameters"]
+    )
