@@ -194,8 +194,8 @@ class PoolStore(TaskSource, Protocol):
     def add(self, specs: Iterable[TaskSpec], *, now_ms: int) -> AddReport:
         """Adds tasks that are not there, in any number, streaming; leaves those that are there alone.
 
-        A task that waits for others which are not all done (or not there yet) is waiting, any other is to be done. Idempotent:
-        after an interruption add them all again.
+        A task that waits for others which are not all done (or not there yet) is waiting, any other is to be done.
+        Idempotent: after an interruption add them all again.
 
         Raises
         ------

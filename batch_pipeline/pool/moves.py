@@ -51,18 +51,22 @@ _BLAMELESS = frozenset({EndReason.INTERRUPTED, EndReason.STORE, EndReason.LOST})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A move that a store is to write."""
+    """What a store is to write, if the task still is as it was: same state, same `moves`, same fencing number."""
 
+    #: None: the task was not there.
+    before: Task | None
     #: None: the task is gone.
     after: Task | None
-    event: Event
+    #: None: a lease is prolonged or a reason written down, which is no move.
+    event: Event | None
+    #: The lease too must be as it was: the task is taken from its holder, who may just have prolonged it.
+    lease_counts: bool = False
 
     @property
-    def task(self) -> Task:
-        """The task after a move that leaves one."""
-        if self.after is None:
-            raise IllegalMove(f"Task {self.event.task_id} was deleted.")
-        return self.after
+    def task_id(self) -> str:
+        """The task's id."""
+        task = self.after or self.before
+        return task.id if task else ""
 
 
 def moved(before: Task | None, after: Task | None, move: Move, /, *, now_ms: int, **told: Any) -> Step:
@@ -90,11 +94,13 @@ def moved(before: Task | None, after: Task | None, move: Move, /, *, now_ms: int
         fence=task.fence,
         **told,
     )
-    return Step(after=after, event=event)
+    return Step(before=before, after=after, event=event)
 
 
-def added(spec: TaskSpec, *, now_ms: int) -> Step:
-    """Adds a task; one that names others waits until `freed`, even if they are done.
+def added(spec: TaskSpec, *, now_ms: int, past: Event | None = None) -> Step:
+    """Adds a task; one that names others waits until it is reconsidered, even if they are done.
+
+    `past`: the last event of a deleted task of this id. Its numbers go on, so that who held that one stays refused.
 
     Raises
     ------
@@ -103,7 +109,9 @@ def added(spec: TaskSpec, *, now_ms: int) -> Step:
     """
     if problem := next(problems_of(spec), ""):
         raise InvalidTasks(f"Task {spec.id!r}: {problem}")
-    return moved(None, Task(spec=spec, state=_opened(spec), added_at_ms=now_ms), Move.ADDED, now_ms=now_ms)
+    moves, fence = (past.number + 1, past.fence + 1) if past else (1, 0)
+    task = Task(spec=spec, state=_opened(spec), moves=moves, fence=fence, added_at_ms=now_ms)
+    return moved(None, task, Move.ADDED, now_ms=now_ms)
 
 
 def claimed(task: Task, *, owner: str, native_id: str, lease_ms: int, now_ms: int) -> Step:
@@ -124,10 +132,11 @@ def claimed(task: Task, *, owner: str, native_id: str, lease_ms: int, now_ms: in
     return moved(task, after, Move.CLAIMED, now_ms=now_ms, owner=owner)
 
 
-def renewed(task: Task, *, now_ms: int, progress: float | None) -> Task:
-    """Prolongs a lease: no move, and no event."""
+def renewed(task: Task, *, now_ms: int, progress: float | None) -> Step:
+    """Prolongs a lease."""
     kept = task.progress if progress is None else progress
-    return replace(task, lease_until_ms=now_ms + task.lease_ms, progress=kept)
+    after = replace(task, lease_until_ms=now_ms + task.lease_ms, progress=kept)
+    return Step(before=task, after=after, event=None)
 
 
 def settled(task: Task, outcome: Outcome, *, now_ms: int) -> Step:
@@ -169,9 +178,10 @@ def expired(task: Task, *, now_ms: int) -> Step:
     """Takes a task back from a holder that was not heard of."""
     why = f"{task.owner} was not heard of for {task.lease_ms / 1000:g} s"
     if task.returns >= task.spec.most_returns:
-        return _lost(task, now_ms, why)
+        return replace(_lost(task, now_ms, why), lease_counts=True)
     after = replace(_let_go(task, _TODO, now_ms), returns=task.returns + 1)
-    return moved(task, after, Move.EXPIRED, now_ms=now_ms, owner=task.owner, why=why)
+    step = moved(task, after, Move.EXPIRED, now_ms=now_ms, owner=task.owner, why=why)
+    return replace(step, lease_counts=True)
 
 
 def _lost(task: Task, now_ms: int, why: str) -> Step:
@@ -188,18 +198,23 @@ def _let_go(task: Task, state: TaskState, now_ms: int) -> Task:
     )
 
 
-def answered(claim: Task, step: Step, current: Task | None) -> Answer:
-    """Why a holder's write did not pass: it was here before, or it is refused.
+def answered(step: Step, current: Task | None) -> Answer:
+    """What a holder is told whose write did not pass: it was here before, or it is refused.
 
     Two writes of one claim are the same if they left the same state by the same move; no other claim can have made it,
     for the fencing number is this claim's.
     """
-    after = step.task
-    same = current is not None and (
-        (current.fence, current.moves, current.state, current.attempts, current.returns, current.outcome)
-        == (claim.fence, after.moves, after.state, after.attempts, after.returns, after.outcome)
-    )
-    return Answer.REPEATED if same else Answer.REFUSED
+    return Answer.REPEATED if current and step.after and _left(current) == _left(step.after) else Answer.REFUSED
+
+
+def _left(task: Task) -> tuple[object, ...]:
+    return task.fence, task.moves, task.state, task.attempts, task.returns, task.outcome
+
+
+def concerns_others(event: Event) -> bool:
+    """Whether tasks that wait for this one, or this one if it waits, may have to be looked at again."""
+    ended = (None, _DONE, _FAILED, _CANCELLED)
+    return event.source in ended or event.target in ended
 
 
 def needs(states: Mapping[str, TaskState | None]) -> str | None:
@@ -219,13 +234,18 @@ _ON_THEIR_WAY = frozenset(state.value for state in (_WAITING, _TODO, _HELD, _DON
 
 
 def reconsidered(task: Task, lack: str | None, *, now_ms: int) -> Step | None:
-    """Frees a waiting task that lacks nothing, withholds one to be done that does; None: it stays as it is."""
+    """Frees a waiting task that lacks nothing, withholds one to be done that lacks something.
+
+    Writes down what a waiting one lacks. None: it stays as it is.
+    """
     if task.state is _WAITING and lack is None:
         after = replace(task, state=_TODO, moves=task.moves + 1, reason="")
         return moved(task, after, Move.FREED, now_ms=now_ms)
     if task.state is _TODO and lack is not None:
         after = replace(task, state=_WAITING, moves=task.moves + 1, reason=lack)
         return moved(task, after, Move.WITHHELD, now_ms=now_ms, why=lack)
+    if task.state is _WAITING and lack != task.reason:
+        return Step(before=task, after=replace(task, reason=lack or ""), event=None)
     return None
 
 
@@ -278,8 +298,8 @@ _AFTER_ACTION: Mapping[Action, Callable[[Task, int], Task | None]] = {
 }
 
 
-def undone(event: Event, current: Task | None, *, now_ms: int, act: str, who: str = "") -> Step:
-    """Gives a task back what it was before a person's move.
+def undone(event: Event, current: Task | None, *, past: Event | None, now_ms: int, act: str, who: str = "") -> Step:
+    """Gives a task back what it was before a person's move. `past`: if it is deleted, its last event.
 
     Raises
     ------
@@ -289,7 +309,7 @@ def undone(event: Event, current: Task | None, *, now_ms: int, act: str, who: st
     before = event.before
     if before is None:
         raise IllegalMove(f"Move {event.number} of task {event.task_id} ({event.move.value}) cannot be undone.")
-    if (current.moves if current else event.number) != event.number or (current is None) != (event.target is None):
+    if (current.moves if current else past and past.number) != event.number:
         raise IllegalMove(f"Task {event.task_id} has moved since it was {event.move.value}; look at its events.")
     held = before.state is _HELD
     after = replace(
