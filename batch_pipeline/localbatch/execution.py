@@ -66,19 +66,30 @@ class SystemClock:
 
 def environment_of(run: Run, ambient: Mapping[str, str]) -> dict[str, str]:
     """The variables that an attempt gets: those of its job, Batch's own, and of the ambient ones what is unset."""
+    return {**shared_environment(run, ambient), **own_environment(run)}
+
+
+def shared_environment(run: Run, ambient: Mapping[str, str]) -> dict[str, str]:
+    """Those that all attempts of a job have in common; an attempt's own go before them."""
     spec = run.job.spec
     environment = {
         **ambient,
         **spec.environment,
-        Variable.JOB_ID: spec.child_id(run.index),
-        Variable.ATTEMPT: str(run.attempt),
         Variable.QUEUE: spec.queue,
         Variable.COMPUTE_ENVIRONMENT: COMPUTE_ENVIRONMENT,
     }
     if spec.size:
-        environment[Variable.ARRAY_INDEX] = str(run.index)
         environment[Variable.ARRAY_SIZE] = str(spec.size)
     return environment
+
+
+def own_environment(run: Run) -> dict[str, str]:
+    """Those that tell one attempt from the others of its job."""
+    spec = run.job.spec
+    own: dict[str, str] = {Variable.JOB_ID: spec.child_id(run.index), Variable.ATTEMPT: str(run.attempt)}
+    if spec.size:
+        own[Variable.ARRAY_INDEX] = str(run.index)
+    return own
 
 
 def task_of(run: Run) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.engine import Run
-from batch_pipeline.localbatch.execution import Listener, environment_of, task_of
+from batch_pipeline.localbatch.execution import Listener, task_of
 from batch_pipeline.localbatch.job import Document, Outcome
 from batch_pipeline.localbatch.journal import Journal, Key, outcome_of, read_journal
 from batch_pipeline.localbatch.logs import LogFiles
@@ -83,10 +83,10 @@ class ProcessExecutor:
         log = self._logs.path(task_of(run))
         if self._containers:
             worker = self._worker_for("")
-            worker.order(run, {}, log, self._containers.order(run, self._passed))
+            worker.order(run, log, {}, self._containers.order(run, self._passed))
         else:
             worker = self._worker_for(run.job.spec.environment.get(Variable.FILE_SHA256, ""))
-            worker.order(run, environment_of(run, self._passed), log)
+            worker.order(run, log, self._passed)
         if worker.ready:
             self._listener.began(run)
         if not self._watching:

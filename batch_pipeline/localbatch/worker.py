@@ -10,6 +10,7 @@ SIGTERM is for the current attempt. When the server dies the worker finishes its
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -43,6 +44,8 @@ class Worker:
         self._peer.register(orders, select.POLLRDHUP)
         #: What `batch_pipeline.container.warm` keeps; `lasts` says that `cool` will be called.
         self._warm: dict[str, object] = {"lasts": True}
+        #: Variables and command that the attempts of the present job have in common.
+        self._shared: Document = {"environment": {}, "command": []}
         #: Process group of the command that runs.
         self._group: int | None = None
         self._busy = False
@@ -77,6 +80,9 @@ class Worker:
 
     def _obey(self, order: Document) -> None:
         child, attempt = order["child"], order["attempt"]
+        self._shared = order.get("shared", self._shared)
+        environment = {**self._shared["environment"], **order["environment"]}
+        order = {**order, "environment": environment, "command": self._shared["command"]}
         started = _now_ms()
         self._journal.began(child, attempt, started)
         if self._peer.poll(0):
@@ -216,6 +222,8 @@ def main() -> None:
     """Serves the socket that was inherited."""
     descriptor, journal, folder = sys.argv[1:]
     os.umask(0o077)
+    # An attempt leaves hardly any cycles, and looking for them among all that was loaded costs a small one much.
+    gc.set_threshold(20_000)
     # What an attempt starts must not hold the server's connection after this process has died.
     os.set_inheritable(int(descriptor), False)
     Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal), folder).serve()

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from batch_pipeline.localbatch.engine import Run
+from batch_pipeline.localbatch.execution import own_environment, shared_environment
 from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.journal import line_of
 from batch_pipeline.localbatch.processes import Identity, identity_of
 
 #: Where the package lies; a worker starts in no particular folder.
@@ -50,24 +52,32 @@ class WorkerProcess:
         #: Becomes readable when the process has died, whoever may still hold its end of the socket.
         self.death = os.pidfd_open(self._process.pid)
         self._buffer = b""
+        #: The job whose shared part it was told last.
+        self._told = ""
         identity = identity_of(self._process.pid)
         # One that has died already has no session either.
         self.identity = identity or Identity(pid=self._process.pid, start_ticks=0, boot="")
 
-    def order(self, run: Run, environment: Mapping[str, str], log: str, container: Document | None = None) -> None:
-        """Hands it an attempt, in a container or not. If it has died, its end of file says so later."""
+    def order(self, run: Run, log: str, ambient: Mapping[str, str], container: Document | None = None) -> None:
+        """Hands it an attempt, in a container or not. If it has died, its end of file says so later.
+
+        What all attempts of a job share is told once for as long as no other job comes in between.
+        """
         self.run = run
+        spec = run.job.spec
         order: Document = {
-            "child": run.job.spec.child_id(run.index),
+            "child": spec.child_id(run.index),
             "attempt": run.attempt,
             "log": log,
-            "environment": environment,
-            "command": run.job.spec.command,
+            "environment": own_environment(run),
         }
+        if spec.id != self._told:
+            self._told = spec.id
+            order["shared"] = {"environment": shared_environment(run, ambient), "command": spec.command}
         if container is not None:
             order["container"] = container
         try:
-            self.socket.sendall(json.dumps({"run": order}).encode() + b"\n")
+            self.socket.sendall(line_of({"run": order}))
         except (BrokenPipeError, ConnectionResetError):
             pass
 

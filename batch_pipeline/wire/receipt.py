@@ -8,7 +8,7 @@ receipts lists successes and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 FORMAT = 1
@@ -79,13 +79,14 @@ class _Attempt:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads a record; unknown keys of later versions are ignored."""
-        known = {f.name for f in fields(cls)}
+        # What `fields` would look through anew for each record.
+        known = cls.__dataclass_fields__
         data = {key: item for key, item in value.items() if key in known}
         for name in ("inputs", "outputs"):
             if name in data:
                 data[name] = tuple(FileRecord(**item) for item in data[name])
         taken = data.get("usage", {})
-        data["usage"] = Usage(**{f.name: taken[f.name] for f in fields(Usage) if f.name in taken})
+        data["usage"] = Usage(**{name: taken[name] for name in Usage.__dataclass_fields__ if name in taken})
         return cls(**data)
 
 
