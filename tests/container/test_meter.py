@@ -19,6 +19,7 @@ from batch_pipeline.container.machine import IMDS_VARIABLE, NOWHERE, Machine, ma
 from batch_pipeline.container.meter import Meter, disk_bytes, group_memory_bytes
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.wire.contract import EXECUTION, METADATA
+from tests.container.conftest import Workshop
 
 #: Takes memory until somebody has seen it, or long after nobody did.
 HOLD = """
@@ -154,3 +155,43 @@ def test_services_that_refuse_or_talk_nonsense_are_left_open(services: tuple[str
     handler.answers["/v4/x/task"] = told
     assert machine_of({METADATA: f"{url}/v4/x", EXECUTION: "AWS_ECS_EC2", IMDS_VARIABLE: url}) == NOWHERE
     assert machine_of({METADATA: "http://127.0.0.1:1/v4/x", IMDS_VARIABLE: "http://127.0.0.1:1"}) == NOWHERE
+
+
+# What a cell's record says.
+
+
+def test_a_receipt_tells_what_was_taken_and_had_and_where(
+    workshop: Workshop, services: tuple[str, type[Services]]
+) -> None:
+    url, handler = services
+    handler.answers |= {
+        "/v4/x/task": json.dumps({"LaunchType": "EC2", "AvailabilityZone": "eu-west-1b"}),
+        "/latest/api/token": "token",
+        "/latest/meta-data/instance-type": "c6i.large",
+        "/latest/meta-data/instance-life-cycle": "on-demand",
+    }
+    aws = {METADATA: f"{url}/v4/x", EXECUTION: "AWS_ECS_EC2", IMDS_VARIABLE: url}
+    environment = workshop.script('#!/bin/sh\nhead -c 300000 /dev/urandom > kept\ncp "$INPUT_X" "$OUTPUT_DIR/y"\n')
+    for life in range(2):
+        again = environment | aws | {"AWS_BATCH_JOB_ID": f"job-{life}"}
+        assert workshop.live(again) == 0, workshop.log
+    receipt = workshop.receipt()
+    assert receipt
+    assert (receipt.instance_type, receipt.availability_zone, receipt.purchase) == (
+        "c6i.large",
+        "eu-west-1b",
+        "on-demand",
+    )
+    assert receipt.usage.peak_disk_bytes >= 300_000
+    assert receipt.cpus > 0 < receipt.memory_mb
+    assert handler.asked.count("PUT /latest/api/token") == 1, "a process is asked about once"
+
+
+def test_a_failure_tells_it_too_and_nothing_of_a_machine_that_is_not_awss(workshop: Workshop) -> None:
+    environment = workshop.script("#!/bin/sh\nhead -c 300000 /dev/urandom > kept\nexit 3\n")
+    assert workshop.live(environment) == 3
+    failure = workshop.failure()
+    assert failure
+    assert failure.usage.peak_disk_bytes >= 300_000
+    assert failure.usage.peak_memory_bytes > 0 < failure.memory_mb
+    assert (failure.instance_type, failure.availability_zone, failure.purchase) == ("", "", "")
