@@ -142,17 +142,23 @@ def renewed(task: Task, *, now_ms: int, progress: float | None) -> Step:
 def settled(task: Task, outcome: Outcome, *, now_ms: int) -> Step:
     """Ends an attempt: done, failed for good, or to be done again."""
     move, attempts, returns = judged(task, outcome.end_reason)
-    after = replace(_let_go(task, _STATE_AFTER[move], now_ms), attempts=attempts, returns=returns, outcome=outcome)
-    return moved(task, after, move, now_ms=now_ms, owner=task.owner, why=outcome.error, outcome=outcome)
+    after = replace(_let_go(task, STATE_AFTER[move], now_ms), attempts=attempts, returns=returns, outcome=outcome)
+    return moved(task, after, move, now_ms=now_ms, owner=task.owner, why=outcome.error, outcome=briefly(outcome))
 
 
-_STATE_AFTER = {
+#: Where a move that ends an attempt leads.
+STATE_AFTER = {
     Move.DONE: _DONE,
     Move.FAILED: _FAILED,
     Move.AGAIN: _TODO,
     Move.RELEASED: _TODO,
     Move.LOST: _FAILED,
 }
+
+
+def briefly(outcome: Outcome) -> Outcome:
+    """An outcome as events keep it: without the last lines of the log, whose key it has."""
+    return replace(outcome, log_tail="") if outcome.log_tail else outcome
 
 
 def judged(task: Task, end_reason: EndReason) -> tuple[Move, int, int]:

@@ -20,13 +20,14 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from batch_pipeline.pool import moves
-from batch_pipeline.pool.base import Claim, Counts, Filter, Page
+from batch_pipeline.pool.base import Answer, Claim, Counts, Filter, Page, Settlement
 from batch_pipeline.pool.moves import Step
 from batch_pipeline.pool.records import (
     outcome_of,
@@ -107,11 +108,29 @@ _RENEW = (
     "WHERE id = ? AND state = ? AND moves = ? AND fence = ?"
 )
 _EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_FIRST_OF_CLASS = "SELECT seq, priority FROM task WHERE state = 1 AND class = ? ORDER BY priority DESC, seq LIMIT ?"
+_HOLD = f"""UPDATE task SET state = 2, moves = moves + 1, fence = fence + 1, owner = ?, native_id = ?, lease_ms = ?,
+lease_until_ms = ?, progress = NULL, reason = '', claimed_at_ms = ? WHERE seq IN (SELECT seq FROM ({{first}}))
+RETURNING seq, (SELECT body FROM spec WHERE spec.seq = task.seq), {", ".join(_STANDING)}, priority"""
+_HELD_EVENT = f"""INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why)
+VALUES (?, ?, ?, {_NUMBER_OF_MOVE[Move.CLAIMED]}, 1, 2, ?, ?, '')"""
+_END = """UPDATE task SET state = ?, moves = ?, attempts = ?, returns = ?, outcome = ?, ended_at_ms = ?,
+progress = coalesce(?, progress), lease_ms = 0, lease_until_ms = 0
+WHERE seq = ? AND state = 2 AND moves = ? AND fence = ? AND owner = ?"""
+_END_EVENT = """INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why, outcome)
+VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, ?)"""
 _Row = tuple[Any, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SqliteClaim(Claim):
+    """A claim that knows its row."""
+
+    seq: int
+
+
 class SqliteStore(SteppedStore):
-    """A pool in a file."""
+    """A pool in a file. What pilots do most has a way of its own here; the rest is `SteppedStore`'s."""
 
     def __init__(self, path: Path) -> None:
         self._sqlite = SqliteRows(path)
@@ -128,14 +147,14 @@ class SqliteStore(SteppedStore):
         native_id: str = "",
     ) -> list[Claim]:
         """See `TaskSource.claim`. Exactly in order, and never fewer than there are: writers take turns."""
-        with self._sqlite.together():
-            found = self._sqlite.candidates(count, classes)
-            steps = [
-                moves.claimed(task, owner=owner, native_id=native_id, lease_ms=lease_ms, now_ms=now_ms)
-                for task in found
-            ]
-            self._sqlite.write(steps)
-        return [Claim(task=step.after) for step in steps if step.after]
+        rows = self._sqlite.hold(count, classes, (owner, native_id, lease_ms, now_ms + lease_ms, now_ms))
+        return [SqliteClaim(task=_task(row), seq=row[0]) for row in sorted(rows, key=_in_order)]
+
+    def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[Answer]:
+        """See `TaskSource.settle`. All at once if all pass and nothing waits for them, else one by one."""
+        if self._sqlite.end([_Ending.of(one, now_ms) for one in settlements]):
+            return [Answer.ACCEPTED] * len(settlements)
+        return super().settle(settlements, now_ms=now_ms)
 
 
 class SqliteRows:
@@ -165,7 +184,8 @@ class SqliteRows:
             self._depth = 1
             try:
                 yield
-                self._connection.execute("COMMIT")
+                if self._connection.in_transaction:
+                    self._connection.execute("COMMIT")
             finally:
                 self._depth = 0
                 if self._connection.in_transaction:
@@ -243,17 +263,51 @@ class SqliteRows:
         query = "INSERT INTO class VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = number + excluded.number"
         self._connection.execute(query, (resource_class, more))
 
+    def hold(self, count: int, classes: Collection[str] | None, claimed: _Row) -> list[_Row]:
+        """Claims in one statement; returns the rows of `_TASK`, with the priority behind."""
+        with self.together():
+            first, values = self._first(count, classes)
+            if not first:
+                return []
+            rows = self._connection.execute(_HOLD.format(first=first), (*claimed, *values)).fetchall()
+            told = [(row[0], row[3], claimed[4], claimed[0], row[4]) for row in rows]
+            self._connection.executemany(_HELD_EVENT, told)
+        return rows
+
+    def end(self, endings: Sequence[_Ending]) -> bool:
+        """Ends attempts, if all of them may be ended and no task waits for theirs; else changes nothing."""
+        if not all(ending.seq for ending in endings):
+            return False
+        with self.together():
+            if self._are_needed([ending.task_id for ending in endings]):
+                return False
+            cursor = self._connection.executemany(_END, [ending.values for ending in endings])
+            if cursor.rowcount != len(endings):
+                self._connection.execute("ROLLBACK")
+                return False
+            self._connection.executemany(_END_EVENT, [ending.event for ending in endings])
+        return True
+
+    def _are_needed(self, ids: Sequence[str]) -> bool:
+        query = f"SELECT 1 FROM needed WHERE id IN ({_marks(ids)}) LIMIT 1"
+        return self._connection.execute(query, ids).fetchone() is not None
+
+    def _first(self, count: int, classes: Collection[str] | None) -> tuple[str, list[object]]:
+        """A query for the places of the tasks to claim first: each class has its part of the index."""
+        names = [row[0] for row in self._rows("SELECT name FROM class")] if classes is None else list(classes)
+        if len(names) <= 1:
+            return (_FIRST_OF_CLASS if names else ""), [*names, count]
+        each = " UNION ALL ".join([f"SELECT * FROM ({_FIRST_OF_CLASS})"] * len(names))
+        values = [value for name in names for value in (name, count)]
+        return f"SELECT seq FROM ({each}) ORDER BY priority DESC, seq LIMIT ?", [*values, count]
+
     def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
         """See `Rows.candidates`."""
-        names = [row[0] for row in self._rows("SELECT name FROM class")] if classes is None else list(classes)
-        if not names:
+        first, values = self._first(count, classes)
+        if not first:
             return []
-        one = "SELECT seq, priority FROM task WHERE state = 1 AND class = ? ORDER BY priority DESC, seq LIMIT ?"
-        each = " UNION ALL ".join([f"SELECT * FROM ({one})"] * len(names))
-        first = f"SELECT seq FROM ({each}) ORDER BY priority DESC, seq LIMIT ?"
-        values = [value for name in names for value in (name, count)]
-        query = f"{_TASK} WHERE task.seq IN ({first}) ORDER BY priority DESC, task.seq"
-        return [_task(row) for row in self._rows(query, [*values, count])]
+        query = f"{_TASK} WHERE task.seq IN (SELECT seq FROM ({first})) ORDER BY priority DESC, task.seq"
+        return [_task(row) for row in self._rows(query, values)]
 
     def over(self, now_ms: int) -> Iterable[Task]:
         """See `Rows.over`. All callers share the host's clock."""
@@ -320,6 +374,36 @@ class SqliteRows:
         """See `Rows.close`."""
         with self._lock, self._translated():
             self._connection.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ending:
+    """What `moves.settled` says, as the values of `_END` and `_END_EVENT`."""
+
+    task_id: str
+    #: 0: the claim is not one of ours.
+    seq: int
+    values: _Row
+    event: _Row
+
+    @staticmethod
+    def of(settlement: Settlement, now_ms: int) -> _Ending:
+        claim, outcome = settlement.claim, settlement.outcome
+        task = claim.task
+        move, attempts, returns = moves.judged(task, outcome.end_reason)
+        state = _NUMBER[moves.STATE_AFTER[move]]
+        seq = claim.seq if isinstance(claim, SqliteClaim) else 0
+        number, fence, owner = task.moves + 1, task.fence, task.owner
+        text = _outcome_text(outcome)
+        briefly = text if not outcome.log_tail else _outcome_text(moves.briefly(outcome))
+        progress = 1.0 if state == 3 else None
+        values = (state, number, attempts, returns, text, now_ms, progress, seq, task.moves, fence, owner)
+        event = (seq, number, now_ms, _NUMBER_OF_MOVE[move], state, owner, fence, outcome.error, briefly)
+        return _Ending(task_id=task.spec.id, seq=seq, values=values, event=event)
+
+
+def _in_order(row: _Row) -> tuple[int, int]:
+    return -row[-1], row[0]
 
 
 def _marks(values: Collection[object]) -> str:
@@ -423,7 +507,11 @@ def _event(row: _Row) -> Event:
 
 
 def _outcome_text(outcome: Outcome | None) -> str | None:
-    return json.dumps(record_of_outcome(outcome), ensure_ascii=False, separators=(",", ":")) if outcome else None
+    if outcome is None:
+        return None
+    if not (outcome.error or outcome.log_key or outcome.log_tail or outcome.fields or outcome.exit_code is None):
+        return f'{{"end_reason":"{outcome.end_reason.value}","exit_code":{outcome.exit_code}}}'
+    return json.dumps(record_of_outcome(outcome), ensure_ascii=False, separators=(",", ":"))
 
 
 def _outcome(text: str | None) -> Outcome | None:

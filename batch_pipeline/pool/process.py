@@ -1,0 +1,111 @@
+"""Commands of tasks as process groups: started, signalled and ended as a whole, and never left behind.
+
+A command is spawned (vfork and exec) as the leader of a group of its own, its output in a file. `Guard` is a small
+process that outlives a pilot which is killed, and ends the groups that it left: without it a dead pilot's command would
+still run when another pilot has the task.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+#: Python ignores these two; a tool must find them as everybody does, or `yes | head` never ends.
+_DEFAULTED: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_GUARD: Final = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+groups = set()
+for line in sys.stdin.buffer:
+    group = int(line)
+    groups.add(group) if group > 0 else groups.discard(-group)
+for group in groups:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+class Guard:
+    """Ends the process groups of this process when it dies, however it dies."""
+
+    def __init__(self) -> None:
+        reader, self._writer = os.pipe()
+        try:
+            self._pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", _GUARD],
+                dict(os.environ),
+                file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)],
+                setpgroup=0,
+            )
+        finally:
+            os.close(reader)
+
+    def watch(self, group: int) -> None:
+        """From now on the group ends with this process."""
+        os.write(self._writer, b"%d\n" % group)
+
+    def forget(self, group: int) -> None:
+        """The group has ended."""
+        os.write(self._writer, b"-%d\n" % group)
+
+    def close(self) -> None:
+        """Ends the guard, and with it what it still watches."""
+        os.close(self._writer)
+        os.waitpid(self._pid, 0)
+
+
+class Process:
+    """A running command. Raises OSError when it cannot be started."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], *, log: int, folder: str = "", guard: Guard
+    ) -> None:
+        self._guard = guard
+        before = os.open(".", os.O_RDONLY | os.O_DIRECTORY) if folder else -1
+        try:
+            if folder:
+                os.chdir(folder)
+            self.group = os.posix_spawnp(
+                command[0],
+                list(command),
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=_DEFAULTED,
+            )
+        finally:
+            if folder:
+                os.fchdir(before)
+                os.close(before)
+        guard.watch(self.group)
+        #: Readable when the command has ended.
+        self.descriptor = os.pidfd_open(self.group)
+
+    def signal(self, number: int) -> None:
+        """Signals the whole group; one that has gone is no error."""
+        try:
+            os.killpg(self.group, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def reap(self) -> int:
+        """Ends what is left of the group, and returns how its leader ended: as a shell says it, or -signal."""
+        os.waitid(os.P_PID, self.group, os.WEXITED | os.WNOWAIT)
+        # Before the leader is reaped nobody else can get its number.
+        self.signal(signal.SIGKILL)
+        self._guard.forget(self.group)
+        _, status = os.waitpid(self.group, 0)
+        os.close(self.descriptor)
+        return os.waitstatus_to_exitcode(status)
