@@ -27,8 +27,8 @@ from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, Step
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
-from batch_pipeline.run.record import write_end
 from batch_pipeline.run.preflight import preflight, require_ready
+from batch_pipeline.run.record import write_end
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import memory_cap
@@ -44,6 +44,7 @@ from batch_pipeline.run.verdict import (
 )
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict, StoreFailed, SubmissionRefused
 
 
@@ -180,7 +181,8 @@ class Driver:
                 progress = final_progress(first or found.plan, found.plan, failed)
                 break
             first = first or found.plan
-            self._made |= found.plan.under_way()
+            if self._request.selection.force:
+                self._made |= found.plan.under_way()
             if detach and jobs:
                 progress = self._watch(found, jobs).look()
                 break
@@ -240,7 +242,8 @@ class Driver:
             sent = list(self._submit(found, listener)) if found.plan.jobs else []
         finally:
             self._lock.release()
-        return found, [*found.jobs, *sent]
+        # What was read of each sample is in the manifests by now; a driver that watches for days need not hold it.
+        return replace(found, inventory=Inventory(live=found.inventory.live)), [*found.jobs, *sent]
 
     def _submit(self, found: Look, listener: Listener) -> Sequence[Submission]:
         """Sends the plan's jobs through Luigi: one task a step, in the order of the ports."""
@@ -262,6 +265,7 @@ class Driver:
         else:
             self._through_luigi(submitter)
         self._submitted += len(submitter.sent)
+        submitter.forget()
         return submitter.sent
 
     def _through_luigi(self, submitter: Submitter) -> None:
@@ -304,13 +308,13 @@ class Driver:
         A live job may hold cells that it could not do, for what they read is made again: a later wave takes those.
         """
         verdict = judge(self._request.graph, self._store, self.backend, jobs)
-        counted = plan.under_way()
         self._write_ends(verdict, jobs)
+        counted = plan.under_way() if verdict.failed else frozenset()
         return [cell for cell in verdict.failed if (cell.step, cell.sample) in counted]
 
     def _sort(self, ended: Sequence[FailedCell], failed: list[FailedCell], listener: Listener) -> list[FailedCell]:
         """Adds to `failed` what stays so, and returns what the next wave sends again."""
-        found = sort_failures(self._request.graph, ended, self._policy(go_on=self._rounds > 0))
+        found = sort_failures(self._request.graph, ended, self._policy(ended, go_on=self._rounds > 0))
         failed.extend(found.lasting)
         self._failed |= {(cell.step, cell.sample): cell for cell in found.lasting}
         if found.again:
@@ -322,14 +326,15 @@ class Driver:
                 hearer.again(lines)
         return list(found.again)
 
-    def _policy(self, *, go_on: bool = True) -> Policy:
+    def _policy(self, failed: Sequence[FailedCell], *, go_on: bool = True) -> Policy:
         """What may be done about failed cells; with `go_on` false, nothing."""
         settings = self._request.settings
         definitions = configured_definitions(self._request.graph, settings)
+        hungry = any(cell.reason is EndReason.OUT_OF_MEMORY for cell in failed)
         return Policy(
             active=go_on and settings.recovery.rounds > 0,
             memory_factor=settings.recovery.memory_factor,
-            memory_cap_mb=memory_cap(settings),
+            memory_cap_mb=memory_cap(settings, self.backend) if hungry else 0,
             queue=settings.backend.queue,
             on_demand_queue=settings.backend.on_demand_queue,
             defined_mb={step: resources(definition)[1] for step, definition in definitions.items()},
@@ -341,7 +346,7 @@ class Driver:
             return {}
         if self._past is None:
             self._past = past_failures(self._store)
-        return {**remembered(self._past, plan.under_way, self._policy()), **self._remedies}
+        return {**remembered(self._past, plan.under_way, self._policy(self._past)), **self._remedies}
 
     def _end(self, over: Sequence[LiveRun]) -> bool:
         """Closes runs whose jobs have all ended while nobody watched; whether some of their cells may go again."""
@@ -350,7 +355,7 @@ class Driver:
             verdict = judge(self._request.graph, self._store, self.backend, live.submissions)
             self._write_ends(replace(verdict, done={live.run_id: 0, **verdict.done}), live.submissions)
             failed += verdict.failed
-        return any(map(self._policy().remedy, failed)) if failed else False
+        return any(map(self._policy(failed).remedy, failed)) if failed else False
 
     def _write_ends(self, verdict: Verdict, jobs: Sequence[Submission]) -> None:
         write_last_words(self._store, self.backend, jobs)

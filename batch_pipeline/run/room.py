@@ -10,7 +10,10 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from batch_pipeline.backends.account import Inspectable, Unasked
+from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import resources
+from batch_pipeline.backends.fit import USABLE_MEMORY
 from batch_pipeline.config import EmbeddedSettings, Settings
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -23,13 +26,28 @@ def embedded_room(settings: EmbeddedSettings) -> tuple[int, int]:
     return settings.vcpus or len(os.sched_getaffinity(0)), settings.memory_mb or machine
 
 
-def memory_cap(settings: Settings) -> int:
-    """The most MiB that a cell may be given when it ran out of memory; 0: as much as it takes."""
-    cap = settings.recovery.memory_cap_mb
-    if settings.backend.name != "embedded":
-        return cap
-    there = embedded_room(settings.embedded)[1]
-    return min(cap, there) if cap else there
+def memory_cap(settings: Settings, backend: Backend) -> int:
+    """The most MiB that a cell may be given when it ran out of memory; 0: as much as it takes.
+
+    No more than the settings say, and no more than the largest machine has where that can be known. Raises
+    BackendFailed.
+    """
+    known = [settings.recovery.memory_cap_mb, _largest(settings, backend)]
+    return min(filter(None, known), default=0)
+
+
+def _largest(settings: Settings, backend: Backend) -> int:
+    """What a job can have on the largest machine of the queues; 0 when nobody knows."""
+    if settings.backend.name == "embedded":
+        return embedded_room(settings.embedded)[1]
+    if not isinstance(backend, Inspectable):
+        return 0
+    names = filter(None, (settings.backend.queue, settings.backend.on_demand_queue))
+    try:
+        machines = backend.account.machines(backend.account.queues(names).values())
+    except Unasked:
+        return 0
+    return int(USABLE_MEMORY * max((machine.memory_mb for each in machines.values() for machine in each), default=0))
 
 
 def require_room(settings: Settings, definitions: Mapping[str, Mapping[str, Any]], steps: Collection[str]) -> None:

@@ -82,6 +82,10 @@ class Submitter:
                 self._lock.renew()
                 self._submit(job)
 
+    def forget(self) -> None:
+        """Lets go of what only submitting needs, once everything is sent."""
+        self._inventory = Inventory()
+
     def is_submitted(self, step: str) -> bool:
         """Whether all jobs of a step are sent; so it is for a step without any."""
         return all(job.name in self._native for job in self._plan.jobs if job.step == step)

@@ -1,7 +1,7 @@
 """What came of jobs that ended: receipts say what is done, failure records and the backend say why the rest is not.
 
-One LIST of receipts, whatever the size; children of a job are listed only where a receipt is missing, and failure
-records are read for the first hundred failed cells only: the reasons of the others are the backend's.
+One listing of receipts a step, whatever the size; children of a job are listed only where a receipt is missing, and
+failure records are read for the first hundred failed cells only: the reasons of the others are the backend's.
 """
 
 from __future__ import annotations
@@ -46,21 +46,23 @@ class Verdict:
 
 def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submission]) -> Verdict:
     """Judges the cells of jobs that have ended."""
-    receipts = set(store.keys(layout.RECEIPTS))
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
     failed: list[FailedCell] = []
-    for job in jobs:
-        if job.join:
-            continue
-        cells = cells_of(store, job.run_id, job.job)
-        missing = {
-            index: sample
-            for index, (sample, fingerprint) in enumerate(cells)
-            if layout.receipt(job.step, sample, fingerprint) not in receipts
-        }
-        done[job.run_id] += len(cells) - len(missing)
-        if missing:
-            failed.extend(_failures(backend, job, missing))
+    for step in dict.fromkeys(job.step for job in jobs if not job.join):
+        # A step at a time: of a million samples the receipts' names alone are hundreds of megabytes.
+        receipts = set(store.keys(layout.step_receipts(step)))
+        for job in jobs:
+            if job.join or job.step != step:
+                continue
+            cells = cells_of(store, job.run_id, job.job)
+            missing = {
+                index: sample
+                for index, (sample, fingerprint) in enumerate(cells)
+                if layout.receipt(step, sample, fingerprint) not in receipts
+            }
+            done[job.run_id] += len(cells) - len(missing)
+            if missing:
+                failed.extend(_failures(backend, job, missing))
     detailed = [_with_record(store, cell) for cell in failed[:MOST_RECORDS]]
     ordered = as_ordered(store, [*detailed, *failed[MOST_RECORDS:]])
     return Verdict(done=done, failed=tuple(_folded(graph, ordered)))

@@ -46,6 +46,11 @@ def reference(name: str, file: str) -> str:
     return f"{REFERENCES}{name}/{file}"
 
 
+def step_receipts(step: str) -> str:
+    """Prefix of the receipts of all cells of a step."""
+    return f"{RECEIPTS}{step}/"
+
+
 def receipts(step: str, sample: str) -> str:
     """Prefix of a cell's receipts."""
     return f"{RECEIPTS}{step}/{sample}/"
