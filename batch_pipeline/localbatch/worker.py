@@ -100,7 +100,8 @@ class Worker:
         _log_to(order["log"])
         try:
             # A cell makes itself a folder, and has no use for another one.
-            if Variable.MANIFEST in order["environment"] and Variable.FILE_TYPE in order["environment"]:
+            is_cell = Variable.MANIFEST in order["environment"] and Variable.FILE_TYPE in order["environment"]
+            if is_cell and "container" not in order:
                 return {"exit_code": self._run_here(order)}
             return self._run_in_folder(order)
         finally:
