@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
-from batch_pipeline.backends.aws_clients import Clients, code_of
+from batch_pipeline.backends.aws_clients import Clients, code_of, said
 from batch_pipeline.deploy.stack_states import EMPTY, Change, ChangeSet, Stack, ending, refuse_unready, told
 from batch_pipeline.wire.errors import BackendFailed, DeploymentFailed
 
@@ -201,8 +201,8 @@ class Stacks:
         """What is wrong with the template or a parameter is no failure to reach anybody."""
         if code_of(error) not in ("ValidationError", "InsufficientCapabilitiesException", "LimitExceededException"):
             return error
-        said = str(error.__cause__).rpartition(": ")[2] or str(error.__cause__)
-        return DeploymentFailed(f"CloudFormation refuses the change of stack {self.name}: {said}")
+        words = said(error.__cause__) if isinstance(error.__cause__, Exception) else error.message
+        return DeploymentFailed(f"CloudFormation refuses the change of stack {self.name}: {words}.")
 
     def _read(self, operation: str, **parameters: Any) -> dict[str, Any]:
         return self._clients.read(operation, service="cloudformation", **parameters)

@@ -370,7 +370,7 @@ def test_a_change_set_that_is_refused_says_why(scripted: Scripted) -> None:
 
 
 def test_a_wrong_parameter_is_told_in_cloudformations_words(scripted: Scripted) -> None:
-    message = "Parameter 'MaxVcpus' must be a number not greater than 100000"
+    message = "Parameter 'MaxVcpus' failed to satisfy: a number not greater than 100000"
     scripted.stub.add_client_error("create_change_set", "ValidationError", message, 400)
     with pytest.raises(DeploymentFailed, match=message):
         scripted.stacks.propose(_stack("UPDATE_COMPLETE"), "t", {"A": None})

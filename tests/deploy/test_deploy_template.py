@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import cfnlint.decode
 import pytest
+from botocore import session
 from cfnlint.api import lint
 from cfnlint.config import ManualArgs
 
@@ -38,6 +40,7 @@ ARGUED = {
         "batch:DescribeJobs",
         "batch:ListJobs",
     },
+    ("SubmitterPolicy", "LookAtMachines"): {"ec2:DescribeInstanceTypes"},
 }
 #: Services whose ARNs here end in a `*` that spans more than this stack's own things, and why it must.
 ARGUED_KINDS = {
@@ -45,6 +48,7 @@ ARGUED_KINDS = {
     "container-instance/*": "the service chooses the id",
     "job-definition/*": "definitions are named after pipelines and their content",
     "job/*": "the service chooses the id",
+    "log-group:*": "a listing of groups is granted for all or for none",
 }
 
 
@@ -160,7 +164,7 @@ def test_patterns_stand_for_our_own_things_or_are_argued() -> None:
         for resource in item.resources:
             if "*" not in resource or resource == "*":
                 continue
-            tail = resource.rpartition(":")[2] if ":s3:::" not in resource else resource.partition(":::")[2]
+            tail = re.sub(r"\$\{AWS::\w+\}", "", resource).split(":", 5)[5]
             ours = "${AWS::StackName}" in resource or tail.startswith("${BucketName}/${KeyPrefix}")
             assert ours or tail in ARGUED_KINDS, (item.owner, resource)
 
@@ -201,6 +205,32 @@ def test_nobody_but_the_submitter_touches_batch_and_nobody_touches_rights() -> N
     }
     iam = {action for item in _allowing() for action in item.actions if action.startswith("iam:")}
     assert iam == {"iam:PassRole", "iam:GetRole"}
+
+
+def _operations(root: Path) -> set[str]:
+    """The operations that the client's side calls: first arguments that are names of them."""
+    services = {
+        operation: service
+        for service in ("ec2", "batch", "logs", "iam", "sts", "ecr")
+        for operation in session.get_session().get_service_model(service).operation_names
+    }
+    found = set()
+    for file in (root / "batch_pipeline" / "backends").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                name = str(node.args[0].value).title().replace("_", "")
+                if name in services and str(node.args[0].value).islower() and "_" in str(node.args[0].value):
+                    found.add(f"{services[name]}:{name}")
+    return found
+
+
+def test_the_submitter_may_do_what_the_client_does(root: Path) -> None:
+    called = _operations(root)
+    assert {"batch:DescribeJobs", "batch:RegisterJobDefinition", "logs:GetLogEvents", "iam:GetRole"} <= called
+    # Who one is may always be asked. Only the embedded Batch's queues are made. IAM knows no plural of the action.
+    needed = called - {"sts:GetCallerIdentity", "batch:CreateJobQueue", "batch:TerminateJobs"}
+    granted = {action for item in _allowing() if item.owner == "SubmitterPolicy" for action in item.actions}
+    assert needed - granted == set()
 
 
 def test_jobs_write_what_jobs_write() -> None:
