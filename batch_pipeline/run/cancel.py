@@ -117,7 +117,8 @@ def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancell
     (run,) = read_live_runs(store, backend, [order.run_id])
     taken = [item for item in run.submissions if order.steps is None or item.step in order.steps]
     moving = [item for item in taken if not run.summaries[item.native_id].state.final]
-    if moving:
+    # A driver that is still submitting reads the order after each job that it sends.
+    if moving or len(run.submissions) < _planned(store, order.run_id):
         write_order(store, order)
     # A join belongs to the gather behind it.
     for item in sorted(moving, key=lambda item: (position.get(item.step, -1), not item.join), reverse=True):
@@ -127,6 +128,30 @@ def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancell
             yield _whole(backend, run, item)
         elif not item.join:
             yield from _some(store, backend, run, item, order)
+
+
+def _planned(store: Store, run_id: str) -> int:
+    """How many jobs a run is to have."""
+    try:
+        return len(store.get_json(layout.plan(run_id))["jobs"])
+    except NotInStore:
+        return 0
+
+
+def carry_out(store: Store, backend: Backend, orders: Iterable[Order], item: Submission) -> None:
+    """Ends what orders say of a job that was queued a moment ago, when they may not have seen it."""
+    for order in orders:
+        if order.steps is not None and item.step not in order.steps:
+            continue
+        if order.samples is None:
+            backend.cancel(item.native_id, REASON)
+        elif not item.join:
+            cells = cells_of(store, item.run_id, item.job)
+            indices = [index for index, (sample, _) in enumerate(cells) if order.takes(item.step, sample)]
+            if len(indices) == len(cells):
+                backend.cancel(item.native_id, REASON)
+            elif indices:
+                backend.cancel_children(item.native_id, indices, REASON)
 
 
 def _whole(backend: Backend, run: LiveRun, item: Submission) -> Cancelled:

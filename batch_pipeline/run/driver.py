@@ -27,8 +27,9 @@ from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, Step
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
+from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
 from batch_pipeline.run.preflight import preflight, require_ready
-from batch_pipeline.run.record import write_end
+from batch_pipeline.run.record import read_record, write_end
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import memory_cap
@@ -46,6 +47,7 @@ from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict, StoreFailed, SubmissionRefused
+from batch_pipeline.wire.store import NotInStore
 
 
 class Interrupted(KeyboardInterrupt):
@@ -152,6 +154,7 @@ class Driver:
         reference, references = inventories.choose_reference(request)
         parts = {node.name: step_parts(node, request.graph.root, reference, references) for node in request.graph}
         run_ids = live_run_ids(self._store)
+        self._reach(run_ids)
         live = read_live_runs(self._store, self.backend, run_ids) if run_ids else []
         stock = inventories.read_inventory(request, references)
         told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
@@ -162,6 +165,23 @@ class Driver:
             stock = replace(stock, remedies=remedies)
             plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
         return Look(plan=plan, inventory=stock, reference=reference, live=live, store_calls=Counter(self._store.calls))
+
+    def _reach(self, run_ids: Sequence[str]) -> None:
+        """Goes where live runs have their jobs, as far as the command was not told otherwise.
+
+        Raises RunConflict where that is out of reach: another backend would know nothing of the jobs, and what is
+        unknown counts as lost.
+        """
+        for run_id in run_ids:
+            try:
+                record = read_record(self._store, run_id)
+            except NotInStore:
+                continue
+            settings = reaching(self._request.settings, record)
+            unreachable = why_unreachable(settings, record) or why_elsewhere(settings, record)
+            if unreachable:
+                raise RunConflict(unreachable)
+            self._request = replace(self._request, settings=settings)
 
     def run(self, listener: Listener, *, detach: bool) -> Outcome:
         """See `run`."""

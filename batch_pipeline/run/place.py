@@ -45,6 +45,24 @@ def why_unreachable(settings: Settings, record: RunRecord) -> str:
     )
 
 
+def why_elsewhere(settings: Settings, record: RunRecord) -> str:
+    """Why a command with these settings would ask another backend than the run's; empty: it would not."""
+    told = place_of(settings)
+    differs = [
+        f"{key} {record.place[key]!r}, not {told.get(key, '')!r}"
+        for key in ("embedded.state", "aws.region", "aws.endpoint")
+        if key in record.place and record.place[key] != told.get(key, "")
+    ]
+    if record.backend != settings.backend.name:
+        differs = [f"backend.name {record.backend!r}, not {settings.backend.name!r}"]
+    if not differs:
+        return ""
+    return (
+        f"Run {record.run_id} has its jobs at {'; '.join(differs)}. Give the same settings, wait for it, or cancel it"
+        " with them."
+    )
+
+
 def _is_elsewhere(settings: Settings, record: RunRecord) -> bool:
     told = {"backend.name", "embedded.state"}.intersection(settings.origins)
     if record.backend != "embedded" or told or "embedded.state" not in record.place:

@@ -16,11 +16,13 @@ from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
 from batch_pipeline.run import bundle as bundles
+from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
 from batch_pipeline.run.events import Listener
 from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
+from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
@@ -126,6 +128,8 @@ class Submitter:
         record_sent(self._request.store, submission)
         self._native[job.name] = native_id
         self.sent.append(submission)
+        # Whoever cancels the run meanwhile writes that down before looking at its jobs, this one perhaps not yet.
+        carry_out(self._request.store, self._backend, read_orders(self._request.store, self.run_id), submission)
         self._listener.submitted(self.run_id, job.step, job.name, native_id, job.size)
 
     def _send(self, request: JobRequest) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+from batch_pipeline import backends
+from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.store import Store
 from tests.run.small import SAMPLES, Ear, Stage, chosen, drive, look, request_of
@@ -288,3 +294,76 @@ def test_only_chosen_samples_run(store: Store, stage: Stage) -> None:
     assert set(stage.tried) == {("upper", "cid"), ("count", "cid")}
     assert outcome.ok
     assert outcome.progress["upper"].line == "1/3 done, 2 left out"
+
+
+@pytest.mark.parametrize("samples", [None, frozenset({"ann", "bob"})])
+def test_a_run_that_is_cancelled_while_it_is_submitted_is_cancelled_whole(
+    samples: frozenset[str] | None, store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "create", lambda settings: stage)
+    stage.is_open = False
+
+    class Changes(Ear):
+        """Somebody gives the order when one job of three is on the queue."""
+
+        def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
+            super().submitted(run_id, step, job, native_id, size)
+            stage.is_open = step == "total"
+            if step == "upper":
+                cancel(store, request_of(store).settings, [run_id], samples=samples)
+
+    outcome = drive(request_of(store), stage, Changes())
+
+    taken = samples or frozenset(SAMPLES)
+    assert set(stage.tried) == {(step, name) for step in ("upper", "count") for name in set(SAMPLES) - taken}
+    reasons = {(cell.step, cell.sample): cell.reason for cell in outcome.failed}
+    assert {reasons["upper", name] for name in taken} == {EndReason.CANCELLED}
+    assert {reasons["count", name] for name in taken} == {EndReason.CANCELLED}
+    assert not outcome.again
+
+
+def test_a_command_goes_where_the_live_run_has_its_jobs(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    there = load_settings({"watch.poll_seconds": 0.01, "embedded.state": "/there"}, environ={})
+    drive(request_of(store, settings=there), stage, detach=True)
+    made: list[Settings] = []
+    elsewhere = Driver(request_of(store))
+    stage.is_open = True
+
+    def create(settings: Settings) -> Stage:
+        made.append(settings)
+        return stage
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "create", create)
+        try:
+            assert elsewhere.run(Ear(), detach=False).ok
+        finally:
+            elsewhere.close()
+    assert [settings.embedded.state for settings in made] == ["/there"]
+
+
+def test_a_command_that_would_ask_another_backend_than_the_live_run_is_refused(store: Store, stage: Stage) -> None:
+    """It would know nothing of the jobs, and take them for lost."""
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    (run_id,) = live_run_ids(store)
+    aws = load_settings({"backend.name": "aws", "aws.region": "eu-west-1"}, environ={})
+    with pytest.raises(RunConflict, match=rf"Run {run_id} has its jobs at backend.name 'embedded', not 'aws'"):
+        drive(request_of(store, settings=aws), stage)
+    other = load_settings({"embedded.state": "/other"}, environ={})
+    with pytest.raises(RunConflict, match="not '/other'"):
+        drive(request_of(store, settings=other), stage)
+    assert live_run_ids(store) == [run_id]
+
+
+def test_a_command_on_another_machine_than_the_embedded_batch_is_told_where_to_go(
+    store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    here = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop-2")
+    with pytest.raises(RunConflict, match=rf"on the embedded Batch of {here}"):
+        drive(request_of(store), stage)
+    assert live_run_ids(store)
