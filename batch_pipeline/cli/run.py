@@ -39,6 +39,8 @@ def run(call: Call) -> int:
     """
     if call.options["dry_run"]:
         return plan.plan(call)
+    if call.options["images"]:
+        _bring_images_up_to_date(call)
     request = call.request(writes=True)
     if call.options["failed"]:
         narrowed = only_failed(request)
@@ -48,6 +50,17 @@ def run(call: Call) -> int:
         request = narrowed
     detach = bool(call.options["detach"])
     return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach)))
+
+
+def _bring_images_up_to_date(call: Call) -> None:
+    """Builds and pushes what `deploy images` would, and has the pins read anew."""
+    from batch_pipeline.deploy.images import deploy_images
+
+    push = call.settings.backend.name == "aws"
+    for image in deploy_images(call.graph, call.settings, say=say, only=(), push=push, force=False):
+        if image.built:
+            say(f"Built image {image.name}: {image.image}")
+    del call.graph
 
 
 def drive(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
@@ -160,6 +173,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     options += [
         CommandOption("--dry-run", "Show the plan and do nothing.", is_flag=True),
         CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
+        CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),
     ]
     if workflow is not None:
         options += parameter_options(steps_of(workflow), options)
