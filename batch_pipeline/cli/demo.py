@@ -71,6 +71,9 @@ def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
     if not named:
         fitting["store__url"] = str(folder.absolute() / "store")
     fitting |= _room(call)
+    if call.settings.embedded.container:
+        # Other verbs meet the same server, and fingerprints name the images.
+        fitting["embedded__container"] = call.settings.embedded.container
     for step, params in cohort.params.items():
         fitting |= {f"params__{step}.{name}": value for name, value in params.items()}
     _write_settings(folder, named | fitting)

@@ -41,7 +41,7 @@ class Containers:
         """Parameters are podman or docker, the state folder and the server's own environment."""
         self.engine = engine
         self._disk = state / "disk"
-        self._label = f"{_LABEL}={hashlib.sha256(os.fsencode(state)).hexdigest()[:16]}"
+        self._label = label_of(state)
         self._client = {name: environ[name] for name in ("PATH", "HOME", *ENGINE_VARIABLES) if name in environ}
 
     def order(self, run: Run, passed: Mapping[str, str]) -> Document:
@@ -157,6 +157,11 @@ class Containers:
 
 #: asyncio itself keeps no task alive.
 _TASKS: set[asyncio.Task[None]] = set()
+
+
+def label_of(state: Path) -> str:
+    """The label of a state folder's containers."""
+    return f"{_LABEL}={hashlib.sha256(os.fsencode(state)).hexdigest()[:16]}"
 
 
 def name_of(child: str, attempt: int) -> str:

@@ -39,4 +39,4 @@ def start(engine: Machine, tmp_path: Path) -> Iterator[Callable[..., Endpoint]]:
 
     yield begin
     stop(state)
-    assert engine.podman("ps", "--all", "--quiet", "--filter", "label=batch-pipeline") == ""
+    assert engine.containers(state, "--all") == []

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from batch_pipeline.localbatch.containers import label_of
+
 #: Set by the gate: there a machine that cannot run containers fails the tests.
 REQUIRED = bool(os.environ.get("CONTAINERS_REQUIRED"))
 BASE = "localhost/batch-pipeline/debian:bookworm-slim"
@@ -55,6 +57,11 @@ class Machine:
     def path(self) -> str:
         """A PATH with the wrapper."""
         return f"{self.folder}:{os.environ['PATH']}"
+
+    def containers(self, state: Path, *options: str) -> list[str]:
+        """The containers of a server's state folder."""
+        label = f"label={label_of(state)}"
+        return self.podman("ps", "--quiet", "--no-trunc", "--filter", label, *options).split()
 
     def podman(self, *arguments: str, code: int | None = 0) -> str:
         """Calls podman and returns what it printed."""

@@ -63,10 +63,6 @@ def connected(endpoint: Endpoint) -> BatchClient:
     return client
 
 
-def containers(engine: Machine) -> list[str]:
-    return engine.podman("ps", "--quiet", "--no-trunc", "--filter", "label=batch-pipeline").split()
-
-
 def pid_of(engine: Machine, name: str) -> int:
     return int(engine.podman("inspect", "--format", "{{.State.Pid}}", name))
 
@@ -82,7 +78,9 @@ def test_children_run_in_the_image_with_their_logs_and_exit_codes(start: Start) 
         assert sorted(log_of(endpoint, child)) == [f"debian {index}", "oops"]
 
 
-def test_values_of_variables_arrive_as_they_are_and_are_no_arguments(start: Start, engine: Machine) -> None:
+def test_values_of_variables_arrive_as_they_are_and_are_no_arguments(
+    start: Start, engine: Machine, tmp_path: Path
+) -> None:
     values = {"PLAIN": "a b", "QUOTES": '"it\'s" $HOME # `x`', "LINES": "one\ntwo", "STAR": "*", "PATH_X": "C:\\x"}
     endpoint = start()
     client = connected(endpoint)
@@ -92,7 +90,7 @@ def test_values_of_variables_arrive_as_they_are_and_are_no_arguments(start: Star
     eventually(partial(is_up, endpoint, client, job_id))
     # Each of the processes that serve this container, by their arguments as all users see them.
     arguments = [words_of(path) for path in Path("/proc").glob("[0-9]*")]
-    [container] = containers(engine)
+    [container] = engine.containers(tmp_path / "state")
     assert any(container in words for words in arguments)
     assert not any("deadbeef" in word for words in arguments for word in words)
     client.terminate_job(jobId=job_id, reason="seen")
@@ -130,7 +128,7 @@ def test_a_container_that_cannot_start_says_why(start: Start, image: str, comman
     assert "exitCode" not in job["container"]
 
 
-def test_it_is_asked_to_end_and_then_made_to(start: Start, engine: Machine) -> None:
+def test_it_is_asked_to_end_and_then_made_to(start: Start, engine: Machine, tmp_path: Path) -> None:
     endpoint = start()
     client = connected(endpoint)
     polite = submit(client, "sh", "-c", "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.1; done")
@@ -145,7 +143,7 @@ def test_it_is_asked_to_end_and_then_made_to(start: Start, engine: Machine) -> N
     assert ended(client, deaf)["container"]["exitCode"] == 137
     job = ended(client, late)
     assert job["statusReason"] == "Job attempt duration exceeded timeout"
-    assert not containers(engine)
+    assert not engine.containers(tmp_path / "state")
 
 
 def is_up(endpoint: Endpoint, client: BatchClient, job_id: str) -> bool:
@@ -213,12 +211,12 @@ def test_a_container_outlives_its_server_and_is_adopted(start: Start, engine: Ma
     script = "echo begun; until [ -e /go/on ]; do sleep 0.05; done; echo done; exit 3"
     job_id = submit(client, "sh", "-c", script, **mounted)
     eventually(lambda: "begun" in log_of_or_none(endpoint, client, job_id))
-    before = containers(engine)
+    before = engine.containers(tmp_path / "state")
     kill_server(tmp_path)
     endpoint = start()
     client = connect(endpoint, "batch")
     assert describe(client, job_id)[0]["status"] == "RUNNING"
-    assert containers(engine) == before
+    assert engine.containers(tmp_path / "state") == before
     (go / "on").touch()
     job = ended(client, job_id)
     assert (job["container"]["exitCode"], len(job["attempts"])) == (3, 1)
@@ -243,7 +241,7 @@ def test_a_container_without_a_worker_is_ended_before_its_child_is_tried_again(
     )
     job_id = submit(client, "sh", "-c", script, definition={"retryStrategy": {"attempts": 2}}, **mounted)
     eventually((seen / "1").exists)
-    [container] = containers(engine)
+    [container] = engine.containers(tmp_path / "state")
     pid = pid_of(engine, container)
     workers = [int(path.name) for path in Path("/proc").glob("[0-9]*") if is_worker_of(path, tmp_path)]
     assert workers
