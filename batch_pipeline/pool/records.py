@@ -29,8 +29,11 @@ def record_of_spec(spec: TaskSpec) -> Record:
 
 def spec_of(record: Mapping[str, Any]) -> TaskSpec:
     """Reads what `record_of_spec` wrote."""
-    words = {name: tuple(record[name]) for name in ("command", "after") if name in record}
-    return TaskSpec(**{**_known(TaskSpec, record), **words})
+    known = dict(record)
+    for name in ("command", "after"):
+        if name in known:
+            known[name] = tuple(known[name])
+    return TaskSpec(**known)
 
 
 def record_of_outcome(outcome: Outcome) -> Record:

@@ -168,8 +168,14 @@ class SqliteRows:
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            # The pages that are written most stay in memory, and are copied to the file rarely.
-            for setting in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
+            # The pages that are written most stay in memory, and are copied to the file rarely: each time costs a sync.
+            settings = (
+                "journal_mode = WAL",
+                "synchronous = NORMAL",
+                "cache_size = -65536",
+                "wal_autocheckpoint = 4000",
+            )
+            for setting in settings:
                 self._connection.execute(f"PRAGMA {setting}")
             self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT")
 

@@ -216,7 +216,9 @@ class SteppedStore:
         return report
 
     def _add(self, specs: Sequence[TaskSpec], report: AddReport, now_ms: int) -> AddReport:
-        once = {spec.id: spec for spec in reversed(specs)}
+        once: dict[str, TaskSpec] = {}
+        for spec in specs:
+            once.setdefault(spec.id, spec)
         past = self._rows.past(once)
         steps = [moves.added(spec, now_ms=now_ms, past=past.get(spec.id)) for spec in once.values()]
         won = [step for step, done in self._written(steps) if done]
