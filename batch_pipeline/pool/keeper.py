@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from bisect import insort
 from collections import deque
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final
+
+from batch_pipeline.pool.terms import Standing, StopCriteria
 
 #: The part of a class's tasks that must have been as fast as the time that is left.
 QUANTILE: Final = 0.9
@@ -22,51 +22,6 @@ REMEMBERED: Final = 200
 SHORTEST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0
 _GROWTH: Final = 1.7
-
-
-class Until(Enum):
-    """Until when a pilot looks for tasks."""
-
-    EMPTY = "empty"  #: Nothing is to be done, and nothing waits for a task that is held.
-    SETTLED = "settled"  #: Nothing is to be done and nobody holds anything, so that nothing can come back.
-    ENDLESS = "endless"  #: For ever: only the other criteria end it.
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopCriteria:
-    """When a pilot stops; None: never for that reason. The task that it is at goes on to its end."""
-
-    until: Until = Until.SETTLED
-    tasks: int | None = None
-    #: From its start: no task is begun that would most likely end later, and what runs then is given back.
-    wall_seconds: float | None = None
-    #: From its start: no task is begun later.
-    total_seconds: float | None = None
-    #: Without a task.
-    idle_seconds: float | None = None
-    #: Attempts that failed or had to be given back: a host on which nothing works shall not go through all tasks.
-    scrubs: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What a pilot has done so far: what criteria, those of a user too, are asked with."""
-
-    done: int = 0
-    failed: int = 0
-    #: To be done again.
-    again: int = 0
-    #: Given back.
-    released: int = 0
-    #: Taken from it by another.
-    refused: int = 0
-    seconds: float = 0.0
-    idle_seconds: float = 0.0
-
-    @property
-    def ended(self) -> int:
-        """Attempts that it settled."""
-        return self.done + self.failed + self.again
 
 
 def stop_reason(criteria: StopCriteria, standing: Standing, begun: int) -> str:

@@ -14,6 +14,8 @@
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
+    pool/logs/{task}/{fence}.log                      long logs of a pool's tasks, one a claim (`pool.life`)
+    pool/pilots/{owner}.json                          pilots that were launched as jobs of a backend
 
 All keys are relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
 digits and `. _ + = @ -`, so no name can leave its folder.
@@ -152,6 +154,16 @@ def submissions(run_id: str) -> str:
 def live(run_id: str) -> str:
     """Key of the marker of a run that may have live jobs."""
     return f"{LIVE}{run_id}.json"
+
+
+def pool_log(task_id: str, fence: int) -> str:
+    """Key of the log of one attempt at a pool's task; ids may have slashes and have no exclamation marks."""
+    return f"pool/logs/{task_id.replace('/', '!')}/{fence}.log"
+
+
+def pilot(name: str = "") -> str:
+    """Key of what is known of pilots that were launched at once; the prefix of all when none is named."""
+    return f"pool/pilots/{name}.json" if name else "pool/pilots/"
 
 
 def driver(number: int) -> str:

@@ -1,0 +1,132 @@
+"""What a pilot writes to its pool about tasks that it holds: ends, returns, prolonged leases. None is lost.
+
+An end that could not be written is kept, its lease prolonged, and written again: the store knows a repeated write from
+a late one. Ends of short tasks are kept back for an instant, to be written together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Final
+
+from batch_pipeline.pool.base import Answer, Claim, PoolStore, Settlement
+from batch_pipeline.pool.keeper import Pauses
+from batch_pipeline.pool.moves import judged
+from batch_pipeline.pool.task import Move
+from batch_pipeline.wire.errors import PoolFailed
+
+#: Seconds for which the end of a task may be kept back, to be written with others'.
+KEPT_SECONDS: Final = 0.02
+_WORD: Final[Mapping[Move, str]] = {
+    Move.DONE: "done",
+    Move.FAILED: "failed",
+    Move.LOST: "failed",
+    Move.AGAIN: "again",
+    Move.RELEASED: "released",
+}
+
+
+class Ledger:
+    """What is to be written, and the count of what was."""
+
+    def __init__(
+        self, pool: PoolStore, lease_seconds: float, now_ms: Callable[[], int], tell: Callable[[str], None]
+    ) -> None:
+        self._pool = pool
+        self._lease_seconds = lease_seconds
+        self._now_ms = now_ms
+        self._tell = tell
+        self._pauses = Pauses()
+        self._ends: list[Settlement] = []
+        self._returns: list[tuple[Claim, str, bool]] = []
+        #: When the oldest of what is kept came, and when the pool may be asked again.
+        self._since = self._retry_at = 0.0
+        self._next_beat = 0.0
+        #: By the words of `terms.Standing`.
+        self.count: Counter[str] = Counter()
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is written."""
+        return not self._ends and not self._returns
+
+    def due(self, *, holding: bool) -> list[float]:
+        """When something is to be written next."""
+        written = [] if self.empty else [max(self._retry_at, self._since + KEPT_SECONDS)]
+        return [*written, self._next_beat] if holding or self._ends else written
+
+    def ended(self, settlement: Settlement, now: float) -> None:
+        """An attempt ended."""
+        self._since = now if self.empty else self._since
+        self._ends.append(settlement)
+
+    def give_back(self, claim: Claim, why: str, *, counted: bool) -> None:
+        """A task goes back; `counted`: it had been begun."""
+        self._returns.append((claim, why, counted))
+        self.count["released"] += counted
+
+    def claimed(self, now: float, *, first: bool) -> None:
+        """Tasks were claimed; the first of them: the time to prolong leases begins."""
+        if first:
+            self._next_beat = now + self._lease_seconds / 3
+
+    def write(self, now: float, *, enough: int = 1) -> bool:
+        """Writes what is kept, if that is enough or has waited; whether something was written."""
+        waited = now >= self._since + KEPT_SECONDS or len(self._ends) >= enough or bool(self._returns)
+        if self.empty or now < self._retry_at or not waited:
+            return False
+        try:
+            for (why, counted), some in groupby(self._returns, key=lambda item: item[1:]):
+                claims = [claim for claim, _, _ in some]
+                self._pool.release(claims, now_ms=self._now_ms(), why=why, counted=counted)
+            self._returns.clear()
+            answers = self._pool.settle(self._ends, now_ms=self._now_ms()) if self._ends else []
+        except PoolFailed as error:
+            self._tell(f"{error.message} What ended is kept and written again.")
+            self._retry_at = now + self._pauses.next()
+            return False
+        for one, answer in zip(self._ends, answers, strict=True):
+            self._note(one, answer)
+        self._ends.clear()
+        self._pauses.reset()
+        return True
+
+    def _note(self, one: Settlement, answer: Answer) -> None:
+        move, _, _ = judged(one.claim.task, one.outcome.end_reason)
+        self.count["refused" if answer is Answer.REFUSED else _WORD[move]] += 1
+
+    def beats(self, now: float) -> bool:
+        """Whether leases are to be prolonged."""
+        return now >= self._next_beat
+
+    def beat(self, now: float, held: Sequence[Claim], progress: Mapping[str, float]) -> list[Claim]:
+        """Prolongs the leases of what is held and of what is kept here; returns those of `held` that are another's."""
+        claims = [*held, *(one.claim for one in self._ends)]
+        self._next_beat = now + self._lease_seconds / 3
+        if not claims:
+            return []
+        try:
+            answers = self._pool.renew(claims, now_ms=self._now_ms(), progress=progress)
+        except PoolFailed as error:
+            self._tell(f"{error.message} Leases could not be prolonged; trying again.")
+            self._next_beat = now + min(self._lease_seconds / 10, self._pauses.next())
+            return []
+        # Of what has ended, `settle` is told the same.
+        return [claim for claim, answer in zip(held, answers, strict=False) if answer is Answer.REFUSED]
+
+    def is_ours(self, claim: Claim) -> bool:
+        """Whether a task may be published; a pool that cannot be reached does not stand in the way of a result."""
+        try:
+            return self._pool.renew([claim], now_ms=self._now_ms())[0] is not Answer.REFUSED
+        except PoolFailed as error:
+            self._tell(error.message)
+            return True
+
+    def last_words(self) -> PoolFailed:
+        """What could not be written."""
+        return PoolFailed(
+            f"{self._pool.name} could not be reached at the end: {len(self._ends)} ends of tasks could not be written, "
+            f"{len(self._returns)} tasks not be given back. They are done again when their leases end."
+        )

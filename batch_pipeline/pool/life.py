@@ -1,0 +1,219 @@
+"""A task that a pilot is at, and the workplace where its command runs: files, log, process, hooks, publication.
+
+What may take long (`prepare`, `publish`, `stored`) is called by threads of the pilot, the rest by its loop.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from batch_pipeline.pool import staging
+from batch_pipeline.pool.base import Claim
+from batch_pipeline.pool.hooks import Hooks, guarded, variables_of
+from batch_pipeline.pool.process import Guard, Process
+from batch_pipeline.pool.task import Outcome, Task, TaskSpec
+from batch_pipeline.pool.tasklog import TAIL_BYTES, TaskLog
+from batch_pipeline.pool.verdict import outcome_of_error, outcome_of_exit
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason, Variable
+from batch_pipeline.wire.errors import BatchPipelineError, StoreFailed
+from batch_pipeline.wire.store import Store
+
+#: Bytes of a log up to which it is stored while its command runs; a longer one is stored at its end.
+STREAMED_BYTES: Final = 64 << 20
+
+
+@dataclass(kw_only=True, eq=False)
+class Life:
+    """A task that this pilot is at."""
+
+    claim: Claim
+    log: TaskLog
+    began: float
+    folder: Path | None = None
+    process: Process | None = None
+    #: Why it was told to end, and when it is killed; None: it was not told.
+    told: EndReason | None = None
+    why: str = ""
+    kill_at: float | None = None
+    limit_at: float | None = None
+    #: Somebody else has the task.
+    lost: bool = False
+    #: Bytes of its log that are in the store.
+    stored: int = 0
+
+    @property
+    def task(self) -> Task:
+        """The task as it was claimed."""
+        return self.claim.task
+
+    @property
+    def spec(self) -> TaskSpec:
+        """What is asked of it."""
+        return self.claim.task.spec
+
+    def end(self, reason: EndReason, why: str, kill_at: float) -> None:
+        """Tells its command to end, once."""
+        if self.told is None:
+            self.told, self.why, self.limit_at = reason, why, None
+            if self.process is not None:
+                self.process.signal(signal.SIGTERM)
+                self.kill_at = kill_at
+
+    def kill(self) -> None:
+        """Ends its command and all of its group."""
+        self.kill_at = None
+        if self.process is not None:
+            self.process.signal(signal.SIGKILL)
+
+
+def group_of(spec: TaskSpec) -> str:
+    """The item that a task counts for: a sub-task for its parent. A cell of a pipeline is an item of its own."""
+    return spec.id if Variable.MANIFEST in spec.environment else spec.parent or spec.id
+
+
+class Workplace:
+    """Where a pilot's commands run. `open_store` None: there is none; logs keep their tails only."""
+
+    def __init__(
+        self,
+        scratch: str,
+        environment: Mapping[str, str],
+        open_store: Callable[[], Store] | None,
+        hooks: Hooks,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="pilot-", dir=scratch or None))
+        self._environment = dict(environment)
+        self._open_store = open_store
+        self._store: Store | None = None
+        self._hooks = hooks
+        self._tell = tell
+        self._guard = Guard()
+        self._spare: list[TaskLog] = []
+        self._numbers = count()
+
+    def new(self, claim: Claim, now: float) -> Life:
+        """The life of a task that was claimed."""
+        log = self._spare.pop() if self._spare else TaskLog(self._folder / f"{next(self._numbers)}.log")
+        return Life(claim=claim, log=log, began=now)
+
+    def needs_preparation(self, life: Life) -> bool:
+        """Whether something must be done before its command, that may take long."""
+        return staging.needs_folder(life.spec) or self._hooks.prepare_run is not None
+
+    def prepare(self, life: Life) -> Mapping[str, str]:
+        """Brings its files and calls the hook; the variables that follow. Raises StepError, StoreFailed, OSError."""
+        told: dict[str, str] = {}
+        if staging.needs_folder(life.spec):
+            life.folder = self._folder / f"{next(self._numbers)}.files"
+            staging.stage_in(life.spec, life.folder, self._files())
+            told |= staging.made_for(life.spec, life.folder)
+        if self._hooks.prepare_run:
+            told |= guarded(self._hooks.prepare_run, life.task) or {}
+        return told
+
+    def start(self, life: Life, variables: Mapping[str, str], now: float) -> Process:
+        """Starts its command. Raises OSError."""
+        spec = life.spec
+        environment = {**self._environment, **variables_of(life.task), **variables}
+        if Variable.MANIFEST in spec.environment:
+            environment[Variable.ATTEMPT] = environment["TASK_ATTEMPT"]
+        life.began = now
+        life.process = Process(
+            spec.command or ("bash", "-c", spec.shell),
+            environment,
+            log=life.log.descriptor,
+            folder=str(life.folder) if life.folder else "",
+            guard=self._guard,
+        )
+        if spec.time_limit_seconds is not None:
+            life.limit_at = now + spec.time_limit_seconds
+        return life.process
+
+    def reaped(self, life: Life) -> Outcome:
+        """How its command, which has ended, did."""
+        assert life.process is not None
+        code = life.process.reap()
+        life.process = life.limit_at = life.kill_at = None
+        if not life.log.size:
+            return outcome_of_exit(life.task, code, told=life.told, tail="")
+        life.log.look(ended=True)
+        outcome = outcome_of_exit(life.task, code, told=life.told, tail=life.log.tail())
+        return replace(outcome, fields=life.log.fields)
+
+    def has_outputs(self, life: Life, outcome: Outcome) -> bool:
+        """Whether there are files to publish."""
+        return outcome.end_reason is EndReason.FINISHED and bool(life.spec.outputs)
+
+    def needs_publication(self, life: Life, outcome: Outcome) -> bool:
+        """Whether something must be done after its command, that may take long."""
+        long_log = life.log.size > TAIL_BYTES and self._open_store is not None
+        return long_log or self._hooks.cleanup_run is not None or self.has_outputs(life, outcome)
+
+    def publish(self, life: Life, outcome: Outcome) -> Outcome:
+        """Stores the outputs, then the log, then calls the hook; how it ended, with all that."""
+        if life.folder and self.has_outputs(life, outcome):
+            try:
+                staging.stage_out(life.spec, life.folder, self._files())
+            except (BatchPipelineError, OSError) as error:
+                failed = outcome_of_error(error, life.spec)
+                outcome = replace(failed, fields=outcome.fields, log_tail=outcome.log_tail)
+        if life.log.size > TAIL_BYTES and self._open_store is not None:
+            key = log_key(life.task)
+            if self.or_tell(lambda: self._files().put_file(key, life.log.path)):
+                outcome = replace(outcome, log_key=key)
+        if cleanup := self._hooks.cleanup_run:
+            self.or_tell(lambda: guarded(cleanup, life.task, outcome))
+        return outcome
+
+    def streamed(self, life: Life) -> Callable[[], object] | None:
+        """What stores the log so far, if it has doubled since."""
+        size = life.log.size
+        if self._open_store is None or not TAIL_BYTES < size <= STREAMED_BYTES or size < 2 * life.stored:
+            return None
+        life.stored = size
+        key, data = log_key(life.task), os.pread(life.log.descriptor, size, 0)
+        return lambda: self.or_tell(lambda: self._files().put(key, data))
+
+    def or_tell(self, act: Callable[[], object]) -> bool:
+        """Does what may go wrong without consequences; whether it went well."""
+        try:
+            act()
+        except (BatchPipelineError, OSError) as error:
+            self._tell(str(error))
+            return False
+        return True
+
+    def clear(self, life: Life) -> Path | None:
+        """Puts its log away; returns the folder that is to be removed, if any."""
+        if life.log.size:
+            life.log.close()
+        else:
+            self._spare.append(life.log)
+        return life.folder
+
+    def close(self) -> None:
+        """Ends what still runs and removes everything."""
+        self._guard.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _files(self) -> Store:
+        if self._store is None:
+            if self._open_store is None:
+                raise StoreFailed("The pilot has no store for files. Give --store.")
+            self._store = self._open_store()
+        return self._store
+
+
+def log_key(task: Task) -> str:
+    """Key of the log of an attempt; no two claims of a task have the same."""
+    return layout.pool_log(task.id, task.fence)
