@@ -179,7 +179,7 @@ class Cohort(Store):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See `Store.keys`."""
-        if prefix != layout.RECEIPTS:
+        if not prefix.startswith(layout.RECEIPTS):
             yield from super().keys(prefix)
             return
         seen = 0
@@ -187,6 +187,8 @@ class Cohort(Store):
             if not self._service.over:
                 break
             step = json.loads(rows.with_name("manifest.json").read_bytes())["step"]
+            if not layout.step_receipts(step).startswith(prefix):
+                continue
             with rows.open("rb") as lines:
                 for line in lines:
                     seen += 1

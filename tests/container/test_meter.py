@@ -67,7 +67,7 @@ def test_a_file_that_is_gone_at_the_end_counts_and_processes_add_up(
 
     assert ended.code == 0
     assert signals.meter.peak_disk_bytes >= 500_000
-    assert signals.meter.peak_memory_bytes >= 160_000_000 > ended.peak_memory_bytes
+    assert signals.meter.peak_memory_bytes >= 160_000_000
     assert not list(work.iterdir())
 
 
