@@ -172,6 +172,18 @@ class PriceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """Section `pool`: the pool of tasks, and the pilots that drain it."""
+
+    url: str
+    pilots: int = _at_least(0, 10_000)
+    items: int = _at_least(1, 1000)
+    nests: int = _at_least(1, 1000)
+    lease_seconds: float = _at_least(1, 86_400)
+    image: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one command."""
 
@@ -186,6 +198,7 @@ class Settings:
     recovery: RecoverySettings
     deploy: DeploySettings
     prices: PriceSettings
+    pool: PoolSettings
     #: Tags of all jobs.
     tags: Mapping[str, str]
     #: Parameters of the steps by option name, as written: `Graph.of` parses them.
@@ -227,6 +240,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "recovery": RecoverySettings,
     "deploy": DeploySettings,
     "prices": PriceSettings,
+    "pool": PoolSettings,
 }
 
 
