@@ -118,7 +118,8 @@ class Backend(Protocol):
     def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
         """Makes known what jobs will be submitted by, with one look-up for all; `submit` does it too, one by one.
 
-        Returns under which name and revision (`name:1`) each definition's name is known. Raises what `submit` raises, SubmissionUnknown aside.
+        Returns under which name and revision (`name:1`) each definition's name is known. Raises what `submit` raises,
+        SubmissionUnknown aside.
         """
 
     def submit(self, request: JobRequest) -> str:

@@ -1,8 +1,8 @@
 """Lends attempts the AWS identity of whoever uses the server, as a role does on AWS: for a store in S3.
 
 A client says who it is when it connects (`client.lend`), by the variables from which botocore's chain starts; the
-server keeps them in memory, in no file and no record. Attempts ask for keys at a URL on loopback, by the protocol of ECS's
-containers, with a token from a file that only this user can reach:
+server keeps them in memory, in no file and no record. Attempts ask for keys at a URL on loopback, by the protocol of
+ECS's containers, with a token from a file that only this user can reach:
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html. So what a job's environment holds is
 no secret, what a profile or SSO gives is renewed here, and a step's own AWS tools find the same identity.
 """

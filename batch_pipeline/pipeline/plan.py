@@ -3,8 +3,9 @@
 Every cell (step, sample) is looked at once, steps in order. A cell is done when a receipt with its current fingerprint
 is there. Samples that need the same steps with the same remedies, and wait for the same live jobs, form a *group*; a
 group is cut into *shards* of at most 10,000; each (shard, step) is one job, and the jobs of a shard hold the same
-samples in the same order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream jobs, through joins where
-they are more than one job may depend on. Jobs of earlier runs that are still live are depended on like planned ones.
+samples in the same order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream jobs,
+through joins where they are more than one job may depend on. Jobs of earlier runs that are still live are depended on
+like planned ones.
 
 `plan`, `run --dry-run`, `run` and `status` read the same Plan; nothing here knows a store, a backend or a clock.
 """
