@@ -1,0 +1,254 @@
+"""What stands where in a pool's SQLite file: schema, statements, and tasks and events as their rows.
+
+One row a task, narrow, for it is written at each move; what was asked of it lies in a table of its own that is only
+read. Every index but that of ids is partial: what is done is in none, so that a pool does not grow slower as it is
+drained. Numbers are not counted along, which would have all writers meet in one row: what is done is what was added
+less what the small indexes hold. A deleted task keeps its row, marked, and so its numbers and its history.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batch_pipeline.pool import moves
+from batch_pipeline.pool.base import Claim, Filter, Settlement
+from batch_pipeline.pool.records import (
+    outcome_of,
+    record_of_outcome,
+    record_of_task,
+    spec_of,
+    task_of,
+)
+from batch_pipeline.pool.task import Event, Move, Outcome, Task, TaskState
+
+STATES = (
+    TaskState.WAITING,
+    TaskState.TODO,
+    TaskState.HELD,
+    TaskState.DONE,
+    TaskState.FAILED,
+    TaskState.CANCELLED,
+)
+NUMBER: Mapping[TaskState | None, int] = {**{state: number for number, state in enumerate(STATES)}, None: 6}
+NUMBER_OF_MOVE = {move: number for number, move in enumerate(Move)}
+_MOVES = tuple(Move)
+
+#: The states' numbers are written out: SQLite uses a partial index only if it can see that its condition holds.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS task (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, class TEXT NOT NULL, priority INTEGER NOT NULL, parent TEXT,
+  state INTEGER NOT NULL, moves INTEGER NOT NULL, fence INTEGER NOT NULL, attempts INTEGER NOT NULL,
+  returns INTEGER NOT NULL, owner TEXT NOT NULL, native_id TEXT NOT NULL, lease_ms INTEGER NOT NULL,
+  lease_until_ms INTEGER NOT NULL, progress REAL, reason TEXT NOT NULL, outcome TEXT, added_at_ms INTEGER NOT NULL,
+  claimed_at_ms INTEGER NOT NULL, ended_at_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS spec (seq INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS event (
+  seq INTEGER, number INTEGER, at_ms INTEGER, move INTEGER, source INTEGER, target INTEGER, owner TEXT, fence INTEGER,
+  why TEXT, outcome TEXT, act TEXT, before TEXT, PRIMARY KEY (seq, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS needed (id TEXT, seq INTEGER, PRIMARY KEY (id, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS class (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS todo ON task (class, priority DESC, seq) WHERE state = 1;
+CREATE INDEX IF NOT EXISTS held ON task (lease_until_ms, class) WHERE state = 2;
+CREATE INDEX IF NOT EXISTS other ON task (state, class) WHERE state IN (0, 4, 5, 6);
+CREATE INDEX IF NOT EXISTS nested ON task (parent) WHERE parent IS NOT NULL;
+CREATE INDEX IF NOT EXISTS acted ON event (act) WHERE act IS NOT NULL;
+"""
+#: What a task's row says of how it stands, in the order of `standing`.
+_STANDING = (
+    "state",
+    "moves",
+    "fence",
+    "attempts",
+    "returns",
+    "owner",
+    "native_id",
+    "lease_ms",
+    "lease_until_ms",
+    "progress",
+    "reason",
+    "outcome",
+    "added_at_ms",
+    "claimed_at_ms",
+    "ended_at_ms",
+)
+_COLUMNS = ", ".join(f"task.{name}" for name in _STANDING)
+TASKS = f"SELECT task.seq, spec.body, {_COLUMNS} FROM task JOIN spec USING (seq)"
+WRITE = (
+    f"UPDATE task SET {', '.join(f'{name} = ?' for name in _STANDING)} "
+    "WHERE id = ? AND state = ? AND moves = ? AND fence = ?"
+)
+INSERT = f"""INSERT INTO task (id, class, priority, parent, {", ".join(_STANDING)})
+VALUES ({", ".join("?" * (4 + len(_STANDING)))})
+ON CONFLICT (id) DO UPDATE SET class = excluded.class, priority = excluded.priority, parent = excluded.parent,
+{", ".join(f"{name} = excluded.{name}" for name in _STANDING)} WHERE state = 6 RETURNING seq"""
+RENEW = (
+    "UPDATE task SET lease_until_ms = ?, progress = coalesce(?, progress), reason = ? "
+    "WHERE id = ? AND state = ? AND moves = ? AND fence = ?"
+)
+EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+FIRST_OF_CLASS = "SELECT seq, priority FROM task WHERE state = 1 AND class = ? ORDER BY priority DESC, seq LIMIT ?"
+HOLD = f"""UPDATE task SET state = 2, moves = moves + 1, fence = fence + 1, owner = ?, native_id = ?, lease_ms = ?,
+lease_until_ms = ?, progress = NULL, reason = '', claimed_at_ms = ? WHERE seq IN (SELECT seq FROM ({{first}}))
+RETURNING seq, (SELECT body FROM spec WHERE spec.seq = task.seq), {", ".join(_STANDING)}, priority"""
+HELD_EVENT = f"""INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why)
+VALUES (?, ?, ?, {NUMBER_OF_MOVE[Move.CLAIMED]}, 1, 2, ?, ?, '')"""
+END = """UPDATE task SET state = ?, moves = ?, attempts = ?, returns = ?, outcome = ?, ended_at_ms = ?,
+progress = coalesce(?, progress), lease_ms = 0, lease_until_ms = 0
+WHERE seq = ? AND state = 2 AND moves = ? AND fence = ? AND owner = ?"""
+END_EVENT = """INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why, outcome)
+VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, ?)"""
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SqliteClaim(Claim):
+    """A claim that knows its row."""
+
+    seq: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """What `moves.settled` says, as the values of `END` and `END_EVENT`."""
+
+    task_id: str
+    #: 0: the claim is not one of ours.
+    seq: int
+    values: Row
+    event: Row
+
+    @staticmethod
+    def of(settlement: Settlement, now_ms: int) -> Ending:
+        """The end of an attempt."""
+        claim, outcome = settlement.claim, settlement.outcome
+        task = claim.task
+        move, attempts, returns = moves.judged(task, outcome.end_reason)
+        state = NUMBER[moves.STATE_AFTER[move]]
+        seq = claim.seq if isinstance(claim, SqliteClaim) else 0
+        number, fence, owner = task.moves + 1, task.fence, task.owner
+        text = _outcome_text(outcome)
+        briefly = text if not outcome.log_tail else _outcome_text(moves.briefly(outcome))
+        progress = 1.0 if state == 3 else None
+        values = (state, number, attempts, returns, text, now_ms, progress, seq, task.moves, fence, owner)
+        event = (seq, number, now_ms, NUMBER_OF_MOVE[move], state, owner, fence, outcome.error, briefly)
+        return Ending(task_id=task.spec.id, seq=seq, values=values, event=event)
+
+
+def marks(values: Collection[object]) -> str:
+    """As many question marks as there are values."""
+    return ", ".join("?" * len(values))
+
+
+def condition(wanted: Filter) -> tuple[str, list[object]]:
+    """What of a filter the database can tell; the rest is asked of what it finds."""
+    parts, values = ["state < 6"], []
+    lists: list[tuple[str, list[object]]] = [
+        ("state", [NUMBER[state] for state in wanted.states]),
+        ("class", list(wanted.classes)),
+        ("task.id", list(wanted.ids)),
+        ("parent", [wanted.parent] if wanted.parent else []),
+        ("owner", [wanted.owner] if wanted.owner else []),
+    ]
+    for name, some in lists:
+        if some:
+            parts.append(f"{name} IN ({marks(some)})")
+            values += some
+    if wanted.id_pattern:
+        parts.append("task.id GLOB ?")
+        values.append(wanted.id_pattern.replace("[!", "[^"))
+    return " AND ".join(parts), values
+
+
+def standing(task: Task) -> Row:
+    """How a task stands, in the order of its columns."""
+    return (
+        NUMBER[task.state],
+        task.moves,
+        task.fence,
+        task.attempts,
+        task.returns,
+        task.owner,
+        task.native_id,
+        task.lease_ms,
+        task.lease_until_ms,
+        task.progress,
+        task.reason,
+        _outcome_text(task.outcome),
+        task.added_at_ms,
+        task.claimed_at_ms,
+        task.ended_at_ms,
+    )
+
+
+def task_of_row(row: Row) -> Task:
+    """Reads a row of `TASKS`."""
+    return Task(
+        spec=spec_of(json.loads(row[1])),
+        state=STATES[row[2]],
+        moves=row[3],
+        fence=row[4],
+        attempts=row[5],
+        returns=row[6],
+        owner=row[7],
+        native_id=row[8],
+        lease_ms=row[9],
+        lease_until_ms=row[10],
+        progress=row[11],
+        reason=row[12],
+        outcome=_outcome(row[13]),
+        added_at_ms=row[14],
+        claimed_at_ms=row[15],
+        ended_at_ms=row[16],
+    )
+
+
+def event_row(seq: int, event: Event) -> Row:
+    """The values of `EVENT`."""
+    before = json.dumps(record_of_task(event.before), ensure_ascii=False) if event.before else None
+    return (
+        seq,
+        event.number,
+        event.at_ms,
+        NUMBER_OF_MOVE[event.move],
+        NUMBER[event.source],
+        NUMBER[event.target],
+        event.owner,
+        event.fence,
+        event.why,
+        _outcome_text(event.outcome),
+        event.act or None,
+        before,
+    )
+
+
+def event_of_row(row: Row) -> Event:
+    """Reads a row of the events, with the task's id before it."""
+    return Event(
+        task_id=row[0],
+        number=row[2],
+        at_ms=row[3],
+        move=_MOVES[row[4]],
+        source=STATES[row[5]] if row[5] < 6 else None,
+        target=STATES[row[6]] if row[6] < 6 else None,
+        owner=row[7],
+        fence=row[8],
+        why=row[9],
+        outcome=_outcome(row[10]),
+        act=row[11] or "",
+        before=task_of(json.loads(row[12])) if row[12] else None,
+    )
+
+
+def _outcome_text(outcome: Outcome | None) -> str | None:
+    if outcome is None:
+        return None
+    if not (outcome.error or outcome.log_key or outcome.log_tail or outcome.fields or outcome.exit_code is None):
+        return f'{{"end_reason":"{outcome.end_reason.value}","exit_code":{outcome.exit_code}}}'
+    return json.dumps(record_of_outcome(outcome), ensure_ascii=False, separators=(",", ":"))
+
+
+def _outcome(text: str | None) -> Outcome | None:
+    return outcome_of(json.loads(text)) if text else None
