@@ -24,7 +24,7 @@ Opener = Callable[[], PoolStore]
 #: Makes an empty pool, which goes with the stack.
 World = Callable[[Path, ExitStack], Opener]
 
-WAITING, TODO, HELD, DONE, FAILED, CANCELLED = TaskState
+WAITING, READY, HELD, DONE, FAILED, CANCELLED = TaskState
 LEASE_MS = 60_000
 #: Far behind any tolerated difference of clocks.
 LATER = 10 * LEASE_MS
@@ -128,7 +128,7 @@ def test_a_task_comes_back_as_it_was_added(pool: PoolStore) -> None:
         parent="sample-1",
     )
     pool.add([whole], now_ms=17)
-    assert there(pool, "sample-1/Task_0") == Task(spec=whole, state=TODO, moves=1, added_at_ms=17)
+    assert there(pool, "sample-1/Task_0") == Task(spec=whole, state=READY, moves=1, added_at_ms=17)
 
 
 def test_there_is_no_task_that_was_not_added(pool: PoolStore) -> None:
@@ -180,7 +180,7 @@ def test_a_task_needs_one_command(pool: PoolStore) -> None:
 def test_more_tasks_than_one_write_takes(pool: PoolStore) -> None:
     report = pool.add((spec(f"t{number}") for number in range(1203)), now_ms=0)
     assert report.added == 1203
-    assert pool.counts().of(TODO) == 1203
+    assert pool.counts().of(READY) == 1203
 
 
 # Claiming.
@@ -251,7 +251,7 @@ def test_an_exit_code_other_than_0_is_a_failure(pool: PoolStore) -> None:
 def test_a_failed_task_goes_again_until_its_attempts_are_used_up(pool: PoolStore) -> None:
     held = one(pool, most_attempts=2)
     settle(pool, held, WRONG)
-    assert (state(pool, "t"), there(pool, "t").outcome) == (TODO, WRONG)
+    assert (state(pool, "t"), there(pool, "t").outcome) == (READY, WRONG)
     [again] = claim(pool)
     assert again.task.fence == 2
     settle(pool, again, WRONG)
@@ -263,7 +263,7 @@ def test_an_interruption_is_no_failure(pool: PoolStore) -> None:
     held = one(pool)
     settle(pool, held, Outcome(end_reason=EndReason.INTERRUPTED, exit_code=143))
     task = there(pool, "t")
-    assert (task.state, task.attempts, task.returns) == (TODO, 0, 1)
+    assert (task.state, task.attempts, task.returns) == (READY, 0, 1)
 
 
 def test_settling_twice_changes_nothing(pool: PoolStore) -> None:
@@ -289,7 +289,7 @@ def test_many_settle_at_once_and_one_that_is_refused_stops_no_other(pool: PoolSt
     pool.move(Filter(ids=frozenset({"b"})), Action.RESET, now_ms=1, act="x", force=True)
     answers = pool.settle([Settlement(claim=each, outcome=FINE) for each in held], now_ms=2)
     assert answers == [Answer.ACCEPTED, Answer.REFUSED, Answer.ACCEPTED]
-    assert [state(pool, name) for name in "abc"] == [DONE, TODO, DONE]
+    assert [state(pool, name) for name in "abc"] == [DONE, READY, DONE]
 
 
 def test_nothing_to_settle_renew_or_release(pool: PoolStore) -> None:
@@ -300,7 +300,7 @@ def test_a_released_task_is_to_be_done_and_its_former_holder_refused(pool: PoolS
     held = one(pool)
     assert pool.release([held], now_ms=2, why="SIGTERM") == [Answer.ACCEPTED]
     task = there(pool, "t")
-    assert (task.state, task.returns, task.attempts) == (TODO, 0, 0)
+    assert (task.state, task.returns, task.attempts) == (READY, 0, 0)
     assert settle(pool, held) is Answer.REFUSED
     [again] = claim(pool, owner="two")
     assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
@@ -333,7 +333,7 @@ def test_a_reaper_takes_back_once_what_a_dead_pilot_held(pool: PoolStore) -> Non
     assert pool.reap(now_ms=LATER) == ["t"]
     assert pool.reap(now_ms=LATER) == []
     task = there(pool, "t")
-    assert (task.state, task.returns, task.attempts, task.lease_until_ms) == (TODO, 1, 0, 0)
+    assert (task.state, task.returns, task.attempts, task.lease_until_ms) == (READY, 1, 0, 0)
     assert pool.renew([held], now_ms=LATER) == [Answer.REFUSED]
     assert settle(pool, held) is Answer.REFUSED
     [again] = claim(pool, owner="two", now_ms=LATER)
@@ -364,7 +364,7 @@ def test_a_task_is_freed_when_all_that_it_waits_for_is_done(pool: PoolStore) -> 
     settle(pool, first)
     assert state(pool, "c") is WAITING
     settle(pool, second)
-    assert state(pool, "c") is TODO
+    assert state(pool, "c") is READY
     assert [held.id for held in claim(pool, 5)] == ["c"]
     assert story(pool, "c") == [Move.ADDED, Move.FREED, Move.CLAIMED]
 
@@ -372,7 +372,7 @@ def test_a_task_is_freed_when_all_that_it_waits_for_is_done(pool: PoolStore) -> 
 def test_a_task_whose_needs_are_done_already_waits_for_nothing(pool: PoolStore) -> None:
     settle(pool, one(pool))
     pool.add([spec("next", after=("t",))], now_ms=3)
-    assert state(pool, "next") is TODO
+    assert state(pool, "next") is READY
 
 
 def test_a_failed_need_leaves_a_task_waiting_with_the_reason(pool: PoolStore) -> None:
@@ -386,7 +386,7 @@ def test_a_failed_need_leaves_a_task_waiting_with_the_reason(pool: PoolStore) ->
     assert (state(pool, "b"), there(pool, "b").reason) == (WAITING, "")
     [again] = claim(pool)
     settle(pool, again)
-    assert state(pool, "b") is TODO
+    assert state(pool, "b") is READY
 
 
 def test_what_waits_can_be_cancelled(pool: PoolStore) -> None:
@@ -400,7 +400,7 @@ def test_what_waits_can_be_cancelled(pool: PoolStore) -> None:
 def test_a_task_to_be_done_is_withheld_when_what_it_needs_is_reset(pool: PoolStore) -> None:
     pool.add([spec("a"), spec("b", after=("a",))], now_ms=0)
     settle(pool, claim(pool)[0])
-    assert state(pool, "b") is TODO
+    assert state(pool, "b") is READY
     pool.move(Filter(ids=frozenset({"a"})), Action.RESET, now_ms=2, act="x")
     assert [held.id for held in claim(pool, 5)] == ["a"]
     assert story(pool, "b")[-1] is Move.WITHHELD
@@ -423,7 +423,7 @@ def test_retry_takes_what_failed_and_was_cancelled_only(pool: PoolStore) -> None
     pool.move(Filter(ids=frozenset({"c"})), Action.CANCEL, now_ms=1, act="x")
     report = pool.move(Filter(), Action.RETRY, now_ms=2, act="y")
     assert (set(report.moved_ids), set(report.refusals)) == ({"b", "c"}, {"a", "d"})
-    assert (state(pool, "b"), there(pool, "b").attempts, there(pool, "b").outcome) == (TODO, 0, WRONG)
+    assert (state(pool, "b"), there(pool, "b").attempts, there(pool, "b").outcome) == (READY, 0, WRONG)
     assert state(pool, "a") is DONE
 
 
@@ -438,7 +438,7 @@ def test_a_live_lease_is_refused_unless_forced(pool: PoolStore, action: Action) 
     assert pool.renew([held], now_ms=6) == [Answer.REFUSED]
     assert settle(pool, held) is Answer.REFUSED
     task = pool.get("t")
-    assert (task and task.state) == {Action.RESET: TODO, Action.CANCEL: CANCELLED, Action.DELETE: None}[action]
+    assert (task and task.state) == {Action.RESET: READY, Action.CANCEL: CANCELLED, Action.DELETE: None}[action]
 
 
 def test_a_lease_that_is_over_needs_no_force(pool: PoolStore) -> None:
@@ -466,7 +466,7 @@ def test_history_survives_a_reset(pool: PoolStore) -> None:
     settle(pool, one(pool), WRONG)
     pool.move(Filter(), Action.RESET, now_ms=5, act="again", who="me")
     task = there(pool, "t")
-    assert (task.state, task.attempts, task.outcome, task.owner) == (TODO, 0, None, "")
+    assert (task.state, task.attempts, task.outcome, task.owner) == (READY, 0, None, "")
     told = list(pool.events(task_id="t"))
     assert [event.number for event in told] == [1, 2, 3, 4]
     assert told[2].outcome == replace(WRONG, log_tail="")
@@ -504,18 +504,18 @@ def test_undoing_twice_does_it_once_and_an_undo_can_be_undone(pool: PoolStore) -
     settle(pool, one(pool), WRONG)
     pool.move(Filter(), Action.RESET, now_ms=5, act="oops")
     assert pool.undo("oops", now_ms=6, dry_run=True).moved == 1
-    assert state(pool, "t") is TODO
+    assert state(pool, "t") is READY
     assert [pool.undo("oops", now_ms=6).moved for _ in range(2)] == [1, 0]
     assert state(pool, "t") is FAILED
     assert pool.undo("undo-oops", now_ms=7).moved == 1
-    assert state(pool, "t") is TODO
+    assert state(pool, "t") is READY
 
 
 def test_who_held_a_task_before_a_forced_move_stays_refused_after_its_undo(pool: PoolStore) -> None:
     held = one(pool)
     pool.move(Filter(), Action.CANCEL, now_ms=5, act="oops", force=True)
     pool.undo("oops", now_ms=6)
-    assert state(pool, "t") is TODO
+    assert state(pool, "t") is READY
     assert settle(pool, held) is Answer.REFUSED
     [again] = claim(pool)
     assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
@@ -537,7 +537,7 @@ def test_a_task_added_after_its_deletion_is_a_new_one_with_the_old_ones_numbers(
     pool.move(Filter(), Action.DELETE, now_ms=5, act="rm", force=True)
     report = pool.add([spec("t", priority=4, resource_class="new")], now_ms=6)
     assert report.added == 1
-    assert (there(pool, "t").spec.priority, there(pool, "t").state) == (4, TODO)
+    assert (there(pool, "t").spec.priority, there(pool, "t").state) == (4, READY)
     assert pool.undo("rm", now_ms=7).moved == 0
     [again] = claim(pool)
     assert again.task.fence > held.task.fence
@@ -553,8 +553,8 @@ def test_events_of_an_action(pool: PoolStore) -> None:
     pool.move(Filter(ids=frozenset({"a"})), Action.RETRY, now_ms=2, act="second")
     told: list[Event] = list(pool.events(act="first"))
     assert {(event.task_id, event.source, event.target) for event in told} == {
-        ("a", TODO, CANCELLED),
-        ("b", TODO, CANCELLED),
+        ("a", READY, CANCELLED),
+        ("b", READY, CANCELLED),
     }
 
 
@@ -570,10 +570,10 @@ def test_counts_have_every_state_and_class(pool: PoolStore) -> None:
     settle(pool, held[1], WRONG)
     counts = pool.counts()
     assert counts.by_class == {
-        "small": {TODO: 2, HELD: 1, DONE: 1, FAILED: 1},
-        "default": {TODO: 1, WAITING: 1, CANCELLED: 1},
+        "small": {READY: 2, HELD: 1, DONE: 1, FAILED: 1},
+        "default": {READY: 1, WAITING: 1, CANCELLED: 1},
     }
-    assert (counts.total, counts.of(TODO), counts.of(TODO, ["small"]), counts.of(DONE, ["gpu"])) == (8, 3, 2, 0)
+    assert (counts.total, counts.of(READY), counts.of(READY, ["small"]), counts.of(DONE, ["gpu"])) == (8, 3, 2, 0)
 
 
 def test_filters_by_everything(pool: PoolStore) -> None:
@@ -616,7 +616,7 @@ def test_items_are_what_their_sub_tasks_are(pool: PoolStore) -> None:
     nests = {nest.parent: nest for nest in pool.nests()}
     assert set(nests) == {"i", "j"}
     assert (nests["i"].size, nests["i"].progress, nests["i"].state) == (4, 1.0, DONE)
-    assert (nests["j"].counts, nests["j"].progress, nests["j"].state) == ({TODO: 4}, 0.0, TODO)
+    assert (nests["j"].counts, nests["j"].progress, nests["j"].state) == ({READY: 4}, 0.0, READY)
 
 
 def test_ends_since_a_moment(pool: PoolStore) -> None:
