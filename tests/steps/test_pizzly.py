@@ -16,7 +16,7 @@ from batch_pipeline.demo.alone import make_job, run_alone
 from batch_pipeline.demo.transcriptome import generate_transcriptome
 from batch_pipeline.wire.errors import InvalidConfig
 from steps.kallisto import FUSION_HEADER
-from steps.pizzly import Pizzly, flatten
+from steps.pizzly import Pizzly, flatten, settle_directions
 from steps.reference import BuildReference
 from tests.steps.lab import SAMPLE, Lab
 
@@ -49,6 +49,22 @@ def test_two_runs_leave_the_same_bytes(lab: Lab, tmp_path: Path) -> None:
     jobs = [call(lab.fusion, tmp_path / name, lab.reference) for name in ("one", "two")]
     for port in ("fusions", "sequences", "table"):
         assert jobs[0].output(port).read_bytes() == jobs[1].output(port).read_bytes()
+
+
+@pytest.mark.parametrize("written", ["true", "false"])
+def test_what_pizzly_leaves_to_chance_is_settled(written: str) -> None:
+    # pizzly never sets the direction of a second read that it splits.
+    def read(number: int, split_at: int, direction: str) -> str:
+        name = f'"name" : "a\\"direction\\" : \\"true:{number}"'
+        kmers = '"kmerpos" : { "start" : 0, "stop" : 9}'
+        return f'  "read{number}" : {{ {name}, "splitpos" : {split_at}, "direction" : "{direction}", {kmers}}},\n'
+
+    pairs = [(read(1, 7, "true"), read(2, -1, "false")), (read(1, -1, "true"), read(2, -1, "true"))]
+    untouched = ['"type" : "SPLIT",\n', *(line for pair in pairs for line in pair)]
+    assert list(settle_directions(untouched)) == untouched
+    for first, second in (("true", "false"), ("false", "true")):
+        pair = [read(1, -1, first), read(2, 41, written)]
+        assert list(settle_directions(pair)) == [pair[0], read(2, 41, second)]
 
 
 @pytest.mark.tools
