@@ -1,0 +1,202 @@
+"""The fusion pipeline in its real images: built here, pushed to a registry, run by the embedded Batch with a real S3
+server on loopback, and held against the same pipeline run as processes of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from batch_pipeline.localbatch.client import stop
+from tests.containers.machine import BASE, Machine
+from tests.containers.registry import await_port, free_port, serving
+from tests.fusion.conftest import Cohort, build_reference
+from tests.fusion.prompt import REPOSITORY, STEPS, Bucket, Prompt, Said, environment
+
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.engine,
+    pytest.mark.tools,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("containers"),
+]
+
+SAMPLES = ("sim01", "sim03", "sim04")
+#: What the tools write of themselves: times, paths and command lines.
+TALK = (".kallisto.log", "run_info.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """A prompt whose pipeline runs in containers, with its store in S3."""
+
+    prompt: Prompt
+    s3: Any
+
+    def give(self, *words: str) -> Said:
+        return self.prompt(*words, "--sample-list-file", "samples.txt", "--strandedness", "none")
+
+    def keys(self, prefix: str) -> list[str]:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket="lab", Prefix=f"p/{prefix}")
+        return sorted(item["Key"].removeprefix("p/") for page in pages for item in page.get("Contents", ()))
+
+    def read(self, key: str) -> bytes:
+        content: bytes = self.s3.get_object(Bucket="lab", Key=f"p/{key}")["Body"].read()
+        return content
+
+    def to_run(self) -> dict[str, int]:
+        """Step -> cells that the next run would send."""
+        plan = self.give("plan", "--json").json
+        return {job["step"]: job["size"] for job in plan["jobs"]}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[tuple[str, Any]]:
+    """moto's S3 server, in a process of its own, with one bucket."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        await_port(port)
+        url = f"http://127.0.0.1:{port}"
+        keys: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+        client = boto3.client("s3", endpoint_url=url, **keys)
+        client.create_bucket(Bucket="lab")
+        yield url, client
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def lab(
+    machine: Machine, s3: tuple[str, Any], cohort: Cohort, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("contained")
+    (folder / "home").mkdir()
+    for name in ("steps", "dockerfiles", "job_definitions"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "images.json"))
+    (folder / "main.py").write_bytes((REPOSITORY / "main.py").read_bytes())
+    (folder / "samples.txt").write_text("".join(f"{sample}\n" for sample in SAMPLES))
+    url, client = s3
+    with serving(tmp_path_factory.mktemp("registry")) as registry:
+        told = {
+            "PATH": machine.path,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "BATCH_PIPELINE__AWS__REGION": "us-east-1",
+            "BATCH_PIPELINE__AWS__S3_ENDPOINT": url,
+            "BATCH_PIPELINE__STORE__URL": "s3://lab/p",
+            "BATCH_PIPELINE__EMBEDDED__CONTAINER": "podman",
+            "BATCH_PIPELINE__DEPLOY__REGISTRY": f"{registry.host}/fusions",
+            "BATCH_PIPELINE__DEPLOY__BUILDER": "podman",
+            "BATCH_PIPELINE__DEPLOY__BASE_IMAGE": BASE,
+        }
+        prompt = Prompt(folder=folder, environment={**environment(folder, folder / "cache"), **told})
+        for sample in SAMPLES:
+            client.put_object(Bucket="lab", Key=f"p/SR/{sample}.bam", Body=bam_of(cohort, folder, sample))
+        prompt("deploy", "images", "--push")
+        prompt("reference", "made_up", "--fasta", str(cohort.fasta), "--gtf", str(cohort.gtf))
+        made = Lab(prompt=prompt, s3=client)
+        made.give("run")
+        yield made
+        stop(folder / "engine")
+        keep_layers(machine, registry.host)
+
+
+@pytest.fixture(scope="module")
+def processes(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """The same samples through the tools of this machine."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "home").mkdir()
+    (folder / "main.py").symlink_to(REPOSITORY / "main.py")
+    bucket = Bucket(prompt=Prompt(folder=folder, environment=environment(folder, folder / "cache")), name="B")
+    build_reference(bucket, "made_up", cohort.fasta, cohort.gtf)
+    bucket.choose(*SAMPLES)
+    for sample in SAMPLES:
+        cohort.write(bucket.bam(sample), sample)
+    bucket.run()
+    yield bucket
+    stop(folder / "engine")
+
+
+def keep_layers(machine: Machine, host: str) -> None:
+    """Leaves the images under names of the tests' own, so that the next ones build upon their layers; none older."""
+    shape = "{{.Repository}}:{{.Tag}}"
+    tags = machine.podman("images", "--format", shape, "--filter", f"reference={host}/*/*").split()
+    for tag in tags:
+        name = tag.rpartition(":")[0].rpartition("/")[2]
+        machine.podman("tag", tag, f"localhost/batch-pipeline/cache/{name}:{tag.rpartition(':')[2]}")
+    machine.podman("rmi", *tags)
+    kept = machine.podman("images", "--format", shape, "--filter", "reference=localhost/batch-pipeline/cache/*").split()
+    recent = {tag.rpartition(":")[2] for tag in tags}
+    if old := [tag for tag in kept if tag.rpartition(":")[2] not in recent]:
+        machine.podman("rmi", *old)
+
+
+def bam_of(cohort: Cohort, folder: Path, sample: str) -> bytes:
+    return cohort.write(folder / f"{sample}.bam", sample).read_bytes()
+
+
+def test_the_fusions_are_those_that_are_in_the_samples(lab: Lab, cohort: Cohort) -> None:
+    for sample in SAMPLES:
+        found = json.loads(lab.read(f"results/pizzly/{sample}/{sample}.json"))["genes"]
+        pairs = {tuple(sorted((each["geneA"]["id"], each["geneB"]["id"]))) for each in found}
+        assert pairs == {tuple(sorted(pair)) for pair in cohort.fusions[sample]}, sample
+
+
+def test_the_results_are_those_of_the_tools_run_as_processes_byte_by_byte(lab: Lab, processes: Bucket) -> None:
+    results = processes.folder / "results"
+    made = {str(path.relative_to(processes.folder)): path for path in results.rglob("*") if path.is_file()}
+    assert lab.keys("results/") == sorted(made)
+    compared = [key for key in made if not key.endswith(TALK)]
+    assert len(compared) >= 8 * len(SAMPLES)
+    assert [key for key in compared if lab.read(key) != made[key].read_bytes()] == []
+
+
+def test_cells_ran_in_their_images_and_left_nothing(lab: Lab, machine: Machine) -> None:
+    pins = json.loads((lab.prompt.folder / "dockerfiles" / "images.json").read_text())["images"]
+    [run] = {key.split("/")[1] for key in lab.keys("runs/") if "picard" in key}
+    record = b"".join(lab.read(f"runs/{run}/{name}.json") for name in ("run", "plan", "definitions"))
+    assert all(pins[step]["image"].encode() in record for step in STEPS)
+    assert len(lab.keys("receipts/picard/")) == len(SAMPLES)
+    assert machine.containers(lab.prompt.folder / "engine", "--all") == []
+
+
+def test_an_image_with_another_tool_runs_its_step_and_what_follows_again(lab: Lab) -> None:
+    assert lab.to_run() == {}
+    # The same tool, in a wrapper that tells.
+    lines = (
+        "USER root",
+        "RUN printf '#!/bin/sh\\necho another kallisto >&2\\nexec /usr/bin/kallisto \"$@\"\\n' \\",
+        " >/usr/local/bin/kallisto && chmod 755 /usr/local/bin/kallisto",
+        "USER batch",
+    )
+    with lab.prompt.edited("dockerfiles/kallisto/Dockerfile", lambda text: "\n".join((text, *lines, ""))):
+        images = lab.prompt("deploy", "images", "--push", "--json").json["images"]
+        assert [image["name"] for image in images if image["new"]] == ["kallisto"]
+        assert lab.to_run() == {"kallisto": len(SAMPLES), "pizzly": len(SAMPLES)}
+        before = lab.keys("receipts/picard/")
+        lab.give("run")
+        assert lab.keys("receipts/picard/") == before
+        assert lab.to_run() == {}
+        newest = max(key for key in lab.keys("logs/") if "/kallisto/sim01/" in key)
+        assert b"another kallisto" in lab.read(newest)
