@@ -17,13 +17,14 @@ test: ## Install what the tests need, check types and style, run all tests.
 	@scripts/install.sh tools
 	@scripts/install.sh browser
 	@scripts/install.sh containers
+	@scripts/install.sh databases
 	@scripts/install.sh python --dev
 	@$(MAKE) --no-print-directory check
 	$(PYTHON) -m pytest -q -n 2 --dist loadgroup
 
 unit: ## Run the fast tests only: no processes, no tools, no network.
 	@scripts/install.sh python --dev
-	$(PYTHON) -m pytest -q -m "not engine and not tools and not browser and not faults and not containers and not slow"
+	$(PYTHON) -m pytest -q -m "not engine and not tools and not browser and not faults and not containers and not servers and not slow"
 
 check: check_check ## Check style and types.
 	$(PYTHON) -m ruff check $(SOURCES)

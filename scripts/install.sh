@@ -2,7 +2,8 @@
 # Installs what the project needs and does nothing when it is there: `install.sh tools` the bioinformatics tools
 # (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
 # `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
-# of real containers. Each says in one sentence what it cannot do.
+# of real containers, `install.sh databases` servers that speak DynamoDB's and CouchDB's API, for the tests of pools. Each
+# says in one sentence what it cannot do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -62,6 +63,28 @@ containers() {
   [ ${#missing[@]} -eq 0 ] || apt_packages "podman and an image registry" "${missing[@]}"
 }
 
+databases() {
+  local folder=tests/servers missing=() stamp
+  # What is installed belongs to these versions and to this node: there is a compiled module among it.
+  command -v node >/dev/null || missing+=(nodejs)
+  command -v npm >/dev/null || missing+=(npm)
+  [ ${#missing[@]} -eq 0 ] || apt_packages "what runs the databases of the tests" "${missing[@]}"
+  stamp=$folder/node_modules/.installed-$(cat "$folder/package.json" <(node --version) | sha256sum | cut -c1-16)
+  [ ! -e "$stamp" ] || return 0
+  say "Installing the databases of $folder/package.json"
+  local log
+  log=$(mktemp)
+  # No package runs a script of its own, and there is no lock file: it would name a registry's host.
+  if ! (cd "$folder" && npm install --no-package-lock --ignore-scripts --omit=optional --no-audit --no-fund) \
+    >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    say "npm could not install the databases; its last lines are above."
+    exit 1
+  fi
+  rm -f "$log"
+  touch "$stamp"
+}
+
 # The interpreter: Python 3.11, as Pipfile says.
 interpreter() {
   local candidate
@@ -106,9 +129,10 @@ case "$what" in
   tools) tools ;;
   browser) browser ;;
   containers) containers ;;
+  databases) databases ;;
   python) python_packages "$@" ;;
   *)
-    say "Usage: scripts/install.sh tools | browser | containers | python [--dev]"
+    say "Usage: scripts/install.sh tools | browser | containers | databases | python [--dev]"
     exit 2
     ;;
 esac

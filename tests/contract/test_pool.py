@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Thread
@@ -18,6 +18,7 @@ from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Action, Event, Move, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidTasks
+from tests.servers import databases
 
 #: Opens the pool of a test once more, as another pilot or command would.
 Opener = Callable[[], PoolStore]
@@ -46,9 +47,22 @@ def sqlite_world(folder: Path, stack: ExitStack) -> Opener:
     return opened
 
 
+def dynamodb_world(folder: Path, stack: ExitStack) -> Opener:
+    # Shards are claimed from in any order; in one part of the queue the order is exact.
+    table = stack.enter_context(closing(databases.dynamodb_pool(shards=1))).table.name
+    return lambda: stack.enter_context(closing(databases.dynamodb_pool(table=table)))
+
+
+def couchdb_world(folder: Path, stack: ExitStack) -> Opener:
+    name = stack.enter_context(closing(databases.couchdb_pool())).database.name.rpartition("/")[2]
+    return lambda: stack.enter_context(closing(databases.couchdb_pool(database=name)))
+
+
 WORLDS: Sequence[Any] = [
     pytest.param(memory_world, id="memory"),
     pytest.param(sqlite_world, id="sqlite"),
+    pytest.param(dynamodb_world, id="dynamodb", marks=pytest.mark.servers),
+    pytest.param(couchdb_world, id="couchdb", marks=pytest.mark.servers),
 ]
 
 

@@ -1,0 +1,294 @@
+"""The pool in a CouchDB database: for pilots anywhere that reach one server, and for those who come from PiCaS.
+
+One document a task (`couchdb_documents`). CouchDB writes a document on the condition of its revision, which is
+stronger than what is asked for: a write that is refused reads the document anew, and tries again if the task still is
+what the step began with. What this process wrote last it keeps, so that a claim and a settlement are one call each;
+those of many tasks at once are one call too. A claim looks at a window of the queue that is kept for the next claims
+and begun at a random place where others are (`windows`): pilots seldom want the same task.
+
+Views are brought up to date when they are asked, so they show every write that was answered before (on one server; a
+cluster may be a moment late, which costs a refused write or a look more). The database also has the design documents
+of PiCaS, `Monitor` and one for each resource class, for its tools.
+
+A store must not be used on both sides of a fork; threads may share one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count as counting
+from itertools import groupby
+from threading import Lock
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+from batch_pipeline.pool import couchdb_documents as documents
+from batch_pipeline.pool.base import Counts, Filter, Page
+from batch_pipeline.pool.couchdb_documents import Document
+from batch_pipeline.pool.couchdb_server import Database
+from batch_pipeline.pool.leases import LeaseWatch
+from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
+from batch_pipeline.pool.windows import Windows
+from batch_pipeline.wire.errors import PoolFailed
+
+#: Candidates that one look at the queue reads: eight pilots in it seldom meet.
+WINDOW = 200
+#: Documents whose last revision is kept.
+_KEPT = 2000
+#: Documents a page of a view that may be long.
+_PAGE = 500
+#: How often a write is tried anew against others that change the document without moving the task.
+_TRIES = 10
+#: Moves after which what was seen of the queue may lack what goes first.
+_NEWS = frozenset({Move.ADDED, Move.RETRIED, Move.RESET, Move.UNDONE})
+
+
+class CouchDbStore(SteppedStore):
+    """A pool in a database.
+
+    Raises
+    ------
+    PoolFailed
+        The database is not there and `create` is not said, or could not be reached.
+    """
+
+    def __init__(self, url: str, database: str, *, create: bool = False) -> None:
+        self.database = Database(url, database)
+        super().__init__(CouchDbRows(self.database, create=create))
+
+
+class CouchDbRows:
+    """See `Rows`."""
+
+    def __init__(self, database: Database, *, create: bool) -> None:
+        self.name = database.name
+        self._database = database
+        self._places = counting()
+        self._windows = Windows(self._look)
+        self._watch = LeaseWatch()
+        self._lock = Lock()
+        #: Documents as this process wrote or saw them last.
+        self._kept: OrderedDict[str, Document] = OrderedDict()
+        #: Ids that were just written -> whether anybody waits for them.
+        self._needed: dict[str, bool] = {}
+        self._classes: set[str] = set()
+        if create:
+            self._database.call("PUT", accept=(412,))
+            self._design("Monitor", documents.picas_views())
+            for name, views in documents.VIEWS.items():
+                self._design(name, views)
+        elif "views" not in self._database.call("GET", "/_design/pool-queue"):
+            raise PoolFailed(f"{self.name} holds no pool. Make it one with `batch-pipeline pool init`.")
+
+    def _design(self, name: str, views: Mapping[str, Mapping[str, str]]) -> None:
+        path = f"/_design/{quote(name, safe='')}"
+        wanted = documents.design(name, views)
+        there = self._database.call("GET", path, accept=(404,))
+        if there.get("views") != wanted["views"]:
+            revision = {"_rev": there["_rev"]} if "_rev" in there else {}
+            # Refused: another has just written it.
+            self._database.call("PUT", path, {**wanted, **revision}, accept=(409,))
+
+    def _learn(self, steps: Iterable[Step]) -> None:
+        """Gives each new class its views, as PiCaS has them."""
+        named = {step.after.spec.resource_class for step in steps if step.after and step.before is None}
+        for name in sorted(named - self._classes - {"Monitor", *documents.VIEWS}):
+            self._design(name, documents.picas_views(name))
+        self._classes |= named
+
+    def together(self) -> AbstractContextManager[object]:
+        """See `Rows.together`. Each write is alone; `sweep` and `reap` find what a crash leaves between two."""
+        return nullcontext()
+
+    def read(self, ids: Collection[str]) -> Mapping[str, Task]:
+        """See `Rows.read`."""
+        found = ((name, documents.task_of(document)) for name, document in self._read(ids).items())
+        return {name: task for name, task in found if task}
+
+    def _read(self, ids: Collection[str]) -> dict[str, Document]:
+        found = self._database.documents(list(ids))
+        self._keep(found.values())
+        return found
+
+    def _keep(self, found: Iterable[Document]) -> None:
+        with self._lock:
+            for document in found:
+                self._kept[document["_id"]] = document
+                self._kept.move_to_end(document["_id"])
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+
+    def past(self, ids: Collection[str]) -> Mapping[str, Event]:
+        """See `Rows.past`."""
+        found = self._read(ids).items()
+        return {name: documents.events_of(each)[-1] for name, each in found if each.get("type") == "deleted"}
+
+    def write(self, steps: Sequence[Step]) -> list[bool]:
+        """See `Rows.write`."""
+        self._learn(steps)
+        self._note_needs(steps)
+        nonces = {step.task_id: uuid4().hex[:16] for step in steps}
+        places = {step.task_id: next(self._places) for step in steps}
+        won: dict[str, bool] = {}
+        open_steps = list(steps)
+        for _ in range(_TRIES):
+            open_steps = self._tried(open_steps, nonces, places, won)
+            if not open_steps:
+                break
+        for step in steps:
+            if not won.get(step.task_id) and step.event and step.event.move is Move.CLAIMED and step.before:
+                for part in ("", step.before.spec.resource_class):
+                    self._windows.missed(part)
+        if any(step.event and step.event.move in _NEWS for step in steps):
+            self._windows.forget()
+        return [won.get(step.task_id, False) for step in steps]
+
+    def _tried(
+        self, steps: Sequence[Step], nonces: Mapping[str, str], places: Mapping[str, int], won: dict[str, bool]
+    ) -> list[Step]:
+        """Writes what may be written, once; returns the steps to try again, on documents that were read anew."""
+        with self._lock:
+            known = {step.task_id: self._kept.get(step.task_id) for step in steps}
+        unknown = [name for name, document in known.items() if document is None]
+        known |= self._read(unknown)
+        ready: dict[str, Document] = {}
+        for step in steps:
+            document = known[step.task_id]
+            if document and document.get("nonce") == nonces[step.task_id]:
+                won[step.task_id] = True
+            elif documents.is_as_before(document, step):
+                ready[step.task_id] = documents.written(
+                    document, step, nonce=nonces[step.task_id], place=places[step.task_id]
+                )
+        # What was kept may be old: whether the task has moved is for the server to say.
+        stale = [step for step in steps if step.task_id not in ready and step.task_id not in won]
+        again = [step for step in stale if step.task_id not in unknown]
+        revisions = dict(zip(ready, self._database.save(list(ready.values())), strict=True))
+        self._keep({**ready[name], "_rev": revision} for name, revision in revisions.items() if revision)
+        with self._lock:
+            for name, revision in revisions.items():
+                if revision:
+                    won[name] = True
+                    self._needed[name] = "needed" in ready[name]
+                else:
+                    self._kept.pop(name, None)
+            for step in again:
+                self._kept.pop(step.task_id, None)
+        refused = [step for step in steps if revisions.get(step.task_id, "") is None]
+        self._database.conflicts += len(refused)
+        return [*refused, *again]
+
+    def _note_needs(self, steps: Sequence[Step]) -> None:
+        """Marks what is waited for before the waiting tasks are there, so that nobody who ends one overlooks them."""
+        added = (step.after.spec.after for step in steps if step.after and step.before is None)
+        needed = {name for names in added for name in names}
+        while needed:
+            there = self._read(needed)
+            marked = {name: there.get(name, {"_id": name, "type": "awaited"}) for name in needed}
+            marked = {name: {**found, "needed": True} for name, found in marked.items() if "needed" not in found}
+            revisions = self._database.save(list(marked.values()))
+            with self._lock:
+                for name in marked:
+                    self._kept.pop(name, None)
+            needed = {name for name, revision in zip(marked, revisions, strict=True) if revision is None}
+
+    def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
+        """See `Rows.candidates`."""
+        parts = [""] if classes is None else list(classes)
+        found = [task for part in parts for task in self._windows.take(part, count)]
+        if len(parts) == 1:
+            return found
+        return sorted(found, key=lambda task: (-task.spec.priority, task.added_at_ms))[:count]
+
+    def _look(self, part: str) -> list[Task]:
+        rows = self._database.view(
+            "pool-queue", "queue", startkey=[part], endkey=[part, {}], limit=WINDOW, include_docs=True
+        )
+        return self._tasks(rows, TaskState.TODO)
+
+    def _tasks(self, rows: Iterable[Mapping[str, Any]], *states: TaskState) -> list[Task]:
+        """The tasks of a view that still are in these states: a document may be newer than the row that names it."""
+        found = {row["id"]: row["doc"] for row in rows if row.get("doc")}
+        self._keep(found.values())
+        tasks = map(documents.task_of, found.values())
+        return [task for task in tasks if task and task.state in states]
+
+    def over(self, now_ms: int) -> Iterable[Task]:
+        """See `Rows.over`. Reapers on different hosts have different clocks."""
+        return list(self._watch.over(self._all("pool-held", TaskState.HELD), now_ms=now_ms))
+
+    def _all(self, design: str, state: TaskState) -> list[Task]:
+        return self._tasks(self._database.view(design, state.value, include_docs=True), state)
+
+    def dependents(self, ids: Collection[str]) -> Iterable[Task]:
+        """See `Rows.dependents`. Of tasks that nobody waits for, which the last write has told, nothing is asked."""
+        with self._lock:
+            needed = sorted(name for name in ids if self._needed.pop(name, True))
+            self._needed.clear()
+        rows = self._database.view("pool-waiting", "needs", needed, include_docs=True) if needed else []
+        return self._tasks(rows, TaskState.WAITING, TaskState.TODO)
+
+    def waiting(self) -> Iterable[Task]:
+        """See `Rows.waiting`."""
+        return self._all("pool-waiting", TaskState.WAITING)
+
+    def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
+        """See `Rows.find`. The order is that of ids."""
+        if wanted.ids:
+            names = sorted(name for name in wanted.ids if name > (cursor or ""))
+            there = self.read(names[:limit])
+            found = tuple(task for name in names[:limit] if (task := there.get(name)) and wanted.accepts(task))
+            return Page(tasks=found, cursor=names[limit - 1] if len(names) > limit else None)
+        start: dict[str, Any] = {"startkey": cursor, "skip": 1} if cursor else {}
+        rows = self._database.call("GET", "/_all_docs", limit=limit, include_docs=True, **start)["rows"]
+        tasks = (documents.task_of(row["doc"]) for row in rows)
+        found = tuple(task for task in tasks if task and wanted.accepts(task))
+        return Page(tasks=found, cursor=rows[-1]["id"] if len(rows) == limit else None)
+
+    def counts(self) -> Counts:
+        """See `Rows.counts`."""
+        counts: dict[str, dict[TaskState, int]] = defaultdict(dict)
+        for row in self._database.view("pool-report", "counts", group=True):
+            counts[row["key"][0]][TaskState(row["key"][1])] = row["value"]
+        return Counts(by_class=dict(counts))
+
+    def nests(self) -> Iterator[Nest]:
+        """See `Rows.nests`."""
+        rows = self._database.view("pool-report", "nests", group=True)
+        for parent, group in groupby(rows, key=lambda row: row["key"][0]):
+            yield Nest(parent=parent, counts={TaskState(row["key"][1]): row["value"] for row in group})
+
+    def ends_since(self, since_ms: int) -> int:
+        """See `Rows.ends_since`."""
+        return sum(row["value"] for row in self._database.view("pool-report", "ends", startkey=since_ms))
+
+    def events(self, *, task_id: str, act: str) -> Iterator[Event]:
+        """See `Rows.events`."""
+        for document in self._histories(task_id, act):
+            yield from (event for event in documents.events_of(document) if not act or event.act == act)
+
+    def _histories(self, task_id: str, act: str) -> Iterator[Document]:
+        if task_id:
+            yield from self._database.documents([task_id]).values()
+            return
+        names = sorted({row["id"] for row in self._database.view("pool-acts", "acts", [act])}) if act else None
+        if names is not None:
+            for start in range(0, len(names), _PAGE):
+                yield from self._database.documents(names[start : start + _PAGE]).values()
+            return
+        start_: dict[str, Any] = {}
+        while True:
+            rows = self._database.call("GET", "/_all_docs", limit=_PAGE, include_docs=True, **start_)["rows"]
+            yield from (row["doc"] for row in rows)
+            if len(rows) < _PAGE:
+                return
+            start_ = {"startkey": rows[-1]["id"], "skip": 1}
+
+    def close(self) -> None:
+        """See `Rows.close`."""
+        self._database.close()

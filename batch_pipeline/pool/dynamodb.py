@@ -1,0 +1,350 @@
+"""The pool in a DynamoDB table: for pilots anywhere that have an AWS identity.
+
+**One table a pool, billed by request.** A claim, a renewal and a settlement are one conditional UpdateItem each, and
+the event that tells of a move is in the same write: the item carries its last events, older ones are moved to items of
+their own (`dynamodb_items`). A transaction would cost twice as much and write no more safely.
+
+**No hot partition.** Ids spread over the table. The sparse index `queue` spreads what is to be done over `shards` parts
+a class and priority; what is settled leaves it. A claim looks at one part, at random, and keeps what it has seen for
+the next claims (`windows`), so that most claims are one call. A part takes 1,000 writes a second, the default of 8 more
+than a new table does. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-indexes-gsi-sharding.html
+The order of claims is exact by priority level, and by priority and time within a part; from part to part it is not.
+
+**Counts are queried, not kept.** A counter, sharded or not, is a second write that a crash can lose or repeat, unless
+each move pays for a transaction. `queue` and `ended` (keys only, some 100 bytes a task) are counted instead: about
+0.0003 dollars for a million settled tasks. Both indexes follow the table by a moment, and so do counts and claims.
+
+A store must not be used on both sides of a fork; threads may share one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count as counting
+from threading import Lock
+from typing import Any
+from uuid import uuid4
+
+from batch_pipeline.pool import dynamodb_items as items
+from batch_pipeline.pool.base import Counts, Filter, Page
+from batch_pipeline.pool.dynamodb_items import Item, Update, key, number, text
+from batch_pipeline.pool.dynamodb_table import MOST_READ, Table, pieces, query_of
+from batch_pipeline.pool.leases import LeaseWatch
+from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
+from batch_pipeline.pool.windows import Windows
+from batch_pipeline.wire.errors import PoolFailed
+
+SHARDS = 8
+#: Candidates that one look at a part of the queue reads.
+WINDOW = 50
+
+
+class DynamoDbStore(SteppedStore):
+    """A pool in a table.
+
+    Raises
+    ------
+    PoolFailed
+        The table is not there and `create` is not said, or DynamoDB could not be reached.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        region: str = "",
+        profile: str = "",
+        endpoint: str = "",
+        shards: int = SHARDS,
+        create: bool = False,
+    ) -> None:
+        self.table = Table(table, region=region, profile=profile, endpoint=endpoint)
+        super().__init__(DynamoDbRows(self.table, shards=shards, create=create))
+
+
+class DynamoDbRows:
+    """See `Rows`."""
+
+    def __init__(self, table: Table, *, shards: int, create: bool) -> None:
+        self.name = f"dynamodb://{table.name}"
+        self._table = table
+        self._running = counting()
+        self._windows = Windows(self._look)
+        self._watch = LeaseWatch()
+        self._lock = Lock()
+        #: Ids that were just written -> whether anybody waits for them.
+        self._needed: dict[str, bool] = {}
+        #: Class -> levels of its tasks, as far as known.
+        self._levels: dict[str, set[int]] = {}
+        self._shards = self._opened(shards, create)
+
+    def _opened(self, shards: int, create: bool) -> int:
+        if create and not self._table.is_there():
+            self._table.create()
+        pool = self._pool()
+        if not pool and create:
+            update = Update("#pool", "pool")
+            update.set({"shards": number(shards), "format": number(1)})
+            update.require(f"attribute_not_exists({update.name('shards')})")
+            self._table.update(update)
+            pool = self._pool()
+        if not pool:
+            raise PoolFailed(
+                f"DynamoDB's table {self._table.name} holds no pool. Make it one with `batch-pipeline pool init`, "
+                "or name another table."
+            )
+        return int(pool["shards"]["N"])
+
+    def _pool(self) -> Item:
+        found: Item = self._table.call("get_item", Key=key("#pool", "pool"), ConsistentRead=True).get("Item", {})
+        levels: dict[str, set[int]] = defaultdict(set)
+        for value in found.get("levels", {"SS": []})["SS"]:
+            name, _, level = value.rpartition("#")
+            levels[name].add(int(level))
+        with self._lock:
+            self._levels = dict(levels)
+        return found
+
+    def _learn(self, steps: Iterable[Step]) -> None:
+        """Writes down classes and levels that are new, before the first task of them is there."""
+        specs = [step.after.spec for step in steps if step.after and step.before is None]
+        pairs = {(spec.resource_class, items.level(spec.priority)) for spec in specs}
+        new = sorted(f"{name}#{level}" for name, level in pairs if level not in self._levels.get(name, ()))
+        if new:
+            update = Update("#pool", "pool")
+            update.add("levels", {"SS": new})
+            self._table.update(update)
+            self._pool()
+
+    def together(self) -> AbstractContextManager[object]:
+        """See `Rows.together`. Each write is alone; `sweep` and `reap` find what a crash leaves between two."""
+        return nullcontext()
+
+    def read(self, ids: Collection[str]) -> Mapping[str, Task]:
+        """See `Rows.read`."""
+        found = ((name, items.task_of(item)) for name, item in self._table.get(ids).items())
+        return {name: task for name, task in found if task}
+
+    def past(self, ids: Collection[str]) -> Mapping[str, Event]:
+        """See `Rows.past`."""
+        found = self._table.get(ids).items()
+        return {name: items.tail_of(item)[-1] for name, item in found if "state" in item and not items.task_of(item)}
+
+    def write(self, steps: Sequence[Step]) -> list[bool]:
+        """See `Rows.write`."""
+        self._learn(steps)
+        acts = [step.event for step in steps if step.event and step.event.act]
+        self._table.put({**key(self._act(event), event.task_id)} for event in acts)
+        added = {step.task_id: step.after.spec.after for step in steps if step.after and step.before is None}
+        self._note_needs(added)
+        running = {id(step): next(self._running) for step in steps}
+        written = self._table.at_once(lambda step: self._write(step, running[id(step)]), steps)
+        for step, won in zip(steps, written, strict=True):
+            if not won and step.before and step.event and step.event.move is Move.CLAIMED:
+                self._windows.missed(items.queue_part(step.before, self._shards))
+        if any(step.event and step.event.move in _NEWS for step in steps):
+            self._windows.forget()
+        return written
+
+    def _write(self, step: Step, running: int) -> bool:
+        nonce = uuid4().hex[:16]
+        if step.event and step.event.number > 1 and (step.event.number - 1) % items.TAIL == 0:
+            tail = items.tail_of(self._table.get([step.task_id]).get(step.task_id, {}))
+            self._table.put(map(items.event_item, tail))
+        item = self._table.update(items.update_of(step, shards=self._shards, running=running, nonce=nonce), nonce)
+        if item is not None and step.event:
+            with self._lock:
+                self._needed[step.task_id] = "needed" in item
+        return item is not None
+
+    def _act(self, event: Event) -> str:
+        return f"#act#{event.act}#{items.shard(event.task_id, self._shards)}"
+
+    def _note_needs(self, added: Mapping[str, Sequence[str]]) -> None:
+        """Says who waits for whom before the waiting tasks are there, so that nobody who ends one overlooks them."""
+        edges = [(needed, name) for name, after in added.items() for needed in after]
+        self._table.put({**key(needed, f"needs#{name}")} for needed, name in edges)
+
+        def mark(needed: str) -> None:
+            update = Update(needed)
+            update.set({"needed": {"BOOL": True}})
+            self._table.update(update)
+
+        self._table.at_once(mark, sorted({needed for needed, _ in edges}))
+
+    def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
+        """See `Rows.candidates`."""
+        found: list[Task] = []
+        levels = dict(self._levels)
+        for parts in self._parts(classes):
+            for part in self._windows.familiar(parts):
+                found += self._windows.take(part, count - len(found))
+                if len(found) >= count:
+                    return found
+        if not found:
+            self._pool()
+            if self._levels != levels:
+                return self.candidates(count, classes)
+        return found
+
+    def _parts(self, classes: Collection[str] | None) -> Iterator[list[str]]:
+        """The parts of the queue, those of each level together, the highest level first."""
+        known = {name: levels for name, levels in self._levels.items() if classes is None or name in classes}
+        for level in sorted(set().union(*known.values()), reverse=True):
+            names = [name for name, levels in known.items() if level in levels]
+            yield [items.part_of_todo(name, level, shard) for name in names for shard in range(self._shards)]
+
+    def _look(self, part: str) -> list[Task]:
+        found = self._table.call("query", Limit=WINDOW, **query_of("queue_part", part, "queue"))["Items"]
+        return [task for task in map(items.task_of, found) if task]
+
+    def over(self, now_ms: int) -> Iterable[Task]:
+        """See `Rows.over`. Reapers on different hosts have different clocks."""
+        return list(self._watch.over(self._queued(TaskState.HELD), now_ms=now_ms))
+
+    def _queued(self, state: TaskState) -> Iterator[Task]:
+        """Tasks that are held or wait."""
+        for part in self._all_parts(state):
+            for item in self._table.query("queue_part", part, index="queue"):
+                if (task := items.task_of(item)) and task.state is state:
+                    yield task
+
+    def _all_parts(self, state: TaskState) -> list[str]:
+        return [items.part(state, name, shard) for name in self._levels for shard in range(self._shards)]
+
+    def dependents(self, ids: Collection[str]) -> Iterable[Task]:
+        """See `Rows.dependents`. Of tasks that nobody waits for, which the last write has told, nothing is asked."""
+        with self._lock:
+            needed = sorted(name for name in ids if self._needed.pop(name, True))
+            self._needed.clear()
+        found = self._table.at_once(self._waiting_for, needed)
+        tasks = self.read({name for names in found for name in names}).values()
+        open_ones = (TaskState.WAITING, TaskState.TODO)
+        return [task for task in tasks if task.state in open_ones and not set(ids).isdisjoint(task.spec.after)]
+
+    def _waiting_for(self, needed: str) -> list[str]:
+        found = self._table.query("pk", needed, ConsistentRead=True)
+        return [item["sk"]["S"].removeprefix("needs#") for item in found if item["sk"]["S"].startswith("needs#")]
+
+    def waiting(self) -> Iterable[Task]:
+        """See `Rows.waiting`."""
+        return list(self._queued(TaskState.WAITING))
+
+    def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
+        """See `Rows.find`. The order is that of the table's hashes, or of the ids that are asked for."""
+        if wanted.ids:
+            names = sorted(name for name in wanted.ids if name > (cursor or ""))
+            there = self.read(names[:limit])
+            found = tuple(task for name in names[:limit] if (task := there.get(name)) and wanted.accepts(task))
+            return Page(tasks=found, cursor=names[limit - 1] if len(names) > limit else None)
+        start = {"ExclusiveStartKey": key(json.loads(cursor))} if cursor else {}
+        page = self._table.call("scan", **_filtered(wanted), **start)
+        tasks = [task for item in page["Items"] if (task := items.task_of(item)) and wanted.accepts(task)]
+        if len(tasks) > limit:
+            return Page(tasks=tuple(tasks[:limit]), cursor=json.dumps(tasks[limit - 1].id))
+        last = page.get("LastEvaluatedKey")
+        return Page(tasks=tuple(tasks), cursor=json.dumps(last["pk"]["S"]) if last else None)
+
+    def counts(self) -> Counts:
+        """See `Rows.counts`."""
+        self._pool()
+        asked: list[tuple[str, TaskState, str]] = []
+        for name, levels in self._levels.items():
+            for shard in range(self._shards):
+                asked += [(name, TaskState.TODO, items.part_of_todo(name, level, shard)) for level in levels]
+                asked += [
+                    (name, state, items.part(state, name, shard)) for state in TaskState if state is not TaskState.TODO
+                ]
+        numbers = self._table.at_once(lambda one: self._number_in(one[2], one[1]), asked)
+        counts: dict[str, Counter[TaskState]] = defaultdict(Counter)
+        for (name, state, _), counted in zip(asked, numbers, strict=True):
+            if counted:
+                counts[name][state] += counted
+        return Counts(by_class={name: dict(states) for name, states in counts.items()})
+
+    def _number_in(self, part: str, state: TaskState, since_ms: int | None = None) -> int:
+        index = "ended" if state in items.FINAL else "queue"
+        return self._table.count(f"{index}_part", part, index, since_ms)
+
+    def nests(self) -> Iterator[Nest]:
+        """See `Rows.nests`. Reads the whole table."""
+        counts: dict[str, Counter[TaskState]] = defaultdict(Counter)
+        asked = {
+            "FilterExpression": "attribute_exists(parent) AND #state <> :gone",
+            "ProjectionExpression": "parent, #state",
+            "ExpressionAttributeNames": {"#state": "state"},
+            "ExpressionAttributeValues": {":gone": text(items.GONE)},
+        }
+        for page in self._table.pages("scan", **asked):
+            for item in page["Items"]:
+                counts[item["parent"]["S"]][TaskState(item["state"]["S"])] += 1
+        return (Nest(parent=parent, counts=counts[parent]) for parent in sorted(counts))
+
+    def ends_since(self, since_ms: int) -> int:
+        """See `Rows.ends_since`."""
+        ends = (TaskState.DONE, TaskState.FAILED)
+        asked = [(part, state) for state in ends for part in self._all_parts(state)]
+        return sum(self._table.at_once(lambda one: self._number_in(one[0], one[1], since_ms), asked))
+
+    def events(self, *, task_id: str, act: str) -> Iterator[Event]:
+        """See `Rows.events`."""
+        if task_id:
+            yield from (event for event in self._history(task_id) if not act or event.act == act)
+            return
+        for names in pieces(self._ids_of(act), MOST_READ):
+            for name in names:
+                yield from (event for event in self._history(name) if not act or event.act == act)
+
+    def _ids_of(self, act: str) -> Iterator[str]:
+        if act:
+            for shard in range(self._shards):
+                found = self._table.query("pk", f"#act#{act}#{shard}", ConsistentRead=True)
+                yield from (item["sk"]["S"] for item in found)
+            return
+        asked = {"FilterExpression": "attribute_exists(moves)", "ProjectionExpression": "pk"}
+        for page in self._table.pages("scan", **asked):
+            yield from (item["pk"]["S"] for item in page["Items"])
+
+    def _history(self, task_id: str) -> list[Event]:
+        found: dict[int, Event] = {}
+        for item in self._table.query("pk", task_id, ConsistentRead=True):
+            told = [items.event_in(item)] if "event" in item else items.tail_of(item)
+            found |= {event.number: event for event in told}
+        return [found[event_number] for event_number in sorted(found)]
+
+    def close(self) -> None:
+        """See `Rows.close`."""
+        self._table.close()
+
+
+#: Moves after which what was seen of the queue may lack what goes first.
+_NEWS = frozenset({Move.ADDED, Move.RETRIED, Move.RESET, Move.UNDONE})
+
+
+def _filtered(wanted: Filter) -> dict[str, Any]:
+    """What of a filter the service can tell; the rest is asked of what it sends."""
+    names = {"#state": "state"}
+    values: dict[str, Any] = {":gone": text(items.GONE)}
+    conditions = ["attribute_exists(moves)", "#state <> :gone"]
+    lists = {
+        "state": sorted(state.value for state in wanted.states),
+        "class": sorted(wanted.classes),
+        "parent": [wanted.parent] if wanted.parent else [],
+        "owner": [wanted.owner] if wanted.owner else [],
+    }
+    for name, some in lists.items():
+        if some:
+            names[f"#{name}"] = name
+            values |= {f":{name}{place}": text(value) for place, value in enumerate(some)}
+            conditions.append(f"#{name} IN ({', '.join(f':{name}{place}' for place in range(len(some)))})")
+    return {
+        "FilterExpression": " AND ".join(conditions),
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+        "ConsistentRead": True,
+    }

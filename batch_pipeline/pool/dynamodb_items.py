@@ -1,0 +1,298 @@
+"""How a task lies in a DynamoDB table: its item's attributes, its places in the indexes, its history. Pure.
+
+Table: partition `pk`, sort `sk`. All items of a task share the partition of its id:
+
+- `task`: how it stands, field by field, so that any client can read it and put conditions on it; what was asked of it
+  and how it ended as JSON. `tail` holds its last events, so that a move and its event are one write.
+- `event#NUMBER`: older events, moved out of the tail eight at a time, so that no history makes an item large.
+- `needs#ID`: the task `ID` waits for this one. `needed` on the item says that there are any.
+
+Partitions that begin with `#` are nobody's id: `#pool` is what holds for the whole pool, `#act#NAME#SHARD` lists what a
+person's action was meant to move, written before.
+
+Index `queue` (`queue_part`, `queue_place`; all attributes) has only what is not settled, each state in parts of its
+own: what is to be done by class, level and shard, sorted by priority and time; what is held or waiting by class and
+shard. Index `ended` (`ended_part`, `ended_at_ms`; keys only) has what is settled, by state, class and shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from zlib import crc32
+
+from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.records import (
+    event_of,
+    outcome_of,
+    record_of_event,
+    record_of_outcome,
+    record_of_spec,
+    spec_of,
+)
+from batch_pipeline.pool.task import Event, Task, TaskState
+
+Item = dict[str, Any]
+Value = dict[str, Any]
+
+#: A deleted task's state: its item stays for its numbers and its history.
+GONE = "gone"
+#: How many events the tail holds at most.
+TAIL = 8
+#: Priorities below this have a level each; above, a level spans a doubling.
+_FINE_PRIORITIES = 16
+_PRIORITY_BASE = 10**15
+OPEN = (TaskState.TODO, TaskState.HELD, TaskState.WAITING)
+FINAL = (TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED)
+_NUMBERS = (
+    "moves",
+    "fence",
+    "attempts",
+    "returns",
+    "lease_ms",
+    "lease_until_ms",
+    "added_at_ms",
+    "claimed_at_ms",
+    "ended_at_ms",
+)
+_TEXTS = ("owner", "native_id", "reason")
+TABLE: Mapping[str, Any] = {
+    "BillingMode": "PAY_PER_REQUEST",
+    "AttributeDefinitions": [
+        {"AttributeName": name, "AttributeType": "N" if name == "ended_at_ms" else "S"}
+        for name in ("pk", "sk", "queue_part", "queue_place", "ended_part", "ended_at_ms")
+    ],
+    "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+    "GlobalSecondaryIndexes": [
+        {
+            "IndexName": name,
+            "KeySchema": [{"AttributeName": part, "KeyType": "HASH"}, {"AttributeName": place, "KeyType": "RANGE"}],
+            "Projection": {"ProjectionType": kind},
+        }
+        for name, part, place, kind in (
+            ("queue", "queue_part", "queue_place", "ALL"),
+            ("ended", "ended_part", "ended_at_ms", "KEYS_ONLY"),
+        )
+    ],
+}
+
+
+def text(value: str) -> Value:
+    """A string."""
+    return {"S": value}
+
+
+def number(value: float) -> Value:
+    """A number."""
+    return {"N": str(value)}
+
+
+def key(task_id: str, sort: str = "task") -> Item:
+    """The key of one of a task's items."""
+    return {"pk": text(task_id), "sk": text(sort)}
+
+
+def level(priority: int) -> int:
+    """The level of a priority: never lower for a higher priority, and only a few dozen levels for any priorities."""
+    if abs(priority) < _FINE_PRIORITIES:
+        return priority
+    size = 12 + abs(priority).bit_length()
+    return size if priority > 0 else -size
+
+
+def shard(task_id: str, shards: int) -> int:
+    """The shard of a task."""
+    return crc32(task_id.encode()) % shards
+
+
+def part_of_todo(resource_class: str, of_level: int, of_shard: int) -> str:
+    """The part of the queue that one claim looks at."""
+    return f"todo#{resource_class}#{of_level}#{of_shard}"
+
+
+def part(state: TaskState, resource_class: str, of_shard: int) -> str:
+    """The part of an index that has the tasks of another state."""
+    return f"{state.value}#{resource_class}#{of_shard}"
+
+
+def queue_part(task: Task, shards: int) -> str:
+    """The part of the queue that a task is in, or was to be claimed from."""
+    of_shard = shard(task.id, shards)
+    if task.state is TaskState.TODO:
+        return part_of_todo(task.spec.resource_class, level(task.spec.priority), of_shard)
+    return part(task.state, task.spec.resource_class, of_shard)
+
+
+def queue_place(task: Task, running: int) -> str:
+    """The place of a task in its part: by priority, then in the order of adding. It never changes."""
+    rank = _PRIORITY_BASE - max(min(task.spec.priority, _PRIORITY_BASE), -_PRIORITY_BASE)
+    return f"{rank:016d}#{task.added_at_ms:015d}#{running:08d}#{task.id}"
+
+
+def attributes(task: Task, shards: int) -> Item:
+    """How a task stands; what has its default is left out."""
+    found = {name: number(getattr(task, name)) for name in _NUMBERS if getattr(task, name)}
+    found |= {name: text(getattr(task, name)) for name in _TEXTS if getattr(task, name)}
+    found |= {"state": text(task.state.value), "moves": number(task.moves), "fence": number(task.fence)}
+    found |= {"added_at_ms": number(task.added_at_ms)}
+    if task.progress is not None:
+        found["progress"] = number(task.progress)
+    if task.outcome:
+        found["outcome"] = text(_json(record_of_outcome(task.outcome)))
+    if task.state in FINAL:
+        found |= {"ended_part": text(queue_part(task, shards)), "ended_at_ms": number(task.ended_at_ms)}
+    else:
+        found["queue_part"] = text(queue_part(task, shards))
+    return found
+
+
+#: All that `attributes` may give: what is not among them is to be removed.
+STANDING = (*_NUMBERS, *_TEXTS, "state", "progress", "outcome", "queue_part", "ended_part")
+
+
+def asked(task: Task, running: int) -> Item:
+    """What never changes of a task."""
+    found = {
+        "spec": text(_json(record_of_spec(task.spec))),
+        "class": text(task.spec.resource_class),
+        "queue_place": text(queue_place(task, running)),
+    }
+    return found | ({"parent": text(task.spec.parent)} if task.spec.parent else {})
+
+
+def task_of(item: Item) -> Task | None:
+    """The task that an item holds; None: a deleted one, or one that is waited for and not there yet."""
+    if "state" not in item or item["state"]["S"] == GONE:
+        return None
+    standing: dict[str, Any] = {name: int(item[name]["N"]) for name in _NUMBERS if name in item}
+    standing |= {name: item[name]["S"] for name in _TEXTS if name in item}
+    return Task(
+        spec=spec_of(json.loads(item["spec"]["S"])),
+        state=TaskState(item["state"]["S"]),
+        progress=float(item["progress"]["N"]) if "progress" in item else None,
+        outcome=outcome_of(json.loads(item["outcome"]["S"])) if "outcome" in item else None,
+        **standing,
+    )
+
+
+def tail_of(item: Item) -> list[Event]:
+    """The events that an item holds, the oldest first."""
+    return [event_of(json.loads(value["S"])) for value in item.get("tail", {"L": []})["L"]]
+
+
+def event_text(event: Event) -> Value:
+    """An event, as it lies in a tail or an item of its own."""
+    return text(_json(record_of_event(event)))
+
+
+def event_item(event: Event) -> Item:
+    """An event in an item of its own."""
+    return {**key(event.task_id, f"event#{event.number:010d}"), "event": event_text(event)}
+
+
+def event_in(item: Item) -> Event:
+    """The event that an item of its own holds."""
+    return event_of(json.loads(item["event"]["S"]))
+
+
+class Update:
+    """An UpdateItem in the making: what is set, what is removed, and under which condition."""
+
+    def __init__(self, task_id: str, sort: str = "task") -> None:
+        self.key = key(task_id, sort)
+        self._names: dict[str, str] = {}
+        self._values: dict[str, Value] = {}
+        self._clauses: dict[str, list[str]] = {"SET": [], "REMOVE": [], "ADD": []}
+        self._condition = ""
+
+    def name(self, name: str) -> str:
+        """A placeholder for an attribute: many of their names are reserved."""
+        self._names[f"#{name}"] = name
+        return f"#{name}"
+
+    def value(self, name: str, value: Value) -> str:
+        """A placeholder for a value."""
+        self._values[f":{name}"] = value
+        return f":{name}"
+
+    def set(self, values: Mapping[str, Value]) -> None:
+        """Sets attributes."""
+        self._clauses["SET"] += [f"{self.name(name)} = {self.value(name, value)}" for name, value in values.items()]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes attributes."""
+        self._clauses["REMOVE"] += [self.name(name) for name in names]
+
+    def add(self, name: str, value: Value) -> None:
+        """Adds to a set."""
+        self._clauses["ADD"].append(f"{self.name(name)} {self.value(name, value)}")
+
+    def append(self, name: str, value: Value) -> None:
+        """Appends to a list."""
+        listed, none = self.value(name, {"L": [value]}), self.value("none", {"L": []})
+        self._clauses["SET"].append(
+            f"{self.name(name)} = list_append(if_not_exists({self.name(name)}, {none}), {listed})"
+        )
+
+    def require(self, condition: str) -> None:
+        """Writes only if this holds too."""
+        self._condition += f" AND {condition}" if self._condition else condition
+
+    def require_equal(self, values: Mapping[str, Value]) -> None:
+        """Writes only if attributes are as they were."""
+        for name, value in values.items():
+            self.require(f"{self.name(name)} = {self.value(f'was_{name}', value)}")
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the call, but for the table."""
+        clauses = (f"{word} {', '.join(parts)}" for word, parts in self._clauses.items() if parts)
+        optional = {"ConditionExpression": self._condition, "ExpressionAttributeValues": self._values}
+        return {
+            "Key": self.key,
+            "UpdateExpression": " ".join(clauses),
+            "ExpressionAttributeNames": self._names,
+            **{name: value for name, value in optional.items() if value},
+        }
+
+
+def update_of(step: Step, *, shards: int, running: int, nonce: str) -> Update:
+    """The one write of a step. `nonce` tells the write from any other, should its answer be lost."""
+    before, after = step.before, step.after
+    update = Update(step.task_id)
+    if before is None:
+        fresh = f"attribute_not_exists({update.name('state')})"
+        was_gone = f"{update.name('state')} = {update.value('gone', text(GONE))}"
+        same = f"{update.name('moves')} = {update.value('was_moves', number(after.moves - 1 if after else 0))}"
+        update.require(f"({fresh} OR ({was_gone} AND {same}))")
+    else:
+        version = {"state": text(before.state.value), "moves": number(before.moves), "fence": number(before.fence)}
+        update.require_equal(version)
+        if step.lease_counts:
+            update.require_equal({"lease_until_ms": number(before.lease_until_ms)})
+    values = {"nonce": text(nonce)}
+    if step.event is None and after:
+        values |= {"lease_until_ms": number(after.lease_until_ms)}
+        values |= {"reason": text(after.reason)} if after.reason else {}
+        update.remove(() if after.reason else ("reason",))
+        values |= {"progress": number(after.progress)} if after.progress is not None else {}
+    elif after is None:
+        values |= {"state": text(GONE), "moves": number((before.moves if before else 0) + 1)}
+        update.remove(("queue_part", "ended_part"))
+    else:
+        old, new = attributes(before, shards) if before else {}, attributes(after, shards)
+        values |= {name: value for name, value in new.items() if old.get(name) != value}
+        values |= asked(after, running) if before is None else {}
+        update.remove(name for name in STANDING if name not in new and (name in old or before is None))
+        if before is None and not after.spec.parent:
+            update.remove(("parent",))
+    if step.event and (step.event.number - 1) % TAIL:
+        update.append("tail", event_text(step.event))
+    elif step.event:
+        values["tail"] = {"L": [event_text(step.event)]}
+    update.set(values)
+    return update
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
