@@ -178,8 +178,9 @@ class Pilot:
         os.eventfd_write(self._wake, 1)
 
     def _enough(self) -> int:
-        """So many ends are written at once: one, unless there is other work and tasks are short."""
-        return max(1, min(self._config.most_ahead, self._more_ahead())) if self._ahead else 1
+        """So many ends are written at once: one, unless there is other work, tasks are short and nobody counts them."""
+        counted = self._config.criteria.scrubs is not None or self._hooks.stop is not None
+        return max(1, min(self._config.most_ahead, self._more_ahead())) if self._ahead and not counted else 1
 
     # Claims.
 
@@ -290,8 +291,9 @@ class Pilot:
 
     def _nothing_left(self, classes: frozenset[str] | None) -> str:
         """Why there will be nothing more for it; empty: there may be."""
+        too_late = "no task would end before its wall time"
         if self._unfit and not classes:
-            return "no task would end before its wall time"
+            return too_late
         until = self._config.criteria.until
         if until is Until.ENDLESS:
             return ""
@@ -304,7 +306,7 @@ class Pilot:
             return ""
         if waiting and self._pool.sweep(now_ms=self._now_ms()):
             return ""
-        return "nothing is left to do"
+        return too_late if counts.of(TaskState.TODO, self._unfit) else "nothing is left to do"
 
     def _reap(self, now: float) -> None:
         if now >= self._next_reap:

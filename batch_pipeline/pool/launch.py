@@ -1,0 +1,105 @@
+"""Pilots as processes of this machine: started apart from who starts them, and remembered in a folder.
+
+Each pilot leaves a file with its process id and when that process began, so that an autopilot that runs once a minute
+from cron counts the pilots of the one before. A number that went to another process is none of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from batch_pipeline.wire.digest import fingerprint_of
+
+
+def state_folder(base: Path, pool_url: str) -> Path:
+    """Where the pilots of a pool are remembered on this machine."""
+    return base / "pilots" / fingerprint_of(pool_url)
+
+
+class LocalLauncher:
+    """See `autopilot.Launcher`. `command` is what a pilot of a class is started with, its class aside."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._command = tuple(command)
+        self._folder = folder
+        self._children: set[int] = set()
+
+    def alive(self, resource_class: str) -> int:
+        """See `Launcher.alive`."""
+        self._reap()
+        return sum(self._lives(file) for file in self._folder.glob(f"{_word(resource_class)}-*.json"))
+
+    def launch(self, resource_class: str, count: int) -> str:
+        """See `Launcher.launch`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        of_class = ("--class", resource_class) if resource_class else ()
+        started = [self._start((*self._command, *of_class), _word(resource_class)) for _ in range(count)]
+        return f"started {count} {'pilot' if count == 1 else 'pilots'} ({', '.join(map(str, started))})"
+
+    def _start(self, command: Sequence[str], word: str) -> int:
+        log = self._folder / "pilots.log"
+        writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            command[0],
+            list(command),
+            dict(os.environ),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            # A group of its own: Ctrl-C for who starts it is not meant for it.
+            setpgroup=0,
+        )
+        self._children.add(pid)
+        (self._folder / f"{word}-{pid}.json").write_text(json.dumps({"pid": pid, "began": _began(pid)}))
+        return pid
+
+    def _reap(self) -> None:
+        for pid in list(self._children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self._children.discard(pid)
+
+    def wait(self) -> None:
+        """Until all pilots that this one started have ended."""
+        for pid in self._children:
+            os.waitpid(pid, 0)
+        self._children.clear()
+
+    def signal(self, number: int) -> None:
+        """Signals all pilots that this one started."""
+        self._reap()
+        for pid in self._children:
+            os.kill(pid, number)
+
+    def _lives(self, file: Path) -> bool:
+        try:
+            told = json.loads(file.read_text())
+        except (OSError, ValueError):
+            return False
+        if told["began"] and _began(told["pid"]) == told["began"]:
+            return True
+        file.unlink(missing_ok=True)
+        return False
+
+
+def pilot_command(pool_url: str, options: Sequence[str] = ()) -> tuple[str, ...]:
+    """What starts a pilot of a pool on this machine."""
+    return (sys.executable, "-m", "batch_pipeline", "pool", "work", "--pool", pool_url, *options)
+
+
+def _began(pid: int) -> str:
+    """When a process began, in the kernel's own count; empty: there is none, or it only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _word(resource_class: str) -> str:
+    return resource_class.replace("/", "!") or "any"
