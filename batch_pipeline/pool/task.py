@@ -15,6 +15,10 @@ from batch_pipeline.wire.contract import EndReason
 
 #: Ids become keys of stores, of logs and of documents; CouchDB keeps those that begin with `_` to itself.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+=@,~/-]{0,254}")
+_PORT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+#: What every store can hold as a number.
+MOST_PRIORITY = 1_000_000_000
 ID_RULE = (
     "it begins with a letter or digit and has at most 255 letters, digits and . _ : + = @ , ~ / -, no // and no .."
 )
@@ -223,5 +227,18 @@ def problems_of(spec: TaskSpec) -> Iterator[str]:
         yield f"it may be tried {spec.most_attempts} times; at least 1."
     if spec.time_limit_seconds is not None and not spec.time_limit_seconds > 0:
         yield f"its time limit is {spec.time_limit_seconds} seconds; it must be more than 0."
-    if any("\0" in word for word in (*spec.command, spec.shell, *spec.environment.values())):
-        yield "a NUL character cannot be handed to a program; take it out."
+    if abs(spec.priority) > MOST_PRIORITY:
+        yield f"its priority is {spec.priority}; it may be from -{MOST_PRIORITY} to {MOST_PRIORITY}."
+    yield from _unfit(spec)
+
+
+def _unfit(spec: TaskSpec) -> Iterator[str]:
+    """What no program could be handed."""
+    named = (spec.environment, spec.inputs, spec.outputs)
+    texts = [*spec.command, spec.shell, *(text for pairs in named for pair in pairs.items() for text in pair)]
+    if any(_NO_TEXT.search(text) for text in texts):
+        yield "a NUL character, or half of a character, cannot be handed to a program; take it out."
+    if wrong := [name for name in spec.environment if not name or "=" in name]:
+        yield f"a variable of its environment is called {wrong[0]!r}; it must have a name without =."
+    if wrong := [name for name in (*spec.inputs, *spec.outputs) if not _PORT.fullmatch(name)]:
+        yield f"a port is called {wrong[0]!r}; it may have letters, digits, _ and -, and begins with a letter."
