@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from batch_pipeline.pool.task import TaskSpec, problems_of
+from batch_pipeline.pool.task import TaskSpec
 
 #: What words alone cannot say.
 _FOR_A_SHELL: Final = re.compile(r"[$`|&;<>()*?\[\]{}~#!\n]|^\s*\w+=")
@@ -27,7 +27,7 @@ class Problem:
 
 
 def asked(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec | Problem:
-    """The task that values ask for, as they stand in a file, or everything that is wrong with it."""
+    """The task that values ask for, as they stand in a file, or what is wrong with them. `problems_of` is not asked."""
     known: dict[str, Any] = dict(defaults)
     for name, value in values.items():
         field_name = ALIASES.get(name, name)
@@ -40,9 +40,7 @@ def asked(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec | 
         known[field_name] = {**known.get(field_name, {}), **checked} if isinstance(checked, dict) else checked
     if not known.get("id"):
         return Problem("it has no id. Give it one that does not change, so that importing it again finds it.")
-    spec = TaskSpec(**known)
-    told = list(problems_of(spec))
-    return Problem(" And ".join(told)) if told else spec
+    return TaskSpec(**known)
 
 
 def _text(value: Any) -> str:

@@ -25,7 +25,7 @@ from typing import BinaryIO, Final
 from batch_pipeline.pool.asked import Problem
 from batch_pipeline.pool.base import AddReport, Filter, PoolStore
 from batch_pipeline.pool.reading import Finds, Format, PassedOver, Reading, finds_in, guessed
-from batch_pipeline.pool.task import TaskSpec
+from batch_pipeline.pool.task import TaskSpec, problems_of
 from batch_pipeline.pool.writing import ExportFormat, write_tasks
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 
@@ -101,6 +101,8 @@ def _looked_at(path: Path, reading: Reading, said: str) -> tuple[int, Mapping[st
             passed_over[found.why] += 1
         else:
             tasks += 1
+            for text in problems_of(found):
+                problems.add(line, text)
             prints.add(found.id)
             if found.after:
                 needs[found.id] = found.after

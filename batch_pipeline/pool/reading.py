@@ -124,7 +124,7 @@ def guessed(path: Path) -> Format:
 
 
 def finds_in(path: Path, reading: Reading) -> Finds:
-    """What stands in a file, in its order; each spec keeps the rules of `problems_of`.
+    """What stands in a file, in its order. Each field is of its type; the rules of `problems_of` are not looked at.
 
     Raises
     ------

@@ -83,12 +83,13 @@ def event_of(record: Mapping[str, Any]) -> Event:
 
 def _record(value: TaskSpec | Outcome | Task | Event) -> Record:
     defaults = _DEFAULTS[type(value)]
-    pairs = ((name, getattr(value, name)) for name in defaults)
-    return {name: _plain(held) for name, held in pairs if held != defaults[name]}
-
-
-def _plain(held: Any) -> Any:
-    return list(held) if isinstance(held, tuple) else dict(held) if isinstance(held, Mapping) else held
+    record: Record = {}
+    # Called for every task of an import: one plain loop.
+    for name, default in defaults.items():
+        held = getattr(value, name)
+        if held != default:
+            record[name] = list(held) if type(held) is tuple else dict(held) if isinstance(held, Mapping) else held
+    return record
 
 
 def _known(kind: type, record: Mapping[str, Any]) -> Record:

@@ -10,9 +10,8 @@ A connection must not be used on both sides of a fork; threads of one process ma
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -40,6 +39,7 @@ from batch_pipeline.pool.sqlite_rows import (
     Row,
     SqliteClaim,
     condition,
+    encoded,
     event_of_row,
     event_row,
     marks,
@@ -150,6 +150,7 @@ class SqliteRows:
         """See `Rows.write`."""
         with self.together():
             places = [self._write(step) for step in steps]
+            self._count(step for step, seq in zip(steps, places, strict=True) if seq is not None)
             told = zip(places, steps, strict=True)
             events = (event_row(seq, step.event) for seq, step in told if seq is not None and step.event)
             self._connection.executemany(EVENT, events)
@@ -173,8 +174,6 @@ class SqliteRows:
         if step.lease_counts:
             query, values = query + " AND lease_until_ms = ?", (*values, before.lease_until_ms)
         row = self._connection.execute(query + " RETURNING seq", values).fetchone()
-        if row and after is None:
-            self._count(before.spec.resource_class, -1)
         return row and int(row[0])
 
     def _insert(self, task: Task) -> int | None:
@@ -184,15 +183,22 @@ class SqliteRows:
         if row is None:
             return None
         seq = int(row[0])
-        body = json.dumps(record_of_spec(spec), ensure_ascii=False, separators=(",", ":"))
-        self._connection.execute("REPLACE INTO spec VALUES (?, ?)", (seq, body))
-        self._connection.executemany("INSERT OR IGNORE INTO needed VALUES (?, ?)", ((name, seq) for name in spec.after))
-        self._count(spec.resource_class, 1)
+        self._connection.execute("REPLACE INTO spec VALUES (?, ?)", (seq, encoded(record_of_spec(spec))))
+        if spec.after:
+            needed = [(name, seq) for name in spec.after]
+            self._connection.executemany("INSERT OR IGNORE INTO needed VALUES (?, ?)", needed)
         return seq
 
-    def _count(self, resource_class: str, more: int) -> None:
+    def _count(self, steps: Iterable[Step]) -> None:
+        """Counts the tasks of each class, in all states, along: those that came and those that went."""
+        more: Counter[str] = Counter()
+        for step in steps:
+            if step.before is None and step.after:
+                more[step.after.spec.resource_class] += 1
+            elif step.before and step.after is None:
+                more[step.before.spec.resource_class] -= 1
         query = "INSERT INTO class VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = number + excluded.number"
-        self._connection.execute(query, (resource_class, more))
+        self._connection.executemany(query, more.items())
 
     def hold(self, count: int, classes: Collection[str] | None, claimed: Row) -> list[Row]:
         """Claims in one statement; returns the rows of `TASKS`, with the priority behind."""

@@ -101,6 +101,8 @@ WHERE seq = ? AND state = 2 AND moves = ? AND fence = ? AND owner = ?"""
 END_EVENT = """INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why, outcome)
 VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, ?)"""
 Row = tuple[Any, ...]
+#: JSON as the file has it. Made once, for `json.dumps` makes an encoder each time.
+encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +209,7 @@ def task_of_row(row: Row) -> Task:
 
 def event_row(seq: int, event: Event) -> Row:
     """The values of `EVENT`."""
-    before = json.dumps(record_of_task(event.before), ensure_ascii=False) if event.before else None
+    before = encoded(record_of_task(event.before)) if event.before else None
     return (
         seq,
         event.number,
@@ -247,7 +249,7 @@ def _outcome_text(outcome: Outcome | None) -> str | None:
         return None
     if not (outcome.error or outcome.log_key or outcome.log_tail or outcome.fields or outcome.exit_code is None):
         return f'{{"end_reason":"{outcome.end_reason.value}","exit_code":{outcome.exit_code}}}'
-    return json.dumps(record_of_outcome(outcome), ensure_ascii=False, separators=(",", ":"))
+    return encoded(record_of_outcome(outcome))
 
 
 def _outcome(text: str | None) -> Outcome | None:

@@ -209,18 +209,14 @@ class Nest:
 
 def problems_of(spec: TaskSpec) -> Iterator[str]:
     """What is wrong with a task, in sentences; nothing: it may be added."""
-    names = [
-        ("id", spec.id),
-        *(("after", other) for other in spec.after),
-        *([("parent", spec.parent)] * bool(spec.parent)),
-    ]
+    names = [("id", spec.id), ("class", spec.resource_class), *[("after", other) for other in spec.after]]
+    if spec.parent:
+        names.append(("parent", spec.parent))
     for kind, name in names:
         if not _ID.fullmatch(name) or ".." in name or "//" in name or name.endswith("/"):
             yield f"{kind} {name!r} breaks the rule for ids: {ID_RULE}. Rename it."
     if bool(spec.command) == bool(spec.shell):
         yield "it needs either a command (a list of words) or a shell line; give one of them."
-    if not _ID.fullmatch(spec.resource_class):
-        yield f"class {spec.resource_class!r} breaks the rule for ids: {ID_RULE}. Rename it."
     if spec.id in spec.after:
         yield "it waits for itself; take it out of `after`."
     if spec.most_attempts < 1 or spec.most_returns < 0:
@@ -235,8 +231,10 @@ def problems_of(spec: TaskSpec) -> Iterator[str]:
 def _unfit(spec: TaskSpec) -> Iterator[str]:
     """What no program could be handed."""
     named = (spec.environment, spec.inputs, spec.outputs)
-    texts = [*spec.command, spec.shell, *(text for pairs in named for pair in pairs.items() for text in pair)]
-    if any(_NO_TEXT.search(text) for text in texts):
+    texts = [*spec.command, spec.shell]
+    for pairs in named:
+        texts += [*pairs, *pairs.values()]
+    if _NO_TEXT.search("\n".join(texts)):
         yield "a NUL character, or half of a character, cannot be handed to a program; take it out."
     if wrong := [name for name in spec.environment if not name or "=" in name]:
         yield f"a variable of its environment is called {wrong[0]!r}; it must have a name without =."
