@@ -39,12 +39,19 @@ def machine(versions: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
     }
 
 
+#: A cell with more characters than these is prose.
+WORDY = 40
+
+
 def show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, notes: Iterable[str] = ()) -> None:
     """Prints a table with notes below."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    listed = list(rows)
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
+        # Only what is words and not a figure may take several lines.
+        wordy = any(len(row[number]) > WORDY for row in listed)
+        table.add_column(name, justify="right" if number and not wordy else "left", no_wrap=not wordy)
+    for row in listed:
         table.add_row(*row)
     _CONSOLE.print()
     _CONSOLE.print(table)
