@@ -7,6 +7,7 @@
     │   ├── InvalidPipeline       a cycle, an unconnected input, a step that cannot be loaded
     │   ├── InvalidPlan           the plan would break a limit of the backend
     │   ├── NotReady              what the run needs is missing, switched off or too small; all of it at once
+    │   ├── Refused               the gate lets no such run pass; all that stands against it at once, with a status
     │   └── InvalidTasks          tasks of a pool break a rule; all their problems at once
     ├── RunConflict               another driver or live jobs stand in the way; nothing was done (exit 3)
     ├── IllegalMove               a task of a pool cannot make that move in its state; it was left alone (exit 3)
@@ -29,6 +30,9 @@ look at nothing else. `exit_code` is what the process ends with, on the command 
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from batch_pipeline.wire.contract import CommandExit, ContainerExit
 
@@ -74,6 +78,37 @@ class InvalidPlan(InvalidUse):
 
 class NotReady(InvalidUse):
     """What the run needs is missing, switched off or too small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that stands against what was asked."""
+
+    #: What it is about: `commit`, `image`, `--env PATH`.
+    thing: str
+    #: The rule that it breaks, as a sentence.
+    rule: str
+    #: What to do, as a sentence.
+    remedy: str
+    #: As HTTP has it: 400 the form is wrong, 403 it is not allowed, 409 it is not so (yet, or any more).
+    status: int = 400
+
+    def __str__(self) -> str:
+        return f"{self.thing}: {self.rule} {self.remedy}"
+
+
+class Refused(InvalidUse):
+    """The gate lets no such run pass; nothing was done."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+    @property
+    def status(self) -> int:
+        """The gravest of the problems: what is not allowed, before what is badly formed, before what is not so."""
+        statuses = {problem.status for problem in self.problems}
+        return next((status for status in (403, 400, 409) if status in statuses), 403)
 
 
 class InvalidTasks(InvalidUse):

@@ -1,0 +1,392 @@
+"""The gate: whether a run may be, from what is asked, the policy, who asks, and what was found out. Pure.
+
+    precheck(ask, policy, identity)          before anything is looked up with a credential of ours
+    decide(ask, policy, identity, facts)     all of it again, and what was found out; returns the only Grant there is
+
+Nothing that runs at a level is made from the ask: everything behind the gate (the job, its role, its queue, its
+store, the driver's orders) takes a `Grant`, and only `decide` makes one. There is no flag around it. All problems are
+told at once; to somebody who is no member, nothing but that.
+
+(Longer than most modules: half of it is sentences, and whoever reviews the gate reads all of its rules in one place.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from batch_pipeline.access.names import (
+    config_problems,
+    entry_of,
+    folder_problems,
+    has_control,
+    output_problems,
+    script_problems,
+    text_problems,
+    variable_problems,
+)
+from batch_pipeline.access.policy import DATASET, LevelRule, Policy, RepositoryRule
+from batch_pipeline.access.request import CodeFacts, EntryKind, Facts, Identity, ImageFacts, Level, RunAsk
+from batch_pipeline.wire.errors import Problem, Refused
+
+FULL_SHA: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+#: Names that git itself gives to what moves.
+_MOVING: Final = re.compile(r"(.*/)?([A-Z_]*HEAD|@)", re.IGNORECASE)
+
+MOST_CPU: Final = 192
+MOST_MEMORY_MB: Final = 1_536_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """A run that was let through: everything that is submitted and recorded comes from here."""
+
+    dataset: str
+    level: Level
+    identity: Identity
+    description: str
+    #: URL of the dataset's store at this level; the run's record lies there.
+    store: str
+    #: Where the run may write, from that store's root.
+    output: str
+    queue: str
+    job_role: str
+    execution_role: str
+    #: By digest; empty where steps are processes of this machine.
+    image: str
+    #: URL as the policy has it; empty: no code is checked out.
+    repository: str
+    protected_branch: str
+    #: Full SHA, and digest of its tree.
+    commit: str
+    tree: str
+    branches: tuple[str, ...]
+    tags: tuple[str, ...]
+    #: Commits of submodules by path.
+    submodules: Mapping[str, str]
+    #: Reference to the repository's token.
+    secret: str
+    cwd: str
+    #: The script from the repository's root; empty: a program of the image.
+    entry: str
+    script: tuple[str, ...]
+    cpu: float
+    memory_mb: int
+    policy_sha256: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def precheck(ask: RunAsk, policy: Policy, identity: Identity) -> None:
+    """Refuses what can be refused without looking anything up. Raises Refused."""
+    problems = list(_membership(ask, policy, identity)) or list(_form(ask, policy))
+    if problems:
+        raise Refused(problems)
+
+
+def decide(ask: RunAsk, policy: Policy, identity: Identity, facts: Facts) -> Grant:
+    """Lets a run through, or raises Refused with all that stands against it."""
+    precheck(ask, policy, identity)
+    level = Level(ask.access_level)
+    place = policy.levels[level]
+    rule = policy.repository(ask.repository) if ask.repository else None
+    problems = [*_code(ask, level, policy, rule, facts.code), *_image(ask, level, policy, place, facts.image)]
+    if problems:
+        raise Refused(problems)
+    return _grant(ask, policy, identity, rule, facts)
+
+
+def _grant(ask: RunAsk, policy: Policy, identity: Identity, rule: RepositoryRule | None, facts: Facts) -> Grant:
+    level = Level(ask.access_level)
+    place, code = policy.levels[level], facts.code if rule is not None else None
+    inside = code is not None and code.entry_kind in (EntryKind.PROGRAM, EntryKind.FILE)
+    return Grant(
+        dataset=policy.dataset,
+        level=level,
+        identity=identity,
+        description=ask.description.strip(),
+        store=place.store,
+        output="/".join(part for part in (place.output_prefix, ask.output_dir.rstrip("/")) if part),
+        queue=place.queue,
+        job_role=place.job_role,
+        execution_role=place.execution_role,
+        image=facts.image.pinned if facts.image is not None and (ask.image or place.image) else "",
+        repository=rule.url if rule is not None else "",
+        protected_branch=rule.protected_branch if rule is not None else "",
+        commit=code.commit if code is not None else "",
+        tree=code.tree if code is not None else "",
+        branches=code.branches if code is not None else (),
+        tags=code.tags if code is not None else (),
+        submodules={item.path: item.commit for item in code.submodules} if code is not None else {},
+        secret=rule.secret if rule is not None else "",
+        cwd=ask.cwd.strip("/") if ask.cwd not in ("", ".") else "",
+        entry=entry_of(ask.cwd, ask.script[0]) if inside else "",
+        script=tuple(ask.script),
+        cpu=ask.cpu,
+        memory_mb=ask.memory_mb,
+        policy_sha256=policy.sha256,
+        environment=dict(ask.environment),
+        config=dict(ask.config),
+    )
+
+
+def _membership(ask: RunAsk, policy: Policy, identity: Identity) -> Iterator[Problem]:
+    """Whoever is no member learns nothing else."""
+    known = {level.value: level for level in Level}
+    if not DATASET.fullmatch(ask.dataset) or ask.dataset != policy.dataset:
+        yield Problem(
+            thing=f"--dataset {ask.dataset!r}", rule="There is no such dataset.", remedy="Name another.", status=403
+        )
+    elif not any(policy.is_member(level, identity.names) for level in Level):
+        yield Problem(
+            thing="membership",
+            rule=f"{identity.name or 'Nobody'} is no member of the dataset {policy.dataset}.",
+            remedy="Ask its maintainers.",
+            status=403,
+        )
+    elif ask.access_level not in known:
+        yield Problem(
+            thing=f"--access-level {ask.access_level!r}",
+            rule="There is no such level.",
+            remedy=f"Choose among {', '.join(known)}.",
+        )
+    elif not policy.is_member(known[ask.access_level], identity.names):
+        yield Problem(
+            thing=f"--access-level {ask.access_level}",
+            rule=f"{identity.name} may not use this level of the dataset {policy.dataset}.",
+            remedy="Use level test, or ask its maintainers.",
+            status=403,
+        )
+
+
+def _form(ask: RunAsk, policy: Policy) -> Iterator[Problem]:
+    """What the ask itself shows, remote and registry aside."""
+    level = Level(ask.access_level)
+    yield from text_problems("--description", ask.description)
+    yield from output_problems(ask.output_dir)
+    yield from folder_problems(ask.cwd)
+    yield from script_problems(ask.script)
+    yield from variable_problems(ask.environment)
+    yield from config_problems(ask.config)
+    yield from text_problems("--image", ask.image, empty=True, most=512)
+    yield from _size(ask)
+    yield from _named_code(ask, level, policy)
+    if level is Level.FULL and not ask.confirmed:
+        yield Problem(
+            thing="--access-level full",
+            rule="It may change and remove everything of the dataset, and is asked for twice.",
+            remedy="Answer yes when asked, or give --yes.",
+        )
+
+
+def _size(ask: RunAsk) -> Iterator[Problem]:
+    if not 0.25 <= ask.cpu <= MOST_CPU:  # also false for a NaN
+        yield Problem(thing="--cpu", rule=f"A driver has 0.25 to {MOST_CPU} vCPUs.", remedy="Give another number.")
+    if not 128 <= ask.memory_mb <= MOST_MEMORY_MB:
+        yield Problem(
+            thing="--memory", rule=f"A driver has 128 to {MOST_MEMORY_MB} MiB of memory.", remedy="Give another number."
+        )
+
+
+def _named_code(ask: RunAsk, level: Level, policy: Policy) -> Iterator[Problem]:
+    """Which repository and commit are named."""
+    if not ask.repository and not ask.commit:
+        if level.privileged:
+            yield Problem(
+                thing="--repository",
+                rule=f"Level {level.value} runs reviewed code only, and no repository is named.",
+                remedy="Name a repository and a commit.",
+                status=403,
+            )
+        return
+    if not (ask.repository and ask.commit):
+        yield Problem(
+            thing="--repository, --commit", rule="One of them says nothing without the other.", remedy="Give both."
+        )
+        return
+    if policy.repository(ask.repository) is None:
+        named = ask.repository if "@" not in ask.repository and not has_control(ask.repository) else "as given"
+        yield Problem(
+            thing=f"--repository {named}",
+            rule=f"The dataset {policy.dataset} does not allow this repository.",
+            remedy="Use one that the policy names, by its URL without names or passwords.",
+            status=403,
+        )
+    yield from _revision(ask.commit, level)
+    if level.privileged and ask.dirty:
+        yield Problem(
+            thing="working tree",
+            rule=f"It has changes that the commit lacks, and level {level.value} would run without them.",
+            remedy="Commit and merge them, or name --repository and --commit.",
+            status=409,
+        )
+
+
+def _revision(commit: str, level: Level) -> Iterator[Problem]:
+    if _MOVING.fullmatch(commit):
+        yield Problem(
+            thing=f"--commit {commit!r}", rule="It means another commit every day.", remedy="Give the full SHA."
+        )
+    elif not _REVISION.fullmatch(commit) or ".." in commit:
+        yield Problem(thing=f"--commit {commit!r}", rule="It is no name of a commit.", remedy="Give the full SHA.")
+    elif level.privileged and not FULL_SHA.fullmatch(commit):
+        yield Problem(
+            thing=f"--commit {commit}",
+            rule=f"Level {level.value} needs a full SHA: branches and tags move, and short ones grow ambiguous.",
+            remedy="Give all 40 digits (git rev-parse).",
+        )
+
+
+def _code(
+    ask: RunAsk, level: Level, policy: Policy, rule: RepositoryRule | None, code: CodeFacts | None
+) -> Iterator[Problem]:
+    """What the remote says of the commit."""
+    if rule is None:
+        return
+    thing = f"commit {ask.commit}"
+    if code is None or code.repository != rule.url or not FULL_SHA.fullmatch(code.commit):
+        yield Problem(
+            thing=thing,
+            rule=f"No branch or tag of {rule.url} leads to it.",
+            remedy="Push it first; what is on a laptop only can run nowhere.",
+            status=409,
+        )
+        return
+    if FULL_SHA.fullmatch(ask.commit) and code.commit != ask.commit:
+        yield Problem(
+            thing=thing,
+            rule=f"It names no commit of its own: it stands for {code.commit}.",
+            remedy="Give the SHA of the commit itself.",
+            status=409,
+        )
+    if level.privileged:
+        yield from _review(thing, rule, code)
+    yield from _entry(ask, level, rule, code)
+    yield from _submodules(level, code)
+
+
+def _review(thing: str, rule: RepositoryRule, code: CodeFacts) -> Iterator[Problem]:
+    branch = rule.protected_branch
+    if code.protected_branch != branch or not code.protected_head:
+        yield Problem(
+            thing=thing,
+            rule=f"{rule.url} has no branch {branch}, by which code is reviewed.",
+            remedy="Ask the dataset's maintainers to mend the policy.",
+            status=403,
+        )
+    elif code.shallow:
+        yield Problem(
+            thing=thing,
+            rule=f"The history of {rule.url} is cut off (shallow), so nobody can say what was merged.",
+            remedy="Serve the repository with its whole history.",
+            status=403,
+        )
+    elif not code.merged:
+        yield Problem(
+            thing=thing,
+            rule=f"It is not on the branch {branch} of {rule.url} as it is now ({code.protected_head[:12]}).",
+            remedy="Have it reviewed and merged, or use level test.",
+            status=403,
+        )
+
+
+def _entry(ask: RunAsk, level: Level, rule: RepositoryRule, code: CodeFacts) -> Iterator[Problem]:
+    path = entry_of(ask.cwd, ask.script[0])
+    if code.cwd_missing:
+        yield Problem(
+            thing=f"--cwd {ask.cwd}", rule="The commit has no such folder.", remedy="Name one that it has.", status=409
+        )
+    if not level.privileged:
+        if "/" in ask.script[0] and path and code.entry_kind is EntryKind.MISSING:
+            yield Problem(
+                thing=f"script {path}", rule="It is no file of the commit.", remedy="Commit and push it.", status=409
+            )
+        return
+    told = {
+        EntryKind.LINK: "It is a symbolic link, which may lead anywhere.",
+        EntryKind.SUBMODULE: "It lies in a submodule, whose review is another one.",
+        EntryKind.FOLDER: "It is a folder.",
+        EntryKind.MISSING: f"It is no file of the commit {code.commit[:12]}.",
+    }
+    if not path or not rule.allows_entry(path):
+        yield Problem(
+            thing=f"script {path or ask.script[0]!r}",
+            rule=f"It is none of the entry points of {rule.url} that level {level.value} may start.",
+            remedy=f"Use one of them: {', '.join(rule.entry_points) or 'there is none'}.",
+            status=403,
+        )
+    elif code.entry_kind in told:
+        yield Problem(
+            thing=f"script {path}",
+            rule=told[code.entry_kind],
+            remedy="Make it a file of the repository.",
+            status=409 if code.entry_kind is EntryKind.MISSING else 403,
+        )
+
+
+def _submodules(level: Level, code: CodeFacts) -> Iterator[Problem]:
+    for item in code.submodules:
+        if not item.allowed:
+            yield Problem(
+                thing=f"submodule {item.path!r}",
+                rule="Its repository is none that the policy allows.",
+                remedy="Ask the dataset's maintainers to allow it, or take it out.",
+                status=403,
+            )
+        elif not FULL_SHA.fullmatch(item.commit):
+            yield Problem(
+                thing=f"submodule {item.path!r}",
+                rule="Its commit is not in its repository.",
+                remedy="Push it there.",
+                status=409,
+            )
+        elif level.privileged and item.merged is not True:
+            yield Problem(
+                thing=f"submodule {item.path!r}",
+                rule=f"Its commit {item.commit[:12]} is not on the protected branch of its repository.",
+                remedy="Have it reviewed and merged there.",
+                status=403,
+            )
+
+
+def _image(ask: RunAsk, level: Level, policy: Policy, place: LevelRule, image: ImageFacts | None) -> Iterator[Problem]:
+    """What the registry says of the image."""
+    asked = ask.image or place.image
+    if not asked:
+        if not place.without_image:
+            yield Problem(
+                thing="--image",
+                rule=f"Level {level.value} runs in an image, and none is named.",
+                remedy="Name one.",
+            )
+        return
+    if image is None or not _DIGEST.fullmatch(image.digest):
+        yield Problem(
+            thing=f"image {asked}",
+            rule="The registry has no such image, so that it has no digest.",
+            remedy="Push it, or name another.",
+            status=409,
+        )
+        return
+    if image.asked_digest and image.asked_digest != image.digest:
+        yield Problem(
+            thing=f"image {asked}",
+            rule=f"Its tag leads to {image.digest[:19]} now and not to the digest beside it: it was moved.",
+            remedy="Name the image by digest alone.",
+            status=409,
+        )
+    allowed = any(
+        rule.repository == image.repository and any(image.digest.startswith(begin) for begin in rule.digests)
+        for rule in policy.images
+    )
+    if level.privileged and not allowed:
+        yield Problem(
+            thing=f"image {image.pinned}",
+            rule=f"Level {level.value} runs in allowed images only, and it is none of them.",
+            remedy=f"Use one of {', '.join(rule.repository for rule in policy.images) or 'none'}.",
+            status=403,
+        )
