@@ -65,13 +65,13 @@ def _seconds(value: Any) -> float | None:
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else split_words(value)
-    return _names(value)
+    return _names(split_words(value) if isinstance(value, str) and not value.startswith("[") else value)
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    names = tuple(value.split() if isinstance(value, str) else value)
+    if isinstance(value, str):
+        value = json.loads(value) if value.startswith("[") else value.split()
+    names = tuple(value)
     if not all(isinstance(name, str) for name in names):
         raise TypeError
     return names
