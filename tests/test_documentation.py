@@ -18,6 +18,7 @@ import pytest
 
 from batch_pipeline.cli.group import EXIT_CODES, VERBS, WITHOUT_PIPELINE, Verbs
 from batch_pipeline.cli.options import SettingOption
+from batch_pipeline.cli.pool import POOL_VERBS
 from batch_pipeline.config import OPEN, default_values, variable_of
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.pipeline.step import Parameter
@@ -137,9 +138,15 @@ def test_pipelines_in_the_pages_are_what_the_package_accepts(tmp_path: Path) -> 
 # The command line.
 
 
+#: Each verb, and instead of the pool's group its own verbs.
+COMMANDS = [*(name for name in VERBS if name != "pool"), *(f"pool {name}" for name in POOL_VERBS)]
+
+
 def verb(name: str) -> click.Command:
-    group = Verbs(Fusions, [])
-    made = group.get_command(click.Context(group), name)
+    made: click.Command | None = Verbs(Fusions, [])
+    for word in name.split():
+        assert isinstance(made, click.Group)
+        made = made.get_command(click.Context(made), word)
     assert made is not None
     return made
 
@@ -167,18 +174,23 @@ def test_every_verb_has_a_section() -> None:
     assert titles == [*VERBS, "Options that several verbs share"]
 
 
+def test_every_verb_of_the_pool_has_a_section() -> None:
+    titles = re.findall(r"^#### (.+)$", section("pool"), re.MULTILINE)
+    assert titles == [*(f"pool {name}" for name in POOL_VERBS), "Moves of tasks", "The pool", "Which tasks"]
+
+
 def test_the_verbs_without_a_pipeline_are_named() -> None:
     introduction = section("Command line").split("\n### ", 1)[0]
     assert all(f"`{name}`" in introduction for name in WITHOUT_PIPELINE)
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_options_of_a_verb_are_those_documented(name: str) -> None:
     flags = {flag for option in options_of(name) for flag in (*option.opts, *option.secondary_opts)}
     assert set(documented(name)) == flags
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_option_that_stands_for_a_setting_names_it(name: str) -> None:
     found = documented(name)
     for option in options_of(name):
@@ -186,7 +198,7 @@ def test_an_option_that_stands_for_a_setting_names_it(name: str) -> None:
         assert found[option.opts[0]][1] == (f"`{key}`" if key else ""), option.opts[0]
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_choices_of_an_option_are_those_documented(name: str) -> None:
     found = documented(name)
     for option in options_of(name):

@@ -40,6 +40,7 @@ MAX_RETRY_RULES: Final = 5
 #: A join runs nothing; the container that says so needs this much.
 JOIN_MEMORY_MB: Final = 128
 JOIN_NAME: Final = "batch-pipeline-join"
+PILOT_NAME: Final = "batch-pipeline-pilot"
 #: Whose a definition is.
 PIPELINE_TAG: Final = "batch-pipeline"
 
@@ -73,6 +74,21 @@ def definitions_of(
     """
     told = {"JOB_ROLE_ARN": job_role_arn, "EXECUTION_ROLE_ARN": execution_role_arn, "LOG_GROUP": log_group}
     return {node.name: _definition_of(node, graph.root, pipeline, attempts, told) for node in graph}
+
+
+def pilot_definition(settings: Settings, *, cpus: int, memory_mb: int) -> dict[str, Any]:
+    """The definition of jobs that are pilots of a task pool: room for all that one of them runs at once."""
+    values = {
+        "IMAGE": settings.pool.image or NO_IMAGE,
+        "VCPUS": str(cpus),
+        "MEMORY_MB": str(memory_mb),
+        "JOB_ROLE_ARN": settings.aws.job_role,
+        "EXECUTION_ROLE_ARN": settings.aws.execution_role,
+        "LOG_GROUP": settings.aws.log_group,
+    }
+    definition = _filled(_GENERATED, values, Path(FOLDER))
+    definition |= {"jobDefinitionName": PILOT_NAME, "retryStrategy": retry_strategy(settings.backend.attempts)}
+    return named(definition)
 
 
 def resources(definition: Mapping[str, Any]) -> tuple[int, int]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import batch_pipeline
+from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 
 
-def state_folder(base: Path, pool_url: str) -> Path:
+def remembered(base: Path, pool_url: str) -> Path:
     """Where the pilots of a pool are remembered on this machine."""
     return base / "pilots" / fingerprint_of(pool_url)
 
@@ -46,7 +49,7 @@ class LocalLauncher:
         pid = os.posix_spawn(
             command[0],
             list(command),
-            dict(os.environ),
+            _environment(),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
@@ -87,9 +90,24 @@ class LocalLauncher:
         return False
 
 
+def identity(environment: Mapping[str, str]) -> tuple[str, str]:
+    """A pilot's name in the pool, and the native id of the job that it is: of Batch or Slurm, else `host/pid`."""
+    host, pid = socket.gethostname(), os.getpid()
+    array = [environment.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+    slurm = "_".join(array) if all(array) else environment.get("SLURM_JOB_ID", "")
+    return f"{host}-{pid}", environment.get(Variable.JOB_ID, "") or slurm or f"{host}/{pid}"
+
+
 def pilot_command(pool_url: str, options: Sequence[str] = ()) -> tuple[str, ...]:
     """What starts a pilot of a pool on this machine."""
     return (sys.executable, "-m", "batch_pipeline", "pool", "work", "--pool", pool_url, *options)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and this very package, wherever the pilot is started."""
+    package = str(Path(batch_pipeline.__file__).resolve().parents[1])
+    path = os.environ.get("PYTHONPATH", "")
+    return {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}
 
 
 def _began(pid: int) -> str:

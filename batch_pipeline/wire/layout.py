@@ -12,10 +12,15 @@
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
     runs/{run_id}/jobs.json                           then too: the jobs in the backend's words, for it forgets them
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
+    runs/{run_id}/config.json  diff.patch             settings as merged; what was changed since the commit
+    runs/{run_id}/events/{id}.json                    what happened to it (`run.history`)
+    release/{date}/{run_id}/…                         results as released, never changed, with SHA256SUMS
+    subsets/{id}.json                                 which samples were copied from where to where, on both sides
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
     pool/logs/{task}/{fence}.log                      long logs of a pool's tasks, one a claim (`pool.life`)
-    pool/pilots/{owner}.json                          pilots that were launched as jobs of a backend
+    pool/pilots/{name}.json                           pilots that were launched as jobs of a backend
+    pool/pilot.sh                                     what these jobs fetch and run
 
 All keys are relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
 digits and `. _ + = @ -`, so no name can leave its folder.
@@ -36,6 +41,7 @@ REFERENCES: Final = "references/"
 RUNS: Final = "runs/"
 LIVE: Final = "live/"
 DRIVER: Final = "driver/"
+RELEASE: Final = "release/"
 
 
 def result(step: str, sample: str, name: str) -> str:
@@ -141,6 +147,36 @@ def cancelled(run_id: str, order: str = "") -> str:
     return f"{RUNS}{run_id}/cancelled/{order}"
 
 
+def run_config(run_id: str) -> str:
+    """Key of the settings of a run, as merged from all places."""
+    return f"{RUNS}{run_id}/config.json"
+
+
+def run_diff(run_id: str) -> str:
+    """Key of what was changed in the working tree since the commit of a run."""
+    return f"{RUNS}{run_id}/diff.patch"
+
+
+def events(run_id: str) -> str:
+    """Prefix of what happened to a run."""
+    return f"{RUNS}{run_id}/events/"
+
+
+def event(run_id: str, event_id: str) -> str:
+    """Key of one thing that happened to a run."""
+    return f"{events(run_id)}{event_id}.json"
+
+
+def release(date: str, run_id: str, name: str = "") -> str:
+    """Key of a file of a release, by its key in the store; the prefix of all when none is named."""
+    return f"{RELEASE}{date}/{run_id}/{name}"
+
+
+def subset(subset_id: str) -> str:
+    """Key of the record of samples that were copied from one store to another."""
+    return f"subsets/{subset_id}.json"
+
+
 def submission(run_id: str, job: str, file: str) -> str:
     """Key of a file of one submission: `manifest.json`, `rows.txt`, `samples.txt`, `intent.json`, `sent.json`."""
     return f"{RUNS}{run_id}/submissions/{job}/{file}"
@@ -164,6 +200,11 @@ def pool_log(task_id: str, fence: int) -> str:
 def pilot(name: str = "") -> str:
     """Key of what is known of pilots that were launched at once; the prefix of all when none is named."""
     return f"pool/pilots/{name}.json" if name else "pool/pilots/"
+
+
+def pilot_script() -> str:
+    """Key of the script that pilots as jobs fetch and run."""
+    return "pool/pilot.sh"
 
 
 def driver(number: int) -> str:

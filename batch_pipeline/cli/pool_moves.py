@@ -1,0 +1,142 @@
+"""`pool retry`, `reset`, `cancel`, `delete`, `undo`, `reap`: what people do to tasks, with filters and guards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.options import CommandOption, json_option, yes_option
+from batch_pipeline.cli.output import data, print_json, say
+from batch_pipeline.cli.pool_call import filter_of, filter_options, now_ms, opened, pool_options, require_some, who
+from batch_pipeline.report.tables import counted
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import InvalidUse
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.pool.base import MoveReport, PoolStore
+
+#: Verb -> what it did, in a word.
+_DONE = {"retry": "retried", "reset": "reset", "cancel": "cancelled", "delete": "deleted"}
+_MOST_REFUSALS = 10
+_MOST_NAMED = 5
+
+
+def retry(call: Call) -> int:
+    """Has failed and cancelled tasks done again; what is known of their last attempt stays to be seen."""
+    return _move(call, "retry")
+
+
+def reset(call: Call) -> int:
+    """Has tasks done from the beginning, whatever they are. Their history stays, and `undo` takes it back."""
+    return _move(call, "reset")
+
+
+def cancel(call: Call) -> int:
+    """Has tasks that have not ended not done. One that a pilot holds needs --force: the pilot then stops it."""
+    return _move(call, "cancel")
+
+
+def delete(call: Call) -> int:
+    """Takes tasks out of the pool. Their history stays, and `undo` brings them back."""
+    return _move(call, "delete")
+
+
+def _move(call: Call, verb: str) -> int:
+    from ulid import ULID
+
+    from batch_pipeline.pool.task import Action
+
+    require_some(call, verb)
+    wanted, action = filter_of(call), Action(verb)
+    force, dry_run = bool(call.options["force"]), bool(call.options["dry_run"])
+    act = f"{verb}-{ULID()}"
+    with opened(call) as pool:
+        _refuse_unknown(pool, wanted.ids)
+        go = partial(pool.move, wanted, action, now_ms=now_ms(), act=act, who=who(), force=force)
+        if not dry_run and not call.options["ids"] and verb != "retry":
+            _ask(call, verb, go(dry_run=True))
+        report = go(dry_run=dry_run)
+    return _tell(call, report, f"would be {_DONE[verb]}" if dry_run else _DONE[verb], "" if dry_run else act)
+
+
+def _refuse_unknown(pool: PoolStore, ids: Collection[str]) -> None:
+    for name in sorted(ids):
+        if pool.get(name) is None:
+            raise InvalidUse(f"There is no task {name!r} in the pool; nothing was done. `pool show` lists them.")
+
+
+def _ask(call: Call, verb: str, report: MoveReport) -> None:
+    if call.options["yes"] or not report.moved:
+        return
+    what = (
+        f"{verb} {counted(report.moved, 'task')} ({', '.join(report.moved_ids[:5])}{', …' if report.moved > 5 else ''})"
+    )
+    if not sys.stdin.isatty():
+        raise InvalidUse(f"This would {what}, and nobody is there to ask. Give --yes, or --dry-run to see more.")
+    click.confirm(f"{what.capitalize()}?", abort=True, err=True)
+
+
+def undo(call: Call) -> int:
+    """Takes back what a retry, reset, cancel or delete did, of the tasks to which nothing happened since.
+
+    ACT is what that verb printed; `show ID` has it too.
+    """
+    with opened(call) as pool:
+        dry_run = bool(call.options["dry_run"])
+        report = pool.undo(call.options["act"], now_ms=now_ms(), who=who(), dry_run=dry_run)
+    if not report.moved and not report.refused:
+        raise InvalidUse(f"There is no act {call.options['act']!r}. `pool show ID` tells those of a task.")
+    return _tell(call, report, "would be as before" if dry_run else "as before", "")
+
+
+def reap(call: Call) -> int:
+    """Takes back what pilots hold that are not heard of. Pilots do it too; this is for when there is none."""
+    with opened(call) as pool:
+        taken = pool.reap(now_ms=now_ms())
+        freed = pool.sweep(now_ms=now_ms())
+    if call.json:
+        print_json({"format": 1, "taken": taken, "freed": freed})
+    else:
+        data(f"Took {counted(len(taken), 'task')} back; freed {freed:,} that waited for nothing.")
+    return CommandExit.DONE
+
+
+def _tell(call: Call, report: MoveReport, word: str, act: str) -> int:
+    if call.json:
+        refusals = dict(report.refusals)
+        told = {"moved": report.moved, "ids": list(report.moved_ids), "refused": report.refused, "refusals": refusals}
+        print_json({"format": 1, **told, "act": act})
+    else:
+        data(f"{counted(report.moved, 'task')} {word}.")
+        for sentence in list(report.refusals.values())[:_MOST_REFUSALS]:
+            say(f"Refused: {sentence}")
+        if report.refused > _MOST_REFUSALS:
+            say(f"Refused: {report.refused - _MOST_REFUSALS:,} more.")
+        if report.moved and act:
+            say(f"Take it back with: pool undo {act}")
+    return CommandExit.CONFLICT if report.refused and not report.moved else CommandExit.DONE
+
+
+def make(name: str, workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    options = [*pool_options(), json_option()]
+    dry_run = CommandOption("--dry-run", "Say what would be done, and do nothing.", is_flag=True)
+    if name == "reap":
+        return command(name, workflow, argv, reap, options)
+    if name == "undo":
+        return command(name, workflow, argv, undo, [click.Argument(["act"]), *options, dry_run])
+    options += [
+        *filter_options(),
+        CommandOption("--all", "All tasks of the pool.", is_flag=True),
+        dry_run,
+        CommandOption("--force", "Tasks that a pilot holds, too: it is told to stop.", is_flag=True),
+        yes_option(),
+    ]
+    body = {"retry": retry, "reset": reset, "cancel": cancel, "delete": delete}[name]
+    return command(name, workflow, argv, body, options)

@@ -1,0 +1,151 @@
+"""What a pool is at: counts, how far items with sub-tasks are, rate and time left, and who holds what. Reads only.
+
+Every task is counted, in whatever state, and an item's progress follows from the states of its sub-tasks.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from batch_pipeline.pool.base import MOST_LISTED, Counts, Filter, PoolStore
+from batch_pipeline.pool.task import Nest, Task, TaskState
+
+#: Windows over which the rate is taken, in seconds: the first in which so many tasks ended tells.
+WINDOWS: Final = (60, 600, 3600, 86_400)
+ENOUGH_ENDS: Final = 20
+#: Held tasks that are looked at, to tell who holds them.
+MOST_HELD: Final = 10_000
+#: How far items are: the words, and the progress above which the next begins.
+QUARTILES: Final = (("0 %", 0.0), ("1-25 %", 0.25), ("26-50 %", 0.5), ("51-75 %", 0.75), ("76-99 %", 0.999_999))
+WHOLE: Final = "100 %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A pilot that holds tasks."""
+
+    owner: str
+    native_id: str
+    #: How many, and the first ids.
+    held: int
+    ids: Sequence[str]
+    #: When it was heard of last, and whether a lease of its has ended.
+    beat_at_ms: int
+    is_late: bool
+    #: What the place where it runs says of it; empty: nobody was asked, or knows.
+    job_state: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What a pool is at."""
+
+    counts: Counts
+    #: Items with sub-tasks by how far they are: words -> number, and the first ids.
+    progress: Mapping[str, int]
+    progress_ids: Mapping[str, Sequence[str]]
+    #: Items with sub-tasks by the state of the whole.
+    items: Mapping[TaskState, int]
+    #: Tasks that ended a second, lately; None: none did.
+    rate: float | None
+    holders: Sequence[Holder] = ()
+    #: Waiting tasks that wait for something that failed, was cancelled or is not there.
+    stuck: int = 0
+    stuck_reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Tasks that are still to end, those that never will aside."""
+        moving = (TaskState.WAITING, TaskState.TODO, TaskState.HELD)
+        return sum(self.counts.of(state) for state in moving) - self.stuck
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at this rate; None: nobody can tell."""
+        return self.left / self.rate if self.rate and self.left > 0 else None
+
+
+def overview(pool: PoolStore, *, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]) -> Overview:
+    """Looks at a pool. `job_states` is asked for the states of native ids; what it does not know it leaves out."""
+    counts = pool.counts()
+    progress: Counter[str] = Counter()
+    ids: dict[str, list[str]] = {}
+    items: Counter[TaskState] = Counter()
+    for nest in pool.nests():
+        word = quartile(nest)
+        progress[word] += 1
+        items[nest.state] += 1
+        if len(ids.setdefault(word, [])) < MOST_LISTED:
+            ids[word].append(nest.parent)
+    stuck = [task for task in _all(pool, TaskState.WAITING) if task.reason] if counts.of(TaskState.WAITING) else []
+    return Overview(
+        counts=counts,
+        progress=progress,
+        progress_ids=ids,
+        items=items,
+        rate=rate_of(pool, now_ms=now_ms),
+        holders=_holders(pool, now_ms, job_states) if counts.of(TaskState.HELD) else (),
+        stuck=len(stuck),
+        stuck_reasons={task.id: task.reason for task in stuck[:MOST_LISTED]},
+    )
+
+
+def quartile(nest: Nest) -> str:
+    """How far an item is, in the words of `QUARTILES`."""
+    return next((word for word, most in QUARTILES if nest.progress <= most), WHOLE)
+
+
+def rate_of(pool: PoolStore, *, now_ms: int) -> float | None:
+    """Tasks that ended a second, over the shortest window that says enough, else over the longest with any."""
+    found = None
+    for seconds in WINDOWS:
+        ends = pool.ends_since(now_ms - 1000 * seconds)
+        if ends:
+            found = found if found is not None and ends < ENOUGH_ENDS else ends / seconds
+        if ends >= ENOUGH_ENDS:
+            break
+    return found
+
+
+def process_states(native_ids: Iterable[str]) -> dict[str, str]:
+    """The states of pilots that are processes of this machine: `host/pid` as `pilot_id` makes it."""
+    here = f"{socket.gethostname()}/"
+    ours = [name for name in native_ids if name.startswith(here)]
+    return {name: "RUNNING" if Path(f"/proc/{name.removeprefix(here)}").exists() else "GONE" for name in ours}
+
+
+def _all(pool: PoolStore, state: TaskState) -> Iterator[Task]:
+    cursor: str | None = None
+    while True:
+        page = pool.find(Filter(states=frozenset({state})), cursor=cursor)
+        yield from page.tasks
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def _holders(
+    pool: PoolStore, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]
+) -> Sequence[Holder]:
+    by_owner: dict[tuple[str, str], list[Task]] = {}
+    for task in islice(_all(pool, TaskState.HELD), MOST_HELD):
+        by_owner.setdefault((task.owner, task.native_id), []).append(task)
+    states = job_states([native_id for _, native_id in by_owner if native_id])
+    return [
+        Holder(
+            owner=owner,
+            native_id=native_id,
+            held=len(tasks),
+            ids=[task.id for task in tasks[:MOST_LISTED]],
+            beat_at_ms=max(task.beat_at_ms for task in tasks),
+            is_late=any(not task.is_live(now_ms) for task in tasks),
+            job_state=states.get(native_id, ""),
+        )
+        for (owner, native_id), tasks in sorted(by_owner.items())
+    ]
