@@ -30,6 +30,7 @@ from batch_pipeline.pool.sqlite_rows import (
     HOLD,
     INSERT,
     NUMBER,
+    OTHER,
     RENEW,
     SCHEMA,
     STATES,
@@ -46,7 +47,7 @@ from batch_pipeline.pool.sqlite_rows import (
     standing,
     task_of_row,
 )
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stepped import CHUNK, SteppedStore
 from batch_pipeline.pool.task import Event, Nest, Task, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 
@@ -140,11 +141,12 @@ class SqliteRows:
 
     def past(self, ids: Collection[str]) -> Mapping[str, Event]:
         """See `Rows.past`."""
-        if not self._rows("SELECT 1 FROM task WHERE state = 6 LIMIT 1"):
+        if not self._rows(f"SELECT 1 FROM task WHERE {OTHER} AND state = 6 LIMIT 1"):
             return {}
         gone = self._rows(f"SELECT seq, moves FROM task WHERE id IN ({marks(ids)}) AND state = 6", list(ids))
-        found = (self._events("WHERE event.seq = ? AND number = ?", row) for row in gone)
-        return {event.task_id: event for events in found for event in events}
+        query = "SELECT id, event.* FROM event JOIN task USING (seq) WHERE event.seq = ? AND number = ?"
+        found = (event_of_row(row) for place in gone for row in self._rows(query, place))
+        return {event.task_id: event for event in found}
 
     def write(self, steps: Sequence[Step]) -> list[bool]:
         """See `Rows.write`."""
@@ -255,9 +257,15 @@ class SqliteRows:
         query = f"{TASKS} WHERE task.seq IN (SELECT seq FROM needed WHERE id IN ({marks(ids)})) AND state IN (0, 1)"
         return map(task_of_row, self._rows(query, list(ids)))
 
-    def waiting(self) -> Iterable[Task]:
-        """See `Rows.waiting`."""
-        return map(task_of_row, self._rows(f"{TASKS} WHERE state = 0"))
+    def waiting(self) -> Iterator[Task]:
+        """See `Rows.waiting`. In pieces, each in a look of its own."""
+        place = ("", 0)
+        query = f"""{TASKS} WHERE {OTHER} AND state = 0 AND (class, task.seq) > (?, ?)
+        ORDER BY class, task.seq LIMIT {CHUNK}"""
+        while rows := self._rows(query, place):
+            tasks = [task_of_row(row) for row in rows]
+            yield from tasks
+            place = (tasks[-1].spec.resource_class, rows[-1][0])
 
     def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
         """See `Rows.find`. The order is that of adding."""
@@ -269,12 +277,15 @@ class SqliteRows:
 
     def counts(self) -> Counts:
         """See `Rows.counts`."""
-        query = """SELECT name, NULL, number FROM class
+        query = f"""SELECT name, NULL, number FROM class
         UNION ALL SELECT class, 1, count(*) FROM task WHERE state = 1 GROUP BY class
         UNION ALL SELECT class, 2, count(*) FROM task WHERE state = 2 GROUP BY class
-        UNION ALL SELECT class, state, count(*) FROM task WHERE state IN (0, 4, 5) GROUP BY state, class"""
+        UNION ALL SELECT class, state, count(*) FROM task WHERE {OTHER} GROUP BY state, class"""
         counts: dict[str, dict[TaskState, int]] = defaultdict(dict)
         for name, state, number in self._rows(query):
+            # Deleted tasks are not among those of the class.
+            if state == NUMBER[None]:
+                continue
             counts[name][TaskState.DONE if state is None else STATES[state]] = number
         for states in counts.values():
             states[TaskState.DONE] -= sum(number for state, number in states.items() if state is not TaskState.DONE)
@@ -296,17 +307,15 @@ class SqliteRows:
         return int(self._rows(query, (since_ms,))[0][0])
 
     def events(self, *, task_id: str, act: str) -> Iterator[Event]:
-        """See `Rows.events`."""
+        """See `Rows.events`. In pieces, each in a look of its own."""
         conditions = {"task.id = ?": task_id, "event.act = ?": act}
-        where = " AND ".join(name for name, value in conditions.items() if value) or "TRUE"
+        where = " AND ".join([name for name, value in conditions.items() if value] + ["(event.seq, number) > (?, ?)"])
         values = [value for value in conditions.values() if value]
-        return iter(self._events(f"WHERE {where} ORDER BY event.seq, number", values))
-
-    def _events(self, where: str, values: Sequence[object]) -> list[Event]:
-        return [
-            event_of_row(row)
-            for row in self._rows(f"SELECT id, event.* FROM event JOIN task USING (seq) {where}", values)
-        ]
+        place = (0, 0)
+        query = f"SELECT id, event.* FROM event JOIN task USING (seq) WHERE {where} ORDER BY event.seq, number LIMIT ?"
+        while rows := self._rows(query, [*values, *place, CHUNK]):
+            yield from map(event_of_row, rows)
+            place = (rows[-1][1], rows[-1][2])
 
     def close(self) -> None:
         """See `Rows.close`."""

@@ -36,8 +36,11 @@ NUMBER: Mapping[TaskState | None, int] = {**{state: number for number, state in 
 NUMBER_OF_MOVE = {move: number for number, move in enumerate(Move)}
 _MOVES = tuple(Move)
 
+#: The condition of an index on what is neither to be done nor held nor done. SQLite uses a partial index only for a
+#: query that repeats its condition word for word.
+OTHER = "state IN (0, 4, 5, 6)"
 #: The states' numbers are written out: SQLite uses a partial index only if it can see that its condition holds.
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS task (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, class TEXT NOT NULL, priority INTEGER NOT NULL, parent TEXT,
   state INTEGER NOT NULL, moves INTEGER NOT NULL, fence INTEGER NOT NULL, attempts INTEGER NOT NULL,
@@ -50,9 +53,9 @@ CREATE TABLE IF NOT EXISTS event (
   why TEXT, outcome TEXT, act TEXT, before TEXT, PRIMARY KEY (seq, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS needed (id TEXT, seq INTEGER, PRIMARY KEY (id, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS class (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS todo ON task (class, priority DESC, seq) WHERE state = 1;
-CREATE INDEX IF NOT EXISTS held ON task (lease_until_ms, class) WHERE state = 2;
-CREATE INDEX IF NOT EXISTS other ON task (state, class) WHERE state IN (0, 4, 5, 6);
+CREATE INDEX IF NOT EXISTS todo ON task (class, priority DESC, seq, state) WHERE state = 1;
+CREATE INDEX IF NOT EXISTS held ON task (lease_until_ms, class, state) WHERE state = 2;
+CREATE INDEX IF NOT EXISTS other ON task (state, class) WHERE {OTHER};
 CREATE INDEX IF NOT EXISTS nested ON task (parent) WHERE parent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS acted ON event (act) WHERE act IS NOT NULL;
 """
