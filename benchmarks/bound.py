@@ -42,6 +42,8 @@ def main(folder: str, samples: int, slots: int) -> int:
             database.execute("REPLACE INTO task (name, started) VALUES (?, ?)", (name, time.time()))
             running[_spawn(f'cp "{source}" "out/.{name}.part"', f"log/{name}.log")] = (sample, step, name, time.time())
         pid, status = os.wait()
+        if pid not in running:
+            continue  # not ours: a process of whoever calls this function
         sample, step, name, started = running.pop(pid)
         code = os.waitstatus_to_exitcode(status)
         size = mtime = 0

@@ -197,14 +197,15 @@ class ProcessExecutor:
         if not busy:
             self._watching = False
             return
-        began = time.perf_counter()
+        began = time.thread_time()
         youngest = time.time() * 1000 - 2000 * SAMPLE_SECONDS
         long = [w for w in busy if w.run and 0 < w.run.job.started[w.run.index] < youngest]
         # Of a container the kernel itself sees to the memory.
         if long and not self._containers:
             self._check_memory(long)
-        # On a machine with very many processes looking must not cost more than one part in a hundred.
-        pause = max(SAMPLE_SECONDS, 100 * (time.perf_counter() - began))
+        # On a machine with very many processes looking must not cost more than one part in a hundred of a processor;
+        # on a busy one, where it takes long and costs little, it must not be seldom.
+        pause = max(SAMPLE_SECONDS, 100 * (time.thread_time() - began))
         self._loop.call_later(pause, self._watch)
 
     @staticmethod

@@ -141,7 +141,8 @@ def processes(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def keep_layers(machine: Machine, host: str) -> None:
     """Leaves the images under names of the tests' own, so that the next ones build upon their layers; none older."""
     shape = "{{.Repository}}:{{.Tag}}"
-    tags = machine.podman("images", "--format", shape, "--filter", f"reference={host}/*/*").split()
+    found = machine.podman("images", "--format", shape, "--filter", f"reference={host}/*/*").split()
+    tags = [tag for tag in found if not tag.endswith("<none>")]
     for tag in tags:
         name = tag.rpartition(":")[0].rpartition("/")[2]
         machine.podman("tag", tag, f"localhost/batch-pipeline/cache/{name}:{tag.rpartition(':')[2]}")

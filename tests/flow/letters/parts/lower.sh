@@ -16,6 +16,6 @@ if grep -q '^KILLED' "$INPUT_TEXT"; then
     kill -9 $$
 fi
 if grep -q '^HUNGRY' "$INPUT_TEXT"; then
-    python3 -c 'import time; taken = b"x" * (150 << 20); time.sleep(3)'
+    python3 -c 'import time; taken = b"x" * (150 << 20); time.sleep(5)'
 fi
 tr '[:upper:]' '[:lower:]' <"$INPUT_TEXT" >"$OUTPUT_DIR/$SAMPLE.lower.txt"
