@@ -28,7 +28,16 @@ from batch_pipeline.access.names import (
     variable_problems,
 )
 from batch_pipeline.access.policy import DATASET, LevelRule, Policy, RepositoryRule
-from batch_pipeline.access.request import CodeFacts, EntryKind, Facts, Identity, ImageFacts, Level, RunAsk
+from batch_pipeline.access.request import (
+    CodeFacts,
+    EntryKind,
+    Facts,
+    Identity,
+    ImageFacts,
+    Level,
+    RunAsk,
+    SubmoduleFacts,
+)
 from batch_pipeline.wire.errors import Problem, Refused
 
 FULL_SHA: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -66,8 +75,7 @@ class Grant:
     tree: str
     branches: tuple[str, ...]
     tags: tuple[str, ...]
-    #: Commits of submodules by path.
-    submodules: Mapping[str, str]
+    submodules: tuple[SubmoduleFacts, ...]
     #: Reference to the repository's token.
     secret: str
     cwd: str
@@ -121,7 +129,7 @@ def _grant(ask: RunAsk, policy: Policy, identity: Identity, rule: RepositoryRule
         tree=code.tree if code is not None else "",
         branches=code.branches if code is not None else (),
         tags=code.tags if code is not None else (),
-        submodules={item.path: item.commit for item in code.submodules} if code is not None else {},
+        submodules=code.submodules if code is not None else (),
         secret=rule.secret if rule is not None else "",
         cwd=ask.cwd.strip("/") if ask.cwd not in ("", ".") else "",
         entry=entry_of(ask.cwd, ask.script[0]) if inside else "",

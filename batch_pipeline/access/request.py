@@ -132,11 +132,15 @@ class SubmoduleFacts:
     """A submodule of the commit, or of one of its submodules."""
 
     path: str
-    #: As `.gitmodules` has it, relative ones made whole.
+    #: As the policy has it; where that has none, as `.gitmodules` has it.
     url: str
+    #: Empty: the repository has no such commit on any branch or tag.
     commit: str
     #: Whether the policy allows the repository.
     allowed: bool
+    tree: str = ""
+    #: Reference to the repository's token.
+    secret: str = ""
     #: Whether its commit is on that repository's protected branch; None: nobody could look.
     merged: bool | None = None
 

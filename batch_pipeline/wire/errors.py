@@ -13,6 +13,7 @@
     ├── IllegalMove               a task of a pool cannot make that move in its state; it was left alone (exit 3)
     ├── DeploymentFailed          something could not be set up, or only in part (exit 1)
     ├── StoreFailed               the store could not be read or written (exit 4)
+    │   └── RepositoryFailed      a repository of code could not be read (exit 4)
     ├── PoolFailed                the pool of tasks could not be read or written (exit 4)
     ├── BackendFailed             the backend answered with an error (exit 4)
     │   ├── SubmissionRefused     nothing was queued
@@ -136,6 +137,10 @@ class StoreFailed(BatchPipelineError):
 
     exit_code = CommandExit.UNREACHABLE
     transient = True
+
+
+class RepositoryFailed(StoreFailed):
+    """A repository of code could not be read."""
 
 
 class PoolFailed(BatchPipelineError):

@@ -1,0 +1,211 @@
+"""What the remote itself says of a commit: fetched for each ask, into a cache that nobody else writes to.
+
+The working copy of whoever asks is never looked at: its branches may be old, its history cut off, its objects replaced,
+its configuration lead elsewhere. The cache holds the remote's branches and tags as they are now (what was force-pushed
+away or deleted is gone from them), and what leads to a commit is asked of these alone. The URL is the policy's.
+Submodules are found in the tree of the commit, and each is looked up in its own repository in the same way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from batch_pipeline.access.names import entry_of
+from batch_pipeline.access.policy import Policy, RepositoryRule, repository_key
+from batch_pipeline.access.request import CodeFacts, EntryKind, RunAsk, SubmoduleFacts
+from batch_pipeline.wire.digest import fingerprint_of
+from batch_pipeline.wire.git import Git
+
+HEADS: Final = "refs/asked/heads/"
+TAGS: Final = "refs/asked/tags/"
+_SHORT: Final = re.compile(r"[0-9a-f]{7,64}")
+_LINK_MODE, _FOLDER_MODE, _SUBMODULE_MODE, _PROGRAM_MODE = "120000", "040000", "160000", "100755"
+#: Submodules of submodules of …; more is a mistake.
+MOST_DEPTH: Final = 5
+
+#: Gives the token that a reference names; nothing for none.
+Tokens = Callable[[str], str]
+
+
+def code_facts(ask: RunAsk, policy: Policy, cache: Path, tokens: Tokens = lambda reference: "") -> CodeFacts | None:
+    """What the repository of an ask says of its commit; None when the ask or the policy names no repository.
+
+    `tokens` is asked only for references of the policy. Raises RepositoryFailed.
+    """
+    rule = policy.repository(ask.repository) if ask.repository else None
+    if rule is None:
+        return None
+    with fetched(rule, cache, tokens) as git:
+        commit = _resolved(git, ask.commit)
+        found = _known(git, rule, commit)
+        if not found.commit:
+            return found
+        modules = tuple(_submodules(git, found.commit, policy, cache, tokens, (rule.url,)))
+        inside = [item.path for item in modules]
+        cwd = "" if ask.cwd in ("", ".") else ask.cwd.strip("/")
+        return CodeFacts(
+            **{
+                **vars(found),
+                "entry_kind": _entry_kind(git, found.commit, entry_of(ask.cwd, ask.script[0]), inside),
+                "cwd_missing": bool(cwd) and _entry_kind(git, found.commit, cwd, inside) is not EntryKind.FOLDER,
+                "submodules": modules,
+            }
+        )
+
+
+@contextmanager
+def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
+    """The cache of a repository, as the remote is now, held for this process alone. Raises RepositoryFailed."""
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = cache / f"{fingerprint_of(rule.url)}.git"
+    with (cache / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        git = Git(folder, token=tokens(rule.secret) if rule.secret else "")
+        if not (folder / "HEAD").is_file():
+            folder.mkdir(exist_ok=True)
+            git.run("init", "--quiet", "--bare")
+        git.run(
+            *("fetch", "--quiet", "--force", "--prune", "--no-tags", "--no-recurse-submodules", "--update-shallow"),
+            *("--no-write-fetch-head", "--end-of-options", rule.url),
+            *(f"+refs/heads/*:{HEADS}*", f"+refs/tags/*:{TAGS}*"),
+        )
+        try:
+            yield git
+        finally:
+            if (folder / "shallow").exists():
+                # Where history was cut off once, it stays so: the next ask begins anew.
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resolved(git: Git, asked: str) -> str:
+    """The full SHA of a commit that was asked for by SHA, branch, tag or beginning of a SHA; empty: there is none."""
+    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", asked):
+        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{asked}^{{commit}}")
+    for name in (f"{HEADS}{asked}", f"{TAGS}{asked}"):
+        if git.said("show-ref", "--verify", "--", name):
+            return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+    if _SHORT.fullmatch(asked):
+        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{asked}^{{commit}}")
+    return ""
+
+
+def _known(git: Git, rule: RepositoryRule, commit: str) -> CodeFacts:
+    """What branches and tags say of a commit; without one when none of them leads to it."""
+    head = git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{HEADS}{rule.protected_branch}")
+    base = CodeFacts(repository=rule.url, protected_branch=rule.protected_branch, protected_head=head)
+    leading = _leading(git, commit) if commit else []
+    if not leading:
+        return base
+    pointing = git.run("for-each-ref", "--points-at", commit, "--format=%(refname)", TAGS).split()
+    shallow = git.said("rev-parse", "--is-shallow-repository") == "true"
+    return CodeFacts(
+        **{
+            **vars(base),
+            "commit": commit,
+            "tree": git.run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}").strip(),
+            "merged": bool(head) and git.asks("merge-base", "--is-ancestor", commit, head),
+            "shallow": shallow,
+            "branches": tuple(name.removeprefix(HEADS) for name in leading if name.startswith(HEADS)),
+            "tags": tuple(name.removeprefix(TAGS) for name in pointing),
+        }
+    )
+
+
+def _leading(git: Git, commit: str) -> list[str]:
+    """Branches and tags from which a commit can be reached."""
+    return git.run("for-each-ref", "--contains", commit, "--format=%(refname)", HEADS, TAGS).split()
+
+
+def _entry_kind(git: Git, commit: str, path: str, submodules: list[str]) -> EntryKind:
+    """What a path is in the tree of a commit; no link is followed."""
+    if not path:
+        return EntryKind.MISSING
+    if any(path == inside or path.startswith(f"{inside}/") for inside in submodules):
+        return EntryKind.SUBMODULE
+    told = git.said("ls-tree", "-z", "--full-tree", commit, "--", path).rstrip("\0")
+    mode, _, rest = told.partition(" ")
+    if not told or "\0" in told or rest.partition("\t")[2] != path:
+        return EntryKind.MISSING
+    kinds = {
+        _LINK_MODE: EntryKind.LINK,
+        _FOLDER_MODE: EntryKind.FOLDER,
+        _SUBMODULE_MODE: EntryKind.SUBMODULE,
+        _PROGRAM_MODE: EntryKind.PROGRAM,
+    }
+    return kinds.get(mode, EntryKind.FILE)
+
+
+def _submodules(
+    git: Git, commit: str, policy: Policy, cache: Path, tokens: Tokens, held: tuple[str, ...], above: str = ""
+) -> Iterator[SubmoduleFacts]:
+    """The submodules of a commit, and theirs, each as its own repository knows it.
+
+    `held` are the repositories on the way there: a submodule that leads back to one of them is not allowed.
+    """
+    links = dict(_links(git, commit))
+    urls = _urls(git, commit) if links else {}
+    for path, wanted in links.items():
+        place = f"{above}{path}"
+        url = _whole(urls.get(path, ""), held[-1])
+        rule = policy.repository(url) if repository_key(url) else None
+        if rule is None or rule.url in held or len(held) > MOST_DEPTH:
+            yield SubmoduleFacts(path=place, url=url, commit=wanted, allowed=False)
+            continue
+        with fetched(rule, cache, tokens) as inner:
+            found = _known(inner, rule, _resolved(inner, wanted))
+            yield SubmoduleFacts(
+                path=place,
+                url=rule.url,
+                commit=found.commit,
+                tree=found.tree,
+                allowed=True,
+                merged=found.merged and not found.shallow,
+                secret=rule.secret,
+            )
+            if found.commit:
+                yield from _submodules(inner, found.commit, policy, cache, tokens, (*held, rule.url), f"{place}/")
+
+
+def _links(git: Git, commit: str) -> Iterator[tuple[str, str]]:
+    """Path and commit of the submodules in a tree."""
+    for entry in git.run("ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
+        told, _, path = entry.partition("\t")
+        if told.startswith(f"{_SUBMODULE_MODE} "):
+            yield path, told.split()[2]
+
+
+def _urls(git: Git, commit: str) -> dict[str, str]:
+    """Path -> URL, as `.gitmodules` in a tree has them."""
+    told = git.said("config", "--blob", f"{commit}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$")
+    found: dict[str, dict[str, str]] = {}
+    for entry in told.split("\0"):
+        key, _, value = entry.partition("\n")
+        name, _, what = key.rpartition(".")
+        found.setdefault(name, {})[what] = value
+    return {item["path"]: item["url"] for item in found.values() if {"path", "url"} <= set(item)}
+
+
+def _whole(url: str, above: str) -> str:
+    """A submodule's URL; a relative one seen from the repository above."""
+    if not url.startswith(("./", "../")):
+        return url
+    parts = above.rstrip("/").split("/")
+    for part in url.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def cache_folder() -> Path:
+    """Where repositories are kept on this machine, for who asks here."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "batch_pipeline" / "repositories"
