@@ -260,8 +260,7 @@ def test_every_place_in_the_store_is_documented() -> None:
     places = re.findall(r"^    (\S+?/)", layout, re.MULTILINE)
     text = section("Layout of the store")
     assert len(places) > 8
-    # Events are a place without a writer so far.
-    assert [place for place in places if place not in text and "events" not in place] == []
+    assert [place for place in places if place not in text] == []
 
 
 def test_the_changelog_tells_of_this_version() -> None:

@@ -28,6 +28,8 @@ class Bundle:
 
     sha256: str
     data: bytes
+    #: Its files, from the pipeline's folder.
+    names: tuple[Path, ...] = ()
 
     @property
     def key(self) -> str:
@@ -43,7 +45,7 @@ def make_bundle(graph: Graph) -> Bundle:
         for name in names:
             archive.writestr(_member(graph.root, name), (graph.root / name).read_bytes())
     data = buffer.getvalue()
-    return Bundle(sha256=sha256_of_bytes(data), data=data)
+    return Bundle(sha256=sha256_of_bytes(data), data=data, names=tuple(names))
 
 
 def upload(bundle: Bundle, store: Store) -> str:

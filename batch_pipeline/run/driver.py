@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions, resources
 from batch_pipeline.pipeline.fingerprint import step_parts
@@ -24,10 +23,12 @@ from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
+from batch_pipeline.run.history import Happened, append_if_possible
 from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
+from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.preflight import preflight, require_ready
 from batch_pipeline.run.record import read_record, write_end
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
@@ -137,7 +138,7 @@ class Driver:
     def backend(self) -> Backend:
         """The backend, made at first use: a command with nothing to do never needs it."""
         if self._backend is None:
-            self._backend = backends.create(self._request.settings)
+            self._backend = backend_of(self._request.settings)
         return self._backend
 
     def close(self) -> None:
@@ -284,6 +285,9 @@ class Driver:
             submitter.submit_step(self._request.graph.names[0])
         else:
             self._through_luigi(submitter)
+        if self._again and len(self.run_ids) > 1:
+            told = "; ".join(again.line for again in self._again)
+            append_if_possible(self._store, submitter.run_id, Happened.RECOVERY, told, of=self.run_ids[:-1])
         self._submitted += len(submitter.sent)
         submitter.forget()
         return submitter.sent

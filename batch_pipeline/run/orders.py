@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batch_pipeline.run.events import FailedCell
+from batch_pipeline.run.history import Happened, append_if_possible, new_run_id, now
 from batch_pipeline.run.lock import user_name
-from batch_pipeline.run.record import new_run_id, now
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store
@@ -49,6 +49,12 @@ def write_order(store: Store, order: Order) -> None:
         "ordered_at": now(),
     }
     store.put_json(layout.cancelled(order.run_id, f"{new_run_id()}.json"), value)
+    append_if_possible(store, order.run_id, Happened.CANCELLED, _told(order), steps=value["steps"])
+
+
+def _told(order: Order) -> str:
+    steps = ", ".join(sorted(order.steps)) if order.steps else "all steps"
+    return f"{steps}, {f'{len(order.samples):,} samples' if order.samples else 'all samples'}"
 
 
 def read_orders(store: Store, run_id: str) -> list[Order]:

@@ -1,5 +1,7 @@
 """The run record: what was asked, by whom, with what; written before anything is sent, never changed.
 
+    runs/{run_id}/config.json  settings as merged, without secrets           before the record, which has its digest
+    runs/{run_id}/diff.patch   what was changed since the commit, if it was  before the record, which has its digest
     runs/{run_id}/run.json     who, when, argv, what was chosen, digests     before the manifests
     runs/{run_id}/plan.json    the steps' parts and the jobs                 before the manifests
     runs/{run_id}/samples.tsv  the list as read                              before the manifests
@@ -7,6 +9,7 @@
     runs/{run_id}/jobs.json    the jobs in the backend's words           when all of its jobs have ended
     runs/{run_id}/failed.json  why cells failed, as it was judged            when all of its jobs have ended
     runs/{run_id}/end.json     counts                                        then, once
+    runs/{run_id}/events/…     what happened to it (`run.history`)           when it does
     live/{run_id}.json         there from before the first job to the end
 
 Run ids are ULIDs: they sort by time.
@@ -17,39 +20,31 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-import batch_pipeline
+from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.run.history import Happened, append_if_possible, problem_of, read_events
+
+# Ids and times are made where events are; most who need them write records.
+from batch_pipeline.run.history import new_run_id as new_run_id
+from batch_pipeline.run.history import now as now
+from batch_pipeline.run.history import seconds_since as seconds_since
 from batch_pipeline.run.lock import user_name
 from batch_pipeline.run.place import place_of
+from batch_pipeline.run.provenance import Provenance, config_json
 from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.digest import sha256_of_bytes
+from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
+from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.scrub import scrubbed, scrubbed_words
 from batch_pipeline.wire.store import NotInStore, Store
 
 FORMAT = 1
-
-
-def now() -> str:
-    """The time as records have it: ISO-8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def seconds_since(moment: str) -> float:
-    """Seconds that have gone by since a moment as records have it."""
-    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-
-
-def new_run_id() -> str:
-    """A ULID."""
-    from ulid import ULID  # imports pydantic: a twentieth of a second that a command with nothing to do need not pay
-
-    return str(ULID())
+#: Of the record's class, what `end.json` has.
+_OF_THE_END = ("ended_at", "done", "failed", "problem")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,37 +52,68 @@ class RunRecord:
     """One run as the history shows it."""
 
     run_id: str
-    #: The workflow's class and the name that the user gave.
-    pipeline: str
-    pipeline_name: str
     started_at: str
-    user: str
-    host: str
-    argv: Sequence[str]
-    description: str
-    backend: str
-    queue: str
-    store: str
-    reference: str
+    #: `pipeline`, `reference` for the building of one, or `driver` for a job that runs a script.
+    kind: str = "pipeline"
+    #: The workflow's class and the name that the user gave.
+    pipeline: str = ""
+    pipeline_name: str = ""
+    #: Digest of all that its steps are: code, parameters, images, references, wiring.
+    pipeline_digest: str = ""
+    #: Step -> the same of the step alone; `plan.json` has the parts.
+    step_digests: Mapping[str, str] = field(default_factory=dict)
+    #: Step -> its image by digest; empty: a process of the machine.
+    images: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    #: Who AWS says that is (an ARN); without AWS the user.
+    identity: str = ""
+    host: str = ""
+    #: What the working tree was: URL of the remote without credentials, whole SHA, branch, tags at the commit.
+    repository: str = ""
+    commit: str = ""
+    branch: str = ""
+    tags: Sequence[str] = ()
+    #: Whether the commit is not what ran: something was changed, or a file of the bundle is not in it.
+    dirty: bool = False
+    #: What was changed: digest and size of the difference to the commit; `diff.patch` has it up to 1 MiB.
+    diff_sha256: str = ""
+    diff_bytes: int = 0
+    #: Files and folders that git did not know, 100 at most.
+    untracked: Sequence[str] = ()
+    argv: Sequence[str] = ()
+    cwd: str = ""
+    description: str = ""
+    #: What a driver job said: of which dataset it is, at which level of access, where it writes, in which run.
+    dataset: str = ""
+    access_level: str = ""
+    output_prefix: str = ""
+    parent_run: str = ""
+    backend: str = ""
+    queue: str = ""
+    store: str = ""
+    reference: str = ""
     #: Samples of the list, and digest of the list as read.
-    samples: int
-    samples_sha256: str
+    samples: int = 0
+    samples_sha256: str = ""
     #: Step -> parameters.
-    params: Mapping[str, Mapping[str, Any]]
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: What was chosen: from_step and the like.
-    selection: Mapping[str, Any]
-    bundle_sha256: str
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    bundle_sha256: str = ""
+    #: Of the settings in `config.json`.
+    config_sha256: str = ""
     #: Cells to run a step.
-    cells: Mapping[str, int]
-    jobs: int
-    versions: Mapping[str, str]
-    cwd: str
+    cells: Mapping[str, int] = field(default_factory=dict)
+    jobs: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
     #: Settings that lead to the backend from elsewhere: `run.place`.
     place: Mapping[str, str] = field(default_factory=dict)
     #: From `end.json`: when, and cells by outcome; empty while the run is live.
     ended_at: str = ""
     done: int = 0
     failed: int = 0
+    #: Why it did not do all that it was to do, beside cells that failed; empty: it did.
+    problem: str = ""
     format: int = FORMAT
 
     @property
@@ -98,7 +124,12 @@ class RunRecord:
     @property
     def ok(self) -> bool | None:
         """Whether every cell was done; None while it is live."""
-        return None if not self.ended else self.failed == 0
+        return None if not self.ended else self.failed == 0 and not self.problem
+
+    @property
+    def status(self) -> str:
+        """Where it is, in one word: `live`, `done`, `failed`."""
+        return "live" if self.ok is None else "done" if self.ok else "failed"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
@@ -107,18 +138,27 @@ class RunRecord:
         return cls(**{key: item for key, item in value.items() if key in known})
 
 
-def make_record(request: Request, plan: Plan, run_id: str, reference: str, bundle_sha256: str) -> RunRecord:
+def make_record(
+    request: Request, plan: Plan, run_id: str, reference: str, bundle_sha256: str, provenance: Provenance | None = None
+) -> RunRecord:
     """The record of a run that is about to begin."""
     settings = request.settings
-    return RunRecord(
+    digests = {step: part.digest() for step, part in plan.parts.items()}
+    record = RunRecord(
         run_id=run_id,
+        started_at=now(),
+        kind="reference" if request.reference_files else "pipeline",
         pipeline=request.graph.name,
         pipeline_name=settings.pipeline.name or request.graph.name,
-        started_at=now(),
+        pipeline_digest=fingerprint_of(digests),
+        step_digests=digests,
+        images={step: part.image for step, part in plan.parts.items()},
         user=user_name(),
+        identity=user_name(),
         host=socket.gethostname(),
-        argv=list(request.argv),
-        description=request.description,
+        argv=scrubbed_words(request.argv),
+        cwd=os.getcwd(),
+        description=scrubbed(request.description),
         backend=settings.backend.name,
         queue=settings.backend.queue,
         store=request.store.url,
@@ -128,22 +168,57 @@ def make_record(request: Request, plan: Plan, run_id: str, reference: str, bundl
         params=request.params,
         selection=_selection(request),
         bundle_sha256=bundle_sha256,
+        config_sha256=config_json(settings)["sha256"],
         cells={step: plan.counts(step)[CellState.TO_RUN] for step in plan.states},
         jobs=len(plan.jobs),
-        versions={"batch_pipeline": batch_pipeline.__version__, "python": sys.version.split()[0]},
-        cwd=os.getcwd(),
         place=place_of(settings),
+    )
+    return _with_provenance(record, provenance or Provenance())
+
+
+def _with_provenance(record: RunRecord, found: Provenance) -> RunRecord:
+    code = found.code
+    return replace(
+        record,
+        identity=found.identity or record.identity,
+        repository=code.repository,
+        commit=code.commit,
+        branch=code.branch,
+        tags=code.tags,
+        dirty=found.dirty,
+        diff_sha256=code.diff_sha256,
+        diff_bytes=code.diff_bytes,
+        untracked=code.untracked,
+        versions=found.versions,
+        dataset=found.behalf.get("dataset", ""),
+        access_level=found.behalf.get("access_level", ""),
+        output_prefix=found.behalf.get("output_prefix", ""),
+        parent_run=found.behalf.get("parent_run", ""),
     )
 
 
-def write_record(store: Store, record: RunRecord, request: Request, plan: Plan) -> None:
-    """Writes the record, the list and the plan, and last the marker that the run may have live jobs."""
+def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, diff: bytes = b"") -> None:
+    """Writes settings and diff, the record, the list and the plan, and last the marker that it may have live jobs.
+
+    Raises RunConflict when there is a record of that id, which is never changed.
+    """
     run_id = record.run_id
-    begun = {key: item for key, item in asdict(record).items() if key not in ("ended_at", "done", "failed")}
-    store.put_json(layout.run_record(run_id), begun)
+    begun = {key: item for key, item in asdict(record).items() if key not in _OF_THE_END}
+    write_config(store, run_id, request.settings)
+    if diff:
+        store.put(layout.run_diff(run_id), diff)
+    text = json.dumps(begun, indent=1, ensure_ascii=False).encode()
+    # A write whose answer was lost is made again, and meets its own object.
+    if not store.put_if_absent(layout.run_record(run_id), text) and store.get(layout.run_record(run_id)) != text:
+        raise RunConflict(f"There is a run {run_id} already. Run the same command again: it takes another id.")
     store.put(layout.samples(run_id), request.samples.to_tsv())
     store.put_json(layout.plan(run_id), plan_json(plan))
     store.put_json(layout.live(run_id), {"run_id": run_id, "started_at": record.started_at, "format": FORMAT})
+
+
+def write_config(store: Store, run_id: str, settings: Settings) -> None:
+    """Keeps the settings of a run, without secrets."""
+    store.put_json(layout.run_config(run_id), config_json(settings))
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -167,8 +242,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def write_end(store: Store, run_id: str, *, done: int, failed: int) -> None:
     """Says that all jobs of a run have ended, and takes it off the live ones. Repeating it is harmless."""
-    end = {"ended_at": now(), "done": done, "failed": failed, "format": FORMAT}
-    store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1).encode())
+    problem = problem_of(read_events(store, run_id))
+    end = {"ended_at": now(), "done": done, "failed": failed, "problem": problem, "format": FORMAT}
+    if store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1).encode()):
+        told = f"{done:,} done, {failed:,} failed"
+        append_if_possible(store, run_id, Happened.ENDED, told, done=done, failed=failed)
     store.delete([layout.live(run_id)])
 
 

@@ -8,7 +8,9 @@ queued, it is looked up by its name before it is sent again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
 from batch_pipeline.backends.definitions import resources
@@ -19,15 +21,17 @@ from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
 from batch_pipeline.run.events import Listener
+from batch_pipeline.run.history import Happened, append_if_possible
 from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.orders import read_orders
+from batch_pipeline.run.provenance import ProvenanceReader
 from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import SubmissionUnknown
+from batch_pipeline.wire.errors import BatchPipelineError, SubmissionUnknown
 
 
 class Submitter:
@@ -53,6 +57,7 @@ class Submitter:
         self._lock = lock
         self._listener = listener
         self._sleep = sleep
+        self._provenance = ProvenanceReader(request.graph.root)
         self.run_id = new_run_id()
         #: What was sent so far, in order.
         self.sent: list[Submission] = []
@@ -65,24 +70,27 @@ class Submitter:
         """
         request, store = self._request, self._request.store
         bundle = bundles.make_bundle(request.graph)
-        record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256)
         self._context = context_of(request, reference=self._reference, run_id=self.run_id, bundle=bundle)
         definitions = self._context.definitions
         wanted = {job.step for job in self._plan.jobs}
         require_room(request.settings, definitions, wanted)
         check_all(self._plan, self._context)
         bundles.upload(bundle, store)
-        write_record(store, record, request, self._plan)
-        pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
-        write_definitions(store, self.run_id, definitions, pinned)
+        told = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
+        record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, told)
+        write_record(store, record, request, self._plan, told.code.diff)
+        with self._telling():
+            pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
+            write_definitions(store, self.run_id, definitions, pinned)
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
 
     def submit_step(self, step: str) -> None:
         """Sends the jobs of one step that were not sent yet. Raises SubmissionRefused, BackendFailed, StoreFailed."""
         for job in self._plan.jobs:
             if job.step == step and job.name not in self._native:
-                self._lock.renew()
-                self._submit(job)
+                with self._telling(job):
+                    self._lock.renew()
+                    self._submit(job)
 
     def forget(self) -> None:
         """Lets go of what only submitting needs, once everything is sent."""
@@ -91,6 +99,25 @@ class Submitter:
     def is_submitted(self, step: str) -> bool:
         """Whether all jobs of a step are sent; so it is for a step without any."""
         return all(job.name in self._native for job in self._plan.jobs if job.step == step)
+
+    @contextmanager
+    def _telling(self, job: PlannedJob | None = None) -> Iterator[None]:
+        """Adds to the run's history what stops its submission."""
+        about: dict[str, Any] = {"job": job.name, "step": job.step} if job else {}
+        about |= {"jobs_sent": len(self.sent), "jobs_planned": len(self._plan.jobs)}
+        place = f"{job.name}: " if job else ""
+        try:
+            yield
+        except BatchPipelineError as error:
+            message, kind = f"{place}{error.message}", type(error).__name__
+            append_if_possible(
+                self._request.store, self.run_id, Happened.SUBMISSION_FAILED, message, error=kind, **about
+            )
+            raise
+        except KeyboardInterrupt:
+            message = f"{place}somebody pressed Ctrl-C."
+            append_if_possible(self._request.store, self.run_id, Happened.SUBMISSION_INTERRUPTED, message, **about)
+            raise
 
     def _submit(self, job: PlannedJob) -> None:
         request = request_of(self._plan, job, self._context, self._after(job.after))

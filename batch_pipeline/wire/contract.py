@@ -34,6 +34,13 @@ class Variable:
     #: Folders of this machine, with colons between, that the embedded Batch gives to a job's container, read-only.
     FOLDERS = "BATCH_PIPELINE_FOLDERS"
 
+    #: Run in which this one was started: what a driver job puts into its environment, and a run's record keeps.
+    PARENT_RUN = "BATCH_PIPELINE_PARENT_RUN"
+    #: The dataset that a run is about, at which level of access, and below which prefix it writes.
+    DATASET = "BATCH_PIPELINE_DATASET"
+    ACCESS_LEVEL = "BATCH_PIPELINE_ACCESS_LEVEL"
+    OUTPUT_PREFIX = "BATCH_PIPELINE_OUTPUT_PREFIX"
+
     #: The seed's names, for scripts that read them: the bucket, the one sample, the list (or its URL), the reference.
     BUCKET_NAME = "BUCKET_NAME"
     SAMPLE_NAME = "SAMPLE_NAME"

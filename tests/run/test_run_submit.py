@@ -29,25 +29,44 @@ def puts(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     real = store.put
 
+    absent = store.put_if_absent
+
     def put(key: str, data: bytes) -> None:
         keys.append(key)
         real(key, data)
 
+    def put_if_absent(key: str, data: bytes) -> bool:
+        keys.append(key)
+        return absent(key, data)
+
     monkeypatch.setattr(store, "put", put)
+    monkeypatch.setattr(store, "put_if_absent", put_if_absent)
     return keys
 
 
 def broken_at(store: Store, monkeypatch: pytest.MonkeyPatch, ending: str) -> Callable[[], None]:
     """The store refuses to write keys of that ending, until what is returned is called."""
-    real = store.put
+    real, absent = store.put, store.put_if_absent
 
-    def put(key: str, data: bytes) -> None:
+    def refuse(key: str) -> None:
         if key.endswith(ending):
             raise StoreFailed(f"No write of {key}.")
+
+    def put(key: str, data: bytes) -> None:
+        refuse(key)
         real(key, data)
 
+    def put_if_absent(key: str, data: bytes) -> bool:
+        refuse(key)
+        return absent(key, data)
+
+    def repair() -> None:
+        monkeypatch.setattr(store, "put", real)
+        monkeypatch.setattr(store, "put_if_absent", absent)
+
     monkeypatch.setattr(store, "put", put)
-    return lambda: monkeypatch.setattr(store, "put", real)
+    monkeypatch.setattr(store, "put_if_absent", put_if_absent)
+    return repair
 
 
 def test_everything_is_recorded_before_it_is_done(store: Store, puts: list[str]) -> None:
@@ -62,7 +81,8 @@ def test_everything_is_recorded_before_it_is_done(store: Store, puts: list[str])
 
     run_id = live_run_ids(store)[0]
     short = [key.removeprefix(f"runs/{run_id}/") for key in puts if run_id in key or "SubmitJob" in key]
-    assert short[:4] == ["run.json", "samples.tsv", "plan.json", f"live/{run_id}.json"]
+    short = [key for key in short if key != "diff.patch"]
+    assert short[:5] == ["config.json", "run.json", "samples.tsv", "plan.json", f"live/{run_id}.json"]
     upper = [key.rsplit("/", 1)[-1].split()[0] for key in short if "upper" in key]
     assert upper == ["rows.txt", "manifest.json", "intent.json", "SubmitJob", "sent.json"]
     order = [key.split("/")[1] for key in short if key.endswith("sent.json")]
@@ -139,7 +159,8 @@ def test_a_refusal_in_the_middle_leaves_what_was_sent_to_the_next_command(store:
 
 
 @pytest.mark.parametrize(
-    "ending", ["run.json", "plan.json", "samples.tsv", "rows.txt", "manifest.json", "intent.json", "sent.json"]
+    "ending",
+    ["config.json", "run.json", "plan.json", "samples.tsv", "rows.txt", "manifest.json", "intent.json", "sent.json"],
 )
 def test_a_store_that_fails_at_any_write_loses_and_repeats_nothing(
     store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch, ending: str

@@ -1,0 +1,110 @@
+"""What a run's record tells beside the plan: who, which code, which packages, which settings, on whose behalf.
+
+git and the packages' versions are asked in a thread, from the moment when it is clear that something will be submitted,
+so that a run begins no later for it; a command with nothing to do asks neither. Texts are scrubbed (`wire.scrub`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import batch_pipeline
+from batch_pipeline.backends.account import Inspectable, Unasked
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.config import SECTIONS, Settings
+from batch_pipeline.run.code_state import CodeState, read_code_state
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
+from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.scrub import scrubbed_value
+
+#: Packages whose versions are recorded, by the names of their distributions.
+PACKAGES: Final = ("luigi", "sciluigi", "boto3", "botocore", "obstore", "click", "tornado")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What was found out."""
+
+    code: CodeState = field(default_factory=CodeState)
+    dirty: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    #: Who runs it, as AWS says; empty: nobody but this machine knows.
+    identity: str = ""
+    #: Name of the record's field -> what the environment says: `parent_run` and the like.
+    behalf: Mapping[str, str] = field(default_factory=dict)
+
+
+class ProvenanceReader:
+    """Reads git and versions from now on, in the background; `read` waits for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._code = CodeState()
+        self._versions: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._look, name="provenance", daemon=True)
+        self._thread.start()
+
+    def read(self, backend: Backend, code: Iterable[Path]) -> Provenance:
+        """All of it; `code` are the files of the bundle."""
+        identity = identity_of(backend)
+        self._thread.join()
+        return Provenance(
+            code=self._code,
+            dirty=self._code.is_dirty(code),
+            versions=self._versions,
+            identity=identity,
+            behalf=on_behalf_of(os.environ),
+        )
+
+    def _look(self) -> None:
+        self._code = read_code_state(self._folder)
+        self._versions = package_versions()
+
+
+def identity_of(backend: Backend) -> str:
+    """The ARN by which AWS knows who submits; empty where there is no AWS, or it does not tell."""
+    if not isinstance(backend, Inspectable) or not backend.account.complete:
+        return ""
+    try:
+        return backend.account.identity()[1]
+    except (Unasked, BackendFailed):
+        return ""
+
+
+def on_behalf_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """In which run, for which dataset, at which level and below which prefix we are, if a driver job says so."""
+    told = {
+        "parent_run": Variable.PARENT_RUN,
+        "dataset": Variable.DATASET,
+        "access_level": Variable.ACCESS_LEVEL,
+        "output_prefix": Variable.OUTPUT_PREFIX,
+    }
+    return {name: environment[variable] for name, variable in told.items() if environment.get(variable)}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that are there; none is imported."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"batch_pipeline": batch_pipeline.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def config_json(settings: Settings) -> dict[str, Any]:
+    """The settings as merged from all places, and where each that is no default was written; no secrets."""
+    values = {section: asdict(getattr(settings, section)) for section in SECTIONS}
+    values |= {"tags": dict(settings.tags), "params": dict(settings.params)}
+    told: dict[str, Any] = scrubbed_value(values)
+    return {"format": 1, "sha256": sha256_of_bytes(canonical_json(told)), "settings": told, "origins": settings.origins}
