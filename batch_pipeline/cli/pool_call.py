@@ -90,10 +90,9 @@ def filter_of(call: Call) -> Filter:
 @contextmanager
 def opened(call: Call, *, create: bool = False) -> Iterator[PoolStore]:
     """The pool that is meant. Raises PoolFailed, InvalidUse."""
-    from batch_pipeline.pool.opening import open_pool
+    from batch_pipeline.run.pools import pool_of
 
-    aws = call.settings.aws
-    pool = open_pool(url_of(call), create=create, region=aws.region, profile=aws.profile)
+    pool = pool_of(call.settings, create=create)
     try:
         yield pool
     finally:

@@ -24,10 +24,14 @@ def remembered(base: Path, pool_url: str) -> Path:
 
 
 class LocalLauncher:
-    """See `autopilot.Launcher`. `command` is what a pilot of a class is started with, its class aside."""
+    """See `autopilot.Launcher`. `command` is what a pilot of a class is started with, its class aside.
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    `environment`: variables besides ours.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self._command = tuple(command)
+        self._environment = {**_environment(), **(environment or {})}
         self._folder = folder
         self._children: set[int] = set()
 
@@ -49,7 +53,7 @@ class LocalLauncher:
         pid = os.posix_spawn(
             command[0],
             list(command),
-            _environment(),
+            self._environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -72,7 +73,7 @@ class Life:
         """Ends its command and all of its group."""
         self.kill_at = None
         if self.process is not None:
-            self.process.signal(signal.SIGKILL)
+            self.process.kill()
 
 
 def group_of(spec: TaskSpec) -> str:
@@ -125,11 +126,14 @@ class Workplace:
         """Starts its command. Raises OSError."""
         spec = life.spec
         environment = {**self._environment, **variables_of(life.task), **variables}
+        command = spec.command or ("bash", "-c", spec.shell)
         if Variable.MANIFEST in spec.environment:
+            # A cell of a pipeline: the container's side, in the interpreter that has it for sure.
+            command = (sys.executable, *command[1:])
             environment[Variable.ATTEMPT] = environment["TASK_ATTEMPT"]
         life.began = now
         life.process = Process(
-            spec.command or ("bash", "-c", spec.shell),
+            command,
             environment,
             log=life.log.descriptor,
             folder=str(life.folder) if life.folder else "",

@@ -127,7 +127,7 @@ class Pilot:
         finally:
             for life in self._lives:
                 if life.process is not None:
-                    life.process.signal(signal.SIGKILL)
+                    life.process.kill()
                     life.process.reap()
             self._threads.shutdown(wait=True, cancel_futures=True)
             for number, handler in found.items():

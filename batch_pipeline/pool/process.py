@@ -1,8 +1,9 @@
 """Commands of tasks as process groups: started, signalled and ended as a whole, and never left behind.
 
-A command is spawned (vfork and exec) as the leader of a group of its own, its output in a file. `Guard` is a small
-process that outlives a pilot which is killed, and ends the groups that it left: without it a dead pilot's command would
-still run when another pilot has the task.
+A command is spawned (vfork and exec) as the leader of a session and group of its own, its output in a file. What it
+starts may make groups (a cell of a pipeline does), so that killing means the whole session. `Guard` is a small process
+that outlives a pilot which is killed, and ends the sessions that it left: without it a dead pilot's command would still
+run when another pilot has the task.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 #: Python ignores these two; a tool must find them as everybody does, or `yes | head` never ends.
@@ -23,16 +24,24 @@ groups = set()
 for line in sys.stdin.buffer:
     group = int(line)
     groups.add(group) if group > 0 else groups.discard(-group)
-for group in groups:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except OSError:
-        pass
+while groups:
+    left = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+            if int(fields[3]) in groups and fields[0] not in "ZX":
+                os.kill(int(pid), signal.SIGKILL)
+                left.append(pid)
+        except OSError:
+            pass
+    if not left:
+        break
 """
 
 
 class Guard:
-    """Ends the process groups of this process when it dies, however it dies."""
+    """Ends the commands of this process when it dies, however it dies."""
 
     def __init__(self) -> None:
         reader, self._writer = os.pipe()
@@ -81,7 +90,7 @@ class Process:
                     (os.POSIX_SPAWN_DUP2, log, 1),
                     (os.POSIX_SPAWN_DUP2, log, 2),
                 ],
-                setpgroup=0,
+                setsid=True,
                 setsigmask=(),
                 setsigdef=_DEFAULTED,
             )
@@ -100,6 +109,15 @@ class Process:
         except (ProcessLookupError, PermissionError):
             pass
 
+    def kill(self) -> None:
+        """Kills it and all that it started, in whatever group of its session."""
+        self.signal(signal.SIGKILL)
+        for pid in _of_session(self.group):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
     def reap(self) -> int:
         """Ends what is left of the group, and returns how its leader ended: as a shell says it, or -signal."""
         os.waitid(os.P_PID, self.group, os.WEXITED | os.WNOWAIT)
@@ -109,3 +127,15 @@ class Process:
         _, status = os.waitpid(self.group, 0)
         os.close(self.descriptor)
         return os.waitstatus_to_exitcode(status)
+
+
+def _of_session(session: int) -> Iterator[int]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                with open(f"/proc/{entry.name}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session:
+                yield int(entry.name)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.config import Settings
 from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.orders import Order, write_order
 from batch_pipeline.run.place import reaching, why_unreachable
+from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.record import read_record
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
@@ -68,7 +68,7 @@ def cancel(
     _refuse_unknown(store, chosen, steps, samples)
     found: list[Cancelled] = []
     for run_id in chosen:
-        backend = backends.create(reached[run_id])
+        backend = backend_of(reached[run_id])
         try:
             found += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=samples))
         finally:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings
 from batch_pipeline.run.live import Submission, live_run_ids, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
+from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.record import read_record
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
@@ -245,7 +245,7 @@ class _Reader:
             return None
         unreachable = why_unreachable(self.settings, record)
         self.unreachable = self.unreachable or unreachable
-        return None if unreachable else backends.create(reaching(self.settings, record))
+        return None if unreachable else backend_of(reaching(self.settings, record))
 
 
 def _stored(store: Store, run_id: str, step: str, sample: str) -> dict[int, bool]:

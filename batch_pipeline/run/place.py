@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch_pipeline.config import Settings
+from batch_pipeline.run.pools import pool_url
 
 if TYPE_CHECKING:
     from batch_pipeline.run.record import RunRecord
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
 def place_of(settings: Settings) -> dict[str, str]:
     """`section.key` -> value of what leads to the backend, for the run record; no secret is among it."""
+    pilots = {"pool.pilots": str(settings.pool.pilots), "pool.url": pool_url(settings)} if settings.pool.pilots else {}
     if settings.backend.name == "embedded":
-        return {"embedded.state": str(settings.embedded.folder), "embedded.container": settings.embedded.container}
+        state = {"embedded.state": str(settings.embedded.folder), "embedded.container": settings.embedded.container}
+        return {**state, **pilots}
     region = settings.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    found = {"aws.region": region, "aws.endpoint": settings.aws.endpoint}
+    found = {"aws.region": region, "aws.endpoint": settings.aws.endpoint, **pilots}
     return {key: value for key, value in found.items() if value}
 
 
@@ -50,9 +53,11 @@ def why_elsewhere(settings: Settings, record: RunRecord) -> str:
     told = place_of(settings)
     differs = [
         f"{key} {record.place[key]!r}, not {told.get(key, '')!r}"
-        for key in ("embedded.state", "aws.region", "aws.endpoint")
+        for key in ("embedded.state", "aws.region", "aws.endpoint", "pool.url")
         if key in record.place and record.place[key] != told.get(key, "")
     ]
+    if "pool.url" in told and "pool.url" not in record.place:
+        differs.append("array jobs, not pilots")
     if record.backend != settings.backend.name:
         differs = [f"backend.name {record.backend!r}, not {settings.backend.name!r}"]
     if not differs:
@@ -74,6 +79,7 @@ def _with(settings: Settings, told: Mapping[str, str]) -> Settings:
     for key, value in told.items():
         section, _, name = key.partition(".")
         if key not in settings.origins and hasattr(getattr(settings, section, None), name):
-            changed = replace(getattr(settings, section), **{name: value})
+            kind = type(getattr(getattr(settings, section), name))
+            changed = replace(getattr(settings, section), **{name: kind(value)})
             settings = replace(settings, **{section: changed})
     return settings

@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batch_pipeline.config import Settings
+from batch_pipeline import backends
+from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.errors import BackendFailed
 
 if TYPE_CHECKING:
+    from batch_pipeline.backends.base import Backend
+    from batch_pipeline.pool.autopilot import Launcher
+    from batch_pipeline.pool.base import PoolStore
     from batch_pipeline.pool.launch import LocalLauncher
     from batch_pipeline.run.pilots import BatchLauncher
     from batch_pipeline.wire.store import Store
+
+
+def backend_of(settings: Settings) -> Backend:
+    """The backend of a run: pilots on a pool if the settings want some, else array jobs."""
+    if settings.pool.pilots:
+        from batch_pipeline.run.pooled import PoolBackend
+
+        return PoolBackend(settings)
+    return backends.create(settings)
 
 
 def pool_url(settings: Settings) -> str:
@@ -32,20 +45,37 @@ def state_folder(settings: Settings) -> Path:
     return settings.embedded.folder.parent / "pools"
 
 
+def pool_of(settings: Settings, *, create: bool = False) -> PoolStore:
+    """The pool that the settings name. Raises PoolFailed, InvalidUse."""
+    from batch_pipeline.pool.opening import open_pool
+
+    return open_pool(pool_url(settings), create=create, region=settings.aws.region, profile=settings.aws.profile)
+
+
 def local_launcher(settings: Settings, url: str, arguments: Sequence[str]) -> LocalLauncher:
-    """Launches pilots of a pool as processes of this machine."""
+    """Launches pilots of a pool as processes of this machine, with the settings of this command."""
     from batch_pipeline.pool.launch import LocalLauncher, pilot_command, remembered
 
     location = settings.store_location
-    store = ("--store", location if "://" in location else str(Path(location).expanduser().absolute()))
-    return LocalLauncher(pilot_command(url, (*store, *arguments)), remembered(state_folder(settings), url))
+    store = ("--store", location if "://" in location else str(Path(location).expanduser().absolute()), "--prefix", "")
+    told = {variable_of(key): text for key in settings.origins if (text := _text(settings, key)) is not None}
+    folder = remembered(state_folder(settings), url)
+    return LocalLauncher(pilot_command(url, (*store, *arguments)), folder, environment=told)
+
+
+def _text(settings: Settings, key: str) -> str | None:
+    """A setting as its variable has it; None for one that is no concern of a pilot."""
+    section, _, name = key.partition(".")
+    if section not in ("aws", "backend", "embedded", "store", "pool"):
+        return None
+    value = getattr(getattr(settings, section), name)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def batch_launcher(
     settings: Settings, store: Store, url: str, arguments: Sequence[str], *, cpus: int, memory_mb: int
 ) -> BatchLauncher:
     """Launches pilots of a pool as array jobs. Raises InvalidUse for a pool that jobs elsewhere cannot reach."""
-    from batch_pipeline import backends
     from batch_pipeline.backends.definitions import pilot_definition
     from batch_pipeline.run.pilots import BatchLauncher
 
@@ -53,9 +83,23 @@ def batch_launcher(
     return BatchLauncher(backends.create(settings), settings, store, url, arguments, definition)
 
 
+def run_launcher(settings: Settings, *, cpus: int, memory_mb: int) -> Launcher:
+    """Launches the pilots of a run: processes of this machine, or, on AWS, array jobs with room for all they run."""
+    from batch_pipeline.backends.credentials import reach_of
+    from batch_pipeline.wire.store import open_store
+
+    pool = settings.pool
+    arguments = ("--items", str(pool.items), "--nests", str(pool.nests), "--lease", f"{pool.lease_seconds:g}")
+    if settings.backend.name == "embedded":
+        return local_launcher(settings, pool_url(settings), arguments)
+    store = open_store(settings.store_location, reach=reach_of(settings))
+    slots = pool.items * pool.nests
+    url = pool_url(settings)
+    return batch_launcher(settings, store, url, arguments, cpus=cpus * slots, memory_mb=memory_mb * slots)
+
+
 def job_states(settings: Settings, native_ids: Sequence[str]) -> Mapping[str, str]:
     """What the places where pilots run say of them; of those that nobody knows, nothing."""
-    from batch_pipeline import backends
     from batch_pipeline.pool.overview import process_states
 
     found = process_states(native_ids)

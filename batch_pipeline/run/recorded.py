@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batch_pipeline import backends
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.fingerprint import StepParts
@@ -25,6 +24,7 @@ from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgres
 from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
+from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.status import Status, failed_before, resting
 from batch_pipeline.run.verdict import final_progress, judge, write_failed, write_last_words
@@ -77,7 +77,7 @@ class Reader:
         if self.unreachable:
             raise InvalidUse(self.unreachable)
         if self._backend is None:
-            self._backend = backends.create(self.settings)
+            self._backend = backend_of(self.settings)
         return self._backend
 
     def read(self, *, missing: CellState = CellState.TO_RUN) -> Recorded:

@@ -19,7 +19,11 @@ from batch_pipeline.backends.definitions import named
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.testing import VirtualBatch
-from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.pool.base import Claim, Settlement
+from batch_pipeline.pool.memory import MemoryStore
+from batch_pipeline.pool.task import Outcome
+from batch_pipeline.run.pooled import PoolBackend
+from batch_pipeline.wire.contract import REASON_OF_EXIT, EndReason
 from batch_pipeline.wire.errors import SubmissionRefused
 
 QUEUE = "mixed"
@@ -93,6 +97,43 @@ class EmbeddedWorld:
             time.sleep(0.02)
 
 
+class Paper:
+    """Launches pilots on paper; the world does their work."""
+
+    def alive(self, resource_class: str) -> int:
+        return 1
+
+    def launch(self, resource_class: str, count: int) -> str:
+        return ""
+
+
+class PoolWorld:
+    def __init__(self, folder: Path) -> None:
+        self.pool = MemoryStore()
+        settings = load_settings({"backend.name": "embedded", "pool.pilots": 1}, environ={}, folder=folder)
+        self.backend = PoolBackend(settings, opened=lambda: self.pool, launcher=Paper(), now_ms=lambda: 1)
+        self.script: Script = {}
+
+    def prepare(self, name: str, size: int) -> None:
+        pass
+
+    def settle(self, native_ids: Sequence[str]) -> None:
+        while True:
+            self.backend.summaries(native_ids)
+            claims = self.pool.claim("p", 100, lease_ms=1000, now_ms=1)
+            if not claims:
+                break
+            self.pool.settle([one for claim in claims if (one := self._end(claim)) is not None], now_ms=1)
+
+    def _end(self, claim: Claim) -> Settlement | None:
+        job, _, index = claim.id.rpartition("/")
+        code = self.script[job.partition("@")[0]].get(int(index), 0)
+        if code is None:
+            return None
+        reason = REASON_OF_EXIT.get(code, EndReason.STEP_FAILED)
+        return Settlement(claim=claim, outcome=Outcome(end_reason=reason, exit_code=code, log_tail=f"child {index}\n"))
+
+
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     from batch_pipeline.localbatch.client import stop
@@ -105,12 +146,14 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     stop(folder)
 
 
-@pytest.fixture(params=["memory", "virtual", pytest.param("embedded", marks=pytest.mark.engine)])
+@pytest.fixture(params=["memory", "virtual", "pool", pytest.param("embedded", marks=pytest.mark.engine)])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "memory":
         return MemoryWorld()
     if request.param == "virtual":
         return VirtualWorld(tmp_path)
+    if request.param == "pool":
+        return PoolWorld(tmp_path)
     return EmbeddedWorld(request.getfixturevalue("embedded"))
 
 

@@ -115,7 +115,7 @@ def test_a_failure_is_tried_again_as_often_as_it_may(pool: MemoryStore, tmp_path
 
 def test_a_time_limit_ends_the_whole_group_of_processes(pool: MemoryStore, tmp_path: Path) -> None:
     """PiCaS waited for `sleep 3` under a limit of 1 s, and then called the finished work an error."""
-    line = f"trap '' TERM; sleep 60 & echo $! >{tmp_path}/child; sleep 60"
+    line = f"trap '' TERM; set -m; sleep 60 & echo $! >{tmp_path}/child; set +m; sleep 60"
     pool.add([TaskSpec(id="long", shell=line, time_limit_seconds=0.3)], now_ms=now_ms())
     drain(pool, grace_seconds=0.2)
     assert (there(pool, "long").state, outcome(pool, "long").end_reason) == (FAILED, EndReason.TIMEOUT)
@@ -398,7 +398,9 @@ def test_nothing_of_a_pilot_that_is_killed_runs_on(tmp_path: Path) -> None:
     from batch_pipeline.pool.sqlite import SqliteStore
 
     store = SqliteStore(tmp_path / "pool.sqlite")
-    store.add([TaskSpec(id="t", shell=f"echo $$ >{tmp_path}/pid; sleep 60; sleep 60")], now_ms=0)
+    # What a command starts may make a group of its own.
+    line = f"set -m; sleep 60 & echo $! >{tmp_path}/pid; sleep 60; sleep 60"
+    store.add([TaskSpec(id="t", shell=line)], now_ms=0)
     process = subprocess.Popen([sys.executable, "-c", PILOT, str(tmp_path / "pool.sqlite"), "5"])
     try:
         pid = int(_said(tmp_path / "pid"))

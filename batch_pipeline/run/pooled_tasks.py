@@ -1,0 +1,91 @@
+"""Jobs as tasks of a pool, and tasks as the jobs that they are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Final
+
+from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.payload import OWN_TAGS
+from batch_pipeline.backends.shapes import forgotten
+from batch_pipeline.pool.task import DEFAULT_CLASS, Nest, Task, TaskSpec, TaskState
+from batch_pipeline.wire.contract import EndReason, Variable
+
+#: Pilots of other languages and images run it as it stands; ours takes its own interpreter.
+CELL: Final = ("python3", "-m", "batch_pipeline.container")
+#: Characters of a queue's name in ids, which may have 255.
+MOST_OF_QUEUE: Final = 40
+STATES: Final[Mapping[TaskState, JobState]] = {
+    TaskState.WAITING: JobState.PENDING,
+    TaskState.TODO: JobState.RUNNABLE,
+    TaskState.HELD: JobState.RUNNING,
+    TaskState.DONE: JobState.SUCCEEDED,
+    TaskState.FAILED: JobState.FAILED,
+    TaskState.CANCELLED: JobState.FAILED,
+}
+
+
+def ids_of(name: str, queue: str) -> Iterator[str]:
+    """The ids that jobs of a name get, the first one first; names are a run's own, so there is one as a rule."""
+    base = f"{name}@{queue.rpartition('/')[2][:MOST_OF_QUEUE]}"
+    return (base if number == 1 else f"{base}~{number}" for number in count(1))
+
+
+def task_of(native_id: str, request: JobRequest, index: int, waits: Sequence[tuple[str, ...]]) -> TaskSpec:
+    """The task of a child, which waits for what `waits` names."""
+    strategy = request.definition.get("retryStrategy") or {}
+    timeout = request.definition.get("timeout") or {}
+    is_array = request.size > 1
+    own = {Variable.JOB_ID: f"{native_id}:{index}" if is_array else native_id, Variable.QUEUE: request.queue}
+    if is_array:
+        own |= {Variable.ARRAY_INDEX: str(index), Variable.ARRAY_SIZE: str(request.size)}
+    return TaskSpec(
+        id=f"{native_id}/{index}",
+        command=tuple(request.command) or CELL,
+        resource_class=request.tags.get(OWN_TAGS[-1]) or DEFAULT_CLASS,
+        environment={**request.environment, **own},
+        after=tuple(dict.fromkeys(name for ids in waits for name in ids)),
+        most_returns=max(0, int(strategy.get("attempts", 1)) - 1),
+        time_limit_seconds=timeout.get("attemptDurationSeconds"),
+        parent=native_id,
+    )
+
+
+def summary_of(name: str, nest: Nest | None) -> JobSummary:
+    """The job whose tasks these are; None: there are none."""
+    if nest is None:
+        return forgotten(name)
+    counts: dict[JobState, int] = {}
+    for found, number in nest.counts.items():
+        if number:
+            counts[STATES[found]] = counts.get(STATES[found], 0) + number
+    is_array = nest.size > 1
+    if not all(state.final for state in counts):
+        state = JobState.PENDING if is_array else next(iter(counts))
+    else:
+        state = JobState.FAILED if counts.get(JobState.FAILED) else JobState.SUCCEEDED
+    return JobSummary(
+        native_id=name, name=name.rpartition("@")[0], state=state, counts=counts, size=nest.size, is_array=is_array
+    )
+
+
+def child_of(task: Task) -> Child:
+    """The child that a task is."""
+    state, outcome = STATES[task.state], task.outcome
+    return Child(
+        index=int(task.id.rpartition("/")[2]),
+        state=state,
+        end_reason=_reason(task) if state.final else None,
+        exit_code=outcome.exit_code if outcome else None,
+        status_reason=task.reason or (outcome.error if outcome else ""),
+        started_at_ms=task.claimed_at_ms or None,
+        stopped_at_ms=task.ended_at_ms or None if state.final else None,
+    )
+
+
+def _reason(task: Task) -> EndReason:
+    if task.state is TaskState.CANCELLED:
+        # A waiting task has a reason only when what it needs will not come.
+        return EndReason.DEPENDENCY if task.reason else EndReason.CANCELLED
+    return task.outcome.end_reason if task.outcome else EndReason.LOST
