@@ -16,7 +16,6 @@ from batch_pipeline.config import Settings
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
-from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import Store
 
 #: What a pilot's job fetches and runs. The variable is set where the job runs on the machine that sent it.
@@ -46,10 +45,6 @@ class BatchLauncher:
         arguments: Sequence[str],
         definition: Mapping[str, Any],
     ) -> None:
-        if settings.backend.name == "aws" and pool_url.startswith(("sqlite:", "memory:")):
-            raise InvalidUse(
-                f"Jobs on AWS cannot reach the pool {pool_url}. Give one that they can: --pool dynamodb://TABLE."
-            )
         self._backend = backend
         self._settings = settings
         self._store = store

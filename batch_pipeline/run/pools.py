@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batch_pipeline import backends
 from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.wire.digest import fingerprint_of
-from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.errors import BackendFailed, InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.backends.base import Backend
@@ -21,12 +21,28 @@ if TYPE_CHECKING:
 
 
 def backend_of(settings: Settings) -> Backend:
-    """The backend of a run: pilots on a pool if the settings want some, else array jobs."""
+    """The backend of a run: pilots on a pool if the settings want some, else array jobs.
+
+    Raises InvalidUse for pilots on AWS without an image or without a pool that they can reach.
+    """
     if settings.pool.pilots:
         from batch_pipeline.run.pooled import PoolBackend
 
+        if settings.backend.name == "aws":
+            require_reachable(pool_url(settings))
+            if not settings.pool.image:
+                raise InvalidUse(
+                    "Pilots on AWS run in an image of your own: set pool.image; docs/pool.md has a recipe."
+                )
+
         return PoolBackend(settings)
     return backends.create(settings)
+
+
+def require_reachable(url: str) -> None:
+    """Raises InvalidUse for a pool that jobs on AWS cannot reach."""
+    if url.startswith(("sqlite:", "memory:")):
+        raise InvalidUse(f"Jobs on AWS cannot reach the pool {url}. Give one that they can: --pool dynamodb://TABLE.")
 
 
 def pool_url(settings: Settings) -> str:
@@ -79,6 +95,8 @@ def batch_launcher(
     from batch_pipeline.backends.definitions import pilot_definition
     from batch_pipeline.run.pilots import BatchLauncher
 
+    if settings.backend.name == "aws":
+        require_reachable(url)
     definition = pilot_definition(settings, cpus=cpus, memory_mb=memory_mb)
     return BatchLauncher(backends.create(settings), settings, store, url, arguments, definition)
 

@@ -294,8 +294,12 @@ def test_views_are_those_of_picas(pool: Pool) -> None:
     pool.hold()
     assert [pool("views", view).out for view in ("todo", "locked", "done", "error")] == ["", "c\n", "a\n", "b\n"]
     assert pool.json("views")["overview_total"] == {
-        "todo": 0, "locked": 1, "done": 1, "error": 1,
-        "waiting": 0, "cancelled": 0,
+        "todo": 0,
+        "locked": 1,
+        "done": 1,
+        "error": 1,
+        "waiting": 0,
+        "cancelled": 0,
     }
     pool("retry", "b")
     assert pool("views", "todo").out == "b\n"
@@ -528,6 +532,48 @@ def test_the_autopilot_drains_a_pool(pool: Pool, monkeypatch: pytest.MonkeyPatch
     assert told.code == CommandExit.DONE
     assert re.findall(r"^([ab]): started 1 pilot", told.err, re.MULTILINE) == ["a", "b"]
     assert set(pool.states().values()) == {"done"}
+
+
+@pytest.mark.engine
+def test_pilots_run_as_array_jobs_of_batch(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from batch_pipeline.localbatch.client import stop
+
+    state = pool.folder / "engine"
+    for name, value in {"EMBEDDED__STATE": str(state), "EMBEDDED__VCPUS": "2", "WATCH__POLL_SECONDS": "0.2"}.items():
+        monkeypatch.setenv(f"BATCH_PIPELINE__{name}", value)
+    for number in range(12):
+        pool("add", f"t{number}", "--shell", f"echo $AWS_BATCH_JOB_ID; touch {pool.folder}/held-$TASK_ID; sleep 0.2")
+    pool("add", "bad", "--", "false")
+    try:
+        told = pool("autopilot", "--on", "batch", "--most", "2", "--memory", "256", "--", "--items", "2")
+        queued = re.search(r"default: queued 2 pilots as job (\S+), beside 0 there already", told.err)
+        assert queued, told.err
+        assert told.code == CommandExit.DONE
+        states = pool.states()
+        assert (states.pop("bad"), set(states.values())) == ("failed", {"done"})
+        tasks = pool.json("show")["tasks"]
+        assert {task["native_id"].partition(":")[0] for task in tasks} == {queued[1]}
+        # An autopilot on another machine counts what was launched, and forgets what has ended.
+        [kept] = (pool.folder / "store/default/pool/pilots").glob("*.json")
+        until(lambda: pool("autopilot", "--on", "batch", "--once").code == 0 and not kept.exists())
+    finally:
+        stop(state)
+
+
+def test_pilots_on_aws_need_a_pool_that_they_can_reach(pool: Pool) -> None:
+    pool("add", "a", "--", "true")
+    told = pool("autopilot", "--on", "batch", "--backend", "aws", "--store", "store/default")
+    assert told.code == CommandExit.USAGE
+    assert "Jobs on AWS cannot reach the pool sqlite://" in told.err
+
+
+def test_a_run_through_pilots_on_aws_needs_that_and_an_image(run: Run, world: Path) -> None:
+    line = ("run", "--backend", "aws", "--store", "store/default", "--sample-list-file", "list.txt", "--pilots", "2")
+    assert "Jobs on AWS cannot reach the pool sqlite://" in run(*line).err
+    told = run(*line, "--pool", "dynamodb://table")
+    assert told.code == CommandExit.USAGE
+    assert "set pool.image" in told.err
+    assert not (world / "store/default/runs").exists()
 
 
 def is_gone(pid: int) -> bool:
