@@ -15,6 +15,7 @@ A store must not be used on both sides of a fork; threads may share one.
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,8 +37,10 @@ from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
 from batch_pipeline.pool.windows import Windows
 from batch_pipeline.wire.errors import PoolFailed
 
-#: Candidates that one look at the queue reads: eight pilots in it seldom meet.
-WINDOW = 200
+#: Candidates that one look at the queue reads.
+WINDOW = 50
+#: How far back a look begins at random where others are: eight pilots that claim ten at once seldom meet.
+SPREAD = 2000
 #: Documents whose last revision is kept.
 _KEPT = 2000
 #: Documents a page of a view that may be long.
@@ -205,11 +208,21 @@ class CouchDbRows:
             return found
         return sorted(found, key=lambda task: (-task.spec.priority, task.added_at_ms))[:count]
 
-    def _look(self, part: str) -> list[Task]:
-        rows = self._database.view(
-            "pool-queue", "queue", startkey=[part], endkey=[part, {}], limit=WINDOW, include_docs=True
-        )
-        return self._tasks(rows, TaskState.TODO)
+    def _look(self, part: str, crowded: bool) -> list[Task]:
+        whole: dict[str, Any] = {"startkey": [part], "endkey": [part, {}]}
+        if crowded:
+            head = self._database.view("pool-queue", "queue", limit=1, **whole)
+            if head.rows:
+                foremost = head.rows[0]["key"][:2]
+                # Each task is in the view twice.
+                skip = random.randrange(max(min(head.total_rows // 2, SPREAD), 1))
+                if found := self._window(skip=skip, startkey=foremost, endkey=[*foremost, {}]):
+                    return found
+        return self._window(**whole)
+
+    def _window(self, **query: Any) -> list[Task]:
+        found = self._database.view("pool-queue", "queue", limit=WINDOW, include_docs=True, **query)
+        return self._tasks(found.rows, TaskState.TODO)
 
     def _tasks(self, rows: Iterable[Mapping[str, Any]], *states: TaskState) -> list[Task]:
         """The tasks of a view that still are in these states: a document may be newer than the row that names it."""
@@ -223,15 +236,17 @@ class CouchDbRows:
         return list(self._watch.over(self._all("pool-held", TaskState.HELD), now_ms=now_ms))
 
     def _all(self, design: str, state: TaskState) -> list[Task]:
-        return self._tasks(self._database.view(design, state.value, include_docs=True), state)
+        return self._tasks(self._database.view(design, state.value, include_docs=True).rows, state)
 
     def dependents(self, ids: Collection[str]) -> Iterable[Task]:
         """See `Rows.dependents`. Of tasks that nobody waits for, which the last write has told, nothing is asked."""
         with self._lock:
             needed = sorted(name for name in ids if self._needed.pop(name, True))
             self._needed.clear()
-        rows = self._database.view("pool-waiting", "needs", needed, include_docs=True) if needed else []
-        return self._tasks(rows, TaskState.WAITING, TaskState.TODO)
+        if not needed:
+            return []
+        found = self._database.view("pool-waiting", "needs", needed, include_docs=True)
+        return self._tasks(found.rows, TaskState.WAITING, TaskState.TODO)
 
     def waiting(self) -> Iterable[Task]:
         """See `Rows.waiting`."""
@@ -253,19 +268,19 @@ class CouchDbRows:
     def counts(self) -> Counts:
         """See `Rows.counts`."""
         counts: dict[str, dict[TaskState, int]] = defaultdict(dict)
-        for row in self._database.view("pool-report", "counts", group=True):
+        for row in self._database.view("pool-report", "counts", group=True).rows:
             counts[row["key"][0]][TaskState(row["key"][1])] = row["value"]
         return Counts(by_class=dict(counts))
 
     def nests(self) -> Iterator[Nest]:
         """See `Rows.nests`."""
-        rows = self._database.view("pool-report", "nests", group=True)
+        rows = self._database.view("pool-report", "nests", group=True).rows
         for parent, group in groupby(rows, key=lambda row: row["key"][0]):
             yield Nest(parent=parent, counts={TaskState(row["key"][1]): row["value"] for row in group})
 
     def ends_since(self, since_ms: int) -> int:
         """See `Rows.ends_since`."""
-        return sum(row["value"] for row in self._database.view("pool-report", "ends", startkey=since_ms))
+        return sum(row["value"] for row in self._database.view("pool-report", "ends", startkey=since_ms).rows)
 
     def events(self, *, task_id: str, act: str) -> Iterator[Event]:
         """See `Rows.events`."""
@@ -276,7 +291,7 @@ class CouchDbRows:
         if task_id:
             yield from self._database.documents([task_id]).values()
             return
-        names = sorted({row["id"] for row in self._database.view("pool-acts", "acts", [act])}) if act else None
+        names = sorted({row["id"] for row in self._database.view("pool-acts", "acts", [act]).rows}) if act else None
         if names is not None:
             for start in range(0, len(names), _PAGE):
                 yield from self._database.documents(names[start : start + _PAGE]).values()

@@ -20,7 +20,7 @@ from typing import Any
 
 from batch_pipeline.pool import records
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.task import Event, Task, TaskState
+from batch_pipeline.pool.task import Event, Move, Task, TaskState
 
 Document = dict[str, Any]
 #: PiCaS's name for each of its views -> the condition.
@@ -130,6 +130,8 @@ def is_as_before(document: Mapping[str, Any] | None, step: Step) -> bool:
             return False
         past = events_of(document) if document else []
         return not past or bool(step.after and past[-1].number + 1 == step.after.moves)
+    if step.event and step.event.move is Move.CLAIMED and document and document.get("lock"):
+        return False
     same = (current.state, current.moves, current.fence) == (before.state, before.moves, before.fence)
     return same and (not step.lease_counts or current.lease_until_ms == before.lease_until_ms)
 

@@ -14,6 +14,7 @@ import os
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ def credentials_for(host: str) -> tuple[str, str] | None:
         # Its own words may quote the line, and that has the password.
         raise InvalidUse(f"{path} (line {error.lineno}) is not as netrc has it; correct it.") from None
     return (found[0], found[2] or "") if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a view answers."""
+
+    rows: list[dict[str, Any]]
+    #: How many rows the whole view has, where it is not reduced.
+    total_rows: int
 
 
 class Database:
@@ -126,12 +136,12 @@ class Database:
         rows = self.call("POST", "/_all_docs", {"keys": list(ids)}, include_docs=True)["rows"]
         return {row["id"]: row["doc"] for row in rows if row.get("doc")}
 
-    def view(self, design: str, name: str, keys: Sequence[Any] | None = None, **query: Any) -> list[dict[str, Any]]:
-        """The rows of a view."""
+    def view(self, design: str, name: str, keys: Sequence[Any] | None = None, **query: Any) -> View:
+        """Rows of a view."""
         path = f"/_design/{quote(design, safe='')}/_view/{name}"
         body = {"keys": list(keys)} if keys is not None else None
-        rows: list[dict[str, Any]] = self.call("GET" if body is None else "POST", path, body, **query)["rows"]
-        return rows
+        found = self.call("GET" if body is None else "POST", path, body, **query)
+        return View(rows=found["rows"], total_rows=found.get("total_rows", 0))
 
     def save(self, documents: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """Writes each document if its revision still is the one that it has; returns new revisions, None where not.

@@ -77,7 +77,7 @@ class Table:
         try:
             answer = self._client.update_item(TableName=self.name, ReturnValues="ALL_NEW", **parameters)
         except self._errors as error:
-            told: Mapping[str, Any] = getattr(error, "response", {})
+            told: Mapping[str, Any] = getattr(error, "response", None) or {}
             if told.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
                 raise self._translated(error) from error
             if nonce and told.get("ResponseMetadata", {}).get("RetryAttempts"):
@@ -165,9 +165,11 @@ class Table:
         self._client.close()
 
     def _translated(self, error: Exception) -> PoolFailed:
-        code = getattr(error, "response", {}).get("Error", {}).get("Code") or type(error).__name__
+        code = (getattr(error, "response", None) or {}).get("Error", {}).get("Code") or type(error).__name__
         remedy = _REMEDIES.get(code, "Run the same command again; nothing that was answered is lost.")
-        return PoolFailed(f"DynamoDB's table {self.name} could not be used: {error} {remedy}")
+        failed = PoolFailed(f"DynamoDB's table {self.name} could not be used: {error} {remedy}")
+        failed.transient = code not in _REMEDIES or code == "EndpointConnectionError"
+        return failed
 
 
 _REMEDIES = {

@@ -25,8 +25,9 @@ class Windows:
     Threads may share one.
     """
 
-    def __init__(self, look: Callable[[str], Sequence[Task]]) -> None:
-        #: The first tasks of a part of the queue, those to claim first foremost.
+    def __init__(self, look: Callable[[str, bool], Sequence[Task]]) -> None:
+        #: The first tasks of a part of the queue, those to claim first foremost. Said that others are there too, it may
+        #: look farther back among the tasks of the highest priority.
         self._look = look
         self._lock = Lock()
         self._seen: dict[str, tuple[float, list[Task]]] = {}
@@ -38,8 +39,9 @@ class Windows:
         with self._lock:
             seen_at, tasks = self._seen.pop(part, (0.0, []))
             if not tasks or time.monotonic() - seen_at > KEPT_SECONDS:
-                seen_at, tasks = time.monotonic(), list(self._look(part))
-                tasks = self._begun_elsewhere(tasks) if part in self._crowded else tasks
+                crowded = part in self._crowded
+                seen_at, tasks = time.monotonic(), list(self._look(part, crowded))
+                tasks = self._begun_elsewhere(tasks) if crowded else tasks
             if len(tasks) > count:
                 self._seen[part] = (seen_at, tasks[count:])
             return tasks[:count]

@@ -12,13 +12,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from batch_pipeline.pool.base import Answer, Filter, PoolStore, Settlement
+from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
 from batch_pipeline.pool.task import Move, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import PoolFailed
 
 _FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
 #: Tasks a claim.
@@ -68,16 +70,26 @@ class Swarm:
         store = self.opened()
         with (self.folder / f"pilot-{number}").open("a", buffering=1) as told:
             while True:
-                claims = store.claim(f"pilot-{number}", COUNT, lease_ms=self.lease_ms, now_ms=now_ms() + skew)
-                if not claims and self._is_over(store):
-                    return
-                if not claims or chance.random() < 0.02:
-                    store.reap(now_ms=now_ms() + skew)
+                # As the pilot does: what could not be claimed is claimed by another, what has ended is written again.
+                claims: list[Claim] = []
+                with suppress(PoolFailed):
+                    claims = store.claim(f"pilot-{number}", COUNT, lease_ms=self.lease_ms, now_ms=now_ms() + skew)
+                    if not claims and self._is_over(store):
+                        return
+                    if not claims or chance.random() < 0.02:
+                        store.reap(now_ms=now_ms() + skew)
+                if not claims:
+                    time.sleep(0.2 * chance.random())
                 claims_left -= bool(claims)
                 if claims_left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 ends = [Settlement(claim=claim, outcome=_FINE) for claim in claims]
-                answers = store.settle(ends, now_ms=now_ms() + skew)
+                answers: list[Answer] = []
+                while len(answers) < len(ends):
+                    with suppress(PoolFailed):
+                        answers = store.settle(ends, now_ms=now_ms() + skew)
+                        break
+                    time.sleep(0.2 * chance.random())
                 for claim, answer in zip(claims, answers, strict=True):
                     told.write(f"{claim.id} {answer.value}\n")
 

@@ -23,6 +23,8 @@ _FOLDER = Path(__file__).parent
 #: Where it is set, tests fail that would be skipped because a server is not installed.
 REQUIRED = bool(os.environ.get("SERVERS_REQUIRED"))
 PATIENCE_SECONDS = 60.0
+#: Tasks for sixteen processes; 20000 is the full size.
+TASKS = int(os.environ.get("POOL_SERVER_TASKS", "1000"))
 REGION = "eu-west-1"
 #: dynalite asks for some identity and checks none.
 IDENTITY = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -89,7 +91,7 @@ def _started(command: list[str], folder: str) -> Server:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     process = subprocess.Popen(
-        ["node", *command, "--host", "127.0.0.1", "--port", str(port)],
+        ["node", "--require", str(_FOLDER / "steady.cjs"), *command, "--host", "127.0.0.1", "--port", str(port)],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,0 +1,5 @@
+// Loaded before a server: dynalite ends when a client breaks off while it sends, which DynamoDB does not.
+// https://github.com/architect/dynalite/blob/v4.0.0/index.js
+process.on('uncaughtException', (error) => {
+  if (error.code !== 'ECONNRESET') throw error
+})
