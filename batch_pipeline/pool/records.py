@@ -29,11 +29,9 @@ def record_of_spec(spec: TaskSpec) -> Record:
 
 def spec_of(record: Mapping[str, Any]) -> TaskSpec:
     """Reads what `record_of_spec` wrote."""
-    known = dict(record)
-    for name in ("command", "after"):
-        if name in known:
-            known[name] = tuple(known[name])
-    return TaskSpec(**known)
+    if "command" in record or "after" in record:
+        record = {**record, "command": tuple(record.get("command", ())), "after": tuple(record.get("after", ()))}
+    return TaskSpec(**record)
 
 
 def record_of_outcome(outcome: Outcome) -> Record:

@@ -25,14 +25,15 @@ from batch_pipeline.pool.sqlite_rows import (
     END,
     END_EVENT,
     EVENT,
+    EVENTS,
     FIRST_OF_CLASS,
-    HELD_EVENT,
     HOLD,
     INSERT,
     NUMBER,
     OTHER,
     RENEW,
     SCHEMA,
+    STANDING_CLAIMS,
     STATES,
     TASKS,
     WRITE,
@@ -41,8 +42,8 @@ from batch_pipeline.pool.sqlite_rows import (
     SqliteClaim,
     condition,
     encoded,
-    event_of_row,
     event_row,
+    events_of_row,
     marks,
     standing,
     task_of_row,
@@ -144,9 +145,8 @@ class SqliteRows:
         if not self._rows(f"SELECT 1 FROM task WHERE {OTHER} AND state = 6 LIMIT 1"):
             return {}
         gone = self._rows(f"SELECT seq, moves FROM task WHERE id IN ({marks(ids)}) AND state = 6", list(ids))
-        query = "SELECT id, event.* FROM event JOIN task USING (seq) WHERE event.seq = ? AND number = ?"
-        found = (event_of_row(row) for place in gone for row in self._rows(query, place))
-        return {event.task_id: event for event in found}
+        rows = (row for place in gone for row in self._rows(f"{EVENTS} event.seq = ? AND number = ?", place))
+        return {event.task_id: event for row in rows for event in events_of_row(row)}
 
     def write(self, steps: Sequence[Step]) -> list[bool]:
         """See `Rows.write`."""
@@ -154,7 +154,7 @@ class SqliteRows:
             places = [self._write(step) for step in steps]
             self._count(step for step, seq in zip(steps, places, strict=True) if seq is not None)
             told = zip(places, steps, strict=True)
-            events = (event_row(seq, step.event) for seq, step in told if seq is not None and step.event)
+            events = [event_row(seq, step.event, _held(step)) for seq, step in told if seq is not None and step.event]
             self._connection.executemany(EVENT, events)
         return [seq is not None for seq in places]
 
@@ -208,10 +208,7 @@ class SqliteRows:
             first, values = self._first(count, classes)
             if not first:
                 return []
-            rows = self._connection.execute(HOLD.format(first=first), (*claimed, *values)).fetchall()
-            told = [(row[0], row[3], claimed[4], claimed[0], row[4]) for row in rows]
-            self._connection.executemany(HELD_EVENT, told)
-        return rows
+            return self._connection.execute(HOLD.format(first=first), (*claimed, *values)).fetchall()
 
     def end(self, endings: Sequence[Ending]) -> bool:
         """Ends attempts, if all of them may be ended and no task waits for theirs; else changes nothing."""
@@ -308,19 +305,27 @@ class SqliteRows:
 
     def events(self, *, task_id: str, act: str) -> Iterator[Event]:
         """See `Rows.events`. In pieces, each in a look of its own."""
-        conditions = {"task.id = ?": task_id, "event.act = ?": act}
-        where = " AND ".join([name for name, value in conditions.items() if value] + ["(event.seq, number) > (?, ?)"])
-        values = [value for value in conditions.values() if value]
-        place = (0, 0)
-        query = f"SELECT id, event.* FROM event JOIN task USING (seq) WHERE {where} ORDER BY event.seq, number LIMIT ?"
-        while rows := self._rows(query, [*values, *place, CHUNK]):
-            yield from map(event_of_row, rows)
-            place = (rows[-1][1], rows[-1][2])
+        place: tuple[object, ...] = (0, 0)
+        among, name = ("id = ? AND", [task_id]) if task_id else ("", [])
+        if act:
+            query, values = f"{EVENTS} {among} act = ? AND (event.seq, number) > (?, ?)", [*name, act]
+        else:
+            later = f"{EVENTS} {among} (event.seq, number) > (?, ?)"
+            query, values = f"{later} UNION ALL {STANDING_CLAIMS} {among} (seq, moves) > (?, ?)", name
+        twice = 1 if act else 2
+        while rows := self._rows(f"{query} ORDER BY 2, 3 LIMIT {CHUNK}", [*values, *place] * twice):
+            told = (event for row in rows for event in events_of_row(row))
+            yield from (event for event in told if not act or event.act == act)
+            place = rows[-1][1:3]
 
     def close(self) -> None:
         """See `Rows.close`."""
         with self._lock, self._translated():
             self._connection.close()
+
+
+def _held(step: Step) -> Task | None:
+    return step.before if step.before and step.before.state is TaskState.HELD else None
 
 
 def _in_order(row: Row) -> tuple[int, int]:

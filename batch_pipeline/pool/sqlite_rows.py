@@ -3,13 +3,14 @@
 One row a task, narrow, for it is written at each move; what was asked of it lies in a table of its own that is only
 read. Every index but that of ids is partial: what is done is in none, so that a pool does not grow slower as it is
 drained. Numbers are not counted along, which would have all writers meet in one row: what is done is what was added
-less what the small indexes hold. A deleted task keeps its row, marked, and so its numbers and its history.
+less what the small indexes hold. A deleted task keeps its row, marked, and so its numbers and its history. A claim is
+no row of the events: while it stands, the task tells of it, afterwards the event that ended it (`claimed_ms`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from batch_pipeline.pool.records import (
     task_of,
 )
 from batch_pipeline.pool.task import Event, Move, Outcome, Task, TaskState
+from batch_pipeline.wire.contract import EndReason
 
 STATES = (
     TaskState.WAITING,
@@ -45,16 +47,16 @@ CREATE TABLE IF NOT EXISTS task (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, class TEXT NOT NULL, priority INTEGER NOT NULL, parent TEXT,
   state INTEGER NOT NULL, moves INTEGER NOT NULL, fence INTEGER NOT NULL, attempts INTEGER NOT NULL,
   returns INTEGER NOT NULL, owner TEXT NOT NULL, native_id TEXT NOT NULL, lease_ms INTEGER NOT NULL,
-  lease_until_ms INTEGER NOT NULL, progress REAL, reason TEXT NOT NULL, outcome TEXT, added_at_ms INTEGER NOT NULL,
+  lease_until_ms INTEGER NOT NULL, progress REAL, reason TEXT NOT NULL, outcome, added_at_ms INTEGER NOT NULL,
   claimed_at_ms INTEGER NOT NULL, ended_at_ms INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS spec (seq INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS event (
   seq INTEGER, number INTEGER, at_ms INTEGER, move INTEGER, source INTEGER, target INTEGER, owner TEXT, fence INTEGER,
-  why TEXT, outcome TEXT, act TEXT, before TEXT, PRIMARY KEY (seq, number)) WITHOUT ROWID;
+  why TEXT, outcome, act TEXT, before TEXT, claimed_ms INTEGER, PRIMARY KEY (seq, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS needed (id TEXT, seq INTEGER, PRIMARY KEY (id, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS class (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS todo ON task (class, priority DESC, seq, state) WHERE state = 1;
-CREATE INDEX IF NOT EXISTS held ON task (lease_until_ms, class, state) WHERE state = 2;
+CREATE INDEX IF NOT EXISTS held ON task (lease_until_ms) WHERE state = 2;
 CREATE INDEX IF NOT EXISTS other ON task (state, class) WHERE {OTHER};
 CREATE INDEX IF NOT EXISTS nested ON task (parent) WHERE parent IS NOT NULL;
 CREATE INDEX IF NOT EXISTS acted ON event (act) WHERE act IS NOT NULL;
@@ -91,21 +93,28 @@ RENEW = (
     "UPDATE task SET lease_until_ms = ?, progress = coalesce(?, progress), reason = ? "
     "WHERE id = ? AND state = ? AND moves = ? AND fence = ?"
 )
-EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 FIRST_OF_CLASS = "SELECT seq, priority FROM task WHERE state = 1 AND class = ? ORDER BY priority DESC, seq LIMIT ?"
 HOLD = f"""UPDATE task SET state = 2, moves = moves + 1, fence = fence + 1, owner = ?, native_id = ?, lease_ms = ?,
 lease_until_ms = ?, progress = NULL, reason = '', claimed_at_ms = ? WHERE seq IN (SELECT seq FROM ({{first}}))
 RETURNING seq, (SELECT body FROM spec WHERE spec.seq = task.seq), {", ".join(_STANDING)}, priority"""
-HELD_EVENT = f"""INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why)
-VALUES (?, ?, ?, {NUMBER_OF_MOVE[Move.CLAIMED]}, 1, 2, ?, ?, '')"""
 END = """UPDATE task SET state = ?, moves = ?, attempts = ?, returns = ?, outcome = ?, ended_at_ms = ?,
 progress = coalesce(?, progress), lease_ms = 0, lease_until_ms = 0
 WHERE seq = ? AND state = 2 AND moves = ? AND fence = ? AND owner = ?"""
-END_EVENT = """INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why, outcome)
-VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, ?)"""
+END_EVENT = """INSERT INTO event (seq, number, at_ms, move, source, target, owner, fence, why, outcome, claimed_ms)
+VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, ?, ?)"""
+#: The events, with the task's id before them; a claim that stands is one too.
+EVENTS = "SELECT id, event.* FROM event JOIN task USING (seq) WHERE"
+STANDING_CLAIMS = f"""SELECT id, seq, moves AS number, claimed_at_ms, {NUMBER_OF_MOVE[Move.CLAIMED]}, 1, 2,
+owner, fence, '', NULL, NULL, NULL, NULL FROM task WHERE state = 2 AND"""
 Row = tuple[Any, ...]
 #: JSON as the file has it. Made once, for `json.dumps` makes an encoder each time.
 encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decoded = json.JSONDecoder().raw_decode
+#: The end of most attempts, which the file has as a 1: SQLite needs no byte for that.
+_FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+#: Move that ends an attempt -> its number, and that of the state that it leads to.
+_END_OF = {move: (NUMBER_OF_MOVE[move], NUMBER[state]) for move, state in moves.STATE_AFTER.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,14 +140,15 @@ class Ending:
         claim, outcome = settlement.claim, settlement.outcome
         task = claim.task
         move, attempts, returns = moves.judged(task, outcome.end_reason)
-        state = NUMBER[moves.STATE_AFTER[move]]
+        move_number, state = _END_OF[move]
         seq = claim.seq if isinstance(claim, SqliteClaim) else 0
         number, fence, owner = task.moves + 1, task.fence, task.owner
-        text = _outcome_text(outcome)
-        briefly = text if not outcome.log_tail else _outcome_text(moves.briefly(outcome))
+        text = _outcome_value(outcome)
+        briefly = text if not outcome.log_tail else _outcome_value(moves.briefly(outcome))
         progress = 1.0 if state == 3 else None
         values = (state, number, attempts, returns, text, now_ms, progress, seq, task.moves, fence, owner)
-        event = (seq, number, now_ms, NUMBER_OF_MOVE[move], state, owner, fence, outcome.error, briefly)
+        told = (owner, fence, outcome.error, briefly, task.claimed_at_ms)
+        event = (seq, number, now_ms, move_number, state, *told)
         return Ending(task_id=task.spec.id, seq=seq, values=values, event=event)
 
 
@@ -181,7 +191,7 @@ def standing(task: Task) -> Row:
         task.lease_until_ms,
         task.progress,
         task.reason,
-        _outcome_text(task.outcome),
+        _outcome_value(task.outcome),
         task.added_at_ms,
         task.claimed_at_ms,
         task.ended_at_ms,
@@ -191,7 +201,7 @@ def standing(task: Task) -> Row:
 def task_of_row(row: Row) -> Task:
     """Reads a row of `TASKS`."""
     return Task(
-        spec=spec_of(json.loads(row[1])),
+        spec=spec_of(_decoded(row[1])[0]),
         state=STATES[row[2]],
         moves=row[3],
         fence=row[4],
@@ -210,8 +220,8 @@ def task_of_row(row: Row) -> Task:
     )
 
 
-def event_row(seq: int, event: Event) -> Row:
-    """The values of `EVENT`."""
+def event_row(seq: int, event: Event, held: Task | None) -> Row:
+    """The values of `EVENT`. `held`: the task as it was before, if it was held."""
     before = encoded(record_of_task(event.before)) if event.before else None
     return (
         seq,
@@ -223,14 +233,33 @@ def event_row(seq: int, event: Event) -> Row:
         event.owner,
         event.fence,
         event.why,
-        _outcome_text(event.outcome),
+        _outcome_value(event.outcome),
         event.act or None,
         before,
+        held.claimed_at_ms if held else None,
     )
 
 
-def event_of_row(row: Row) -> Event:
-    """Reads a row of the events, with the task's id before it."""
+def events_of_row(row: Row) -> Iterator[Event]:
+    """Reads a row of `EVENTS`: the claim that an event ended, then the event."""
+    event = _event(row)
+    if row[13] is not None:
+        # A move of a person's has their name on it, and raised the fencing number.
+        held = event.before or event
+        yield Event(
+            task_id=event.task_id,
+            number=event.number - 1,
+            at_ms=row[13],
+            move=Move.CLAIMED,
+            source=TaskState.TODO,
+            target=TaskState.HELD,
+            owner=held.owner,
+            fence=held.fence,
+        )
+    yield event
+
+
+def _event(row: Row) -> Event:
     return Event(
         task_id=row[0],
         number=row[2],
@@ -247,13 +276,13 @@ def event_of_row(row: Row) -> Event:
     )
 
 
-def _outcome_text(outcome: Outcome | None) -> str | None:
+def _outcome_value(outcome: Outcome | None) -> str | int | None:
     if outcome is None:
         return None
-    if not (outcome.error or outcome.log_key or outcome.log_tail or outcome.fields or outcome.exit_code is None):
-        return f'{{"end_reason":"{outcome.end_reason.value}","exit_code":{outcome.exit_code}}}'
-    return encoded(record_of_outcome(outcome))
+    return 1 if outcome == _FINE else encoded(record_of_outcome(outcome))
 
 
-def _outcome(text: str | None) -> Outcome | None:
-    return outcome_of(json.loads(text)) if text else None
+def _outcome(value: str | int | None) -> Outcome | None:
+    if value is None:
+        return None
+    return outcome_of(json.loads(value)) if isinstance(value, str) else _FINE
