@@ -172,6 +172,22 @@ class PriceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccessSettings:
+    """Section `access`: who may run which code on a dataset."""
+
+    policies: str
+    cache: str
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where fetched repositories lie on this machine."""
+        if self.cache:
+            return Path(self.cache).expanduser().absolute()
+        home = os.environ.get("XDG_CACHE_HOME")
+        return (Path(home) if home else Path.home() / ".cache") / "batch_pipeline" / "repositories"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolSettings:
     """Section `pool`: the pool of tasks, and the pilots that drain it."""
 
@@ -199,6 +215,7 @@ class Settings:
     deploy: DeploySettings
     prices: PriceSettings
     pool: PoolSettings
+    access: AccessSettings
     #: Tags of all jobs.
     tags: Mapping[str, str]
     #: Parameters of the steps by option name, as written: `Graph.of` parses them.
@@ -241,6 +258,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "deploy": DeploySettings,
     "prices": PriceSettings,
     "pool": PoolSettings,
+    "access": AccessSettings,
 }
 
 

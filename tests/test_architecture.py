@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "pool": {"wire"},
     "access": {"wire"},
     "backends": {"wire", "config", "pipeline", "localbatch"},
-    "run": {"wire", "config", "pipeline", "backends", "pool"},
+    "run": {"wire", "config", "pipeline", "backends", "pool", "access"},
     "deploy": {"wire", "config", "pipeline", "backends"},
     "report": {"wire", "config", "pipeline", "backends", "run"},
     "demo": {"wire", "pipeline"},

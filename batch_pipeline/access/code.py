@@ -9,7 +9,6 @@ Submodules are found in the tree of the commit, and each is looked up in its own
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -203,9 +202,3 @@ def _whole(url: str, above: str) -> str:
         elif part not in ("", "."):
             parts.append(part)
     return "/".join(parts)
-
-
-def cache_folder() -> Path:
-    """Where repositories are kept on this machine, for who asks here."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "batch_pipeline" / "repositories"

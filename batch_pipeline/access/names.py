@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from batch_pipeline.wire.errors import Problem
@@ -106,6 +106,12 @@ _SECRET: Final = re.compile(
     r"TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|PRIVATE_?KEY|API_?KEY|ACCESS_?KEY|AUTHORIZATION"
 )
 
+#: What says by itself that it is a secret: keys of AWS, tokens of GitHub and GitLab, passwords in URLs, private keys.
+_TOKEN: Final = re.compile(
+    r"\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[opusr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{15,}"
+    r"|://[^/\s:@]*:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+
 #: Tables of a driver's configuration that are written for it and by nobody else, and those of settings that decide
 #: where a run is.
 PROTECTED_TABLES: Final = frozenset(
@@ -122,6 +128,7 @@ def text_problems(thing: str, text: str, *, empty: bool = False, most: int = MOS
     """Of a text in one line."""
     if not text.strip() and not empty:
         yield Problem(thing=thing, rule="It is empty, and every run's record has one.", remedy="Give it some words.")
+    yield from _secrets(thing, [text])
     if has_control(text):
         yield Problem(thing=thing, rule="It has control characters.", remedy="Write it in one line of plain text.")
     if len(text) > most:
@@ -176,6 +183,7 @@ def script_problems(script: Sequence[str]) -> Iterator[Problem]:
             rule="An argument has control characters.",
             remedy="Put what takes several lines into a file of the repository.",
         )
+    yield from _secrets("script", script)
     if len(script) > MOST_ITEMS or sum(len(item.encode(errors="replace")) for item in script) > MOST_BYTES:
         yield Problem(
             thing="script",
@@ -206,6 +214,7 @@ def variable_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
                 rule="Its value looks like a secret, and variables stand in the run's record for all to read.",
                 remedy="Keep it in Secrets Manager, and let the script read it with the level's role.",
             )
+        yield from _secrets(thing, [value])
         if has_control(value) or len(value) > MOST_TEXT:
             yield Problem(
                 thing=thing,
@@ -226,10 +235,30 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
                 remedy="Take it out of the file.",
                 status=403,
             )
+    yield from _secrets("--config", _texts(config))
     if any(has_control(key) or not key for key in _keys(config)):
         yield Problem(
             thing="--config", rule="A key is empty or has control characters.", remedy="Take it out of the file."
         )
+
+
+def _secrets(thing: str, texts: Iterable[str]) -> Iterator[Problem]:
+    """Of texts that are recorded for all to read; what was found is not repeated."""
+    if any(_TOKEN.search(text) for text in texts):
+        yield Problem(
+            thing=thing,
+            rule="It holds a key, a token or a password, and it stands in the run's record for all to read.",
+            remedy="Keep it in Secrets Manager, and let the script read it with the level's role.",
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.values() for text in _texts(item))
+    elif isinstance(value, list | tuple):
+        yield from (text for item in value for text in _texts(item))
 
 
 def _keys(value: Any) -> Iterator[str]:

@@ -6,7 +6,7 @@
     url = "https://github.com/example/fusions"        # the very URL that is fetched; `file:///…` and paths are as good
     protected_branch = "main"
     entry_points = ["main.py", "scripts/*.sh"]        # `*` stops at slashes
-    secret = "secretsmanager:fusions/git-token"       # or `env:NAME`; never the token itself
+    secret = "secretsmanager:arn:aws:…:git-token"     # or `env:NAME`, `file:/path`; never the token itself
 
     [[images]]
     repository = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/driver"
@@ -41,6 +41,7 @@ from batch_pipeline.access.names import has_control
 from batch_pipeline.access.request import Level
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidConfig, Problem, Refused
+from batch_pipeline.wire.order import is_reference
 from batch_pipeline.wire.store import NotInStore, open_store
 
 DATASET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
@@ -55,7 +56,7 @@ class RepositoryRule:
     protected_branch: str = "main"
     #: What may be started at the levels above test.
     entry_points: tuple[str, ...] = ()
-    #: Where the token of a private repository is kept: `secretsmanager:NAME` or `env:NAME`.
+    #: Where the token of a private repository is kept: `secretsmanager:ARN`, `env:NAME` or `file:/path`.
     secret: str = ""
 
     def allows_entry(self, path: str) -> bool:
@@ -226,8 +227,8 @@ def _contradictions(policy: Policy) -> Iterator[str]:
             yield f"the repository {rule.url!r} is no https, ssh or file URL without a name or password. Write it so."
         elif keys.count(key) > 1:
             yield f"the repository {rule.url!r} is there twice. Leave one."
-        if rule.secret and not re.fullmatch(r"(env:[A-Za-z_][A-Za-z0-9_]*|secretsmanager:[\w/+=.@:-]+)", rule.secret):
-            yield f"the secret of {rule.url!r} is no reference. Write env:NAME or secretsmanager:NAME."
+        if rule.secret and not is_reference(rule.secret):
+            yield f"the secret of {rule.url!r} is no reference. Write secretsmanager:ARN, env:NAME or file:/path."
     for level, place in policy.levels.items():
         if level.privileged and ANYBODY in place.members:
             yield f"level {level.value} is open to anybody ('*'). Name its members."

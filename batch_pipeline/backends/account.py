@@ -117,6 +117,10 @@ class Account:
 
     def has_image(self, image: str) -> bool:
         """Whether an image is in its ECR repository. Raises Unasked for one of another registry."""
+        return bool(self.image_digest(image))
+
+    def image_digest(self, image: str) -> str:
+        """The digest of an image in its ECR repository; empty: it is not there. Raises as `has_image`."""
         parts = _ECR_IMAGE.fullmatch(image)
         if parts is None:
             raise Unasked(f"{image} is not in ECR")
@@ -125,7 +129,7 @@ class Account:
             raise Unasked(f"{image} is in another region than {region}")
         wanted = {"imageDigest": parts["digest"]} if parts["digest"] else {"imageTag": parts["tag"] or "latest"}
         try:
-            self._asked(
+            told = self._asked(
                 "describe_images",
                 "ecr",
                 registryId=parts["registry"],
@@ -134,9 +138,13 @@ class Account:
             )
         except BackendFailed as error:
             if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
-                return False
+                return ""
             raise
-        return True
+        return next((str(item["imageDigest"]) for item in told["imageDetails"]), "")
+
+    def secret(self, name: str) -> str:
+        """The value of a secret in Secrets Manager. Raises BackendFailed, Unasked."""
+        return str(self._asked("get_secret_value", "secretsmanager", SecretId=name)["SecretString"])
 
     def has_log_group(self, name: str) -> bool:
         """Whether there is a log group of exactly that name."""

@@ -41,6 +41,7 @@ MAX_RETRY_RULES: Final = 5
 JOIN_MEMORY_MB: Final = 128
 JOIN_NAME: Final = "batch-pipeline-join"
 PILOT_NAME: Final = "batch-pipeline-pilot"
+DRIVER_NAME: Final = "batch-pipeline-driver"
 #: Whose a definition is.
 PIPELINE_TAG: Final = "batch-pipeline"
 
@@ -88,6 +89,34 @@ def pilot_definition(settings: Settings, *, cpus: int, memory_mb: int) -> dict[s
     }
     definition = _filled(_GENERATED, values, Path(FOLDER))
     definition |= {"jobDefinitionName": PILOT_NAME, "retryStrategy": retry_strategy(settings.backend.attempts)}
+    return named(definition)
+
+
+def driver_definition(
+    settings: Settings,
+    *,
+    image: str,
+    cpus: float,
+    memory_mb: int,
+    job_role: str,
+    execution_role: str,
+    secrets: Mapping[str, str],
+) -> dict[str, Any]:
+    """The definition of a driver job, with the roles of its level of access; `secrets` are variable -> ARN."""
+    values = {
+        "IMAGE": image or NO_IMAGE,
+        "VCPUS": f"{cpus:g}",
+        "MEMORY_MB": str(memory_mb),
+        "JOB_ROLE_ARN": job_role,
+        "EXECUTION_ROLE_ARN": execution_role or settings.aws.execution_role,
+        "LOG_GROUP": settings.aws.log_group,
+    }
+    definition = _filled(_GENERATED, values, Path(FOLDER))
+    if secrets:
+        # AWS hands them to the container alone; a description of the job names the ARN.
+        told = [{"name": name, "valueFrom": arn} for name, arn in sorted(secrets.items())]
+        definition["containerProperties"]["secrets"] = told
+    definition |= {"jobDefinitionName": DRIVER_NAME, "retryStrategy": retry_strategy(settings.backend.attempts)}
     return named(definition)
 
 

@@ -1,4 +1,4 @@
-"""One container life: a cell of a pipeline if the environment names a manifest, else awslabs' fetch-and-run.
+"""One container life: a cell of a pipeline or a driver if the environment names one, else awslabs' fetch-and-run.
 
 The same function is the image's ENTRYPOINT (`python -m batch_pipeline.container`) and what a warm worker of the
 embedded Batch calls thousands of times. It leaves the process as it found it.
@@ -33,7 +33,11 @@ def run_child(
     kept = Warm(warm, environment)
     try:
         with Signals(grace_seconds) as signals:
-            # Imported when needed: each of the two has nothing to do with the other.
+            # Imported when needed: each of the three has nothing to do with the others.
+            if environment.get(Variable.DRIVER):
+                from batch_pipeline.container.driver import run_driver
+
+                return int(run_driver(environment, kept, signals))
             if environment.get(Variable.MANIFEST):
                 from batch_pipeline.container.cell import run_cell
 

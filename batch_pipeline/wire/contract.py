@@ -25,6 +25,9 @@ class Variable:
     MANIFEST = "BATCH_PIPELINE_MANIFEST"
     #: Set instead of a manifest: the job only joins what others wait for; it ends at once with 0.
     JOIN = "BATCH_PIPELINE_JOIN"
+    #: Key of a driver's order in the store, and its SHA-256: fetch-and-run runs the script that it names.
+    DRIVER = "BATCH_PIPELINE_DRIVER"
+    DRIVER_SHA256 = "BATCH_PIPELINE_DRIVER_SHA256"
     #: Our id of the run.
     RUN_ID = "BATCH_PIPELINE_RUN_ID"
     #: Folder for scratch directories; the container's default is /scratch if present, else the temporary folder.
@@ -40,6 +43,9 @@ class Variable:
     DATASET = "BATCH_PIPELINE_DATASET"
     ACCESS_LEVEL = "BATCH_PIPELINE_ACCESS_LEVEL"
     OUTPUT_PREFIX = "BATCH_PIPELINE_OUTPUT_PREFIX"
+    #: The same as URL or folder, and the file of the driver's merged configuration (TOML): for its script.
+    OUTPUT_URL = "BATCH_PIPELINE_OUTPUT_URL"
+    CONFIG_PATH = "BATCH_PIPELINE_CONFIG_PATH"
 
     #: The seed's names, for scripts that read them: the bucket, the one sample, the list (or its URL), the reference.
     BUCKET_NAME = "BUCKET_NAME"

@@ -13,7 +13,9 @@
     runs/{run_id}/jobs.json                           then too: the jobs in the backend's words, for it forgets them
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
     runs/{run_id}/config.json  diff.patch             settings as merged; what was changed since the commit
+    runs/{run_id}/workflow.py                         the file that wires the steps
     runs/{run_id}/events/{id}.json                    what happened to it (`run.history`)
+    runs/{run_id}/driver.json  config.toml            what a driver job is ordered to run, and its configuration
     release/{date}/{run_id}/…                         results as released, never changed, with SHA256SUMS
     subsets/{id}.json                                 which samples were copied from where to where, on both sides
     live/{run_id}.json                                there while a run may have live jobs
@@ -152,9 +154,24 @@ def run_config(run_id: str) -> str:
     return f"{RUNS}{run_id}/config.json"
 
 
+def run_workflow(run_id: str) -> str:
+    """Key of the file that wires the steps of a run; the bundle has the steps alone."""
+    return f"{RUNS}{run_id}/workflow.py"
+
+
 def run_diff(run_id: str) -> str:
     """Key of what was changed in the working tree since the commit of a run."""
     return f"{RUNS}{run_id}/diff.patch"
+
+
+def driver_order(run_id: str) -> str:
+    """Key of what a driver job is ordered to run."""
+    return f"{RUNS}{run_id}/driver.json"
+
+
+def driver_config(run_id: str) -> str:
+    """Key of a driver's merged configuration."""
+    return f"{RUNS}{run_id}/config.toml"
 
 
 def events(run_id: str) -> str:

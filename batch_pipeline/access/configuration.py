@@ -1,0 +1,117 @@
+"""The configuration that a driver's script gets: what the run is, and below it what the user gave. TOML, immutable.
+
+    [workflow]    run_id, dataset, access_level, description, repository, commit, image, …      written here
+    [storage]     store, output_prefix, output                                                  written here
+    […]           the user's own tables, merged from left to right                              `--config`
+
+The gate has refused tables of the user's by these names, and they are written last all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.access.gate import Grant
+from batch_pipeline.wire.errors import InvalidConfig
+
+
+def read_configs(files: Iterable[str]) -> dict[str, Any]:
+    """The user's files merged from left to right, table by table. Raises InvalidConfig for one that is no TOML."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        try:
+            value = tomllib.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidConfig(
+                f"The configuration {file} cannot be read: {error.strerror}. Check --config."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidConfig(f"The configuration {file} is not valid TOML: {error}. Mend that line.") from error
+        merged = _merged(merged, value)
+    plain: dict[str, Any] = _plain(merged)
+    return plain
+
+
+def driver_config(grant: Grant, run_id: str) -> dict[str, Any]:
+    """The configuration of a run that was let through."""
+    workflow = {
+        "run_id": run_id,
+        "dataset": grant.dataset,
+        "access_level": grant.level.value,
+        "description": grant.description,
+        "user": grant.identity.name,
+        "repository": grant.repository,
+        "commit": grant.commit,
+        "cwd": grant.cwd,
+        "script": list(grant.script),
+        "image": grant.image,
+        "policy_sha256": grant.policy_sha256,
+    }
+    storage = {
+        "store": grant.store,
+        "output_prefix": grant.output,
+        "output": f"{grant.store.rstrip('/')}/{grant.output}",
+    }
+    return {**grant.config, "workflow": workflow, "storage": storage}
+
+
+def to_toml(value: Mapping[str, Any]) -> str:
+    """A TOML document; keys with nothing behind them (None) are left out."""
+    return "\n".join(_lines(value, ())).strip() + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    plain = {key: item for key, item in table.items() if not isinstance(item, Mapping) and item is not None}
+    if path and (plain or not table):
+        yield f"\n[{'.'.join(map(_key, path))}]"
+    yield from (f"{_key(key)} = {_value(item)}" for key, item in plain.items())
+    for key, item in table.items():
+        if isinstance(item, Mapping):
+            yield from _lines(item, (*path, key))
+
+
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _text(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else {"inf": "inf", "-inf": "-inf"}.get(str(value), "nan")
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    """A basic string: TOML escapes as JSON does, and DEL besides."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**first, **second}
+    for key in first.keys() & second.keys():
+        if isinstance(first[key], Mapping) and isinstance(second[key], Mapping):
+            both[key] = _merged(first[key], second[key])
+    return both
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can carry it to a server: moments as texts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime | date | time) else value

@@ -1,0 +1,77 @@
+"""Puts commits into a folder as an order names them, and finds what runs its script there.
+
+A commit is fetched by its SHA into an empty repository, and what is there afterwards is compared: commit, tree, files.
+Submodules are commits like the first; `.gitmodules` has no say, nor has any configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from batch_pipeline.wire.errors import ContractBroken
+from batch_pipeline.wire.git import Git
+from batch_pipeline.wire.order import Checkout, DriverOrder
+
+#: What runs a script that is no program, by its suffix.
+INTERPRETERS: Final = {".py": "python3", ".sh": "sh", ".R": "Rscript", ".r": "Rscript"}
+
+
+def check_out(checkout: Checkout, root: Path, token: str = "") -> None:
+    """Puts a commit into its folder below the root, and verifies commit, tree and files.
+
+    Raises RepositoryFailed when the repository cannot be read, ContractBroken for a commit that is another one.
+    """
+    folder = root / checkout.path
+    if ".." in Path(checkout.path).parts or not folder.parent.resolve().is_relative_to(root.resolve()):
+        raise ContractBroken(f"The submodule {checkout.path!r} would leave the working tree. Submit again.")
+    folder.mkdir(parents=True, exist_ok=True)
+    git = Git(folder, token=token)
+    git.run("init", "--quiet")
+    _fetch(git, checkout)
+    git.run("checkout", "--quiet", "--detach", "--force", checkout.commit)
+    found = (git.said("rev-parse", "HEAD"), git.said("rev-parse", "HEAD^{tree}"))
+    changed = git.run("status", "--porcelain", "--ignore-submodules=all")
+    if found != (checkout.commit, checkout.tree) or changed:
+        raise ContractBroken(
+            f"{checkout.url} gave {found[0] or 'nothing'} for {checkout.commit}, or other files than it has."
+            " Nothing was run; submit again."
+        )
+
+
+def _fetch(git: Git, checkout: Checkout) -> None:
+    """The commit alone where the server gives it, else all branches and tags."""
+    shared = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head")
+    git.said(*shared, "--depth=1", "--end-of-options", checkout.url, checkout.commit)
+    if not git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{checkout.commit}^{{tree}}"):
+        git.run(
+            *shared,
+            "--end-of-options",
+            checkout.url,
+            "+refs/heads/*:refs/asked/heads/*",
+            "+refs/tags/*:refs/asked/tags/*",
+        )
+
+
+def command_of(order: DriverOrder, code: Path, folder: Path, path: str) -> list[str]:
+    """The script's command line. Raises ContractBroken when nothing here can run it."""
+    rest = list(order.script[1:])
+    if not order.entry:
+        name = order.script[0]
+        found = str(folder / name) if "/" in name and not name.startswith("/") else shutil.which(name, path=path)
+        if not found:
+            raise ContractBroken(f"There is no program {name!r} in the image. Name one, or a script of a repository.")
+        return [found, *rest]
+    script = code / order.entry
+    if os.access(script, os.X_OK):
+        return [str(script), *rest]
+    name = INTERPRETERS.get(script.suffix, "")
+    interpreter = shutil.which(name, path=path) if name else None
+    if interpreter is None:
+        raise ContractBroken(
+            f"Nothing here runs {order.entry}: it has no executable bit, and {name or 'its suffix'} is not known here."
+            " Make it executable, or use an image that has what runs it."
+        )
+    return [interpreter, str(script), *rest]

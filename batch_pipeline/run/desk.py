@@ -1,0 +1,51 @@
+"""Who submits a run, and where asks are looked at: tokens, remotes and registries, as the settings lead to them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from batch_pipeline.access.admission import Desk
+from batch_pipeline.access.images import ImageName, ask_registry
+from batch_pipeline.access.request import Identity
+from batch_pipeline.backends.account import Inspectable, Unasked
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.config import Settings
+from batch_pipeline.run.lock import user_name
+from batch_pipeline.wire.order import token_of
+
+#: `arn:aws:sts::1:assumed-role/team/alice` -> the role that a policy may name.
+_SESSION: Final = ":assumed-role/"
+
+
+def desk_of(settings: Settings, backend: Backend) -> Desk:
+    """The desk of whoever submits with these settings: code by its remote, images by their registry."""
+
+    def token(reference: str) -> str:
+        kind, _, name = reference.partition(":")
+        if kind == "secretsmanager" and isinstance(backend, Inspectable):
+            return backend.account.secret(name)
+        return token_of(reference, {})
+
+    def digest(name: ImageName) -> str:
+        if isinstance(backend, Inspectable):
+            try:
+                told = f":{name.tag}" if name.tag else f"@{name.digest}" if name.digest else ""
+                return backend.account.image_digest(f"{name.repository}{told}")
+            except Unasked:
+                pass
+        return ask_registry(name)
+
+    return Desk(policies=settings.access.policies, cache=settings.access.cache_folder, tokens=token, images=digest)
+
+
+def identity_of(backend: Backend) -> Identity:
+    """Who submits: as STS says on AWS, else the user of this machine."""
+    if isinstance(backend, Inspectable) and backend.account.complete:
+        try:
+            arn = backend.account.identity()[1]
+        except Unasked:
+            return Identity(name="", source="sts")
+        head, session, rest = arn.partition(_SESSION)
+        role = f"{head.replace(':sts:', ':iam:')}:role/{rest.partition('/')[0]}" if session else ""
+        return Identity(name=arn, source="sts", aliases=(role,) if role else ())
+    return Identity(name=user_name(), source="machine")

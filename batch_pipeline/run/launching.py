@@ -1,0 +1,153 @@
+"""Submits a run that the gate let through: a driver job, recorded before it is sent.
+
+    runs/{run_id}/config.toml                     the merged configuration      first: the order has its digest
+    runs/{run_id}/run.json                        the record, of kind `driver`  then
+    runs/{run_id}/driver.json                     the order                     then: the job names its digest
+    runs/{run_id}/submissions/driver/intent.json  before SubmitJob, and sent.json with the native id after it
+
+Nothing here takes an ask: who has no `Grant` cannot call it. What cannot be sent leaves a record that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from batch_pipeline.access.configuration import driver_config, to_toml
+from batch_pipeline.access.gate import Grant
+from batch_pipeline.backends.base import Backend, Child, JobRequest, JobState
+from batch_pipeline.backends.credentials import reach_of
+from batch_pipeline.config import Settings
+from batch_pipeline.run.driver_job import DRIVER, order_of, record_of, request_of
+from batch_pipeline.run.history import Happened, append_if_possible, new_run_id, now
+from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
+from batch_pipeline.run.record import RunRecord, read_record, write_end
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.digest import sha256_of_bytes
+from batch_pipeline.wire.errors import BatchPipelineError, RunConflict, SubmissionUnknown
+from batch_pipeline.wire.store import NotInStore, Store, open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """A driver that was submitted."""
+
+    run_id: str
+    native_id: str
+    #: URL of the dataset's store, and of where the run writes.
+    store: str
+    output: str
+
+
+def launch(
+    grant: Grant,
+    settings: Settings,
+    backend: Backend,
+    *,
+    argv: Sequence[str] = (),
+    sleep: Callable[[float], None] = time.sleep,
+) -> Launched:
+    """Records a run and submits its driver.
+
+    Raises StoreFailed with nothing sent, and what `Backend.submit` raises, after the record says so.
+    """
+    run_id = new_run_id()
+    store = store_of(grant.store, settings)
+    order = write_run(store, grant, settings, run_id, argv)
+    request = request_of(grant, settings, store, run_id, order)
+    intent = Submission(
+        run_id=run_id,
+        job=DRIVER,
+        step=DRIVER,
+        native_id="",
+        queue=request.queue,
+        native_name=request.name,
+        size=1,
+        memory_mb=grant.memory_mb,
+        sent_at=now(),
+    )
+    store.put_json(layout.submission(run_id, DRIVER, "intent.json"), vars(intent))
+    try:
+        native_id = _sent(backend, request, sleep)
+    except BatchPipelineError as error:
+        append_if_possible(store, run_id, Happened.SUBMISSION_FAILED, error.message, job=DRIVER)
+        write_end(store, run_id, done=0, failed=0)
+        raise
+    record_sent(store, replace(intent, native_id=native_id))
+    return Launched(run_id=run_id, native_id=native_id, store=store.url, output=store.url_of(grant.output))
+
+
+def store_of(url: str, settings: Settings) -> Store:
+    """A dataset's store, reached with these settings; a folder is made. Raises StoreFailed, InvalidConfig."""
+    return open_store(url, create="://" not in url, reach=reach_of(settings))
+
+
+def write_run(store: Store, grant: Grant, settings: Settings, run_id: str, argv: Sequence[str]) -> bytes:
+    """Writes configuration, record and order, in this order; returns the order's bytes. Raises RunConflict."""
+    config = to_toml(driver_config(grant, run_id)).encode()
+    _put_new(store, layout.driver_config(run_id), config)
+    record = record_of(grant, settings, run_id, argv, sha256_of_bytes(config), store.url)
+    _put_new(store, layout.run_record(run_id), _json(record))
+    order = _json(order_of(grant, settings, run_id, sha256_of_bytes(config)).to_json())
+    _put_new(store, layout.driver_order(run_id), order)
+    return order
+
+
+def ended(store: Store, backend: Backend, launched: Launched) -> RunRecord | None:
+    """The record of a run that is over; None while it is not.
+
+    A driver that could not write its own end (killed, or never started) gets one that says so.
+    """
+    record = read_record(store, launched.run_id)
+    if record.ended:
+        return record
+    summary = backend.summaries([launched.native_id])[launched.native_id]
+    if not summary.state.final:
+        return None
+    # It may have written its end between the two looks.
+    record = read_record(store, launched.run_id)
+    if not record.ended and summary.state is not JobState.SUCCEEDED:
+        why = summary.status_reason or next((child.status_reason for child in _children(backend, launched)), "")
+        end = {
+            "format": 1,
+            "ended_at": now(),
+            "done": 0,
+            "failed": 1,
+            "problem": f"the driver left no end: {why or summary.state.value}",
+        }
+        store.put_if_absent(layout.run_end(launched.run_id), _json(end))
+    return read_record(store, launched.run_id)
+
+
+def exit_code_of(store: Store, run_id: str) -> int:
+    """The exit code that a driver's script ended with; 1 when it has none."""
+    try:
+        return int(store.get_json(layout.run_end(run_id)).get("exit_code", 1))
+    except NotInStore:
+        return 1
+
+
+def _children(backend: Backend, launched: Launched) -> Iterator[Child]:
+    return backend.children(launched.native_id, (JobState.FAILED,))
+
+
+def _sent(backend: Backend, request: JobRequest, sleep: Callable[[float], None]) -> str:
+    try:
+        return backend.submit(request)
+    except SubmissionUnknown:
+        sleep(LOOK_SECONDS)
+        native_id = find_insistently(backend, request.name, request.queue, sleep)
+        return native_id if native_id is not None else backend.submit(request)
+
+
+def _put_new(store: Store, key: str, data: bytes) -> None:
+    """Writes what is never changed. A write whose answer was lost is made again, and meets its own object."""
+    if not store.put_if_absent(key, data) and store.get(key) != data:
+        raise RunConflict(f"There is {store.url_of(key)} already. Run the same command again: it takes another id.")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()
