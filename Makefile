@@ -48,6 +48,7 @@ lock: ## Choose the newest packages anew; the lock file names no index.
 
 bench: ## Measure against bounds and peers; prints tables.
 	@scripts/install.sh tools
+	@scripts/install.sh databases
 	@scripts/install.sh python --dev
 	$(PYTHON) -m benchmarks
 

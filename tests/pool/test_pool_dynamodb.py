@@ -249,7 +249,7 @@ def test_killed_skewed_and_cut_off_each_task_settles_exactly_once(
     pool: DynamoDbStore, proxy: Proxy, tmp_path: Path
 ) -> None:
     swarm = swarm_of(pool, tmp_path, port=proxy.port, lease_ms=2000, skew_ms=4000)
-    tasks = databases.TASKS // 4
+    tasks = databases.TASKS // 6
     swarm.fill(tasks)
     proxy.tell("trouble 5")
     swarm.run(seconds_between=0.5, most_kills=5)

@@ -20,6 +20,7 @@ from batch_pipeline.pool.couchdb import CouchDbStore
 from batch_pipeline.pool.dynamodb import DynamoDbStore
 
 _FOLDER = Path(__file__).parent
+_BIN = _FOLDER / "node_modules" / ".bin"
 #: Where it is set, tests fail that would be skipped because a server is not installed.
 REQUIRED = bool(os.environ.get("SERVERS_REQUIRED"))
 PATIENCE_SECONDS = 60.0
@@ -73,10 +74,15 @@ def couchdb_pool(server: Server | None = None, *, database: str = "", port: int 
     return CouchDbStore(url, database or f"pool-{uuid4().hex}", create=not port)
 
 
+def missing() -> str:
+    """Why there are no servers here; empty: there are."""
+    there = shutil.which("node") and all((_BIN / program).exists() for program in ("dynalite", "pouchdb-server"))
+    return "" if there else "dynalite and pouchdb-server are not installed: run scripts/install.sh databases"
+
+
 def _kept(program: str, *arguments: str) -> Server:
-    path = _FOLDER / "node_modules" / ".bin" / program
-    if not path.exists() or not shutil.which("node"):
-        reason = f"{program} is not installed: run scripts/install.sh databases"
+    path = _BIN / program
+    if reason := missing():
         if REQUIRED:
             pytest.fail(f"Pools are to be tested on real servers here, and {reason}")
         pytest.skip(f"NO POOL IS TESTED ON A REAL SERVER: {reason}")
