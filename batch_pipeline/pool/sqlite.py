@@ -10,7 +10,9 @@ A connection must not be used on both sides of a fork; threads of one process ma
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +56,9 @@ from batch_pipeline.wire.errors import PoolFailed
 
 #: How long a writer waits for its turn.
 BUSY_SECONDS = 60.0
+#: Between two looks whether it has come. SQLite's own pauses grow to a tenth of a second, in which others have a
+#: thousand turns: https://sqlite.org/src/file?name=src/main.c (sqliteDefaultBusyCallback).
+_PAUSE_SECONDS = (0.000_2, 0.002)
 
 
 class SqliteStore(SteppedStore):
@@ -93,7 +98,7 @@ class SqliteRows:
         self._depth = 0
         with self._translated():
             self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+                path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
             )
             # The pages that are written most stay in memory, and are copied to the file rarely: each time costs a sync.
             settings = (
@@ -103,8 +108,10 @@ class SqliteRows:
                 "wal_autocheckpoint = 4000",
             )
             for setting in settings:
-                self._connection.execute(f"PRAGMA {setting}")
-            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+                self._execute(f"PRAGMA {setting}")
+        with self.together():
+            for statement in SCHEMA.split(";"):
+                self._connection.execute(statement)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -113,7 +120,7 @@ class SqliteRows:
             if self._depth:
                 yield
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             self._depth = 1
             try:
                 yield
@@ -133,7 +140,20 @@ class SqliteRows:
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Row]:
         with self._lock, self._translated():
-            return self._connection.execute(query, values).fetchall()
+            return self._execute(query, values).fetchall()
+
+    def _execute(self, query: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Executes what may find the file locked, and waits for its turn."""
+        deadline, pause = 0.0, _PAUSE_SECONDS[0]
+        while True:
+            try:
+                return self._connection.execute(query, values)
+            except sqlite3.OperationalError as error:
+                deadline = deadline or time.monotonic() + BUSY_SECONDS
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(pause / 2, pause))
+            pause = min(1.5 * pause, _PAUSE_SECONDS[1])
 
     def read(self, ids: Collection[str]) -> Mapping[str, Task]:
         """See `Rows.read`."""
