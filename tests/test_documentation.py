@@ -22,6 +22,8 @@ from batch_pipeline.cli.pool import POOL_VERBS
 from batch_pipeline.config import OPEN, default_values, variable_of
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.pipeline.step import Parameter
+from batch_pipeline.pool.moves import LEGAL
+from batch_pipeline.pool.task import TaskState
 from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
 from main import Fusions
 
@@ -33,6 +35,7 @@ PAGES = (
     *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
 )
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+POOL_PAGE = "docs/pool.md"
 #: Ids differ from run to run, and so does the folder.
 _CHANGING = re.compile(r"\b(01[0-9A-HJKMNP-TV-Z]{24}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 
@@ -281,16 +284,45 @@ class Command:
 
 
 def commands(page: str) -> Iterator[Command]:
-    """The commands of the blocks that run the example."""
+    """The commands of blocks that run the example, and of the whole page of the pool; `<<'END'` goes on to END."""
     for block in blocks(page):
-        if block.language not in ("console", "sh") or "python examples/words.py" not in block.text:
+        wanted = "python examples/words.py" in block.text or page == POOL_PAGE
+        if block.language not in ("console", "sh") or not wanted:
             continue
         for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
             line, *shown = part.rstrip("\n").split("\n")
+            if line.endswith("<<'END'"):
+                line, shown = "\n".join((line, *shown)), []
             yield Command(line=line, shown=tuple(shown), where=f"{page}, line {block.line}")
 
 
 WITH_COMMANDS = [page for page in PAGES if list(commands(page))]
+
+
+def test_the_page_of_the_pool_runs_the_examples_of_pyanamo_and_picas() -> None:
+    lines = [command.line for command in commands(POOL_PAGE)]
+    for name in ("import-testing.txt", "import-nested-testing.txt", "quickExample.txt"):
+        assert any(line.startswith(f"batch-pipeline pool import {name}") for line in lines)
+
+
+def test_the_page_of_the_pool_has_every_move() -> None:
+    told = {
+        move: (row[1], row[2])
+        for row in rows((ROOT / POOL_PAGE).read_text().split("## The protocol")[1])
+        for move in row[0].split(", ")
+    }
+    names = {state: state.value for state in TaskState} | {None: "–"}
+    for move, (sources, targets) in LEGAL.items():
+        for text, states in zip(told[move.value], (sources, targets), strict=True):
+            known = {names[state] for state in states}
+            assert known == _states(text), move.value
+
+
+def _states(text: str) -> set[str]:
+    every = {state.value for state in TaskState}
+    words = text.split(", ")
+    any_of = every - ({"held"} if "any but held" in words else set()) if words[0].startswith("any") else set()
+    return any_of | {word for word in words if not word.startswith("any")}
 
 
 def test_a_page_runs_the_example() -> None:
@@ -317,7 +349,9 @@ def test_the_commands_of_a_page_print_what_it_shows(page: str, tmp_path: Path) -
                 ["bash", "-c", command.line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
             )
             assert ran.returncode == 0, f"{command.where}: {command.line}\n{ran.stderr}"
-            _assert_shown(command, ran.stdout)
+            if exported := re.match(r"export (\w+)=([^;\s]+)", command.line):
+                environment[exported[1]] = exported[2]
+            _assert_shown(command, ran.stdout if page != POOL_PAGE else ran.stdout + ran.stderr)
     finally:
         stop(state)
 

@@ -147,10 +147,10 @@ def _tell_added(call: Call, report: AddReport) -> int:
     else:
         data(f"{counted(report.added, 'task')} added to {url_of(call)}.")
         if report.unchanged:
-            say(f"{report.unchanged:,} were there already and stay as they are.")
+            say(f"There already, and left alone: {counted(report.unchanged, 'task')}.")
         if report.differing:
             names = ", ".join(report.differing_ids[:_MOST_NAMED])
-            say(f"{report.differing:,} are there with something else asked of them, and were left alone: {names}.")
+            say(f"There with something else asked of them, and left alone: {names}.")
             say("To take the new ones, delete those first: pool delete ID…")
     return CommandExit.CONFLICT if report.differing else CommandExit.DONE
 

@@ -112,7 +112,7 @@ def test_an_import_is_idempotent(pool: Pool) -> None:
     assert sorted(before.values()) == ["done", "held", "todo", "todo"]
     told = pool("import", "items.txt")
     assert told.out.startswith("0 tasks added")
-    assert told.err == "4 were there already and stay as they are.\n"
+    assert told.err == "There already, and left alone: 4 tasks.\n"
     assert pool.states() == before
     assert before[held] == "held"
 
@@ -122,7 +122,7 @@ def test_an_import_that_asks_for_something_else_is_told(pool: Pool) -> None:
     (pool.folder / "t.csv").write_text("id,shell\na,false\nb,true\n")
     told = pool("import", "t.csv")
     assert (told.code, told.out[:13]) == (CommandExit.CONFLICT, "1 task added ")
-    assert "1 are there with something else asked of them, and were left alone: a." in told.err
+    assert "There with something else asked of them, and left alone: a." in told.err
     assert pool.store.get("a").spec.command == ("true",)  # type: ignore[union-attr]
 
 
