@@ -41,7 +41,7 @@ from batch_pipeline.pool.sqlite_rows import (
     WRITE,
     Ending,
     Row,
-    SqliteClaim,
+    claim_of_row,
     condition,
     encoded,
     event_row,
@@ -79,8 +79,9 @@ class SqliteStore(SteppedStore):
         native_id: str = "",
     ) -> list[Claim]:
         """See `TaskSource.claim`. Exactly in order, and never fewer than there are: writers take turns."""
-        rows = self._sqlite.hold(count, classes, (owner, native_id, lease_ms, now_ms + lease_ms, now_ms))
-        return [SqliteClaim(task=task_of_row(row), seq=row[0]) for row in sorted(rows, key=_in_order)]
+        claimed = (owner, native_id, lease_ms, now_ms + lease_ms, now_ms)
+        rows = self._sqlite.hold(count, classes, claimed)
+        return [claim_of_row(row, claimed) for row in sorted(rows, key=_in_order)]
 
     def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[Answer]:
         """See `TaskSource.settle`. All at once if all pass and nothing waits for them, else one by one."""
@@ -223,7 +224,7 @@ class SqliteRows:
         self._connection.executemany(query, more.items())
 
     def hold(self, count: int, classes: Collection[str] | None, claimed: Row) -> list[Row]:
-        """Claims in one statement; returns the rows of `TASKS`, with the priority behind."""
+        """Claims in one statement; returns rows for `claim_of_row`."""
         with self.together():
             first, values = self._first(count, classes)
             if not first:
