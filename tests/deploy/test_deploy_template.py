@@ -233,6 +233,23 @@ def test_the_submitter_may_do_what_the_client_does(root: Path) -> None:
     assert needed - granted == set()
 
 
+def test_pools_may_be_used_as_the_store_in_dynamodb_uses_them(root: Path) -> None:
+    source = "".join(file.read_text() for file in (root / "batch_pipeline" / "pool").glob("dynamodb*.py"))
+    words = {word.title().replace("_", "") for word in re.findall(r"\b[a-z]+(?:_[a-z]+)*\b", source)}
+    names = session.get_session().get_service_model("dynamodb").operation_names
+    called = {f"dynamodb:{name}" for name in names if name in words}
+    granted: dict[str, set[str]] = {"PoolPolicy": set(), "PoolOwnerPolicy": set()}
+    for item in _allowing():
+        if any(action.startswith("dynamodb:") for action in item.actions):
+            granted[item.owner] |= set(item.actions)
+    assert granted["PoolPolicy"] | granted["PoolOwnerPolicy"] == called
+    whole = {"dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:Scan"}
+    assert granted["PoolOwnerPolicy"] == whole
+    resources = _resources()
+    assert resources["PoolPolicy"]["Properties"]["Roles"] == [{"Ref": "JobRole"}, {"Ref": "SubmitterRole"}]
+    assert resources["PoolOwnerPolicy"]["Properties"]["Roles"] == [{"Ref": "SubmitterRole"}]
+
+
 def test_jobs_write_what_jobs_write() -> None:
     """Their keys are those of the layout."""
     mine = [item for item in _allowing() if item.owner == "JobPolicy"]
@@ -381,7 +398,7 @@ def test_a_machine_without_scratch_takes_no_jobs(tmp_path: Path) -> None:
 
 def test_every_right_and_parameter_is_documented(root: Path) -> None:
     page = (root / "docs" / "aws.md").read_text()
-    rights = set(re.findall(r"`((?:s3|ecr|ecs|ec2|batch|iam|kms|logs|firehose|sts):\w+)`", page))
+    rights = set(re.findall(r"`((?:s3|ecr|ecs|ec2|batch|iam|kms|logs|firehose|sts|dynamodb):\w+)`", page))
     granted = {action for item in _allowing() for action in item.actions}
     assert rights == granted
     table = page.partition("| parameter | default |")[2].partition("\n\n")[0]
