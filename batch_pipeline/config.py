@@ -188,6 +188,38 @@ class AccessSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Section `server`: the service that starts runs for others, and how a client finds it."""
+
+    url: str = _matching(r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$", "a service's URL is https://host/path")
+    token: str = _matching(
+        r"^((env|file):\S+)?$", "a token is never written here but where it is: env:NAME or file:PATH"
+    )
+    host: str
+    port: int = _at_least(1, 65535)
+    issuer: str
+    audience: str
+    algorithms: str = _matching(
+        r"^(RS|PS|ES)(256|384|512)(,((RS|PS|ES)(256|384|512)|EdDSA))*$|^EdDSA$",
+        "algorithms are asymmetric ones with commas between: RS256,ES256",
+    )
+    claim: str = _one_of("email", "sub")
+    leeway_seconds: float = _at_least(0, 300)
+    token_header: str = _matching(r"^([A-Za-z][A-Za-z0-9-]{0,63})?$", "a header's name is letters, digits and -")
+    trusted_proxy: str
+    requests_per_minute: int = _at_least(1, 100_000)
+    audit: str
+
+    @property
+    def audit_file(self) -> Path:
+        """Where the audit log lies."""
+        if self.audit:
+            return Path(self.audit).expanduser().absolute()
+        home = os.environ.get("XDG_STATE_HOME")
+        return (Path(home) if home else Path.home() / ".local" / "state") / "batch_pipeline" / "server" / "audit.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolSettings:
     """Section `pool`: the pool of tasks, and the pilots that drain it."""
 
@@ -216,6 +248,7 @@ class Settings:
     prices: PriceSettings
     pool: PoolSettings
     access: AccessSettings
+    server: ServerSettings
     #: Tags of all jobs.
     tags: Mapping[str, str]
     #: Parameters of the steps by option name, as written: `Graph.of` parses them.
@@ -259,6 +292,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "prices": PriceSettings,
     "pool": PoolSettings,
     "access": AccessSettings,
+    "server": ServerSettings,
 }
 
 

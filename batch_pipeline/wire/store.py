@@ -131,10 +131,13 @@ class Store:
         with self._call("head", key):
             return _entry(obstore.head(self.backend, key))
 
-    def stream(self, key: str) -> tuple[Entry, Iterator[bytes]]:
-        """The object as a listing shows it, and its bytes in pieces. Raises NotInStore, StoreFailed, also later."""
+    def stream(self, key: str, span: tuple[int, int] | None = None) -> tuple[Entry, Iterator[bytes]]:
+        """The object as a listing shows it, and its bytes in pieces. Raises NotInStore, StoreFailed, also later.
+
+        `span` is a first byte and the one after the last, of an object that has them.
+        """
         with self._call("get", key):
-            result = obstore.get(self.backend, key)
+            result = obstore.get(self.backend, key, options=None if span is None else {"range": span})
         return _entry(result.meta), self._pieces(key, result)
 
     def put(self, key: str, data: bytes) -> None:
@@ -205,9 +208,14 @@ class Store:
 
     def folders(self, prefix: str) -> builtins.list[str]:
         """Names of the folders right below a prefix; empty when there is none."""
+        return self.children(prefix)[0]
+
+    def children(self, prefix: str) -> tuple[builtins.list[str], builtins.list[Entry]]:
+        """Names of the folders and the objects right below a prefix; two empty lists when there is nothing."""
         with self._call("list", prefix):
             found = obstore.list_with_delimiter(self.backend, prefix.rstrip("/") or None)
-        return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"]]
+        folders = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"]]
+        return folders, [_entry(meta) for meta in found["objects"]]
 
     def _pieces(self, key: str, result: Any) -> Iterator[bytes]:
         with self._call("get", key, count=0):
