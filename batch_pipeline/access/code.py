@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.access.names import entry_of
+from batch_pipeline.access.names import entry_of, folder_of
 from batch_pipeline.access.policy import Policy, RepositoryRule, repository_key
 from batch_pipeline.access.request import CodeFacts, EntryKind, RunAsk, SubmoduleFacts
 from batch_pipeline.wire.digest import fingerprint_of
@@ -48,7 +48,7 @@ def code_facts(ask: RunAsk, policy: Policy, cache: Path, tokens: Tokens = lambda
             return found
         modules = tuple(_submodules(git, found.commit, policy, cache, tokens, (rule.url,)))
         inside = [item.path for item in modules]
-        cwd = "" if ask.cwd in ("", ".") else ask.cwd.strip("/")
+        cwd = folder_of(ask.cwd)
         return CodeFacts(
             **{
                 **vars(found),

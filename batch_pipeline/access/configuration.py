@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from batch_pipeline.access.gate import Grant
+from batch_pipeline.access.names import folder_of
+from batch_pipeline.access.policy import Policy
+from batch_pipeline.access.request import Identity, Level, RunAsk
 from batch_pipeline.wire.errors import InvalidConfig
 
 
@@ -53,12 +56,31 @@ def driver_config(grant: Grant, run_id: str) -> dict[str, Any]:
         "image": grant.image,
         "policy_sha256": grant.policy_sha256,
     }
-    storage = {
-        "store": grant.store,
-        "output_prefix": grant.output,
-        "output": f"{grant.store.rstrip('/')}/{grant.output}",
+    return {**grant.config, "workflow": workflow, "storage": _storage(grant.store, grant.output)}
+
+
+def previewed_config(ask: RunAsk, policy: Policy, identity: Identity) -> dict[str, Any]:
+    """The same of an ask that has passed `precheck` and nothing more: commit and image are as they were asked for."""
+    place = policy.levels[Level(ask.access_level)]
+    rule = policy.repository(ask.repository) if ask.repository else None
+    workflow = {
+        "run_id": "(given when it is submitted)",
+        "dataset": ask.dataset,
+        "access_level": ask.access_level,
+        "description": ask.description.strip(),
+        "user": identity.name,
+        "repository": rule.url if rule is not None else "",
+        "commit": ask.commit,
+        "cwd": folder_of(ask.cwd),
+        "script": list(ask.script),
+        "image": ask.image or place.image,
+        "policy_sha256": policy.sha256,
     }
-    return {**grant.config, "workflow": workflow, "storage": storage}
+    return {**ask.config, "workflow": workflow, "storage": _storage(place.store, place.output_of(ask.output_dir))}
+
+
+def _storage(store: str, output: str) -> dict[str, Any]:
+    return {"store": store, "output_prefix": output, "output": f"{store.rstrip('/')}/{output}"}
 
 
 def to_toml(value: Mapping[str, Any]) -> str:

@@ -19,6 +19,24 @@ _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
 #: Control characters, line separators, and marks that turn the direction of what stands on a screen.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+#: Folders of a store that are its own (`wire.layout`): records, logs and receipts are nobody's output.
+STORES_OWN: Final = frozenset(
+    {
+        "results",
+        "cohort",
+        "references",
+        "receipts",
+        "logs",
+        "code",
+        "runs",
+        "release",
+        "subsets",
+        "live",
+        "driver",
+        "pool",
+    }
+)
+
 MOST_PATH: Final = 512
 MOST_TEXT: Final = 4096
 MOST_ITEMS: Final = 1000
@@ -148,6 +166,10 @@ def output_problems(output_dir: str) -> Iterator[Problem]:
     elif any(not _PART.fullmatch(part) for part in output_dir.removesuffix("/").split("/")):
         rule = "An output prefix is names of letters, digits and . _ + = @ - with single slashes between, none of them"
         yield Problem(thing=thing, rule=f"{rule} beginning with a dot.", remedy=remedy)
+    elif output_dir.split("/")[0] in STORES_OWN:
+        yield Problem(
+            thing=thing, rule="The store keeps records there.", remedy="Begin it with another name.", status=403
+        )
     if len(output_dir) > MOST_PATH:
         yield Problem(thing=thing, rule=f"An output prefix has at most {MOST_PATH} characters.", remedy="Shorten it.")
 
@@ -161,6 +183,12 @@ def folder_problems(cwd: str) -> Iterator[Problem]:
             rule="The working directory is a folder inside the repository.",
             remedy="Give it relative to the repository's root, without `..`.",
         )
+
+
+def folder_of(cwd: str) -> str:
+    """The folder as its path from the repository's root; empty for the root."""
+    path = posixpath.normpath(cwd.strip("/") or ".")
+    return "" if path == "." else path
 
 
 def entry_of(cwd: str, script: str) -> str:

@@ -87,6 +87,10 @@ class LevelRule:
     image: str = ""
     without_image: bool = False
 
+    def output_of(self, output_dir: str) -> str:
+        """Where outputs of an ask lie, from the store's root."""
+        return "/".join(part for part in (self.output_prefix, output_dir.rstrip("/")) if part)
+
     @property
     def area(self) -> str:
         """Where the level's outputs lie, with a slash at the end."""

@@ -25,7 +25,7 @@ def check_out(checkout: Checkout, root: Path, token: str = "") -> None:
     Raises RepositoryFailed when the repository cannot be read, ContractBroken for a commit that is another one.
     """
     folder = root / checkout.path
-    if ".." in Path(checkout.path).parts or not folder.parent.resolve().is_relative_to(root.resolve()):
+    if ".." in Path(checkout.path).parts or not folder.resolve().is_relative_to(root.resolve()):
         raise ContractBroken(f"The submodule {checkout.path!r} would leave the working tree. Submit again.")
     folder.mkdir(parents=True, exist_ok=True)
     git = Git(folder, token=token)

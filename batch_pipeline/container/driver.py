@@ -167,7 +167,7 @@ class Attempt:
             "format": 1,
             "at": _now(),
             "event": event,
-            "by": self._order.access_level,
+            "by": self._order.user,
             "host": os.uname().nodename,
             "message": message,
             "native_id": self._environment.get(Variable.JOB_ID, ""),

@@ -85,6 +85,7 @@ def order_of(grant: Grant, settings: Settings, run_id: str, config_sha256: str) 
         run_id=run_id,
         dataset=grant.dataset,
         access_level=grant.level.value,
+        user=grant.identity.name,
         output=grant.output,
         script=grant.script,
         entry=grant.entry,

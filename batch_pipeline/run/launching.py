@@ -28,7 +28,7 @@ from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict, SubmissionUnknown
-from batch_pipeline.wire.store import NotInStore, Store, open_store
+from batch_pipeline.wire.store import Store, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +122,15 @@ def ended(store: Store, backend: Backend, launched: Launched) -> RunRecord | Non
     return read_record(store, launched.run_id)
 
 
-def exit_code_of(store: Store, run_id: str) -> int:
-    """The exit code that a driver's script ended with; 1 when it has none."""
-    try:
-        return int(store.get_json(layout.run_end(run_id)).get("exit_code", 1))
-    except NotInStore:
-        return 1
+def log_of(store: Store, run_id: str) -> dict[str, str]:
+    """What the driver's attempts have printed so far, oldest first, by the keys of their logs."""
+    keys = sorted(store.keys(layout.cell_logs(run_id, DRIVER, layout.COHORT)), key=_attempt_of)
+    return {key: store.get(key).decode(errors="replace") for key in keys if key.endswith(".log")}
+
+
+def _attempt_of(key: str) -> tuple[int, str]:
+    name = key.rsplit("/", 1)[-1].partition(".")[0]
+    return (int(name) if name.isdigit() else 0, key)
 
 
 def _children(backend: Backend, launched: Launched) -> Iterator[Child]:

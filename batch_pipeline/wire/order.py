@@ -42,6 +42,8 @@ class DriverOrder:
     run_id: str
     dataset: str
     access_level: str
+    #: Who asked.
+    user: str
     #: Where the script writes, from the root of the dataset's store.
     output: str
     #: Argv; the first is `entry` when that is set, else a program of the image.

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.access.gate import decide, precheck
-from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES
+from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES, STORES_OWN
 from batch_pipeline.access.policy import parse_policy, repository_key
 from batch_pipeline.access.request import EntryKind, Facts, Identity, Level, RunAsk, SubmoduleFacts
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidConfig, Refused
 from tests.access.lab import ALICE, DIGEST, HEAD, POLICY, REPOSITORY, SHA, ask, facts, policy
 
@@ -100,6 +101,13 @@ def test_an_output_prefix_stays_inside(level: str, output: str) -> None:
     assert refused(ask(level, output_dir=output)).status == 400
 
 
+def test_an_output_is_none_of_the_stores_own_folders() -> None:
+    places = {line.split("/")[0].strip() for line in (layout.__doc__ or "").splitlines() if line.startswith("    ")}
+    assert places == STORES_OWN
+    for place in places:
+        assert refused(ask("test", output_dir=f"{place}/01ARZ3NDEKTSV4RRFFQ69G5FAV")).status == 403
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
     "name",
@@ -134,6 +142,28 @@ def test_a_variable_that_looks_like_a_secret_is_refused_without_its_value() -> N
     error = refused(ask(environment={"GITHUB_TOKEN": "ghp_hunter2"}))
     assert error.status == 400
     assert "hunter2" not in error.message
+
+
+TOKENS = [
+    "AKIA" + "ABCDEFGHIJKLMNOP",
+    "ghp_" + "a" * 36,
+    "https://ada:hunter2@example.org/x",
+    "-----BEGIN RSA PRIVATE KEY-----",
+]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("where", ["script", "environment", "config", "description"])
+def test_what_is_plainly_a_secret_is_refused_and_not_repeated(where: str, token: str) -> None:
+    changes: dict[str, Any] = {
+        "script": ("main.py", f"--key={token}"),
+        "environment": {"COLOUR": token},
+        "config": {"mine": {"deep": ["x", token]}},
+        "description": f"with {token}",
+    }
+    error = refused(ask("test", **{where: changes[where]}))
+    assert error.status == 400
+    assert token not in error.message
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -1,0 +1,48 @@
+"""`config`: prints the configuration that a driver's script would get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_pipeline.cli.asking import ask_of, ask_options
+from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.wire.contract import CommandExit
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.workflow import WorkflowTask
+
+
+def config(call: Call) -> int:
+    """Prints the merged TOML that the script of `submit`, asked the same, would get. Submits and writes nothing.
+
+    The policy and the form of what is asked are checked as there; repository and registry are not asked.
+    """
+    from batch_pipeline import backends
+    from batch_pipeline.access.configuration import previewed_config, to_toml
+    from batch_pipeline.access.gate import precheck
+    from batch_pipeline.access.policy import read_policy
+    from batch_pipeline.run.desk import identity_of
+
+    ask = replace(ask_of(call, confirm=False), confirmed=True)
+    backend = backends.create(call.settings)
+    try:
+        identity = identity_of(backend)
+    finally:
+        backend.close()
+    policy = read_policy(call.settings.access.policies, ask.dataset)
+    precheck(ask, policy, identity)
+    value = previewed_config(ask, policy, identity)
+    print_json(value) if call.json else data(to_toml(value).rstrip())
+    return CommandExit.DONE
+
+
+def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
+    """The command."""
+    made = command("config", workflow, argv, config, ask_options())
+    made.allow_interspersed_args = False
+    return made
