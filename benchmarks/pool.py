@@ -168,10 +168,13 @@ def together(works: Sequence[Callable[[peers.Ready], Any]]) -> Together:
         answers = []
         for (receiving, sending), child in zip(pipes, children, strict=True):
             sending.close()
-            if receiving not in wait([receiving, child.sentinel]):
+            wait([receiving, child.sentinel])
+            try:
+                answers.append(receiving.recv() if receiving.poll() else _nothing())
+            except EOFError as error:
                 child.join()
-                raise BenchmarkFailed(f"A process of a benchmark ended with {child.exitcode} and said nothing.")
-            answers.append(receiving.recv())
+                said = f"A process of a benchmark ended with {child.exitcode} and said nothing."
+                raise BenchmarkFailed(said) from error
             child.join()
     finally:
         for child in children:
@@ -179,6 +182,10 @@ def together(works: Sequence[Callable[[peers.Ready], Any]]) -> Together:
             child.join()
     # `perf_counter` is one clock for all processes of a Linux host.
     return Together(answers=answers, seconds=max(ended for _, ended in answers) - began)
+
+
+def _nothing() -> tuple[Any, float]:
+    raise EOFError
 
 
 def _show_claims(claims: Mapping[str, Mapping[int, Measured]]) -> None:

@@ -51,7 +51,7 @@ from batch_pipeline.pool.sqlite_rows import (
     task_of_row,
 )
 from batch_pipeline.pool.stepped import CHUNK, SteppedStore
-from batch_pipeline.pool.task import Event, Nest, Task, TaskState
+from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 
 #: How long a writer waits for its turn.
@@ -175,7 +175,8 @@ class SqliteRows:
             places = [self._write(step) for step in steps]
             self._count(step for step, seq in zip(steps, places, strict=True) if seq is not None)
             told = zip(places, steps, strict=True)
-            events = [event_row(seq, step.event, _held(step)) for seq, step in told if seq is not None and step.event]
+            kept = ((seq, step) for seq, step in told if seq is not None and step.event and not _claims(step))
+            events = [event_row(seq, step.event, _held(step)) for seq, step in kept if step.event]
             self._connection.executemany(EVENT, events)
         return [seq is not None for seq in places]
 
@@ -343,6 +344,10 @@ class SqliteRows:
         """See `Rows.close`."""
         with self._lock, self._translated():
             self._connection.close()
+
+
+def _claims(step: Step) -> bool:
+    return step.event is not None and step.event.move is Move.CLAIMED
 
 
 def _held(step: Step) -> Task | None:
