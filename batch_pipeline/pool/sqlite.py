@@ -6,6 +6,8 @@ local disk, not on a network's. A transaction that was answered survives the dea
 `synchronous=NORMAL` a loss of power may take the last ones back: their tasks come back when their leases end.
 
 A connection must not be used on both sides of a fork; threads of one process may share a store.
+
+(Longer than most modules: what one connection does, statement by statement; the statements stand in `sqlite_rows`.)
 """
 
 from __future__ import annotations
@@ -175,8 +177,8 @@ class SqliteRows:
             places = [self._write(step) for step in steps]
             self._count(step for step, seq in zip(steps, places, strict=True) if seq is not None)
             told = zip(places, steps, strict=True)
-            kept = ((seq, step) for seq, step in told if seq is not None and step.event and not _claims(step))
-            events = [event_row(seq, step.event, _held(step)) for seq, step in kept if step.event]
+            kept = ((seq, step, _told(step)) for seq, step in told if seq is not None)
+            events = [event_row(seq, event, _held(step)) for seq, step, event in kept if event]
             self._connection.executemany(EVENT, events)
         return [seq is not None for seq in places]
 
@@ -346,8 +348,9 @@ class SqliteRows:
             self._connection.close()
 
 
-def _claims(step: Step) -> bool:
-    return step.event is not None and step.event.move is Move.CLAIMED
+def _told(step: Step) -> Event | None:
+    """The event to be written. A claim is none: the task tells of it, and then the event that ends it."""
+    return None if step.event and step.event.move is Move.CLAIMED else step.event
 
 
 def _held(step: Step) -> Task | None:
