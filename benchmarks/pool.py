@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.pool.base import Settlement
+from batch_pipeline.pool.base import Answer, Settlement
 from batch_pipeline.pool.exchange import ExportFormat, Format, Reading, export_file, import_file
 from batch_pipeline.pool.overview import overview
 from batch_pipeline.pool.pilot import Pilot
@@ -41,6 +41,7 @@ GOAL_PILOTS = {1: 0.85, 10: 0.95}
 GOAL_SHARE = 0.10
 _PILOTS = 2
 _COMMANDS = 2_000
+_HARASSED = 20_000
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -99,12 +100,21 @@ def main(*, rounds: int, tasks: int, results_folder: Path) -> None:
         folder = Path(name)
         claims = claims_of(folder, rounds)
         pilots = pilots_of(folder, rounds)
+        harassed = harassed_in(folder)
     _show_claims(claims)
     _show_pilots(pilots)
+    rows = [(name, f"{value:,.1f}") for name, value in harassed.items()]
+    table.show(f"pool: {_HARASSED:,} tasks, 16 processes, killed at random", ("what", "figure"), rows)
     large = large_alone(tasks)
     _show_large(large, tasks)
     kept = {way: {str(count): vars(one) for count, one in by_count.items()} for way, by_count in claims.items()}
-    values = {"machine": table.machine(), "claims": kept, "pilots": pilots, "large": {str(tasks): large}}
+    values = {
+        "machine": table.machine(),
+        "claims": kept,
+        "pilots": pilots,
+        "harassed": harassed,
+        "large": {str(tasks): large},
+    }
     table.keep("pool", values, results_folder)
 
 
@@ -274,6 +284,24 @@ def _show_pilots(pilots: Mapping[str, Any]) -> None:
     notes.append(table.verdict(pilots["share"], GOAL_SHARE, f"{_PILOTS} busy pilots within {GOAL_SHARE:.0%} of half"))
     title = f"pool: {_PILOTS} pilots, {_COMMANDS:,} commands `true`"
     table.show(title, ("commands a second", "rate"), rows, notes=notes)
+
+
+# Killed processes.
+
+
+def harassed_in(folder: Path) -> dict[str, float]:
+    """Drains a pool with processes that are killed, stopped and have wrong clocks; all is checked at the end."""
+    from tests.pool.swarm import Swarm
+
+    path = folder / "harassed.sqlite"
+    swarm = Swarm(opened=lambda: SqliteStore(path), folder=folder, size=16, lease_ms=500, skew_ms=1000)
+    swarm.fill(_HARASSED)
+    began = time.perf_counter()
+    swarm.run(seconds_between=0.1, most_kills=_HARASSED // 100)
+    seconds = time.perf_counter() - began
+    swarm.check(_HARASSED)
+    refused = sum(number for (_, answer), number in swarm.answers().items() if answer is Answer.REFUSED)
+    return {"seconds": seconds, "killed": swarm.killed, "late writes refused": refused, "lost, or settled twice": 0}
 
 
 # A large pool.
