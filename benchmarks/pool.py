@@ -105,17 +105,11 @@ def main(*, rounds: int, tasks: int, results_folder: Path) -> None:
     _show_pilots(pilots)
     rows = [(name, f"{value:,.1f}") for name, value in harassed.items()]
     table.show(f"pool: {_HARASSED:,} tasks, 16 processes, killed at random", ("what", "figure"), rows)
-    large = large_alone(tasks)
-    _show_large(large, tasks)
+    big = large_alone(tasks)
+    _show_large(big, tasks)
     kept = {way: {str(count): vars(one) for count, one in by_count.items()} for way, by_count in claims.items()}
-    values = {
-        "machine": table.machine(),
-        "claims": kept,
-        "pilots": pilots,
-        "harassed": harassed,
-        "large": {str(tasks): large},
-    }
-    table.keep("pool", values, results_folder)
+    figures = {"claims": kept, "pilots": pilots, "harassed": harassed, "large": {str(tasks): big}}
+    table.keep("pool", {"machine": table.machine(), **figures}, results_folder)
 
 
 # Claims.
