@@ -170,6 +170,8 @@ class Attempt:
             "by": self._order.user,
             "host": os.uname().nodename,
             "message": message,
+            "attempt": self.number,
+            "pid": os.getpid(),
             "native_id": self._environment.get(Variable.JOB_ID, ""),
         }
         try:
