@@ -19,6 +19,7 @@ test: ## Install what the tests need, check types and style, run all tests.
 	@scripts/install.sh containers
 	@scripts/install.sh databases
 	@scripts/install.sh python --dev
+	@scripts/install.sh crates
 	@$(MAKE) --no-print-directory check
 	$(PYTHON) -m pytest -q -n 2 --dist loadgroup
 

@@ -2,8 +2,8 @@
 # Installs what the project needs and does nothing when it is there: `install.sh tools` the bioinformatics tools
 # (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
 # `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
-# of real containers, `install.sh databases` servers that speak DynamoDB's and CouchDB's API, for the tests of pools. Each
-# says in one sentence what it cannot do.
+# of real containers, `install.sh databases` servers that speak DynamoDB's and CouchDB's API, for the tests of pools,
+# `install.sh crates` the validator of RO-Crates. Each says in one sentence what it cannot do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -123,6 +123,30 @@ python_packages() {
   touch "$stamp"
 }
 
+# The validator needs other versions of packages than ours, so it has an environment of its own. It would fetch RO-Crate's
+# JSON-LD context from the network; an npm package has it, and it goes into the validator's cache.
+crates() {
+  local folder=.venv/crates stamp python log
+  stamp=$folder/.installed-$(cat scripts/warm_contexts.py <(declare -f crates) | sha256sum | cut -c1-16)
+  [ ! -e "$stamp" ] || return 0
+  command -v npm >/dev/null || apt_packages "npm, for RO-Crate's context" nodejs npm
+  python=$(interpreter)
+  say "Installing the validator of RO-Crates into $folder"
+  log=$(mktemp)
+  if ! { mkdir -p .venv && "$python" -m venv "$folder" &&
+    "$folder/bin/pip" install -q "roc-validator==0.13.0" &&
+    npm install --prefix "$folder/node" --no-package-lock --ignore-scripts --no-audit --no-fund "ro-crate@3.5.1" &&
+    node -e "process.stdout.write(JSON.stringify(require('./$folder/node/node_modules/ro-crate/lib/defaults.js').standardContexts))" \
+      >"$folder/contexts.json" &&
+    "$folder/bin/python" scripts/warm_contexts.py "$folder/contexts.json" "$folder/contexts"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    say "The validator of RO-Crates could not be installed; its last lines are above."
+    exit 1
+  fi
+  rm -f "$log"
+  touch "$stamp"
+}
+
 what=${1:-}
 shift || true
 case "$what" in
@@ -130,9 +154,10 @@ case "$what" in
   browser) browser ;;
   containers) containers ;;
   databases) databases ;;
+  crates) crates ;;
   python) python_packages "$@" ;;
   *)
-    say "Usage: scripts/install.sh tools | browser | containers | databases | python [--dev]"
+    say "Usage: scripts/install.sh tools | browser | containers | databases | crates | python [--dev]"
     exit 2
     ;;
 esac

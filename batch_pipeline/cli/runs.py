@@ -1,56 +1,187 @@
-"""`runs`: the history of a store."""
+"""`runs`: the history of a store: lists runs, shows one, compares two, exports one as an RO-Crate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
-from batch_pipeline.cli.output import data, print_json, print_table
+from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.store import NotInStore
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.run.record import RunRecord
+    from batch_pipeline.run.registry import Query
+
+#: Options that ask for runs, by the query's field; times apart.
+_ASKED: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
 
 
 def runs(call: Call) -> int:
-    """Lists the runs of the store, newest first: who began what, when, and how it ended."""
-    from batch_pipeline.run.record import runs as recorded
+    """Lists the runs of the store, newest first: who began what, when, with which code, and how it ended.
 
-    found = recorded(call.store, most=call.options["number"])
+    Given `show RUN` it shows all that is known of one; given `diff RUN RUN` what differs between two; given `export
+    RUN --to FOLDER` (or FILE.zip) it writes one as an RO-Crate. RUN is an id, its beginning or end, or `last`.
+    """
+    word, *names = call.options["what"] or ("list",)
+    if word not in _ACTIONS:
+        raise InvalidUse(f"There is no `runs {word}`. There are: runs, {', '.join(f'runs {name}' for name in WORDS)}.")
+    wanted, act = _ACTIONS[word]
+    if len(names) != wanted:
+        raise InvalidUse(f"`runs {word}` takes {wanted} run{'s' if wanted != 1 else ''}, not {len(names)}.")
+    if word != "list" and any(call.options[name] for name in (*_ASKED, "since", "until")):
+        raise InvalidUse("Options that choose runs go with the list only: runs --user ada.")
+    if word != "export" and call.options["to"]:
+        raise InvalidUse("--to goes with an export only: runs export RUN --to FOLDER.")
+    return act(call, names)
+
+
+def _list(call: Call, _: Sequence[str]) -> int:
+    from batch_pipeline.run.registry import find_runs
+
+    found = find_runs(call.store, _query(call.options), most=call.options["number"])
     if call.json:
-        from batch_pipeline.report.records import plain
-
-        print_json([plain(run) | {"ended": run.ended, "ok": run.ok} for run in found])
+        print_json([_value(run) for run in found])
         return CommandExit.DONE
     if not found:
-        data(f"No run is recorded in {call.store.url}.")
+        asked = any(call.options[name] for name in (*_ASKED, "since", "until"))
+        data(f"No run {'that fits ' if asked else ''}is recorded in {call.store.url}.")
         return CommandExit.DONE
-    print_table(
-        ["run", "pipeline", "started (UTC)", "by", "samples", "jobs", "state", "command"], [_row(run) for run in found]
-    )
+    columns = ["run", "pipeline", "started (UTC)", "by", "code", "samples", "jobs", "state", "command"]
+    print_table(columns, [_row(run) for run in found])
     return CommandExit.DONE
 
 
+def _query(options: Mapping[str, Any]) -> Query:
+    from batch_pipeline.run.registry import Query, moment
+
+    since, until = options["since"], options["until"]
+    return Query(
+        **{name: options[name] or "" for name in _ASKED},
+        since=moment(since) if since else None,
+        until=moment(until, ends=True) if until else None,
+    )
+
+
+def _value(run: RunRecord) -> dict[str, Any]:
+    from batch_pipeline.report.records import plain
+
+    value: dict[str, Any] = plain(run)
+    return value | {"ended": run.ended, "ok": run.ok, "status": run.status}
+
+
 def _row(run: RunRecord) -> list[object]:
+    from batch_pipeline.report.run_pages import code_of, state_of
+
     began = run.started_at[:19].replace("T", " ")
     by = f"{run.user}@{run.host}"
     told = run.description or " ".join(run.argv)
-    return [run.run_id, run.pipeline, began, by, run.samples, run.jobs, state_of(run), told]
+    return [run.run_id, run.pipeline, began, by, code_of(run), run.samples, run.jobs, state_of(run), told]
 
 
-def state_of(run: RunRecord) -> str:
-    """A run's state in words."""
-    if not run.ended:
-        return "live"
-    return f"{run.done:,} done" if run.ok else f"{run.done:,} done, {run.failed:,} failed"
+def _show(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.report.records import plain
+    from batch_pipeline.report.run_pages import page_of
+    from batch_pipeline.run.history import read_events
+    from batch_pipeline.run.live import submissions
+    from batch_pipeline.run.registry import resolve
+    from batch_pipeline.run.verdict import read_failed
+
+    run = resolve(call.store, names[0])
+    sent = sorted(submissions(call.store, run.run_id), key=lambda item: item.sent_at)
+    events = read_events(call.store, run.run_id)
+    try:
+        failed = read_failed(call.store, run.run_id)
+    except NotInStore:
+        failed = []
+    if call.json:
+        told = {"jobs_sent": plain(sent), "failed_cells": plain(failed), "events": plain(events)}
+        print_json(_value(run) | told)
+        return CommandExit.DONE
+    for section in page_of(run, sent, events, failed):
+        data(section.title)
+        if section.columns:
+            print_table(section.columns, section.rows)
+        else:
+            width = max(len(str(name)) for name, _ in section.rows)
+            for name, value in section.rows:
+                data(f"  {name!s:<{width}}  {value}")
+        data("")
+    return CommandExit.DONE
+
+
+def _diff(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.report.records import plain
+    from batch_pipeline.run.compare import differences
+    from batch_pipeline.run.registry import resolve
+
+    before, after = (resolve(call.store, name) for name in names)
+    found = differences(call.store, before, after)
+    if call.json:
+        print_json({"before": before.run_id, "after": after.run_id, "differences": plain(found)})
+    elif not found:
+        data(f"{before.run_id} and {after.run_id} differ in nothing that is recorded.")
+    else:
+        rows = [[one.about, one.field, one.before, one.after] for one in found]
+        print_table(["what", "field", before.run_id, after.run_id], rows)
+    return CommandExit.DONE
+
+
+def _export(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.run.crate import export
+    from batch_pipeline.run.registry import resolve
+
+    if not call.options["to"]:
+        raise InvalidUse("Say where: runs export RUN --to FOLDER, or FILE.zip.")
+    run = resolve(call.store, names[0])
+    exported = export(call.store, run, call.options["to"], results=bool(call.options["results"]))
+    if call.json:
+        from batch_pipeline.report.records import plain
+
+        print_json(plain(exported))
+        return CommandExit.DONE
+    data(f"Run {run.run_id} is in {exported.place}: {exported.files:,} files, {exported.size_bytes:,} bytes.")
+    if exported.left_out:
+        say(f"{exported.left_out:,} cells of the run have no results any more, or not yet.")
+    return CommandExit.DONE
+
+
+_ACTIONS: Final[Mapping[str, tuple[int, Callable[[Call, Sequence[str]], int]]]] = {
+    "list": (0, _list),
+    "show": (1, _show),
+    "diff": (2, _diff),
+    "export": (1, _export),
+}
+WORDS: Final = tuple(word for word in _ACTIONS if word != "list")
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    number = CommandOption("--number", "How many at most.", type=click.IntRange(min=1), default=20, show_default=True)
-    return command("runs", workflow, argv, runs, [*common_options(), json_option(), number])
+    what = click.Argument(
+        ["what"], nargs=-1, metavar="[show|diff|export RUN...]", shell_complete=complete.runs(workflow)
+    )
+    options = [
+        CommandOption("--number", "How many at most.", type=click.IntRange(min=1), default=20, show_default=True),
+        CommandOption("--dataset", "Of this dataset."),
+        CommandOption("--user", "By this user, or an identity that has this in its ARN."),
+        CommandOption("--repository", "By code of this repository: its URL or the end of it.", metavar="URL"),
+        CommandOption("--commit", "By this commit: the first characters of its SHA.", metavar="SHA"),
+        CommandOption("--level", "At this level of access."),
+        CommandOption("--status", "In this state.", type=click.Choice(["live", "done", "failed"])),
+        CommandOption("--pipeline", "Of this pipeline: its class, or the name it was given.", metavar="NAME"),
+        CommandOption("--sample", "With this sample in the list.", metavar="NAME"),
+        CommandOption("--since", "Begun then or later: 2026-11-21, 2026-11-21T16:30, 12h, 7d, 2w.", metavar="TIME"),
+        CommandOption("--until", "Begun before; with all of a day.", metavar="TIME"),
+        CommandOption("--to", "Where to export to.", metavar="FOLDER|FILE.zip"),
+        CommandOption(
+            "--results/--no-results", "Whether an export has copies of the results, or their URLs.", default=True
+        ),
+    ]
+    return command("runs", workflow, argv, runs, [what, *common_options(), json_option(), *options])

@@ -35,7 +35,7 @@ from batch_pipeline.wire.contract import EXECUTION, METADATA, ContainerExit, Var
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, StepInterrupted
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
-from batch_pipeline.wire.receipt import Failure, Receipt, Usage
+from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt, Usage
 
 #: Characters of the log that a failure's record repeats.
 _TAIL_CHARACTERS = 2000
@@ -177,6 +177,11 @@ class Attempt:
         except OSError as error:
             raise local_error(scratch, error) from error
         references = stage_references(manifest.references, self.files, self.place.cache_root)
+        # Their bytes were compared with these when they came to this host.
+        self.staged.records += [
+            FileRecord(port=spec.port, key=spec.key, size_bytes=spec.size_bytes, etag=spec.etag)
+            for spec in manifest.references
+        ]
         return Job(
             sample=row.sample,
             step=manifest.step,

@@ -2,6 +2,7 @@
 
     runs/{run_id}/config.json  settings as merged, without secrets           before the record, which has its digest
     runs/{run_id}/diff.patch   what was changed since the commit, if it was  before the record, which has its digest
+    runs/{run_id}/workflow.py  the file that wires the steps                 before the record, which has its digest
     runs/{run_id}/run.json     who, when, argv, what was chosen, digests     before the manifests
     runs/{run_id}/plan.json    the steps' parts and the jobs                 before the manifests
     runs/{run_id}/samples.tsv  the list as read                              before the manifests
@@ -20,8 +21,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from batch_pipeline.config import Settings
@@ -39,7 +42,7 @@ from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.errors import RunConflict
-from batch_pipeline.wire.scrub import scrubbed, scrubbed_words
+from batch_pipeline.wire.scrub import scrubbed, scrubbed_code, scrubbed_words
 from batch_pipeline.wire.store import NotInStore, Store
 
 FORMAT = 1
@@ -60,6 +63,9 @@ class RunRecord:
     pipeline_name: str = ""
     #: Digest of all that its steps are: code, parameters, images, references, wiring.
     pipeline_digest: str = ""
+    #: The file that wires its steps, and its digest; the bundle has the steps alone.
+    workflow_file: str = ""
+    workflow_sha256: str = ""
     #: Step -> the same of the step alone; `plan.json` has the parts.
     step_digests: Mapping[str, str] = field(default_factory=dict)
     #: Step -> its image by digest; empty: a process of the machine.
@@ -143,6 +149,7 @@ def make_record(
 ) -> RunRecord:
     """The record of a run that is about to begin."""
     settings = request.settings
+    workflow = _workflow_file(request)
     digests = {step: part.digest() for step, part in plan.parts.items()}
     record = RunRecord(
         run_id=run_id,
@@ -151,6 +158,8 @@ def make_record(
         pipeline=request.graph.name,
         pipeline_name=settings.pipeline.name or request.graph.name,
         pipeline_digest=fingerprint_of(digests),
+        workflow_file=workflow.name if workflow else "",
+        workflow_sha256=sha256_of_bytes(workflow.read_bytes()) if workflow else "",
         step_digests=digests,
         images={step: part.image for step, part in plan.parts.items()},
         user=user_name(),
@@ -174,6 +183,12 @@ def make_record(
         place=place_of(settings),
     )
     return _with_provenance(record, provenance or Provenance())
+
+
+def _workflow_file(request: Request) -> Path | None:
+    """The file that defines the workflow; None where there is none, as in a notebook."""
+    file = getattr(sys.modules.get(request.workflow.__module__), "__file__", None)
+    return Path(file) if file and Path(file).is_file() else None
 
 
 def _with_provenance(record: RunRecord, found: Provenance) -> RunRecord:
@@ -207,6 +222,8 @@ def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, 
     write_config(store, run_id, request.settings)
     if diff:
         store.put(layout.run_diff(run_id), diff)
+    if workflow := _workflow_file(request):
+        store.put(layout.run_workflow(run_id), scrubbed_code(workflow.read_text(errors="replace")).encode())
     text = json.dumps(begun, indent=1, ensure_ascii=False).encode()
     # A write whose answer was lost is made again, and meets its own object.
     if not store.put_if_absent(layout.run_record(run_id), text) and store.get(layout.run_record(run_id)) != text:
@@ -270,19 +287,6 @@ def read_record(store: Store, run_id: str) -> RunRecord:
     except NotInStore:
         pass
     return RunRecord.from_json(value)
-
-
-def runs(store: Store, *, most: int | None = None) -> list[RunRecord]:
-    """The runs of a store, newest first; a folder without a record (a driver died there) is left out."""
-    found: list[RunRecord] = []
-    for run_id in sorted(store.folders(layout.RUNS), reverse=True):
-        if most is not None and len(found) >= most:
-            break
-        try:
-            found.append(read_record(store, run_id))
-        except NotInStore:
-            continue
-    return found
 
 
 def _selection(request: Request) -> dict[str, Any]:

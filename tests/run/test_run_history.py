@@ -11,7 +11,8 @@ from batch_pipeline.run import live, submit
 from batch_pipeline.run.history import Happened, append, moment_of, new_run_id, problem_of, read_events
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.orders import Order, write_order
-from batch_pipeline.run.record import read_record, runs
+from batch_pipeline.run.record import read_record
+from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.wire.errors import StoreFailed, SubmissionRefused, SubmissionUnknown
 from batch_pipeline.wire.store import Store
 from tests.run.small import Stage, drive, request_of
@@ -44,7 +45,7 @@ def test_a_refused_job_leaves_a_record_that_says_so(store: Store, stage: Stage, 
     with pytest.raises(SubmissionRefused):
         drive(request_of(store), stage)
 
-    (record,) = runs(store)
+    (record,) = find_runs(store, Query())
     (event,) = read_events(store, record.run_id)
     assert record.status == "live"
     assert event.event == "submission failed"
@@ -67,7 +68,7 @@ def test_a_doubt_that_nobody_could_settle_is_told_too(store: Store, stage: Stage
     with pytest.raises(SubmissionUnknown):
         drive(request_of(store), stage)
 
-    (record,) = runs(store)
+    (record,) = find_runs(store, Query())
     assert problem_of(read_events(store, record.run_id)) == "submission failed: upper-0-0: Nobody knows, again."
 
 
@@ -81,7 +82,7 @@ def test_definitions_that_are_not_taken_leave_a_record_that_says_so(
     with pytest.raises(SubmissionRefused):
         drive(request_of(store), stage)
 
-    (record,) = runs(store)
+    (record,) = find_runs(store, Query())
     assert problem_of(read_events(store, record.run_id)) == "submission failed: No such role."
 
 
@@ -93,7 +94,7 @@ def test_ctrl_c_in_the_middle_of_a_submission_is_told(store: Store, stage: Stage
     with pytest.raises(KeyboardInterrupt):
         drive(request_of(store), stage)
 
-    (record,) = runs(store)
+    (record,) = find_runs(store, Query())
     assert problem_of(read_events(store, record.run_id)).startswith("submission interrupted: upper-0-0")
 
 

@@ -12,7 +12,8 @@ from batch_pipeline.run import live
 from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.logs import logs
-from batch_pipeline.run.record import read_record, runs
+from batch_pipeline.run.record import read_record
+from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.run.status import explain, status, watch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
@@ -440,7 +441,7 @@ def test_runs_are_listed_newest_first_and_a_folder_without_a_record_is_left_out(
         ids += drive(request_of(store, params={"depth": depth}), stage).run_ids
     store.put("runs/09ZZZ/plan.json", b"{}")
 
-    assert [record.run_id for record in runs(store)] == sorted(ids, reverse=True)
-    assert [record.run_id for record in runs(store, most=2)] == sorted(ids, reverse=True)[:2]
+    assert [record.run_id for record in find_runs(store, Query())] == sorted(ids, reverse=True)
+    assert [record.run_id for record in find_runs(store, Query(), most=2)] == sorted(ids, reverse=True)[:2]
     with pytest.raises(NotInStore):
         read_record(store, "09ZZZ")

@@ -82,7 +82,7 @@ def test_everything_is_recorded_before_it_is_done(store: Store, puts: list[str])
     run_id = live_run_ids(store)[0]
     short = [key.removeprefix(f"runs/{run_id}/") for key in puts if run_id in key or "SubmitJob" in key]
     short = [key for key in short if key != "diff.patch"]
-    assert short[:5] == ["config.json", "run.json", "samples.tsv", "plan.json", f"live/{run_id}.json"]
+    assert short[:6] == ["config.json", "workflow.py", "run.json", "samples.tsv", "plan.json", f"live/{run_id}.json"]
     upper = [key.rsplit("/", 1)[-1].split()[0] for key in short if "upper" in key]
     assert upper == ["rows.txt", "manifest.json", "intent.json", "SubmitJob", "sent.json"]
     order = [key.split("/")[1] for key in short if key.endswith("sent.json")]

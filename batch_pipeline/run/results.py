@@ -1,0 +1,133 @@
+"""Which receipts vouch for what: those of a run's cells, of all cells, and the one behind a file.
+
+A run answers for all cells of its list and steps, those that an earlier run had done before too: what it was to have is
+what is there when it has ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.run.record import RunRecord
+from batch_pipeline.run.registry import samples_of
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import InvalidUse, StoreFailed
+from batch_pipeline.wire.receipt import Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Receipts that are read at once.
+AT_ONCE: Final = 16
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResults:
+    """What there is of a run's cells."""
+
+    #: Steps in the order of the pipeline, samples in that of the list.
+    receipts: Sequence[Receipt]
+    #: Cells without one: (step, sample).
+    missing: Sequence[Cell]
+
+
+def results_of(store: Store, run: RunRecord) -> RunResults:
+    """The receipts of a run's cells. A LIST a step, a GET a cell.
+
+    Raises InvalidUse for a run that has no cells of its own, as a driver's.
+    """
+    try:
+        scopes = store.get_json(layout.plan(run.run_id))["scopes"]
+        names = list(samples_of(store, run.run_id))
+    except NotInStore as error:
+        raise InvalidUse(f"Run {run.run_id} has no steps of its own. Name a run that it began.") from error
+    wanted: list[Cell] = []
+    for step, scope in scopes.items():
+        wanted += [(step, layout.COHORT)] if scope == Scope.COHORT.value else [(step, name) for name in names]
+    there = {step: _listed(store, layout.step_receipts(step)) for step in scopes}
+    found = read_receipts(store, [key for cell in wanted for key in there[cell[0]].get(cell, ())])
+    newest = _newest(found)
+    return RunResults(
+        receipts=[newest[cell] for cell in wanted if cell in newest],
+        missing=[cell for cell in wanted if cell not in newest],
+    )
+
+
+def all_receipts(store: Store, prefix: str = layout.RECEIPTS) -> list[Receipt]:
+    """The newest receipt of every cell below a prefix of the receipts, by step and sample."""
+    keys = [key for cell_keys in _listed(store, prefix).values() for key in cell_keys]
+    return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
+
+
+def receipt_of(store: Store, step: str, sample: str, *, base: str = "") -> Receipt | None:
+    """The newest receipt of a cell; below `base`, the prefix of a release say. One LIST and one GET."""
+    keys = [key for key in store.keys(base + layout.receipts(step, sample)) if key.endswith(".json")]
+    return next(iter(_newest(read_receipts(store, keys)).values()), None)
+
+
+def maker_of(store: Store, key: str) -> Cell | None:
+    """The cell that a key of results belongs to, by the key alone; None for what no cell makes.
+
+    Of a reference's file that is the cell that built the reference, whichever step that was.
+    """
+    head, _, rest = key.partition("/")
+    parts = rest.split("/")
+    if head == "results" and len(parts) >= 3:
+        return parts[0], parts[1]
+    if head == "cohort" and len(parts) >= 2:
+        return parts[0], layout.COHORT
+    if head == "references" and len(parts) >= 2:
+        for step in store.folders(layout.RECEIPTS):
+            receipt = receipt_of(store, step, parts[0])
+            if receipt is not None and any(output.key == key for output in receipt.outputs):
+                return step, parts[0]
+    return None
+
+
+def read_receipts(store: Store, keys: Sequence[str]) -> Iterator[Receipt]:
+    """The receipts at these keys, those that went meanwhile left out. Raises StoreFailed for a damaged one."""
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="receipts") as pool:
+        for receipt in pool.map(lambda key: _read(store, key), keys):
+            if receipt is not None:
+                yield receipt
+
+
+def read_checksums(text: str) -> dict[str, str]:
+    """File -> SHA-256, of what `sha256sum` writes."""
+    lines = (line.split(maxsplit=1) for line in text.splitlines())
+    return {words[1].strip().removeprefix("*"): words[0] for words in lines if len(words) == 2}
+
+
+def _read(store: Store, key: str) -> Receipt | None:
+    try:
+        return Receipt.from_json(json.loads(store.get(key)))
+    except NotInStore:
+        return None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise StoreFailed(
+            f"The receipt {store.url_of(key)} cannot be read ({error}). Remove it, and run its cell again."
+        ) from error
+
+
+def _listed(store: Store, prefix: str) -> dict[Cell, list[str]]:
+    """Cell -> keys of its receipts."""
+    found: dict[Cell, list[str]] = {}
+    for key in store.keys(prefix):
+        cell = layout.cell_of_receipt(key)
+        if cell is not None:
+            found.setdefault(cell[:2], []).append(key)
+    return found
+
+
+def _newest(receipts: Iterator[Receipt]) -> dict[Cell, Receipt]:
+    """Of two receipts of a cell, one is about to be removed: the older."""
+    found: dict[Cell, Receipt] = {}
+    for receipt in receipts:
+        cell = (receipt.step, receipt.sample)
+        if cell not in found or found[cell].stopped_at < receipt.stopped_at:
+            found[cell] = receipt
+    return found

@@ -1,0 +1,260 @@
+"""Where a file comes from: its receipt, the run that made it, and what it read, back to files that no step made.
+
+Level by level: the receipts of all cells that a level read are fetched side by side, each cell once. A file that was
+made again after somebody had read it cannot be the one that was read: the trace says so instead of telling of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+from batch_pipeline.run.record import RunRecord, read_record
+from batch_pipeline.run.results import Cell, maker_of, read_checksums, receipt_of
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.receipt import FileRecord, Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """The cell that made a file, and its run."""
+
+    step: str
+    sample: str
+    receipt: Receipt
+    #: Key of the receipt.
+    receipt_key: str
+    #: None: its record was removed.
+    run: RunRecord | None
+    #: By digest; empty: a process of the machine.
+    image: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """One file and where it comes from."""
+
+    #: Key in the store, or URL outside it.
+    key: str
+    port: str
+    size_bytes: int
+    sha256: str
+    etag: str
+    #: The cell that made it; None: no step did.
+    maker: Cell | None
+    #: Why it cannot be followed further; empty: it can, or it is a source.
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A file's whole history."""
+
+    file: Traced
+    #: Every cell that it goes back to, its own first.
+    makers: Mapping[Cell, Maker]
+    #: Cell -> what it read.
+    inputs: Mapping[Cell, Sequence[Traced]]
+
+    @property
+    def sources(self) -> list[Traced]:
+        """The files that no step made, each once."""
+        found = {one.key: one for files in self.inputs.values() for one in files if one.maker is None}
+        return list(found.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """All that cannot be followed."""
+        told = [self.file, *(one for files in self.inputs.values() for one in files)]
+        return [f"{one.key}: {one.problem}" for one in told if one.problem]
+
+
+def trace(store: Store, text: str, *, samples: frozenset[str] | None = None) -> Trace:
+    """The history of a file, given by key, path or URL; of a gather's, through these samples alone if any are named.
+
+    Raises InvalidUse for a file that is not of this store, or that no receipt vouches for.
+    """
+    base, key = _base_of(key_of(store, text))
+    cell = maker_of(store, key)
+    receipt = receipt_of(store, *cell, base=base) if cell else None
+    if cell is None or receipt is None:
+        raise InvalidUse(f"No receipt in {store.url} vouches for {key}. Name a file below results/ or cohort/.")
+    output = next((one for one in receipt.outputs if one.key == key), None)
+    if output is None:
+        known = ", ".join(one.key for one in receipt.outputs[:10])
+        raise InvalidUse(f"{key} is no output of {cell[0]}, whose receipt has: {known}.")
+    found = _Found(store, base, samples)
+    found.follow(cell, receipt)
+    return Trace(file=_traced(output, cell), makers=found.makers, inputs=found.inputs)
+
+
+def key_of(store: Store, text: str) -> str:
+    """The key that is meant by a key, a path or a URL. Raises InvalidUse for a URL or path outside the store."""
+    url = store.url.rstrip("/") + "/"
+    if text.startswith(url):
+        return unquote(text.removeprefix(url))
+    path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
+    if "://" in path:
+        raise InvalidUse(f"{text} is not in the store {store.url}. Name its own with --store.")
+    if store.folder is not None:
+        whole, folder = Path(path).expanduser().absolute(), store.folder.resolve()
+        for one in (whole, whole.resolve()):
+            for root in (store.folder, folder):
+                if one.is_relative_to(root) and one != root:
+                    return one.relative_to(root).as_posix()
+    if path.startswith(("/", "~", "./", "../")):
+        raise InvalidUse(f"{text} is not in the store {store.url}. Name its own with --store or --bucket-name.")
+    return path.strip("/")
+
+
+def _base_of(key: str) -> tuple[str, str]:
+    """The prefix of the release that a key is in, or nothing, and the key below it."""
+    parts = key.split("/")
+    if key.startswith(layout.RELEASE) and len(parts) > 3:
+        return layout.release(parts[1], parts[2]), "/".join(parts[3:])
+    return "", key
+
+
+class _Found:
+    """What was found so far."""
+
+    def __init__(self, store: Store, base: str, samples: frozenset[str] | None) -> None:
+        self._store = store
+        self._base = base
+        self._samples = samples
+        self.makers: dict[Cell, Maker] = {}
+        self.inputs: dict[Cell, Sequence[Traced]] = {}
+        self._runs: dict[str, tuple[RunRecord | None, Mapping[str, Any]]] = {}
+        self._receipts: dict[Cell, Receipt | None] = {}
+        self._of_reference: dict[str, Cell | None] = {}
+        self._checksums: dict[str, Mapping[str, str]] = {}
+
+    def follow(self, cell: Cell, receipt: Receipt) -> None:
+        """Goes back to the sources, level by level."""
+        level = {cell: receipt}
+        while level:
+            read = {one: list(self._read_by(told)) for one, told in level.items()}
+            wanted = {maker for files in read.values() for _, maker in files if maker}
+            self._fetch([maker for maker in wanted if maker not in self._receipts and maker not in level])
+            following: dict[Cell, Receipt] = {}
+            for one, told in level.items():
+                self._receipts[one] = told
+                self.makers[one] = self._maker(told)
+            for one, told in level.items():
+                self.inputs[one] = [self._linked(file, maker, told) for file, maker in read[one]]
+                for file in self.inputs[one]:
+                    before = self._receipts.get(file.maker) if file.maker else None
+                    if file.maker and before and not file.problem and file.maker not in self.makers:
+                        following[file.maker] = before
+            level = following
+
+    def _read_by(self, receipt: Receipt) -> Iterator[tuple[FileRecord, Cell | None]]:
+        """What a cell read, with the cells that made it."""
+        for file in receipt.inputs:
+            maker = None if "://" in file.key else self._made_by(file.key)
+            gathered = receipt.sample == layout.COHORT and maker is not None and maker[1] != layout.COHORT
+            if self._samples is None or not gathered or (maker and maker[1] in self._samples):
+                yield file, maker
+
+    def _made_by(self, key: str) -> Cell | None:
+        if not key.startswith(layout.REFERENCES):
+            return maker_of(self._store, key)
+        if key not in self._of_reference:
+            self._of_reference[key] = maker_of(self._store, key)
+        return self._of_reference[key]
+
+    def _fetch(self, cells: Sequence[Cell]) -> None:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="trace") as pool:
+            self._receipts |= dict(zip(cells, pool.map(self._receipt, cells), strict=True))
+
+    def _receipt(self, cell: Cell) -> Receipt | None:
+        kept = receipt_of(self._store, *cell, base=self._base) if self._base else None
+        return kept or receipt_of(self._store, *cell)
+
+    def _linked(self, file: FileRecord, maker: Cell | None, reader: Receipt) -> Traced:
+        if maker is None:
+            return _traced(replace(file, sha256=file.sha256 or self._checksum(file.key)), None)
+        before = self._receipts[maker]
+        made = next((one for one in before.outputs if one.key == file.key), None) if before else None
+        if before is None or made is None:
+            return replace(_traced(file, maker), problem=f"The receipt of {maker[0]} of {maker[1]} is gone.")
+        if before.started_at > reader.started_at or _differ(made, file):
+            return replace(_traced(file, maker), problem=f"{maker[0]} of {maker[1]} was done again after it was read.")
+        return _traced(replace(file, sha256=file.sha256 or made.sha256), maker)
+
+    def _checksum(self, key: str) -> str:
+        """Of a file of a reference that no step built: what was written down when it was put there."""
+        name, _, file = key.removeprefix(layout.REFERENCES).partition("/")
+        if not key.startswith(layout.REFERENCES) or not file:
+            return ""
+        if name not in self._checksums:
+            self._checksums[name] = _sums(self._store, layout.reference(name, layout.CHECKSUMS))
+        return self._checksums[name].get(file, "")
+
+    def _maker(self, receipt: Receipt) -> Maker:
+        record, parts = self._run(receipt.run_id)
+        part = parts.get(receipt.step, {})
+        return Maker(
+            step=receipt.step,
+            sample=receipt.sample,
+            receipt=receipt,
+            receipt_key=self._base + layout.receipt(receipt.step, receipt.sample, receipt.fingerprint),
+            run=record,
+            image=str(part.get("image", "")),
+            params=part.get("params", {}),
+        )
+
+    def _run(self, run_id: str) -> tuple[RunRecord | None, Mapping[str, Any]]:
+        if run_id not in self._runs:
+            self._runs[run_id] = _record(self._store, run_id), _parts(self._store, run_id)
+        return self._runs[run_id]
+
+
+def _record(store: Store, run_id: str) -> RunRecord | None:
+    try:
+        return read_record(store, run_id)
+    except NotInStore:
+        return None
+
+
+def _parts(store: Store, run_id: str) -> Mapping[str, Any]:
+    """Step -> the parts of its fingerprint."""
+    try:
+        parts: Mapping[str, Any] = store.get_json(layout.plan(run_id))["parts"]
+    except NotInStore:
+        return {}
+    return parts
+
+
+def _sums(store: Store, key: str) -> Mapping[str, str]:
+    """File -> SHA-256, of a file that `sha256sum` wrote."""
+    try:
+        return read_checksums(store.get(key).decode(errors="replace"))
+    except NotInStore:
+        return {}
+
+
+def _traced(file: FileRecord, maker: Cell | None) -> Traced:
+    return Traced(
+        key=file.key,
+        port=file.port,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        etag=file.etag,
+        maker=maker,
+    )
+
+
+def _differ(made: FileRecord, read: FileRecord) -> bool:
+    """Whether what was made is not what was read, as far as both tell."""
+    other = bool(read.sha256) and read.sha256 != made.sha256
+    return other or made.size_bytes != read.size_bytes

@@ -1,0 +1,145 @@
+"""Reads results again and compares them with what their receipts, or a release's checksums, say.
+
+Files are read side by side, in pieces; nothing is kept of them. What no receipt vouches for is not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from batch_pipeline.run.record import RunRecord
+from batch_pipeline.run.results import all_receipts, maker_of, read_checksums, receipt_of, results_of
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.receipt import FileRecord, Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Files that are read at once.
+AT_ONCE: Final = 8
+#: Beside a release's files: their checksums, written last.
+SUMS: Final = layout.CHECKSUMS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What a file must be like, and who says so."""
+
+    key: str
+    sha256: str
+    #: None: nobody said.
+    size_bytes: int | None
+    #: Key of the receipt or of the checksums.
+    witness: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """One file as it was found."""
+
+    promise: Promise
+    size_bytes: int = 0
+    #: Why it is not what was promised; empty: it is.
+    problem: str = ""
+
+
+def promises_of_run(store: Store, run: RunRecord) -> list[Promise]:
+    """Those of all results of a run. Raises InvalidUse for a run without cells."""
+    return _of_receipts(results_of(store, run).receipts)
+
+
+def all_promises(store: Store) -> list[Promise]:
+    """Those of every receipt in the store."""
+    return _of_receipts(all_receipts(store))
+
+
+def promises_below(store: Store, key: str) -> list[Promise]:
+    """Those of one file, of all below a folder of results, or of a release. Raises InvalidUse when there are none."""
+    key = key.strip("/")
+    head, _, rest = key.partition("/")
+    parts = [part for part in rest.split("/") if part]
+    if head == layout.RELEASE.rstrip("/"):
+        found = _of_release(store, key)
+    elif head in ("results", "cohort") and len(parts) == 1:
+        found = _of_receipts(all_receipts(store, layout.step_receipts(parts[0])))
+    elif head in ("results", "cohort") and not parts:
+        found = all_promises(store)
+    else:
+        found = _of_cell(store, key, head, parts)
+    chosen = [promise for promise in found if promise.key == key or promise.key.startswith(f"{key}/")]
+    if not chosen:
+        raise InvalidUse(f"No receipt in {store.url} vouches for {key}. Name a file or folder below results/.")
+    return chosen
+
+
+def verify(store: Store, promises: Sequence[Promise]) -> Iterator[Checked]:
+    """Reads the files again; tells of each when it was read, in no promised order."""
+    waiting = iter(promises)
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as pool:
+        running: set[Future[Checked]] = set()
+        try:
+            while True:
+                running |= {
+                    pool.submit(check, store, promise) for promise in islice(waiting, 2 * AT_ONCE - len(running))
+                }
+                if not running:
+                    return
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check(store: Store, promise: Promise) -> Checked:
+    """Reads one file. Raises StoreFailed when the store cannot be read."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        _, pieces = store.stream(promise.key)
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+    except NotInStore:
+        return Checked(promise=promise, problem=f"It is not there, but {promise.witness} vouches for it.")
+    if promise.size_bytes is not None and size != promise.size_bytes:
+        told = f"It has {size:,} bytes; {promise.witness} says {promise.size_bytes:,}."
+        return Checked(promise=promise, size_bytes=size, problem=told)
+    if promise.sha256 and digest.hexdigest() != promise.sha256:
+        told = f"Its SHA-256 is {digest.hexdigest()}; {promise.witness} says {promise.sha256}."
+        return Checked(promise=promise, size_bytes=size, problem=told)
+    return Checked(promise=promise, size_bytes=size)
+
+
+def _of_receipts(receipts: Sequence[Receipt]) -> list[Promise]:
+    return [_promise(receipt, output) for receipt in receipts for output in receipt.outputs]
+
+
+def _promise(receipt: Receipt, output: FileRecord) -> Promise:
+    witness = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
+    return Promise(key=output.key, sha256=output.sha256, size_bytes=output.size_bytes, witness=witness)
+
+
+def _of_cell(store: Store, key: str, head: str, parts: Sequence[str]) -> list[Promise]:
+    """Of the cell whose file or folder it is."""
+    if head == "results" and len(parts) == 2:
+        receipt = receipt_of(store, parts[0], parts[1])
+    else:
+        cell = maker_of(store, key)
+        receipt = receipt_of(store, *cell) if cell else None
+    return _of_receipts([receipt]) if receipt else []
+
+
+def _of_release(store: Store, key: str) -> list[Promise]:
+    """Of a release by its own checksums. Raises InvalidUse for one that is not finished."""
+    parts = key.split("/")
+    base = layout.release(parts[1], parts[2]) if len(parts) > 2 else ""
+    try:
+        sums = read_checksums(store.get(f"{base}{SUMS}").decode()) if base else {}
+    except NotInStore as error:
+        raise InvalidUse(f"{store.url_of(base)} has no {SUMS}: it is no release, or an unfinished one.") from error
+    witness = f"{base}{SUMS}"
+    return [Promise(key=f"{base}{name}", sha256=sha, size_bytes=None, witness=witness) for name, sha in sums.items()]
