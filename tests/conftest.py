@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-_SCRUBBED = ("BATCH_PIPELINE", "AWS_", "LUIGI_", "XDG_", "BATCH_FILE_")
+_SCRUBBED = ("BATCH_PIPELINE", "AWS_", "LUIGI_", "XDG_", "BATCH_FILE_", "COUCHDB_", "NETRC")
 
 
 @pytest.fixture(autouse=True)
