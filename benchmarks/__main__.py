@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=1_000, help="samples of `cells` (default: 1000)")
     parser.add_argument("--simulated", type=int, default=1_000_000, help="samples of `million` (default: 1000000)")
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of `pool-servers` (default: 20000)")
-    parser.add_argument("--tasks", type=int, default=1_000_000, help="tasks of the large `pool` (default: 1000000)")
+    parser.add_argument("--pooled", type=int, default=1_000_000, help="tasks of the large `pool` (default: 1000000)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--large", action="store_true", help="`cells` with 10,000 samples too")
     parser.add_argument("--no-peers", action="store_true", help="`cells` and `api` without them; installs nothing")
@@ -90,7 +90,7 @@ def _pool_servers(options: argparse.Namespace) -> None:
 def _pool(options: argparse.Namespace) -> None:
     from benchmarks import pool
 
-    pool.main(rounds=options.rounds, tasks=options.tasks, results_folder=options.results)
+    pool.main(rounds=options.rounds, tasks=options.pooled, results_folder=options.results)
 
 
 _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {

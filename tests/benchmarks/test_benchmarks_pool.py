@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pool, pool_peers
+from benchmarks.__main__ import main
 from benchmarks.measure import BenchmarkFailed
 
 pytestmark = pytest.mark.engine
@@ -55,3 +56,11 @@ def test_a_large_pool_is_counted_right(tmp_path: Path) -> None:
     found = pool.large(tmp_path, 6_000)
     assert found["MiB"] > 1
     assert {"import", "import again", "counts", "status", "export", "claim of 10, p99"} <= set(found)
+
+
+def test_the_command_knows_its_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "--pooled" in capsys.readouterr().out
