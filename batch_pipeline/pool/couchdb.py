@@ -10,7 +10,8 @@ Views are brought up to date when they are asked, so they show every write that 
 cluster may be a moment late, which costs a refused write or a look more). The database also has the design documents
 of PiCaS, `Monitor` and one for each resource class, for its tools.
 
-A store must not be used on both sides of a fork; threads may share one.
+A store must not be used on both sides of a fork; threads may share one. (A little longer than most modules: what `Rows`
+asks for, method by method; documents and calls stand in `couchdb_documents` and `couchdb_server`.)
 """
 
 from __future__ import annotations

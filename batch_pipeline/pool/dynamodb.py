@@ -14,7 +14,8 @@ The order of claims is exact by priority level, and by priority and time within 
 each move pays for a transaction. `queue` and `ended` (keys only, some 100 bytes a task) are counted instead: about
 0.0003 dollars for a million settled tasks. Both indexes follow the table by a moment, and so do counts and claims.
 
-A store must not be used on both sides of a fork; threads may share one.
+A store must not be used on both sides of a fork; threads may share one. (Longer than most modules: what `Rows` asks for,
+method by method; items and calls stand in `dynamodb_items` and `dynamodb_table`.)
 """
 
 from __future__ import annotations
@@ -185,12 +186,12 @@ class DynamoDbRows:
             for part in self._windows.familiar(parts):
                 found += self._windows.take(part, count - len(found))
                 if len(found) >= count:
-                    return found
+                    return sorted(found, key=_order)
         if not found:
             self._pool()
             if self._levels != levels:
                 return self.candidates(count, classes)
-        return found
+        return sorted(found, key=_order)
 
     def _parts(self, classes: Collection[str] | None) -> Iterator[list[str]]:
         """The parts of the queue, those of each level together, the highest level first."""
@@ -320,6 +321,11 @@ class DynamoDbRows:
     def close(self) -> None:
         """See `Rows.close`."""
         self._table.close()
+
+
+def _order(task: Task) -> tuple[int, int, str]:
+    """The order of candidates from different parts, whose places are not compared."""
+    return -task.spec.priority, task.added_at_ms, task.id
 
 
 #: Moves after which what was seen of the queue may lack what goes first.

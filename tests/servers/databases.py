@@ -46,7 +46,7 @@ class Server:
     def end(self) -> None:
         """Ends it."""
         self.process.terminate()
-        self.process.wait(10)
+        self.process.communicate(timeout=10)
 
 
 @cache
@@ -99,7 +99,7 @@ def _started(command: list[str], folder: str) -> Server:
     process = subprocess.Popen(
         ["node", "--require", str(_FOLDER / "steady.cjs"), *command, "--host", "127.0.0.1", "--port", str(port)],
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

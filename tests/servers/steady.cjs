@@ -3,3 +3,6 @@
 process.on('uncaughtException', (error) => {
   if (error.code !== 'ECONNRESET') throw error
 })
+
+// It does not outlive whoever started it, however that ended.
+process.stdin.resume().on('end', () => process.exit())
