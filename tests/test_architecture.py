@@ -31,8 +31,22 @@ ALLOWED: dict[str, set[str]] = {
     "run": {"wire", "config", "pipeline", "backends", "pool", "access"},
     "deploy": {"wire", "config", "pipeline", "backends"},
     "report": {"wire", "config", "pipeline", "backends", "run"},
+    "server": {"wire", "config", "backends", "access", "run", "report"},
     "demo": {"wire", "pipeline"},
-    "cli": {"wire", "log", "config", "pipeline", "backends", "pool", "access", "run", "deploy", "report", "demo"},
+    "cli": {
+        "wire",
+        "log",
+        "config",
+        "pipeline",
+        "backends",
+        "pool",
+        "access",
+        "run",
+        "deploy",
+        "report",
+        "server",
+        "demo",
+    },
     "__init__": {"wire", "pipeline"},
     "__main__": {"cli"},
 }
@@ -234,6 +248,16 @@ def test_click_stays_in_the_command_line() -> None:
         and (found.eager or not found.file.endswith("demo/simulate.py"))
     ]
     assert not wrong
+
+
+def test_what_a_service_is_made_of_stays_in_it() -> None:
+    """Whoever only asks one, and every `--help`, starts without it."""
+    heavy = ("fastapi", "starlette", "uvicorn", "jwt", "jinja2")
+    found = [item for item in imports_in(f"{PACKAGE}/", "steps/", "examples/", "main.py") if is_of(item.name, *heavy)]
+    assert found
+    assert not [str(item) for item in found if part_of(item.file) != "server"]
+    eager = [item for item in imports_in(f"{PACKAGE}/cli/") if item.eager and item.name.startswith(f"{PACKAGE}.server")]
+    assert not list(map(str, eager))
 
 
 def test_luigi_stays_in_its_coat() -> None:

@@ -26,6 +26,8 @@ VERBS: Final = {
     "runs": "List the runs of the store; show, compare or export some.",
     "trace": "Tell where a file comes from, back to the sources.",
     "verify": "Read results again and compare them with their receipts.",
+    "release": "Copy a run's results to a dated place that is never changed.",
+    "subset": "Copy chosen samples to another store, recorded in both.",
     "reference": "Build the files that every sample shares.",
     "submit": "Run a script of reviewed code on a dataset, if the gate lets it through.",
     "config": "Print the configuration that the script of a submit would get.",
@@ -34,6 +36,7 @@ VERBS: Final = {
     "doctor": "Check the installation, the store and the backend.",
     "ui": "Start Luigi's scheduler on this machine and open its page.",
     "demo": "Run the pipeline on samples with known answers.",
+    "serve": "Start runs for others, by the policies of datasets, and show what ran.",
     "completion": "Print the completion script of a shell.",
 }
 #: Verbs that make sense without a pipeline's file.
@@ -46,12 +49,15 @@ WITHOUT_PIPELINE: Final = (
     "runs",
     "trace",
     "verify",
+    "release",
+    "subset",
     "submit",
     "config",
     "pool",
     "deploy",
     "doctor",
     "ui",
+    "serve",
     "completion",
 )
 

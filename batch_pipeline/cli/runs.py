@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from batch_pipeline.cli import complete
+from batch_pipeline.cli.by_service import runs_by_service, server_option
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
@@ -46,6 +47,9 @@ def runs(call: Call) -> int:
 def _list(call: Call, _: Sequence[str]) -> int:
     from batch_pipeline.run.registry import find_runs
 
+    # Only where the command names it: one that stands in a settings file is there for `submit`.
+    if call.options["server__url"]:
+        return runs_by_service(call, _filters(call.options))
     found = find_runs(call.store, _query(call.options), most=call.options["number"])
     if call.json:
         print_json([_value(run) for run in found])
@@ -68,6 +72,14 @@ def _query(options: Mapping[str, Any]) -> Query:
         since=moment(since) if since else None,
         until=moment(until, ends=True) if until else None,
     )
+
+
+def _filters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a service, which takes days."""
+    from batch_pipeline.run.registry import moment
+
+    days = {name: moment(options[name]).date().isoformat() for name in ("since", "until") if options[name]}
+    return {name: options[name] for name in _ASKED} | days | {"most": min(options["number"], 200)}
 
 
 def _value(run: RunRecord) -> dict[str, Any]:
@@ -184,4 +196,4 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
             "--results/--no-results", "Whether an export has copies of the results, or their URLs.", default=True
         ),
     ]
-    return command("runs", workflow, argv, runs, [what, *common_options(), json_option(), *options])
+    return command("runs", workflow, argv, runs, [what, *common_options(), json_option(), server_option(), *options])

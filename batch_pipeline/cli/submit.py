@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli.asking import ask_of, ask_options
+from batch_pipeline.cli.by_service import server_option, submit_by_service
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption
 from batch_pipeline.cli.output import data, print_json, say
@@ -30,7 +31,7 @@ def submit(call: Call) -> int:
     somebody else is refused above level test. Everything behind SCRIPT is the script's. Ends with 2 when it is refused.
     """
     try:
-        return _submit(call, ask_of(call))
+        return (submit_by_service if call.settings.server.url else _submit)(call, ask_of(call))
     except Refused as error:
         if not call.json:
             raise
@@ -120,6 +121,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     """The command."""
     options = [
         *ask_options(),
+        server_option(),
         CommandOption("--dry-run", "Ask the gate, and submit nothing.", is_flag=True),
         CommandOption("--wait", "Follow the run to its end, and end with 1 when its script failed.", is_flag=True),
     ]

@@ -1,0 +1,81 @@
+"""The application: its routes, and how what goes wrong in them is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+
+import batch_pipeline
+from batch_pipeline.server import pages
+from batch_pipeline.server.answers import answer_to, error_answer, sentence_of, status_of, wants_page
+from batch_pipeline.server.routes import router
+from batch_pipeline.server.service import Service
+from batch_pipeline.wire.errors import BatchPipelineError, Problem, Refused
+
+_DEFECT = "Something went wrong in the service. Tell its maintainers the request's id."
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application; `guard.Guard` goes around it."""
+    app = FastAPI(
+        title="batch_pipeline",
+        version=batch_pipeline.__version__,
+        summary="Runs of reviewed code on datasets: started, recorded, found and shown.",
+        docs_url=None,  # their scripts come from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.include_router(router)
+    app.add_exception_handler(BatchPipelineError, _ours)
+    app.add_exception_handler(RequestValidationError, _of_form)
+    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(Exception, _defect)
+    return app
+
+
+def _told(request: Request, status: int, sentence: str, json: Response) -> Response:
+    if not wants_page(request):
+        return json
+    page = pages.error(status, sentence, request.state.request_id)
+    return HTMLResponse(page, status, headers={k: v for k, v in json.headers.items() if not k.startswith("content-")})
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BatchPipelineError)
+    if isinstance(error, Refused):
+        request.state.problems = [problem.thing for problem in error.problems]
+    return _told(request, status_of(error), sentence_of(error), answer_to(error, request.state.request_id))
+
+
+async def _of_form(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [_problem(item) for item in error.errors()]
+    sentence = "The request is not of its form."
+    json = error_answer(422, sentence, request.state.request_id, problems=problems)
+    return _told(request, 422, " ".join([sentence, *map(str, problems)]), json)
+
+
+async def _of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = {404: "There is nothing here.", 405: "That cannot be done here."}.get(
+        error.status_code, str(error.detail)
+    )
+    json = error_answer(error.status_code, sentence, request.state.request_id, headers=error.headers)
+    return _told(request, error.status_code, sentence, json)
+
+
+async def _defect(request: Request, _: Exception) -> Response:
+    return _told(request, 500, _DEFECT, error_answer(500, _DEFECT, request.state.request_id))
+
+
+def _problem(item: Mapping[str, Any]) -> Problem:
+    """What is wrong with a part of a request; its value is not repeated."""
+    place = ".".join(map(str, item["loc"][1:])) or str(item["loc"][0])
+    rule = str(item["msg"])
+    return Problem(thing=place, rule=rule if rule.endswith(".") else f"{rule}.", remedy="Mend it.", status=422)

@@ -1,0 +1,40 @@
+"""The audit log: who asked for what and what was decided, a JSON object a line, appended and never changed.
+
+What starts a run is written before it is started, and again when that is decided: a run that nobody could write down is
+not started. Tokens, variables' values and configurations are never written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from batch_pipeline.run.history import now
+from batch_pipeline.wire.errors import StoreFailed
+
+
+class AuditLog:
+    """A file of JSON lines that its owner alone may read. Safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    def write(self, **told: Any) -> None:
+        """Appends a line. Raises StoreFailed."""
+        # ASCII: what disguises text on a screen stays an escape.
+        line = json.dumps({"at": now(), **{name: item for name, item in told.items() if item not in ("", None)}})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._lock:
+                # Opened anew for each line, so that a log that is moved away is begun again.
+                handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+                try:
+                    os.write(handle, f"{line}\n".encode())
+                finally:
+                    os.close(handle)
+        except OSError as error:
+            raise StoreFailed(f"The audit log cannot be written ({error.strerror}). Mend server.audit.") from error

@@ -1,0 +1,230 @@
+"""What somebody may see: the runs and the areas of the datasets whose members they are.
+
+The policies are read anew for each question, so that who was taken out of one sees nothing from then on. A store that
+levels or datasets share is asked once. What is not visible is told like what is not there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from batch_pipeline.access.policy import Policy, read_policy
+from batch_pipeline.access.request import Identity, Level
+from batch_pipeline.run.events import FailedCell
+from batch_pipeline.run.history import Event, moment_of, read_events
+from batch_pipeline.run.live import Submission, submissions
+from batch_pipeline.run.record import RunRecord, read_record
+from batch_pipeline.run.registry import Query, find_runs
+from batch_pipeline.run.verdict import read_failed
+from batch_pipeline.wire.errors import InvalidConfig, Problem, Refused, StoreFailed
+from batch_pipeline.wire.store import NotInStore, Store, open_store
+
+#: Datasets cannot have these names: their results would lie where something else is.
+TAKEN = ("runs", "health")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A store with runs, as one member sees it."""
+
+    store: str
+    #: Dataset and levels in the order of the policies, of those that the member may use.
+    datasets: tuple[str, ...]
+    #: Dataset, level, and where the level's outputs begin in the store.
+    areas: tuple[tuple[str, Level, str], ...]
+
+    def shows(self, record: RunRecord) -> bool:
+        """Whether the member may see the run: one of another dataset in the same store is none of theirs."""
+        return record.dataset in ("", *self.datasets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A run with where it was seen."""
+
+    record: RunRecord
+    #: The dataset whose members see it; the record's own, when it tells one.
+    dataset: str
+    #: Where its outputs can be viewed, from the service's root; empty: nowhere.
+    results: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """An answer to a query."""
+
+    runs: Sequence[Seen]
+    #: There are older ones.
+    more: bool = False
+    #: Which datasets could not be asked.
+    unread: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """All that is known of one run."""
+
+    seen: Seen
+    sent: Sequence[Submission]
+    events: Sequence[Event]
+    failed: Sequence[FailedCell]
+
+
+class Catalogue:
+    """The runs and areas of all datasets that have a policy. Safe to share between threads."""
+
+    def __init__(self, policies: str, opened: Callable[[str], Store]) -> None:
+        if not policies:
+            raise InvalidConfig("No place of policies is set, and without them nobody may do anything here.")
+        self._policies = policies
+        self._open = opened
+        self._stores: dict[str, Store] = {}
+        self._lock = threading.Lock()
+
+    def check(self) -> list[str]:
+        """Names of the datasets. Raises InvalidConfig for a policy that is wrong, StoreFailed."""
+        names = self._names()
+        for name in names:
+            if name in TAKEN:
+                raise InvalidConfig(
+                    f"No dataset can be called {name!r} here: its results would hide a page. Rename it."
+                )
+            read_policy(self._policies, name)
+        return names
+
+    def datasets(self, identity: Identity) -> list[Policy]:
+        """The policies of whose datasets somebody is a member, by name. One that is wrong is left out."""
+        found = []
+        for name in self._names():
+            try:
+                policy = read_policy(self._policies, name)
+            except (Refused, InvalidConfig):
+                continue
+            if any(policy.is_member(level, identity.names) for level in policy.levels):
+                found.append(policy)
+        return found
+
+    def find(self, identity: Identity, query: Query, *, most: int, before: str = "") -> Found:
+        """The runs that fit and that somebody may see, newest first, those older than the run `before` only."""
+        if before and (moment := moment_of(before)) is not None:
+            limit = moment + timedelta(milliseconds=1)
+            query = replace(query, until=min(limit, query.until) if query.until else limit)
+        seen: list[Seen] = []
+        unread: list[str] = []
+        for place in self._places(identity):
+            if query.dataset and query.dataset not in place.datasets:
+                continue
+            try:
+                seen += self._in_place(place, query, most, before)
+            except StoreFailed:
+                unread += place.datasets
+        seen.sort(key=lambda item: item.record.run_id, reverse=True)
+        return Found(runs=seen[:most], more=len(seen) > most, unread=sorted(set(unread)))
+
+    def story(self, identity: Identity, run_id: str) -> Story:
+        """One run. Raises NotInStore when there is none that somebody may see, StoreFailed."""
+        for place in self._places(identity):
+            store = self._store(place.store)
+            try:
+                record = read_record(store, run_id) if store is not None else None
+            except NotInStore:
+                continue
+            if store is None or record is None or not place.shows(record):
+                continue
+            try:
+                failed: Sequence[FailedCell] = read_failed(store, run_id)
+            except NotInStore:
+                failed = ()
+            sent = sorted(submissions(store, run_id), key=lambda job: job.sent_at)
+            return Story(seen=_seen(place, record), sent=sent, events=read_events(store, run_id), failed=failed)
+        raise NotInStore("There is no such run among those that you may see.")
+
+    def area(self, identity: Identity, dataset: str, level: Level) -> tuple[Store, str]:
+        """The store of an area and where in it the outputs begin. Raises Refused, NotInStore, InvalidConfig."""
+        try:
+            policy = read_policy(self._policies, dataset)
+        except Refused:
+            policy = None
+        if policy is None or not policy.is_member(level, identity.names):
+            raise Refused(
+                [
+                    Problem(
+                        thing=f"{dataset}, level {level.value}",
+                        rule=f"{identity.name} may see no such results.",
+                        remedy="Ask the dataset's maintainers.",
+                        status=403,
+                    )
+                ]
+            )
+        place = policy.levels[level]
+        store = self._store(place.store)
+        if store is None:
+            raise NotInStore("Nothing was written there yet.")
+        return store, place.output_prefix.strip("/")
+
+    def _names(self) -> list[str]:
+        _, entries = open_store(self._policies).children("")
+        return sorted(entry.key.removesuffix(".toml") for entry in entries if entry.key.endswith(".toml"))
+
+    def _places(self, identity: Identity) -> Iterator[Place]:
+        """The stores that somebody may see runs of, each once."""
+        areas: dict[str, list[tuple[str, Level, str]]] = {}
+        for policy in self.datasets(identity):
+            for level, rule in policy.levels.items():
+                if policy.is_member(level, identity.names):
+                    area = (policy.dataset, level, rule.output_prefix.strip("/"))
+                    areas.setdefault(rule.store.rstrip("/"), []).append(area)
+        for url, found in areas.items():
+            yield Place(store=url, datasets=tuple(dict.fromkeys(item[0] for item in found)), areas=tuple(found))
+
+    def _in_place(self, place: Place, query: Query, most: int, before: str) -> list[Seen]:
+        store = self._store(place.store)
+        if store is None:
+            return []
+        # Records of pipelines that ran in the store by themselves name no dataset.
+        wide = replace(query, dataset="")
+        found: list[Seen] = []
+        room = most + 1
+        while True:
+            records = find_runs(store, wide, most=room)
+            found = [
+                _seen(place, record)
+                for record in records
+                if place.shows(record) and (not before or record.run_id < before)
+            ]
+            found = [item for item in found if query.dataset in ("", item.dataset)]
+            if len(found) > most or len(records) < room:
+                return found
+            room *= 2
+
+    def _store(self, url: str) -> Store | None:
+        """The store at a URL; None for a folder that no run has made yet."""
+        with self._lock:
+            if url in self._stores:
+                return self._stores[url]
+        try:
+            store = self._open(url)
+        except StoreFailed:
+            if "://" not in url or url.startswith("file://"):
+                return None
+            raise
+        with self._lock:
+            return self._stores.setdefault(url, store)
+
+
+def _seen(place: Place, record: RunRecord) -> Seen:
+    dataset = record.dataset or place.datasets[0]
+    for name, level, prefix in place.areas:
+        if name == dataset and record.access_level in ("", level.value):
+            output = record.output_prefix.strip("/")
+            inside = output.removeprefix(prefix).lstrip("/") if _is_below(output, prefix) else None
+            if inside is not None:
+                return Seen(record=record, dataset=dataset, results="/".join(filter(None, (name, level.value, inside))))
+    return Seen(record=record, dataset=dataset)
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return not prefix or path == prefix or path.startswith(f"{prefix}/")

@@ -1,0 +1,188 @@
+"""What stands before every request, whatever it is for: an id, limits, and headers; and behind it, the audit log.
+
+It is the outermost layer, so that an answer to a defect has the same headers. No answer goes out that could not be
+written to the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batch_pipeline.server.answers import TooOften, answer_to, error_answer
+from batch_pipeline.server.audit import AuditLog
+from batch_pipeline.server.limits import Limiter
+from batch_pipeline.wire.errors import StoreFailed
+
+#: An ask's arguments and configuration may have 256 KiB each (`access.names`).
+MOST_BODY_BYTES: Final = 1 << 20
+_BODY_SECONDS: Final = 30
+_SAFE: Final = ("GET", "HEAD", "OPTIONS")
+#: Where nothing is told that needs an audit.
+_PUBLIC: Final = ("/health", "/openapi.json", "/_/style.css")
+#: Pages of ours: no script, nothing from elsewhere.
+_PAGES: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'"
+)
+_HEADERS: Final[Mapping[str, str]] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Content-Security-Policy": _PAGES,
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gatekeeping:
+    """What the guard needs."""
+
+    audit: AuditLog
+    addresses: Limiter
+    #: Names by which the service may be called; empty: any. For a service that asks nobody who they are, or a page from
+    #: elsewhere could reach it under a name of its own.
+    hosts: frozenset[str] = field(default=frozenset())
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, keeping: Gatekeeping) -> None:
+        self._app = app
+        self._keeping = keeping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See https://asgi.readthedocs.io/en/latest/specs/www.html."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = uuid.uuid4().hex
+        outgoing = _Outgoing(scope, send, self._keeping.audit)
+        refused = self._refused(scope)
+        if refused is not None:
+            await refused(scope, receive, outgoing)
+            return
+        if scope["method"] not in _SAFE:
+            body = await _whole_body(scope, receive)
+            if body is None:
+                told = f"A request has at most {MOST_BODY_BYTES >> 20} MiB, and comes within {_BODY_SECONDS} seconds."
+                await error_answer(413, told, state["request_id"])(scope, receive, outgoing)
+                return
+            receive = _replayed(body, receive)
+        await self._app(scope, receive, outgoing)
+
+    def _refused(self, scope: Scope) -> ASGIApp | None:
+        request_id, headers = scope["state"]["request_id"], Headers(scope=scope)
+        if seconds := self._keeping.addresses.wait(_address(scope)):
+            return answer_to(TooOften(seconds), request_id)
+        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        if self._keeping.hosts and host.strip("[]").lower() not in self._keeping.hosts:
+            return error_answer(400, "The service is not called by this name. Use 127.0.0.1.", request_id)
+        # A browser says from where a request comes; those of a page from elsewhere act on nobody's behalf here.
+        if scope["method"] not in _SAFE and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return error_answer(403, "Pages from elsewhere may not start anything here.", request_id)
+        return None
+
+
+class _Outgoing:
+    """Sends an answer with the headers of all, once it is in the audit log."""
+
+    def __init__(self, scope: Scope, send: Send, audit: AuditLog) -> None:
+        self._scope = scope
+        self._send = send
+        self._audit = audit
+        self._silent = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            try:
+                await run_in_threadpool(self._write_down, message["status"])
+            except StoreFailed as error:
+                await self._instead(error)
+            else:
+                self._add_headers(message)
+                await self._send(message)
+        elif not self._silent:
+            await self._send(message)
+
+    def _write_down(self, status: int) -> None:
+        if self._scope["path"] in _PUBLIC and status < 400:
+            return
+        decision = "allowed" if status < 400 else "refused" if status < 500 else "failed"
+        self._audit.write(
+            event="answered",
+            address=_address(self._scope),
+            method=self._scope["method"],
+            path=self._scope["path"],
+            status=status,
+            decision=decision,
+            **self._scope["state"],
+        )
+
+    async def _instead(self, error: StoreFailed) -> None:
+        self._silent = True
+        response = answer_to(error, self._scope["state"]["request_id"])
+        start: Message = {"type": "http.response.start", "status": response.status_code, "headers": []}
+        start["headers"] = list(response.raw_headers)
+        self._add_headers(start)
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": response.body, "more_body": False})
+
+    def _add_headers(self, message: Message) -> None:
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-Id"] = self._scope["state"]["request_id"]
+        headers.add_vary_header("Accept, Authorization")
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+
+
+async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
+    """The body; None when it is too large or too slow."""
+    told = Headers(scope=scope).get("content-length", "0")
+    if not told.isdecimal() or int(told) > MOST_BODY_BYTES:
+        return None
+    pieces: list[bytes] = []
+    deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
+    while True:
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(receive(), timeout=max(left, 0))
+        except TimeoutError:
+            return None
+        pieces.append(message.get("body", b""))
+        if sum(map(len, pieces)) > MOST_BODY_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """What the application receives: the body at once, then what the connection says."""
+    told = False
+
+    async def replay() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _address(scope: Scope) -> str:
+    """Who is at the other end; of IPv6 the network, which one customer has a whole one of."""
+    host = str((scope.get("client") or ("", 0))[0])
+    return ":".join(host.split(":")[:4]) if host.count(":") > 1 else host

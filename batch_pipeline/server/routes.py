@@ -1,0 +1,155 @@
+"""The service's requests: start a run, find runs, show one, view results. Told by `/openapi.json`.
+
+    POST /runs                        asks the gate, records and submits: the same as `submit`
+    GET  /runs, /runs/{run_id}        as JSON, or as a page for a browser
+    GET  /                            the page of the runs
+    GET  /{dataset}/{level}/{path}    a file of a dataset, or the list of a folder
+    GET  /health
+
+Each request but the last says who asks by an identity token. What somebody may see and start is decided by the
+policies (`access.policy`), for each request anew.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+import batch_pipeline
+from batch_pipeline.access.request import Identity, Level
+from batch_pipeline.server import pages
+from batch_pipeline.server.answers import wants_page
+from batch_pipeline.server.files import list_folder, open_file, parts_of
+from batch_pipeline.server.models import ErrorAnswer, FolderAnswer, Health, RunDetail, RunList, RunRequest, Started
+from batch_pipeline.server.results import answer
+from batch_pipeline.server.service import Filters, Of, Service, Who
+from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.scrub import scrubbed_words
+from batch_pipeline.wire.store import NotInStore
+
+#: A ULID: https://github.com/ulid/spec
+RUN_ID: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
+_DATASET: Final = r"^[a-z0-9][a-z0-9-]{0,39}$"
+#: What hides in a path until somebody takes it for a separator.
+_HIDDEN: Final = (b"%2f", b"%5c", b"%00")
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer} for status in (401, 422, 429, 500, 503, *statuses)}
+
+
+_PAGE: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {"text/html": {}}}}
+_BYTES: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_FILES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": _BYTES, "description": "A file, or the list of a folder"},
+    206: {"content": _BYTES, "description": "Part of a file"},
+    304: {"description": "It has not changed"},
+    308: {"description": "It is a folder: a slash behind its name"},
+    416: {"description": "The file has no such part"},
+}
+router: Final = APIRouter()
+
+
+@router.post("/runs", status_code=201, response_model=Started, responses=_errors(400, 403, 409, 413, 502))
+def start(request: Request, response: Response, asked: RunRequest, identity: Who, service: Of) -> Started:
+    """Starts a run: the gate decides by the dataset's policy, then it is recorded and its driver submitted."""
+    ask = asked.ask()
+    service.audit.write(
+        event="asked",
+        request_id=request.state.request_id,
+        user=identity.name,
+        source=identity.source,
+        dataset=ask.dataset,
+        level=ask.access_level,
+        repository=ask.repository,
+        commit=ask.commit,
+        image=ask.image,
+        output=ask.output_dir,
+        script=scrubbed_words(list(ask.script)),
+    )
+    started = service.start(ask, identity)
+    request.state.run_id = started.run_id
+    response.headers["Location"] = started.url
+    return started
+
+
+@router.get("/runs", response_model=RunList, responses=_errors() | _PAGE)
+def runs(request: Request, filters: Annotated[Filters, Query()], identity: Who, service: Of) -> Any:
+    """The runs of the datasets whose member one is, newest first."""
+    found = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
+    told = RunList.of(found)
+    return HTMLResponse(_runs_page(service, identity, filters, told)) if wants_page(request) else told
+
+
+@router.get("/runs/{run_id}", response_model=RunDetail, responses=_errors(404) | _PAGE)
+def run(request: Request, run_id: Annotated[str, Path(pattern=RUN_ID)], identity: Who, service: Of) -> Any:
+    """One run: its record, its jobs, and what happened to it."""
+    story = service.catalogue.story(identity, run_id)
+    return HTMLResponse(pages.run(story, identity.name)) if wants_page(request) else RunDetail.of(story)
+
+
+@router.get("/health", response_model=Health, responses={429: {"model": ErrorAnswer}})
+def health() -> Health:
+    """Whether the service is up; asks nothing and nobody."""
+    return Health(status="ok", version=batch_pipeline.__version__)
+
+
+def _runs_page(service: Service, identity: Identity, filters: Filters, told: RunList) -> str:
+    names = [policy.dataset for policy in service.catalogue.datasets(identity)]
+    return pages.runs(told, filters.model_dump(mode="json"), names, identity.name)
+
+
+@router.get("/", include_in_schema=False)
+def home(filters: Annotated[Filters, Query()], identity: Who, service: Of) -> Response:
+    """The page of the runs."""
+    found = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
+    return HTMLResponse(_runs_page(service, identity, filters, RunList.of(found)))
+
+
+@router.get("/_/style.css", include_in_schema=False)
+def style() -> Response:
+    """The style of the pages."""
+    return Response(pages.style(), media_type="text/css", headers={"Cache-Control": "public, max-age=3600"})
+
+
+@router.get("/{dataset}/", include_in_schema=False)
+def levels(dataset: Annotated[str, Path(pattern=_DATASET)], identity: Who, service: Of) -> Response:
+    """The levels of a dataset that one may use."""
+    policies = [policy for policy in service.catalogue.datasets(identity) if policy.dataset == dataset]
+    if not policies:
+        raise NotInStore("There is no such dataset among those that you may see.")
+    names = [level.value for level in policies[0].levels if policies[0].is_member(level, identity.names)]
+    return HTMLResponse(pages.folder(dataset, (), FolderAnswer(path="", folders=names, files=[], cut=False)))
+
+
+@router.head("/{dataset}/{level}/{path:path}", include_in_schema=False)
+@router.get("/{dataset}/{level}/{path:path}", response_class=Response, responses=_errors(400, 403, 404) | _FILES)
+def results(
+    request: Request,
+    dataset: Annotated[str, Path(pattern=_DATASET)],
+    level: Level,
+    path: str,
+    identity: Who,
+    service: Of,
+) -> Response:
+    """A file of a dataset, streamed, with ranges and conditions; or a folder's list."""
+    raw = (request.scope.get("raw_path") or b"").lower()
+    if any(hidden in raw for hidden in _HIDDEN):
+        raise InvalidUse("The path has encoded separators. Follow the links from the folder above.")
+    parts = parts_of(path)
+    store, prefix = service.catalogue.area(identity, dataset, level)
+    whole = (*parts_of(prefix), *parts)
+    if not path or path.endswith("/"):
+        listing = list_folder(store, whole)
+        told = FolderAnswer.of(path, listing)
+        if wants_page(request):
+            return HTMLResponse(pages.folder(dataset, (level.value, *parts), told))
+        return Response(told.model_dump_json(), media_type="application/json")
+    try:
+        return answer(open_file(store, whole), request.method, request.headers)
+    except NotInStore:
+        list_folder(store, whole)  # raises when it is no folder either
+        return RedirectResponse(f"{quote(parts[-1], safe='')}/", 308)

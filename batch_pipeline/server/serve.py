@@ -1,0 +1,153 @@
+"""Starts the service from settings: everything is checked before it listens.
+
+It listens on this machine unless told otherwise, and speaks plain HTTP: anywhere else a proxy with https stands before
+it. `--insecure-user` asks nobody for a token and is for a developer's own machine: it listens nowhere else, and answers
+under no name but this machine's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from typing import Any, Final
+
+from batch_pipeline import backends
+from batch_pipeline.access.admission import admit
+from batch_pipeline.access.names import has_control
+from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.credentials import reach_of
+from batch_pipeline.config import Settings
+from batch_pipeline.run.desk import desk_of
+from batch_pipeline.run.launching import launch
+from batch_pipeline.server.app import make_app
+from batch_pipeline.server.audit import AuditLog
+from batch_pipeline.server.catalogue import Catalogue
+from batch_pipeline.server.guard import Gatekeeping, Guard
+from batch_pipeline.server.keys import IssuerKeys
+from batch_pipeline.server.limits import Limiter
+from batch_pipeline.server.models import Started
+from batch_pipeline.server.service import Service
+from batch_pipeline.server.tokens import TokenRules, Verifier
+from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
+from batch_pipeline.wire.store import Store, open_store
+
+#: An address may be a whole institute's.
+ADDRESS_FACTOR: Final = 10
+_OWN_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_MOST_CONNECTIONS: Final = 200
+#: Asks that are looked at at once; the rest wait.
+_MOST_STARTS: Final = 4
+
+
+def make_guarded(settings: Settings, backend: Backend, *, insecure_user: str = "") -> Guard:
+    """The whole application. Raises InvalidConfig for settings or policies that are wrong, StoreFailed."""
+    if has_control(insecure_user) or insecure_user == "*":
+        raise InvalidUse(f"{insecure_user!r} is nobody's name. Give one that policies may name.")
+    audit = AuditLog(settings.server.audit_file)
+    service = Service(
+        catalogue=_catalogue(settings),
+        start=_Starter(settings, backend),
+        audit=audit,
+        users=Limiter(settings.server.requests_per_minute),
+        verifier=None if insecure_user else verifier_of(settings),
+        insecure_user=insecure_user,
+        token_header=settings.server.token_header,
+    )
+    keeping = Gatekeeping(
+        audit=audit,
+        addresses=Limiter(settings.server.requests_per_minute * ADDRESS_FACTOR),
+        hosts=_OWN_NAMES if insecure_user else frozenset(),
+    )
+    return Guard(make_app(service), keeping)
+
+
+def verifier_of(settings: Settings) -> Verifier:
+    """Who says who asks. Raises InvalidConfig."""
+    if not settings.server.issuer:
+        raise InvalidConfig(
+            "No issuer of identity tokens is set, so nobody could be told from anybody. Set server.issuer and"
+            " server.audience, or, on your own machine, give --insecure-user NAME."
+        )
+    rules = TokenRules(
+        audience=settings.server.audience,
+        algorithms=tuple(settings.server.algorithms.split(",")),
+        claim=settings.server.claim,
+        leeway_seconds=settings.server.leeway_seconds,
+    )
+    return Verifier(IssuerKeys(settings.server.issuer), rules)
+
+
+def serve(settings: Settings, *, insecure_user: str = "") -> None:
+    """Listens until it is interrupted or told to end. Raises InvalidUse, InvalidConfig, StoreFailed."""
+    import uvicorn
+
+    host = settings.server.host
+    if insecure_user and not is_own(host):
+        raise InvalidUse(
+            f"--insecure-user lets everybody who reaches {host} in as {insecure_user}; it listens on this machine"
+            " alone. Set server.host to 127.0.0.1, or server.issuer and leave --insecure-user out."
+        )
+    backend = backends.create(settings)
+    try:
+        uvicorn.run(make_guarded(settings, backend, insecure_user=insecure_user), **_how(settings))
+    finally:
+        backend.close()
+
+
+def is_own(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _how(settings: Settings) -> dict[str, Any]:
+    proxy = settings.server.trusted_proxy
+    return {
+        "host": settings.server.host,
+        "port": settings.server.port,
+        "access_log": False,  # the audit log has it, with who
+        "server_header": False,
+        "proxy_headers": bool(proxy),
+        "forwarded_allow_ips": proxy or "",
+        "limit_concurrency": _MOST_CONNECTIONS,
+        "timeout_graceful_shutdown": 30,
+    }
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    reach = reach_of(settings)
+
+    def opened(url: str) -> Store:
+        return open_store(url, reach=reach)
+
+    catalogue = Catalogue(settings.access.policies, opened)
+    catalogue.check()
+    return catalogue
+
+
+class _Starter:
+    """Lets asks through the gate and submits them, as `submit` does."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._desk = desk_of(settings, backend)
+        self._room = threading.BoundedSemaphore(_MOST_STARTS)
+        #: A backend is no one's to share between threads.
+        self._one = threading.Lock()
+
+    def __call__(self, ask: RunAsk, identity: Identity) -> Started:
+        """Raises Refused with nothing done, and what `launch` raises."""
+        with self._room:
+            grant = admit(ask, identity, self._desk)
+            with self._one:
+                launched = launch(grant, self._settings, self._backend)
+        return Started(
+            run_id=launched.run_id,
+            native_id=launched.native_id,
+            output=launched.output,
+            url=f"/runs/{launched.run_id}",
+        )

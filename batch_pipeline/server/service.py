@@ -1,0 +1,119 @@
+"""What the requests of the service share: what they work with, who asks, and what is asked of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.run.registry import Query as RunQuery
+from batch_pipeline.server.answers import TooOften
+from batch_pipeline.server.audit import AuditLog
+from batch_pipeline.server.catalogue import Catalogue
+from batch_pipeline.server.limits import Limiter
+from batch_pipeline.server.models import Started
+from batch_pipeline.server.tokens import TokenRefused, Verifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What the requests need."""
+
+    catalogue: Catalogue
+    #: Lets an ask through the gate and submits it. Raises as `admit` and `launch`.
+    start: Callable[[RunAsk, Identity], Started]
+    audit: AuditLog
+    users: Limiter
+    #: None on a machine of one developer: everybody is `insecure_user`.
+    verifier: Verifier | None
+    insecure_user: str = ""
+    #: Header in which a proxy hands the token of who logged in to it; empty: there is no such proxy.
+    token_header: str = ""
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request is of."""
+    found: Service = request.app.state.service
+    return found
+
+
+_BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", description="An OIDC identity token.")
+
+
+def who(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> Identity:
+    """Who asks. Raises TokenRefused, IssuerUnreachable, TooOften."""
+    service = service_of(request)
+    if service.verifier is None:
+        identity = Identity(name=service.insecure_user, source="insecure")
+    else:
+        identity = service.verifier.identity(_token(request, service.token_header))
+    request.state.user, request.state.source = identity.name, identity.source
+    if seconds := service.users.wait(identity.name):
+        raise TooOften(seconds)
+    return identity
+
+
+def _token(request: Request, header: str) -> str:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    found = token.strip() if kind.lower() == "bearer" else request.headers.get(header, "") if header else ""
+    if not found:
+        raise TokenRefused("Nobody is named. Send an identity token: `Authorization: Bearer …`, or log in.")
+    return found
+
+
+#: Parameters of requests.
+Who = Annotated[Identity, Depends(who)]
+Of = Annotated[Service, Depends(service_of)]
+
+
+def _day(value: Any) -> Any:
+    """A day as forms send it: empty for none. Numbers are no days."""
+    if value == "":
+        return None
+    if isinstance(value, str) and len(value) != len("2026-11-21"):
+        raise ValueError("a day is written 2026-11-21")
+    return value
+
+
+Day = Annotated[date | None, BeforeValidator(_day)]
+
+
+class Filters(BaseModel):
+    """What is asked of runs; empty means any."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str = Field("", pattern=r"^([a-z0-9][a-z0-9-]{0,39})?$")
+    level: Literal["", "test", "standard", "full"] = ""
+    status: Literal["", "live", "done", "failed"] = ""
+    user: str = Field("", max_length=200)
+    repository: str = Field("", max_length=200)
+    commit: str = Field("", pattern=r"^[0-9a-fA-F]{0,64}$")
+    pipeline: str = Field("", max_length=200)
+    sample: str = Field("", max_length=200)
+    #: The first and the last day, in UTC.
+    since: Day = None
+    until: Day = None
+    #: Only runs older than this one.
+    before: str = Field("", pattern=r"^([0-7][0-9A-HJKMNP-TV-Z]{25})?$")
+    most: int = Field(50, ge=1, le=200)
+
+    def query(self) -> RunQuery:
+        """As the registry takes it."""
+        texts = self.model_dump(exclude={"since", "until", "before", "most"})
+        return RunQuery(**texts, since=_moment(self.since), until=_moment(self.until, days=1))
+
+
+def _moment(day: date | None, days: int = 0) -> datetime | None:
+    if day is None:
+        return None
+    try:
+        return datetime.combine(day + timedelta(days=days), time(), UTC)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
