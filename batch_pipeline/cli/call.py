@@ -100,9 +100,10 @@ class Call:
             params = {name: params[name] for name in params if name in steps or name not in builder.declared(Parameter)}
         graph = Graph.of(self.workflow, params)
         if self.settings.uses_containers:
-            from batch_pipeline.pipeline.images import with_pinned_images
+            from batch_pipeline.pipeline.images import with_image, with_pinned_images
 
-            graph = with_pinned_images(graph)
+            pooled, image = self.settings.pool.pilots, self.settings.pool.image
+            graph = with_image(graph, image) if pooled and image else with_pinned_images(graph)
         return replace(graph, name=self.settings.pipeline.name or graph.name)
 
     @cached_property

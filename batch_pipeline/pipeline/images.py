@@ -54,6 +54,11 @@ def pins_text(pins: Mapping[str, Pin]) -> str:
     return json.dumps({"format": FORMAT, "images": images}, indent=2) + "\n"
 
 
+def with_image(graph: Graph, image: str) -> Graph:
+    """The graph with all steps in one image, whatever their classes name: where pilots do their cells."""
+    return replace(graph, nodes=tuple(replace(node, image=image) for node in graph))
+
+
 def with_pinned_images(graph: Graph) -> Graph:
     """The graph with the pinned image of each step whose class names none. Raises InvalidPipeline."""
     pins = read_pins(graph.root)

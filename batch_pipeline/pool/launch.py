@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import batch_pipeline
+from batch_pipeline.pool.process import PILOT
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 
@@ -111,7 +112,9 @@ def _environment() -> dict[str, str]:
     """Ours, and this very package, wherever the pilot is started."""
     package = str(Path(batch_pipeline.__file__).resolve().parents[1])
     path = os.environ.get("PYTHONPATH", "")
-    return {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}
+    # A pilot that a task starts is no part of that task.
+    ours = {name: value for name, value in os.environ.items() if name != PILOT}
+    return {**ours, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}
 
 
 def _began(pid: int) -> str:

@@ -19,8 +19,8 @@ from batch_pipeline.pool.task import Nest, Task, TaskState
 #: Windows over which the rate is taken, in seconds: the first in which so many tasks ended tells.
 WINDOWS: Final = (60, 600, 3600, 86_400)
 ENOUGH_ENDS: Final = 20
-#: Held tasks that are looked at, to tell who holds them.
-MOST_HELD: Final = 10_000
+#: Held and waiting tasks that are looked at, to tell who holds them and which wait in vain.
+MOST_LOOKED_AT: Final = 10_000
 #: How far items are: the words, and the progress above which the next begins.
 QUARTILES: Final = (("0 %", 0.0), ("1-25 %", 0.25), ("26-50 %", 0.5), ("51-75 %", 0.75), ("76-99 %", 0.999_999))
 WHOLE: Final = "100 %"
@@ -55,7 +55,7 @@ class Overview:
     #: Tasks that ended a second, lately; None: none did.
     rate: float | None
     holders: Sequence[Holder] = ()
-    #: Waiting tasks that wait for something that failed, was cancelled or is not there.
+    #: Waiting tasks, of those looked at, that wait for something that failed, was cancelled or is not there.
     stuck: int = 0
     stuck_reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,7 +83,8 @@ def overview(pool: PoolStore, *, now_ms: int, job_states: Callable[[Sequence[str
         items[nest.state] += 1
         if len(ids.setdefault(word, [])) < MOST_LISTED:
             ids[word].append(nest.parent)
-    stuck = [task for task in _all(pool, TaskState.WAITING) if task.reason] if counts.of(TaskState.WAITING) else []
+    waiting = islice(_all(pool, TaskState.WAITING), MOST_LOOKED_AT) if counts.of(TaskState.WAITING) else ()
+    stuck = [task for task in waiting if task.reason]
     return Overview(
         counts=counts,
         progress=progress,
@@ -134,7 +135,7 @@ def _holders(
     pool: PoolStore, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]
 ) -> Sequence[Holder]:
     by_owner: dict[tuple[str, str], list[Task]] = {}
-    for task in islice(_all(pool, TaskState.HELD), MOST_HELD):
+    for task in islice(_all(pool, TaskState.HELD), MOST_LOOKED_AT):
         by_owner.setdefault((task.owner, task.native_id), []).append(task)
     states = job_states([native_id for _, native_id in by_owner if native_id])
     return [

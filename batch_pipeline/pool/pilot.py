@@ -75,6 +75,8 @@ class Pilot:
         wall = config.criteria.wall_seconds
         self._wall_at = None if wall is None else self._born + wall
         self._keeper = TimeKeeper(self._wall_at)
+        #: Whether somebody decides by each end whether more is begun.
+        self._counts_ends = config.criteria.scrubs is not None or self._hooks.stop is not None
         self._ledger = Ledger(pool, config.lease_seconds, now_ms, tell)
         self._pauses = Pauses(config.longest_pause)
         self._begun = 0
@@ -144,13 +146,15 @@ class Pilot:
             self._from_elsewhere.popleft()()
         now = self._clock()
         self._enforce(now)
+        if not self._counts_ends and self._free() > 0:
+            # The next commands run while the ends of the last ones are written.
+            self._begin(now)
         if self._ledger.write(now, enough=self._enough()):
             # What waited for these tasks can be claimed.
             self._next_claim = 0.0
         if self._ledger.beats(now):
             self._beat(now)
-        if not self._why:
-            self._begin(now)
+        self._begin(now)
         if self._lives or self._ahead:
             self._busy_at = now
         if not self._why or self._lives:
@@ -179,17 +183,19 @@ class Pilot:
 
     def _enough(self) -> int:
         """So many ends are written at once: one, unless there is other work, tasks are short and nobody counts them."""
-        counted = self._config.criteria.scrubs is not None or self._hooks.stop is not None
-        return max(1, min(self._config.most_ahead, self._more_ahead())) if self._ahead and not counted else 1
+        return max(1, min(self._config.most_ahead, self._more_ahead())) if self._ahead and not self._counts_ends else 1
 
     # Claims.
 
     def _begin(self, now: float) -> None:
-        """Starts what it may start, claiming more as long as there is room."""
+        """Starts what it may start, claiming more as long as there is room, or little is held ahead."""
+        if self._why:
+            return
         while not self._stops():
             while self._free() > 0 and (claim := self._pick(now)) is not None:
                 self._start(claim)
-            if self._free() <= len(self._ahead) or now < self._next_claim or not self._claim(now):
+            enough = max(self._free(), (self._more_ahead() + 1) // 2)
+            if len(self._ahead) >= enough or now < self._next_claim or not self._claim(now):
                 return
             now = self._clock()
         self._give_ahead_back(self._why)
@@ -251,7 +257,7 @@ class Pilot:
             classes = self._classes()
             if classes is None or classes:
                 claims = self._claimed(count, classes)
-            if not claims and not self._lives and not self._ahead:
+            if not claims and not self._lives and not self._ahead and self._ledger.empty:
                 self._why = self._nothing_left(classes)
         except PoolFailed as error:
             self._tell(f"{error.message} Trying again.")

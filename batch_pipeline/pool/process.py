@@ -2,53 +2,66 @@
 
 A command is spawned (vfork and exec) as the leader of a session and group of its own, its output in a file. What it
 starts may make groups (a cell of a pipeline does), so that killing means the whole session. `Guard` is a small process
-that outlives a pilot which is killed, and ends the sessions that it left: without it a dead pilot's command would still
-run when another pilot has the task.
+that outlives a pilot which is killed, and ends what it left: without it a dead pilot's command would still run when
+another pilot has the task.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 #: Python ignores these two; a tool must find them as everybody does, or `yes | head` never ends.
 _DEFAULTED: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Names the pilot in the environment of all that it starts.
+PILOT: Final = "TASK_PILOT"
 _GUARD: Final = """
-import os, signal, sys
+import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
-groups = set()
-for line in sys.stdin.buffer:
-    group = int(line)
-    groups.add(group) if group > 0 else groups.discard(-group)
-while groups:
-    left = []
+sys.stdin.buffer.read()
+mark = sys.argv[1].encode() + b"\\0"
+sessions, quiet = set(), 0
+while quiet < 2:
+    found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()
-            if int(fields[3]) in groups and fields[0] not in "ZX":
-                os.kill(int(pid), signal.SIGKILL)
-                left.append(pid)
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                marked = mark in file.read()
+        except OSError:
+            continue
+        if fields[0] not in "ZX":
+            found[int(pid)] = int(fields[3])
+            if marked:
+                sessions.add(int(fields[3]))
+    doomed = [pid for pid, session in found.items() if session in sessions]
+    for pid in doomed:
+        try:
+            os.kill(pid, signal.SIGKILL)
         except OSError:
             pass
-    if not left:
-        break
+    # One that was just being started shows itself a moment later.
+    quiet = 0 if doomed else quiet + 1
+    time.sleep(0.02)
 """
 
 
 class Guard:
-    """Ends the commands of this process when it dies, however it dies."""
+    """Ends the commands of this process when it dies, however it dies. It knows them by a mark in their environment."""
 
     def __init__(self) -> None:
+        self.mark = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(6).hex()}"
         reader, self._writer = os.pipe()
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", "-c", _GUARD],
+                [sys.executable, "-I", "-S", "-c", _GUARD, f"{PILOT}={self.mark}"],
                 dict(os.environ),
                 file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)],
                 setpgroup=0,
@@ -56,18 +69,11 @@ class Guard:
         finally:
             os.close(reader)
 
-    def watch(self, group: int) -> None:
-        """From now on the group ends with this process."""
-        os.write(self._writer, b"%d\n" % group)
-
-    def forget(self, group: int) -> None:
-        """The group has ended."""
-        os.write(self._writer, b"-%d\n" % group)
-
     def close(self) -> None:
-        """Ends the guard, and with it what it still watches."""
-        os.close(self._writer)
+        """Ends the guard: this process has ended its commands itself."""
+        os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
+        os.close(self._writer)
 
 
 class Process:
@@ -76,7 +82,6 @@ class Process:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], *, log: int, folder: str = "", guard: Guard
     ) -> None:
-        self._guard = guard
         before = os.open(".", os.O_RDONLY | os.O_DIRECTORY) if folder else -1
         try:
             if folder:
@@ -84,7 +89,7 @@ class Process:
             self.group = os.posix_spawnp(
                 command[0],
                 list(command),
-                environment,
+                {**environment, PILOT: guard.mark},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, log, 1),
@@ -98,7 +103,6 @@ class Process:
             if folder:
                 os.fchdir(before)
                 os.close(before)
-        guard.watch(self.group)
         #: Readable when the command has ended.
         self.descriptor = os.pidfd_open(self.group)
 
@@ -123,7 +127,6 @@ class Process:
         os.waitid(os.P_PID, self.group, os.WEXITED | os.WNOWAIT)
         # Before the leader is reaped nobody else can get its number.
         self.signal(signal.SIGKILL)
-        self._guard.forget(self.group)
         _, status = os.waitpid(self.group, 0)
         os.close(self.descriptor)
         return os.waitstatus_to_exitcode(status)

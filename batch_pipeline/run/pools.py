@@ -28,6 +28,8 @@ def backend_of(settings: Settings) -> Backend:
     if settings.pool.pilots:
         from batch_pipeline.run.pooled import PoolBackend
 
+        if settings.embedded.container and settings.backend.name == "embedded":
+            raise InvalidUse("Pilots on this machine run steps as processes, not in containers. Drop --container.")
         if settings.backend.name == "aws":
             require_reachable(pool_url(settings))
             if not settings.pool.image:

@@ -573,6 +573,9 @@ def test_a_run_through_pilots_on_aws_needs_that_and_an_image(run: Run, world: Pa
     told = run(*line, "--pool", "dynamodb://table")
     assert told.code == CommandExit.USAGE
     assert "set pool.image" in told.err
+    told = run("run", "--sample-list-file", "list.txt", "--pilots", "2", "--container", "podman")
+    assert told.code == CommandExit.USAGE
+    assert "Pilots on this machine run steps as processes" in told.err
     assert not (world / "store/default/runs").exists()
 
 
