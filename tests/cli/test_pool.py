@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -25,6 +26,7 @@ from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import TaskState
 from batch_pipeline.wire.contract import CommandExit
 from tests.cli.letters import Run, Told
+from tests.servers import databases
 
 PYANAMO = """\
 itemID|TaskID|TaskScript|TaskArgs
@@ -558,6 +560,38 @@ def test_pilots_run_as_array_jobs_of_batch(pool: Pool, monkeypatch: pytest.Monke
         until(lambda: pool("autopilot", "--on", "batch", "--once").code == 0 and not kept.exists())
     finally:
         stop(state)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["dynamodb", "couchdb"])
+def test_the_verbs_on_a_real_server(pool: Pool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "dynamodb":
+        for name, value in databases.IDENTITY.items():
+            monkeypatch.setenv(name, value)
+        place = f"http://127.0.0.1:{databases.dynalite().port}"
+        url = f"dynamodb://pool-{uuid4().hex}?region={databases.REGION}&endpoint={place}"
+    else:
+        url = f"couchdb://127.0.0.1:{databases.pouchdb().port}/pool-{uuid4().hex}"
+    monkeypatch.setenv("BATCH_PIPELINE__POOL__URL", url)
+    assert pool("status").code == CommandExit.UNREACHABLE
+    assert pool("init").code == CommandExit.DONE
+    (pool.folder / "items.txt").write_text(PYANAMO)
+    assert pool("import", "items.txt").out.startswith("4 tasks added")
+    pool("add", "bad", "--attempts", "2", "--", "bash", "-c", "echo ::result n=1; exit 3")
+    pool("add", "after", "--after", "Single_1", "--", "true")
+    assert pool("work", "--items", "2", "--nests", "2").code == CommandExit.FAILED
+    states = pool.states()
+    assert (states.pop("bad"), set(states.values()), len(states)) == ("failed", {"done"}, 5)
+    assert "5 of 6 tasks done (83%), 0 left." in pool("status").out
+    assert pool("views", "error").out == "bad\n"
+    act = re.search(r"pool undo (\S+)", pool("reset", "bad").err)
+    assert act is not None
+    assert pool.states()["bad"] == "todo"
+    assert pool("undo", act[1]).out == "1 task as before.\n"
+    [told] = pool.json("show", "bad")["tasks"]
+    assert told["task"]["outcome"]["fields"] == {"n": "1"}
+    assert [event["move"] for event in told["events"]][-2:] == ["reset", "undone"]
+    assert pool("export", "all.jsonl").err == "6 tasks written to all.jsonl.\n"
 
 
 def test_pilots_on_aws_need_a_pool_that_they_can_reach(pool: Pool) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -13,6 +14,7 @@ from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
 from tests.flow.lab import PATIENCE, Lab, until
+from tests.servers import databases
 
 pytestmark = pytest.mark.engine
 
@@ -56,6 +58,15 @@ def test_pilots_make_what_array_jobs_make(lab: Lab) -> None:
     # To array jobs these are the same cells: same fingerprints, same receipts.
     assert "Nothing to do: 7 of 7 cells are done." in lab.run().out
     assert len(lab.runs()) == 1
+
+
+@pytest.mark.servers
+def test_the_pool_may_be_on_a_server(lab: Lab) -> None:
+    url = f"couchdb://127.0.0.1:{databases.pouchdb().port}/pool-{uuid4().hex}"
+    lab.run(*PILOTS, "--pool", url)
+    assert set(lab.receipts()) == ALL
+    assert not (lab.store / "pool").exists()
+    assert "Nothing to do: 7 of 7 cells are done." in lab.run().out
 
 
 def test_a_rerun_makes_exactly_what_is_missing(lab: Lab) -> None:
