@@ -73,15 +73,14 @@ Of = Annotated[Service, Depends(service_of)]
 
 
 def _day(value: Any) -> Any:
-    """A day as forms send it: empty for none. Numbers are no days."""
-    if value == "":
-        return None
-    if isinstance(value, str) and len(value) != len("2026-11-21"):
+    """Numbers are no days, which pydantic would take for seconds."""
+    if isinstance(value, str) and len(value) not in (0, len("2026-11-21")):
         raise ValueError("a day is written 2026-11-21")
     return value
 
 
-Day = Annotated[date | None, BeforeValidator(_day)]
+#: Forms send an empty text for none.
+Day = Annotated[date | Literal[""] | None, BeforeValidator(_day)]
 
 
 class Filters(BaseModel):
@@ -110,8 +109,8 @@ class Filters(BaseModel):
         return RunQuery(**texts, since=_moment(self.since), until=_moment(self.until, days=1))
 
 
-def _moment(day: date | None, days: int = 0) -> datetime | None:
-    if day is None:
+def _moment(day: date | Literal[""] | None, days: int = 0) -> datetime | None:
+    if not day:
         return None
     try:
         return datetime.combine(day + timedelta(days=days), time(), UTC)
