@@ -63,9 +63,9 @@ def all_receipts(store: Store, prefix: str = layout.RECEIPTS) -> list[Receipt]:
     return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
 
 
-def receipt_of(store: Store, step: str, sample: str, *, base: str = "") -> Receipt | None:
-    """The newest receipt of a cell; below `base`, the prefix of a release say. One LIST and one GET."""
-    keys = [key for key in store.keys(base + layout.receipts(step, sample)) if key.endswith(".json")]
+def receipt_of(store: Store, step: str, sample: str) -> Receipt | None:
+    """The newest receipt of a cell. One LIST and one GET."""
+    keys = [key for key in store.keys(layout.receipts(step, sample)) if key.endswith(".json")]
     return next(iter(_newest(read_receipts(store, keys)).values()), None)
 
 

@@ -84,15 +84,18 @@ def trace(store: Store, text: str, *, samples: frozenset[str] | None = None) -> 
     Raises InvalidUse for a file that is not of this store, or that no receipt vouches for.
     """
     base, key = _base_of(key_of(store, text))
+    if base:
+        # A release has the layout of a store.
+        store = store.beside(store.url_of(base))
     cell = maker_of(store, key)
-    receipt = receipt_of(store, *cell, base=base) if cell else None
+    receipt = receipt_of(store, *cell) if cell else None
     if cell is None or receipt is None:
         raise InvalidUse(f"No receipt in {store.url} vouches for {key}. Name a file below results/ or cohort/.")
     output = next((one for one in receipt.outputs if one.key == key), None)
     if output is None:
         known = ", ".join(one.key for one in receipt.outputs[:10])
         raise InvalidUse(f"{key} is no output of {cell[0]}, whose receipt has: {known}.")
-    found = _Found(store, base, samples)
+    found = _Found(store, samples)
     found.follow(cell, receipt)
     return Trace(file=_traced(output, cell), makers=found.makers, inputs=found.inputs)
 
@@ -127,9 +130,8 @@ def _base_of(key: str) -> tuple[str, str]:
 class _Found:
     """What was found so far."""
 
-    def __init__(self, store: Store, base: str, samples: frozenset[str] | None) -> None:
+    def __init__(self, store: Store, samples: frozenset[str] | None) -> None:
         self._store = store
-        self._base = base
         self._samples = samples
         self.makers: dict[Cell, Maker] = {}
         self.inputs: dict[Cell, Sequence[Traced]] = {}
@@ -174,11 +176,8 @@ class _Found:
 
     def _fetch(self, cells: Sequence[Cell]) -> None:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="trace") as pool:
-            self._receipts |= dict(zip(cells, pool.map(self._receipt, cells), strict=True))
-
-    def _receipt(self, cell: Cell) -> Receipt | None:
-        kept = receipt_of(self._store, *cell, base=self._base) if self._base else None
-        return kept or receipt_of(self._store, *cell)
+            found = pool.map(lambda cell: receipt_of(self._store, *cell), cells)
+            self._receipts |= dict(zip(cells, found, strict=True))
 
     def _linked(self, file: FileRecord, maker: Cell | None, reader: Receipt) -> Traced:
         if maker is None:
@@ -207,7 +206,7 @@ class _Found:
             step=receipt.step,
             sample=receipt.sample,
             receipt=receipt,
-            receipt_key=self._base + layout.receipt(receipt.step, receipt.sample, receipt.fingerprint),
+            receipt_key=layout.receipt(receipt.step, receipt.sample, receipt.fingerprint),
             run=record,
             image=str(part.get("image", "")),
             params=part.get("params", {}),

@@ -194,6 +194,11 @@ def subset(subset_id: str) -> str:
     return f"subsets/{subset_id}.json"
 
 
+def subset_end(subset_id: str) -> str:
+    """Key of what such a copy made, when it was through."""
+    return f"subsets/{subset_id}.end.json"
+
+
 def submission(run_id: str, job: str, file: str) -> str:
     """Key of a file of one submission: `manifest.json`, `rows.txt`, `samples.txt`, `intent.json`, `sent.json`."""
     return f"{RUNS}{run_id}/submissions/{job}/{file}"
