@@ -25,7 +25,18 @@ from batch_pipeline.pool.autopilot import Launcher
 from batch_pipeline.pool.base import Filter, PoolStore
 from batch_pipeline.pool.task import Action, Nest, TaskSpec, TaskState
 from batch_pipeline.pool.writing import tasks_of
-from batch_pipeline.run.pooled_tasks import STATES, child_of, ids_of, summary_of, task_of
+from batch_pipeline.run.pooled_tasks import (
+    STATES,
+    attempts_json,
+    attempts_of,
+    child_of,
+    description_of,
+    ids_of,
+    is_child,
+    summary_of,
+    task_id_of,
+    task_of,
+)
 from batch_pipeline.run.pools import pool_of, pool_url, run_launcher
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionRefused, SubmissionUnknown
 
@@ -177,18 +188,15 @@ class PoolBackend:
         return cancelled
 
     def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        """See `Backend.descriptions`."""
+        """See `Backend.descriptions`. Of a child or plain job with its attempts, as AWS has them."""
         with _translated():
             nests = {nest.parent: nest for nest in self._pool.nests()}
-        return {
-            name: {
-                "jobName": name.rpartition("@")[0],
-                "pool": self._pool.name,
-                "tasks": {state.value: number for state, number in nests[name].counts.items()},
-            }
-            for name in native_ids
-            if name in nests
-        }
+            found = {name: description_of(name, nests[name], self._pool.name) for name in native_ids if name in nests}
+            alone = [name for name in native_ids if name not in nests or nests[name].size == 1]
+            for name in alone:
+                if task := self._pool.get(task_id_of(name)):
+                    found[name] = {**found.get(name, {}), **attempts_json(task)}
+        return found
 
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
         """See `Backend.children`."""
@@ -203,17 +211,15 @@ class PoolBackend:
             task = self._pool.get(f"{native_id}/{index}")
         if task is None or task.outcome is None:
             return
-        last = task.attempts + task.returns + (task.state is TaskState.DONE)
-        if attempt in (None, last):
+        # The outcome of one that runs is that of the attempt before.
+        if attempt in (None, attempts_of(task) - (task.state is TaskState.HELD)):
             yield from task.outcome.log_tail.splitlines()
 
     # Ending.
 
     def cancel(self, native_id: str, reason: str) -> None:
         """See `Backend.cancel`. A pilot that is at one of the tasks hears of it when it prolongs its lease."""
-        job, _, index = native_id.rpartition(":")
-        is_child = index.isascii() and index.isdigit()
-        wanted = Filter(ids=frozenset({f"{job}/{index}"})) if is_child else Filter(parent=native_id)
+        wanted = Filter(ids=frozenset({task_id_of(native_id)})) if is_child(native_id) else Filter(parent=native_id)
         with _translated():
             self._cancel(replace(wanted, states=_MOVING), reason)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.payload import OWN_TAGS
@@ -30,6 +30,18 @@ def ids_of(name: str, queue: str) -> Iterator[str]:
     """The ids that jobs of a name get, the first one first; names are a run's own, so there is one as a rule."""
     base = f"{name}@{queue.rpartition('/')[2][:MOST_OF_QUEUE]}"
     return (base if number == 1 else f"{base}~{number}" for number in count(1))
+
+
+def is_child(native_id: str) -> bool:
+    """Whether it is the id of an array's child: `job:index`, as Batch has it."""
+    index = native_id.rpartition(":")[2]
+    return ":" in native_id and index.isascii() and index.isdigit()
+
+
+def task_id_of(native_id: str) -> str:
+    """The task of a child, or of a plain job."""
+    job, _, index = native_id.rpartition(":")
+    return f"{job}/{index}" if is_child(native_id) else f"{native_id}/0"
 
 
 def task_of(native_id: str, request: JobRequest, index: int, waits: Sequence[tuple[str, ...]]) -> TaskSpec:
@@ -89,3 +101,24 @@ def _reason(task: Task) -> EndReason:
         # A waiting task has a reason only when what it needs will not come.
         return EndReason.DEPENDENCY if task.reason else EndReason.CANCELLED
     return task.outcome.end_reason if task.outcome else EndReason.LOST
+
+
+def attempts_of(task: Task) -> int:
+    """How many attempts have begun, one that runs included."""
+    return task.attempts + task.returns + (task.state in (TaskState.HELD, TaskState.DONE))
+
+
+def attempts_json(task: Task) -> dict[str, Any]:
+    """A task's attempts as AWS describes those of a child."""
+    streams = [f"{task.id}/{number}" for number in range(1, attempts_of(task) + 1)]
+    return {
+        "status": STATES[task.state].value,
+        "attempts": [{"container": {"logStreamName": stream}} for stream in streams],
+        **({"statusReason": task.reason or task.outcome.error} if task.outcome else {}),
+    }
+
+
+def description_of(name: str, nest: Nest, pool: str) -> dict[str, Any]:
+    """A job in the pool's words."""
+    tasks = {state.value: number for state, number in nest.counts.items()}
+    return {"jobName": name.rpartition("@")[0], "pool": pool, "tasks": tasks}

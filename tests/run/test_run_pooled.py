@@ -14,6 +14,7 @@ from batch_pipeline.backends.definitions import named, pilot_definition, resourc
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.backends.payload import submit_json
+from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pool.base import AddReport, Claim, Filter, Settlement
 from batch_pipeline.pool.memory import MemoryStore
@@ -211,6 +212,21 @@ def test_what_stays_in_doubt_is_said_and_found_by_name(tmp_path: Path) -> None:
     assert array is not None
     assert world.backend.summaries([array])[array].size == 3
     assert world.pool.find(Filter(states=frozenset({TaskState.TODO}))).tasks[0].spec.parent == array
+
+
+def test_attempts_are_told_as_aws_tells_them(world: World) -> None:
+    array, plain = world.submit("array", 2), world.submit("plain", 1)
+    claims = {claim.id: claim for claim in world.claim()}
+    world.pool.release([claims[f"{array}/1"]], now_ms=1, why="interrupted", counted=True)
+    again = world.pool.claim("p", 1, lease_ms=1000, now_ms=1)
+    killed = Outcome(end_reason=EndReason.OUT_OF_MEMORY, exit_code=137, error="killed", log_tail="the last\nwords\n")
+    world.pool.settle([Settlement(claim=again[0], outcome=killed)], now_ms=1)
+    told = world.backend.descriptions([f"{array}:0", f"{array}:1", array, plain, "nothing"])
+    assert [attempts_of(told[name]) for name in (f"{array}:0", f"{array}:1", plain)] == [1, 2, 1]
+    assert told[array]["tasks"] == {"held": 1, "failed": 1}
+    assert "nothing" not in told
+    assert list(world.backend.logs(array, 1)) == list(world.backend.logs(array, 1, 2)) == ["the last", "words"]
+    assert list(world.backend.logs(array, 1, 1)) == []
 
 
 # Pilots as array jobs.
