@@ -98,7 +98,7 @@ def drain_like_picas(path: Path, ready: Ready) -> Told:
     window = "SELECT id FROM task WHERE state = 0 LIMIT ?"
     write = "UPDATE task SET state = ?, lock = ?, revision = revision + 1 WHERE id = ? AND revision = ?"
     ready()
-    done, seconds, began = 0, [], time.perf_counter()
+    done, seconds, began = 0, list[float](), time.perf_counter()
     while True:
         rows = connection.execute(window, (_WINDOW,)).fetchall()
         if not rows:
