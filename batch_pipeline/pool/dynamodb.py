@@ -14,8 +14,8 @@ The order of claims is exact by priority level, and by priority and time within 
 each move pays for a transaction. `queue` and `ended` (keys only, some 100 bytes a task) are counted instead: about
 0.0003 dollars for a million settled tasks. Both indexes follow the table by a moment, and so do counts and claims.
 
-A store must not be used on both sides of a fork; threads may share one. (Longer than most modules: what `Rows` asks for,
-method by method; items and calls stand in `dynamodb_items` and `dynamodb_table`.)
+A store must not be used on both sides of a fork; threads may share one. (Longer than most modules: what `Rows` asks
+for, method by method; items and calls stand in `dynamodb_items` and `dynamodb_table`.)
 """
 
 from __future__ import annotations
