@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batch_pipeline.access.request import RunAsk
 
 #: Between two looks at a run that is waited for: a service has others to answer too.
-LEAST_POLL_SECONDS: Final = 5.0
+LEAST_POLL_SECONDS: Final = 1.0
 _COLUMNS: Final = ["run", "dataset", "level", "started (UTC)", "by", "code", "state", "description"]
 
 
@@ -40,7 +40,8 @@ def submit_by_service(call: Call, ask: RunAsk) -> int:
         print_json(started)
     if not call.options["wait"]:
         return CommandExit.DONE
-    while (run := client.run(started["run_id"])["run"])["status"] == "live":
+    # A token lasts an hour or so: whoever renews the file that it is in is not sent away.
+    while (run := client_of(call.settings).run(started["run_id"])["run"])["status"] == "live":
         time.sleep(max(LEAST_POLL_SECONDS, call.settings.watch.poll_seconds))
     if call.json:
         print_json(started | {"status": run["status"], "problem": run["problem"]})
