@@ -30,6 +30,7 @@ from batch_pipeline.wire.store import Store
 
 #: Bytes of a log up to which it is stored while its command runs; a longer one is stored at its end.
 STREAMED_BYTES: Final = 64 << 20
+_OF_A_JOB: Final = ("AWS_BATCH_", "BATCH_FILE_", "BATCH_PIPELINE_")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,6 +95,12 @@ class Workplace:
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pilot-", dir=scratch or None))
         self._environment = dict(environment)
+        # What Batch and `run` told the pilot of itself is not meant for a cell, but where on this host it may work is.
+        self._for_cells = {
+            name: value
+            for name, value in environment.items()
+            if not name.startswith(_OF_A_JOB) or name in (Variable.SCRATCH, Variable.CACHE)
+        }
         self._open_store = open_store
         self._store: Store | None = None
         self._hooks = hooks
@@ -125,9 +132,14 @@ class Workplace:
     def start(self, life: Life, variables: Mapping[str, str], now: float) -> Process:
         """Starts its command. Raises OSError."""
         spec = life.spec
-        environment = {**self._environment, **variables_of(life.task), **variables}
+        is_cell = Variable.MANIFEST in spec.environment
+        environment = {
+            **(self._for_cells if is_cell else self._environment),
+            **variables_of(life.task),
+            **variables,
+        }
         command = spec.command or ("bash", "-c", spec.shell)
-        if Variable.MANIFEST in spec.environment:
+        if is_cell:
             # A cell of a pipeline: the container's side, in the interpreter that has it for sure.
             command = (sys.executable, *command[1:])
             environment[Variable.ATTEMPT] = environment["TASK_ATTEMPT"]

@@ -187,6 +187,14 @@ def test_a_task_that_cannot_be_is_refused(pool: Pool, args: tuple[str, ...], sai
     assert said in told.err
 
 
+def test_a_password_is_never_shown(pool: Pool) -> None:
+    """PiCaS's dump of its configuration said that it left secrets out, and printed the password."""
+    for scheme in ("couchdb", "couchdbs", "nowhere"):
+        told = pool("status", "--pool", f"{scheme}://ada:secret@127.0.0.1:9/tasks")
+        assert told.code in (CommandExit.USAGE, CommandExit.UNREACHABLE)
+        assert "secret" not in told.out + told.err
+
+
 # Looking.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from uuid import uuid4
 
 import pytest
 
+from batch_pipeline.config import Settings
 from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
+from batch_pipeline.run.pilots import BatchLauncher
+from batch_pipeline.run.pools import batch_launcher, pool_url
+from batch_pipeline.wire.store import open_store
 from tests.flow.lab import PATIENCE, Lab, until
 from tests.servers import databases
 
@@ -58,6 +63,25 @@ def test_pilots_make_what_array_jobs_make(lab: Lab) -> None:
     # To array jobs these are the same cells: same fingerprints, same receipts.
     assert "Nothing to do: 7 of 7 cells are done." in lab.run().out
     assert len(lab.runs()) == 1
+
+
+def test_the_pilots_may_be_an_array_job_of_batch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on AWS: pilots are sent to the queue. Here it is the embedded Batch that runs them, so they reach SQLite."""
+
+    def on_batch(settings: Settings, *, cpus: int, memory_mb: int) -> BatchLauncher:
+        assert cpus >= 1
+        store = open_store(settings.store_location)
+        return batch_launcher(settings, store, pool_url(settings), ("--items", "2"), cpus=1, memory_mb=memory_mb + 256)
+
+    monkeypatch.setattr("batch_pipeline.run.pooled.run_launcher", on_batch)
+    ran = lab.run(*PILOTS)
+    assert set(lab.receipts()) == ALL
+    assert ran.calls["SubmitJob"] == 1
+    [kept] = (lab.store / "pool" / "pilots").glob("*.json")
+    launched = json.loads(kept.read_text())
+    tasks = pool_of(lab).find(Filter()).tasks
+    assert {task.native_id.partition(":")[0] for task in tasks} == {launched["native_id"]}
+    assert launched["count"] == 2
 
 
 @pytest.mark.servers

@@ -285,6 +285,17 @@ def test_what_runs_at_the_wall_time_is_given_back(pool: MemoryStore) -> None:
     assert report.standing.released == 1
 
 
+def test_what_is_added_meanwhile_is_done_too(pool: MemoryStore) -> None:
+    """PyAnamo's pilot worked through the list that it had read at its start."""
+
+    def added(task: Task, outcome: Outcome) -> None:
+        if task.id == "first":
+            add(pool, "second", "true")
+
+    add(pool, "first", "true")
+    assert drain(pool, hooks=Hooks(cleanup_run=added)).standing.done == 2
+
+
 # Hooks.
 
 
@@ -395,6 +406,43 @@ def test_a_signal_gives_back_what_is_held_within_seconds(tmp_path: Path, number:
     assert task is not None
     assert (task.state, task.attempts, task.returns) == (READY, 0, 1)
     _until(lambda: _is_gone(pid))
+
+
+def test_a_late_signal_opens_nothing_again(tmp_path: Path) -> None:
+    """In PiCaS a signal after the end of a token had it done once more."""
+    from batch_pipeline.pool.sqlite import SqliteStore
+
+    store = SqliteStore(tmp_path / "pool.sqlite")
+    store.add([TaskSpec(id="t", command=("true",)), TaskSpec(id="u", command=("sleep", "60"))], now_ms=0)
+    command = [sys.executable, "-c", PILOT, str(tmp_path / "pool.sqlite"), "5"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _until(lambda: store.counts().of(DONE) == 1 and store.counts().of(HELD) == 1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    finally:
+        process.kill()
+        process.wait()
+    assert [event.move for event in store.events(task_id="t")] == [Move.ADDED, Move.CLAIMED, Move.DONE]
+    assert store.counts().of(READY) == 1
+    store.close()
+
+
+def test_a_task_that_is_deleted_ends_its_command_and_not_the_pilot(pool: MemoryStore) -> None:
+    """A token that was deleted killed PiCaS's pilot."""
+    add(pool, "t", "sleep", "60")
+    add(pool, "u", "true", priority=-1)
+
+    def delete() -> None:
+        _until(lambda: there(pool, "t").state is HELD)
+        pool.move(Filter(ids=frozenset({"t"})), Action.DELETE, now_ms=now_ms(), act="a", force=True)
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    report = drain(pool, lease_seconds=0.3)
+    thread.join()
+    assert (report.standing.done, report.standing.refused) == (1, 1)
+    assert pool.get("t") is None
 
 
 def test_nothing_of_a_pilot_that_is_killed_runs_on(tmp_path: Path) -> None:
