@@ -78,7 +78,7 @@ def _stale_images(call: Call) -> list[dict[str, Any]]:
 
     pins = read_pins(call.graph.root)
     told = []
-    for name, recipe in recipes(call.graph.root, call.settings.deploy.base_image).items():
+    for name, recipe in recipes(call.graph.root, call.settings.deploy.base_image, call.options["names"]).items():
         pin = pins.get(name)
         stale = pin is None or pin.inputs != recipe.inputs
         _data(call, f"image {name}: {'would be built' if stale else 'up to date'}")

@@ -188,7 +188,7 @@ def deploy_images(
     BackendFailed: AWS did not make a repository.
     DeploymentFailed: an image could not be built or pushed; those before it are pinned.
     """
-    found = recipes(graph.root, settings.deploy.base_image)
+    found = recipes(graph.root, settings.deploy.base_image, only)
     wanted = _wanted(found, graph.names, only)
     names = [recipe.name for recipe in wanted if force]
     with Builder(settings.deploy.builder, say=say) as builder:

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,10 @@ from batch_pipeline.wire.errors import DeploymentFailed, InvalidUse
 
 #: Raised when images must be built anew though nothing that they are made of has changed.
 FORMAT: Final = 1
+#: Images of drivers (`submit`): built when they are named, for no step runs in them.
+DRIVERS: Final = ("driver", "r")
+#: The one among them with the whole package and all that its command line needs.
+CLIENT: Final = "driver"
 #: What the container's side and the steps import that is not Python's own.
 PACKAGES: Final = ("obstore", "sh", "typing-extensions")
 #: The parts of this package that go into the base: `wire` and `container`, and what the modules of steps import.
@@ -57,17 +61,25 @@ class Recipe:
     def fill(self, context: Path, root: Path) -> None:
         """Fills an empty folder with what the Dockerfile copies. Raises DeploymentFailed."""
         shutil.copytree(self.folder, context, dirs_exist_ok=True)
-        if self.name == BASE:
-            _install_packages(context, _requirements(root))
-            for file in _code_files():
+        if self.name in (BASE, CLIENT):
+            client = self.name == CLIENT
+            _install_packages(context, _requirements(root, client=client))
+            for file in _client_files() if client else _code_files():
                 target = context / "batch_pipeline" / "batch_pipeline" / file.relative_to(_HERE)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
 
 
-def recipes(root: Path, base_image: str) -> Mapping[str, Recipe]:
-    """Name of an image -> its recipe, the base first. Raises InvalidUse when the pipeline has no folder of them."""
-    folders = {file.parent.name: file.parent for file in sorted((root / FOLDER).glob("*/Dockerfile"))}
+def recipes(root: Path, base_image: str, named: Collection[str] = ()) -> Mapping[str, Recipe]:
+    """Name of an image -> its recipe, the base first; those of drivers where they are named.
+
+    Raises InvalidUse when the pipeline has no folder of them.
+    """
+    folders = {
+        file.parent.name: file.parent
+        for file in sorted((root / FOLDER).glob("*/Dockerfile"))
+        if file.parent.name not in DRIVERS or file.parent.name in named
+    }
     if BASE not in folders:
         raise InvalidUse(
             f"There is no {FOLDER}/{BASE}/Dockerfile in {root}. Copy the folder {FOLDER}/ of batch_pipeline's own "
@@ -76,16 +88,16 @@ def recipes(root: Path, base_image: str) -> Mapping[str, Recipe]:
     base = _base(folders.pop(BASE), root, base_image)
     made = {BASE: base}
     for name, folder in folders.items():
-        made[name] = Recipe(name=name, folder=folder, inputs=_digest(base.inputs, *_files(folder)))
+        client = [_requirements(root, client=True), *_digests(_client_files())] if name == CLIENT else []
+        made[name] = Recipe(name=name, folder=folder, inputs=_digest(base.inputs, *_files(folder), *client))
     return made
 
 
 def _base(folder: Path, root: Path, base_image: str) -> Recipe:
-    code = [(str(file.relative_to(_HERE)), sha256_of_bytes(file.read_bytes())) for file in _code_files()]
     return Recipe(
         name=BASE,
         folder=folder,
-        inputs=_digest(_requirements(root), platform.machine(), base_image, *_files(folder), *code),
+        inputs=_digest(_requirements(root), platform.machine(), base_image, *_files(folder), *_digests(_code_files())),
         arguments={"BASE": base_image} if base_image else {},
     )
 
@@ -99,13 +111,29 @@ def _files(folder: Path) -> list[tuple[str, str]]:
     return [(str(file.relative_to(folder)), sha256_of_bytes(file.read_bytes())) for file in files]
 
 
+def _digests(files: Iterable[Path]) -> list[tuple[str, str]]:
+    return [(str(file.relative_to(_HERE)), sha256_of_bytes(file.read_bytes())) for file in files]
+
+
 def _code_files() -> Iterator[Path]:
     for pattern in _CODE:
         yield from sorted(_HERE.glob(pattern))
 
 
-def _requirements(root: Path) -> str:
-    """Requirements for pip, each with its checksums, from the lock file of the pipeline or of this package."""
+def _client_files() -> Iterator[Path]:
+    """The whole package."""
+    yield from sorted(
+        file
+        for file in _HERE.rglob("*")
+        if file.is_file() and file.parent.name != "__pycache__" and file.suffix != ".pyc"
+    )
+
+
+def _requirements(root: Path, *, client: bool = False) -> str:
+    """Requirements for pip, each with its checksums, from the lock file of the pipeline or of this package.
+
+    Those of the container's side, or of the whole client.
+    """
     lock = next((file for file in (root / "Pipfile.lock", _HERE.parent / "Pipfile.lock") if file.is_file()), None)
     if lock is None:
         raise InvalidUse(f"There is no Pipfile.lock in {root}; it pins what goes into the images. Run `pipenv lock`.")
@@ -113,9 +141,10 @@ def _requirements(root: Path) -> str:
     missing = [name for name in PACKAGES if name not in pinned]
     if missing:
         raise InvalidUse(f"{lock} does not pin {', '.join(missing)}, which the images need. Run `pipenv install`.")
+    names = sorted(name for name in pinned if "version" in pinned[name]) if client else PACKAGES
     lines = (
         " ".join((f"{name}{pinned[name]['version']}", *(f"--hash={each}" for each in pinned[name]["hashes"])))
-        for name in PACKAGES
+        for name in names
     )
     return "".join(f"{line}\n" for line in lines)
 

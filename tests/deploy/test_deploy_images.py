@@ -57,6 +57,26 @@ def test_one_tool_changes_one_image_and_the_base_all(folder: Path) -> None:
     assert changed(before, inputs(folder, "another/debian:12")) == set(before)
 
 
+def test_images_of_drivers_are_there_when_they_are_named(folder: Path) -> None:
+    before = inputs(folder)
+    named = {name: recipe.inputs for name, recipe in recipes(folder, "", ["driver", "r"]).items()}
+    assert set(named) - set(before) == {"driver", "r"}
+    assert {name: named[name] for name in before} == before
+
+
+def test_any_code_of_the_package_changes_the_drivers_image_and_not_the_base(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "elsewhere" / "batch_pipeline"
+    shutil.copytree(ROOT / "batch_pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Pipfile.lock", package.parent)
+    monkeypatch.setattr(made_of, "_HERE", package)
+    before = {name: recipe.inputs for name, recipe in recipes(folder, "", ["driver", "r"]).items()}
+    (package / "cli" / "run.py").write_text("")
+    after = {name: recipe.inputs for name, recipe in recipes(folder, "", ["driver", "r"]).items()}
+    assert changed(before, after) == {"driver"}
+
+
 def test_code_of_the_container_changes_the_base(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = inputs(folder)
     package = tmp_path / "elsewhere" / "batch_pipeline"
