@@ -165,6 +165,7 @@ class Lab:
             started_at="2026-11-20T10:00:00.000Z",
             kind="driver",
             pipeline="main.sh",
+            pipeline_name=dataset,
             user=ALICE,
             identity=ALICE,
             host="server",
