@@ -7,10 +7,12 @@ written to the audit log.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -87,8 +89,7 @@ class Guard:
         request_id, headers = scope["state"]["request_id"], Headers(scope=scope)
         if seconds := self._keeping.addresses.wait(_address(scope)):
             return answer_to(TooOften(seconds), request_id)
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-        if self._keeping.hosts and host.strip("[]").lower() not in self._keeping.hosts:
+        if self._keeping.hosts and _called(headers.get("host", "")) not in self._keeping.hosts:
             return error_answer(400, "The service is not called by this name. Use 127.0.0.1.", request_id)
         # A browser says from where a request comes; those of a page from elsewhere act on nobody's behalf here.
         if scope["method"] not in _SAFE and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
@@ -185,4 +186,16 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 def _address(scope: Scope) -> str:
     """Who is at the other end; of IPv6 the network, which one customer has a whole one of."""
     host = str((scope.get("client") or ("", 0))[0])
-    return ":".join(host.split(":")[:4]) if host.count(":") > 1 else host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _called(host: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

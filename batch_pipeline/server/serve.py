@@ -90,7 +90,7 @@ def serve(settings: Settings, *, insecure_user: str = "") -> None:
         )
     backend = backends.create(settings)
     try:
-        uvicorn.run(make_guarded(settings, backend, insecure_user=insecure_user), **_how(settings))
+        uvicorn.run(make_guarded(settings, backend, insecure_user=insecure_user), **listening_of(settings))
     finally:
         backend.close()
 
@@ -103,7 +103,8 @@ def is_own(host: str) -> bool:
         return False
 
 
-def _how(settings: Settings) -> dict[str, Any]:
+def listening_of(settings: Settings) -> dict[str, Any]:
+    """How uvicorn listens. Whom a request is from is believed of a proxy that is named, and of no other."""
     proxy = settings.server.trusted_proxy
     return {
         "host": settings.server.host,

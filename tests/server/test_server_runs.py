@@ -409,5 +409,7 @@ def test_a_developers_service_answers_under_its_own_names_alone(lab: Lab) -> Non
     client = lab.client(None, verifier=None, insecure_user=ALICE, hosts=frozenset({"127.0.0.1"}))
     assert client.get("/runs").status_code == 200
     assert client.get("/runs", headers={"Host": "127.0.0.1:8765"}).status_code == 200
+    assert client.get("/runs", headers={"Host": "127.0.0.1:80@evil.example.org"}).status_code == 400
+    assert client.get("/runs", headers={"Host": ""}).status_code == 400
     assert client.get("/runs", headers={"Host": "evil.example.org"}).status_code == 400
     assert client.get("/runs", headers={"Host": "127.0.0.1.evil.example.org:8765"}).status_code == 400

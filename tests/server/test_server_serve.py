@@ -16,18 +16,20 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.cli import run_command_line
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.run.record import read_record
-from batch_pipeline.server.serve import is_own, make_guarded, serve
-from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
+from batch_pipeline.server.serve import is_own, listening_of, make_guarded, serve
+from batch_pipeline.wire.errors import InvalidConfig, InvalidUse, SubmissionRefused
 from batch_pipeline.wire.store import open_store
 from tests.access.conftest import begin
 from tests.access.site import Site, until
 from tests.server.lab import ALICE, Lab
 from tests.server.oidc import AUDIENCE, Issuer
+from tests.server.serving import served
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "runs.example.org", "127.0.0.1.example.org", ""])
@@ -90,6 +92,42 @@ def test_a_policy_that_is_wrong_is_told_before_it_listens(lab: Lab) -> None:
 def test_nobody_is_called_so(name: str, lab: Lab) -> None:
     with pytest.raises(InvalidUse, match="nobody's name"):
         make_guarded(lab.settings, MemoryBackend(), insecure_user=name)
+
+
+@pytest.mark.parametrize(("proxy", "others"), [("", 429), ("127.0.0.1", 200), ("192.0.2.7", 429)])
+def test_an_address_is_believed_of_a_proxy_that_is_named(proxy: str, others: int, lab: Lab) -> None:
+    settings = load_settings({"server.trusted_proxy": proxy}, environ={}, folder=lab.root)
+    with served(lab.app(per_minute=1), **listening_of(settings)) as url:
+        first, second, third = ({"X-Forwarded-For": f"192.0.2.{number}"} for number in (1, 2, 1))
+        assert _get(f"{url}/health", **first)[0] == 200
+        assert _get(f"{url}/health", **second)[0] == others
+        assert _get(f"{url}/health", **third)[0] == 429
+
+
+class Refusing(MemoryBackend):
+    """A backend that takes nothing."""
+
+    def submit(self, request: JobRequest) -> str:
+        raise SubmissionRefused("The job queue test is disabled.")
+
+
+def test_a_run_that_could_not_be_submitted_is_told_and_shown(lab: Lab) -> None:
+    client = lab.client(None, app=make_guarded(lab.settings, Refusing(), insecure_user=ALICE))
+    answer = client.post("/runs", json=lab.ask())
+    assert answer.status_code == 502
+    assert "is disabled" in answer.json()["error"]
+    (run,) = client.get("/runs").json()["runs"]
+    assert (run["user"], run["status"]) == (ALICE, "failed")
+    assert "submission failed: The job queue test is disabled." in run["problem"]
+
+
+def test_a_run_is_submitted_once_and_by_the_levels_queue(lab: Lab) -> None:
+    backend = MemoryBackend()
+    client = lab.client(None, app=make_guarded(lab.settings, backend, insecure_user=ALICE))
+    answer = client.post("/runs", json=lab.ask())
+    assert answer.status_code == 201
+    (job,) = client.get(answer.json()["url"]).json()["jobs"]
+    assert (job["native_id"], job["queue"]) == (answer.json()["native_id"], "test")
 
 
 # As processes.
