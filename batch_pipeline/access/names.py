@@ -41,6 +41,7 @@ MOST_PATH: Final = 512
 MOST_TEXT: Final = 4096
 MOST_ITEMS: Final = 1000
 MOST_BYTES: Final = 256 * 1024
+MOST_DEPTH: Final = 20
 
 #: Variables that decide where a run is, who it is, or which code its programs load, by beginning. In capitals.
 RESERVED_BEGINNINGS: Final = (
@@ -263,6 +264,13 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
                 remedy="Take it out of the file.",
                 status=403,
             )
+    if not _is_toml(config):
+        yield Problem(
+            thing="--config",
+            rule=f"Values are what TOML has, {MOST_DEPTH} tables deep at most, {MOST_BYTES // 1024} KiB together.",
+            remedy="Give more as a file of the repository.",
+        )
+        return
     yield from _secrets("--config", _texts(config))
     if any(has_control(key) or not key for key in _keys(config)):
         yield Problem(
@@ -278,6 +286,29 @@ def _secrets(thing: str, texts: Iterable[str]) -> Iterator[Problem]:
             rule="It holds a key, a token or a password, and it stands in the run's record for all to read.",
             remedy="Keep it in Secrets Manager, and let the script read it with the level's role.",
         )
+
+
+def _is_toml(value: Any) -> bool:
+    """Whether a value can be written as TOML: of its kinds, in characters that there are, and of a sane size."""
+    left = MOST_BYTES
+    open_values = [(value, 0)]
+    while open_values:
+        one, depth = open_values.pop()
+        if isinstance(one, str):
+            left -= len(one.encode(errors="replace")) + 1
+            if any("\ud800" <= character <= "\udfff" for character in one):
+                return False
+        elif isinstance(one, Mapping):
+            open_values += [(item, depth + 1) for pair in one.items() for item in pair]
+        elif isinstance(one, list | tuple):
+            open_values += [(item, depth + 1) for item in one]
+        elif isinstance(one, int | float):
+            left -= len(str(one)) if isinstance(one, float) else one.bit_length() // 3 + 1
+        else:
+            return False
+        if left < 0 or depth > MOST_DEPTH or len(open_values) > MOST_BYTES:
+            return False
+    return True
 
 
 def _texts(value: Any) -> Iterator[str]:

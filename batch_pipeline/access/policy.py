@@ -238,6 +238,9 @@ def _contradictions(policy: Policy) -> Iterator[str]:
             yield f"level {level.value} is open to anybody ('*'). Name its members."
         if level.privileged and not place.without_image and not policy.images:
             yield f"level {level.value} needs images, and none is allowed. Add [[images]]."
+        if place.store.startswith("s3://") and not place.job_role:
+            # Without a role a job has that of its machine, which is everybody's.
+            yield f"level {level.value} is in S3 and has no job_role. Give it one of its own."
     yield from _shared(policy.levels)
 
 

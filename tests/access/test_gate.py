@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import tomllib
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_pipeline.access.configuration import driver_config, to_toml
 from batch_pipeline.access.gate import decide, precheck
 from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES, STORES_OWN
 from batch_pipeline.access.policy import parse_policy, repository_key
 from batch_pipeline.access.request import EntryKind, Facts, Identity, Level, RunAsk, SubmoduleFacts
+from batch_pipeline.config import load_settings
+from batch_pipeline.run.driver_job import order_of, record_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidConfig, Refused
 from tests.access.lab import ALICE, DIGEST, HEAD, POLICY, REPOSITORY, SHA, ask, facts, policy
@@ -445,6 +450,45 @@ def test_json_of_another_shape_is_refused(value: Any) -> None:
     assert caught.value.status == 400
 
 
+_JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["\ud800", SHA])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    max_leaves=8,
+)
+_FIELDS = [item.name for item in fields(RunAsk)]
+
+
+@given(changes=st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=3), level=st.sampled_from(LEVELS))
+def test_whatever_comes_over_a_wire_is_refused_or_can_be_recorded(changes: dict[str, Any], level: str) -> None:
+    value = {**vars(ask(level)), **changes}
+    try:
+        grant = decide(RunAsk.from_json(value), policy(), ALICE, facts())
+    except Refused as error:
+        _ = error.message.encode()
+        return
+    config = to_toml(driver_config(grant, "RUN"))
+    assert tomllib.loads(config)["workflow"]["access_level"] == grant.level.value
+    settings = load_settings(environ={})
+    assert json.dumps(record_of(grant, settings, "RUN", (), "", "")).encode()
+    assert json.dumps(order_of(grant, settings, "RUN", "").to_json()).encode()
+
+
+@pytest.mark.parametrize(
+    "config", [{"a": None}, {"a": ["\ud800"]}, {"a": "x" * 300_000}, {"a": object()}, {"a": [[]] * 300_000}]
+)
+def test_a_configuration_that_toml_has_not_is_refused(config: dict[str, Any]) -> None:
+    assert refused(ask("test", config=config)).status == 400
+
+
+def test_a_configuration_that_is_deep_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    assert refused(ask("test", config=deep)).status == 400
+
+
 # Policies.
 
 
@@ -454,6 +498,7 @@ def test_json_of_another_shape_is_refused(value: Any) -> None:
         ('store = "s3://fusions-main"\noutput_prefix = "analysis"', 'store = "s3://fusions-test/x"', "overlap"),
         ('members = ["alice@example.org"]', 'members = ["*"]', "anybody"),
         ("role/fusions-standard", "role/fusions-test", "job role"),
+        ('job_role = "arn:aws:iam::111122223333:role/fusions-full"', "", "job_role"),
         ("env:FUSIONS_TOKEN", "ghp_hunter2", "no reference"),
         ('url = "https://github.com', 'url = "http://github.com', "https, ssh or file"),
         ('digests = ["sha256:3fa9"]', "digests = []", "digests"),
