@@ -179,7 +179,13 @@ def test_every_verb_has_a_section() -> None:
 
 def test_every_verb_of_the_pool_has_a_section() -> None:
     titles = re.findall(r"^#### (.+)$", section("pool"), re.MULTILINE)
-    assert titles == [*(f"pool {name}" for name in POOL_VERBS), "Moves of tasks", "The pool", "Which tasks", "URLs of pools"]
+    assert titles == [
+        *(f"pool {name}" for name in POOL_VERBS),
+        "Moves of tasks",
+        "The pool",
+        "Which tasks",
+        "URLs of pools",
+    ]
 
 
 def test_the_verbs_without_a_pipeline_are_named() -> None:
