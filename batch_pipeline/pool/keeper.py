@@ -46,6 +46,8 @@ class TimeKeeper:
         self._wall_at = wall_at
         self._latest: dict[str, deque[float]] = {}
         self._sorted: dict[str, list[float]] = {}
+        #: Of all that are remembered.
+        self._sum, self._count = 0.0, 0
 
     def took(self, resource_class: str, seconds: float) -> None:
         """A task of a class ended by itself after so long."""
@@ -53,8 +55,11 @@ class TimeKeeper:
         ordered = self._sorted.setdefault(resource_class, [])
         latest.append(seconds)
         insort(ordered, seconds)
+        self._sum, self._count = self._sum + seconds, self._count + 1
         if len(latest) > REMEMBERED:
-            ordered.remove(latest.popleft())
+            oldest = latest.popleft()
+            ordered.remove(oldest)
+            self._sum, self._count = self._sum - oldest, self._count - 1
 
     def expected(self, resource_class: str) -> float | None:
         """What nine of ten tasks of a class took at most; None: none has ended yet."""
@@ -63,8 +68,7 @@ class TimeKeeper:
 
     def mean(self) -> float | None:
         """What the latest tasks of all classes took, on average."""
-        count = sum(map(len, self._sorted.values()))
-        return sum(map(sum, self._sorted.values())) / count if count else None
+        return max(0.0, self._sum) / self._count if self._count else None
 
     def fits(self, resource_class: str, now: float, limit: float | None = None) -> bool:
         """Whether a task begun now would end in time. Of a class that nobody knows: if its own limit, if any, does."""

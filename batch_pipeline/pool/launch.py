@@ -31,8 +31,8 @@ class LocalLauncher:
     """
 
     def __init__(self, command: Sequence[str], folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
-        self._command = tuple(command)
-        self._environment = {**_environment(), **(environment or {})}
+        self.command = tuple(command)
+        self.environment = {**_environment(), **(environment or {})}
         self._folder = folder
         self._children: set[int] = set()
 
@@ -45,7 +45,7 @@ class LocalLauncher:
         """See `Launcher.launch`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         of_class = ("--class", resource_class) if resource_class else ()
-        started = [self._start((*self._command, *of_class), _word(resource_class)) for _ in range(count)]
+        started = [self._start((*self.command, *of_class), _word(resource_class)) for _ in range(count)]
         return f"started {count} {'pilot' if count == 1 else 'pilots'} ({', '.join(map(str, started))})"
 
     def _start(self, command: Sequence[str], word: str) -> int:
@@ -54,7 +54,7 @@ class LocalLauncher:
         pid = os.posix_spawn(
             command[0],
             list(command),
-            self._environment,
+            self.environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),

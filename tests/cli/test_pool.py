@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -117,6 +118,15 @@ def test_an_import_is_idempotent(pool: Pool) -> None:
     assert told.err == "There already, and left alone: 4 tasks.\n"
     assert pool.states() == before
     assert before[held] == "held"
+
+
+def test_an_import_reads_from_a_pipe(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"id": "a", "command": ["true"]}\n')))
+    assert pool("import", "-", "--format", "jsonl").out.startswith("1 task added")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"what is this\n")))
+    told = pool("import", "-")
+    assert told.code == CommandExit.USAGE
+    assert "--format" in told.err
 
 
 def test_an_import_that_asks_for_something_else_is_told(pool: Pool) -> None:

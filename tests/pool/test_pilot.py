@@ -165,6 +165,28 @@ def test_lines_of_results_become_fields(pool: MemoryStore) -> None:
     assert there(pool, "t").progress == 1.0
 
 
+def test_a_task_is_heard_of_while_it_runs(pool: MemoryStore, tmp_path: Path) -> None:
+    """Its progress stands in the pool and its long log in the store before it has ended."""
+    store, gate = tmp_path / "store", tmp_path / "gate"
+    store.mkdir()
+    said = "head -c 9000 /dev/zero | tr '\\0' x; echo; echo ::progress 0.4"
+    pool.add([TaskSpec(id="t", shell=f"{said}; until [ -e {gate} ]; do sleep 0.02; done")], now_ms=0)
+    seen: list[tuple[float | None, int]] = []
+
+    def look() -> None:
+        log = store / "pool/logs/t/1.log"
+        _until(lambda: there(pool, "t").progress == 0.4 and log.exists())
+        seen.append((there(pool, "t").progress, log.stat().st_size))
+        gate.touch()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    drain(pool, store=store, lease_seconds=0.3)
+    thread.join()
+    assert seen[0][0] == 0.4
+    assert seen[0][1] >= 9000
+
+
 def test_files_are_brought_and_taken(pool: MemoryStore, tmp_path: Path) -> None:
     store = tmp_path / "store"
     (store / "in").mkdir(parents=True)

@@ -21,6 +21,7 @@ from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
 from batch_pipeline.run.pilots import BatchLauncher
 from batch_pipeline.run.pooled import MOST_LAUNCHES, PoolBackend
+from batch_pipeline.run.pools import local_launcher
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionUnknown
 from batch_pipeline.wire.store import open_store
@@ -227,6 +228,26 @@ def test_attempts_are_told_as_aws_tells_them(world: World) -> None:
     assert "nothing" not in told
     assert list(world.backend.logs(array, 1)) == list(world.backend.logs(array, 1, 2)) == ["the last", "words"]
     assert list(world.backend.logs(array, 1, 1)) == []
+
+
+# Pilots as processes.
+
+
+def test_pilots_here_have_the_settings_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever says them: an option, the environment or a settings file that the pilots would not read."""
+    monkeypatch.chdir(tmp_path)
+    told = {"store.url": "some/folder", "store.prefix": "p", "aws.region": "eu-west-1", "pool.lease_seconds": 7}
+    settings = load_settings({**told, "backend.name": "embedded", "params.times": 3}, environ={}, folder=tmp_path)
+    made = local_launcher(settings, "sqlite:x", ("--items", "2"))
+    assert made.command[3:] == (
+        *("pool", "work", "--pool", "sqlite:x", "--store", str(tmp_path / "some/folder/p")),
+        *("--prefix", "", "--items", "2"),
+    )
+    assert made.environment["BATCH_PIPELINE__AWS__REGION"] == "eu-west-1"
+    assert made.environment["BATCH_PIPELINE__POOL__LEASE_SECONDS"] == "7.0"
+    assert "BATCH_PIPELINE__PARAMS__TIMES" not in made.environment
+    repository = str(Path(__file__).resolve().parents[2])
+    assert made.environment["PYTHONPATH"].split(":")[0] == repository
 
 
 # Pilots as array jobs.
