@@ -1,12 +1,13 @@
 """What a run's record tells beside the plan: who, which code, which packages, which settings, on whose behalf.
 
-git and the packages' versions are asked in a thread, from the moment when it is clear that something will be submitted,
-so that a run begins no later for it; a command with nothing to do asks neither. Texts are scrubbed (`wire.scrub`).
+git is asked in a thread, from the moment when it is clear that something will be submitted, so that a run begins no
+later for it; a command with nothing to do does not ask. Texts are scrubbed (`wire.scrub`).
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,8 @@ from batch_pipeline.wire.scrub import scrubbed_value
 
 #: Packages whose versions are recorded, by the names of their distributions.
 PACKAGES: Final = ("luigi", "sciluigi", "boto3", "botocore", "obstore", "click", "tornado")
+#: Seconds that a run waits for git at most.
+LONGEST: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,30 +44,31 @@ class Provenance:
 
 
 class ProvenanceReader:
-    """Reads git and versions from now on, in the background; `read` waits for it."""
+    """Asks git from now on, in the background; `read` waits for it.
+
+    The thread imports nothing: a Ctrl-C that meets an import of the main thread may leave Python's import lock taken.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._code = CodeState()
-        self._versions: dict[str, str] = {}
         self._thread = threading.Thread(target=self._look, name="provenance", daemon=True)
         self._thread.start()
 
     def read(self, backend: Backend, code: Iterable[Path]) -> Provenance:
         """All of it; `code` are the files of the bundle."""
         identity = identity_of(backend)
-        self._thread.join()
+        self._thread.join(LONGEST)
         return Provenance(
             code=self._code,
             dirty=self._code.is_dirty(code),
-            versions=self._versions,
+            versions=package_versions(),
             identity=identity,
             behalf=on_behalf_of(os.environ),
         )
 
     def _look(self) -> None:
         self._code = read_code_state(self._folder)
-        self._versions = package_versions()
 
 
 def identity_of(backend: Backend) -> str:
@@ -89,11 +93,10 @@ def on_behalf_of(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that are there; none is imported."""
-    import platform
+    """Versions of the packages that are there; none is imported. Luigi has loaded what this needs: milliseconds."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"batch_pipeline": batch_pipeline.__version__, "python": platform.python_version()}
+    found = {"batch_pipeline": batch_pipeline.__version__, "python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
             found[name] = version(name)
