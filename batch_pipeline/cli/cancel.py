@@ -28,9 +28,12 @@ def cancel(call: Call) -> int:
     What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
     """
     from batch_pipeline.run.cancel import cancel as cancel_runs
+    from batch_pipeline.run.launching import is_driver
 
     live = sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
     run = call.options["run"]
+    if run and run not in live and is_driver(call.store, run):
+        return _cancel_driver(call, run)
     chosen = [known(run, live, "live run")] if run and live else live
     if not chosen:
         print_json({"cancelled": []}) if call.json else data("Nothing to cancel: no run is live.")
@@ -47,6 +50,32 @@ def cancel(call: Call) -> int:
     data(_counted(found))
     for one in found:
         data(f"  {one}")
+    return CommandExit.DONE
+
+
+def _cancel_driver(call: Call, run_id: str) -> int:
+    """Ends a driver that `submit` began."""
+    from batch_pipeline import backends
+    from batch_pipeline.run.desk import identity_of
+    from batch_pipeline.run.launching import cancel_driver
+    from batch_pipeline.run.place import reaching
+    from batch_pipeline.run.record import read_record
+
+    record = read_record(call.store, run_id)
+    if record.ended:
+        print_json({"cancelled": []}) if call.json else data(f"Nothing to cancel: run {run_id} has ended.")
+        return CommandExit.DONE
+    backend = backends.create(reaching(call.settings, record))
+    try:
+        left = cancel_driver(call.store, backend, run_id, identity_of(backend).name)
+    finally:
+        backend.close()
+    if call.json:
+        print_json({"cancelled": [{"run_id": run_id}], "go_on": left})
+        return CommandExit.DONE
+    data(f"Cancelled the driver of run {run_id}.")
+    for store in left:
+        data(f"Runs that it began may go on: cancel --store {store}")
     return CommandExit.DONE
 
 

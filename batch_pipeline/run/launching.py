@@ -21,14 +21,15 @@ from batch_pipeline.access.gate import Grant
 from batch_pipeline.backends.base import Backend, Child, JobRequest, JobState
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
+from batch_pipeline.run.cancel import REASON
 from batch_pipeline.run.driver_job import DRIVER, order_of, record_of, request_of
-from batch_pipeline.run.history import Happened, append_if_possible, new_run_id, now
-from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
+from batch_pipeline.run.history import Happened, append, append_if_possible, new_run_id, now
+from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent, submissions
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict, SubmissionUnknown
-from batch_pipeline.wire.store import Store, open_store
+from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,30 @@ def ended(store: Store, backend: Backend, launched: Launched) -> RunRecord | Non
         }
         store.put_if_absent(layout.run_end(launched.run_id), _json(end))
     return read_record(store, launched.run_id)
+
+
+def is_driver(store: Store, run_id: str) -> bool:
+    """Whether a run is a driver's."""
+    try:
+        return read_record(store, run_id).kind == DRIVER
+    except NotInStore:
+        return False
+
+
+def cancel_driver(store: Store, backend: Backend, run_id: str, by: str) -> list[str]:
+    """Ends a driver, and says so in its record; returns the stores of runs that it had begun, which go on.
+
+    Repeating it is harmless, and a driver that has ended stays as it ended.
+    """
+    if read_record(store, run_id).ended:
+        return []
+    append(store, run_id, Happened.CANCELLED, f"by {by}", job=DRIVER)
+    for submission in submissions(store, run_id, backend):
+        backend.cancel(submission.native_id, REASON)
+    end = {"format": 1, "ended_at": now(), "done": 0, "failed": 1, "problem": f"cancelled: by {by}"}
+    store.put_if_absent(layout.run_end(run_id), _json(end))
+    output = store.get_json(layout.run_record(run_id))["output_prefix"]
+    return [store.url_of(output)] if store.folders(f"{output}/{layout.RUNS}") else []
 
 
 def log_of(store: Store, run_id: str) -> dict[str, str]:

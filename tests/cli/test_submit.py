@@ -11,7 +11,7 @@ import pytest
 
 from batch_pipeline.localbatch.client import stop
 from tests.access.conftest import begin
-from tests.access.site import Site, events_of, read
+from tests.access.site import Site, events_of, read, until
 
 pytestmark = pytest.mark.engine
 
@@ -241,6 +241,20 @@ def test_a_repositorys_token_is_nowhere(site: Site) -> None:
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
     assert any(path.suffix == ".sqlite" or "log" in path.name for path in files)
     assert [str(path) for path in files if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_a_driver_is_cancelled_by_its_run(site: Site) -> None:
+    site.code.commit({"slow.sh": "#!/bin/sh\nexec sleep 300\n"})
+    site.code.push()
+    run = site.submitted("slow.sh", output="slow")
+    until(lambda: events_of(run), "the driver's beginning")
+    ended = site.call("cancel", run.name, "--store", str(site.main))
+    assert ended.returncode == 0, ended.stderr
+    assert read(run / "end.json")["problem"].startswith("cancelled: by ")
+    until(lambda: "driver interrupted" in [event["event"] for event in events_of(run)], "the attempt's end")
+    again = site.call("cancel", run.name, "--store", str(site.main))
+    assert "has ended" in again.stdout
+    assert [event["event"] for event in events_of(run)].count("driver began") == 1
 
 
 # The preview.

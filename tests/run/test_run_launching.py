@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from batch_pipeline.access.gate import Grant, decide
-from batch_pipeline.backends.base import JobRequest
+from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.run.desk import desk_of, identity_of
 from batch_pipeline.run.history import read_events
-from batch_pipeline.run.launching import ended, launch
+from batch_pipeline.run.launching import cancel_driver, ended, is_driver, launch
 from batch_pipeline.run.record import read_record
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
@@ -159,6 +159,28 @@ def test_a_driver_that_left_no_end_gets_one(store: Store, grant: Grant, settings
     assert record is not None
     assert record.status == "failed"
     assert "Host EC2" in record.problem
+
+
+def test_a_cancelled_driver_is_ended_and_its_record_says_by_whom(
+    store: Store, grant: Grant, settings: Settings
+) -> None:
+    backend = MemoryBackend()
+    launched = launch(grant, settings, backend)
+    assert is_driver(store, launched.run_id)
+    assert not is_driver(store, "01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    for _ in range(2):
+        assert cancel_driver(store, backend, launched.run_id, "bob") == []
+    assert backend.jobs[launched.native_id].children[0].state is JobState.FAILED
+    assert read_record(store, launched.run_id).problem == "cancelled: by bob"
+    assert [event.event for event in read_events(store, launched.run_id)] == ["cancelled"]
+
+
+def test_a_driver_that_has_ended_stays_as_it_ended(store: Store, grant: Grant, settings: Settings) -> None:
+    backend = MemoryBackend()
+    launched = launch(grant, settings, backend)
+    store.put_json(layout.run_end(launched.run_id), {"ended_at": "2026-11-21T00:00:00.000Z", "done": 1, "failed": 0})
+    cancel_driver(store, backend, launched.run_id, "bob")
+    assert read_record(store, launched.run_id).status == "done"
 
 
 # Who asks, and where it is looked at.
