@@ -12,17 +12,19 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import batch_pipeline
 from batch_pipeline.backends.account import Inspectable, Unasked
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import SECTIONS, Settings
-from batch_pipeline.run.code_state import CodeState, read_code_state
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.scrub import scrubbed_value
+
+if TYPE_CHECKING:
+    from batch_pipeline.run.code_state import CodeState
 
 #: Packages whose versions are recorded, by the names of their distributions.
 PACKAGES: Final = ("luigi", "sciluigi", "boto3", "botocore", "obstore", "click", "tornado")
@@ -34,7 +36,8 @@ LONGEST: Final = 60.0
 class Provenance:
     """What was found out."""
 
-    code: CodeState = field(default_factory=CodeState)
+    #: None: git was not asked.
+    code: CodeState | None = None
     dirty: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     #: Who runs it, as AWS says; empty: nobody but this machine knows.
@@ -50,8 +53,12 @@ class ProvenanceReader:
     """
 
     def __init__(self, folder: Path) -> None:
+        # What starts processes is imported no sooner than something is about to be submitted.
+        from batch_pipeline.run.code_state import read_code_state
+
+        self._read_code_state = read_code_state
         self._folder = folder
-        self._code = CodeState()
+        self._code: CodeState | None = None
         self._thread = threading.Thread(target=self._look, name="provenance", daemon=True)
         self._thread.start()
 
@@ -61,14 +68,14 @@ class ProvenanceReader:
         self._thread.join(LONGEST)
         return Provenance(
             code=self._code,
-            dirty=self._code.is_dirty(code),
+            dirty=self._code is not None and self._code.is_dirty(code),
             versions=package_versions(),
             identity=identity,
             behalf=on_behalf_of(os.environ),
         )
 
     def _look(self) -> None:
-        self._code = read_code_state(self._folder)
+        self._code = self._read_code_state(self._folder)
 
 
 def identity_of(backend: Backend) -> str:

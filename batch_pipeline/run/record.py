@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.run.history import Happened, append_if_possible, problem_of, read_events
 
@@ -192,23 +191,27 @@ def _workflow_file(request: Request) -> Path | None:
 
 
 def _with_provenance(record: RunRecord, found: Provenance) -> RunRecord:
-    code = found.code
-    return replace(
+    told = replace(
         record,
         identity=found.identity or record.identity,
-        repository=code.repository,
-        commit=code.commit,
-        branch=code.branch,
-        tags=code.tags,
         dirty=found.dirty,
-        diff_sha256=code.diff_sha256,
-        diff_bytes=code.diff_bytes,
-        untracked=code.untracked,
         versions=found.versions,
         dataset=found.behalf.get("dataset", ""),
         access_level=found.behalf.get("access_level", ""),
         output_prefix=found.behalf.get("output_prefix", ""),
         parent_run=found.behalf.get("parent_run", ""),
+    )
+    if (code := found.code) is None:
+        return told
+    return replace(
+        told,
+        repository=code.repository,
+        commit=code.commit,
+        branch=code.branch,
+        tags=code.tags,
+        diff_sha256=code.diff_sha256,
+        diff_bytes=code.diff_bytes,
+        untracked=code.untracked,
     )
 
 
@@ -219,7 +222,7 @@ def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, 
     """
     run_id = record.run_id
     begun = {key: item for key, item in asdict(record).items() if key not in _OF_THE_END}
-    write_config(store, run_id, request.settings)
+    store.put_json(layout.run_config(run_id), config_json(request.settings))
     if diff:
         store.put(layout.run_diff(run_id), diff)
     if workflow := _workflow_file(request):
@@ -231,11 +234,6 @@ def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, 
     store.put(layout.samples(run_id), request.samples.to_tsv())
     store.put_json(layout.plan(run_id), plan_json(plan))
     store.put_json(layout.live(run_id), {"run_id": run_id, "started_at": record.started_at, "format": FORMAT})
-
-
-def write_config(store: Store, run_id: str, settings: Settings) -> None:
-    """Keeps the settings of a run, without secrets."""
-    store.put_json(layout.run_config(run_id), config_json(settings))
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

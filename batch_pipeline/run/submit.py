@@ -78,7 +78,7 @@ class Submitter:
         bundles.upload(bundle, store)
         told = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
         record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, told)
-        write_record(store, record, request, self._plan, told.code.diff)
+        write_record(store, record, request, self._plan, told.code.diff if told.code else b"")
         with self._telling():
             pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
             write_definitions(store, self.run_id, definitions, pinned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.backends.account import Unasked
 from batch_pipeline.config import load_settings
-from batch_pipeline.run import code_state, provenance, submit
+from batch_pipeline.run import code_state, submit
 from batch_pipeline.run.code_state import CodeState, read_code_state
 from batch_pipeline.run.provenance import config_json, identity_of, on_behalf_of, package_versions
 from batch_pipeline.run.record import RunRecord, read_record, write_record
@@ -344,7 +345,7 @@ def state(monkeypatch: pytest.MonkeyPatch) -> CodeState:
         diff_bytes=4,
         diff=b"diff",
     )
-    monkeypatch.setattr(provenance, "read_code_state", lambda folder: told)
+    monkeypatch.setattr(code_state, "read_code_state", lambda folder: told)
     return told
 
 
@@ -382,6 +383,13 @@ def test_nothing_of_it_is_asked_when_nothing_is_to_do(
     monkeypatch.setattr(submit, "ProvenanceReader", asked)
 
     assert drive(request_of(store), stage).run_ids == ()
+
+
+def test_what_starts_processes_is_not_imported_by_a_driver_with_nothing_to_do() -> None:
+    """Imports are most of what such a command takes."""
+    code = "import sys, batch_pipeline.run.driver as d; print([m for m in ('subprocess', 'ulid') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stdout == "[]\n"
 
 
 def test_a_record_is_never_changed(store: Store, stage: Stage) -> None:

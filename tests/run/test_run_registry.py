@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.config import load_settings
-from batch_pipeline.run import provenance
+from batch_pipeline.run import code_state
 from batch_pipeline.run.code_state import CodeState
 from batch_pipeline.run.compare import ABSENT, differences
 from batch_pipeline.run.record import read_record
@@ -166,7 +166,7 @@ def test_two_runs_differ_in_code_settings_parts_and_samples(
     store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = iter([CodeState(commit="a" * 40), CodeState(commit="b" * 40)])
-    monkeypatch.setattr(provenance, "read_code_state", lambda folder: next(states))
+    monkeypatch.setattr(code_state, "read_code_state", lambda folder: next(states))
     (first,) = drive(request_of(store, "ann", "bob"), stage).run_ids
     settings = load_settings({"backend.queue": "large"}, environ={}, folder=Path("/nowhere"))
     monkeypatch.setenv(Variable.DATASET, "rare")
