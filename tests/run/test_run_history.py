@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.config import load_settings
 from batch_pipeline.run import live, submit
 from batch_pipeline.run.history import Happened, append, moment_of, new_run_id, problem_of, read_events
 from batch_pipeline.run.live import live_run_ids
@@ -16,6 +17,7 @@ from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.wire.errors import StoreFailed, SubmissionRefused, SubmissionUnknown
 from batch_pipeline.wire.store import Store
 from tests.run.small import Stage, drive, request_of
+from tests.run.virtual import OUT_OF_MEMORY, Attempt, Death, World
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +126,20 @@ def test_an_order_to_cancel_says_by_whom(store: Store, stage: Stage) -> None:
     (event,) = read_events(store, run_id)
     assert (event.event, event.message) == ("cancelled", "count, 2 samples")
     assert event.by == read_record(store, run_id).user
+
+
+def test_a_wave_that_goes_again_says_what_and_after_which_run(store: Store) -> None:
+    def play(attempt: Attempt) -> Death | None:
+        hungry = (attempt.step, attempt.sample) == ("upper", "bob") and attempt.memory_mb < 2048
+        return OUT_OF_MEMORY if hungry else None
+
+    settings = load_settings({"watch.poll_seconds": 30}, environ={})
+    first, second = World(store, play).drive(request_of(store, settings=settings)).run_ids
+
+    events = [event for event in read_events(store, second) if event.event == "recovery"]
+    assert [event.details["of"] for event in events] == [[first]]
+    assert "upper: 1 cell sent again with" in events[0].message
+    assert [event.event for event in read_events(store, first)] == ["ended"]
 
 
 def test_an_event_holds_no_secret(store: Store) -> None:
