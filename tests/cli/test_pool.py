@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -268,8 +269,6 @@ def test_watching_ends_when_nothing_moves(pool: Pool, monkeypatch: pytest.Monkey
 
 def test_where_a_pilot_runs_is_told_as_what_it_is(pool: Pool) -> None:
     """PyAnamo mapped locks to the states of jobs, and mangled ids without an index."""
-    import socket
-
     for number, native_id in enumerate((f"{socket.gethostname()}/{os.getpid()}", f"{socket.gethostname()}/4194303")):
         pool("add", f"t{number}", "--", "true")
         pool.store.claim(f"p{number}", 1, lease_ms=60_000, now_ms=now_ms(), native_id=native_id)
@@ -610,6 +609,38 @@ def test_the_verbs_on_a_real_server(pool: Pool, kind: str, monkeypatch: pytest.M
     assert told["task"]["outcome"]["fields"] == {"n": "1"}
     assert [event["move"] for event in told["events"]][-2:] == ["reset", "undone"]
     assert pool("export", "all.jsonl").err == "6 tasks written to all.jsonl.\n"
+
+
+@pytest.mark.servers
+def test_the_pilot_of_the_page_in_another_language_works_beside_ours(
+    pool: Pool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = f"127.0.0.1:{databases.pouchdb().port}/pool-{uuid4().hex}"
+    monkeypatch.setenv("BATCH_PIPELINE__POOL__URL", f"couchdb://{server}")
+    page = (root / "docs/pool.md").read_text()
+    (pool.folder / "pilot.js").write_text(page.split("```js\n")[1].split("```")[0])
+    rows = "".join(f"t{number},echo did $((6 * 7)),\n" for number in range(30))
+    (pool.folder / "t.csv").write_text(f"id,shell,most_attempts\n{rows}bad,exit 3,2\nlast,true,\n")
+    pool("import", "t.csv")
+    pool("add", "after", "--after", "last", "--", "true")
+    line = ["node", "pilot.js", f"http://{server}"]
+    theirs = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    try:
+        pool("work", "--tasks", "10")
+        _, said = theirs.communicate(timeout=60)
+    finally:
+        theirs.kill()
+        theirs.wait()
+    assert (theirs.returncode, said) == (0, "")
+    pool("work")
+    states = pool.states()
+    assert (states.pop("bad"), set(states.values()), len(states)) == ("failed", {"done"}, 32)
+    tasks = pool.json("show", *states)["tasks"]
+    ends = [event["owner"] for task in tasks for event in task["events"] if event["move"] == "done"]
+    assert len(ends) == 32
+    assert {owner.rpartition("-")[0] for owner in ends} == {"node", socket.gethostname()}
+    by_node = [task for task in tasks if task["task"]["owner"].startswith("node-")]
+    assert "did 42\n" in {task["task"]["outcome"].get("log_tail") for task in by_node}
 
 
 def test_pilots_on_aws_need_a_pool_that_they_can_reach(pool: Pool) -> None:
