@@ -8,36 +8,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 HIDDEN: Final = "***"
 
-_NAMES: Final = r"[\w.-]*(?:secret|token|passw(?:or)?d|passphrase|credential|api_?key|access_?key|signature)[\w.-]*"
+_WORDS: Final = "secret|token|passwd|password|passphrase|credential|api_?key|access_?key|signature"
+#: Bounded, so that a long line without a blank takes no longer than another.
+_NAMES: Final = rf"[\w.-]{{0,64}}(?:{_WORDS})[\w.-]{{0,64}}"
 #: `scheme://user:password@` and `scheme://token@`; the name `git` of ssh is no secret.
-_USERINFO: Final = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)(?P<user>[^\s/@:'\"]*)(?P<password>:[^\s/@'\"]*)?@")
-_PARAMETER: Final = re.compile(rf"(?P<name>[?&;]{_NAMES}=)[^\s&;'\"#]+", re.IGNORECASE)
-_ASSIGNED: Final = re.compile(rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*['\"]?)(?P<value>[^\s'\",;&]+)", re.IGNORECASE)
+_USERINFO: Final = (
+    r"(?P<scheme>\b[a-zA-Z][\w+.-]{0,30}://)(?P<user>[^\s/@:'\"]{0,500})(?P<password>:[^\s/@'\"]{0,500})?@"
+)
 #: AWS's ids of keys, and tokens of GitHub and GitLab, which say what they are:
 #: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
-_TOKENS: Final = re.compile(
-    r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opusr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{15,})\b"
-)
-#: The same in code, where `token=self.token` is none.
-_LITERAL: Final = re.compile(rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*)(?P<quote>['\"])[^'\"\n]+(?P=quote)", re.IGNORECASE)
-_SECRET_NAME: Final = re.compile(_NAMES, re.IGNORECASE)
+_TOKENS: Final = r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opusr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{15,})\b"
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """Compiled when it is first needed: a command with nothing to record never needs it."""
+    return re.compile(text, re.IGNORECASE if _WORDS in text else 0)
 
 
 def scrubbed(text: str) -> str:
     """The text without what looks like a secret."""
-    found = _USERINFO.sub(_without_userinfo, text)
-    found = _PARAMETER.sub(rf"\g<name>{HIDDEN}", found)
-    return _TOKENS.sub(HIDDEN, _ASSIGNED.sub(rf"\g<name>{HIDDEN}", found))
+    found = _pattern(_USERINFO).sub(_without_userinfo, text)
+    found = _pattern(rf"(?P<name>[?&;]{_NAMES}=)[^\s&;'\"#]+").sub(rf"\g<name>{HIDDEN}", found)
+    assigned = rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*['\"]?)(?P<value>[^\s'\",;&]+)"
+    return _pattern(_TOKENS).sub(HIDDEN, _pattern(assigned).sub(rf"\g<name>{HIDDEN}", found))
 
 
 def scrubbed_code(text: str) -> str:
-    """Code, or a change of it, without what looks like a secret."""
-    found = _LITERAL.sub(rf"\g<name>\g<quote>{HIDDEN}\g<quote>", _USERINFO.sub(_without_userinfo, text))
-    return _TOKENS.sub(HIDDEN, found)
+    """Code, or a change of it, without what looks like a secret; `token = self.token` is none."""
+    return "".join(map(_scrubbed_line, text.splitlines(keepends=True)))
+
+
+def _scrubbed_line(line: str) -> str:
+    if "://" in line:
+        line = _pattern(_USERINFO).sub(_without_userinfo, line)
+    if _pattern(_WORDS).search(line):
+        literal = rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*)(?P<quote>['\"])[^'\"\n]+(?P=quote)"
+        line = _pattern(literal).sub(rf"\g<name>\g<quote>{HIDDEN}\g<quote>", line)
+    return _pattern(_TOKENS).sub(HIDDEN, line)
 
 
 def scrubbed_value(value: Any, name: str = "") -> Any:
@@ -48,7 +61,7 @@ def scrubbed_value(value: Any, name: str = "") -> Any:
         return [scrubbed_value(item, name) for item in value]
     if not isinstance(value, str):
         return value
-    return HIDDEN if value and _SECRET_NAME.fullmatch(name) else scrubbed(value)
+    return HIDDEN if value and _pattern(_NAMES).fullmatch(name) else scrubbed(value)
 
 
 def scrubbed_words(words: list[str] | tuple[str, ...]) -> list[str]:
@@ -56,7 +69,7 @@ def scrubbed_words(words: list[str] | tuple[str, ...]) -> list[str]:
     found, secret = [], False
     for word in words:
         found.append(HIDDEN if secret and not word.startswith("-") else scrubbed(word))
-        secret = word.startswith("-") and "=" not in word and bool(_SECRET_NAME.fullmatch(word.lstrip("-")))
+        secret = word.startswith("-") and "=" not in word and bool(_pattern(_NAMES).fullmatch(word.lstrip("-")))
     return found
 
 

@@ -244,6 +244,13 @@ def test_words_behind_a_secrets_option_are_hidden() -> None:
     assert told == ["run", "--auth-token", HIDDEN, f"--password={HIDDEN}", "--samples", "a,b", "--token", "--yes"]
 
 
+def test_a_long_line_is_no_trap() -> None:
+    """A pattern that tries every beginning with every end would take hours for these."""
+    for piece in ("a.", "token", "a+", "x", "=", "http://", "?token"):
+        line = piece * ((1 << 20) // len(piece))
+        assert len(scrubbed_code(line)) > 0
+
+
 def test_code_keeps_its_names_and_loses_its_literals() -> None:
     assert scrubbed_code("+token = self.token\n") == "+token = self.token\n"
     assert scrubbed_code('+PASSWORD = "hunter2"\n') == f'+PASSWORD = "{HIDDEN}"\n'
