@@ -30,6 +30,8 @@ def check_out(checkout: Checkout, root: Path, token: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     git = Git(folder, token=token)
     git.run("init", "--quiet")
+    # Runs that are begun there record where their code is from.
+    git.run("remote", "add", "origin", checkout.url)
     _fetch(git, checkout)
     git.run("checkout", "--quiet", "--detach", "--force", checkout.commit)
     found = (git.said("rev-parse", "HEAD"), git.said("rev-parse", "HEAD^{tree}"))

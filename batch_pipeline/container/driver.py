@@ -57,8 +57,8 @@ def run_driver(environment: Mapping[str, str], warm: Warm, signals: Signals) -> 
         order = _order(environment, store)
         ended = _end(store, order.run_id)
     if ended is not None:
-        say(f"Run {order.run_id} has ended already: an earlier attempt wrote its end.")
-        return int(ended.get("exit_code", ContainerExit.DONE))
+        say(f"Run {order.run_id} has ended already: {ended.get('problem') or 'it is done'}.")
+        return int(ended.get("exit_code", int(bool(ended.get("problem")))))
     attempt = Attempt(order, store, environment, signals)
     with log_of(attempt.root) as log:
         try:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import tomllib
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_pipeline.access import gate
 from batch_pipeline.access.configuration import driver_config, to_toml
 from batch_pipeline.access.gate import decide, precheck
 from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES, STORES_OWN
@@ -525,3 +528,32 @@ def test_a_policy_that_contradicts_itself_is_refused(old: str, new: str, word: s
 )
 def test_spellings_of_one_repository_have_one_key(one: str, other: str) -> None:
     assert repository_key(one) == repository_key(other) != ""
+
+
+# Nothing leads round it.
+
+
+def calls_of(name: str) -> set[str]:
+    """Modules of the package that call a function or class of this name."""
+    package = Path(gate.__file__).parents[1]
+    return {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "callers"),
+    [
+        ("Grant", {"access/gate.py"}),
+        ("decide", {"access/admission.py"}),
+        ("admit", {"cli/submit.py", "server/serve.py"}),
+        ("launch", {"cli/submit.py", "server/serve.py"}),
+        ("DriverOrder", set()),
+        ("order_of", {"run/launching.py"}),
+    ],
+)
+def test_a_run_comes_through_the_gate_alone(name: str, callers: set[str]) -> None:
+    assert calls_of(name) - {"run/driver_job.py"} == callers

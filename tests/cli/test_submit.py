@@ -75,7 +75,7 @@ def test_a_pipeline_writes_below_the_output_prefix_and_knows_its_parent(site: Si
     record = read(child / "run.json")
     (parent,) = [run for run in site.main.glob("runs/*") if run.name == record["parent_run"]]
     assert (record["dataset"], record["access_level"], record["output_prefix"]) == ("texts", "standard", "words")
-    assert record["queue"] == "main"
+    assert (record["queue"], record["repository"], record["dirty"]) == ("main", f"file://{site.code.remote}", False)
     assert record["commit"] == read(parent / "run.json")["commit"] == site.code.git("rev-parse", "HEAD")
     end = read(parent / "end.json")
     assert end["children"] == [f"words/runs/{child.name}/run.json"]
