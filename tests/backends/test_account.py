@@ -58,7 +58,7 @@ def test_a_tag_is_what_it_leads_to_now(backend: BatchBackend) -> None:
     second = pushed("1", "sha256:" + "b" * 64)
     assert second != first
     assert images(name) == second
-    assert backend.account.has_image(f"{REGISTRY}/team/driver@{first}")
+    assert backend.account.has_image(f"{REGISTRY}/team/driver@{second}")
 
 
 def test_an_image_that_is_not_there_has_no_digest(backend: BatchBackend) -> None:
