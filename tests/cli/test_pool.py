@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import pytest
 
+from batch_pipeline.backends.base import JobState
 from batch_pipeline.cli.pool import POOL_VERBS
 from batch_pipeline.cli.pool_call import STATES, Duration, in_words
 from batch_pipeline.cli.pool_tasks import EXPORTS, FORMATS
@@ -575,6 +576,35 @@ def test_pilots_run_as_array_jobs_of_batch(pool: Pool, monkeypatch: pytest.Monke
         # An autopilot on another machine counts what was launched, and forgets what has ended.
         [kept] = (pool.folder / "store/default/pool/pilots").glob("*.json")
         until(lambda: pool("autopilot", "--on", "batch", "--once").code == 0 and not kept.exists())
+    finally:
+        stop(state)
+
+
+@pytest.mark.engine
+def test_a_pilot_whose_job_is_ended_gives_back_what_it_held(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a Spot instance is reclaimed: TERM to the container, through fetch-and-run, to the pilot."""
+    from batch_pipeline.backends import create
+    from batch_pipeline.config import load_settings
+    from batch_pipeline.localbatch.client import stop
+
+    state, began = pool.folder / "engine", pool.folder / "began"
+    monkeypatch.setenv("BATCH_PIPELINE__EMBEDDED__STATE", str(state))
+    pool("add", "t", "--shell", f"touch {began}; sleep 600; sleep 600")
+    try:
+        told = pool("autopilot", "--on", "batch", "--once", "--memory", "256")
+        queued = re.search(r"queued 1 pilot as job (\S+),", told.err)
+        assert queued, told.err
+        until(began.exists)
+        backend = create(load_settings({}))
+        backend.cancel(queued[1], "the host is wanted back")
+        until(lambda: pool.states() == {"t": "todo"})
+        until(lambda: backend.summaries([queued[1]])[queued[1]].state.final)
+        [child] = backend.children(queued[1], list(JobState))
+        backend.close()
+        assert child.exit_code == 75
+        task = pool.store.get("t")
+        assert task is not None
+        assert (task.attempts, task.returns, task.native_id) == (0, 1, queued[1])
     finally:
         stop(state)
 
