@@ -174,9 +174,9 @@ class Flaky(Store):
         self.fail("list")
         return super().list(prefix)
 
-    def stream(self, key: str) -> Any:
+    def stream(self, key: str, span: tuple[int, int] | None = None) -> Any:
         self.fail("stream")
-        return super().stream(key)
+        return super().stream(key, span)
 
 
 def use_all(files: ObjectFiles, folder: Path) -> None:
