@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,8 +17,10 @@ from batch_pipeline.server.answers import answer_to, error_answer, sentence_of, 
 from batch_pipeline.server.routes import router
 from batch_pipeline.server.service import Service
 from batch_pipeline.wire.errors import BatchPipelineError, Problem, Refused
+from batch_pipeline.wire.scrub import scrubbed
 
-_DEFECT = "Something went wrong in the service. Tell its maintainers the request's id."
+_LOG: Final = logging.getLogger(__name__)
+_DEFECT: Final = "Something went wrong in the service. Tell its maintainers the request's id."
 
 
 def make_app(service: Service) -> FastAPI:
@@ -50,6 +53,8 @@ async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, BatchPipelineError)
     if isinstance(error, Refused):
         request.state.problems = [problem.thing for problem in error.problems]
+    elif status_of(error) >= 500:
+        _LOG.error("Request %s: %s", request.state.request_id, scrubbed(error.message))
     return _told(request, status_of(error), sentence_of(error), answer_to(error, request.state.request_id))
 
 
@@ -71,6 +76,8 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, _: Exception) -> Response:
+    # The traceback follows: the server below prints what goes on beyond here.
+    _LOG.error("Request %s met a defect.", request.state.request_id)
     return _told(request, 500, _DEFECT, error_answer(500, _DEFECT, request.state.request_id))
 
 

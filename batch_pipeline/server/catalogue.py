@@ -6,10 +6,12 @@ levels or datasets share is asked once. What is not visible is told like what is
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Final
 
 from batch_pipeline.access.policy import Policy, read_policy
 from batch_pipeline.access.request import Identity, Level
@@ -23,7 +25,8 @@ from batch_pipeline.wire.errors import InvalidConfig, Problem, Refused, StoreFai
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 #: Datasets cannot have these names: their results would lie where something else is.
-TAKEN = ("runs", "health")
+TAKEN: Final = ("runs", "health")
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,8 @@ class Catalogue:
         for name in self._names():
             try:
                 policy = read_policy(self._policies, name)
-            except (Refused, InvalidConfig):
+            except (Refused, InvalidConfig) as error:
+                _LOG.warning("The dataset %s is left out: %s", name, error.message)
                 continue
             if any(policy.is_member(level, identity.names) for level in policy.levels):
                 found.append(policy)

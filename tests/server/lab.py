@@ -41,12 +41,14 @@ dataset = "{dataset}"
 store = "{root}/{dataset}-test"
 output_prefix = "analysis"
 queue = "test"
+job_role = "arn:aws:iam::111122223333:role/{dataset}-test"
 members = [{members}]
 without_image = true
 
 [levels.standard]
 store = "{root}/{dataset}-main"
 queue = "main"
+job_role = "arn:aws:iam::111122223333:role/{dataset}-main"
 members = [{members}]
 without_image = true
 """
