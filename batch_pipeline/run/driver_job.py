@@ -15,6 +15,7 @@ from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import driver_definition, sanitised
 from batch_pipeline.backends.payload import OWN_TAGS
 from batch_pipeline.config import Settings, variable_of
+from batch_pipeline.run.folders import local_path
 from batch_pipeline.run.history import now
 from batch_pipeline.run.place import place_of
 from batch_pipeline.run.provenance import package_versions
@@ -125,11 +126,22 @@ def request_of(grant: Grant, settings: Settings, store: Store, run_id: str, orde
             Variable.DRIVER: layout.driver_order(run_id),
             Variable.DRIVER_SHA256: sha256_of_bytes(order),
             Variable.RUN_ID: run_id,
+            Variable.FOLDERS: ":".join(_folders(grant, settings)),
         },
         tags={**settings.tags, **own, "batch-pipeline-level": grant.level.value},
         share_identifier=settings.backend.share_identifier,
         priority=settings.backend.priority if settings.backend.priority >= 0 else None,
     )
+
+
+def _folders(grant: Grant, settings: Settings) -> list[str]:
+    """Repositories of this machine, and files with tokens, which a container here must be given."""
+    if settings.backend.name != "embedded" or not settings.embedded.container:
+        return []
+    places = [grant.repository, *(item.url for item in grant.submodules)]
+    secrets = (grant.secret, *(item.secret for item in grant.submodules))
+    places += [secret.removeprefix("file:") for secret in secrets if secret.startswith("file:")]
+    return sorted({path for place in places if (path := local_path(place))})
 
 
 def _settings_of(grant: Grant, settings: Settings) -> dict[str, str]:

@@ -27,19 +27,19 @@ def local_folders(request: Request) -> tuple[str, ...]:
 
 
 def _named(request: Request) -> Iterator[str]:
-    if path := _local(request.sources):
+    if path := local_path(request.sources):
         yield path
     for url in request.reference_files.values():
-        if path := _local(url):
+        if path := local_path(url):
             yield os.path.dirname(path)
     columns = {source.column for node in request.graph for source in node.sources.values() if source.column}
     for sample in request.samples if columns else ():
         for column in columns:
-            if path := _local(sample.columns.get(column, "")):
+            if path := local_path(sample.columns.get(column, "")):
                 yield os.path.dirname(path)
 
 
-def _local(place: str) -> str:
+def local_path(place: str) -> str:
     """The path that a place names, if it is one of this machine: a `file:` URL or an absolute path."""
     if place.startswith("file://"):
         return os.path.normpath(unquote(urlsplit(place).path))

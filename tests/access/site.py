@@ -58,6 +58,8 @@ class Site:
     def __init__(self, root: Path, state: Path) -> None:
         self.root = root
         self.state = state
+        #: What runs drivers' containers; empty: they are processes.
+        self.container = ""
         self.main, self.test = root / "main", root / "test"
         self.code = Repository(root, "code")
         (root / "policies").mkdir()
@@ -80,6 +82,7 @@ class Site:
             "ACCESS__POLICIES": self.root / "policies",
             "ACCESS__CACHE": self.root / "cache",
             "EMBEDDED__STATE": self.state,
+            "EMBEDDED__CONTAINER": self.container,
             "WATCH__POLL_SECONDS": 0.2,
             **{f"EMBEDDED__{name.upper()}": value for name, value in SERVER.items()},
         }
