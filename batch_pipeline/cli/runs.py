@@ -39,6 +39,8 @@ def runs(call: Call) -> int:
         raise InvalidUse(f"`runs {word}` takes {wanted} run{'s' if wanted != 1 else ''}, not {len(names)}.")
     if word != "list" and any(call.options[name] for name in (*_ASKED, "since", "until")):
         raise InvalidUse("Options that choose runs go with the list only: runs --user ada.")
+    if word != "list" and call.options["server__url"]:
+        raise InvalidUse("A service is asked for the list only; it shows a run on its page, /runs/RUN.")
     if word != "export" and call.options["to"]:
         raise InvalidUse("--to goes with an export only: runs export RUN --to FOLDER.")
     return act(call, names)

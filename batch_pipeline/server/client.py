@@ -75,8 +75,10 @@ class ServiceClient:
             with error:
                 raise self._error(error.code, error.read(_MOST_BYTES)) from error
         except (OSError, ValueError) as error:
-            told = getattr(error, "reason", error)
-            raise ServiceUnreachable(f"The service {self._url} cannot be asked: {told}. Check server.url.") from error
+            told = f"The service {self._url} cannot be asked: {getattr(error, 'reason', error)}. Check server.url."
+            # Nothing is sent twice by itself: a run whose answer was lost is there.
+            doubt = " It may have started the run all the same: look at its runs before you ask again."
+            raise ServiceUnreachable(told + (doubt if method == "POST" else "")) from error
 
     def _error(self, status: int, body: bytes) -> InvalidUse | ServiceUnreachable:
         try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from batch_pipeline.access.request import RunAsk
 from batch_pipeline.cli import run_command_line
 from batch_pipeline.server.client import ServiceClient, ServiceUnreachable, token_of
 from batch_pipeline.server.limits import Limiter
@@ -110,6 +113,32 @@ def test_a_service_that_is_not_there_is_told(url: str) -> None:
         ServiceClient("http://127.0.0.1:1", "a.b.c").runs({})
 
 
+def test_an_answer_that_was_lost_is_told_as_a_doubt(lab: Lab) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+
+        thread = Thread(target=hang_up)
+        thread.start()
+        client = ServiceClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "a.b.c")
+        with pytest.raises(ServiceUnreachable, match="may have started the run"):
+            client.start(RunAsk(**lab.ask()))
+        thread.join()
+
+
+@pytest.mark.parametrize("words", [("show", "last"), ("diff", "last", "last"), ("export", "last", "--to", "x")])
+def test_a_service_is_asked_for_the_list_alone(
+    words: tuple[str, ...], url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(None, ["runs", "--server-url", url, *words]) == 2
+    assert "/runs/RUN" in capsys.readouterr().err
+
+
 def test_something_else_that_answers_is_told(issuer: Issuer) -> None:
     with pytest.raises(InvalidUse, match="not as such a service does"):
         ServiceClient(issuer.url, "a.b.c").runs({})
@@ -144,8 +173,6 @@ def test_what_is_no_token_is_not_sent(text: str, tmp_path: Path) -> None:
 
 
 def test_a_refusal_keeps_its_status(url: str, lab: Lab) -> None:
-    from batch_pipeline.access.request import RunAsk
-
     with pytest.raises(Refused) as caught:
         ServiceClient(url, lab.issuer.token()).start(RunAsk(**lab.ask(output_dir="..")))
     assert caught.value.status == 400

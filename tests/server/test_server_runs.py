@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from batch_pipeline.access.request import Identity, RunAsk
 from batch_pipeline.server.audit import AuditLog
@@ -130,6 +132,24 @@ def test_a_request_that_lies_about_its_size_is_stopped_too(lab: Lab) -> None:
             yield b"x" * 65_536
 
     assert lab.client().post("/runs", content=endless()).status_code == 413
+
+
+def test_a_request_that_never_ends_is_sent_away(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch_pipeline.server.guard._BODY_SECONDS", 0.05)
+    asked: list[Message] = []
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        asked.append({})
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/runs", "headers": [], "client": ("127.0.0.1", 1)}
+    asyncio.run(lab.app()(scope, receive, send))
+    assert (len(asked), sent[0]["status"]) == (1, 413)
 
 
 FAILURES = {
