@@ -19,6 +19,8 @@ from batch_pipeline.wire.errors import PoolFailed
 
 #: Seconds for which the end of a task may be kept back, to be written with others'.
 KEPT_SECONDS: Final = 0.02
+#: Seconds for which a pilot that must end tries to reach its pool.
+LAST_SECONDS: Final = 10.0
 _WORD: Final[Mapping[Move, str]] = {
     Move.DONE: "done",
     Move.FAILED: "failed",
@@ -124,7 +126,17 @@ class Ledger:
             self._tell(error.message)
             return True
 
-    def last_words(self) -> PoolFailed:
+    def finish(self, clock: Callable[[], float], wait: Callable[[float], object]) -> None:
+        """Writes what is left to write, for as long as that makes sense. Raises PoolFailed."""
+        deadline = clock() + LAST_SECONDS
+        while not self.empty:
+            now = clock()
+            if not self.write(now) and now > deadline:
+                raise self._last_words()
+            if not self.empty:
+                wait(max(0.0, min(self.due(holding=False)) - now))
+
+    def _last_words(self) -> PoolFailed:
         """What could not be written."""
         return PoolFailed(
             f"{self._pool.name} could not be reached at the end: {len(self._ends)} ends of tasks could not be written, "

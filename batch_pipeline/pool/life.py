@@ -175,6 +175,10 @@ class Workplace:
         long_log = life.log.size > TAIL_BYTES and self._open_store is not None
         return long_log or self._hooks.cleanup_run is not None or self.has_outputs(life, outcome)
 
+    def is_over_at_once(self, life: Life) -> bool:
+        """Whether nothing that may take long follows the end of its command, however that was."""
+        return not life.spec.outputs and self._hooks.cleanup_run is None and life.log.size <= TAIL_BYTES
+
     def publish(self, life: Life, outcome: Outcome) -> Outcome:
         """Stores the outputs, then the log, then calls the hook; how it ended, with all that."""
         if life.folder and self.has_outputs(life, outcome):

@@ -46,8 +46,6 @@ from batch_pipeline.wire.store import Store
 
 #: Seconds of work that a pilot claims ahead of its slots, if its tasks are that short.
 AHEAD_SECONDS = 0.25
-#: Seconds for which a pilot that must end tries to reach its pool.
-LAST_SECONDS = 10.0
 
 
 class Pilot:
@@ -75,14 +73,16 @@ class Pilot:
         wall = config.criteria.wall_seconds
         self._wall_at = None if wall is None else self._born + wall
         self._keeper = TimeKeeper(self._wall_at)
-        #: Whether somebody decides by each end whether more is begun.
-        self._counts_ends = config.criteria.scrubs is not None or self._hooks.stop is not None
+        #: Whether what is begun next may depend on how the last ones ended.
+        self._is_limited = config.criteria.any or self._hooks.stop is not None
         self._ledger = Ledger(pool, config.lease_seconds, now_ms, tell)
         self._pauses = Pauses(config.longest_pause)
         self._begun = 0
         #: Claimed and not begun.
         self._ahead: deque[Claim] = deque()
         self._lives: list[Life] = []
+        #: Those whose commands have ended, to be reaped; out of `_lives` if nothing is left to do for them.
+        self._just_ended: deque[Life] = deque()
         #: Classes whose tasks would end after the wall time.
         self._unfit: set[str] = set()
         self._next_claim = self._next_reap = 0.0
@@ -127,7 +127,7 @@ class Pilot:
         try:
             yield
         finally:
-            for life in self._lives:
+            for life in {*self._lives, *self._just_ended}:
                 if life.process is not None:
                     life.process.kill()
                     life.process.reap()
@@ -146,9 +146,11 @@ class Pilot:
             self._from_elsewhere.popleft()()
         now = self._clock()
         self._enforce(now)
-        if not self._counts_ends and self._free() > 0:
-            # The next commands run while the ends of the last ones are written.
+        if not self._is_limited and self._free() > 0:
+            # The next commands run while the last ones are reaped and their ends written.
             self._begin(now)
+        while self._just_ended:
+            self._ended(self._just_ended.popleft())
         if self._ledger.write(now, enough=self._enough()):
             # What waited for these tasks can be claimed.
             self._next_claim = 0.0
@@ -159,7 +161,7 @@ class Pilot:
             self._busy_at = now
         if not self._why or self._lives:
             return True
-        self._finish()
+        self._ledger.finish(self._clock, self._events.poll)
         return False
 
     def _wait(self) -> None:
@@ -174,7 +176,10 @@ class Pilot:
             if descriptor == self._wake:
                 os.eventfd_read(self._wake)
             else:
-                self._ended(self._by_descriptor.pop(descriptor))
+                life = self._by_descriptor.pop(descriptor)
+                self._just_ended.append(life)
+                if self._place.is_over_at_once(life):
+                    self._lives.remove(life)
 
     def _later(self, act: Callable[[], None]) -> None:
         """Has the loop do something; from any thread, or a signal's handler."""
@@ -183,7 +188,8 @@ class Pilot:
 
     def _enough(self) -> int:
         """So many ends are written at once: one, unless there is other work, tasks are short and nobody counts them."""
-        return max(1, min(self._config.most_ahead, self._more_ahead())) if self._ahead and not self._counts_ends else 1
+        counted = self._config.criteria.scrubs is not None or self._hooks.stop is not None
+        return max(1, min(self._config.most_ahead, self._more_ahead())) if self._ahead and not counted else 1
 
     # Claims.
 
@@ -201,6 +207,8 @@ class Pilot:
         self._give_ahead_back(self._why)
 
     def _stops(self) -> bool:
+        if not self._is_limited:
+            return False
         standing = self._standing()
         self._why = stop_reason(self._config.criteria, standing, self._begun)
         if not self._why and self._hooks.stop:
@@ -222,7 +230,10 @@ class Pilot:
         """The next task to begin, of those that are held; those that would end too late are given back."""
         if not self._ahead:
             return None
-        config, running = self._config, self._running()
+        config = self._config
+        if not self._lives and not config.class_slots and self._wall_at is None:
+            return self._ahead.popleft()
+        running = self._running()
         items = Counter(group_of(life.spec) for life in self._lives)
         second: Claim | None = None
         for claim in list(self._ahead):
@@ -257,7 +268,8 @@ class Pilot:
             classes = self._classes()
             if classes is None or classes:
                 claims = self._claimed(count, classes)
-            if not claims and not self._lives and not self._ahead and self._ledger.empty:
+            busy = self._lives or self._ahead or self._just_ended or not self._ledger.empty
+            if not claims and not busy:
                 self._why = self._nothing_left(classes)
         except PoolFailed as error:
             self._tell(f"{error.message} Trying again.")
@@ -373,7 +385,8 @@ class Pilot:
 
     def _over(self, life: Life, outcome: Outcome) -> None:
         """Nothing of it runs any more."""
-        self._lives.remove(life)
+        if life in self._lives:
+            self._lives.remove(life)
         if folder := self._place.clear(life):
             self._threads.submit(shutil.rmtree, folder, True)
         if life.lost:
@@ -434,13 +447,3 @@ class Pilot:
     def _give_ahead_back(self, why: str) -> None:
         while self._ahead:
             self._ledger.give_back(self._ahead.popleft(), why, counted=False)
-
-    def _finish(self) -> None:
-        """Writes what is left to write, for as long as that makes sense."""
-        deadline = self._clock() + LAST_SECONDS
-        while not self._ledger.empty:
-            now = self._clock()
-            if not self._ledger.write(now) and now > deadline:
-                raise self._ledger.last_words()
-            if not self._ledger.empty:
-                self._events.poll(max(0.0, min(self._ledger.due(holding=False)) - now))

@@ -30,6 +30,11 @@ class StopCriteria:
     #: Attempts that failed or had to be given back: a host on which nothing works shall not go through all tasks.
     scrubs: int | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one, `until` aside."""
+        return self != StopCriteria(until=self.until)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
