@@ -81,7 +81,7 @@ class Pilot:
         #: Claimed and not begun.
         self._ahead: deque[Claim] = deque()
         self._lives: list[Life] = []
-        #: Those whose commands have ended, to be reaped; out of `_lives` if nothing is left to do for them.
+        #: Those whose commands have ended, to be reaped, and nothing that takes long to be done for them.
         self._just_ended: deque[Life] = deque()
         #: Classes whose tasks would end after the wall time.
         self._unfit: set[str] = set()
@@ -127,7 +127,7 @@ class Pilot:
         try:
             yield
         finally:
-            for life in {*self._lives, *self._just_ended}:
+            for life in (*self._lives, *self._just_ended):
                 if life.process is not None:
                     life.process.kill()
                     life.process.reap()
@@ -177,9 +177,11 @@ class Pilot:
                 os.eventfd_read(self._wake)
             else:
                 life = self._by_descriptor.pop(descriptor)
-                self._just_ended.append(life)
                 if self._place.is_over_at_once(life):
                     self._lives.remove(life)
+                    self._just_ended.append(life)
+                else:
+                    self._ended(life)
 
     def _later(self, act: Callable[[], None]) -> None:
         """Has the loop do something; from any thread, or a signal's handler."""
@@ -282,14 +284,9 @@ class Pilot:
         return bool(claims)
 
     def _claimed(self, count: int, classes: frozenset[str] | None) -> list[Claim]:
-        return self._pool.claim(
-            self._config.owner,
-            count,
-            lease_ms=int(self._config.lease_seconds * 1000),
-            now_ms=self._now_ms(),
-            classes=classes,
-            native_id=self._config.native_id,
-        )
+        owner, native_id = self._config.owner, self._config.native_id
+        lease_ms, now_ms = int(self._config.lease_seconds * 1000), self._now_ms()
+        return self._pool.claim(owner, count, lease_ms=lease_ms, now_ms=now_ms, classes=classes, native_id=native_id)
 
     def _more_ahead(self) -> int:
         """How many more than it can begin, so that short tasks do not cost a claim each."""
