@@ -4,7 +4,8 @@ border      the outermost call: every error becomes sentences and an exit code
 group       the verbs, loaded when they are used; `run` when none is given
 options     options that stand for settings, with their environment variables
 call        what a command is called with: settings, store, samples, graph, request
-run plan status watch logs cancel rightsize runs reference doctor ui demo completion      one command each
+run plan status watch logs cancel rightsize runs trace verify release subset reference doctor ui demo completion
+            one command each
 progress    live bars, or plain lines without a terminal
 output      tables and sentences
 """
