@@ -33,6 +33,18 @@ def state_of(run: RunRecord) -> str:
     return f"{told}; {run.problem}" if run.problem else told
 
 
+def spent_words(run: RunRecord) -> str:
+    """What its cells took: `12.5 vCPU-hours, 48 GiB-hours, 0.63 USD`, by how many receipts; empty: nobody told."""
+    if not run.spent.get("receipts"):
+        return ""
+    hours = {name: run.spent[f"{name}_hours"] for name in ("vcpu", "gib")}
+    vcpu, gib = (f"{value:,.1f}" if value >= 10 else f"{value:.3g}" for value in hours.values())
+    told = [f"{vcpu} vCPU-hours", f"{gib} GiB-hours"]
+    told += [f"{run.spent['cost']:,.2f} {run.spent['currency']}"] if run.spent["cost"] else []
+    receipts = run.spent["receipts"]
+    return ", ".join(told) + (f" (after {receipts:,} of its receipts)" if receipts < run.done else "")
+
+
 def code_of(run: RunRecord) -> str:
     """Its code in a few words: `3f2a9c1b04de (main, v1)`, and that it was changed."""
     if not run.commit:
@@ -77,6 +89,7 @@ def _about(run: RunRecord) -> Iterator[Sequence[object]]:
         ("state", state_of(run)),
         ("began", run.started_at),
         ("ended", run.ended_at),
+        ("spent", spent_words(run)),
         ("by", f"{run.user} on {run.host}"),
         ("identity", run.identity if run.identity != run.user else ""),
         ("command", " ".join(run.argv)),

@@ -34,6 +34,7 @@ from batch_pipeline.run.record import read_record, write_end
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import memory_cap
+from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.submit import Submitter
 from batch_pipeline.run.verdict import (
     Verdict,
@@ -385,7 +386,8 @@ class Driver:
         write_last_words(self._store, self.backend, jobs)
         for run_id, done in verdict.done.items():
             write_failed(self._store, run_id, verdict.failed)
-            write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id))
+            spent = told_spent(self._store, run_id, jobs, self._request.settings)
+            write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id), spent=spent)
 
 
 def _coat(request: Request, submitter: Submitter) -> Coat:

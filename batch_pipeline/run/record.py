@@ -119,6 +119,8 @@ class RunRecord:
     failed: int = 0
     #: Why it did not do all that it was to do, beside cells that failed; empty: it did.
     problem: str = ""
+    #: What its done cells took, in the words of `run.spent.Spent`; empty in records of before it was told.
+    spent: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -255,10 +257,14 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def write_end(store: Store, run_id: str, *, done: int, failed: int) -> None:
-    """Says that all jobs of a run have ended, and takes it off the live ones. Repeating it is harmless."""
+def write_end(store: Store, run_id: str, *, done: int, failed: int, spent: Mapping[str, Any] | None = None) -> None:
+    """Says that all jobs of a run have ended, and takes it off the live ones. Repeating it is harmless.
+
+    `spent` is what `run.spent` tells.
+    """
     problem = problem_of(read_events(store, run_id))
-    end = {"ended_at": now(), "done": done, "failed": failed, "problem": problem, "format": FORMAT}
+    end: dict[str, Any] = {"ended_at": now(), "done": done, "failed": failed, "problem": problem, "format": FORMAT}
+    end |= {"spent": spent} if spent else {}
     if store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1).encode()):
         told = f"{done:,} done, {failed:,} failed"
         append_if_possible(store, run_id, Happened.ENDED, told, done=done, failed=failed)

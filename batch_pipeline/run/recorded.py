@@ -26,6 +26,7 @@ from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.record import RunRecord, read_record, write_end
+from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.status import Status, failed_before, resting
 from batch_pipeline.run.verdict import final_progress, judge, write_failed, write_last_words
 from batch_pipeline.run.watch import Watch, already_done
@@ -141,7 +142,7 @@ def watch_recorded(store: Store, settings: Settings, listener: Listener, run_id:
         except KeyboardInterrupt as error:
             raise Interrupted(runs) from error
         jobs = [item for run in found.live for item in run.submissions]
-        failed = _close(store, found, reader.backend, jobs) if runs else []
+        failed = _close(store, found, reader, jobs) if runs else []
     progress = final_progress(found.plan, found.plan, failed)
     outcome = Outcome(run_ids=tuple(runs), progress=progress, failed=tuple(failed), store_calls=Counter(store.calls))
     listener.progressed(progress)
@@ -149,13 +150,15 @@ def watch_recorded(store: Store, settings: Settings, listener: Listener, run_id:
     return outcome
 
 
-def _close(store: Store, found: Recorded, backend: Backend, jobs: Sequence[Submission]) -> list[FailedCell]:
+def _close(store: Store, found: Recorded, reader: Reader, jobs: Sequence[Submission]) -> list[FailedCell]:
     """Judges runs whose jobs have ended and takes them off the live ones, as their driver would have."""
+    backend, settings = reader.backend, reader.settings
     verdict = judge(found.plan.graph, store, backend, jobs)
     write_last_words(store, backend, jobs)
     for run in found.live:
         write_failed(store, run.run_id, verdict.failed)
-        write_end(store, run.run_id, done=verdict.done.get(run.run_id, 0), failed=verdict.failed_of(run.run_id))
+        done, failed = verdict.done.get(run.run_id, 0), verdict.failed_of(run.run_id)
+        write_end(store, run.run_id, done=done, failed=failed, spent=told_spent(store, run.run_id, jobs, settings))
     # A cell that failed in one run may have been sent again by a later one, whose word it is then.
     last = {
         (job.step, sample): run.run_id for run in found.live for job in _sent_jobs(store, run) for sample in job.samples
