@@ -131,8 +131,10 @@ def _boot() -> str:
 
 
 def _birth(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty when there is no such process."""
+    """When a process began, in the kernel's ticks; empty when there is no such process, or one that has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # One that nobody reaped yet does nothing any more.
+        return "" if words[0] in "ZX" else words[19]
     except (OSError, IndexError):
         return ""

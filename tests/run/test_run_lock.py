@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -132,6 +133,23 @@ def test_a_holder_whose_process_is_gone_from_this_machine_is_replaced(
     pretend(store, 1, pid=gone.pid)
 
     lock().take()
+
+
+def test_a_holder_that_has_ended_and_that_nobody_reaped_is_replaced(
+    lock: Callable[[], DriverLock], store: Store
+) -> None:
+    lock().take()
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stat = Path(f"/proc/{ended.pid}/stat")
+    pretend(store, 1, pid=ended.pid, birth=stat.read_text().rpartition(")")[2].split()[19])
+    with pytest.raises(RunConflict):
+        lock().take()
+    os.kill(ended.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays there as a zombie
+    try:
+        assert lock().take()
+    finally:
+        ended.communicate()
 
 
 def test_another_process_with_the_dead_ones_number_does_not_hold_it(

@@ -7,6 +7,7 @@ its standard input, and answers each with a line.
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,8 +67,16 @@ class _Relay:
             await self.restore()
 
     async def restore(self) -> None:
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = int(self._listener.sockets[0].getsockname()[1])
+        # While nobody listens, a client's connection may get this very number as its own, and connects to itself. No
+        # system hands these numbers out to clients.
+        for port in [self.port] if self.port else random.sample(range(20_000, 30_000), 100):
+            try:
+                self._listener = await asyncio.start_server(self._accept, "127.0.0.1", port)
+            except OSError:
+                continue
+            self.port = port
+            return
+        raise AssertionError(f"The proxy cannot listen again on port {self.port}.")
 
     async def cut(self) -> None:
         if self._listener:
