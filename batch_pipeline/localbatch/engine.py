@@ -249,6 +249,9 @@ class Engine:
         """An attempt has ended and nothing of it runs any more."""
         job, index = run.job, run.index
         del self.running[run.key]
+        ending = job.ending_of(index)
+        if ending and ending.terminate and run.stopped_for is None:
+            run.stopped_for = ending.reason  # it was told so, and died with the server before this one
         self.used = (self.used[0] - job.spec.vcpus, self.used[1] - job.spec.memory_mib)
         if job.started[index] == NONE or outcome.started_ms is not None:
             job.started[index] = outcome.started_ms or now

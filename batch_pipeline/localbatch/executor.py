@@ -258,7 +258,13 @@ class ProcessExecutor:
             self._spent.pop().unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Lets idle workers go; busy ones finish their attempt, and a later server adopts them."""
+        """Lets idle workers go; busy ones finish their attempt, and a later server adopts them.
+
+        Attempts that are to end end now: nobody would be there when their time of grace is over.
+        """
+        for run in [*self._adopted, *(worker.run for worker in self._workers if worker.run)]:
+            if run.stopped_for is not None:
+                self._force(run)
         for worker in self._workers:
             self._loop.remove_reader(worker.socket.fileno())
             self._loop.remove_reader(worker.death)

@@ -103,6 +103,14 @@ def endpoint(state: Path) -> Endpoint:
     return start(state)
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def start(state: Path, **options: Any) -> Endpoint:
     """A server as tests want it."""
     usual = {"vcpus": 2, "memory_mib": 2000, "grace_seconds": 1, "minimum_timeout": 1, "idle_seconds": 60}

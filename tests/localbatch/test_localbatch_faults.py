@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
 from batch_pipeline.localbatch.processes import sessions
-from tests.localbatch.conftest import connect, define, describe, eventually, make_queue, start, statuses, submit
+from tests.localbatch.conftest import (
+    connect,
+    define,
+    describe,
+    eventually,
+    is_running,
+    make_queue,
+    start,
+    statuses,
+    submit,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -233,3 +244,20 @@ def test_journals_of_the_dead_are_removed(state: Path, tmp_path: Path) -> None:
     client = connect(start(state))
     assert describe(client, job_id)[0]["status"] == "SUCCEEDED"
     eventually(lambda: not before & set((state / "workers").glob("*.jsonl")))
+
+
+def test_what_was_terminated_does_not_outlive_the_server(state: Path, tmp_path: Path) -> None:
+    """It was asked to end and had time for that; then nobody was left to make it."""
+    _, client = prepare(state, grace_seconds=600)
+    script = f"trap '' TERM; echo $$ >{tmp_path}/pid; while :; do sleep 0.05; done"
+    job = submit(client, containerOverrides=shell(script))
+    eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
+    pid = int((tmp_path / "pid").read_text())
+    client.terminate_job(jobId=job, reason="no longer wanted")
+
+    stop(state)
+
+    eventually(lambda: not is_running(pid))
+    client = connect(start(state))
+    eventually(lambda: ended(client, job))
+    assert describe(client, job)[0]["statusReason"] == "no longer wanted"

@@ -19,7 +19,17 @@ from botocore.exceptions import ClientError
 from batch_pipeline.localbatch.client import ensure, find, stop
 from batch_pipeline.localbatch.endpoint import Endpoint, read_record
 from batch_pipeline.wire.errors import BackendFailed
-from tests.localbatch.conftest import connect, define, describe, eventually, make_queue, start, statuses, submit
+from tests.localbatch.conftest import (
+    connect,
+    define,
+    describe,
+    eventually,
+    is_running,
+    make_queue,
+    start,
+    statuses,
+    submit,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_batch import BatchClient
@@ -89,13 +99,6 @@ def test_what_a_child_leaves_behind_is_ended(endpoint: Endpoint, real: BatchClie
     job_id = run(real, "sleep 1000 & echo $!")
     (pid,) = log_of(endpoint, describe(real, job_id)[0])
     eventually(lambda: not is_running(int(pid)))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("command", [["/no/such/program"], ["no-such-program"], ["/etc/passwd"]])
