@@ -20,14 +20,12 @@ from batch_pipeline.pool.opening import open_pool
 from batch_pipeline.pool.task import Action, Move, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed
-from tests.pool.swarm import Swarm
 from tests.servers import databases
 from tests.servers.proxy import Proxy, proxy_to
 
 FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0, fields={"reads": "12"})
 WRONG = Outcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3", log_tail="no such sample")
 LEASE_MS = 60_000
-PILOTS = 16
 SECRET = "geheim-4711"
 #: The five views of PiCaS.
 VIEWS = ("todo", "locked", "done", "error", "overview_total")
@@ -337,45 +335,3 @@ def test_pilots_that_met_look_at_other_places_of_the_highest_priority(pool: Couc
     assert len({task.id for task in taken}) == len(taken) == 200
     assert pool.database.conflicts + other.database.conflicts <= 60
     assert pool.counts().of(TaskState.HELD) == 220
-
-
-# Many real processes.
-
-
-def swarm_of(pool: CouchDbStore, folder: Path, *, port: int = 0, lease_ms: int, skew_ms: int = 0) -> Swarm:
-    name = name_of(pool)
-    return Swarm(
-        opened=lambda: databases.couchdb_pool(database=name, port=port),
-        folder=folder,
-        size=PILOTS,
-        lease_ms=lease_ms,
-        skew_ms=skew_ms,
-    )
-
-
-@pytest.mark.servers
-@pytest.mark.slow
-@pytest.mark.faults
-def test_sixteen_processes_run_each_task_exactly_once(pool: CouchDbStore, tmp_path: Path) -> None:
-    swarm = swarm_of(pool, tmp_path, lease_ms=600_000)
-    swarm.fill(databases.TASKS)
-    swarm.run(seconds_between=0.2, most_kills=0)
-    swarm.check(databases.TASKS)
-    answers = swarm.answers()
-    assert (answers.total(), {answer for _, answer in answers}) == (databases.TASKS, {Answer.ACCEPTED})
-
-
-@pytest.mark.servers
-@pytest.mark.slow
-@pytest.mark.faults
-def test_killed_skewed_and_cut_off_each_task_settles_exactly_once(
-    pool: CouchDbStore, proxy: Proxy, tmp_path: Path
-) -> None:
-    swarm = swarm_of(pool, tmp_path, port=proxy.port, lease_ms=2000, skew_ms=4000)
-    tasks = databases.TASKS // 4
-    swarm.fill(tasks)
-    proxy.tell("trouble 5")
-    swarm.run(seconds_between=0.5, most_kills=5)
-    assert swarm.killed > 2
-    assert proxy.tell("lose 0") > 0
-    swarm_of(pool, tmp_path, lease_ms=2000).check(tasks)

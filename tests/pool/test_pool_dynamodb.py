@@ -1,4 +1,4 @@
-"""The pool in DynamoDB: how its items lie, and what many real processes, kills and lost answers do to it."""
+"""The pool in DynamoDB: how its items lie, what it asks for, and what lost answers and cut connections do to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +17,11 @@ from batch_pipeline.pool.opening import open_pool
 from batch_pipeline.pool.task import Move, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed
-from tests.pool.swarm import Swarm
 from tests.servers import databases
 from tests.servers.proxy import Proxy, proxy_to
 
 FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
 LEASE_MS = 60_000
-PILOTS = 16
 
 
 def spec(name: str, priority: int = 0) -> TaskSpec:
@@ -214,45 +211,3 @@ def test_an_identity_is_in_no_log_and_no_error(
         DynamoDbStore("nowhere", region=databases.REGION, endpoint=databases.dynalite().url)
     assert "geheim-4711" not in caplog.text + str(failed.value) + repr(failed.value.__cause__)
     assert caplog.text
-
-
-# Many real processes.
-
-
-def swarm_of(pool: DynamoDbStore, folder: Path, *, port: int = 0, lease_ms: int, skew_ms: int = 0) -> Swarm:
-    name = pool.table.name
-    return Swarm(
-        opened=lambda: databases.dynamodb_pool(table=name, port=port),
-        folder=folder,
-        size=PILOTS,
-        lease_ms=lease_ms,
-        skew_ms=skew_ms,
-    )
-
-
-@pytest.mark.servers
-@pytest.mark.slow
-@pytest.mark.faults
-def test_sixteen_processes_run_each_task_exactly_once(pool: DynamoDbStore, tmp_path: Path) -> None:
-    swarm = swarm_of(pool, tmp_path, lease_ms=600_000)
-    swarm.fill(databases.TASKS)
-    swarm.run(seconds_between=0.2, most_kills=0)
-    swarm.check(databases.TASKS)
-    answers = swarm.answers()
-    assert (answers.total(), {answer for _, answer in answers}) == (databases.TASKS, {Answer.ACCEPTED})
-
-
-@pytest.mark.servers
-@pytest.mark.slow
-@pytest.mark.faults
-def test_killed_skewed_and_cut_off_each_task_settles_exactly_once(
-    pool: DynamoDbStore, proxy: Proxy, tmp_path: Path
-) -> None:
-    swarm = swarm_of(pool, tmp_path, port=proxy.port, lease_ms=2000, skew_ms=4000)
-    tasks = databases.TASKS // 6
-    swarm.fill(tasks)
-    proxy.tell("trouble 5")
-    swarm.run(seconds_between=0.5, most_kills=5)
-    assert swarm.killed > 2
-    assert proxy.tell("lose 0") > 0
-    swarm_of(pool, tmp_path, lease_ms=1000).check(tasks)
