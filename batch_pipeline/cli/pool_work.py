@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -35,12 +36,16 @@ def work(call: Call) -> int:
     says that the pilot did its work, whatever became of its tasks.
     """
     from batch_pipeline.pool.hooks import hooks_of
+    from batch_pipeline.pool.notice import NoticeWatch
     from batch_pipeline.pool.pilot import Pilot
 
     scripts = {hook: call.options[hook] or "" for hook in _HOOKS}
     hooks = hooks_of(call.options["hooks"] or "", scripts)
     config = _config(call)
-    with opened(call) as pool:
+    with ExitStack() as stack:
+        pool = stack.enter_context(opened(call))
+        if call.options["spot_notice"]:
+            stack.enter_context(NoticeWatch(lambda: os.kill(os.getpid(), signal.SIGTERM), tell=say))
         report = Pilot(pool, config, store=lambda: call.new_store, hooks=hooks, tell=say).run()
     _tell(call, config, report)
     if report.signal:
@@ -162,6 +167,11 @@ def _pilot_options() -> list[click.Parameter]:
         lasting("--idle-time", "End after so long without a task."),
         CommandOption("--scrubs", "End after so many attempts that failed.", type=click.IntRange(1), metavar="N"),
         CommandOption("--grace", "Between TERM and KILL.", type=Duration(), default=5.0, metavar="TIME"),
+        CommandOption(
+            "--spot-notice",
+            "On a Spot instance outside AWS Batch: hear of its end two minutes before, as of TERM.",
+            is_flag=True,
+        ),
         CommandOption("--hooks", "Class with hooks of your own.", metavar="MODULE:CLASS"),
         CommandOption("--prepare-env", "Line for bash before the first claim.", metavar="LINE", name="prepare_env"),
         CommandOption("--cleanup-env", "Line for bash at the end.", metavar="LINE", name="cleanup_env"),
