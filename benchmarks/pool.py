@@ -136,10 +136,10 @@ def drained(folder: Path, way: Way, processes: int) -> Measured:
         path = Path(name) / "pool.sqlite"
         way.fill(path, way.tasks)
         told = together([lambda ready: way.drain(path, ready)] * processes)
-    done = [one for (one, _), _ in told.answers]
+    done = [one for one, _ in told.answers]
     if way.once and sum(done) != way.tasks:
         raise BenchmarkFailed(f"{way.name}: {sum(done)} tasks were settled of {way.tasks}.")
-    claims = sorted(seconds for (_, some), _ in told.answers for seconds in some)
+    claims = sorted(seconds for _, some in told.answers for seconds in some)
     p99 = claims[int(len(claims) * 0.99)] if claims else 0.0
     share = max(done) * processes / sum(done)
     twice = sum(done) - way.tasks
@@ -148,9 +148,9 @@ def drained(folder: Path, way: Way, processes: int) -> Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
-    """What processes said that began together, each with when it ended, and the seconds until the last one did."""
+    """What processes said that began together, and the seconds from the first start to the last end."""
 
-    answers: list[tuple[Any, float]]
+    answers: list[Any]
     seconds: float
 
 
@@ -160,35 +160,44 @@ def together(works: Sequence[Callable[[peers.Ready], Any]]) -> Together:
     pipes = [_FORK.Pipe(duplex=False) for _ in works]
 
     def live(number: int) -> None:
-        answer = works[number](barrier.wait)
-        pipes[number][1].send((answer, time.perf_counter()))
+        began: list[float] = []
+
+        def ready(*args: Any) -> None:
+            barrier.wait(*args)
+            began.append(time.perf_counter())
+
+        answer = works[number](ready)
+        pipes[number][1].send((answer, began[0], time.perf_counter()))
 
     children = [_FORK.Process(target=live, args=(number,)) for number in range(len(works))]
     try:
         for child in children:
             child.start()
         barrier.wait(60)
-        began = time.perf_counter()
         answers = []
+        begun, ended = list[float](), list[float]()
         for (receiving, sending), child in zip(pipes, children, strict=True):
             sending.close()
             wait([receiving, child.sentinel])
             try:
-                answers.append(receiving.recv() if receiving.poll() else _nothing())
+                answer, *times = receiving.recv() if receiving.poll() else _nothing()
             except EOFError as error:
                 child.join()
                 said = f"A process of a benchmark ended with {child.exitcode} and said nothing."
                 raise BenchmarkFailed(said) from error
+            answers.append(answer)
+            begun.append(times[0])
+            ended.append(times[1])
             child.join()
     finally:
         for child in children:
             child.kill()
             child.join()
     # `perf_counter` is one clock for all processes of a Linux host.
-    return Together(answers=answers, seconds=max(ended for _, ended in answers) - began)
+    return Together(answers=answers, seconds=max(ended) - min(begun))
 
 
-def _nothing() -> tuple[Any, float]:
+def _nothing() -> tuple[Any, float, float]:
     raise EOFError
 
 
@@ -263,7 +272,7 @@ def _piloted(folder: Path, ahead: int) -> tuple[float, float]:
             return pilot.run().standing.done
 
         told = together([work] * _PILOTS)
-    done = [one for one, _ in told.answers]
+    done = told.answers
     if sum(done) != _COMMANDS:
         raise BenchmarkFailed(f"Pilots settled {sum(done)} of {_COMMANDS} tasks.")
     return _COMMANDS / told.seconds, max(done) * _PILOTS / _COMMANDS - 1

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 from urllib.error import HTTPError
@@ -60,13 +62,13 @@ def start(
         _open(url, open_browser)
         return url
     process = _launch(host, port, state_folder, foreground)
-    _await(process, url, state_folder)
-    _say(f"luigid runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})")
-    _open(url, open_browser)
-    if foreground:
-        _stay(process, state_folder)
-    else:
-        process.returncode = 0  # it is meant to outlive us: no ResourceWarning
+    with _ended_with_us(process, state_folder) if foreground else nullcontext():
+        _await(process, url, state_folder)
+        _say(f"luigid runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})")
+        _open(url, open_browser)
+        if foreground:
+            process.wait()
+    process.returncode = process.returncode or 0  # it may be meant to outlive us: no ResourceWarning
     return url
 
 
@@ -145,9 +147,11 @@ def _await(process: subprocess.Popen[bytes], url: str, state_folder: Path) -> No
     raise BackendFailed(f"luigid did not come up at {url}; its last words: {last[0]} (all of them: {log}).")
 
 
-def _stay(process: subprocess.Popen[bytes], state_folder: Path) -> None:
+@contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes], state_folder: Path) -> Iterator[None]:
+    """Takes Ctrl-C, whenever it comes, for the wish that it ends."""
     try:
-        process.wait()
+        yield
     except KeyboardInterrupt:
         process.terminate()
         process.wait()

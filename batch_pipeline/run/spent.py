@@ -22,8 +22,8 @@ from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Jobs of a step, and receipts of one, that are read.
-MOST_JOBS: Final = 4
-MOST_RECEIPTS: Final = 100
+MOST_JOBS: Final = 2
+MOST_RECEIPTS: Final = 16
 _HOUR: Final = 3600.0
 _GIB: Final = 1024.0
 Item = TypeVar("Item")
@@ -43,7 +43,7 @@ class Spent:
 
 
 def spent_of(store: Store, run_id: str, jobs: Sequence[Submission], settings: Settings) -> Spent:
-    """What a run whose jobs have ended took. Reads at most 4 manifests and 400 receipts a step. Raises StoreFailed."""
+    """What a run whose jobs have ended took. Reads at most 2 manifests and 32 receipts a step. Raises StoreFailed."""
     steps: Mapping[str, list[Submission]] = defaultdict(list)
     for job in jobs:
         if job.run_id == run_id and not job.join:
