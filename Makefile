@@ -25,7 +25,7 @@ test: ## Install what the tests need, check types and style, run all tests.
 
 unit: ## Run the fast tests only: no processes, no tools, no network.
 	@scripts/install.sh python --dev
-	$(PYTHON) -m pytest -q -m "not engine and not tools and not browser and not faults and not containers and not servers and not slow"
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not engine and not tools and not browser and not faults and not containers and not servers and not slow"
 
 check: check_check ## Check style and types.
 	$(PYTHON) -m ruff check $(SOURCES)

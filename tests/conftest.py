@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,21 @@ import pytest
 _SCRUBBED = ("BATCH_PIPELINE", "AWS_", "LUIGI_", "XDG_", "BATCH_FILE_", "COUCHDB_", "NETRC")
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New empty folders. `mktemp` would look through all that it made before, for each of thousands of tests."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> None:
     """No setting of whoever runs the tests reaches them, and nothing of theirs reaches the home of that person."""
     for name in list(os.environ):
         if name.startswith(_SCRUBBED) and name != "BATCH_PIPELINE_ARTIFACTS":
             monkeypatch.delenv(name)
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
+    home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     # botocore would ask the metadata service of a cloud machine for credentials.
