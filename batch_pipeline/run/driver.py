@@ -236,7 +236,7 @@ class Driver:
 
     def _wave(self, listener: Listener) -> tuple[Look, list[Submission]]:
         """Plans and submits what can be submitted now. Returns what there was and the jobs to follow."""
-        seen = self._lock.last_number()
+        seen = self._lock.newest()
         found = self.look()
         listener.planned(found.plan)
         _refuse_conflicts(found.plan)

@@ -24,6 +24,7 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Seconds after which a silent holder may be replaced. Submitting 300 arrays at 50 a second takes 6.
 LEASE_SECONDS = 300.0
+_NOBODY = (0, "")
 _JUST_NOW = "Another driver began to submit into this store just now. Run the same command again."
 
 
@@ -36,34 +37,35 @@ class DriverLock:
         self._number = 0
         self._renewed = 0.0
 
-    def last_number(self) -> int:
-        """The newest holder's number, released or not; 0 when there was none. One LIST."""
-        return max(self._numbers(), default=0)
+    def newest(self) -> tuple[int, str]:
+        """The newest holder's number and what its record is by now; 0 when there was none. One LIST."""
+        return max(self._records(), default=_NOBODY)
 
-    def take(self, *, seen: int | None = None) -> bool:
-        """Takes the lock: whether nobody else held it since `last_number()` said `seen`.
+    def take(self, *, seen: tuple[int, str] | None = None) -> bool:
+        """Takes the lock: whether nobody else held it since `newest()` said `seen`, nor at that moment.
 
         Raises RunConflict, naming the holder, while somebody else has it.
         """
-        held = self._numbers()
-        last = max(held, default=0)
-        if last:
-            self._refuse_if_held(last)
+        held = self._records()
+        last, _ = newest = max(held, default=_NOBODY)
+        # Who let go of it since has changed the record; who died cannot say until when it submitted.
+        is_free = not last or self._is_released(last)
+        is_unchanged = seen is None or (is_free and seen == newest)
         if not self._store.put_if_absent(layout.driver(last + 1), self._record(released=False)):
             raise RunConflict(_JUST_NOW)
         # More than one: a driver died between these two lines.
-        self._store.delete([layout.driver(number) for number in held])
+        self._store.delete([layout.driver(number) for number, _ in held])
         # Two drivers may have come and gone since the listing, and removed the very record that was to stop this one.
-        if self.last_number() != last + 1:
+        if self.newest()[0] != last + 1:
             raise RunConflict(_JUST_NOW)
         self._number = last + 1
-        return seen is None or seen == last
+        return is_unchanged
 
     def renew(self) -> None:
         """Lengthens the lease when half of it is over. Raises RunConflict when somebody else took over."""
         if self._clock() - self._renewed < LEASE_SECONDS / 2:
             return
-        if self.last_number() != self._number:
+        if self.newest()[0] != self._number:
             raise RunConflict(
                 "Another driver took over while this one stood still. What was submitted goes on; see: status."
             )
@@ -75,8 +77,8 @@ class DriverLock:
             self._store.put(layout.driver(self._number), self._record(released=True))
             self._number = 0
 
-    def _numbers(self) -> list[int]:
-        return [_number_of(entry.key) for entry in self._store.list(layout.DRIVER)]
+    def _records(self) -> list[tuple[int, str]]:
+        return [(_number_of(entry.key), entry.etag) for entry in self._store.list(layout.DRIVER)]
 
     def _record(self, *, released: bool) -> bytes:
         self._renewed = self._clock()
@@ -84,13 +86,14 @@ class DriverLock:
             {"released": released, "expires_at": self._renewed + LEASE_SECONDS, "format": 1} | _myself()
         ).encode()
 
-    def _refuse_if_held(self, number: int) -> None:
+    def _is_released(self, number: int) -> bool:
+        """Whether the holder let go of it itself. Raises RunConflict while it has it."""
         try:
             holder = self._store.get_json(layout.driver(number))
         except NotInStore:
-            return
+            return False
         if holder["released"] or holder["expires_at"] < self._clock() or _is_gone(holder):
-            return
+            return bool(holder["released"])
         raise RunConflict(
             f"Another driver (process {holder['pid']} of {holder['user']} on {holder['host']}) is submitting into"
             " this store. Wait until it is through and run the same command again: it will follow that run."

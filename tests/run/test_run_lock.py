@@ -65,14 +65,34 @@ def test_a_released_lock_is_free(lock: Callable[[], DriverLock], store: Store) -
 
 def test_take_tells_whether_somebody_held_it_since(lock: Callable[[], DriverLock]) -> None:
     mine = lock()
-    seen = mine.last_number()
+    seen = mine.newest()
     other = lock()
     other.take()
     other.release()
 
     assert not mine.take(seen=seen)
     mine.release()
-    assert lock().take(seen=mine.last_number())
+    assert lock().take(seen=mine.newest())
+
+
+def test_take_tells_of_one_who_held_it_when_it_was_looked_at_and_let_go_since(lock: Callable[[], DriverLock]) -> None:
+    """What was read of the store meanwhile is without that driver's last jobs."""
+    other, mine = lock(), lock()
+    other.take()
+    seen = mine.newest()
+    other.release()
+
+    assert not mine.take(seen=seen)
+
+
+def test_take_tells_of_one_who_died_with_it(lock: Callable[[], DriverLock], clock: Clock) -> None:
+    """It may have sent a job between the look and its end."""
+    mine = lock()
+    lock().take()
+    seen = mine.newest()
+    clock.now += LEASE_SECONDS + 1
+
+    assert not mine.take(seen=seen)
 
 
 def test_a_lease_that_is_over_is_taken_from_a_silent_holder(lock: Callable[[], DriverLock], clock: Clock) -> None:
