@@ -18,13 +18,13 @@ from itertools import takewhile
 from typing import Any, Final
 
 from batch_pipeline.backends.base import After, Child, JobRequest, JobState, JobSummary, Limits
-from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check
 from batch_pipeline.config import Settings
 from batch_pipeline.pool.autopilot import Launcher
 from batch_pipeline.pool.base import Filter, PoolStore
 from batch_pipeline.pool.task import Action, Nest, TaskSpec, TaskState
 from batch_pipeline.pool.writing import tasks_of
+from batch_pipeline.run.pooled_pilots import Pilots
 from batch_pipeline.run.pooled_tasks import (
     STATES,
     attempts_json,
@@ -37,13 +37,11 @@ from batch_pipeline.run.pooled_tasks import (
     task_id_of,
     task_of,
 )
-from batch_pipeline.run.pools import pool_of, pool_url, run_launcher
+from batch_pipeline.run.pools import pool_of
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionRefused, SubmissionUnknown
 
 #: A task waits for so many others at the most, and a join too.
 MOST_AFTER: Final = 100
-#: Pilots that are launched for each that is wanted, while nothing gets done, until the run is given up.
-MOST_LAUNCHES: Final = 3
 
 _MOVING: Final = frozenset(state for state in TaskState if not state.final)
 
@@ -63,14 +61,10 @@ class PoolBackend:
         self._settings = settings
         self._open = opened or (lambda: pool_of(settings, create=True))
         self._opened: PoolStore | None = None
-        self._launcher = launcher
+        self._pilots = Pilots(settings, launcher)
         self._now_ms = now_ms
-        #: What the pilots need that are launched: the largest of the run's cells.
-        self._cpus, self._memory_mb = 1, 4
         #: Job -> how many of its tasks ended badly when those that wait for them were looked at.
         self._looked_at: dict[str, int] = {}
-        self._launched = self._ended = 0
-        self._has_sent = False
 
     @property
     def _pool(self) -> PoolStore:
@@ -108,7 +102,7 @@ class PoolBackend:
                 self._pool.add(specs, now_ms=self._now_ms())
             except PoolFailed as error:
                 raise SubmissionUnknown(f"{error.message} Whether {request.name} is in the pool is unknown.") from error
-        self._note_needs(request)
+        self._pilots.note(native_id, request)
         return native_id
 
     def _refuse_dependencies(self, request: JobRequest) -> None:
@@ -128,12 +122,6 @@ class PoolBackend:
 
     def _is_there(self, native_id: str) -> bool:
         return next(tasks_of(self._pool, Filter(parent=native_id)), None) is not None
-
-    def _note_needs(self, request: JobRequest) -> None:
-        self._has_sent = True
-        cpus, memory_mb = resources(request.definition)
-        self._cpus = max(self._cpus, cpus)
-        self._memory_mb = max(self._memory_mb, request.memory_mb or memory_mb)
 
     def _waited_for(self, parent: str, after: After) -> tuple[list[TaskSpec], Callable[[int], tuple[str, ...]]]:
         """Joins to add, as sub-tasks of `parent`, and for each index what it waits for of one dependency."""
@@ -168,7 +156,7 @@ class PoolBackend:
             nests = {nest.parent: nest for nest in self._pool.nests()}
             while self._cancel_hopeless([nests[name] for name in native_ids if name in nests], nests):
                 nests = {nest.parent: nest for nest in self._pool.nests()}
-            self._keep_pilots()
+            self._pilots.keep(self._pool)
             return {name: summary_of(name, nests.get(name)) for name in native_ids}
 
     def _cancel_hopeless(self, ours: Sequence[Nest], nests: Mapping[str, Nest]) -> int:
@@ -238,44 +226,14 @@ class PoolBackend:
     def close(self) -> None:
         """See `Backend.close`. What was sent and never looked at is not left without pilots."""
         try:
-            if self._has_sent and not self._launched:
+            if self._pilots.are_due:
                 with _translated():
-                    self._keep_pilots()
+                    self._pilots.keep(self._pool)
         finally:
+            self._pilots.close()
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
-
-    # Pilots.
-
-    def _keep_pilots(self) -> None:
-        """Launches what pilots are lacking.
-
-        Raises
-        ------
-        BackendFailed
-            They end again and again without having done anything.
-        """
-        counts = self._pool.counts()
-        backlog = counts.of(TaskState.TODO)
-        if not backlog:
-            return
-        if self._launcher is None:
-            self._launcher = run_launcher(self._settings, cpus=self._cpus, memory_mb=self._memory_mb)
-        wanted = min(self._settings.pool.pilots, backlog + counts.of(TaskState.HELD))
-        missing = wanted - self._launcher.alive("")
-        if missing <= 0:
-            return
-        ended = counts.of(TaskState.DONE) + counts.of(TaskState.FAILED)
-        if ended != self._ended:
-            self._ended, self._launched = ended, 0
-        if self._launched >= MOST_LAUNCHES * self._settings.pool.pilots:
-            raise BackendFailed(
-                f"{self._launched} pilots ended without having done anything, and {backlog} tasks are left. Try one "
-                f"by hand and see what it says: batch-pipeline pool work --pool {pool_url(self._settings)}"
-            )
-        self._launcher.launch("", missing)
-        self._launched += missing
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline import backends
 from batch_pipeline.config import Settings, variable_of
+from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse
 
@@ -105,17 +106,34 @@ def batch_launcher(
 
 def run_launcher(settings: Settings, *, cpus: int, memory_mb: int) -> Launcher:
     """Launches the pilots of a run: processes of this machine, or, on AWS, array jobs with room for all they run."""
-    from batch_pipeline.backends.credentials import reach_of
-    from batch_pipeline.wire.store import open_store
-
     pool = settings.pool
     arguments = ("--items", str(pool.items), "--nests", str(pool.nests), "--lease", f"{pool.lease_seconds:g}")
     if settings.backend.name == "embedded":
         return local_launcher(settings, pool_url(settings), arguments)
-    store = open_store(settings.store_location, reach=reach_of(settings))
     slots = pool.items * pool.nests
-    url = pool_url(settings)
+    store, url = _store_of(settings), pool_url(settings)
     return batch_launcher(settings, store, url, arguments, cpus=cpus * slots, memory_mb=memory_mb * slots)
+
+
+def told_needs(settings: Settings, environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """vCPUs and MiB of the cell that a task is, by its manifest; None for what is no cell of this store."""
+    from batch_pipeline.wire.store import NotInStore
+
+    store, key = _store_of(settings), environment.get(Variable.MANIFEST)
+    if not key or environment.get(Variable.STORE) != store.url:
+        return None
+    try:
+        manifest = store.get_json(key)
+    except NotInStore:
+        return None
+    return int(manifest["cpus"]), int(manifest["memory_mb"])
+
+
+def _store_of(settings: Settings) -> Store:
+    from batch_pipeline.backends.credentials import reach_of
+    from batch_pipeline.wire.store import open_store
+
+    return open_store(settings.store_location, reach=reach_of(settings))
 
 
 def job_states(settings: Settings, native_ids: Sequence[str]) -> Mapping[str, str]:

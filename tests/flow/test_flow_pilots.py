@@ -73,7 +73,7 @@ def test_the_pilots_may_be_an_array_job_of_batch(lab: Lab, monkeypatch: pytest.M
         store = open_store(settings.store_location)
         return batch_launcher(settings, store, pool_url(settings), ("--items", "2"), cpus=1, memory_mb=memory_mb + 256)
 
-    monkeypatch.setattr("batch_pipeline.run.pooled.run_launcher", on_batch)
+    monkeypatch.setattr("batch_pipeline.run.pooled_pilots.run_launcher", on_batch)
     ran = lab.run(*PILOTS)
     assert set(lab.receipts()) == ALL
     assert ran.calls["SubmitJob"] == 1

@@ -20,7 +20,8 @@ from batch_pipeline.pool.base import AddReport, Claim, Filter, Settlement
 from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
 from batch_pipeline.run.pilots import BatchLauncher
-from batch_pipeline.run.pooled import MOST_LAUNCHES, PoolBackend
+from batch_pipeline.run.pooled import PoolBackend
+from batch_pipeline.run.pooled_pilots import MOST_LAUNCHES
 from batch_pipeline.run.pools import local_launcher
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionUnknown
@@ -251,6 +252,54 @@ def test_pilots_here_have_the_settings_of_the_command(tmp_path: Path, monkeypatc
 
 
 # Pilots as array jobs.
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """vCPUs and MiB of the pilots, of each launcher that was made; all of them end at once."""
+    found: list[tuple[int, int]] = []
+
+    def make(settings: Settings, *, cpus: int, memory_mb: int) -> Paper:
+        found.append((cpus, memory_mb))
+        paper = Paper()
+        monkeypatch.setattr(paper, "alive", lambda resource_class: 0)
+        return paper
+
+    monkeypatch.setattr("batch_pipeline.run.pooled_pilots.run_launcher", make)
+    return found
+
+
+def cell(folder: Path, name: str, memory_mb: int | None = None) -> JobRequest:
+    """A job with its manifest in a store."""
+    store = open_store(str(folder))
+    key = f"runs/R/submissions/{name}/manifest.json"
+    store.put_json(key, {"cpus": 2, "memory_mb": memory_mb or 64})
+    told = {Variable.STORE: store.url, Variable.MANIFEST: key}
+    return JobRequest(name=name, queue="q", size=2, definition=DEFINITION, environment=told, memory_mb=memory_mb)
+
+
+def test_whoever_follows_a_run_launches_pilots_with_room_for_its_cells(
+    tmp_path: Path, made: list[tuple[int, int]]
+) -> None:
+    pool = MemoryStore()
+    settings = load_settings({"backend.name": "aws", "pool.pilots": 2, "store.url": str(tmp_path)}, environ={})
+    sender = PoolBackend(settings, opened=lambda: pool, launcher=Paper())
+    names = [sender.submit(cell(tmp_path, "small")), sender.submit(cell(tmp_path, "large", memory_mb=128))]
+
+    PoolBackend(settings, opened=lambda: pool).summaries(names)
+
+    assert made == [(2, 128)]
+
+
+def test_what_goes_again_with_more_memory_gets_larger_pilots(tmp_path: Path, made: list[tuple[int, int]]) -> None:
+    pool = MemoryStore()
+    settings = load_settings({"backend.name": "aws", "pool.pilots": 2, "store.url": str(tmp_path)}, environ={})
+    backend = PoolBackend(settings, opened=lambda: pool)
+
+    backend.summaries([backend.submit(cell(tmp_path, "first"))])
+    backend.summaries([backend.submit(cell(tmp_path, "again", memory_mb=128))])
+
+    assert made == [(2, 64), (2, 128)]
 
 
 def launcher(backend: MemoryBackend, folder: Path, *, url: str = "dynamodb://table") -> BatchLauncher:
