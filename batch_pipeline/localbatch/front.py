@@ -110,7 +110,7 @@ class Front:
         if self._identity is not None and request.path == "/_identity":
             nonce = f"{request.headers.get('X-Nonce', '')} {hashlib.sha256(request.body).hexdigest()}"
             expected = proof(self.endpoint.secret_key, nonce, "lend")
-            if not hmac.compare_digest(request.headers.get("X-Proof", ""), expected):
+            if not hmac.compare_digest(request.headers.get("X-Proof", "").encode(), expected.encode()):
                 return _refusal("InvalidSignatureException", "The request is not signed with this server's key.")
             self._identity.assume(json.loads(request.body))
             return Answer(status=200, body=b"")

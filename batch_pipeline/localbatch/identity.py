@@ -57,19 +57,19 @@ class Identity:
 
     def knows(self, authorization: str) -> bool:
         """Whether who asks has read the token."""
-        return hmac.compare_digest(authorization, self._token)
+        return hmac.compare_digest(authorization.encode(errors="replace"), self._token.encode())
 
     def credentials(self) -> dict[str, Any]:
         """Keys as ECS gives them. May take as long as a sign-in takes. Raises BackendFailed when there are none."""
         import botocore.session
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         with self._lock:
             try:
                 if self._credentials is None:
                     self._credentials = botocore.session.Session().get_credentials()
                 frozen = self._credentials and self._credentials.get_frozen_credentials()
-            except BotoCoreError as error:
+            except (BotoCoreError, ClientError) as error:
                 raise BackendFailed(f"The AWS credentials cannot be had ({error}). Sign in again.") from error
         if not frozen:
             raise BackendFailed("No AWS credentials were found. Run `aws configure`, or set AWS_PROFILE.")
@@ -87,7 +87,9 @@ def _kept_token(file: Path) -> str:
     The state folder keeps others out; the file itself can be read, by a container's user where it is mounted alone.
     """
     try:
-        return file.read_text()
+        # An empty one, left by a machine that lost its power, would be everybody's.
+        if token := file.read_text():
+            return token
     except FileNotFoundError:
         pass
     file.parent.mkdir(mode=0o700, exist_ok=True)
