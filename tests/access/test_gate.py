@@ -132,6 +132,11 @@ def test_an_output_is_none_of_the_stores_own_folders() -> None:
         "BASH_ENV",
         "https_proxy",
         "R_PROFILE_USER",
+        "OPENSSL_CONF",
+        "PERLLIB",
+        "BCFTOOLS_PLUGINS",
+        "HDF5_PLUGIN_PATH",
+        "MAKEFILES",
         *sorted(RESERVED_NAMES),
     ],
 )
