@@ -1,11 +1,13 @@
 """The audit log: who asked for what and what was decided, a JSON object a line, appended and never changed.
 
 What starts a run is written before it is started, and again when that is decided: a run that nobody could write down is
-not started. Tokens, variables' values and configurations are never written.
+not started. Tokens, variables' values and configurations are never written, and what looks like a secret elsewhere in
+an ask, as a password in a repository's URL, is hidden.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 
 from batch_pipeline.run.history import now
 from batch_pipeline.wire.errors import StoreFailed
+from batch_pipeline.wire.scrub import scrubbed_value
 
 
 class AuditLog:
@@ -26,14 +29,16 @@ class AuditLog:
     def write(self, **told: Any) -> None:
         """Appends a line. Raises StoreFailed."""
         # ASCII: what disguises text on a screen stays an escape.
-        line = json.dumps({"at": now(), **{name: item for name, item in told.items() if item not in ("", None)}})
+        known = {name: scrubbed_value(item) for name, item in told.items() if item not in ("", None)}
+        line = f"{json.dumps({'at': now(), **known})}\n".encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._lock:
                 # Opened anew for each line, so that a log that is moved away is begun again.
                 handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 try:
-                    os.write(handle, f"{line}\n".encode())
+                    if os.write(handle, line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 finally:
                     os.close(handle)
         except OSError as error:

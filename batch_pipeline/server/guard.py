@@ -154,7 +154,7 @@ async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
     told = Headers(scope=scope).get("content-length", "0")
     if not told.isdecimal() or int(told) > MOST_BODY_BYTES:
         return None
-    pieces: list[bytes] = []
+    body = bytearray()
     deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
     while True:
         left = deadline - asyncio.get_running_loop().time()
@@ -162,11 +162,11 @@ async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
             message = await asyncio.wait_for(receive(), timeout=max(left, 0))
         except TimeoutError:
             return None
-        pieces.append(message.get("body", b""))
-        if sum(map(len, pieces)) > MOST_BODY_BYTES:
+        body += message.get("body", b"")
+        if len(body) > MOST_BODY_BYTES:
             return None
         if not message.get("more_body", False):
-            return b"".join(pieces)
+            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -203,6 +203,17 @@ def test_a_run_is_written_down_before_it_is_started_and_when_it_was_decided(lab:
     assert lab.audit_file.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("user", ["x:hunter2", "hunter2"])
+@pytest.mark.parametrize("where", ["repository", "image", "output_dir"])
+def test_a_password_in_a_url_is_not_written_down(where: str, user: str, lab: Lab) -> None:
+    asked = lab.ask(
+        **{"repository": "https://example.org/x", "commit": "main", where: f"https://{user}@example.org/code"}
+    )
+    assert lab.client().post("/runs", json=asked).status_code in (400, 403)
+    assert [told["event"] for told in lab.audit()] == ["asked", "answered"]
+    assert "hunter2" not in lab.audit_file.read_text()
+
+
 def test_a_refusal_is_written_down_with_its_reasons(lab: Lab) -> None:
     lab.client().post("/runs", json=lab.ask(output_dir="..", environment={"PATH": "x"}))
     assert lab.audit()[-1]["problems"] == ["--output-dir '..'", "--env PATH"]
@@ -227,6 +238,12 @@ def test_what_disguises_text_stays_an_escape_in_the_log(lab: Lab) -> None:
     lab.client().get_raw("/fusions/test/%E2%80%AEgnp.exe")
     assert "\\u202e" in lab.audit_file.read_text()
     assert lab.audit_file.read_text().isascii()
+
+
+def test_a_line_that_was_written_in_part_is_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.write", lambda handle, data: len(data) - 1)
+    with pytest.raises(StoreFailed, match="cannot be written"):
+        AuditLog(tmp_path / "audit.jsonl").write(event="asked")
 
 
 def test_a_link_in_the_audit_logs_place_is_not_followed(tmp_path: Path) -> None:
