@@ -30,6 +30,7 @@ from batch_pipeline.pipeline.samples import Sample, SampleList
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.run.events import Outcome, Silence, StepProgress
+from batch_pipeline.run.receipts import LEAST_BYTES
 from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import Row
@@ -177,10 +178,10 @@ class Cohort(Store):
             yield Entry(key=f"SR/{name}.txt", size_bytes=1, etag="9dd4e461268c8034f5c8564e155c67a6")
         self.calls["list"] += -(-len(self._names) // LIST_PAGE)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """See `Store.keys`."""
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """See `Store.sizes`."""
         if not prefix.startswith(layout.RECEIPTS):
-            yield from super().keys(prefix)
+            yield from super().sizes(prefix)
             return
         seen = 0
         for rows in sorted((self.folder or Path()).glob("runs/*/submissions/*/rows.txt")):
@@ -193,7 +194,7 @@ class Cohort(Store):
                 for line in lines:
                     seen += 1
                     row = Row.from_line(line)
-                    yield layout.receipt(step, row.sample, row.fingerprint)
+                    yield layout.receipt(step, row.sample, row.fingerprint), LEAST_BYTES
         self.listed += seen
         self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 

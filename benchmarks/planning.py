@@ -75,6 +75,7 @@ def planned(size: int) -> dict[str, dict[str, float]]:
     from batch_pipeline.pipeline.samples import Sample, SampleList
     from batch_pipeline.pipeline.workflow import Graph
     from batch_pipeline.run import driver
+    from batch_pipeline.run.receipts import LEAST_BYTES
     from batch_pipeline.run.request import Request
     from batch_pipeline.wire import layout
     from batch_pipeline.wire.store import open_store
@@ -96,7 +97,7 @@ def planned(size: int) -> dict[str, dict[str, float]]:
     plan, new = _look(request)
     for step, prints in plan.fingerprints.items():
         for name, fingerprint in zip(plan.samples, prints, strict=True):
-            store.put(layout.receipt(step, name, fingerprint), b"{}")
+            store.put(layout.receipt(step, name, fingerprint), b" " * LEAST_BYTES)
     del plan
     again, done = _look(request)
     if again.jobs or len(driver.look(request).plan.samples) != size:

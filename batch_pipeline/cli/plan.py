@@ -131,6 +131,9 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
         say(f"Live: {', '.join(live_runs)}.")
     _tell_conflicts(plan)
     _tell_jobs(plan)
+    if undone := len(plan.no_longer_done()):
+        cells = "1 cell that is" if undone == 1 else f"{undone:,} cells that are"
+        data(f"\n{cells} done and not chosen will not be done any more: what is read there is made again.")
     if changed := _changed_sample(plan):
         say(f"What changed: status --explain {changed}, with the same options.")
 

@@ -1,5 +1,7 @@
 """The life of a cell, in order: header and row, scratch, inputs, bundle, the step, its check, outputs, log, receipt.
 
+A cell whose success receipt was retired, and that is found unchanged once its inputs are there, runs nothing (`keep`).
+
 Whatever ends it, the log goes to the store, and a failure leaves its record beside the log. Only a cell that did all
 of it leaves a receipt. Before the manifest is read there is no sample to keep a record for: the log alone tells.
 """
@@ -21,10 +23,11 @@ from batch_pipeline.container.execution import Executed, run_class, run_script
 from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.header import is_done, read_cell
+from batch_pipeline.container.keep import is_unchanged, kept, metrics_read, standing_receipt
 from batch_pipeline.container.loading import LoadedStep, load_step
 from batch_pipeline.container.log import Log, log_of, say
 from batch_pipeline.container.meter import Meter
-from batch_pipeline.container.publish import as_json, products_of, publish
+from batch_pipeline.container.publish import as_json, older_receipts, products_of, publish
 from batch_pipeline.container.reference import stage_references
 from batch_pipeline.container.run import Signals
 from batch_pipeline.container.stage import Staged, Stager
@@ -127,6 +130,8 @@ class Attempt:
             self._make_scratch()
             with self.signals.raising():
                 job = self._stage()
+                if self._is_kept():
+                    return ContainerExit.DONE
                 folder = self._bundle()
             self._execute(job, folder)
             if not self.verdict.exit_code:
@@ -204,6 +209,23 @@ class Attempt:
             reference_name=manifest.reference,
         )
 
+    def _is_kept(self) -> bool:
+        """Whether the receipt that was retired was found to be true still, and is written again."""
+        if self.row.retired is None or self.row.retired.must_run:
+            return False
+        receipt = standing_receipt(self.manifest, self.row, self.files)
+        if receipt is None or not is_unchanged(receipt, self.manifest, self.staged, self.files):
+            return False
+        manifest, row, attempt = self.manifest, self.row, self.place.attempt
+        older = older_receipts(manifest, row, attempt, self.files)
+        say(f"{manifest.step} of {row.sample} is kept: what it reads and what run {receipt.run_id} made are unchanged.")
+        self._write_log()
+        key = layout.receipt(manifest.step, row.sample, row.fingerprint)
+        self.files.delete([other for other in older if other != key])
+        again = kept(receipt, self.staged, run_id=manifest.run_id, attempt=attempt, at=_now())
+        self.files.write(key, as_json(again))
+        return True
+
     def _bundle(self) -> str:
         """The folder with the step's code."""
         sha256 = self.manifest.bundle_sha256
@@ -255,10 +277,13 @@ class Attempt:
         """Publishes the outputs, then the log, then the receipt."""
         manifest, row = self.manifest, self.row
         products = products_of(manifest, row, self.work)
-        publish(products, manifest, row, self.files, self.signals)
+        before = standing_receipt(manifest, row, self.files) if row.retired else None
+        older = older_receipts(manifest, row, self.place.attempt, self.files)
+        publish(products, older, before, self.files, self.signals)
         self.staged_out_bytes = sum(product.record.size_bytes for product in products)
         self._write_log()
-        receipt = Receipt(outputs=tuple(product.record for product in products), **self._facts())
+        outputs = tuple(product.record for product in products)
+        receipt = Receipt(outputs=outputs, metrics_read=metrics_read(self.staged), **self._facts())
         self.files.write(layout.receipt(manifest.step, row.sample, row.fingerprint), as_json(receipt))
 
     def _write_log(self) -> None:

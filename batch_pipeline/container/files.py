@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from batch_pipeline.container.disk import NO_SPACE, contents, copy, is_part, local_error, put, renamed, write_all
+from batch_pipeline.container.disk import (
+    NO_SPACE,
+    contents,
+    copy,
+    digest,
+    is_part,
+    local_error,
+    put,
+    renamed,
+    write_all,
+)
 from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
 from batch_pipeline.wire.store import Entry, NotInStore, Store
 
@@ -78,8 +88,11 @@ class Files(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Writes the object whole: a reader sees the old bytes or the new ones."""
 
-    def keys_in(self, prefix: str) -> list[str]:
-        """Keys directly under a prefix that ends with a slash."""
+    def versions_in(self, prefix: str) -> dict[str, str]:
+        """Keys directly under a prefix that ends with a slash, each with its version (`Store.version`)."""
+
+    def digest(self, key: str) -> tuple[int, str]:
+        """Bytes and SHA-256 in hex of an object. Reads it."""
 
     def delete(self, keys: list[str]) -> None:
         """Removes objects; absent ones are no error."""
@@ -132,14 +145,30 @@ class FolderFiles:
         except OSError as error:
             raise self._translated(key, error) from error
 
-    def keys_in(self, prefix: str) -> list[str]:
-        """See `Files.keys_in`."""
+    def versions_in(self, prefix: str) -> dict[str, str]:
+        """See `Files.versions_in`."""
         try:
-            return [prefix + name for name in os.listdir(self._path(prefix)) if not is_part(name)]
+            names = os.listdir(self._path(prefix))
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return {}
         except OSError as error:
             raise self._translated(prefix, error) from error
+        versions = {}
+        for key in (prefix + name for name in names if not is_part(name)):
+            try:
+                versions[key] = self._store.version(self._entry(key, self._stat(key, self._path(key))))
+            except NotInStore:
+                continue
+        return versions
+
+    def digest(self, key: str) -> tuple[int, str]:
+        """See `Files.digest`."""
+        path = self._path(key)
+        size_bytes = self._stat(key, path).st_size
+        try:
+            return size_bytes, digest(path, size_bytes)
+        except OSError as error:
+            raise self._translated(key, error) from error
 
     def delete(self, keys: list[str]) -> None:
         """See `Files.delete`."""
@@ -225,10 +254,14 @@ class ObjectFiles:
         """See `Files.write`."""
         self._patiently(lambda: self._store.put(key, data))
 
-    def keys_in(self, prefix: str) -> list[str]:
-        """See `Files.keys_in`."""
-        keys = self._patiently(lambda: [entry.key for entry in self._store.list(prefix)])
-        return [key for key in keys if "/" not in key[len(prefix) :]]
+    def versions_in(self, prefix: str) -> dict[str, str]:
+        """See `Files.versions_in`."""
+        entries = self._patiently(lambda: list(self._store.list(prefix)))
+        return {entry.key: self._store.version(entry) for entry in entries if "/" not in entry.key[len(prefix) :]}
+
+    def digest(self, key: str) -> tuple[int, str]:
+        """See `Files.digest`. Downloads."""
+        return self._patiently(lambda: self._digested(key))
 
     def delete(self, keys: list[str]) -> None:
         """See `Files.delete`."""
@@ -248,20 +281,27 @@ class ObjectFiles:
 
     def _download(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
         entry, pieces = self._store.stream(key)
-        digest = hashlib.sha256()
+        sha256 = hashlib.sha256()
         size = 0
         try:
             with open(destination, "wb", buffering=0) as file:
                 for piece in pieces:
                     check()
                     write_all(file.fileno(), piece)
-                    digest.update(piece)
+                    sha256.update(piece)
                     size += len(piece)
         except OSError as error:
             raise local_error(destination, error) from error
         if size != entry.size_bytes:
             raise StoreFailed(f"{self.url_of(key)} broke off after {size} of {entry.size_bytes} bytes. Run again.")
-        return Brought(size_bytes=size, etag=entry.etag, sha256=digest.hexdigest())
+        return Brought(size_bytes=size, etag=entry.etag, sha256=sha256.hexdigest())
+
+    def _digested(self, key: str) -> tuple[int, str]:
+        sha256, size_bytes = hashlib.sha256(), 0
+        for piece in self._store.stream(key)[1]:
+            sha256.update(piece)
+            size_bytes += len(piece)
+        return size_bytes, sha256.hexdigest()
 
     def _patiently(self, call: Callable[[], T]) -> T:
         for pause in self._pauses:

@@ -6,8 +6,8 @@ import json
 
 from batch_pipeline.container.environment import Place
 from batch_pipeline.container.files import Files
+from batch_pipeline.container.keep import standing_receipt
 from batch_pipeline.container.warm import Warm
-from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.manifest import Manifest, Row
@@ -35,14 +35,12 @@ def read_cell(place: Place, files: Files, warm: Warm) -> tuple[Manifest, Row]:
 
 
 def is_done(manifest: Manifest, row: Row, files: Files) -> bool:
-    """Whether an earlier attempt left the receipt of this very cell. Raises StoreFailed."""
-    try:
-        receipt = json.loads(files.read(layout.receipt(manifest.step, row.sample, row.fingerprint)))
-    except NotInStore:
-        return False
-    except ValueError:
-        return False
-    return bool(receipt.get("outcome") == "succeeded")
+    """Whether an earlier attempt of this very job left the receipt of the cell. Raises StoreFailed.
+
+    Another run's receipt proves nothing here: this job was sent to make the cell again.
+    """
+    receipt = standing_receipt(manifest, row, files)
+    return receipt is not None and receipt.written_by[0] == manifest.run_id
 
 
 def _read_manifest(key: str, files: Files) -> Manifest:

@@ -1,7 +1,8 @@
 """Takes a cell's outputs from its scratch folder to the store, and writes what vouches for them, last.
 
 Order: older receipts of the cell go, outputs are put in place, the log, then the receipt. So whenever a receipt is
-there, every output it names is, with the bytes that it names.
+there, every output it names is, with the bytes that it names. An attempt that was taken for dead, and lives, publishes
+nothing once its successor has ended.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from functools import partial
 
 from batch_pipeline.container.disk import digest
 from batch_pipeline.container.files import Files
+from batch_pipeline.container.keep import standing_receipt, stands
 from batch_pipeline.container.run import Signals
 from batch_pipeline.container.stage import in_parallel
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import InvalidOutput
+from batch_pipeline.wire.errors import InvalidOutput, StepInterrupted
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
@@ -53,18 +55,47 @@ def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
     return products
 
 
-def publish(products: Sequence[Product], manifest: Manifest, row: Row, files: Files, signals: Signals) -> None:
+def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> list[str]:
+    """Keys of the cell's receipts that this attempt is to replace; looked at right before it publishes.
+
+    Raises StepInterrupted when a later attempt of its job has ended, or a later run has made the cell: its results are
+    not to be replaced by those of an attempt that the scheduler gave up. Raises StoreFailed.
+    """
+    folders = (layout.receipts(manifest.step, row.sample), layout.cell_logs(manifest.run_id, manifest.step, row.sample))
+    receipts, logs = in_parallel([partial(files.versions_in, folder) for folder in folders], at_once=files.parallel)
+    failed = [layout.attempt_of_failure(key) for key in logs]
+    later = max((number for number in failed if number is not None), default=0)
+    own = layout.receipt(manifest.step, row.sample, row.fingerprint)
+    last = (manifest.run_id, later)
+    if receipts.get(own, "") != (row.retired.version if row.retired else ""):
+        receipt = standing_receipt(manifest, row, files)
+        last = max(last, receipt.written_by) if receipt else last
+    if last > (manifest.run_id, attempt):
+        raise StepInterrupted(
+            f"Attempt {last[1]} of run {last[0]} has ended meanwhile: the scheduler had given this one up. It publishes"
+            " nothing."
+        )
+    return list(receipts)
+
+
+def publish(
+    products: Sequence[Product], older: Sequence[str], before: Receipt | None, files: Files, signals: Signals
+) -> None:
     """Puts the outputs in place, after the cell's older receipts are gone.
 
-    Raises StepInterrupted before the next output when a signal came, DiskFull, StoreFailed.
+    `before` is the receipt of the results that are there; in a folder those of the same bytes are left alone, so that
+    what reads them is not made again for their times. Raises StepInterrupted before the next output when a signal came,
+    DiskFull, StoreFailed.
     """
-    stale = files.keys_in(layout.receipts(manifest.step, row.sample))
-    if stale:
-        files.delete(stale)
+    known = {record.key: record for record in before.outputs} if before else {}
+    files.delete(list(older))
 
     def put(product: Product) -> None:
         signals.check()
-        files.publish(product.path, product.record.key, move=product.alone)
+        record = known.get(product.record.key)
+        is_same = record is not None and record.sha256 == product.record.sha256 and not files.parallel
+        if not (is_same and record is not None and stands(record, files)):
+            files.publish(product.path, product.record.key, move=product.alone)
 
     in_parallel([partial(put, product) for product in products], at_once=files.parallel)
 

@@ -240,7 +240,11 @@ def _bring_one(one: Wanted, stop: Stop) -> tuple[FileRecord, Link | None]:
     if promised != (brought.size_bytes, brought.etag, brought.sha256 if one.sha256 else ""):
         raise MissingInput(one.changed)
     record = FileRecord(
-        port=one.port, key=one.name, size_bytes=brought.size_bytes, sha256=brought.sha256, etag=brought.etag
+        port=one.port,
+        key=one.name,
+        size_bytes=brought.size_bytes,
+        sha256=brought.sha256 or one.sha256,
+        etag=brought.etag,
     )
     return record, brought.link
 

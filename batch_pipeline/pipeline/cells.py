@@ -1,11 +1,13 @@
 """Gives every cell its fingerprint and state: the first pass of the planner, steps in order, a column a step.
 
-A cell is done when its one receipt has its current fingerprint and nothing that it reads is made again. Two receipts
-prove nothing: a container removes the older ones before it publishes, so only one of them can vouch for the files that
-are there. What a cell reads decides the rest: a blocked or unchosen input blocks it, a deferred one defers it.
+A cell is done when its one receipt has its current fingerprint and nothing that it reads, however far up, is made
+again. Two receipts prove nothing: a container removes the older ones before it publishes, so only one of them can vouch
+for the files that are there. A retired receipt proves nothing either (`Inventory.retired`). What a cell reads decides
+the rest: a blocked or unchosen input blocks it, a deferred one defers it.
 
-Live jobs are never cut across. A cell of theirs is theirs until they end; one whose input is made again waits for that
-end (it can only fail, or see the old input), and a result that they are about to read is not made again before.
+A running array job is never split. Its cells are left to it until it ends, and nothing above them is made again before:
+a running job could still read the old result, and publish what it made of it after the new one is there. Such cells are
+deferred to a later wave.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, source_part
-from batch_pipeline.pipeline.plan import CellState, Conflict, Inventory, LiveJob, Selection, Why
+from batch_pipeline.pipeline.plan import CellState, Conflict, Inventory, LiveJob, Retired, Selection, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source
 from batch_pipeline.wire.errors import InvalidPlan
@@ -26,6 +28,7 @@ _Decision = tuple[CellState, Why | None, str]
 _MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
 _STOPPED = frozenset({CellState.BLOCKED, CellState.SKIPPED})
 _REMADE = frozenset({CellState.TO_RUN, CellState.DEFERRED})
+_NO_RECEIPTS: Mapping[str, Mapping[str, Retired]] = {}
 #: For a gather: the state of its inputs is the first of these that one of them has.
 _MATTERS = (CellState.DEFERRED, CellState.TO_RUN, CellState.LIVE)
 
@@ -63,6 +66,12 @@ class Cells:
             for sample, fingerprint in zip(job.samples, job.fingerprints, strict=True)
         }
         self._readers = {node.name: [other for other in graph if node.name in other.upstream] for node in graph}
+        #: Step -> samples of the cells that some live job is below.
+        self._above_live = self._find_above_live() if inventory.live else {}
+        #: Step -> whether each cell, or anything that it reads, is on its way or is to be made again.
+        self._moving: dict[str, list[bool]] = {}
+        #: Gather -> positions of the samples that it takes, where that is known.
+        self._takes: dict[str, list[int]] = {}
         #: Gathers that cannot run now: what they are instead, and the sentence if they are blocked.
         self._held: dict[str, tuple[CellState, str]] = {}
         #: Chosen gathers of samples of which some were not chosen, and what reads from them: not chosen either.
@@ -76,14 +85,34 @@ class Cells:
         names = (COHORT,) if gathers else self.samples
         wanted = (self._gather(node),) if gathers else self._prints(node)
         receipts = self.inventory.receipts.get(node.name, {})
+        inputs_move = self._inputs_move(node)
+        # What is done by its fingerprint and by nothing else needs no second look; most cells of most plans are.
+        is_plain = not (self.selection.force or self.selection.accept_code_changes or node.name in self.live_of)
         self.states[node.name] = states = []
         self.why[node.name] = why = []
         self.fingerprints[node.name] = prints = []
-        for i, (name, fingerprint) in enumerate(zip(names, wanted, strict=True)):
-            state, reason, effective = self._decide(node, name, i, fingerprint, receipts.get(name, ()))
+        self._moving[node.name] = moving = []
+        for i, (name, fingerprint, moves) in enumerate(zip(names, wanted, inputs_move, strict=True)):
+            have = receipts.get(name, ())
+            if is_plain and not moves and len(have) == 1 and have[0] == fingerprint:
+                state, reason = CellState.DONE, None
+            else:
+                state, reason, fingerprint = self._decide(node, name, i, fingerprint, have, moves)
             states.append(state)
             why.append(reason)
-            prints.append(effective)
+            prints.append(fingerprint)
+            moving.append(state in _MOVING or (moves and state is not CellState.DONE))
+
+    def _inputs_move(self, node: Node) -> Sequence[bool]:
+        """For each cell of a step whether something that it reads, however far up, is on its way or made again."""
+        gathers = [step for step in node.upstream if self.graph[step].scope is Scope.COHORT]
+        columns = [self._moving[step] for step in node.upstream if step not in gathers]
+        moves = any(self._moving[step][0] for step in gathers)
+        if node.scope is Scope.COHORT:
+            return [moves or any(column[i] for column in columns for i in self.taken_by(node.name))]
+        if moves or not columns:
+            return [moves] * len(self.samples)
+        return columns[0] if len(columns) == 1 else [any(cells) for cells in zip(*columns, strict=True)]
 
     def _prints(self, node: Node) -> Iterator[str]:
         """Fingerprints of a step's cells; empty where something that it reads has none."""
@@ -110,6 +139,7 @@ class Cells:
         taken = self._taken(node)
         if taken is None:
             return ""
+        self._takes[node.name] = taken
         inputs = []
         for source in node.inputs.values():
             if not isinstance(source, Port):
@@ -152,39 +182,58 @@ class Cells:
         remedy = "a lower --min-success" if self.selection.min_success < 1 else "--min-success"
         return CellState.BLOCKED, f"{have}; repair them, or give {remedy}."
 
-    def _decide(self, node: Node, name: str, position: int, fingerprint: str, have: tuple[str, ...]) -> _Decision:
-        """What becomes of a cell with these receipts; its fingerprint is empty where an input has none."""
-        selection, cell = self.selection, (node.name, name)
-        chosen = selection.takes(*cell)
-        forced = chosen and selection.force and cell not in self.inventory.made
-        read = self._read_states(node, position)
-        settled = _MOVING.isdisjoint(read.values())
-        live = self._live_print.get(cell, "")
-        if live and selection.accept_code_changes:
+    def _decide(
+        self, node: Node, name: str, position: int, fingerprint: str, have: tuple[str, ...], moves: bool
+    ) -> _Decision:
+        """What becomes of a cell with these receipts; its fingerprint is empty where an input has none.
+
+        `moves`: something that it reads is on its way or made again.
+        """
+        chosen, forced = self.selection.takes(node.name, name), self.is_forced(node.name, name)
+        live = self._live_print.get((node.name, name), "")
+        if live and self.selection.accept_code_changes:
             fingerprint = live
         if live and fingerprint:
             if live != fingerprint:
                 self._clashes.append((node, position))
-            if have == (fingerprint,) and settled and not forced:
+            if have == (fingerprint,) and not moves and not forced:
                 return CellState.DONE, None, fingerprint
-            waits = chosen and not _REMADE.isdisjoint(read.values())
+            waits = chosen and not _REMADE.isdisjoint(self._read_states(node, position).values())
             return (CellState.DEFERRED if waits else CellState.LIVE), None, fingerprint
         kept = self._kept(node, fingerprint, have)
-        if kept and (not chosen or (settled and not forced)):
+        if kept and not moves and not forced:
             return CellState.DONE, None, kept
         if not chosen:
-            # What its samples come to decides whether its receipt is the current one.
-            open_ = not fingerprint and len(have) == 1 and self._is_deferred(node, read)
-            return (CellState.DEFERRED if open_ else CellState.SKIPPED), None, fingerprint
+            return CellState.SKIPPED, None, fingerprint
+        read = self._read_states(node, position)
         state, sentence = self._runnable(node, name, fingerprint, read, have)
-        if kept and not forced and state in _STOPPED and cell not in self.inventory.failed:
-            # A part of what it reads is made again, but it cannot be; its result is as right as it was.
-            return CellState.DONE, None, kept
         if state is CellState.BLOCKED:
-            self.blocked[cell] = sentence
-        elif kept and state is CellState.TO_RUN and self._live_reads(node, name):
+            self.blocked[node.name, name] = sentence
+        elif state is CellState.TO_RUN and name in self._above_live.get(node.name, ()):
             state = CellState.DEFERRED
-        return state, (_why(kept, have, forced=forced) if state is CellState.TO_RUN else None), fingerprint
+        why = self._why(node.name, name, kept, have, forced=forced) if state is CellState.TO_RUN else None
+        return state, why, fingerprint
+
+    def taken_by(self, gather: str) -> Sequence[int]:
+        """Positions of the samples that a gather takes; all where that is not known."""
+        return self._takes.get(gather, range(len(self.samples)))
+
+    def is_forced(self, step: str, sample: str) -> bool:
+        """Whether the cell must run, done or not: once a command."""
+        chosen = self.selection.force and self.selection.takes(step, sample)
+        return chosen and (step, sample) not in self.inventory.made
+
+    def _why(self, step: str, sample: str, kept: str, have: tuple[str, ...], *, forced: bool) -> Why:
+        inventory = self.inventory
+        if kept:
+            return Why.FORCED if forced else Why.UPSTREAM
+        if len(have) > 1:
+            return Why.IN_DOUBT
+        if have:
+            return Why.CHANGED
+        if sample in inventory.retired.get(step, _NO_RECEIPTS):
+            return Why.RETIRED
+        return Why.UNTRUE if sample in inventory.untrue.get(step, _NO_RECEIPTS) else Why.NEVER_DONE
 
     def _kept(self, node: Node, fingerprint: str, have: tuple[str, ...]) -> str:
         """Fingerprint of the receipt that proves the cell done, or empty."""
@@ -224,15 +273,23 @@ class Cells:
         sources = self.inventory.sources.get(name, {})
         return any(not sources.get(f"{node.name}.{port}") for port in node.sources)
 
-    def _live_reads(self, node: Node, name: str) -> bool:
-        """Whether a live job is to read the cell."""
-        for reader in self._readers[node.name] if self._live_print else ():
-            if node.scope is Scope.COHORT and reader.scope is not Scope.COHORT:
-                if self.live_of.get(reader.name):
-                    return True
-            elif (reader.name, COHORT if reader.scope is Scope.COHORT else name) in self._live_print:
-                return True
-        return False
+    def _find_above_live(self) -> dict[str, frozenset[str]]:
+        """Step -> samples (COHORT for a gather) of the cells that a live job's cell depends on."""
+        above: dict[str, frozenset[str]] = {}
+        everybody = frozenset(self.samples)
+        live: dict[str, set[str]] = {}
+        for job in self.inventory.live:
+            live.setdefault(job.step, set()).update(sample for sample in job.samples if sample not in job.ended)
+        for node in reversed(self.graph.nodes):
+            names: set[str] = set()
+            for reader in self._readers[node.name]:
+                below = above[reader.name].union(live.get(reader.name, ()))
+                if below and node.scope is Scope.COHORT:
+                    names.add(COHORT)
+                else:
+                    names |= everybody if COHORT in below else below
+            above[node.name] = frozenset(names)
+        return above
 
     def _read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
@@ -286,12 +343,4 @@ class Cells:
             column = self.states[reader.name]
             one_to_one = Scope.COHORT not in (reader.scope, node.scope)
             touching.update(column[position : position + 1] if one_to_one else column)
-        return CellState.TO_RUN in touching
-
-
-def _why(kept: str, have: tuple[str, ...], *, forced: bool) -> Why:
-    if kept:
-        return Why.FORCED if forced else Why.UPSTREAM
-    if len(have) > 1:
-        return Why.IN_DOUBT
-    return Why.CHANGED if have else Why.NEVER_DONE
+        return not _REMADE.isdisjoint(touching)

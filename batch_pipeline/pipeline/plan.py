@@ -42,8 +42,22 @@ class Why(Enum):
     NEVER_DONE = "never done"
     CHANGED = "changed since it was done"
     IN_DOUBT = "has several receipts, and one at most is right"
+    RETIRED = "was to be made again and has not been since"
+    UNTRUE = "its receipt is cut off, or a result of it is missing"
     UPSTREAM = "what it reads is made again"
     FORCED = "forced"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retired:
+    """A success receipt that counts for nothing, because its cell was to be made again."""
+
+    #: The run that set out to make it.
+    run_id: str
+    #: Of the receipt (`store.version_of`): another version at the same key is another receipt, and counts.
+    version: str
+    #: Whether the cell must run even if all that it reads is found unchanged.
+    must_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,8 @@ class LiveJob:
     step: str
     samples: tuple[str, ...]
     fingerprints: tuple[str, ...]
+    #: Samples whose child has failed for good: it will read and publish nothing any more.
+    ended: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +91,12 @@ AS_DEFINED = Remedy()
 class Inventory:
     """What the store and the backend hold, as far as a plan needs it."""
 
-    #: Step -> sample -> fingerprints with a success receipt.
+    #: Step -> sample -> fingerprints with a success receipt that counts.
     receipts: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Step -> sample -> fingerprint -> why the success receipt that stands there does not count.
+    retired: Mapping[str, Mapping[str, Mapping[str, Retired]]] = field(default_factory=dict)
+    #: Step -> sample -> fingerprints whose receipt is cut off, or vouches for a result that is missing.
+    untrue: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     #: Sample -> port key (`step.port`) -> its files; a sample with a file that is not there lacks the key.
     sources: Mapping[str, Mapping[str, tuple[SourceFile, ...]]] = field(default_factory=dict)
     #: Sample -> sentence about its missing source.
@@ -175,6 +195,9 @@ class Plan:
     conflicts: tuple[Conflict, ...]
     #: Samples that each gather does without (`min_success`).
     missing: Mapping[str, tuple[str, ...]]
+    #: (step, sample, fingerprint) of the receipts that count for nothing once this wave is sent, each with whether its
+    #: cell must run (`Retired.must_run`).
+    retires: Mapping[tuple[str, str, str], bool] = field(default_factory=dict)
 
     def cells(self, step: str) -> Iterator[tuple[str, CellState]]:
         """Sample (COHORT for a gather) and state of each cell of a step."""
@@ -197,6 +220,16 @@ class Plan:
             return ((COHORT, self.fingerprints[job.step][0]),)
         fingerprints = self.fingerprints[job.step]
         return tuple((self.samples[i], fingerprints[i]) for i in job.members)
+
+    def no_longer_done(self) -> frozenset[tuple[str, str]]:
+        """(step, sample) of cells that are done and not chosen, and will not be done: they read what is made again."""
+        retired = {(step, sample) for step, sample, _ in self.retires}
+        return frozenset(
+            (step, name)
+            for step in self.states
+            for name, state in self.cells(step)
+            if state is CellState.SKIPPED and (step, name) in retired
+        )
 
     @property
     def is_empty(self) -> bool:

@@ -28,6 +28,7 @@ from batch_pipeline.pipeline.plan import (
     Remedy,
     Selection,
 )
+from batch_pipeline.pipeline.retiring import retired_by
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPlan
@@ -66,6 +67,7 @@ def make_plan(
         blocked=cells.blocked,
         conflicts=cells.conflicts(),
         missing=cells.missing,
+        retires=retired_by(cells),
     )
 
 

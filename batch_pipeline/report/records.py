@@ -45,6 +45,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             for job in plan.jobs
         ],
         "submit_calls": len(plan.jobs),
+        "no_longer_done": [{"step": step, "sample": sample} for step, sample in sorted(plan.no_longer_done())],
         "blocked": [
             {"step": step, "sample": sample, "message": sentence} for (step, sample), sentence in plan.blocked.items()
         ],

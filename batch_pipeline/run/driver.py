@@ -30,6 +30,7 @@ from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
 from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.preflight import preflight, require_ready
+from batch_pipeline.run.receipts import close_retirements, read_retirements
 from batch_pipeline.run.record import read_record, write_end
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.request import Request
@@ -153,12 +154,13 @@ class Driver:
     def look(self) -> Look:
         """See `look`."""
         request = self._request
-        reference, references = inventories.choose_reference(request)
+        retirements = read_retirements(self._store)
+        reference, references = inventories.choose_reference(request, retirements)
         parts = {node.name: step_parts(node, request.graph.root, reference, references) for node in request.graph}
         run_ids = live_run_ids(self._store)
         self._reach(run_ids)
         live = read_live_runs(self._store, self.backend, run_ids) if run_ids else []
-        stock = inventories.read_inventory(request, references)
+        stock = inventories.read_inventory(request, references, retirements)
         told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
         stock = replace(stock, live=live_jobs(self._store, live), failed=told, made=self._made)
         plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
@@ -384,6 +386,8 @@ class Driver:
 
     def _write_ends(self, verdict: Verdict, jobs: Sequence[Submission]) -> None:
         write_last_words(self._store, self.backend, jobs)
+        # Before the runs are taken off the live ones: who finds a run there that is over does all of this again.
+        close_retirements(self._store)
         for run_id, done in verdict.done.items():
             write_failed(self._store, run_id, verdict.failed)
             spent = told_spent(self._store, run_id, jobs, self._request.settings)

@@ -7,13 +7,13 @@ submissions are read to know which cells are on their way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Source
+from batch_pipeline.run.receipts import Retirements, absent_reference, standing_receipts
 from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
@@ -21,10 +21,11 @@ from batch_pipeline.wire.manifest import SourceFile
 from batch_pipeline.wire.store import Entry, NotInStore, Store, open_store
 
 
-def choose_reference(request: Request) -> tuple[str, Mapping[str, Entry]]:
+def choose_reference(request: Request, retirements: Retirements) -> tuple[str, Mapping[str, Entry]]:
     """The reference's name and files. One LIST, none when no step uses one.
 
-    Raises InvalidUse when the one that was named is not there, or none was named and the store holds several.
+    Raises InvalidUse when the one that was named is not there, or not built since a run set out to build it again, and
+    when none was named and the store holds several.
     """
     if not any(node.references for node in request.graph):
         return request.reference, {}
@@ -44,50 +45,50 @@ def choose_reference(request: Request) -> tuple[str, Mapping[str, Entry]]:
             f"There is no reference {name!r} in {request.store.url}. {there} To build it: reference {name}, with its"
             " files as options."
         )
+    if run_id := absent_reference(request.store, retirements, name):
+        raise InvalidUse(
+            f"The reference {name!r} is not there since run {run_id} set out to build it again. Wait for that run, or"
+            f" build it: reference {name}, with its files as options."
+        )
     return name, found.get(name, {})
 
 
-def read_inventory(request: Request, references: Mapping[str, Entry]) -> Inventory:
+def read_inventory(request: Request, references: Mapping[str, Entry], retirements: Retirements) -> Inventory:
     """Everything but the live jobs."""
-    receipts = _receipts(request)
+    standing = standing_receipts(request.store, retirements)
+    receipts: _Prints = {step: standing.counting.get(step, {}) for step in request.graph.names}
+    untrue: _Prints = standing.damaged
     if request.check_results:
-        receipts = _with_results(request, receipts)
+        receipts, untrue = _with_results(request, receipts, untrue)
     sources, absent = _sources(request)
-    return Inventory(receipts=receipts, sources=sources, absent=absent, references=references)
+    return Inventory(
+        receipts=receipts,
+        retired=standing.retired,
+        untrue=untrue,
+        sources=sources,
+        absent=absent,
+        references=references,
+    )
 
 
-def with_failed(inventory: Inventory, failed: Mapping[tuple[str, str], str]) -> Inventory:
-    """The inventory with cells that are not to be tried again."""
-    return replace(inventory, failed=failed)
+_Prints = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
-def _receipts(request: Request) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Step -> sample -> fingerprints. One LIST (its pages)."""
-    found: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in request.graph.names}
-    for key in request.store.keys(layout.RECEIPTS):
-        cell = layout.cell_of_receipt(key)
-        if cell is not None and cell[0] in found:
-            step, sample, fingerprint = cell
-            samples = found[step]
-            samples[sample] = (*samples.get(sample, ()), fingerprint)
-    return found
-
-
-def _with_results(
-    request: Request, receipts: dict[str, dict[str, tuple[str, ...]]]
-) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The receipts whose result files are all there."""
+def _with_results(request: Request, receipts: _Prints, untrue: _Prints) -> tuple[_Prints, _Prints]:
+    """The receipts whose result files are all there, and those that vouch for one that is not."""
     present = {entry.key for prefix in ("results/", "cohort/") for entry in request.store.list(prefix)}
-    kept: dict[str, dict[str, tuple[str, ...]]] = {}
+    true: dict[str, dict[str, tuple[str, ...]]] = {}
+    false = {step: dict(samples) for step, samples in untrue.items()}
     for node in request.graph:
         names = [file for output in node.outputs.values() if not output.optional for file in output.files]
-        kept[node.name] = {
-            sample: prints
-            for sample, prints in receipts[node.name].items()
-            if node.step.scope is Scope.REFERENCE
-            or all(layout.result(node.name, sample, name.replace("{sample}", sample)) in present for name in names)
-        }
-    return kept
+        true[node.name] = {}
+        for sample, prints in receipts[node.name].items():
+            keys = (layout.result(node.name, sample, name.replace("{sample}", sample)) for name in names)
+            if node.step.scope is Scope.REFERENCE or present.issuperset(keys):
+                true[node.name][sample] = prints
+            else:
+                false.setdefault(node.name, {})[sample] = prints
+    return true, false
 
 
 def _sources(

@@ -10,7 +10,16 @@ from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node, Port
 from batch_pipeline.run.record import now
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.manifest import InputSpec, Manifest, OutputSpec, ReferenceSpec, Row, write_rows
+from batch_pipeline.wire.manifest import (
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    ReferenceSpec,
+    RetiredReceipt,
+    Row,
+    format_of,
+    write_rows,
+)
 from batch_pipeline.wire.store import Store
 
 
@@ -29,7 +38,8 @@ def write_manifest(
 
     `resources` are the vCPUs and MiB that the job definition gives each child.
     """
-    rows, width = write_rows(_rows(plan, job, inventory))
+    cells = list(_rows(plan, job, inventory))
+    rows, width = write_rows(cells)
     node = plan.graph[job.step]
     manifest = Manifest(
         run_id=run_id,
@@ -53,6 +63,7 @@ def write_manifest(
         gathered=_gathered(plan, node),
         missing=plan.missing.get(node.name, ()),
         queued_at=now(),
+        format=format_of(cells),
     )
     store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
     store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())
@@ -62,13 +73,16 @@ def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
     node = plan.graph[job.step]
     positions = job.members or (0,)
     ports = {port: f"{node.name}.{port}" for port in node.sources}
+    retired = inventory.retired.get(node.name, {})
     for (sample, fingerprint), position in zip(plan.members_of(job), positions, strict=True):
         sources = inventory.sources.get(sample, {}) if ports else {}
+        stands = retired.get(sample, {}).get(fingerprint)
         yield Row(
             sample=sample,
             fingerprint=fingerprint,
             sources={port: sources[key] for port, key in ports.items()},
             upstream=_upstream(plan, node, position),
+            retired=RetiredReceipt(version=stands.version, must_run=stands.must_run) if stands else None,
         )
 
 

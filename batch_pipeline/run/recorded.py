@@ -25,6 +25,7 @@ from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of
+from batch_pipeline.run.receipts import close_retirements, read_retirements, standing_receipts
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.status import Status, failed_before, resting
@@ -155,6 +156,7 @@ def _close(store: Store, found: Recorded, reader: Reader, jobs: Sequence[Submiss
     backend, settings = reader.backend, reader.settings
     verdict = judge(found.plan.graph, store, backend, jobs)
     write_last_words(store, backend, jobs)
+    close_retirements(store)
     for run in found.live:
         write_failed(store, run.run_id, verdict.failed)
         done, failed = verdict.done.get(run.run_id, 0), verdict.failed_of(run.run_id)
@@ -246,17 +248,18 @@ def _plan(store: Store, record: RunRecord, jobs: Sequence[LiveJob], missing: Cel
     moving = {
         (job.step, sample): print_ for job in jobs for sample, print_ in zip(job.samples, job.fingerprints, strict=True)
     }
-    receipts: dict[tuple[str, str], list[str]] = {}
-    for key in store.keys(layout.RECEIPTS):
-        cell = layout.cell_of_receipt(key)
-        if cell is not None:
-            receipts.setdefault(cell[:2], []).append(cell[2])
+    receipts = standing_receipts(store, read_retirements(store)).counting
     states: dict[str, list[CellState]] = {}
     fingerprints: dict[str, list[str]] = {}
     for node in graph:
         cells = [(node.name, name) for name in (samples if node.scope is Scope.SAMPLE else (layout.COHORT,))]
-        states[node.name] = [_state(receipts.get(cell, ()), moving.get(cell), missing) for cell in cells]
-        fingerprints[node.name] = [moving.get(cell) or "".join(receipts.get(cell, ())[-1:]) for cell in cells]
+        have = [receipts.get(step, {}).get(sample, ()) for step, sample in cells]
+        states[node.name] = [
+            _state(prints, moving.get(cell), missing) for cell, prints in zip(cells, have, strict=True)
+        ]
+        fingerprints[node.name] = [
+            moving.get(cell) or "".join(prints[-1:]) for cell, prints in zip(cells, have, strict=True)
+        ]
     told = store.get_json(layout.plan(record.run_id))["parts"]
     return Plan(
         graph=graph,

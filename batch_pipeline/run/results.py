@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.run.receipts import Retirements, read_retirements, standing_receipts
 from batch_pipeline.run.record import RunRecord
 from batch_pipeline.run.registry import samples_of
 from batch_pipeline.wire import layout
@@ -48,7 +49,8 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
     wanted: list[Cell] = []
     for step, scope in scopes.items():
         wanted += [(step, layout.COHORT)] if scope == Scope.COHORT.value else [(step, name) for name in names]
-    there = {step: _listed(store, layout.step_receipts(step)) for step in scopes}
+    retirements = read_retirements(store)
+    there = {step: _listed(store, retirements, layout.step_receipts(step)) for step in scopes}
     found = read_receipts(store, [key for cell in wanted for key in there[cell[0]].get(cell, ())])
     newest = _newest(found)
     return RunResults(
@@ -58,13 +60,13 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
 
 
 def all_receipts(store: Store, prefix: str = layout.RECEIPTS) -> list[Receipt]:
-    """The newest receipt of every cell below a prefix of the receipts, by step and sample."""
-    keys = [key for cell_keys in _listed(store, prefix).values() for key in cell_keys]
+    """The newest receipt that counts of every cell below a prefix of the receipts, by step and sample."""
+    keys = [key for cell_keys in _listed(store, read_retirements(store), prefix).values() for key in cell_keys]
     return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
 
 
 def receipt_of(store: Store, step: str, sample: str) -> Receipt | None:
-    """The newest receipt of a cell. One LIST and one GET."""
+    """The newest receipt of a cell, a retired one too: the files that it names are there. One LIST and one GET."""
     keys = [key for key in store.keys(layout.receipts(step, sample)) if key.endswith(".json")]
     return next(iter(_newest(read_receipts(store, keys)).values()), None)
 
@@ -113,14 +115,13 @@ def _read(store: Store, key: str) -> Receipt | None:
         ) from error
 
 
-def _listed(store: Store, prefix: str) -> dict[Cell, list[str]]:
-    """Cell -> keys of its receipts."""
-    found: dict[Cell, list[str]] = {}
-    for key in store.keys(prefix):
-        cell = layout.cell_of_receipt(key)
-        if cell is not None:
-            found.setdefault(cell[:2], []).append(key)
-    return found
+def _listed(store: Store, retirements: Retirements, prefix: str) -> dict[Cell, list[str]]:
+    """Cell -> keys of its receipts that count."""
+    return {
+        (step, sample): [layout.receipt(step, sample, fingerprint) for fingerprint in prints]
+        for step, samples in standing_receipts(store, retirements, prefix).counting.items()
+        for sample, prints in samples.items()
+    }
 
 
 def _newest(receipts: Iterator[Receipt]) -> dict[Cell, Receipt]:

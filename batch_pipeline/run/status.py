@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.pipeline.plan import CellState, Plan, Why
+from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.run.driver import Driver, Look
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
@@ -76,9 +77,24 @@ def status(request: Request) -> Status:
             failed=failed,
             live_runs=found.live_runs,
             store_calls=Counter(request.store.calls),
+            notes=list(_retired_notes(found)),
         )
     finally:
         driver.close()
+
+
+def _retired_notes(found: Look) -> Iterator[str]:
+    """A sentence for each run since which cells are not done any more."""
+    undone = Counter(
+        max(retired.run_id for retired in samples[name].values())
+        for step, samples in found.inventory.retired.items()
+        if step in found.plan.states
+        for name, state in found.plan.cells(step)
+        if name in samples and state is not CellState.DONE
+    )
+    for run_id, count in sorted(undone.items()):
+        cells, them = ("1 cell was", "it") if count == 1 else (f"{count:,} cells were", "them")
+        yield f"{cells} done until run {run_id} set out to make {them} again."
 
 
 def watch(request: Request, listener: Listener) -> Outcome:
@@ -142,7 +158,7 @@ def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[F
 
 
 def explain(request: Request, sample: str) -> list[Explanation]:
-    """Every step of one sample: its state, and where it is to run again, which part changed.
+    """Every step of one sample, gathers too: its state, and where it is to run again, which part changed.
 
     Raises InvalidUse for a sample that is not in the list.
     """
@@ -156,13 +172,15 @@ def explain(request: Request, sample: str) -> list[Explanation]:
         )
     finally:
         driver.close()
-    failed = {cell.step: cell for cell in told if cell.sample == sample}
-    position = 0 if sample == layout.COHORT else request.samples.names.index(sample)
-    return [
-        _explained(request.store, found, node, sample, position, failed.get(node.name))
-        for node in request.graph
-        if (len(found.plan.states[node.name]) > position)
-    ]
+    failed = {(cell.step, cell.sample): cell for cell in told}
+    explained = []
+    for node in request.graph:
+        name = layout.COHORT if node.scope is Scope.COHORT else sample
+        if name == layout.COHORT or sample != layout.COHORT:
+            position = 0 if name == layout.COHORT else request.samples.names.index(name)
+            cell = failed.get((node.name, name))
+            explained.append(_explained(request.store, found, node, name, position, cell))
+    return explained
 
 
 def _told(store: Store, run_id: str, step: str, sample: str) -> FailedCell:
@@ -203,7 +221,12 @@ def _explained(
     if (step, sample) in plan.blocked:
         sentence = plan.blocked[(step, sample)]
     elif state is CellState.TO_RUN and why is not None:
-        sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
+        retired = found.inventory.retired.get(step, {}).get(sample, {})
+        if why is Why.RETIRED and retired:
+            run_id = max(one.run_id for one in retired.values())
+            sentence = f"was done until run {run_id} set out to make it again"
+        else:
+            sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
         if failed is not None:
             sentence += f"; it failed in run {failed.run_id} ({failed.reason.words}): {failed.message}"
     elif receipt is not None and state is CellState.DONE:

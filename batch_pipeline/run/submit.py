@@ -1,6 +1,7 @@
 """Sends the jobs of a plan, one call each, recording before acting.
 
-The order for each job is: rows and header of its manifest, intent, SubmitJob, native id. A driver that dies between
+First of all, what is made again and all below it is retired (`run.receipts`). The order for each job is: rows and
+header of its manifest, intent, SubmitJob, native id. A driver that dies between
 any two of these leaves a state that the next one can read (`run.live`). When the backend cannot say whether a job is
 queued, it is looked up by its name before it is sent again.
 """
@@ -27,6 +28,7 @@ from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.provenance import ProvenanceReader
+from batch_pipeline.run.receipts import retire, with_retired
 from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
@@ -64,7 +66,7 @@ class Submitter:
         self._native: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Writes bundle and run record; the next driver knows of the run from here on.
+        """Writes bundle and run record, and retires receipts; the next driver knows of the run from here on.
 
         Raises InvalidPipeline, InvalidPlan and InvalidUse, with nothing written, for what cannot be run.
         """
@@ -82,6 +84,7 @@ class Submitter:
         with self._telling():
             pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
             write_definitions(store, self.run_id, definitions, pinned)
+            self._inventory = with_retired(self._inventory, retire(store, self.run_id, self._plan))
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
 
     def submit_step(self, step: str) -> None:

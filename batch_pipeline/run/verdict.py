@@ -19,6 +19,7 @@ from batch_pipeline.run.events import FailedCell, StepProgress
 from batch_pipeline.run.live import Submission
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.orders import as_ordered
+from batch_pipeline.run.receipts import read_retirements, standing_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.receipt import Failure
@@ -45,12 +46,13 @@ class Verdict:
 
 
 def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submission]) -> Verdict:
-    """Judges the cells of jobs that have ended."""
+    """Judges the cells of jobs that have ended: a retired receipt is no success."""
+    retirements = read_retirements(store)
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
     failed: list[FailedCell] = []
     for step in dict.fromkeys(job.step for job in jobs if not job.join):
         # A step at a time: of a million samples the receipts' names alone are hundreds of megabytes.
-        receipts = set(store.keys(layout.step_receipts(step)))
+        receipts = standing_receipts(store, retirements, layout.step_receipts(step)).counting.get(step, {})
         for job in jobs:
             if job.join or job.step != step:
                 continue
@@ -58,7 +60,7 @@ def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submissio
             missing = {
                 index: sample
                 for index, (sample, fingerprint) in enumerate(cells)
-                if layout.receipt(step, sample, fingerprint) not in receipts
+                if fingerprint not in receipts.get(sample, ())
             }
             done[job.run_id] += len(cells) - len(missing)
             if missing:

@@ -4,6 +4,7 @@
     cohort/{step}/…                                   what a gather made
     references/{name}/…                               what every sample shares, and SHA256SUMS of what was put there
     receipts/{step}/{sample}/{fingerprint}.json       the only proof that a cell is done
+    retired/{run_id}.json                             receipts that count for nothing since that run (`run.retired`)
     logs/{run_id}/{step}/{sample}/{attempt}.log       and {attempt}.failure.json beside it when the attempt failed
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
@@ -39,6 +40,7 @@ COHORT: Final = "_cohort"
 CHECKSUMS: Final = "SHA256SUMS"
 
 RECEIPTS: Final = "receipts/"
+RETIRED: Final = "retired/"
 REFERENCES: Final = "references/"
 RUNS: Final = "runs/"
 LIVE: Final = "live/"
@@ -71,6 +73,11 @@ def receipt(step: str, sample: str, fingerprint: str) -> str:
     return f"{RECEIPTS}{step}/{sample}/{fingerprint}.json"
 
 
+def retired(run_id: str) -> str:
+    """Key of the list of receipts that count for nothing since a run set out to make their cells again."""
+    return f"{RETIRED}{run_id}.json"
+
+
 def cell_of_receipt(key: str) -> tuple[str, str, str] | None:
     """Step, sample and fingerprint of a receipt's key; None for any other key."""
     parts = key.split("/")
@@ -97,6 +104,12 @@ def log(run_id: str, step: str, sample: str, attempt: int) -> str:
 def failure(run_id: str, step: str, sample: str, attempt: int) -> str:
     """Key of what is known about a failed attempt; never a receipt's, so that a listing of receipts lists successes."""
     return f"{cell_logs(run_id, step, sample)}{attempt}.failure.json"
+
+
+def attempt_of_failure(key: str) -> int | None:
+    """The attempt whose failure is recorded at a key; None for any other key."""
+    number = key.rpartition("/")[2].removesuffix(".failure.json")
+    return int(number) if number.isdecimal() and not key.endswith(f"/{number}") else None
 
 
 def bundle(sha256: str) -> str:

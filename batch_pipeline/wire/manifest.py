@@ -4,6 +4,9 @@ Two immutable objects a submission. `manifest.json` is the header: all that its 
 cell, padded to one width, so that child i of ten thousand reads its own row with one range request instead of the
 whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size_bytes"}, …]}, {upstream step:
 fingerprint}]` as JSON. Index -> sample is fixed here; a list that somebody edits later changes nothing.
+
+Format 2 has rows of cells whose own receipt was retired: they end with `[version, must_run]`. Any other submission is
+written in format 1, so that images of before go on working.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Any, Self
 
 from batch_pipeline.wire.errors import ContractBroken
 
-FORMAT = 1
+#: 2 where a row tells of a retired receipt; images that know format 1 alone would take that receipt for success.
+FORMATS = (1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +67,16 @@ class OutputSpec:
     optional: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetiredReceipt:
+    """The cell's own success receipt, which stands and counts for nothing."""
+
+    #: Tells it from another that may take its place (`Store.version`).
+    version: str
+    #: Whether the step runs even if all that it reads, and its results, are found unchanged.
+    must_run: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One cell of a submission."""
@@ -72,22 +86,27 @@ class Row:
     sources: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     #: Upstream step -> fingerprint of the same sample's cell there; its receipt vouches for the inputs.
     upstream: Mapping[str, str] = field(default_factory=dict)
+    #: None: there is none.
+    retired: RetiredReceipt | None = None
 
     def to_line(self) -> bytes:
         """The row as one line of JSON without its end."""
         sources = {port: [asdict(file) for file in files] for port, files in self.sources.items()}
-        value = [self.sample, self.fingerprint, sources, dict(self.upstream)]
+        value: list[Any] = [self.sample, self.fingerprint, sources, dict(self.upstream)]
+        if self.retired is not None:
+            value.append([self.retired.version, self.retired.must_run])
         return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:
         """Reads `to_line`, padding included. Raises ContractBroken."""
         try:
-            sample, fingerprint, sources, upstream = json.loads(line)
+            sample, fingerprint, sources, upstream, *rest = json.loads(line)
             files = {port: tuple(SourceFile(**file) for file in entries) for port, entries in sources.items()}
-        except (ValueError, TypeError) as error:
+            retired = RetiredReceipt(version=rest[0][0], must_run=rest[0][1]) if rest else None
+        except (ValueError, TypeError, LookupError) as error:
             raise ContractBroken(f"A row of the manifest cannot be read ({error}); submit again.") from error
-        return cls(sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream)
+        return cls(sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream, retired=retired)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +141,7 @@ class Manifest:
     missing: tuple[str, ...] = ()
     #: When it was submitted, ISO-8601 UTC.
     queued_at: str = ""
-    format: int = FORMAT
+    format: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON value."""
@@ -131,8 +150,11 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Reads `to_json`. Raises ContractBroken for another format or a missing field."""
-        if value.get("format") != FORMAT:
-            raise ContractBroken(f"The manifest has format {value.get('format')!r}, this image reads {FORMAT}.")
+        if value.get("format") not in FORMATS:
+            raise ContractBroken(
+                f"The manifest has format {value.get('format')!r}, this image reads up to {max(FORMATS)}. Build the"
+                " images again with the version that submits: deploy images."
+            )
         data = dict(value)
         try:
             data["inputs"] = tuple(InputSpec(**{**i, "files": tuple(i["files"])}) for i in data["inputs"])
@@ -142,6 +164,11 @@ class Manifest:
             return cls(**data)
         except (TypeError, KeyError) as error:
             raise ContractBroken(f"The manifest cannot be read ({error}); submit again.") from error
+
+
+def format_of(rows: Iterable[Row]) -> int:
+    """The format of a submission with these rows."""
+    return 2 if any(row.retired is not None for row in rows) else 1
 
 
 def write_rows(rows: Iterable[Row]) -> tuple[bytes, int]:

@@ -23,7 +23,7 @@ class FileRecord:
     #: Key in the store, or URL outside it.
     key: str
     size_bytes: int
-    #: In hex; empty for an input whose bytes were linked and not read.
+    #: In hex. Of a linked input, whose bytes were not read, what the receipt of the step that made it says; else empty.
     sha256: str = ""
     #: ETag at staging, of inputs.
     etag: str = ""
@@ -96,6 +96,16 @@ class Receipt(_Attempt):
 
     outcome: str = "succeeded"
     outputs: tuple[FileRecord, ...] = ()
+    #: Digest of the metrics of the cells that it read, which its step could see; empty: they noted none.
+    metrics_read: str = ""
+    #: The attempt that found the cell unchanged and wrote this receipt again: `run_id`, `attempt` and `at`. Empty: none
+    #: did. All else is of the attempt that made the results.
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def written_by(self) -> tuple[str, int]:
+        """Run and attempt that wrote this receipt."""
+        return (self.kept["run_id"], self.kept["attempt"]) if self.kept else (self.run_id, self.attempt)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,16 +195,28 @@ class Store:
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Keys under a prefix, for those who need no more: in a folder that is twice as quick as `list`."""
+        """Keys under a prefix, for callers that need no more."""
+        return (key for key, _ in self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object under a prefix: in a folder that is quicker than `list`."""
         if self.folder is None:
-            yield from (entry.key for entry in self.list(prefix))
+            yield from ((entry.key, entry.size_bytes) for entry in self.list(prefix))
             return
         with self._call("list", prefix, count=0):
             seen = 0
-            for key in _keys_below(os.path.join(self.folder, prefix.rstrip("/")), prefix.rstrip("/")):
+            for found in _files_below(os.path.join(self.folder, prefix.rstrip("/")), prefix.rstrip("/")):
                 seen += 1
-                yield key
+                yield found
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+
+    def version(self, entry: Entry) -> str:
+        """Tells one writing of an object from another at the same key.
+
+        The ETag; in a folder without the inode, so that a store that was copied or moved with its times
+        (`rsync -a`, `mv`) has the same versions.
+        """
+        return entry.etag if self.folder is None else entry.etag.partition("-")[2]
 
     def folders(self, prefix: str) -> builtins.list[str]:
         """Names of the folders right below a prefix; empty when there is none."""
@@ -251,7 +263,7 @@ class Store:
         return known or StoreFailed(f"{url}: {text}. Check that the store is there and reachable, and run again.")
 
 
-def _keys_below(folder: str, prefix: str) -> Iterator[str]:
+def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
     """Files below a folder, but for those that somebody still writes: their names end in `#digits`, as obstore's do."""
     try:
         found = os.scandir(folder)
@@ -261,9 +273,12 @@ def _keys_below(folder: str, prefix: str) -> Iterator[str]:
         for entry in entries:
             key = f"{prefix}/{entry.name}"
             if entry.is_dir():
-                yield from _keys_below(entry.path, key)
-            elif not entry.name.rpartition("#")[2].isdigit() or "#" not in entry.name:
-                yield key
+                yield from _files_below(entry.path, key)
+            elif "#" not in entry.name or not entry.name.rpartition("#")[2].isdigit():
+                try:
+                    yield key, entry.stat().st_size
+                except FileNotFoundError:
+                    continue
 
 
 def _entry(meta: Any) -> Entry:

@@ -542,7 +542,7 @@ def damaged(workshop: Workshop, change: Callable[[dict[str, Any]], None]) -> dic
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda value: value.update(format=2), "format 2"),
+        (lambda value: value.update(format=3), "format 3"),
         (lambda value: value.update(surprise=1), "cannot be read"),
         (lambda value: value.pop("inputs"), "cannot be read"),
         (lambda value: value.update(row_bytes=0), "how long a row is"),

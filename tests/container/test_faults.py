@@ -39,7 +39,7 @@ def deadly(owner, name):
         return result
     setattr(owner, name, wrapped)
 
-for name in ("read", "read_range", "write", "keys_in", "delete", "bring", "publish"):
+for name in ("read", "read_range", "write", "versions_in", "digest", "delete", "bring", "publish"):
     deadly(files.FolderFiles, name)
 for name in ("mkdir", "replace", "rename", "posix_spawn", "symlink", "unlink", "rmdir", "waitid"):
     deadly(os, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_both_say_when_something_is_absent(files: FolderFiles | ObjectFiles, tmp
         files.read("a/x")
     with pytest.raises(NotInStore):
         files.bring("a/x", tmp_path / "x", lambda: None)
-    assert files.keys_in("a/") == []
+    assert files.versions_in("a/") == {}
+    with pytest.raises(NotInStore):
+        files.digest("a/x")
     files.delete(["a/x"])
 
 
@@ -49,9 +52,16 @@ def test_both_list_whole_files_directly_under_a_prefix(files: FolderFiles | Obje
     files.write("r/s/2.json", b"")
     assert store.folder
     (store.folder / "r/s/3.json#123").write_text("a part that a killed process left")
-    assert sorted(files.keys_in("r/s/")) == ["r/s/1.json", "r/s/2.json"]
+    assert files.versions_in("r/s/") == {entry.key: store.version(entry) for entry in store.list("r/s/")}
+    assert sorted(files.versions_in("r/s/")) == ["r/s/1.json", "r/s/2.json"]
     files.delete(["r/s/1.json", "r/s/absent"])
-    assert files.keys_in("r/s/") == ["r/s/2.json"]
+    assert list(files.versions_in("r/s/")) == ["r/s/2.json"]
+
+
+def test_both_digest_an_object(files: FolderFiles | ObjectFiles) -> None:
+    for data in (b"", b"data", b"x" * 100_000):
+        files.write("a/x", data)
+        assert files.digest("a/x") == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_etags_are_those_of_obstore(files: FolderFiles | ObjectFiles, store: Store, tmp_path: Path) -> None:
@@ -183,11 +193,12 @@ def use_all(files: ObjectFiles, folder: Path) -> None:
     files.write("a/x", b"data")
     assert files.read("a/x") == b"data"
     assert files.read_range("a/x", 1, 2) == b"at"
-    assert files.keys_in("a/") == ["a/x"]
+    assert list(files.versions_in("a/")) == ["a/x"]
+    assert files.digest("a/x")[0] == 4
     files.bring("a/x", folder / "x", lambda: None)
     files.publish(folder / "x", "a/y", move=True)
     files.delete(["a/x"])
-    assert files.keys_in("a/") == ["a/y"]
+    assert list(files.versions_in("a/")) == ["a/y"]
 
 
 def test_two_failures_of_each_request_are_overcome(tmp_path: Path) -> None:

@@ -218,11 +218,11 @@ def signalled(self, path, key, *, move):
     publish(self, path, key, move=move)
     calls.append(key)
     if len(calls) == {after}: os.kill(os.getpid(), signal.SIGTERM)
-delete = files.FolderFiles.keys_in
+delete = files.FolderFiles.versions_in
 def first(self, prefix):
     if {after} == 0: os.kill(os.getpid(), signal.SIGTERM)
     return delete(self, prefix)
-files.FolderFiles.publish, files.FolderFiles.keys_in = signalled, first
+files.FolderFiles.publish, files.FolderFiles.versions_in = signalled, first
 sys.exit(run_child(dict(os.environ), [], {{}}))
 """
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=folder_workshop.root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Selection
 from batch_pipeline.pipeline.step import Scope
@@ -39,6 +40,15 @@ def reads(plan: Plan, cell: Cell) -> Iterator[Cell]:
             yield from ((upstream, name) for name in plan.samples if name not in plan.missing.get(step, ()))
         else:
             yield upstream, sample
+
+
+def above(plan: Plan, cell: Cell) -> set[Cell]:
+    """The cells that a cell depends on, however far up."""
+    found: set[Cell] = set()
+    level = {cell}
+    while level := {read for one in level for read in reads(plan, one)} - found:
+        found |= level
+    return found
 
 
 def check_plan(plan: Plan, world: World) -> None:
@@ -82,18 +92,15 @@ def _check_jobs(plan: Plan, world: World) -> None:
 
 def _check_live(plan: Plan, world: World, states: dict[Cell, CellState]) -> None:
     """What live jobs do and read is left to them until they end."""
+    ended = {(job.step, sample) for job in world.live() for sample in job.ended}
     for cell in {(job.step, sample) for job in world.live() for sample in job.samples}.intersection(states):
         read = {other: states[other] for other in reads(plan, cell)}
         if states[cell] is CellState.DONE:
             assert not MOVING.intersection(read.values()), f"{cell} is to be made again with what it reads"
         if states[cell] is CellState.LIVE and plan.selection.takes(*cell):
             assert not {CellState.TO_RUN, CellState.DEFERRED}.intersection(read.values()), f"{cell} can only fail"
-        for other, state in read.items():
-            if state is CellState.TO_RUN:
-                print_ = dict(zip((name for name, _ in plan.cells(other[0])), plan.fingerprints[other[0]], strict=True))
-                assert world.receipts.get(other) != frozenset({print_[other[1]]}), (
-                    f"{other} is made again under a live reader"
-                )
+        for other in above(plan, cell) if cell not in ended else ():
+            assert states[other] is not CellState.TO_RUN, f"{other} is made again above a live job"
 
 
 def _check_dependencies(plan: Plan, world: World, job: PlannedJob, states: dict[Cell, CellState]) -> None:
@@ -170,18 +177,13 @@ def _expected(
     found: dict[Cell, CellState],
     beyond: set[Cell],
 ) -> CellState:
-    have = world.receipts.get(cell, frozenset())
+    have = world.counting(cell)
     trusts = plan.selection.accept_code_changes and (cell[1] != COHORT or fingerprint != "")
     kept = len(have) == 1 and (fingerprint in have or trusts)
-    remade = any(found[read] in MOVING for read in reads(plan, cell))
+    remade = any(found[read] in MOVING for read in above(plan, cell))
     if not plan.selection.takes(*cell):
-        waits = CellState.DEFERRED in (_held(plan, cell, found), *(found[read] for read in reads(plan, cell)))
-        open_ = waits and not fingerprint and len(have) == 1
-        return CellState.DONE if kept else CellState.DEFERRED if open_ else CellState.SKIPPED
-    if kept and not forced and not remade:
-        return CellState.DONE
-    state = _to_make(plan, world, cell, found, beyond)
-    return CellState.DONE if kept and not forced and state in STOPPED else state
+        return CellState.DONE if kept and not remade else CellState.SKIPPED
+    return CellState.DONE if kept and not forced and not remade else _to_make(plan, world, cell, found, beyond)
 
 
 def _to_make(plan: Plan, world: World, cell: Cell, found: dict[Cell, CellState], beyond: set[Cell]) -> CellState:
@@ -215,3 +217,50 @@ def _held(plan: Plan, cell: Cell, found: dict[Cell, CellState]) -> CellState | N
         return CellState.SKIPPED if unchosen else CellState.BLOCKED
     moves = any(found[step, name] in MOVING for step in steps for name in plan.samples)
     return CellState.DEFERRED if moves and plan.selection.min_success < 1 else None
+
+
+def drive(world: World, selection: Selection, failing: AbstractSet[Cell] = frozenset()) -> list[Plan]:
+    """A command that waits to the end, as the driver does: what failed in it is not sent again. Its plans."""
+    plans: list[Plan] = []
+    made: frozenset[Cell] = frozenset()
+    failed: dict[Cell, str] = {}
+    while True:
+        assert len(plans) <= 2 * len(world.graph.names) + 2, "no end of waves"
+        plan = world.plan(selection, made, failed)
+        assert not plan.conflicts
+        check_plan(plan, world)
+        world.send(plan)
+        world.run(failing=failing)
+        plans.append(plan)
+        made |= plan.under_way()
+        for step, sample in plan.under_way():
+            if fingerprint_of(plan, (step, sample)) not in world.counting((step, sample)):
+                failed[step, sample] = "It failed."
+        if not cells_in(plan, CellState.DEFERRED):
+            return plans
+
+
+def fingerprint_of(plan: Plan, cell: Cell) -> str:
+    step, sample = cell
+    return plan.fingerprints[step][0 if sample == COHORT else plan.samples.index(sample)]
+
+
+def check_true(world: World, selection: Selection | None = None) -> None:
+    """No cell is done whose receipt names other bytes of an input than that input's present receipt vouches for."""
+    plan = world.plan(selection)
+    for step, sample in cells_in(plan, CellState.DONE):
+        (fingerprint,) = world.counting((step, sample))
+        for cell, read in world.read.get((step, sample, fingerprint), {}).items():
+            if world.counting(cell):
+                assert read == world.results.get(cell, -1), (
+                    f"{step} of {sample} is done, with another {cell[0]} of {cell[1]}"
+                )
+
+
+def check_as_asked(world: World, selection: Selection, plans: Sequence[Plan], ran: AbstractSet[Cell]) -> None:
+    """No chosen cell is done that the command was to make, and that neither succeeded nor was kept in it."""
+    moved = {cell for plan in plans for cell in cells_in(plan, *MOVING) if selection.takes(*cell)}
+    blocked = {cell for cell in cells_in(plans[0], CellState.BLOCKED) if selection.takes(*cell)}
+    assert not cells_in(world.plan(), CellState.DONE) & (moved | blocked) - ran, "done, and neither made nor kept"
+    again = world.plan(replace(selection, force=False))
+    assert not cells_in(again, CellState.DONE) & moved - ran, "done for the same choice, and neither made nor kept"

@@ -215,7 +215,7 @@ def test_a_source_that_is_gone_blocks_a_cell_that_was_done_unless_its_result_is_
     assert set(states_of(accepted).values()) == {DONE}
 
 
-def test_a_result_that_cannot_be_made_again_stays_when_a_part_of_what_it_reads_is() -> None:
+def test_a_result_is_not_done_when_a_part_of_what_it_reads_is_made_again_and_the_rest_cannot_be() -> None:
     graph = graph_of(("a", SAMPLE, ()), ("b", SAMPLE, ()), ("both", SAMPLE, ["a", "b"]), ("table", GATHER, ["both"]))
     world = World(graph=graph, samples=["x0"])
     finish(world)
@@ -224,11 +224,13 @@ def test_a_result_that_cannot_be_made_again_stays_when_a_part_of_what_it_reads_i
     assert states_of(world.plan(chosen)) == {
         ("a", "x0"): TO_RUN,
         ("b", "x0"): SKIPPED,
-        ("both", "x0"): DONE,
-        ("table", COHORT): DONE,
+        ("both", "x0"): BLOCKED,
+        ("table", COHORT): BLOCKED,
     }
     finish(world, chosen)
-    assert not world.plan(chosen).jobs
+    assert states_of(world.plan(chosen))["both", "x0"] is BLOCKED
+    finish(world)
+    assert set(states_of(world.plan()).values()) == {DONE}
 
 
 def test_a_missing_source_of_a_sample_that_was_not_chosen_is_no_failure() -> None:
@@ -282,15 +284,16 @@ def test_min_success_waits_for_all_samples_then_takes_those_that_are_there() -> 
     assert sent_cells(again[-1]) == [("table", COHORT)]
 
 
-def test_a_gather_of_some_that_was_not_chosen_is_read_again_when_its_samples_came_to_the_same() -> None:
+def test_a_gather_that_was_not_chosen_is_not_done_when_its_samples_are_made_again() -> None:
     graph = graph_of(("one", SAMPLE, ()), ("table", GATHER, ["one"]), ("draw", SAMPLE, ["table"]))
     world = World(graph=graph, samples=["x0", "x1"])
     finish(world)
     world.ran.clear()
     again = Selection(steps=frozenset({"one", "draw"}), force=True, min_success=0.5)
     plans = finish(world, again)
-    assert [plan.states["table"] for plan in plans] == [[DEFERRED], [DONE]]
-    assert sorted(world.ran) == [("draw", "x0"), ("draw", "x1"), ("one", "x0"), ("one", "x1")]
+    assert [plan.states["table"] for plan in plans] == [[SKIPPED]]
+    assert [plan.states["draw"] for plan in plans] == [[BLOCKED, BLOCKED]]
+    assert sorted(world.ran) == [("one", "x0"), ("one", "x1")]
 
 
 def test_too_few_for_min_success_blocks_at_once() -> None:
@@ -397,11 +400,12 @@ def test_a_result_is_not_made_again_while_a_live_job_is_to_read_it() -> None:
 def test_a_live_cell_whose_input_is_made_again_waits_for_its_job_to_end() -> None:
     world = chain(2)
     picard, kallisto, pizzly = world.send(world.plan())
-    for child in picard.children:
+    for child in (*picard.children, kallisto.children[0], pizzly.children[0]):
         child.state = "failed"
     plan = world.plan()
     check_plan(plan, world)
-    assert plan.states == {"picard": [TO_RUN] * 2, "kallisto": [DEFERRED] * 2, "pizzly": [DEFERRED] * 2}
+    # Batch has not yet ended the second child of the steps below: until then it counts as one that may run.
+    assert plan.states == {"picard": [TO_RUN, DEFERRED], "kallisto": [DEFERRED] * 2, "pizzly": [DEFERRED] * 2}
     finish(world)
     assert [child.state for child in kallisto.children + pizzly.children] == ["failed"] * 4
     assert len(world.receipts) == 6
@@ -465,13 +469,14 @@ def test_an_old_result_does_not_hide_that_a_gather_lacks_samples() -> None:
     assert plan.states["table"] == [BLOCKED]
 
 
-def test_a_result_below_a_step_that_alone_was_chosen_stays() -> None:
+def test_a_result_below_a_step_that_alone_was_chosen_is_not_done_any_more() -> None:
     world = chain(2)
     finish(world)
     del world.receipts["picard", "x0"]
     plan = world.plan(Selection(steps=frozenset({"picard"})))
     assert told(plan) == ["picard-0-0 x0"]
-    assert plan.states["kallisto"] == plan.states["pizzly"] == [DONE] * 2
+    assert plan.states["kallisto"] == plan.states["pizzly"] == [SKIPPED, DONE]
+    assert {name[:2] for name in plan.retires} == {("kallisto", "x0"), ("pizzly", "x0")}
 
 
 def test_forcing_one_step_makes_it_alone() -> None:

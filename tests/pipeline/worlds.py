@@ -2,7 +2,8 @@
 
 The world knows nothing of how plans are made. It takes a plan's jobs, keeps their dependencies as Batch would (child on
 child, or child on whole job), runs ready children in any order, and lets each do what a container does: refuse to start
-without the receipts that its row names, remove the cell's older receipts, write its own.
+without the receipts that its row names, keep a result whose receipt was retired if it read the same bytes, else make
+it, remove the cell's older receipts and write its own. Bytes are numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, LiveJob, Plan, PlannedJob, Remedy, Selection
+from batch_pipeline.pipeline.plan import Inventory, LiveJob, Plan, PlannedJob, Remedy, Retired, Selection
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
@@ -29,6 +30,8 @@ from batch_pipeline.wire.manifest import SourceFile
 Item = TypeVar("Item")
 #: (step, sample).
 Cell = tuple[str, str]
+#: Step, sample and fingerprint.
+Name = tuple[str, str, str]
 
 
 class PerSample(Step):
@@ -68,8 +71,13 @@ class Child:
 
     sample: str
     fingerprint: str
-    #: (step, sample, fingerprint) of the receipts without which it refuses to start.
-    needs: tuple[tuple[str, str, str], ...]
+    #: The receipts without which it refuses to start.
+    needs: tuple[Name, ...]
+    #: The receipt of its own that was retired, and whether it may be kept.
+    retired: bool = False
+    may_keep: bool = False
+    #: The bytes that it found when it started.
+    read: dict[Cell, int] = field(default_factory=dict)
     state: str = "waiting"
 
 
@@ -85,7 +93,7 @@ class Sent:
 
     @property
     def over(self) -> bool:
-        return all(child.state != "waiting" for child in self.children)
+        return all(child.state in ("done", "failed") for child in self.children)
 
 
 @dataclass
@@ -101,9 +109,21 @@ class World:
     etags: dict[str, str] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     receipts: dict[Cell, frozenset[str]] = field(default_factory=dict)
+    #: Which writing of a receipt it is; what is not here was written once.
+    versions: dict[Name, int] = field(default_factory=dict)
+    #: What plans retired: the version that counts for nothing, and whether the cell must run.
+    retired: dict[Name, Retired] = field(default_factory=dict)
+    #: The bytes of a cell's result, and those that its receipt says it read.
+    results: dict[Cell, int] = field(default_factory=dict)
+    read: dict[Name, dict[Cell, int]] = field(default_factory=dict)
+    #: Whether bytes are the same whenever a cell is made of the same.
+    deterministic: bool = False
+    #: Cells whose results are missing, to who checks them.
+    untrue: set[Cell] = field(default_factory=set)
     jobs: list[Sent] = field(default_factory=list)
-    #: Cells in the order in which they succeeded.
+    #: Cells in the order in which they succeeded, kept ones too; and those that were kept.
     ran: list[Cell] = field(default_factory=list)
+    kept: list[Cell] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parts = {
@@ -119,9 +139,16 @@ class World:
     def inventory(self) -> Inventory:
         """What a driver would read from store and backend."""
         receipts: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in self.graph.names}
+        retired: dict[str, dict[str, dict[str, Retired]]] = {name: {} for name in self.graph.names}
+        untrue: dict[str, dict[str, tuple[str, ...]]] = {name: {} for name in self.graph.names}
         for (step, sample), prints in self.receipts.items():
-            if prints:
-                receipts[step][sample] = tuple(sorted(prints))
+            for fingerprint in sorted(prints):
+                name = (step, sample, fingerprint)
+                if self.is_retired(name):
+                    retired[step].setdefault(sample, {})[fingerprint] = self.retired[name]
+                else:
+                    standing = untrue if (step, sample) in self.untrue else receipts
+                    standing[step][sample] = (*standing[step].get(sample, ()), fingerprint)
         keys = [f"{node.name}.{port}" for node in self.graph for port in node.sources]
         sources = {
             sample: dict.fromkeys(keys, (SourceFile(url=sample, etag=self.etags.get(sample, sample), size_bytes=1),))
@@ -129,7 +156,18 @@ class World:
             if sample not in self.absent
         }
         absent = {sample: f"{sample} is not there." for sample in self.samples if sample in self.absent}
-        return Inventory(receipts=receipts, sources=sources, absent=absent, live=self.live())
+        return Inventory(
+            receipts=receipts, retired=retired, untrue=untrue, sources=sources, absent=absent, live=self.live()
+        )
+
+    def is_retired(self, name: Name) -> bool:
+        """Whether the receipt that stands there counts for nothing."""
+        return name in self.retired and self.retired[name].version == str(self.versions.get(name, 0))
+
+    def counting(self, cell: Cell) -> frozenset[str]:
+        """Fingerprints of a cell's receipts that count."""
+        standing = self.receipts.get(cell, frozenset())
+        return frozenset(one for one in standing if not self.is_retired((*cell, one)) and cell not in self.untrue)
 
     def live(self) -> list[LiveJob]:
         return [
@@ -139,6 +177,7 @@ class World:
                 step=job.step,
                 samples=tuple(child.sample for child in job.children),
                 fingerprints=tuple(child.fingerprint for child in job.children),
+                ended=frozenset(child.sample for child in job.children if child.state == "failed"),
             )
             for job in self.jobs
             if not job.over and not job.join
@@ -162,7 +201,11 @@ class World:
         )
 
     def send(self, plan: Plan, jobs: Sequence[PlannedJob] | None = None) -> list[Sent]:
-        """Queues a plan's jobs, or the first of them."""
+        """Retires what the plan says and queues its jobs, or the first of them."""
+        for name, must_run in plan.retires.items():
+            assert name[2] in self.receipts[name[0], name[1]], "nothing stands there"
+            must_run |= self.is_retired(name) and self.retired[name].must_run
+            self.retired[name] = Retired(run_id="RUN", version=str(self.versions.get(name, 0)), must_run=must_run)
         named: dict[str, Sent] = {}
         alive = {job.native_id: job for job in self.jobs}
         for job in plan.jobs if jobs is None else jobs:
@@ -175,33 +218,66 @@ class World:
     def _children(self, plan: Plan, job: PlannedJob) -> list[Child]:
         if job.join:
             return [Child("", "", ())]
-        return [Child(sample, print_, tuple(_needs(plan, job.step, sample))) for sample, print_ in plan.members_of(job)]
+        children = []
+        for sample, print_ in plan.members_of(job):
+            child = Child(sample, print_, tuple(_needs(plan, job.step, sample)))
+            child.retired = self.is_retired((job.step, sample, print_))
+            child.may_keep = child.retired and not self.retired[job.step, sample, print_].must_run
+            children.append(child)
+        return children
 
     def run(self, *, children: int | None = None, failing: AbstractSet[Cell] = frozenset()) -> None:
-        """Runs ready children in any order until none is left, or as many as told."""
+        """Runs ready children in any order until none is left, or until as many as told have ended.
+
+        A child reads when it starts and publishes when it ends; what happens between, happens without it.
+        """
         while children is None or children > 0:
             ready = [
                 (job, child)
                 for job in self.jobs
                 for i, child in enumerate(job.children)
-                if child.state == "waiting" and _gate(job, i) != "waiting"
+                if child.state == "running" or (child.state == "waiting" and _gate(job, i) != "waiting")
             ]
             if not ready:
                 break
             job, child = self.random.choice(ready)
-            self._end(job, child, failing)
-            children = None if children is None else children - 1
+            if child.state == "waiting":
+                self._start(job, child)
+            else:
+                self._end(job, child, failing)
+            children = None if children is None else children - (child.state != "running")
+
+    def _start(self, job: Sent, child: Child) -> None:
+        """Stages what it reads; what lacks something fails at once."""
+        there = all(print_ in self.receipts.get((step, sample), ()) for step, sample, print_ in child.needs)
+        if _gate(job, job.children.index(child)) == "failed" or not there:
+            child.state = "failed"
+            return
+        assert not any(map(self.is_retired, child.needs)), f"{job.step} of {child.sample} reads what was retired"
+        child.read = {(step, sample): self.results.get((step, sample), -1) for step, sample, _ in child.needs}
+        child.state = "running"
 
     def _end(self, job: Sent, child: Child, failing: AbstractSet[Cell]) -> None:
         cell = (job.step, child.sample)
-        there = all(print_ in self.receipts.get((step, sample), ()) for step, sample, print_ in child.needs)
-        if _gate(job, job.children.index(child)) == "failed" or not there or cell in failing:
+        if cell in failing:
             child.state = "failed"
             return
         child.state = "done"
-        if not job.join:
-            self.receipts[cell] = frozenset({child.fingerprint})
-            self.ran.append(cell)
+        if job.join:
+            return
+        name = (*cell, child.fingerprint)
+        stands = child.fingerprint in self.receipts.get(cell, ()) and cell not in self.untrue
+        if child.may_keep and stands and self.read.get(name) == child.read:
+            self.kept.append(cell)
+        elif self.deterministic:
+            self.results[cell] = hash((*name, *child.read.values()))
+        else:
+            self.results[cell] = len(self.ran)
+        self.receipts[cell] = frozenset({child.fingerprint})
+        self.versions[name] = self.versions.get(name, 0) + 1
+        self.read[name] = child.read
+        self.untrue.discard(cell)
+        self.ran.append(cell)
 
 
 def _needs(plan: Plan, step: str, sample: str) -> Iterable[tuple[str, str, str]]:
@@ -227,7 +303,7 @@ def _gate(job: Sent, index: int) -> str:
             states.add("waiting")
         else:
             states.update(child.state for child in dependency.children)
-    return "waiting" if "waiting" in states else "failed" if "failed" in states else "open"
+    return "waiting" if states & {"waiting", "running"} else "failed" if "failed" in states else "open"
 
 
 # Strategies are made once: making and validating them costs ten times what a plan does. So what is drawn are numbers,
@@ -283,6 +359,7 @@ def _world(shape: tuple[Sequence[tuple[int, list[int], bool]], int, int, int, in
         max_array_size=max_array_size,
         max_dependencies=max_dependencies,
         random=Random(seed),
+        deterministic=bool(seed % 2),
     )
 
 

@@ -10,6 +10,7 @@ from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
 from batch_pipeline.run.inventory import choose_reference, read_inventory
+from batch_pipeline.run.receipts import LEAST_BYTES, Retirements
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.small import Stage, drive, look, request_of
@@ -22,14 +23,14 @@ def test_planning_costs_listings_alone_and_a_page_a_thousand_objects(store: Stor
     for name in names:
         store.put(f"SR/{name}.txt", b"x")
         for step in ("upper", "count"):
-            store.put(f"receipts/{step}/{name}/0123456789abcdef.json", b"{}")
+            store.put(f"receipts/{step}/{name}/0123456789abcdef.json", b" " * LEAST_BYTES)
     request = request_of(store, "s0", samples=SampleList.of(names))
     store.calls.clear()
 
     found = look(request, MemoryBackend())
 
-    # live/ 1, receipts 5, sources 3, runs/ 1: what failed before may be sent with more memory.
-    assert dict(found.store_calls) == {"list": 10}
+    # live/ 1, retired/ 1, receipts 5, sources 3, runs/ 1: what failed before may be sent with more memory.
+    assert dict(found.store_calls) == {"list": 11}
     assert len(found.inventory.receipts["count"]) == BIG
     assert len(found.inventory.sources) == BIG
 
@@ -54,7 +55,7 @@ def test_a_sheets_column_says_where_a_samples_file_lies(store: Store, tmp_path: 
     sheet = f"sample,file\ndeep,deep/er.txt\nhere,{tmp_path}/with space.txt\nurl,file://{tmp_path}/none.txt\nplain,\n"
     request = request_of(store, "plain", samples=parse_samples(sheet.encode(), "sheet.csv"))
 
-    found = read_inventory(request, {})
+    found = read_inventory(request, {}, Retirements())
 
     assert {name: [f.url for f in ports["upper.text"]] for name, ports in found.sources.items() if ports} == {
         "deep": ["SR/deep/er.txt"],
@@ -72,7 +73,7 @@ def test_folders_below_one_another_are_listed_once(store: Store) -> None:
     request = request_of(store, "ann", samples=parse_samples(sheet, "sheet.csv"))
     store.calls.clear()
 
-    found = read_inventory(request, {})
+    found = read_inventory(request, {}, Retirements())
 
     assert not found.absent
     assert dict(store.calls) == {"list": 2}
@@ -81,7 +82,7 @@ def test_folders_below_one_another_are_listed_once(store: Store) -> None:
 def test_a_folder_of_sources_that_is_not_there_is_like_missing_files(store: Store) -> None:
     request = request_of(store, sources="/nowhere/at/all")
 
-    assert set(read_inventory(request, {}).absent) == {"ann", "bob", "cid"}
+    assert set(read_inventory(request, {}, Retirements()).absent) == {"ann", "bob", "cid"}
 
 
 def test_sources_that_cannot_be_read_are_no_missing_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_sources_that_cannot_be_read_are_no_missing_files(store: Store, monkeypa
 
     monkeypatch.setattr(store, "list", broken)
     with pytest.raises(StoreFailed, match="network is down"):
-        read_inventory(request, {})
+        read_inventory(request, {}, Retirements())
 
 
 def test_a_local_source_has_the_etag_that_a_listing_of_its_folder_shows(store: Store, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_local_source_has_the_etag_that_a_listing_of_its_folder_shows(store: S
     (tmp_path / "ann.txt").write_text("text")
     request = request_of(store, "ann", sources=str(tmp_path))
 
-    (file,) = read_inventory(request, {}).sources["ann"]["upper.text"]
+    (file,) = read_inventory(request, {}, Retirements()).sources["ann"]["upper.text"]
 
     (entry,) = open_store(str(tmp_path)).list("")
     assert (file.etag, file.size_bytes) == (entry.etag, entry.size_bytes)
@@ -122,7 +123,7 @@ def test_keys_that_are_no_receipts_are_left_alone(store: Store) -> None:
     for key in ("receipts/upper/ann/x.json.tmp", "receipts/upper/deep/er/x.json", "receipts/other/ann/x.json"):
         store.put(key, b"?")
 
-    assert read_inventory(request, {}).receipts == {"upper": {}, "count": {}, "total": {}}
+    assert read_inventory(request, {}, Retirements()).receipts == {"upper": {}, "count": {}, "total": {}}
 
 
 def test_results_that_were_removed_count_as_missing_when_asked(store: Store, stage: Stage) -> None:
@@ -145,7 +146,7 @@ def test_a_pipeline_without_references_lists_none(store: Store) -> None:
     request = request_of(store)
     store.calls.clear()
 
-    assert choose_reference(request) == ("", {})
+    assert choose_reference(request, Retirements()) == ("", {})
     assert not store.calls
 
 
@@ -161,11 +162,11 @@ def test_the_only_reference_is_taken_and_several_are_asked_about(store: Store) -
             self.new_task("indexed", Indexed)
 
     request = request_of(store, graph=Graph.of(Workflow))
-    assert choose_reference(request) == ("", {})
+    assert choose_reference(request, Retirements()) == ("", {})
     store.put("references/one/index.bin", b"1")
-    name, files = choose_reference(request)
+    name, files = choose_reference(request, Retirements())
     assert (name, list(files)) == ("one", ["index.bin"])
     store.put("references/two/index.bin", b"2")
     with pytest.raises(InvalidUse, match=r"one, two.*--reference"):
-        choose_reference(request)
-    assert choose_reference(request_of(store, graph=request.graph, reference="two"))[0] == "two"
+        choose_reference(request, Retirements())
+    assert choose_reference(request_of(store, graph=request.graph, reference="two"), Retirements())[0] == "two"

@@ -1,0 +1,77 @@
+"""Tells which receipts count for nothing once a wave is sent: of what is made again, and of everything below it. Pure.
+
+A cell that goes again with its fingerprint kept (forced, a result missing, its receipt cut off) would count as done by
+its old receipt if it failed, and everything that read its old result by theirs. So all of these are retired before the
+wave is sent, chosen or not; only a new receipt makes a cell done again. A cell whose fingerprint changed needs no
+retiring: its old receipt is another one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batch_pipeline.pipeline.cells import Cells
+from batch_pipeline.pipeline.plan import CellState, Why
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Node
+from batch_pipeline.wire.layout import COHORT
+
+#: (step, sample, fingerprint).
+ReceiptName = tuple[str, str, str]
+
+
+def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
+    """The receipts to retire before the wave is sent -> whether their cell must run even if all is found unchanged.
+
+    What an earlier run retired is named again only if its cell must run now and need not then.
+    """
+    inventory = cells.inventory
+    if not (any(inventory.receipts.values()) or any(inventory.untrue.values()) or any(inventory.retired.values())):
+        return {}
+    if not any(CellState.TO_RUN in column for column in cells.states.values()):
+        return {}
+    retires: dict[ReceiptName, bool] = {}
+    below: dict[str, Sequence[bool]] = {}
+    for node in cells.graph:
+        below[node.name] = _below(cells, node, below)
+        names = (COHORT,) if node.scope is Scope.COHORT else cells.samples
+        states = cells.states[node.name]
+        for i, (sample, is_below) in enumerate(zip(names, below[node.name], strict=True)):
+            if is_below or states[i] is CellState.TO_RUN:
+                retires.update(_of_cell(cells, node, sample, i, is_below=is_below))
+    return retires
+
+
+def _below(cells: Cells, node: Node, below: dict[str, Sequence[bool]]) -> Sequence[bool]:
+    """For each cell of a step whether anything above it is sent in this wave."""
+    columns = {
+        step: [under or state is CellState.TO_RUN for under, state in zip(below[step], cells.states[step], strict=True)]
+        for step in node.upstream
+    }
+    from_gathers = any(column[0] for step, column in columns.items() if cells.graph[step].scope is Scope.COHORT)
+    of_samples = [column for step, column in columns.items() if cells.graph[step].scope is not Scope.COHORT]
+    if node.scope is Scope.COHORT:
+        taken = cells.taken_by(node.name)
+        return [from_gathers or any(column[i] for column in of_samples for i in taken)]
+    if from_gathers or not of_samples:
+        return [from_gathers] * len(cells.samples)
+    return [any(under) for under in zip(*of_samples, strict=True)]
+
+
+def _of_cell(
+    cells: Cells, node: Node, sample: str, position: int, *, is_below: bool
+) -> Iterator[tuple[ReceiptName, bool]]:
+    step, inventory = node.name, cells.inventory
+    forced = cells.is_forced(step, sample)
+    counting = inventory.receipts.get(step, {}).get(sample, ())
+    standing = (*counting, *inventory.untrue.get(step, {}).get(sample, ()))
+    # Of two receipts nobody knows which is right. A reference has no fingerprint that its readers would know.
+    names_all = is_below or len(standing) > 1 or node.step.scope is Scope.REFERENCE
+    names_all = names_all or cells.why[step][position] is Why.FORCED
+    fingerprint = cells.fingerprints[step][position]
+    for one in standing:
+        if names_all or one == fingerprint:
+            yield (step, sample, one), forced
+    for one, retired in inventory.retired.get(step, {}).get(sample, {}).items():
+        if forced and not retired.must_run:
+            yield (step, sample, one), True

@@ -1,0 +1,190 @@
+"""Lists receipts and tells which of them count: not those that are cut off, nor those that a run retired.
+
+    retired/{run_id}.json   {"run_id", "receipts": {step: [[sample, fingerprint, version, must_run], …]},
+                             "references": {name: step}, "format": 1}
+
+A run that makes cells again first writes down the receipts of these cells, and of all below them, in one object, before
+its first SubmitJob (`pipeline.retiring` decides which). What it names counts for nothing until another receipt has
+taken its place: one with the same key and another version (`Store.version`). So it is seen by what is there that these
+cells are not done, wherever the run was killed. A reference that it names is absent until a receipt of it counts. The
+object goes when nothing that it names stands any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.store import NotInStore, Store
+
+FORMAT: Final = 1
+#: What is shorter was cut off, by a loss of power say: every version's receipts have more bytes than so many.
+LEAST_BYTES: Final = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retirements:
+    """All that runs have retired in a store, whether it stands or not."""
+
+    #: Key of a receipt -> by whom, and which version.
+    by_key: Mapping[str, Retired] = field(default_factory=dict)
+    #: Name of a reference -> the builder's step and the run that set out to build it again.
+    references: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The receipts in a store, step -> sample -> …"""
+
+    #: Fingerprints of those that count.
+    counting: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Fingerprint -> why it does not.
+    retired: dict[str, dict[str, dict[str, Retired]]] = field(default_factory=dict)
+    #: Fingerprints of those that are cut off.
+    damaged: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+def read_retirements(store: Store) -> Retirements:
+    """All that is retired. One LIST, and a GET for each run of whose cells some are not made yet."""
+    return _merged(_lists(store))
+
+
+def standing_receipts(store: Store, retirements: Retirements, prefix: str = layout.RECEIPTS) -> Standing:
+    """The receipts below a prefix, told apart. One LIST (its pages)."""
+    standing = Standing()
+    for key, size_bytes, retired in _listed(store, retirements, prefix):
+        cell = layout.cell_of_receipt(key)
+        if cell is None:
+            continue
+        step, sample, fingerprint = cell
+        if retired is not None:
+            standing.retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = retired
+            continue
+        samples = (standing.counting if size_bytes >= LEAST_BYTES else standing.damaged).setdefault(step, {})
+        samples[sample] = (*samples.get(sample, ()), fingerprint)
+    return standing
+
+
+def retire(store: Store, run_id: str, plan: Plan) -> dict[str, dict[str, dict[str, Retired]]]:
+    """Writes down what a wave retires, and returns it: step -> sample -> fingerprint -> what was written.
+
+    Nothing is written where nothing stands. One LIST a step that has such receipts.
+    """
+    wanted: dict[str, dict[str, tuple[str, str, bool]]] = {}
+    for (step, sample, fingerprint), must_run in plan.retires.items():
+        wanted.setdefault(step, {})[layout.receipt(step, sample, fingerprint)] = (sample, fingerprint, must_run)
+    references = _references_of(plan)
+    if not wanted and not references:
+        return {}
+    rows: dict[str, list[tuple[str, str, str, bool]]] = {}
+    retired: dict[str, dict[str, dict[str, Retired]]] = {}
+    for step, names in wanted.items():
+        for entry in store.list(layout.step_receipts(step)):
+            if entry.key in names:
+                sample, fingerprint, must_run = names[entry.key]
+                one = Retired(run_id=run_id, version=store.version(entry), must_run=must_run)
+                rows.setdefault(step, []).append((sample, fingerprint, one.version, must_run))
+                retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = one
+    _write(store, {"run_id": run_id, "receipts": rows, "references": references})
+    return retired
+
+
+def with_retired(inventory: Inventory, retired: Mapping[str, Mapping[str, Mapping[str, Retired]]]) -> Inventory:
+    """The inventory with what was retired since it was read."""
+    merged = {step: dict(samples) for step, samples in inventory.retired.items()}
+    for step, samples in retired.items():
+        of_step = merged.setdefault(step, {})
+        for sample, prints in samples.items():
+            of_step[sample] = {**of_step.get(sample, {}), **prints}
+    return replace(inventory, retired=merged)
+
+
+def close_retirements(store: Store) -> None:
+    """Takes off the lists what no longer stands, and removes those on which nothing is left. Repeating it is harmless.
+
+    One LIST where nothing is retired; else one more a step that is named.
+    """
+    lists = _lists(store)
+    retirements = _merged(lists)
+    steps = {step for value in lists for step in value["receipts"]}
+    standing = {
+        key for step in steps for key, _, retired in _listed(store, retirements, layout.step_receipts(step)) if retired
+    }
+    for value in lists:
+        rows = {
+            step: [row for row in rows if layout.receipt(step, row[0], row[1]) in standing]
+            for step, rows in value["receipts"].items()
+        }
+        left = {
+            "receipts": {step: some for step, some in rows.items() if some},
+            "references": {
+                name: step for name, step in value["references"].items() if absent_reference(store, retirements, name)
+            },
+        }
+        if not any(left.values()):
+            store.delete([layout.retired(value["run_id"])])
+        elif left != {name: value[name] for name in left}:
+            _write(store, {**value, **left})
+
+
+def absent_reference(store: Store, retirements: Retirements, name: str) -> str:
+    """The run that set out to build a reference which is not there since; empty: no run did, or it is built."""
+    if name not in retirements.references:
+        return ""
+    step, run_id = retirements.references[name]
+    return "" if standing_receipts(store, retirements, layout.receipts(step, name)).counting else run_id
+
+
+def _references_of(plan: Plan) -> dict[str, str]:
+    """Name -> builder's step of the references that a wave builds."""
+    builders = [node.name for node in plan.graph if node.step.scope is Scope.REFERENCE]
+    return {name: step for step in builders for name, state in plan.cells(step) if state is CellState.TO_RUN}
+
+
+def _listed(store: Store, retirements: Retirements, prefix: str) -> Iterator[tuple[str, int, Retired | None]]:
+    """Key, bytes and retirement of each receipt below a prefix."""
+    if not retirements.by_key:
+        yield from ((key, size_bytes, None) for key, size_bytes in store.sizes(prefix))
+        return
+    for entry in store.list(prefix):
+        retired = retirements.by_key.get(entry.key)
+        is_retired = retired is not None and retired.version == store.version(entry)
+        yield entry.key, entry.size_bytes, retired if is_retired else None
+
+
+def _lists(store: Store) -> list[dict[str, Any]]:
+    """What each run retired, the oldest first."""
+    values = []
+    for key in sorted(store.keys(layout.RETIRED)):
+        try:
+            values.append(store.get_json(key))
+        except NotInStore:
+            # Somebody closed it since it was listed.
+            continue
+    return values
+
+
+def _merged(lists: Iterable[Mapping[str, Any]]) -> Retirements:
+    by_key: dict[str, Retired] = {}
+    references: dict[str, tuple[str, str]] = {}
+    for value in lists:
+        run_id = value["run_id"]
+        references |= {name: (step, run_id) for name, step in value["references"].items()}
+        for step, rows in value["receipts"].items():
+            for sample, fingerprint, version, must_run in rows:
+                key = layout.receipt(step, sample, fingerprint)
+                # Named twice, the cell must run if either run said so.
+                before = by_key.get(key)
+                must = must_run or (before is not None and before.version == version and before.must_run)
+                by_key[key] = Retired(run_id=run_id, version=version, must_run=must)
+    return Retirements(by_key=by_key, references=references)
+
+
+def _write(store: Store, value: Mapping[str, Any]) -> None:
+    text = json.dumps({**value, "format": FORMAT}, separators=(",", ":"), ensure_ascii=False)
+    store.put(layout.retired(value["run_id"]), text.encode())

@@ -1,0 +1,201 @@
+"""What is made again and does not succeed is not done, nor is anything that reads it; on the real engine.
+
+Each run of the first step leaves other bytes, so that a result that was made of older ones is seen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.flow.lab import Lab
+
+pytestmark = pytest.mark.engine
+
+SAMPLES = ("ann", "bob", "cid")
+STEPS = ("lower", "words")
+ALL = {*((step, sample) for step in STEPS for sample in SAMPLES), ("count", "_cohort")}
+
+
+@pytest.fixture
+def again(lab: Lab) -> Lab:
+    """A pipeline that is done; a file `flag.{step}` makes a step fail for ann."""
+    lab.edit(
+        "parts/lower.sh",
+        "tr '[:upper:]' '[:lower:]' <",
+        f'[ "$SAMPLE" != ann ] || [ ! -e {lab.folder}/flag.lower ] || exit 4\ncat /proc/sys/kernel/random/uuid - <',
+    )
+    lab.edit(
+        "parts/words.py",
+        "        words = sorted(",
+        f"        if job.sample == 'ann' and __import__('os').path.exists('{lab.folder}/flag.words'):\n"
+        "            raise InvalidOutput('The flag is up.')\n        words = sorted(",
+    )
+    lab.run()
+    return lab
+
+
+def flag(lab: Lab, step: str) -> Path:
+    return lab.folder / f"flag.{step}"
+
+
+def done(lab: Lab) -> set[tuple[str, str]]:
+    """The cells that `plan` takes for done."""
+    plan = lab.json("plan")
+    waiting = {(job["step"], sample) for job in plan["jobs"] for sample in job["samples"]}
+    return ALL - waiting
+
+
+def check_whole(lab: Lab) -> None:
+    """Every result was made of what is there now, and every receipt says so."""
+    receipts = lab.receipts()
+    assert set(receipts) == ALL
+    for sample in SAMPLES:
+        lower = (lab.store / f"results/lower/{sample}/{sample}.lower.txt").read_text()
+        words = (lab.store / f"results/words/{sample}/{sample}.words.txt").read_text()
+        assert words.split() == sorted(lower.split())
+    made = {file["key"]: file["sha256"] for receipt in receipts.values() for file in receipt["outputs"]}
+    for receipt in receipts.values():
+        for file in receipt["inputs"]:
+            assert made.get(file["key"], file["sha256"]) == file["sha256"]
+    assert not list((lab.store / "retired").glob("*"))
+
+
+def removed_receipt(lab: Lab) -> tuple[str, ...]:
+    lab.receipt_of("lower", "ann").unlink()
+    return ()
+
+
+def forced(lab: Lab) -> tuple[str, ...]:
+    return ("--force",)
+
+
+def removed_result(lab: Lab) -> tuple[str, ...]:
+    (lab.store / "results/words/ann/ann.words.txt").unlink()
+    return ("--check-results",)
+
+
+def cut_off_receipt(lab: Lab) -> tuple[str, ...]:
+    lab.receipt_of("lower", "ann").write_bytes(b"")
+    return ()
+
+
+def forced_step(lab: Lab) -> tuple[str, ...]:
+    return ("--from-step", "lower", "--force")
+
+
+WAYS = [removed_receipt, forced, removed_result, cut_off_receipt, forced_step]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_what_reads_a_cell_that_is_made_again_and_fails_is_not_done(way: object, again: Lab) -> None:
+    assert callable(way)
+    flag(again, "words").touch()
+
+    ran = again.run(*way(again), code=1)
+
+    assert "words, invalid output: ann" in ran.out
+    assert ("words", "ann") not in done(again)
+    assert ("count", "_cohort") not in done(again)
+    assert again.json("status", code=1)["steps"][2]["done"] == 0
+    assert "Nothing to do" not in again.run(code=1).out
+    flag(again, "words").unlink()
+    again.run()
+    assert again.sent() == {("words", "ann"), ("count", "_cohort")}
+    check_whole(again)
+    assert "Nothing to do: 7 of 7" in again.run().out
+
+
+def test_a_forced_cell_that_fails_itself_is_not_done_nor_what_reads_it(again: Lab) -> None:
+    flag(again, "lower").touch()
+
+    ran = again.run("--samples", "ann", "--force", code=1)
+
+    assert "words: 1 not run: 1 because lower failed" in ran.out
+    assert done(again) == ALL - {("lower", "ann"), ("words", "ann"), ("count", "_cohort")}
+    run_id = again.runs()[-1]
+    for part in again.json("status", "--explain", "ann"):
+        assert part["sentence"].startswith(f"was done until run {run_id} set out to make it again")
+    flag(again, "lower").unlink()
+    again.run()
+    check_whole(again)
+
+
+def test_status_says_since_when_what_was_done_is_not(again: Lab) -> None:
+    flag(again, "lower").touch()
+    again.run("--samples", "ann", "--force", code=1)
+
+    told = again.run("status", code=1).err
+
+    assert f"3 cells were done until run {again.runs()[-1]} set out to make them again." in told
+
+
+def test_what_is_not_chosen_and_reads_what_is_made_again_is_not_done(again: Lab) -> None:
+    again.run("--only-step", "lower", "--samples", "bob", "--force")
+
+    assert done(again) == ALL - {("words", "bob"), ("count", "_cohort")}
+    again.run()
+    check_whole(again)
+
+
+def test_the_plan_says_what_will_not_be_done_any_more(again: Lab) -> None:
+    told = again.run("plan", "--only-step", "lower", "--samples", "bob", "--force").out
+
+    assert "2 cells that are done and not chosen will not be done any more: what is read there is made again." in told
+
+
+def test_a_tolerant_gather_does_without_a_sample_that_was_made_again_and_failed(again: Lab) -> None:
+    flag(again, "words").touch()
+
+    ran = again.run("--force", "--min-success", "0.5", code=1)
+
+    assert "count: 1/1 done" in ran.out
+    table = (again.store / "cohort/count/words.tsv").read_text()
+    assert "ann\tmissing" in table
+
+
+def test_what_reads_equal_bytes_is_kept(lab: Lab) -> None:
+    """The shell step leaves the same bytes each time; the step below is a job that runs nothing."""
+    lab.run()
+    before = lab.receipts()
+    lab.receipt_of("lower", "ann").unlink()
+
+    lab.run()
+
+    after = lab.receipts()
+    run_id = lab.runs()[-1]
+    assert after["lower", "ann"]["run_id"] == run_id
+    for cell in (("words", "ann"), ("count", "_cohort")):
+        assert after[cell]["run_id"] == before[cell]["run_id"]
+        assert after[cell]["kept"]["run_id"] == run_id
+    assert after["words", "bob"] == before["words", "bob"]
+    assert "Nothing to do" in lab.run().out
+
+
+def test_what_was_detached_is_told_by_status_until_it_is_made(again: Lab) -> None:
+    flag(again, "words").touch()
+    again.run("--force", "--detach")
+    again.run("status", "--watch", code=None)
+
+    status = again.json("status", code=1)
+
+    assert {(cell["step"], cell["sample"]) for cell in status["failed"]} == {("words", "ann")}
+    assert [step["done"] for step in status["steps"]] == [3, 2, 0]
+    flag(again, "words").unlink()
+    again.run()
+    check_whole(again)
+
+
+def test_a_store_without_retired_receipts_is_read_in_one_listing_more(lab: Lab) -> None:
+    """What earlier versions wrote stays done."""
+    lab.run()
+    for path in (lab.store / "receipts").glob("*/*/*.json"):
+        receipt = json.loads(path.read_text())
+        for name in ("kept", "metrics_read"):
+            del receipt[name]
+        path.write_text(json.dumps(receipt))
+    ran = lab.run("--verbose")
+    assert "Nothing to do: 7 of 7" in ran.out
+    assert ran.store_calls <= 12

@@ -1,0 +1,151 @@
+"""Done means made as asked, just now: over any pipeline, selection, way of failing and history of killed drivers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch_pipeline.pipeline.plan import CellState, Selection, Why
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Graph
+from tests.pipeline.promises import (
+    above,
+    cells_in,
+    check_as_asked,
+    check_plan,
+    check_true,
+    drive,
+    finish,
+    sent_cells,
+)
+from tests.pipeline.test_planner_properties import disturb, everything, some_selection
+from tests.pipeline.worlds import WORLDS, Cell, World, bounded, count, flag, graph_of, one, some
+
+
+def some_failing(data: st.DataObject, world: World) -> set[Cell]:
+    return set(some(data, sorted(everything(world)), 3, "failing"))
+
+
+def killed(data: st.DataObject, world: World, selection: Selection) -> None:
+    """A driver dies between any two of its calls, from the retiring on; the backend goes on for a while."""
+    plan = world.plan(selection)
+    check_plan(plan, world)
+    world.send(plan, plan.jobs[: count(data, len(plan.jobs), "jobs sent")])
+    waiting = sum(child.state not in ("done", "failed") for job in world.jobs for child in job.children)
+    world.run(children=count(data, waiting, "children that ended"), failing=some_failing(data, world))
+
+
+@bounded(400)
+@given(st.data(), WORLDS)
+def test_what_was_asked_for_is_done_only_if_it_was_made_or_kept(data: st.DataObject, world: World) -> None:
+    if not flag(data, "new"):
+        finish(world)
+    for _ in range(1 + count(data, 2, "earlier commands")):
+        if flag(data, "disturbed"):
+            disturb(data, world)
+            world.untrue = set(some(data, sorted(everything(world)), 2, "results missing")) & set(world.receipts)
+        selection = some_selection(data, world)
+        if world.plan(selection).conflicts:
+            world.run()
+        if flag(data, "killed"):
+            killed(data, world, selection)
+        else:
+            # What a live job made already is not made once more by a command that follows it.
+            live = [job for job in world.jobs if not job.over]
+            ran = {(job.step, child.sample) for job in live for child in job.children if child.state == "done"}
+            before = len(world.ran)
+            plans = drive(world, selection, some_failing(data, world))
+            check_as_asked(world, selection, plans, ran.union(world.ran[before:]))
+        check_true(world)
+        check_true(world, some_selection(data, world))
+    world.absent.clear()
+    if world.plan().conflicts:
+        world.run()
+    # A child of an earlier command's job may fail while the next one follows it.
+    for _ in range(2):
+        finish(world)
+        check_true(world)
+    assert cells_in(world.plan(), CellState.DONE) == everything(world)
+
+
+@bounded(200)
+@given(st.data(), WORLDS)
+def test_a_cell_made_again_that_fails_takes_everything_below_it_along(data: st.DataObject, world: World) -> None:
+    finish(world)
+    cell = one(data, sorted(everything(world)), "cell")
+    plan = world.plan()
+    below = {other for other in everything(world) if cell in above(plan, other)} | {cell}
+    if flag(data, "its receipt is lost"):
+        del world.receipts[cell]
+        selection = Selection()
+    else:
+        selection = Selection(steps=frozenset({cell[0]}), samples=frozenset({cell[1]}) & set(world.samples), force=True)
+        selection = replace(selection, samples=selection.samples or None)
+    remade = {other for other in below if selection.takes(*other)}
+    drive(world, selection, {cell})
+    assert not cells_in(world.plan(), CellState.DONE) & below
+    assert remade <= cells_in(world.plan(), CellState.TO_RUN)
+    finish(world)
+    assert cells_in(world.plan(), CellState.DONE) == everything(world)
+    check_true(world)
+
+
+@bounded(200)
+@given(st.data(), WORLDS)
+def test_equal_bytes_replace_nothing(data: st.DataObject, world: World) -> None:
+    world.deterministic = True
+    finish(world)
+    before = dict(world.results)
+    cell = one(data, sorted(everything(world)), "cell")
+    del world.receipts[cell]
+    world.ran.clear()
+    finish(world)
+    assert world.results == before
+    assert set(world.kept) == set(world.ran) - {cell}
+
+
+@bounded(200)
+@given(st.data(), WORLDS)
+def test_what_was_forced_and_failed_runs_the_next_time_whatever_it_reads(data: st.DataObject, world: World) -> None:
+    world.deterministic = True
+    finish(world)
+    failing = some_failing(data, world)
+    forced = set(sent_cells(world.plan(Selection(force=True))))
+    world.ran.clear()
+    drive(world, Selection(force=True), failing)
+    made = set(world.ran)
+    finish(world)
+    assert set(world.ran) == forced
+    assert not world.kept
+    assert made | failing <= forced
+    check_true(world)
+
+
+@bounded(100)
+@given(st.data(), WORLDS)
+def test_a_plan_retires_nothing_where_nothing_stands_or_nothing_is_made_again(
+    data: st.DataObject, world: World
+) -> None:
+    assert not world.plan().retires
+    finish(world)
+    assert not world.plan().retires
+    world.change_code(one(data, world.graph.names, "step"))
+    plan = world.plan()
+    sent = set(sent_cells(plan))
+    # What changed itself has another fingerprint; what is below it is named, so that no option trusts it.
+    assert {name[:2] for name in plan.retires} == {cell for cell in sent if sent & above(plan, cell)}
+    assert not world.plan(Selection(accept_code_changes=True)).retires
+
+
+def test_a_retired_cell_says_why_it_runs() -> None:
+    world = World(graph=some_chain(), samples=["x0"])
+    finish(world)
+    drive(world, Selection(force=True, steps=frozenset({"a"})), {("a", "x0")})
+    plan = world.plan()
+    assert plan.why == {"a": [Why.RETIRED], "b": [Why.RETIRED]}
+
+
+def some_chain() -> Graph:
+    return graph_of(("a", Scope.SAMPLE, ()), ("b", Scope.SAMPLE, ["a"]))
