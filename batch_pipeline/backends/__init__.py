@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from batch_pipeline.pipeline.plan import Limits
 
 if TYPE_CHECKING:
     from batch_pipeline.backends.base import Backend
     from batch_pipeline.config import Settings
+
+
+#: Backend's name -> what one submission may not exceed there. Known without a connection, for commands that only plan.
+LIMITS: Final = {"aws": Limits(), "embedded": Limits()}
 
 
 def create(settings: Settings) -> Backend:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.contract import EndReason
 
 
@@ -59,17 +60,6 @@ class Child:
     status_reason: str = ""
     started_at_ms: int | None = None
     stopped_at_ms: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one submission may not exceed."""
-
-    max_array_size: int = 10_000
-    max_dependencies: int = 20
-    max_name: int = 128
-    max_request_bytes: int = 30 * 1024
-    max_overrides_bytes: int = 6_500
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.account import Account
 from batch_pipeline.backends.aws_clients import (
     Clients,
@@ -32,7 +33,7 @@ from batch_pipeline.backends.aws_clients import (
     said,
     translated,
 )
-from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
+from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.credentials import identity_of
 from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.backends.limits import check
@@ -40,6 +41,7 @@ from batch_pipeline.backends.pace import NotYet, TokenBucket, insisting
 from batch_pipeline.backends.payload import submit_json
 from batch_pipeline.backends.shapes import child_of, counts_of, forgotten, group_of, stream_of, summary_of
 from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused, SubmissionUnknown
 
 #: https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
@@ -68,7 +70,7 @@ class BatchBackend:
             renewable=self._embedded,
         )
         self._pace = pace or TokenBucket(SUBMITS_A_SECOND)
-        self._limits = Limits()
+        self._limits = LIMITS[self.name]
         #: Name of a definition -> its revision.
         self._pinned: dict[str, int] = {}
         self._queues: set[str] = set()

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from batch_pipeline.backends.base import JobRequest, Limits
+from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.payload import OWN_TAGS, RunContext, outline, overrides_bytes, request_bytes
-from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.pipeline.plan import Limits, Plan
 from batch_pipeline.wire.errors import InvalidPlan, SubmissionRefused
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -49,7 +49,7 @@ def plan_problems(plan: Plan, context: RunContext) -> list[str]:
     names: Counter[str] = Counter()
     for job, request in outline(plan, context):
         names[request.name] += 1
-        for problem in problems_of(request, context.limits):
+        for problem in problems_of(request, plan.limits):
             jobs_with.setdefault(problem, []).append(job.name)
     problems = [f"The tag {tag} is set by the program itself; name yours otherwise." for tag in _taken(context)]
     problems += [f"{count} jobs are called {name}; rename a step." for name, count in names.items() if count > 1]

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary, Limits
+from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.reasons import end_reason
 from batch_pipeline.backends.shapes import forgotten
+from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
 
 DEPENDENCY_FAILED = "Dependent Job failed"

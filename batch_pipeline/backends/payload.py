@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from batch_pipeline.backends.base import After, JobRequest, Limits
+from batch_pipeline.backends.base import After, JobRequest
 from batch_pipeline.backends.definitions import join_definition, sanitised
-from batch_pipeline.pipeline.plan import Plan, PlannedJob
+from batch_pipeline.pipeline.plan import Limits, Plan, PlannedJob
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
@@ -54,7 +54,6 @@ class RunContext:
     share_identifier: str = ""
     #: Priority within the share; None: as the definition says.
     priority: int | None = None
-    limits: Limits = field(default_factory=Limits)
 
 
 def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence[After] = ()) -> JobRequest:
@@ -65,7 +64,7 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
     """
     definition = context.definitions[job.step]
     request = JobRequest(
-        name=job_name(context, job, context.limits),
+        name=job_name(context, job, plan.limits),
         queue=job.remedy.queue or context.queue,
         size=job.size,
         definition=join_definition(definition) if job.join else definition,
@@ -79,7 +78,7 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
     )
     if (
         Variable.LIST_OF_SAMPLES not in request.environment
-        or overrides_bytes(request) <= context.limits.max_overrides_bytes
+        or overrides_bytes(request) <= plan.limits.max_overrides_bytes
     ):
         return request
     key = layout.submission(context.run_id, job.name, SAMPLES_FILE)

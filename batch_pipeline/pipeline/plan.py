@@ -2,10 +2,10 @@
 
 Every cell (step, sample) is looked at once, steps in order. A cell is done when a receipt with its current fingerprint
 is there. Samples that need the same steps with the same remedies, and wait for the same live jobs, form a *group*; a
-group is cut into *shards* of at most 10,000; each (shard, step) is one job, and the jobs of a shard hold the same
-samples in the same order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream jobs,
-through joins where they are more than one job may depend on. Jobs of earlier runs that are still live are depended on
-like planned ones.
+group is cut into *shards* as large as an array may be; each (shard, step) is one job, and the jobs of a shard hold the
+same samples in the same order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream
+jobs, through joins where they are more than one job may depend on. Jobs of earlier runs that are still live are
+depended on like planned ones.
 
 `plan`, `run --dry-run`, `run` and `status` read the same Plan; nothing here knows a store, a backend or a clock.
 """
@@ -54,10 +54,21 @@ class Retired:
 
     #: The run that set out to make it.
     run_id: str
-    #: Of the receipt (`store.version_of`): another version at the same key is another receipt, and counts.
+    #: Of the receipt (`Store.version`): another version at the same key is another receipt, and counts.
     version: str
     #: Whether the cell must run even if all that it reads is found unchanged.
     must_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one submission may not exceed: those of AWS Batch, unless a backend says otherwise."""
+
+    max_array_size: int = 10_000
+    max_dependencies: int = 20
+    max_name: int = 128
+    max_request_bytes: int = 30 * 1024
+    max_overrides_bytes: int = 6_500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +209,8 @@ class Plan:
     #: (step, sample, fingerprint) of the receipts that count for nothing once this wave is sent, each with whether its
     #: cell must run (`Retired.must_run`).
     retires: Mapping[tuple[str, str, str], bool] = field(default_factory=dict)
+    #: What its jobs do not exceed: the backend's.
+    limits: Limits = field(default_factory=Limits)
 
     def cells(self, step: str) -> Iterator[tuple[str, CellState]]:
         """Sample (COHORT for a gather) and state of each cell of a step."""

@@ -22,6 +22,7 @@ from batch_pipeline.pipeline.plan import (
     CellState,
     Edge,
     Inventory,
+    Limits,
     LiveJob,
     Plan,
     PlannedJob,
@@ -41,9 +42,7 @@ def make_plan(
     parts: Mapping[str, StepParts],
     inventory: Inventory,
     selection: Selection,
-    *,
-    max_array_size: int = 10_000,
-    max_dependencies: int = 20,
+    limits: Limits,
 ) -> Plan:
     """The jobs of one wave and the state of every cell.
 
@@ -53,8 +52,8 @@ def make_plan(
     cells = Cells(graph, tuple(samples), parts, inventory, selection)
     for node in graph:
         cells.add(node)
-    groups = _groups(cells, max_array_size)
-    jobs = _Jobs(cells, groups, max_array_size, max_dependencies).all()
+    groups = _groups(cells, limits.max_array_size)
+    jobs = _Jobs(cells, groups, limits).all()
     return Plan(
         graph=graph,
         samples=cells.samples,
@@ -68,6 +67,7 @@ def make_plan(
         conflicts=cells.conflicts(),
         missing=cells.missing,
         retires=retired_by(cells),
+        limits=limits,
     )
 
 
@@ -148,14 +148,14 @@ def _remedied(cells: Cells, node: Node, column: list[_Mark]) -> None:
 class _Jobs:
     """Names the jobs of the groups' shards, steps in order, each after those that it depends on."""
 
-    def __init__(self, cells: Cells, groups: Sequence[_Group], max_array_size: int, max_dependencies: int) -> None:
+    def __init__(self, cells: Cells, groups: Sequence[_Group], limits: Limits) -> None:
         self.cells = cells
         self.shards = [
-            (f"{g}-{s}", group.members[start : start + max_array_size], group)
+            (f"{g}-{s}", group.members[start : start + limits.max_array_size], group)
             for g, group in enumerate(groups)
-            for s, start in enumerate(range(0, len(group.members), max_array_size))
+            for s, start in enumerate(range(0, len(group.members), limits.max_array_size))
         ]
-        self.max_dependencies = max_dependencies
+        self.max_dependencies = limits.max_dependencies
 
     def all(self) -> Iterator[PlannedJob]:
         """Every job of the wave."""

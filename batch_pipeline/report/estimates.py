@@ -43,7 +43,7 @@ class Payload:
 
 def payloads(plan: Plan, context: RunContext) -> Iterator[Payload]:
     """Every SubmitJob call of a plan, in order."""
-    limits = context.limits
+    limits = plan.limits
     for job, request in outline(plan, context):
         whole, part = request_bytes(request), overrides_bytes(request)
         yield Payload(

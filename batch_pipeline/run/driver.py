@@ -15,10 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions, resources
 from batch_pipeline.pipeline.fingerprint import step_parts
-from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Remedy
+from batch_pipeline.pipeline.plan import CellState, Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.diagnosis import diagnose
@@ -143,6 +144,11 @@ class Driver:
             self._backend = backend_of(self._request.settings)
         return self._backend
 
+    @property
+    def _limits(self) -> Limits:
+        """The backend's limits, known by its name alone as long as nothing else needs a backend."""
+        return self._backend.limits() if self._backend else LIMITS[self._request.settings.backend.name]
+
     def close(self) -> None:
         """Lets go of the lock and the backend's connections; jobs go on."""
         self._lock.release()
@@ -163,11 +169,11 @@ class Driver:
         stock = inventories.read_inventory(request, references, retirements)
         told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
         stock = replace(stock, live=live_jobs(self._store, live), failed=told, made=self._made)
-        plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
+        plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection, self._limits)
         remedies = self._known_remedies(plan)
         if remedies:
             stock = replace(stock, remedies=remedies)
-            plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection)
+            plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection, self._limits)
         return Look(plan=plan, inventory=stock, reference=reference, live=live, store_calls=Counter(self._store.calls))
 
     def _reach(self, run_ids: Sequence[str]) -> None:

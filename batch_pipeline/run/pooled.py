@@ -17,9 +17,11 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Final
 
-from batch_pipeline.backends.base import After, Child, JobRequest, JobState, JobSummary, Limits
+from batch_pipeline.backends import LIMITS
+from batch_pipeline.backends.base import After, Child, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.limits import check
 from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.pool.autopilot import Launcher
 from batch_pipeline.pool.base import Filter, PoolStore
 from batch_pipeline.pool.task import Action, Nest, TaskSpec, TaskState
@@ -74,7 +76,7 @@ class PoolBackend:
 
     def limits(self) -> Limits:
         """See `Backend.limits`."""
-        return Limits()
+        return LIMITS[self.name]
 
     def wake(self) -> None:
         """See `Backend.wake`. Pilots start when there is something for them."""

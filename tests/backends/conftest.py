@@ -15,7 +15,7 @@ from batch_pipeline.backends.definitions import definitions_of, named
 from batch_pipeline.backends.payload import RunContext
 from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, Plan, Selection
+from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Selection
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Input, Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
@@ -77,8 +77,7 @@ def plan_of(graph: Graph) -> Callable[..., Plan]:
             {node.name: StepParts(code=node.name, params={}, image="", references={}) for node in graph},
             Inventory(sources={sample: {"upper.text": (file,)} for sample in samples}),
             Selection(),
-            max_dependencies=max_dependencies,
-            max_array_size=max_array_size,
+            Limits(max_array_size=max_array_size, max_dependencies=max_dependencies),
         )
 
     return make

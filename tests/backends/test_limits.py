@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from batch_pipeline.backends.base import After, JobRequest, Limits
+from batch_pipeline.backends.base import After, JobRequest
 from batch_pipeline.backends.limits import check, check_all, plan_problems
 from batch_pipeline.backends.payload import RunContext, outline, request_bytes, request_of, submit_json
-from batch_pipeline.pipeline.plan import Edge, Plan
+from batch_pipeline.pipeline.plan import Edge, Limits, Plan
 from batch_pipeline.wire.errors import InvalidPlan, SubmissionRefused
 
 PlanOf = Callable[..., Plan]

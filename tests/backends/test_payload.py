@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from batch_pipeline.backends.base import After, JobRequest, Limits
+from batch_pipeline.backends.base import After, JobRequest
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.payload import (
@@ -17,7 +17,7 @@ from batch_pipeline.backends.payload import (
     samples_of,
     submit_json,
 )
-from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.pipeline.plan import Limits, Plan
 
 PlanOf = Callable[..., Plan]
 RUN = "01J00000000000000000000000"

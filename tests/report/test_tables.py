@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, Plan, Selection, Why
+from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Selection, Why
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Input, Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
@@ -79,7 +79,7 @@ def planned(
         absent=missing,
     )
     parts = {node.name: StepParts(code=node.name, params={}, image="", references={}) for node in graph}
-    return make_plan(graph, samples, parts, inventory, Selection(**chosen))
+    return make_plan(graph, samples, parts, inventory, Selection(**chosen), Limits())
 
 
 def cell(step: str, sample: str, reason: EndReason, because_of: str = "", message: str = "") -> FailedCell:

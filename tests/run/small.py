@@ -13,7 +13,7 @@ from batch_pipeline import Input, Output, Param, Scope, Step, WorkflowTask
 from batch_pipeline.backends.base import JobRequest, JobSummary
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
-from batch_pipeline.pipeline.plan import Plan, Selection
+from batch_pipeline.pipeline.plan import Limits, Plan, Selection
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.run.driver import Driver, Look
@@ -93,8 +93,10 @@ Play = Callable[[str, str, int], int]
 class Stage(MemoryBackend):
     """Jobs run when somebody looks at them; a child that ends well leaves its receipt, another its failure."""
 
-    def __init__(self, store: Store, play: Play = lambda step, sample, attempt: 0) -> None:
-        super().__init__()
+    def __init__(
+        self, store: Store, play: Play = lambda step, sample, attempt: 0, limits: Limits | None = None
+    ) -> None:
+        super().__init__(limits)
         self.store = store
         self.play = play
         self.is_open = True
@@ -120,6 +122,8 @@ class Stage(MemoryBackend):
         return [(step, sample) for sample, _ in cells_of(self.store, run_id, job)]
 
     def _act(self, request: JobRequest, index: int) -> int:
+        if Variable.JOIN in request.environment:
+            return 0
         _, run_id, _, job, _ = request.environment[Variable.MANIFEST].split("/")
         manifest = self.store.get_json(request.environment[Variable.MANIFEST])
         sample, fingerprint = cells_of(self.store, run_id, job)[index]

@@ -8,7 +8,7 @@ import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.config import Settings, load_settings
-from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.pipeline.plan import CellState, Limits
 from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
@@ -36,6 +36,34 @@ def test_a_second_command_writes_nothing_and_never_needs_a_backend(store: Store,
     # One listing is the test's own.
     assert dict(store.calls) == {"list": 6}
     assert sum(outcome.store_calls.values()) <= 12
+
+
+@pytest.mark.parametrize(("samples", "joins"), [(5, 0), (7, 2)])
+def test_a_backend_with_small_arrays_and_few_dependencies_is_obeyed(store: Store, samples: int, joins: int) -> None:
+    names = [f"s{i}" for i in range(samples)]
+    limits = Limits(max_array_size=2, max_dependencies=3)
+    stage, ear = Stage(store, limits=limits), Ear()
+    outcome = drive(request_of(store, *names), stage, ear)
+
+    assert outcome.ok
+    assert ear.plans[0].limits == limits
+    sizes = [2] * (samples // 2) + [1]
+    assert [size for job, size in ear.jobs if job.startswith("upper")] == sizes
+    assert [size for job, size in ear.jobs if job.startswith("count")] == sizes
+    assert len([job for job, _ in ear.jobs if "join" in job]) == joins
+    assert max(len(job.request.after) for job in stage.jobs.values()) == 3
+
+
+def test_a_command_that_only_looks_plans_within_the_limits_of_a_backend_that_is_never_made(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(max_array_size=2)
+    monkeypatch.setitem(backends.LIMITS, "embedded", limits)
+    monkeypatch.setattr(backends, "create", lambda settings: pytest.fail("no backend is needed"))
+    plan = Driver(request_of(store)).look().plan
+
+    assert plan.limits == limits
+    assert [job.size for job in plan.jobs] == [2, 1, 2, 1, 1]
 
 
 def test_the_listener_hears_the_flow_in_order(store: Store, stage: Stage) -> None:
