@@ -30,6 +30,12 @@ def reason_of_words(text: str) -> EndReason | None:
     return next((reason for words, reason in REASON_OF_STATUS if spoken.startswith(words.lower())), None)
 
 
+def says_out_of_memory(text: str) -> bool:
+    """Whether AWS's words, anywhere in a text, are those for out of memory; exit code 137 alone is any SIGKILL."""
+    words = (words for words, reason in REASON_OF_STATUS if reason is EndReason.OUT_OF_MEMORY)
+    return any(each.lower() in text.lower() for each in words)
+
+
 def _reason_of_code(exit_code: int | None) -> EndReason:
     """FAILED with exit code 0, or with none, is nobody's verdict: the agent lost sight of the container."""
     if not exit_code:

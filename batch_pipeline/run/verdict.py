@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from batch_pipeline.backends.base import Backend, Child, JobState
+from batch_pipeline.backends.reasons import says_out_of_memory
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.run.events import FailedCell, StepProgress
@@ -104,8 +105,9 @@ def _with_record(store: Store, cell: FailedCell) -> FailedCell:
     if failure is None:
         return cell
     told = EndReason(failure.end_reason)
-    # The backend knows better what the container could not see: a kill for memory, time or by hand.
-    seen = cell.reason in (EndReason.OUT_OF_MEMORY, EndReason.TIMEOUT, EndReason.CANCELLED)
+    # The backend knows better what the container could not see: a kill for time, by hand or, if it says so, for memory.
+    seen = cell.reason in (EndReason.TIMEOUT, EndReason.CANCELLED)
+    seen |= cell.reason is EndReason.OUT_OF_MEMORY and says_out_of_memory(cell.message)
     return replace(
         cell,
         reason=cell.reason if seen else told,

@@ -143,6 +143,7 @@ REASON_OF_EXIT: dict[int, EndReason] = {
     ContainerExit.STORE_UNREACHABLE: EndReason.STORE,
     ContainerExit.DISK_FULL: EndReason.DISK_FULL,
     ContainerExit.INTERRUPTED: EndReason.INTERRUPTED,
+    # SIGKILL, which anybody may send: most likely, unless words or the failure record say otherwise.
     137: EndReason.OUT_OF_MEMORY,
     143: EndReason.INTERRUPTED,
 }

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline.backends.reasons import end_reason, reason_of_words
+from batch_pipeline.backends.reasons import end_reason, reason_of_words, says_out_of_memory
 from batch_pipeline.wire.contract import EndReason
 
 EXITED = "Essential container in task exited"
@@ -62,6 +62,20 @@ def test_a_failed_child_ended_for(
 def test_success_is_success_whatever_the_words_say() -> None:
     found = end_reason(succeeded=True, status_reason="Your Spot Task was interrupted.", exit_code=0, cancelled=True)
     assert found is EndReason.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{EXITED} {OOM}", True),
+        (f"{EXITED} container killed due to memory usage", True),
+        (EXITED, False),
+        ("SIGKILL ended it. If nobody sent that, it needed more memory than there was.", False),
+        ("", False),
+    ],
+)
+def test_only_aws_words_say_out_of_memory(text: str, expected: bool) -> None:
+    assert says_out_of_memory(text) is expected
 
 
 def test_words_that_say_nothing_mean_nothing() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from batch_pipeline.config import load_settings
 from batch_pipeline.run.live import live_run_ids, read_live_runs
 from batch_pipeline.run.verdict import judge, last_failure
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import Store
 from tests.run.small import Ear, Stage, chosen, drive, request_of
+from tests.run.virtual import Death, World
 
 
 def reasons(store: Store, stage: Stage) -> dict[tuple[str, str], tuple[str, str]]:
@@ -56,13 +58,25 @@ def test_without_a_record_the_backends_words_are_told(store: Store, stage: Stage
     assert failed.exit_code == 137
 
 
-def test_a_kill_for_memory_outweighs_what_the_container_thought(store: Store, stage: Stage) -> None:
-    stage.play = lambda step, sample, attempt: 137 * (sample == "ann")
+@pytest.mark.parametrize(
+    ("reason", "code", "expected"),
+    [
+        ("OutOfMemoryError: Container killed due to memory usage", 137, EndReason.OUT_OF_MEMORY),
+        ("OutOfMemoryError: Container killed due to memory usage", 1, EndReason.OUT_OF_MEMORY),
+        (None, 137, EndReason.STEP_FAILED),
+        (None, 1, EndReason.STEP_FAILED),
+    ],
+)
+def test_the_backends_words_on_memory_outweigh_the_container_and_a_mere_exit_code_does_not(
+    store: Store, reason: str | None, code: int, expected: EndReason
+) -> None:
+    world = World(store, lambda attempt: Death(exit_code=code, reason=reason, recorded="step_failed"))
 
-    failed = drive(request_of(store), stage).failed[0]
+    settings = load_settings({"recovery.rounds": 0}, environ={})
+    failed = world.drive(request_of(store, "ann", settings=settings)).failed[0]
 
-    assert failed.reason is EndReason.OUT_OF_MEMORY
-    assert failed.message == "upper of ann broke."
+    assert failed.reason is expected
+    assert failed.message == "upper broke."
 
 
 def test_success_without_a_receipt_is_lost(store: Store, stage: Stage) -> None:
