@@ -293,7 +293,12 @@ class Attempt:
     def _record_failure(self) -> None:
         """Leaves the log and the record of the failure; what cannot be left is said to the log."""
         manifest, row = self.manifest, self.row
-        self.verdict = self.verdict.with_log(self.log.tail(_SEARCHED_BYTES))
+        self.verdict = self.verdict.explained(
+            self.log.tail(_SEARCHED_BYTES),
+            oom_killed=self.meter.oom_killed,
+            peak_bytes=self.peak_memory_bytes,
+            memory_mb=manifest.memory_mb,
+        )
         say(f"{manifest.step} of {row.sample} failed: {self.verdict.message}")
         if self.verdict.exit_code == DiskFull.exit_code:
             # The store may be on the very disk that is full.

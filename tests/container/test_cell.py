@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batch_pipeline.container import meter
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import InputSpec, OutputSpec, Row, SourceFile
 
@@ -432,7 +433,10 @@ def test_downloaded_results_are_checked_by_their_digest(workshop: Workshop) -> N
     [
         ("exit 7", 7, "step_failed", "step.sh ended with exit code 7."),
         ("echo oh no >&2; exit 1", 1, "step_failed", "step.sh ended with exit code 1: oh no"),
-        ("kill -9 $$", 137, "out_of_memory", "raise memory_mb"),
+        ("kill -9 $$", 1, "step_failed", "step.sh was killed (signal 9). Not for lack of memory (its peak was "),
+        ("sh -c 'kill -9 $$'", 1, "step_failed", "step.sh ended with exit code 137 (signal 9). Not for"),
+        ("timeout -s KILL 0.01 sleep 9", 1, "step_failed", " of 1,024 MiB"),
+        ("echo std::bad_alloc >&2; kill -9 $$", 137, "out_of_memory", "raise memory_mb"),
         ("kill -SEGV $$", 139, "step_failed", "signal 11"),
         ("echo 'cp: No space left on device' >&2; exit 1", 74, "disk_full", "give it a larger one"),
         ("true", 65, "invalid_output", "did not write 'y'"),
@@ -441,7 +445,10 @@ def test_downloaded_results_are_checked_by_their_digest(workshop: Workshop) -> N
         ("mkfifo y", 65, "invalid_output", "left a special file as 'y'"),
     ],
 )
-def test_how_a_script_can_fail(workshop: Workshop, script: str, code: int, reason: str, words: str) -> None:
+def test_how_a_script_can_fail(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, script: str, code: int, reason: str, words: str
+) -> None:
+    monkeypatch.setattr(meter, "oom_kills", lambda: 3)
     assert workshop.live(workshop.script(f"#!/bin/sh\n{script}\n")) == code
     failure = workshop.failure()
     assert failure
@@ -460,7 +467,13 @@ def test_how_a_script_can_fail(workshop: Workshop, script: str, code: int, reaso
         ("sys.exit(0)", 1, "step_failed", "SystemExit: 0"),
         ("os._exit(0)", 1, "step_failed", "The process of copy ended with exit code 1"),
         ("os._exit(9)", 9, "step_failed", "The process of copy ended with exit code 9"),
-        ("os.kill(os.getpid(), 9)", 137, "out_of_memory", "raise memory_mb"),
+        ("os.kill(os.getpid(), 9)", 1, "step_failed", "The process of copy was killed (signal 9). Not for lack"),
+        (
+            "import sh; sh.sh('-c', 'kill -9 $$')",
+            1,
+            "step_failed",
+            "sh … was killed (signal 9). Not for lack of memory",
+        ),
         ("open('/dev/full', 'w').write('x' * 100000)", 74, "disk_full", "no space left"),
         ("import sh; sh.sh('-c', 'echo bad >&2; exit 4')", 1, "step_failed", "sh … ended with exit code 4: bad"),
         ("import sh; sh.nosuchtool()", 1, "step_failed", "CommandNotFound: nosuchtool"),
@@ -468,7 +481,10 @@ def test_how_a_script_can_fail(workshop: Workshop, script: str, code: int, reaso
         ("job.input('nope')", 64, "contract", "has no input 'nope'"),
     ],
 )
-def test_how_a_python_step_can_fail(workshop: Workshop, run: str, code: int, reason: str, words: str) -> None:
+def test_how_a_python_step_can_fail(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, run: str, code: int, reason: str, words: str
+) -> None:
+    monkeypatch.setattr(meter, "oom_kills", lambda: 3)
     body = f"class S(Step):\n    y = Output('y')\n    def run(self, job):\n        job.note(n=1)\n        {run}\n"
     assert workshop.live(workshop.python(body)) == code, workshop.log
     failure = workshop.failure()
@@ -477,6 +493,18 @@ def test_how_a_python_step_can_fail(workshop: Workshop, run: str, code: int, rea
     assert words in failure.message
     if "os." not in run:
         assert failure.metrics == {"n": 1}
+
+
+def test_a_tool_that_the_kernel_killed_for_memory_asks_for_more(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr(meter, "oom_kills", lambda: next(counts))
+    assert workshop.live(workshop.script("#!/bin/sh\nkill -9 $$\n")) == 137
+    failure = workshop.failure()
+    assert failure
+    assert (failure.exit_code, failure.end_reason) == (137, "out_of_memory")
+    assert failure.message == "step.sh was killed (signal 9). The kernel killed for lack of memory: raise memory_mb."
 
 
 @pytest.mark.parametrize(

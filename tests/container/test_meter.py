@@ -16,7 +16,7 @@ import pytest
 
 from batch_pipeline.container import meter
 from batch_pipeline.container.machine import IMDS_VARIABLE, NOWHERE, Machine, machine_of
-from batch_pipeline.container.meter import Meter, disk_bytes, group_memory_bytes
+from batch_pipeline.container.meter import Meter, disk_bytes, group_memory_bytes, oom_kills
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.wire.contract import EXECUTION, METADATA
 from tests.container.conftest import Workshop
@@ -69,6 +69,61 @@ def test_a_file_that_is_gone_at_the_end_counts_and_processes_add_up(
     assert signals.meter.peak_disk_bytes >= 500_000
     assert signals.meter.peak_memory_bytes >= 160_000_000
     assert not list(work.iterdir())
+
+
+V2 = "low 0\nhigh 0\nmax 7\noom 3\noom_kill {}\noom_group_kill 0\n"
+V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "folder", "name", "text"),
+    [
+        ("0::/user.slice/a\n", "user.slice/a", "memory.events", V2),
+        ("0::/\n", "", "memory.events", V2),
+        ("0::/ecs/the/host's/path\n", "", "memory.events", V2),
+        ("4:cpu,memory:/docker/abc\n1:name=systemd:/\n0::/\n", "memory/docker/abc", "memory.oom_control", V1),
+        ("4:memory:/docker/abc\n0::/\n", "memory", "memory.oom_control", V1),
+    ],
+)
+def test_the_kernels_own_count_is_read_whatever_the_cgroups(
+    tmp_path: Path, cgroups: Path, own: str, folder: str, name: str, text: str
+) -> None:
+    (tmp_path / "cgroup").write_text(own)
+    group = cgroups / folder
+    group.mkdir(parents=True, exist_ok=True)
+    (group / name).write_text(text.format(2))
+    (group / "cgroup.procs").write_text(f"1\n{os.getpid()}\n")
+    watched = Meter(str(tmp_path))
+    assert oom_kills() == 2
+    assert watched.oom_killed is False
+    (group / name).write_text(text.format(3))
+    assert watched.oom_killed is True
+    (group / name).unlink()
+    assert watched.oom_killed is None
+
+
+def test_a_count_of_other_processes_is_none(tmp_path: Path, cgroups: Path) -> None:
+    (tmp_path / "cgroup").write_text("4:memory:/docker/abc\n")
+    (cgroups / "memory").mkdir(parents=True)
+    (cgroups / "memory/memory.oom_control").write_text(V1.format(2))
+    (cgroups / "memory/cgroup.procs").write_text("1\n")
+    assert oom_kills() is None
+    assert Meter(str(tmp_path)).oom_killed is None
+
+
+def test_where_the_kernel_says_nothing_nothing_is_known(tmp_path: Path, cgroups: Path) -> None:
+    assert oom_kills() is None
+    assert Meter(str(tmp_path)).oom_killed is None
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for cgroups; `cgroup` beside it tells which ones are ours."""
+    monkeypatch.setattr(meter, "_CGROUPS", str(tmp_path / "fs"))
+    monkeypatch.setattr(meter, "_OWN_CGROUPS", str(tmp_path / "cgroup"))
+    meter._counter.cache_clear()
+    yield tmp_path / "fs"
+    meter._counter.cache_clear()
 
 
 def test_one_process_alone_is_left_to_the_kernel() -> None:

@@ -11,6 +11,7 @@ import sh
 from batch_pipeline.container.verdict import guarded, last_line, verdict_of, verdict_of_code
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import (
+    BatchPipelineError,
     ContractBroken,
     DiskFull,
     InvalidConfig,
@@ -66,10 +67,73 @@ def test_a_tool_whose_words_went_to_the_log_asks_for_the_log() -> None:
     assert verdict.with_log(b"").message == "kallisto quant … ended with exit code 3."
 
 
-def test_a_killed_tool_hints_at_memory() -> None:
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("oom_killed", "peak_bytes", "code", "words"),
+    [
+        (True, GIB // 8, 137, "The kernel killed for lack of memory: raise memory_mb."),
+        (True, GIB, 137, "raise memory_mb"),
+        (
+            False,
+            GIB // 8,
+            1,
+            "sh … was killed (signal 9). Not for lack of memory (its peak was 128 of 1,024 MiB)",
+        ),
+        (False, GIB - 1, 1, "Not for lack of memory (its peak was 1,023 of 1,024 MiB)"),
+        # Where no cgroup limits it, a process may have more than its job.
+        (False, GIB, 137, "It took more memory than its job has (1,024 of 1,024 MiB): raise memory_mb."),
+        (None, GIB // 2 - 1, 1, "Not for lack of memory"),
+        (None, GIB // 2, 137, "It most likely needed more memory than its job has: raise memory_mb."),
+        (None, 2 * GIB, 137, "raise memory_mb"),
+    ],
+)
+def test_what_killed_a_tool_is_told_from_the_kernels_count_and_the_peak(
+    oom_killed: bool | None, peak_bytes: int, code: int, words: str
+) -> None:
     verdict = verdict_of(failed("kill -9 $$"))
-    assert verdict.exit_code == 137
-    assert "memory_mb" in verdict.message
+    explained = verdict.explained(b"last line", oom_killed=oom_killed, peak_bytes=peak_bytes, memory_mb=1024)
+    assert verdict.killed
+    assert explained.exit_code == code
+    assert words in explained.message
+    assert explained.reason is (EndReason.STEP_FAILED if code == 1 else EndReason.OUT_OF_MEMORY)
+
+
+def test_the_kernels_count_outweighs_words_and_words_outweigh_the_peak() -> None:
+    verdict = verdict_of_code("tool", -9)
+    full = b"No space left on device"
+    assert verdict.explained(full, oom_killed=True, peak_bytes=1, memory_mb=1024).exit_code == 137
+    assert verdict.explained(full, oom_killed=False, peak_bytes=1, memory_mb=1024).exit_code == 74
+    assert verdict.explained(b"std::bad_alloc", oom_killed=False, peak_bytes=1, memory_mb=1024).exit_code == 137
+
+
+def out_of_memory(message: str, cause: BaseException | None) -> BatchPipelineError:
+    error: BatchPipelineError = StepFailed(message)
+    error.exit_code = 137
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("code", [-9, 137])
+def test_a_shell_that_says_137_and_a_step_that_repeats_it_are_judged_like_the_killed_tool(code: int) -> None:
+    tool = subprocess.CalledProcessError(code, ["kallisto", "quant", "x"])
+    for error in (tool, out_of_memory("It most likely needed more.", tool)):
+        verdict = verdict_of(error)
+        assert (verdict.killed, verdict.exit_code) == (True, 137)
+        assert verdict.message.startswith("kallisto quant … ")
+    assert verdict_of_code("step.sh", code).killed
+
+
+def test_a_step_that_says_that_memory_was_short_is_believed() -> None:
+    for cause in (None, subprocess.CalledProcessError(1, ["java"])):
+        verdict = verdict_of(out_of_memory("The heap was too small.", cause))
+        assert (verdict.killed, verdict.exit_code, verdict.message) == (False, 137, "The heap was too small.")
+
+
+def test_what_was_not_killed_is_explained_by_its_log() -> None:
+    verdict = verdict_of_code("tool", 2).explained(b"a\nlast line\n", oom_killed=True, peak_bytes=GIB, memory_mb=1)
+    assert (verdict.exit_code, verdict.message) == (2, "tool ended with exit code 2: last line")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +167,7 @@ def test_guarded_leaves_no_traceback_of_a_step_error(capfd: pytest.CaptureFixtur
     def refuse() -> dict[str, int]:
         raise InvalidOutput("No reads.")
 
-    assert guarded(refuse) == {"exit_code": 65, "message": "No reads.", "wants_log": False}
+    assert guarded(refuse) == {"exit_code": 65, "message": "No reads.", "wants_log": False, "killed": False}
     assert capfd.readouterr().err == ""
 
 

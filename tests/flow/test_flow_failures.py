@@ -44,7 +44,7 @@ def test_status_says_afterwards_what_failed(lab: Lab) -> None:
 
 def test_status_knows_a_cell_whose_container_could_say_nothing(lab: Lab) -> None:
     """A container that is killed leaves no record of its failure; the driver that judged it does."""
-    lab.text("bob", "KILLED\n")
+    lab.text("bob", "SILENCED\n")
     ran = lab.run(code=1)
     assert "lower, out of memory: bob" in ran.out
 
@@ -65,6 +65,19 @@ def test_a_cell_that_takes_more_memory_than_it_has_goes_again_with_more_until_it
     assert ran.calls["SubmitJob"] == 9, "each time one job a step for what is left"
     assert len(lab.receipts()) == 7
     assert len(lab.runs()) == 3
+
+
+def test_a_tool_that_somebody_kills_is_not_taken_for_one_without_memory(lab: Lab) -> None:
+    lab.text("bob", "KILLED\n")
+
+    ran = lab.run(code=1)
+
+    assert "lower, step failed: bob" in ran.out
+    assert "lower.sh was killed (signal 9). Not for lack of memory (its peak was " in ran.out
+    assert "sent again" not in ran.out
+    assert ran.calls["SubmitJob"] == 3
+    assert len(lab.runs()) == 1
+    assert len(lab.receipts()) == 4
 
 
 def test_a_failure_is_tried_again_by_the_next_command_and_not_before(lab: Lab) -> None:
@@ -180,9 +193,9 @@ TABLE = (
         others_finish=True,
     ),
     Hostile(
-        name="a tool killed for its memory",
+        name="a tool killed by somebody",
         harm=lambda lab: lab.text("bob", "KILLED\n"),
-        told=("out of memory: bob", "raise memory_mb"),
+        told=("step failed: bob", "look for a kill or a time limit"),
         code=1,
         others_finish=True,
     ),

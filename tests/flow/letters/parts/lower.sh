@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the text says in capitals at the beginning of a line, happens: WAIT FILE, FAIL, KILLED, HUNGRY.
+# What the text says in capitals at the beginning of a line, happens: WAIT FILE, FAIL, KILLED, SILENCED, HUNGRY.
 set -eu
 gate=$(sed -n 's/^WAIT //p' "$INPUT_TEXT")
 turns=0
@@ -14,6 +14,9 @@ if grep -q '^FAIL' "$INPUT_TEXT"; then
 fi
 if grep -q '^KILLED' "$INPUT_TEXT"; then
     kill -9 $$
+fi
+if grep -q '^SILENCED' "$INPUT_TEXT"; then
+    kill -9 $PPID $$
 fi
 if grep -q '^HUNGRY' "$INPUT_TEXT"; then
     python3 -c 'import time; taken = b"x" * (150 << 20); time.sleep(5)'
