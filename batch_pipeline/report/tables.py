@@ -242,7 +242,8 @@ def _blamed(step: str, reasons: Counter[EndReason]) -> str:
     name = step or "something that it needs"
     if set(reasons) == {EndReason.CANCELLED}:
         return f"{name} was cancelled"
-    return f"{name} failed" + (f" ({_reasons(reasons)})" if set(reasons) != {EndReason.DEPENDENCY} else "")
+    # Of a cause among other samples only the step is known here.
+    return f"{name} failed" + (f" ({_reasons(reasons)})" if EndReason.DEPENDENCY not in reasons else "")
 
 
 def _root(cell: FailedCell, cells: Mapping[tuple[str, str], FailedCell]) -> tuple[str, EndReason]:

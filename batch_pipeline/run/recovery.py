@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from batch_pipeline.pipeline.plan import Remedy
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.run.events import Again, FailedCell
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
@@ -89,31 +90,37 @@ def sort_failures(graph: Graph, failed: Sequence[FailedCell], policy: Policy) ->
         remedy = policy.remedy(cell)
         if remedy is not None:
             remedies[cell.step, cell.sample] = remedy
-    hopeless = {
-        cell.step
-        for cell in failed
-        if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in remedies
-    }
+    by_step: dict[str, dict[str, FailedCell]] = {}
+    for cell in failed:
+        by_step.setdefault(cell.step, {})[cell.sample] = cell
+    goes: dict[str, set[str]] = {}
+    for node in graph:
+        cells = by_step.get(node.name, {})
+        goes[node.name] = {sample for sample, cell in cells.items() if _goes_again(node, cell, remedies, by_step, goes)}
     lasting: list[FailedCell] = []
     again: list[FailedCell] = []
     for cell in failed:
-        (again if _goes_again(graph, cell, remedies, hopeless) else lasting).append(cell)
+        (again if cell.sample in goes[cell.step] else lasting).append(cell)
     return Sorted(remedies=remedies, lasting=lasting, again=again)
 
 
-def _goes_again(graph: Graph, cell: FailedCell, remedies: Mapping[Cell, Remedy], hopeless: set[str]) -> bool:
+def _goes_again(
+    node: Node,
+    cell: FailedCell,
+    remedies: Mapping[Cell, Remedy],
+    failed: Mapping[str, Mapping[str, FailedCell]],
+    goes: Mapping[str, AbstractSet[str]],
+) -> bool:
+    """Whether a cell is sent again; what never ran is if all that it reads and that failed is, and something did."""
     if cell.reason is not EndReason.DEPENDENCY:
         return (cell.step, cell.sample) in remedies
-    if cell.sample == COHORT:
-        # A gather needs them all.
-        return bool(remedies) and not hopeless & set(_above(graph, cell.step))
-    return (cell.because_of, cell.sample) in remedies
-
-
-def _above(graph: Graph, step: str) -> Iterable[str]:
-    for name in graph[step].upstream:
-        yield name
-        yield from _above(graph, name)
+    causes = [
+        (step, sample)
+        for step in node.upstream
+        for sample in (failed.get(step, ()) if cell.sample == COHORT else (cell.sample, COHORT))
+        if sample in failed.get(step, ())
+    ]
+    return bool(causes) and all(sample in goes[step] for step, sample in causes)
 
 
 def summary(cells: Sequence[FailedCell], remedies: Mapping[Cell, Remedy]) -> list[Again]:

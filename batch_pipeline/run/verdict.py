@@ -181,8 +181,9 @@ def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:
 def _cause(blame: Mapping[str, Mapping[str, str]], upstream: Sequence[str], sample: str) -> str:
     for step in upstream:
         failed = blame.get(step, {})
-        # A sample's cell is not run on account of its own upstream cell, a gather on account of any.
-        found = failed.get(sample) or (next(iter(failed.values()), "") if sample == layout.COHORT else "")
+        # A sample's cell is not run on account of its own upstream cell or a gather's, a gather on account of any.
+        found = failed.get(sample) or failed.get(layout.COHORT)
+        found = found or (next(iter(failed.values()), "") if sample == layout.COHORT else "")
         if found:
             return found
     return ""

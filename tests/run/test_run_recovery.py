@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batch_pipeline import Input, Output, Step, WorkflowTask
+from batch_pipeline import Input, Output, Scope, Step, WorkflowTask
 from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Remedy
 from batch_pipeline.pipeline.samples import SampleList
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.pipeline.workflow import Graph, Node, Port, Task
+from batch_pipeline.report.tables import root_causes
 from batch_pipeline.run.events import Again, FailedCell
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures
 from batch_pipeline.run.request import Request
@@ -97,6 +99,80 @@ def test_what_never_ran_goes_with_its_cause_and_a_gather_when_nothing_stays_fail
     assert not found.lasting
 
 
+class Read(Step):
+    """Reads a text."""
+
+    text = Input()
+    out = Output("{sample}.out")
+
+
+class Total(Step):
+    """Reads all of them."""
+
+    scope = Scope.COHORT
+    read = Input()
+    out = Output("all.out")
+
+
+class Share(Step):
+    """Compares a sample with all."""
+
+    total = Input()
+    out = Output("{sample}.share")
+
+
+class Fanned(WorkflowTask):
+    """A step of the samples below a gather."""
+
+    def workflow(self) -> None:
+        read, total, share = self.new_task("read", Read), self.new_task("total", Total), self.new_task("share", Share)
+        read.in_text = self.source("{sample}.txt")
+        total.in_read = read.out_out
+        share.in_total = total.out_out
+
+
+def test_what_fans_out_below_a_gather_goes_again_with_it() -> None:
+    graph = Graph.of(Fanned, {})
+    hungry = failed("read", "ann", EndReason.OUT_OF_MEMORY, memory_mb=1000)
+    below = [
+        failed("total", layout.COHORT, EndReason.DEPENDENCY, because_of="read"),
+        *(failed("share", sample, EndReason.DEPENDENCY, because_of="read") for sample in ("ann", "bob")),
+    ]
+    found = sort_failures(graph, [hungry, *below], POLICY)
+    assert found.again == [hungry, *below]
+    assert not found.lasting
+    own = failed("read", "bob", EndReason.STEP_FAILED)
+    found = sort_failures(graph, [hungry, own, *below], POLICY)
+    assert found.again == [hungry]
+    assert found.lasting == [own, *below]
+
+
+def test_what_never_ran_for_a_cause_that_is_not_known_stays_failed() -> None:
+    alone = failed("count", "ann", EndReason.DEPENDENCY)
+    assert sort_failures(Graph.of(Letters, {}), [alone], POLICY).lasting == [alone]
+
+
+def test_failures_of_hundreds_of_steps_are_sorted_at_once() -> None:
+    """Each layer of three steps reads the three before it: there are 3 ** 66 ways from the first to the last."""
+    layers = [[f"s{layer}-{i}" for i in range(3)] for layer in range(67)]
+    tasks = {name: Task(name, Read) for layer in layers for name in layer}
+    nodes = [
+        Node(
+            name=name,
+            step=Read(),
+            inputs={f"p{i}": Port(tasks[above], "out") for i, above in enumerate(layers[number - 1] if number else ())},
+        )
+        for number, layer in enumerate(layers)
+        for name in layer
+    ]
+    nodes.append(Node(name="all", step=Total(), inputs={"read": Port(tasks["s66-0"], "out")}))
+    graph = Graph(name="Layers", root=Path("/"), nodes=tuple(nodes))
+    cells = [failed("s0-0", "ann", EndReason.OUT_OF_MEMORY, memory_mb=1)]
+    cells += [failed(name, "ann", EndReason.DEPENDENCY) for layer in layers[1:] for name in layer]
+    cells.append(failed("all", layout.COHORT, EndReason.DEPENDENCY))
+    assert sort_failures(graph, cells, replace(POLICY, defined_mb={})).again == cells
+
+
 def test_only_the_newest_word_on_a_cell_counts() -> None:
     past = [
         failed("upper", "ann", EndReason.STEP_FAILED),
@@ -158,6 +234,32 @@ def test_cells_without_memory_go_again_together_with_more(store: Store, virtual_
     assert {line.cells for line in ear.again_lines} == {3}
     assert tuple(ear.again_lines) == outcome.again
     assert {cell.memory_mb for cell in read_failed(store, outcome.run_ids[0])} == {defined}
+
+
+def test_what_fans_out_below_a_gather_is_made_by_the_same_command(store: Store, virtual_time: list[World]) -> None:
+    def play(attempt: Attempt) -> Death | None:
+        return OUT_OF_MEMORY if (attempt.step, attempt.sample) == ("read", "ann") and attempt.memory_mb < 2000 else None
+
+    world = World(store, play)
+    request = replace(request_of(store, "ann", "bob"), workflow=Fanned, graph=Graph.of(Fanned, {}))
+    outcome = world.drive(request)
+    assert outcome.ok
+    assert [line.line for line in outcome.again] == ["read: 1 cell sent again with 2,048 MiB (out of memory)"]
+    assert {attempt.step for attempt in world.attempts} == {"read", "total", "share"}
+
+
+def test_what_fans_out_below_a_gather_names_the_cause(store: Store, virtual_time: list[World]) -> None:
+    world = World(store, lambda attempt: BUG if (attempt.step, attempt.sample) == ("read", "ann") else None)
+    request = replace(request_of(store, "ann", "bob"), workflow=Fanned, graph=Graph.of(Fanned, {}))
+    outcome = world.drive(request)
+    assert not outcome.ok
+    assert {(cell.step, cell.sample): cell.because_of for cell in outcome.failed} == {
+        ("read", "ann"): "",
+        ("total", layout.COHORT): "read",
+        ("share", "ann"): "read",
+        ("share", "bob"): "read",
+    }
+    assert root_causes(outcome.failed)[-1] == "share: 2 not run: 2 because read failed"
 
 
 def test_a_later_command_remembers_how_much_was_too_little(store: Store, virtual_time: list[World]) -> None:
