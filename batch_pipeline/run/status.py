@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 from batch_pipeline.backends.base import Backend
@@ -14,7 +16,8 @@ from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.run.driver import Driver, Look
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
-from batch_pipeline.run.live import LiveRun
+from batch_pipeline.run.live import LiveRun, submissions
+from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.verdict import judge, last_failure, read_failed
 from batch_pipeline.run.watch import Watch, already_done
@@ -113,6 +116,7 @@ def failed_before(
     """Cells that are missing and failed when they were last tried, in the order of the steps and samples.
 
     A closed run tells it in one object. What ended unwatched is judged now; of what goes on, the records are listed.
+    Only the newest run that sent a cell counts, and where an older one failed, the newer ones' rows are read for that.
     """
     missing = _cells(plan, (CellState.TO_RUN, CellState.BLOCKED, CellState.SKIPPED))
     moving = _cells(plan, (CellState.LIVE,))
@@ -120,6 +124,8 @@ def failed_before(
         return []
     failed: dict[tuple[str, str], FailedCell] = {}
     over = {run.run_id: run for run in ended}
+    sent = cache(partial(_sent, store))
+    newer: list[str] = []
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
         if run_id in over:
             cells: Sequence[FailedCell] = judge(plan.graph, store, backend(), over[run_id].submissions).failed
@@ -129,10 +135,20 @@ def failed_before(
             cells = _closed(store, run_id, missing)
         wanted = missing | moving if run_id in live else missing
         for cell in cells:
-            if (cell.step, cell.sample) in wanted and cell.reason is not EndReason.DEPENDENCY:
-                failed.setdefault((cell.step, cell.sample), cell)
+            key = (cell.step, cell.sample)
+            if key not in wanted or key in failed or cell.reason is EndReason.DEPENDENCY:
+                continue
+            if not any(cell.sample in sent(later, cell.step) for later in newer):
+                failed[key] = cell
+        newer.append(run_id)
     order = [(step, sample) for step in plan.states for sample, _ in plan.cells(step)]
     return [failed[cell] for cell in order if cell in failed]
+
+
+def _sent(store: Store, run_id: str, step: str) -> frozenset[str]:
+    """Samples whose cells of a step a run sent."""
+    jobs = [job for job in submissions(store, run_id) if job.step == step and not job.join]
+    return frozenset(sample for job in jobs for sample, _ in cells_of(store, run_id, job.job))
 
 
 def _cells(plan: Plan, states: Sequence[CellState]) -> set[tuple[str, str]]:
@@ -231,6 +247,9 @@ def _explained(
             sentence += f"; it failed in run {failed.run_id} ({failed.reason.words}): {failed.message}"
     elif receipt is not None and state is CellState.DONE:
         sentence = f"done by run {receipt.run_id} at {receipt.stopped_at}"
+        sentence += f"; found unchanged by run {receipt.written_by[0]}" if receipt.kept else ""
+    elif state is CellState.DONE:
+        sentence = "done, but its receipt cannot be read; give --force to make it again"
     else:
         sentence = state.value
     run_id, attempt = _last_attempt(receipt, failed)
@@ -251,8 +270,11 @@ def _receipt(store: Store, step: str, sample: str, fingerprint: str, prints: Seq
     if wanted is None:
         return None
     try:
-        return Receipt.from_json(store.get_json(layout.receipt(step, sample, wanted)))
+        return Receipt.from_json(json.loads(store.get(layout.receipt(step, sample, wanted))))
     except NotInStore:
+        return None
+    except (ValueError, TypeError, AttributeError):
+        # It was cut off: what else there is to say of the cell is said without it.
         return None
 
 

@@ -8,10 +8,13 @@ import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import Child, JobState
+from batch_pipeline.cli.run import only_failed
+from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.run import live
 from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.logs import logs
+from batch_pipeline.run.receipts import LEAST_BYTES
 from batch_pipeline.run.record import read_record
 from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.run.status import explain, status, watch
@@ -145,6 +148,55 @@ def test_a_failure_that_was_repaired_is_not_told(store: Store, stage: Stage) -> 
     drive(request_of(store), stage)
 
     assert not status(request_of(store)).failed
+
+
+def test_a_failure_that_a_later_run_mended_is_not_told_when_the_cell_is_to_run_again(
+    store: Store, stage: Stage
+) -> None:
+    """Only the newest word on a cell counts; `--failed` chooses by it."""
+    stage.play = lambda step, sample, attempt: int((step, sample, attempt) == ("count", "bob", 1))
+    drive(request_of(store), stage)
+    drive(request_of(store), stage)
+    changed = request_of(store, params={"depth": 2})
+
+    assert not status(changed).failed
+    assert only_failed(changed) is None
+
+    stage.play = lambda step, sample, attempt: int((step, sample) == ("count", "ann"))
+    drive(changed, stage)
+    assert [(cell.step, cell.sample) for cell in status(changed).failed] == [("count", "ann")]
+
+
+def test_a_failure_is_told_after_later_runs_of_other_cells(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int((step, sample) == ("count", "bob"))
+    drive(request_of(store), stage)
+    drive(request_of(store, **chosen(samples=frozenset({"ann"}), force=True)), stage)
+
+    assert [(cell.step, cell.sample) for cell in status(request_of(store)).failed] == [("count", "bob")]
+
+
+def test_a_receipt_that_was_cut_off_is_told_and_not_done(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    (entry,) = store.list(layout.receipts("count", "ann"))
+    store.put(entry.key, store.get(entry.key)[: LEAST_BYTES - 1])
+
+    plan = status(request_of(store)).plan
+    assert plan.why["count"][0] is Why.UNTRUE
+    assert plan.states["count"] == [CellState.TO_RUN, CellState.DONE, CellState.DONE]
+    told = {part.step: part.sentence for part in explain(request_of(store), "ann")}
+    assert told["count"] == "its receipt is cut off, or a result of it is missing"
+    drive(request_of(store), stage)
+    assert stage.tried["count", "ann"] == 2
+
+
+def test_a_receipt_that_cannot_be_read_is_explained_without_it(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    (entry,) = store.list(layout.receipts("count", "ann"))
+    store.put(entry.key, store.get(entry.key)[:-2])
+
+    told = {part.step: part.sentence for part in explain(request_of(store), "ann")}
+
+    assert told["count"] == "done, but its receipt cannot be read; give --force to make it again"
 
 
 def test_watching_submits_nothing_and_closes_the_run(store: Store, stage: Stage, detached: str) -> None:
