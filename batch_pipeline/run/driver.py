@@ -45,7 +45,6 @@ from batch_pipeline.run.verdict import (
     judge,
     past_failures,
     write_failed,
-    write_last_words,
 )
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
@@ -391,7 +390,6 @@ class Driver:
         return any(map(self._policy(failed).remedy, failed)) if failed else False
 
     def _write_ends(self, verdict: Verdict, jobs: Sequence[Submission]) -> None:
-        write_last_words(self._store, self.backend, jobs)
         # Before the runs are taken off the live ones: who finds a run there that is over does all of this again.
         close_retirements(self._store)
         for run_id, done in verdict.done.items():

@@ -7,7 +7,6 @@
     runs/{run_id}/plan.json    the steps' parts and the jobs                 before the manifests
     runs/{run_id}/samples.tsv  the list as read                              before the manifests
     runs/{run_id}/definitions.json  name and revision a step             before the manifests
-    runs/{run_id}/jobs.json    the jobs in the backend's words           when all of its jobs have ended
     runs/{run_id}/failed.json  why cells failed, as it was judged            when all of its jobs have ended
     runs/{run_id}/end.json     counts                                        then, once
     runs/{run_id}/events/…     what happened to it (`run.history`)           when it does

@@ -29,7 +29,7 @@ from batch_pipeline.run.receipts import close_retirements, read_retirements, sta
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.status import Status, failed_before, resting
-from batch_pipeline.run.verdict import final_progress, judge, write_failed, write_last_words
+from batch_pipeline.run.verdict import final_progress, judge, write_failed
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
@@ -155,7 +155,6 @@ def _close(store: Store, found: Recorded, reader: Reader, jobs: Sequence[Submiss
     """Judges runs whose jobs have ended and takes them off the live ones, as their driver would have."""
     backend, settings = reader.backend, reader.settings
     verdict = judge(found.plan.graph, store, backend, jobs)
-    write_last_words(store, backend, jobs)
     close_retirements(store)
     for run in found.live:
         write_failed(store, run.run_id, verdict.failed)

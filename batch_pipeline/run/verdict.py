@@ -6,11 +6,9 @@ failure records are read for the first hundred failed cells only: the reasons of
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from batch_pipeline.backends.base import Backend, Child, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
@@ -134,16 +132,6 @@ def write_failed(store: Store, run_id: str, failed: Sequence[FailedCell]) -> Non
     cells = [cell for cell in failed if cell.run_id == run_id and cell.reason is not EndReason.DEPENDENCY]
     told = [{**asdict(cell), "reason": cell.reason.value} for cell in cells]
     store.put_json(layout.run_failed(run_id), {"cells": told, "format": 1})
-
-
-def write_last_words(store: Store, backend: Backend, jobs: Sequence[Submission]) -> None:
-    """Keeps how the backend itself describes ended jobs, one object a run: it forgets them after some days."""
-    said = backend.descriptions([job.native_id for job in jobs]) if jobs else {}
-    by_run: dict[str, dict[str, Any]] = {}
-    for job in jobs:
-        by_run.setdefault(job.run_id, {})[job.job] = dict(said.get(job.native_id, {}))
-    for run_id, told in by_run.items():
-        store.put(layout.run_jobs(run_id), json.dumps({"format": 1, "jobs": told}, indent=1, default=str).encode())
 
 
 def read_failed(store: Store, run_id: str) -> list[FailedCell]:

@@ -11,7 +11,6 @@
     runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
     runs/{run_id}/definitions.json                    the job definitions, each with the revision that jobs name
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
-    runs/{run_id}/jobs.json                           then too: the jobs in the backend's words, for it forgets them
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
     runs/{run_id}/config.json  diff.patch             settings as merged; what was changed since the commit
     runs/{run_id}/workflow.py                         the file that wires the steps
@@ -145,11 +144,6 @@ def run_failed(run_id: str) -> str:
 def run_definitions(run_id: str) -> str:
     """Key of the job definitions by which a run's jobs were submitted."""
     return f"{RUNS}{run_id}/definitions.json"
-
-
-def run_jobs(run_id: str) -> str:
-    """Key of the last word of the backend on a run's jobs."""
-    return f"{RUNS}{run_id}/jobs.json"
 
 
 def run_end(run_id: str) -> str:
