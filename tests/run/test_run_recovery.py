@@ -241,6 +241,7 @@ def test_what_fans_out_below_a_gather_is_made_by_the_same_command(store: Store, 
         return OUT_OF_MEMORY if (attempt.step, attempt.sample) == ("read", "ann") and attempt.memory_mb < 2000 else None
 
     world = World(store, play)
+    virtual_time.append(world)
     request = replace(request_of(store, "ann", "bob"), workflow=Fanned, graph=Graph.of(Fanned, {}))
     outcome = world.drive(request)
     assert outcome.ok
@@ -250,6 +251,7 @@ def test_what_fans_out_below_a_gather_is_made_by_the_same_command(store: Store, 
 
 def test_what_fans_out_below_a_gather_names_the_cause(store: Store, virtual_time: list[World]) -> None:
     world = World(store, lambda attempt: BUG if (attempt.step, attempt.sample) == ("read", "ann") else None)
+    virtual_time.append(world)
     request = replace(request_of(store, "ann", "bob"), workflow=Fanned, graph=Graph.of(Fanned, {}))
     outcome = world.drive(request)
     assert not outcome.ok
