@@ -75,7 +75,8 @@ def kill_session(leader: Identity) -> bool:
     if leader.boot != boot_id() or (current is not None and current != leader):
         return True
     members = sessions([leader.pid])[leader.pid]
-    for pid in members:
+    # The leader first, wherever /proc has it: who sees another one killed takes that for an end like any other.
+    for pid in sorted(members, key=leader.pid.__ne__):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batch_pipeline.localbatch import processes
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
-from batch_pipeline.localbatch.processes import sessions
+from batch_pipeline.localbatch.processes import identity_of, kill_session, sessions
 from tests.localbatch.conftest import (
     connect,
     define,
@@ -180,6 +181,37 @@ def test_a_child_that_died_with_its_server_lost_its_host(
     assert job["attempts"][0]["statusReason"] == "Host EC2 (instance i-embedded) terminated."
     assert len(job["attempts"]) == (attempts or 1)
     assert not any(sessions(workers).values()), orphans
+
+
+def test_a_worker_is_killed_before_what_it_runs(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it says of its command, which was killed with it, that it ended by itself with 137, as without memory.
+
+    Here /proc names the worker last, as after the numbers of processes have started over, and after each kill the
+    worker has all the time that it needs.
+    """
+    endpoint, client = prepare(state)
+    script = f'echo x >> {tmp_path}/begun-0; [ "$AWS_BATCH_JOB_ATTEMPT" = 2 ] || sleep 1000'
+    job_id = submit(client, containerOverrides=shell(script), retryStrategy={"attempts": 2})
+    eventually(lambda: begun(tmp_path))
+    (pid,) = workers_of(endpoint)
+    worker = identity_of(pid)
+    assert worker
+    kill(endpoint.pid)
+    pids, signalled = processes._pids, os.kill
+
+    def kill_slowly(victim: int, number: int) -> None:
+        signalled(victim, number)
+        eventually(lambda: not is_running(pid))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_pids", lambda: sorted(pids(), reverse=True))
+        patch.setattr(os, "kill", kill_slowly)
+        kill_session(worker)
+    client = connect(start(state))
+    eventually(lambda: ended(client, job_id))
+    attempts = describe(client, job_id)[0]["attempts"]
+    assert [attempt["container"].get("exitCode") for attempt in attempts] == [None, 0]
+    assert attempts[0]["statusReason"] == "Host EC2 (instance i-embedded) terminated."
 
 
 def test_a_worker_that_dies_fails_its_attempt_only(state: Path, tmp_path: Path) -> None:
