@@ -1,6 +1,8 @@
 """Finds the embedded Batch of a state folder, or starts it. Imports neither boto3 nor tornado.
 
-The server is detached: it outlives who started it, and several callers at once start one.
+The server is detached: it outlives who started it, and several callers at once start one. Who starts it holds the lock
+`starting` in the state folder and lends it to the server, as its standard input until it answers: a starter that is
+killed leaves a server on its way, and the next caller waits for that one.
 """
 
 from __future__ import annotations
@@ -101,13 +103,13 @@ def ensure(
     if found and _suits(*found, wanted):
         return found[0].endpoint
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one_starts(state):
+    with _only_one_starts(state) as starting:
         found = _find(state)
         if found and _suits(*found, wanted):
             return found[0].endpoint
         if found:
             stop(state)
-        return _start(state.resolve(), wanted)
+        return _start(state.resolve(), wanted, starting)
 
 
 def find(state: Path) -> Endpoint | None:
@@ -193,11 +195,19 @@ def _ping(endpoint: Endpoint) -> str | None:
 
 
 @contextmanager
-def _only_one_starts(state: Path) -> Iterator[None]:
+def _only_one_starts(state: Path) -> Iterator[int]:
+    """Waits for the lock, and for a server that still has it; yields its descriptor. Raises BackendFailed."""
     descriptor = os.open(state / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        deadline = time.monotonic() + START_SECONDS
+        while not _take(descriptor):
+            if time.monotonic() > deadline:
+                raise BackendFailed(
+                    f"The embedded Batch of {state} has not answered for {START_SECONDS:.0f} s since it was started. "
+                    f"Its log is {state / 'server.log'}; try again when it answers, or end it."
+                )
+            time.sleep(_POLL_SECONDS)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -205,15 +215,21 @@ def _only_one_starts(state: Path) -> Iterator[None]:
 def _is_locked(state: Path) -> bool:
     descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _take(descriptor)
     finally:
         os.close(descriptor)
-    return False
 
 
-def _start(state: Path, options: Mapping[str, object]) -> Endpoint:
+def _take(descriptor: int) -> bool:
+    """Locks a file until its last descriptor is closed; False when somebody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoint:
     arguments = [str(part) for name, value in options.items() for part in (_FLAGS[name], value)]
     log = state / "server.log"
     root = str(Path(__file__).resolve().parents[2])
@@ -222,7 +238,7 @@ def _start(state: Path, options: Mapping[str, object]) -> Endpoint:
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "batch_pipeline.localbatch", "--state", str(state), "--foreground", *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=starting,
             stdout=descriptor,
             stderr=descriptor,
             cwd="/",

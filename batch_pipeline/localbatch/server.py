@@ -1,7 +1,8 @@
 """The HTTP server of the embedded Batch: 127.0.0.1 only, signed requests only, one server a state folder.
 
-In the state folder: `server.json` (where and with which key), `lock` (held for life), `batch.sqlite`, `logs/`,
-`workers/` (journals), `server.log`. It ends by itself when nothing has run and nobody has asked for a while.
+In the state folder: `server.json` (where and with which key), `lock` (held for life), `starting` (held until the
+first answer), `batch.sqlite`, `logs/`, `workers/` (journals), `server.log`. It ends by itself when nothing has run and
+nobody has asked for a while.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Server:
         batch.resume(self._executor)
         self._front.open()
         write_record(self._options.state, self._record())
+        _close_input()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop)
         self._look_whether_idle()
@@ -147,6 +149,13 @@ class Server:
             self._stop()
         else:
             self._loop.call_later(max(0.05, min(left, 10)), self._look_whether_idle)
+
+
+def _close_input() -> None:
+    """Gives back the lock `starting`, if this server was started by `client.ensure`."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def serve(options: Options) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -238,6 +239,29 @@ def test_several_callers_start_one_server(state: Path) -> None:
         thread.join()
     assert len(found) == 5
     assert len(set(found)) == 1
+
+
+def test_a_server_whose_starter_was_killed_is_waited_for(state: Path) -> None:
+    killed = (
+        "import os; from pathlib import Path; from batch_pipeline.localbatch import client; "
+        f"client._await = lambda *_: os.kill(os.getpid(), 9); client.ensure(Path({str(state)!r}), idle_seconds=60)"
+    )
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    assert find(state) is None
+    # It holds the folder by now, and does not answer yet.
+    eventually((state / "batch.sqlite").exists)
+    endpoint = ensure(state, idle_seconds=60)
+    assert find(state) == endpoint
+    assert (state / "server.log").read_text() == ""
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch_pipeline.localbatch.client.START_SECONDS", 0)
+    state.mkdir()
+    with (state / "starting").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BackendFailed, match="has not answered for 0 s"):
+            ensure(state)
 
 
 def test_the_server_leaves_its_starter(endpoint: Endpoint) -> None:
