@@ -71,7 +71,7 @@ def _of_cell(
     fingerprint = cells.fingerprints[step][position]
     for one in standing:
         if names_all or one == fingerprint:
-            yield (step, sample, one), forced
+            yield (step, sample, one), forced and one == fingerprint
     for one, retired in inventory.retired.get(step, {}).get(sample, {}).items():
-        if forced and not retired.must_run:
+        if forced and one == fingerprint and not retired.must_run:
             yield (step, sample, one), True

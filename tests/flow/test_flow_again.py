@@ -199,3 +199,64 @@ def test_a_store_without_retired_receipts_is_read_in_one_listing_more(lab: Lab) 
     ran = lab.run("--verbose")
     assert "Nothing to do: 7 of 7" in ran.out
     assert ran.store_calls <= 12
+
+
+# References.
+
+
+@pytest.fixture
+def indexed(lab: Lab) -> Lab:
+    """A pipeline that is done with a reference that is built."""
+    lab.file = "indexed.py"
+    (lab.folder / "list").mkdir()
+    (lab.folder / "list" / "words.txt").write_text("of\nwords\n")
+    build(lab)
+    lab.run()
+    return lab
+
+
+def build(lab: Lab, *words: str, code: int = 0) -> None:
+    lab.run("reference", "en", "--words", str(lab.folder / "list" / "words.txt"), *words, code=code)
+
+
+def test_a_reference_that_is_built_again_and_fails_is_absent_until_it_is_built(indexed: Lab) -> None:
+    broken = indexed.folder / "list" / "broken"
+    broken.touch()
+
+    build(indexed, "--force", code=1)
+
+    ran = indexed.run(code=2)
+    assert "The reference 'en' is not there since run" in ran.err
+    assert indexed.run("plan", code=2).err == ran.err
+    broken.unlink()
+    build(indexed)
+    assert "Nothing to do: 3 of 3" in indexed.run().out, "the same bytes are the same reference"
+    assert not list((indexed.store / "retired").glob("*"))
+
+
+def test_a_reference_of_other_files_that_fails_may_be_built_of_the_old_ones_again(indexed: Lab) -> None:
+    words = indexed.folder / "list" / "words.txt"
+    broken = indexed.folder / "list" / "broken"
+    kept = words.stat()
+    words.rename(words.with_name("kept.txt"))
+    words.write_text("other\n")
+    broken.touch()
+    build(indexed, "--force", code=1)
+    broken.unlink()
+    words.with_name("kept.txt").rename(words)
+    assert words.stat().st_ino == kept.st_ino
+
+    build(indexed)
+
+    receipt = json.loads(indexed.receipt_of("reference", "en").read_text())
+    assert receipt["kept"]
+    assert "Nothing to do: 3 of 3" in indexed.run().out
+
+
+def test_a_reference_that_changed_is_another_one(indexed: Lab) -> None:
+    (indexed.folder / "list" / "words.txt").write_text("ann\nwords\n")
+
+    build(indexed, "--force")
+
+    indexed.run()
+    assert (indexed.store / "results/lookup/ann/ann.known.txt").read_text() == "words\nann\n"
