@@ -20,6 +20,9 @@ class Engine:
     """A server with many slots, and the processes that fork commands."""
 
     folder: Path
+    #: Of killed commands.
+    environment: dict[str, str]
+    #: Of the pair of steps.
     killers: list[Killer] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -36,7 +39,7 @@ class Engine:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = Engine(folder=tmp_path_factory.mktemp("faults"))
+    engine = Engine(folder=tmp_path_factory.mktemp("faults"), environment={})
     (engine.folder / "state.json").write_text(json.dumps(str(engine.state)))
     folders = [str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache")]
     ensure(engine.state, vcpus=16, memory_mib=8192, idle_seconds=60, scratch=folders[0], cache=folders[1])
@@ -44,13 +47,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     embedded = settings_of(engine.state).embedded
     options = {f"BATCH_PIPELINE__EMBEDDED__{name.upper()}": str(value) for name, value in asdict(embedded).items()}
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environment = {
+    engine.environment |= {
         **kept,
         **options,
         "HOME": str(engine.folder),
         "BATCH_PIPELINE__WATCH__POLL_SECONDS": "0.1",
     }
-    engine.killers += [Killer(file, environment) for _ in range(2)]
+    engine.killers += [Killer(file, engine.environment) for _ in range(2)]
     yield engine
     for killer in engine.killers:
         killer.close()
