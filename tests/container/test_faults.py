@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.manifest import OutputSpec
+from batch_pipeline.wire.manifest import InputSpec, OutputSpec, RetiredReceipt, Row, SourceFile
 
 if TYPE_CHECKING:
     from tests.container.conftest import Workshop
@@ -140,3 +140,47 @@ def test_killed_between_the_older_receipt_and_the_new_one_nothing_vouches(folder
             seen = True
         moment += 4
     assert seen
+
+
+def test_killed_at_every_moment_of_keeping_a_result_the_next_attempt_keeps_it(folder_workshop: Workshop) -> None:
+    """Only the retired receipt or one with the note that it was kept stands, and the results are never touched."""
+    workshop = folder_workshop
+    script = '#!/bin/sh\ncp "$INPUT_X" y1; cp y1 y2\n'
+    assert workshop.live(workshop.script(script, outputs=OUTPUTS)) == 0
+    key = layout.receipt("copy", "s1", "f" * 16)
+    moment, killed, kept = 0, 0, 0
+    while True:
+        retired = workshop.store.version(workshop.store.head(key))
+        environment = keeping(workshop, f"RUN{moment}", retired)
+        code = run(workshop, environment, moment)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        killed += 1
+        assert promises_hold(workshop)
+        is_new = workshop.store.version(workshop.store.head(key)) != retired
+        receipt = workshop.receipt()
+        assert receipt
+        assert is_new == (receipt.written_by == (f"RUN{moment}", 1))
+        kept += is_new
+        assert workshop.live({**environment, "AWS_BATCH_JOB_ATTEMPT": "2"}) == 0, (moment, workshop.log)
+        receipt = workshop.receipt()
+        assert receipt
+        assert receipt.written_by == (f"RUN{moment}", 1 if is_new else 2)
+        assert receipt.run_id == "R"
+        moment += 1
+    assert killed > 20
+    assert kept > 1
+
+
+def keeping(workshop: Workshop, run_id: str, version: str) -> dict[str, str]:
+    """The same cell, sent again by another run after its receipt was retired."""
+    entry = workshop.store.head("in/x.txt")
+    row = Row(
+        sample="s1",
+        fingerprint="f" * 16,
+        sources={"x": (SourceFile(url=entry.key, etag=entry.etag, size_bytes=entry.size_bytes),)},
+        retired=RetiredReceipt(version=version),
+    )
+    inputs = (InputSpec(port="x", kind="source"),)
+    return workshop.submit([row], run_id=run_id, script="step.sh", inputs=inputs, outputs=OUTPUTS, format=2)
