@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Selection, Why
+from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Selection, Why
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
@@ -28,7 +28,7 @@ from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.receipts import close_retirements, read_retirements, standing_receipts
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.spent import told_spent
-from batch_pipeline.run.status import Status, failed_before, resting
+from batch_pipeline.run.status import Status, failed_before, resting, retired_notes
 from batch_pipeline.run.verdict import final_progress, judge, write_failed
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
@@ -49,6 +49,8 @@ class Recorded:
     others: Sequence[str]
     #: Why the backend cannot be asked; empty: it was.
     unreachable: str = ""
+    #: Step -> sample -> fingerprint -> why the receipt that stands there does not count.
+    retired: Mapping[str, Mapping[str, Mapping[str, Retired]]] = field(default_factory=dict)
 
     @property
     def live_runs(self) -> list[str]:
@@ -93,9 +95,18 @@ class Reader:
             live = read_live_runs(store, self.backend, ours) if ours else []
         # Ended jobs of a live run too: what failed in them is told with the rest of the run.
         jobs = [job for run in live if self.unreachable or not run.over for job in _sent_jobs(store, run)]
-        plan = _plan(store, record, jobs, missing)
+        standing = standing_receipts(store, read_retirements(store))
+        plan = _plan(store, record, jobs, standing.counting, missing)
         others = [run_id for run_id in marked if run_id not in ours]
-        return Recorded(record=record, plan=plan, live=live, jobs=jobs, others=others, unreachable=self.unreachable)
+        return Recorded(
+            record=record,
+            plan=plan,
+            live=live,
+            jobs=jobs,
+            others=others,
+            unreachable=self.unreachable,
+            retired=standing.retired,
+        )
 
 
 def recorded_status(store: Store, settings: Settings, run_id: str = "") -> Status:
@@ -115,6 +126,7 @@ def recorded_status(store: Store, settings: Settings, run_id: str = "") -> Statu
         else:
             progress = {step: resting(plan, step, failed) for step in plan.states}
     notes = [f"As run {found.record.run_id} of {found.record.pipeline_name} recorded it."]
+    notes += retired_notes(plan, found.retired)
     notes += [found.unreachable] if found.unreachable and found.live_runs else []
     notes += [f"Other pipelines' runs may be live: {', '.join(found.others)}."] if found.others else []
     return Status(
@@ -240,14 +252,19 @@ def recorded_graph(store: Store, record: RunRecord) -> Graph:
     return Graph(name=record.pipeline_name, root=Path(record.cwd), nodes=tuple(nodes))
 
 
-def _plan(store: Store, record: RunRecord, jobs: Sequence[LiveJob], missing: CellState) -> Plan:
+def _plan(
+    store: Store,
+    record: RunRecord,
+    jobs: Sequence[LiveJob],
+    receipts: Mapping[str, Mapping[str, tuple[str, ...]]],
+    missing: CellState,
+) -> Plan:
     """The cells of the record's grid with their states; it sends nothing."""
     graph = recorded_graph(store, record)
     samples = parse_samples(store.get(layout.samples(record.run_id)), layout.samples(record.run_id)).names
     moving = {
         (job.step, sample): print_ for job in jobs for sample, print_ in zip(job.samples, job.fingerprints, strict=True)
     }
-    receipts = standing_receipts(store, read_retirements(store)).counting
     states: dict[str, list[CellState]] = {}
     fingerprints: dict[str, list[str]] = {}
     for node in graph:

@@ -11,7 +11,7 @@ from typing import Any
 
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import CellState, Plan, Why
+from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.run.driver import Driver, Look
@@ -80,19 +80,19 @@ def status(request: Request) -> Status:
             failed=failed,
             live_runs=found.live_runs,
             store_calls=Counter(request.store.calls),
-            notes=list(_retired_notes(found)),
+            notes=list(retired_notes(plan, found.inventory.retired)),
         )
     finally:
         driver.close()
 
 
-def _retired_notes(found: Look) -> Iterator[str]:
+def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Retired]]]) -> Iterator[str]:
     """A sentence for each run since which cells are not done any more."""
     undone = Counter(
-        max(retired.run_id for retired in samples[name].values())
-        for step, samples in found.inventory.retired.items()
-        if step in found.plan.states
-        for name, state in found.plan.cells(step)
+        max(one.run_id for one in samples[name].values())
+        for step, samples in retired.items()
+        if step in plan.states
+        for name, state in plan.cells(step)
         if name in samples and state is not CellState.DONE
     )
     for run_id, count in sorted(undone.items()):

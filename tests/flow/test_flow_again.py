@@ -127,9 +127,10 @@ def test_status_says_since_when_what_was_done_is_not(again: Lab) -> None:
     flag(again, "lower").touch()
     again.run("--samples", "ann", "--force", code=1)
 
-    told = again.run("status", code=1).err
-
-    assert f"3 cells were done until run {again.runs()[-1]} set out to make them again." in told
+    sentence = f"3 cells were done until run {again.runs()[-1]} set out to make them again."
+    assert sentence in again.run("status", code=1).err
+    # So it is for who has the store alone.
+    assert sentence in again.run("status", "--run", again.runs()[0], code=1).err
 
 
 def test_what_is_not_chosen_and_reads_what_is_made_again_is_not_done(again: Lab) -> None:
