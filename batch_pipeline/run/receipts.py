@@ -20,6 +20,7 @@ from typing import Any, Final
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
 
 FORMAT: Final = 1
@@ -31,8 +32,8 @@ LEAST_BYTES: Final = 300
 class Retirements:
     """All that runs have retired in a store, whether it stands or not."""
 
-    #: Key of a receipt -> by whom, and which version.
-    by_key: Mapping[str, Retired] = field(default_factory=dict)
+    #: Key and version of a receipt -> by whom.
+    receipts: Mapping[tuple[str, str], Retired] = field(default_factory=dict)
     #: Name of a reference -> the builder's step and the run that set out to build it again.
     references: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -50,7 +51,10 @@ class Standing:
 
 
 def read_retirements(store: Store) -> Retirements:
-    """All that is retired. One LIST, and a GET for each run of whose cells some are not made yet."""
+    """All that is retired. One LIST, and a GET for each run of whose cells some are not made yet.
+
+    Raises StoreFailed, also for a list that a later version wrote.
+    """
     return _merged(_lists(store))
 
 
@@ -148,13 +152,11 @@ def _references_of(plan: Plan) -> dict[str, str]:
 
 def _listed(store: Store, retirements: Retirements, prefix: str) -> Iterator[tuple[str, int, Retired | None]]:
     """Key, bytes and retirement of each receipt below a prefix."""
-    if not retirements.by_key:
+    if not retirements.receipts:
         yield from ((key, size_bytes, None) for key, size_bytes in store.sizes(prefix))
         return
     for entry in store.list(prefix):
-        retired = retirements.by_key.get(entry.key)
-        is_retired = retired is not None and retired.version == store.version(entry)
-        yield entry.key, entry.size_bytes, retired if is_retired else None
+        yield entry.key, entry.size_bytes, retirements.receipts.get((entry.key, store.version(entry)))
 
 
 def _lists(store: Store) -> list[dict[str, Any]]:
@@ -162,27 +164,32 @@ def _lists(store: Store) -> list[dict[str, Any]]:
     values = []
     for key in sorted(store.keys(layout.RETIRED)):
         try:
-            values.append(store.get_json(key))
+            value = store.get_json(key)
         except NotInStore:
             # Somebody closed it since it was listed.
             continue
+        if value.get("format") != FORMAT:
+            raise StoreFailed(
+                f"{store.url_of(key)} has format {value.get('format')!r}, and this version reads {FORMAT}. Use the"
+                " version that wrote it, or a later one."
+            )
+        values.append(value)
     return values
 
 
 def _merged(lists: Iterable[Mapping[str, Any]]) -> Retirements:
-    by_key: dict[str, Retired] = {}
+    receipts: dict[tuple[str, str], Retired] = {}
     references: dict[str, tuple[str, str]] = {}
     for value in lists:
         run_id = value["run_id"]
         references |= {name: (step, run_id) for name, step in value["references"].items()}
         for step, rows in value["receipts"].items():
             for sample, fingerprint, version, must_run in rows:
-                key = layout.receipt(step, sample, fingerprint)
+                key = (layout.receipt(step, sample, fingerprint), version)
                 # Named twice, the cell must run if either run said so.
-                before = by_key.get(key)
-                must = must_run or (before is not None and before.version == version and before.must_run)
-                by_key[key] = Retired(run_id=run_id, version=version, must_run=must)
-    return Retirements(by_key=by_key, references=references)
+                must_run |= key in receipts and receipts[key].must_run
+                receipts[key] = Retired(run_id=run_id, version=version, must_run=must_run)
+    return Retirements(receipts=receipts, references=references)
 
 
 def _write(store: Store, value: Mapping[str, Any]) -> None:

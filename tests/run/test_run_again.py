@@ -124,7 +124,7 @@ class Story:
         assert outcome.ok
         assert set(self.place.look().values()) == {CellState.DONE}
         self.place.check_true()
-        assert not read_retirements(self.place.store).by_key, dumped(self.place)
+        assert not read_retirements(self.place.store).receipts, dumped(self.place)
 
 
 @bounded(40)

@@ -19,6 +19,7 @@ from batch_pipeline.run.receipts import (
     standing_receipts,
 )
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.small import Stage, chosen, drive, request_of
 
@@ -55,7 +56,7 @@ def test_a_receipt_counts_unless_it_is_cut_off_or_retired(store: Store) -> None:
         standing = standing_receipts(store, retirements)
         assert {sample: sorted(prints) for sample, prints in standing.counting["a"].items()} == {"s1": ["f1", "f2"]}
         assert standing.damaged == {"a": {"s2": ("f1",)}}
-        assert ("b" in standing.retired) == ("b" not in standing.counting) == bool(retirements.by_key)
+        assert ("b" in standing.retired) == ("b" not in standing.counting) == bool(retirements.receipts)
     assert standing.retired["b"]["s1"]["f3"] == Retired(run_id="RUN", version=version, must_run=True)
 
 
@@ -71,11 +72,28 @@ def test_a_cell_that_one_of_two_runs_forced_must_run(store: Store) -> None:
     for first, second in ((True, False), (False, True)):
         retire(store, "RUN1", ("a", "s1", "f1", version, first))
         retire(store, "RUN2", ("a", "s1", "f1", version, second))
-        key = layout.receipt("a", "s1", "f1")
-        assert read_retirements(store).by_key[key] == Retired(run_id="RUN2", version=version, must_run=True)
-    retire(store, "RUN1", ("a", "s1", "f1", "another version", True))
-    retire(store, "RUN2", ("a", "s1", "f1", version, False))
-    assert not read_retirements(store).by_key[layout.receipt("a", "s1", "f1")].must_run
+        key = (layout.receipt("a", "s1", "f1"), version)
+        assert read_retirements(store).receipts[key] == Retired(run_id="RUN2", version=version, must_run=True)
+
+
+@pytest.mark.parametrize(("first", "second"), [("RUN1", "RUN2"), ("RUN2", "RUN1")])
+def test_of_two_versions_that_were_retired_neither_counts_whatever_the_order_of_the_runs(
+    store: Store, first: str, second: str
+) -> None:
+    """Ids sort by the clocks of the machines that make them."""
+    before = put(store, "a", "s1", "f1")
+    retire(store, first, ("a", "s1", "f1", before, True))
+    after = put(store, "a", "s1", "f1", WHOLE + b"new")
+    retire(store, second, ("a", "s1", "f1", after, False))
+    standing = standing_receipts(store, read_retirements(store))
+    assert not standing.counting
+    assert not standing.retired["a"]["s1"]["f1"].must_run
+
+
+def test_a_list_of_a_later_version_is_refused(store: Store) -> None:
+    store.put_json(layout.retired("RUN"), {"format": 2})
+    with pytest.raises(StoreFailed, match="has format 2, and this version reads 1"):
+        read_retirements(store)
 
 
 def test_what_no_longer_stands_is_taken_off_the_lists(store: Store) -> None:
