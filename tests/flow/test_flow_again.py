@@ -175,6 +175,21 @@ def test_what_reads_equal_bytes_is_kept(lab: Lab) -> None:
     assert "Nothing to do" in lab.run().out
 
 
+def test_a_forced_cell_whose_first_attempt_is_interrupted_is_made_by_the_next_one(lab: Lab) -> None:
+    """As a Spot machine is taken back. The receipt of the run before is no reason to do nothing."""
+    flag = lab.folder / "flag"
+    lab.edit("parts/lower.sh", "turns=0", f"[ ! -e {flag} ] || {{ rm {flag}; kill -TERM $PPID; sleep 30; }}\nturns=0")
+    lab.samples("ann")
+    lab.run()
+    flag.touch()
+
+    lab.run("--force")
+
+    receipt = lab.receipts()["lower", "ann"]
+    assert (receipt["run_id"], receipt["attempt"]) == (lab.runs()[-1], 2)
+    assert not flag.exists()
+
+
 def test_what_was_detached_is_told_by_status_until_it_is_made(again: Lab) -> None:
     flag(again, "words").touch()
     again.run("--force", "--detach")
