@@ -28,6 +28,7 @@ STORES_OWN: Final = frozenset(
         "cohort",
         "references",
         "receipts",
+        "retired",
         "logs",
         "code",
         "runs",
