@@ -105,10 +105,6 @@ class Engine:
         job = Job(spec=spec, number=len(self.jobs))
         self.jobs[spec.id] = job
         self.changed_jobs[spec.id] = None
-        if spec.doomed:
-            job.status_reason = spec.doomed
-            self._fail_all(job, spec.doomed, now)
-            return job
         self._connect(job, now)
         return job
 
@@ -135,6 +131,10 @@ class Engine:
                 self.stop(run, ending.reason)
 
     def _connect(self, job: Job, now: int) -> None:
+        if job.spec.doomed:  # on resume too: a killed server may have stored the job, and not yet that it failed
+            job.status_reason = job.spec.doomed
+            self._fail_all(job, job.spec.doomed, now)
+            return
         for dependency in job.spec.dependencies:
             self._wait_for(job, dependency, now)
         if job.spec.sequential:

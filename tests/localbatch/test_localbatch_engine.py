@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -47,6 +48,19 @@ def spec(number: int, **changes: Any) -> JobSpec:
     return JobSpec(**values)
 
 
+def engine_of(vcpus: int = 1, memory_mib: int = 1000) -> Engine:
+    engine = Engine(vcpus=vcpus, memory_mib=memory_mib)
+    engine.set_queue("default", 1)
+    return engine
+
+
+def restore(before: Engine, engine: Engine) -> None:
+    """Takes in what was stored of another engine; `resume` is left to the caller."""
+    for job in before.jobs.values():
+        children = [job.child(index) for index in range(job.spec.count)]
+        engine.restore(job.spec, children, ending=job.ending, status_reason=job.status_reason)
+
+
 class EngineLife(RuleBasedStateMachine):
     """Submits, starts, ends, cancels and restores at random; the model is what was seen to start and end."""
 
@@ -56,12 +70,9 @@ class EngineLife(RuleBasedStateMachine):
         self.engine = self.fresh()
         self.live: dict[tuple[str, int], Run] = {}
         self.attempts: dict[tuple[str, int], int] = {}
-        self.endings: dict[str, Ending] = {}
 
     def fresh(self) -> Engine:
-        engine = Engine(vcpus=3, memory_mib=1000)
-        engine.set_queue("default", 1)
-        return engine
+        return engine_of(vcpus=3)
 
     @rule(
         size=st.sampled_from([0, 2, 2, 3]),
@@ -70,8 +81,9 @@ class EngineLife(RuleBasedStateMachine):
         sequential=st.booleans(),
         picks=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["all", "each", "child"])), max_size=3),
         timeout=st.sampled_from([None, 60]),
+        doomed=st.sampled_from([None, None, None, "too long"]),
     )
-    def submit(self, size: int, vcpus: int, attempts: int, sequential: bool, picks: Any, timeout: int | None) -> None:
+    def submit(self, size: int, sequential: bool, picks: Any, timeout: int | None, **more: Any) -> None:
         jobs = list(self.engine.jobs.values())
         dependencies = []
         for pick, kind in picks if jobs else ():
@@ -83,11 +95,10 @@ class EngineLife(RuleBasedStateMachine):
         new = spec(
             len(jobs),
             size=size,
-            vcpus=vcpus,
-            attempts=attempts,
             sequential=sequential and size > 0,
             dependencies=tuple(dict.fromkeys(dependencies)),
             timeout_seconds=timeout,
+            **more,
         )
         self.engine.submit(new, self.now)
 
@@ -96,6 +107,7 @@ class EngineLife(RuleBasedStateMachine):
         for run in self.engine.schedule(self.now):
             assert run.key not in self.live, "a second attempt of a child that runs"
             assert self.may_run(run.job, run.index), "started before what it depends on"
+            assert not run.job.spec.doomed
             self.attempts[run.key] = self.attempts.get(run.key, 0) + 1
             assert run.attempt == self.attempts[run.key] <= run.job.spec.attempts
             self.live[run.key] = run
@@ -149,9 +161,7 @@ class EngineLife(RuleBasedStateMachine):
         """The server dies; a new one restores what was stored and adopts what runs."""
         before = self.engine
         self.engine = self.fresh()
-        for job in before.jobs.values():
-            children = [job.child(index) for index in range(job.spec.count)]
-            self.engine.restore(job.spec, children, ending=job.ending, status_reason=job.status_reason)
+        restore(before, self.engine)
         for key, run in self.live.items():
             job = self.engine.jobs[key[0]]
             self.live[key] = self.engine.adopt(job, run.index, run.attempt, run.job.started[run.index], self.now)
@@ -195,8 +205,7 @@ TestEngineLife = EngineLife.TestCase
 
 
 def test_an_array_costs_bytes_a_child() -> None:
-    engine = Engine(vcpus=1, memory_mib=1000)
-    engine.set_queue("default", 1)
+    engine = engine_of()
     job = engine.submit(spec(0, size=10_000), 0)
     columns = (job.states, job.tries, job.blocked, job.started, job.stopped, job.exits, job.wording)
     assert sum(memoryview(column).nbytes for column in columns) <= 32 * 10_000
@@ -204,8 +213,7 @@ def test_an_array_costs_bytes_a_child() -> None:
 
 
 def test_a_sequential_array_of_ten_thousand_fails_without_recursion() -> None:
-    engine = Engine(vcpus=1, memory_mib=1000)
-    engine.set_queue("default", 1)
+    engine = engine_of()
     job = engine.submit(spec(0, size=10_000, sequential=True), 0)
     (run,) = engine.schedule(0)
     assert job.counts[PENDING] == 9_999
@@ -215,8 +223,7 @@ def test_a_sequential_array_of_ten_thousand_fails_without_recursion() -> None:
 
 
 def test_the_queue_is_served_in_the_order_of_becoming_runnable() -> None:
-    engine = Engine(vcpus=1, memory_mib=1000)
-    engine.set_queue("default", 1)
+    engine = engine_of()
     engine.submit(spec(0, size=2), 0)
     engine.submit(spec(1, size=2, dependencies=(Dependency(job_id="job-0", each=True),)), 0)
     engine.submit(spec(2), 0)
@@ -229,9 +236,22 @@ def test_the_queue_is_served_in_the_order_of_becoming_runnable() -> None:
 
 
 def test_a_queue_of_higher_priority_goes_first() -> None:
-    engine = Engine(vcpus=1, memory_mib=1000)
-    engine.set_queue("default", 1)
+    engine = engine_of()
     engine.set_queue("urgent", 9)
     engine.submit(spec(0), 0)
     engine.submit(spec(1, queue="urgent"), 0)
     assert [run.job.spec.id for run in engine.schedule(0)] == ["job-1"]
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_doomed_job_of_which_a_killed_server_stored_no_child_fails(size: int) -> None:
+    """It is stored before it is failed, so that a kill in between leaves it without an end."""
+    engine = engine_of()
+    engine.restore(spec(0, size=size, doomed="too long"), [], ending=None, status_reason=None)
+    engine.restore(spec(1, dependencies=(Dependency(job_id="job-0"),)), [], ending=None, status_reason=None)
+    engine.resume(9)
+    assert engine.schedule(9) == []
+    doomed, dependent = engine.jobs.values()
+    assert (doomed.state, doomed.status_reason) == (FAILED, "too long")
+    assert (dependent.state, dependent.status_reason) == (FAILED, "Dependent Job failed")
+    assert ("job-0", 0) in engine.changed, "its end is to be stored"
