@@ -70,6 +70,7 @@ class EngineLife(RuleBasedStateMachine):
         self.engine = self.fresh()
         self.live: dict[tuple[str, int], Run] = {}
         self.attempts: dict[tuple[str, int], int] = {}
+        self.cancelled: set[tuple[str, int]] = set()
 
     def fresh(self) -> Engine:
         return engine_of(vcpus=3)
@@ -77,6 +78,7 @@ class EngineLife(RuleBasedStateMachine):
     @rule(
         size=st.sampled_from([0, 2, 2, 3]),
         vcpus=st.sampled_from([1000, 1000, 2000, 3000]),
+        memory_mib=st.sampled_from([100, 100, 1000]),
         attempts=st.sampled_from([1, 1, 2]),
         sequential=st.booleans(),
         picks=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["all", "each", "child"])), max_size=3),
@@ -107,6 +109,7 @@ class EngineLife(RuleBasedStateMachine):
         for run in self.engine.schedule(self.now):
             assert run.key not in self.live, "a second attempt of a child that runs"
             assert self.may_run(run.job, run.index), "started before what it depends on"
+            assert run.key not in self.cancelled, "started although it was cancelled"
             assert not run.job.spec.doomed
             self.attempts[run.key] = self.attempts.get(run.key, 0) + 1
             assert run.attempt == self.attempts[run.key] <= run.job.spec.attempts
@@ -141,6 +144,7 @@ class EngineLife(RuleBasedStateMachine):
     def cancel(self, pick: int, whole: bool, terminate: bool) -> None:
         job = list(self.engine.jobs.values())[pick % len(self.engine.jobs)]
         index = None if whole or not job.spec.size else pick % job.spec.size
+        self.cancelled |= {(job.spec.id, each) for each in (range(job.spec.count) if index is None else [index])}
         self.engine.cancel(job, index, Ending(reason="enough", terminate=terminate), self.now)
 
     @rule(seconds=st.integers(1, 100))
@@ -243,6 +247,33 @@ def test_a_queue_of_higher_priority_goes_first() -> None:
     assert [run.job.spec.id for run in engine.schedule(0)] == ["job-1"]
 
 
+def test_a_job_that_needs_the_whole_machine_starts() -> None:
+    engine = engine_of(vcpus=2, memory_mib=1000)
+    engine.submit(spec(0, vcpus=2000, memory_mib=1000), 0)
+    assert len(engine.schedule(0)) == 1
+
+
+# What a new server makes of what the killed one had stored.
+
+
+def after_crash(before: Engine) -> Engine:
+    engine = engine_of(vcpus=9)
+    restore(before, engine)
+    engine.resume(9)
+    return engine
+
+
+def run_to_end(engine: Engine, exit_code: int = 0) -> list[tuple[str, int]]:
+    """The children that were started, in order."""
+    started = []
+    while runs := engine.schedule(9):
+        for run in runs:
+            started.append(run.key)
+            engine.began(run, 9)
+            engine.end(run, Outcome(exit_code=exit_code), 9)
+    return started
+
+
 @pytest.mark.parametrize("size", [0, 2])
 def test_a_doomed_job_of_which_a_killed_server_stored_no_child_fails(size: int) -> None:
     """It is stored before it is failed, so that a kill in between leaves it without an end."""
@@ -255,3 +286,76 @@ def test_a_doomed_job_of_which_a_killed_server_stored_no_child_fails(size: int) 
     assert (doomed.state, doomed.status_reason) == (FAILED, "too long")
     assert (dependent.state, dependent.status_reason) == (FAILED, "Dependent Job failed")
     assert ("job-0", 0) in engine.changed, "its end is to be stored"
+
+
+def test_a_sequential_array_goes_on_in_its_order_after_a_crash() -> None:
+    engine = engine_of(vcpus=9)
+    engine.submit(spec(0, size=4, sequential=True), 0)
+    (run,) = engine.schedule(0)
+    engine.end(run, Outcome(exit_code=0), 1)
+    engine = after_crash(engine)
+    assert [run.key for run in engine.running.values()] == []
+    (run,) = engine.schedule(9)
+    assert run.key == ("job-0", 1)
+    engine.end(run, Outcome(exit_code=0), 9)
+    assert run_to_end(engine) == [("job-0", 2), ("job-0", 3)]
+    assert engine.jobs["job-0"].state == SUCCEEDED
+
+
+def test_what_follows_a_failed_child_of_a_sequential_array_fails_after_a_crash_too() -> None:
+    """The failure was stored, or read in a worker's journal, and the next child's was not."""
+    engine = engine_of(vcpus=9)
+    job = engine.submit(spec(0, size=3, sequential=True), 0)
+    (run,) = engine.schedule(0)
+    engine.end(run, Outcome(exit_code=1), 1)
+    children = [job.child(0)]
+    engine = engine_of(vcpus=9)
+    again = engine.restore(job.spec, children, ending=None, status_reason=None)
+    engine.resume(9)
+    assert run_to_end(engine) == []
+    assert list(again.states) == [FAILED] * 3
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+@pytest.mark.parametrize("index", [None, 1])
+def test_what_was_cancelled_while_it_waited_is_not_started_after_a_crash(index: int | None, terminate: bool) -> None:
+    engine = engine_of(vcpus=9)
+    engine.submit(spec(0), 0)
+    job = engine.submit(spec(1, size=2, dependencies=(Dependency(job_id="job-0"),)), 0)
+    engine.cancel(job, index, Ending(reason="enough", terminate=terminate), 1)
+    assert job.counts[PENDING] == 2
+    engine = after_crash(engine)
+    assert run_to_end(engine) == [("job-0", 0)] + ([("job-1", 0)] if index else [])
+    job = engine.jobs["job-1"]
+    assert job.states[1] == FAILED
+    assert job.child(1).status_reason == "enough"
+    assert job.status_reason == ("Array Child Job failed" if index else "enough")
+
+
+def test_a_job_that_had_ended_stays_as_it_was_after_a_crash() -> None:
+    engine = engine_of()
+    engine.submit(spec(0, size=2), 0)
+    (first,) = engine.schedule(0)
+    engine.end(first, Outcome(exit_code=0, stopped_ms=5), 5)
+    (second,) = engine.schedule(5)
+    engine.end(second, Outcome(exit_code=1, stopped_ms=7), 7)
+    engine = after_crash(engine)
+    job = engine.jobs["job-0"]
+    assert run_to_end(engine) == []
+    assert (job.state, job.status_reason, job.stopped_ms) == (FAILED, "Array Child Job failed", 7)
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_running_attempt_is_stopped_again_after_a_crash_if_it_was_terminated(terminate: bool) -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0, attempts=3), 0)
+    (run,) = engine.schedule(0)
+    engine.began(run, 0)
+    engine.cancel(job, None, Ending(reason="enough", terminate=terminate), 1)
+    before, engine = engine, engine_of()
+    restore(before, engine)
+    run = engine.adopt(engine.jobs["job-0"], 0, 1, 0, 9)
+    engine.resume(9)
+    assert engine.stops == ([run] if terminate else [])
+    engine.end(run, Outcome(exit_code=0), 9)
+    assert run.job.state == (FAILED if terminate else SUCCEEDED)
