@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import getpass
 import os
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock
+from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock, user_name
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.store import Store, open_store
 
@@ -58,7 +58,7 @@ def test_a_released_lock_is_free(lock: Callable[[], DriverLock], store: Store) -
     first.take()
     first.release()
 
-    lock().take()
+    assert lock().take()
 
     assert len(records(store)) == 1
 
@@ -151,8 +151,9 @@ def test_a_holder_whose_process_is_gone_from_this_machine_is_replaced(
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     pretend(store, 1, pid=gone.pid)
+    mine = lock()
 
-    lock().take()
+    assert not mine.take(seen=mine.newest()), "who died cannot say until when it submitted"
 
 
 def test_a_holder_that_has_ended_and_that_nobody_reaped_is_replaced(
@@ -166,8 +167,9 @@ def test_a_holder_that_has_ended_and_that_nobody_reaped_is_replaced(
         lock().take()
     os.kill(ended.pid, signal.SIGKILL)
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it stays there as a zombie
+    mine = lock()
     try:
-        assert lock().take()
+        assert not mine.take(seen=mine.newest())
     finally:
         ended.communicate()
 
@@ -177,8 +179,9 @@ def test_another_process_with_the_dead_ones_number_does_not_hold_it(
 ) -> None:
     lock().take()
     pretend(store, 1, birth="1")
+    mine = lock()
 
-    lock().take()
+    assert not mine.take(seen=mine.newest())
 
 
 def test_a_process_of_another_machine_is_never_taken_for_dead(lock: Callable[[], DriverLock], store: Store) -> None:
@@ -258,7 +261,7 @@ def test_records_that_a_dead_driver_had_no_time_to_remove_are_removed(
     first.release()
     store.put_json("driver/000000000002.json", records(store)[0])
 
-    lock().take()
+    assert lock().take()
 
     assert [entry.key for entry in store.list("driver")] == ["driver/000000000003.json"]
 
@@ -269,10 +272,33 @@ def test_releasing_what_was_not_taken_writes_nothing(lock: Callable[[], DriverLo
     assert not store.calls["put"]
 
 
+def test_releasing_again_does_not_bring_back_a_record_that_another_removed(
+    lock: Callable[[], DriverLock], store: Store
+) -> None:
+    first = lock()
+    first.take()
+    first.release()
+    lock().take()
+
+    first.release()
+
+    assert [entry.key for entry in store.list("driver")] == ["driver/000000000002.json"]
+
+
 def test_the_record_names_the_holder_and_no_secret(lock: Callable[[], DriverLock], store: Store) -> None:
     lock().take()
 
     (record,) = records(store)
 
     assert set(record) == {"released", "expires_at", "format", "host", "user", "pid", "boot", "birth"}
-    assert json.dumps(record)
+    assert record["format"] == 1
+    assert record["user"] == getpass.getuser()
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_name() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", without_name)
+
+    assert user_name() == str(os.getuid())
