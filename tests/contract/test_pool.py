@@ -535,6 +535,16 @@ def test_who_held_a_task_before_a_forced_move_stays_refused_after_its_undo(pool:
     assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
 
 
+def test_who_held_a_task_before_a_forced_cancel_stays_refused_after_its_retry(pool: PoolStore) -> None:
+    held = one(pool)
+    pool.move(Filter(), Action.CANCEL, now_ms=5, act="stop", force=True)
+    pool.move(Filter(), Action.RETRY, now_ms=6, act="go")
+    assert there(pool, "t").owner == "one"
+    [again] = claim(pool, owner="two")
+    assert again.task.fence > held.task.fence
+    assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
+
+
 def test_a_deleted_task_is_gone_but_for_its_history(pool: PoolStore) -> None:
     settle(pool, one(pool))
     pool.move(Filter(), Action.DELETE, now_ms=5, act="rm")
