@@ -1,9 +1,9 @@
 # Two commands do all: `make demo` runs the fusion pipeline on data with known answers, `make test` passes the tests.
 PYTHON := .venv/bin/python
-SOURCES := batch_pipeline steps examples tests benchmarks main.py
+SOURCES := batch_pipeline steps examples tests benchmarks scripts main.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check check_check fmt lock bench clean
+.PHONY: help demo test unit mutants check check_check fmt lock bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ test: ## Install what the tests need, check types and style, run all tests.
 unit: ## Run the fast tests only: no processes, no tools, no network.
 	@scripts/install.sh python --dev
 	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not engine and not tools and not browser and not faults and not containers and not servers and not slow"
+
+mutants: ## Print changes to the deciding modules that no test notices: hours, or minutes with OPTIONS="--most 20".
+	@scripts/install.sh python --dev
+	$(PYTHON) -m scripts.mutants $(OPTIONS)
 
 check: check_check ## Check style and types.
 	$(PYTHON) -m ruff check $(SOURCES)
