@@ -306,6 +306,63 @@ def test_only_allowed_images_with_a_digest_pass(level: str, image: dict[str, Any
     assert refused(ask(level), facts(image=image)).status == status
 
 
+#: Another digest that the policy allows, too.
+MOVED = "sha256:" + "3fa9" * 15 + "0000"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_image_named_by_digest_passes_only_while_its_tag_leads_there(level: str) -> None:
+    """At level test as well: what runs is what was named, and not what the tag leads to by now."""
+    named = ask(level, image=f"registry.example.org/driver:1@{DIGEST}")
+    assert decide(named, policy(), ALICE, facts(image={"asked_digest": DIGEST})).image.endswith(DIGEST)
+    error = refused(named, facts(image={"asked_digest": DIGEST, "digest": MOVED}))
+    assert error.status == 409
+    assert MOVED[:19] in error.message
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("digest", ["", "sha256:3fa9", f"{DIGEST}0", DIGEST.upper()])
+def test_an_image_without_a_whole_digest_runs_at_no_level(level: str, digest: str) -> None:
+    assert refused(ask(level), facts(image={"digest": digest})).status == 409
+    assert refused(ask(level), Facts(code=facts().code)).status == 409
+
+
+SECOND_IMAGE = """
+[[images]]
+repository = "registry.example.org/r"
+digests = ["sha256:1111", "sha256:2222"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("image", "is_allowed"),
+    [
+        ({}, True),
+        ({"repository": "registry.example.org/r", "digest": "sha256:" + "1" * 64}, True),
+        ({"repository": "registry.example.org/r", "digest": "sha256:" + "2" * 64}, True),
+        ({"repository": "registry.example.org/r"}, False),
+        ({"digest": "sha256:" + "1" * 64}, False),
+    ],
+)
+@pytest.mark.parametrize("level", PRIVILEGED)
+def test_each_allowed_image_has_digests_of_its_own(level: str, image: dict[str, Any], is_allowed: bool) -> None:
+    rules, found = policy(POLICY + SECOND_IMAGE), facts(image=image)
+    if is_allowed:
+        assert found.image is not None
+        assert decide(ask(level), rules, ALICE, found).image == found.image.pinned
+        return
+    with pytest.raises(Refused, match="allowed images only"):
+        decide(ask(level), rules, ALICE, found)
+
+
+@pytest.mark.parametrize("level", PRIVILEGED)
+def test_where_no_image_is_allowed_reviewed_code_runs_in_none(level: str) -> None:
+    rules = replace(policy(POLICY.replace("queue =", "without_image = true\nqueue =")), images=())
+    with pytest.raises(Refused, match="Use one of none"):
+        decide(ask(level), rules, ALICE, facts())
+    assert decide(ask(level, image=""), rules, ALICE, Facts(code=facts().code)).image == ""
+
+
 def test_a_run_needs_an_image_unless_the_policy_says_otherwise() -> None:
     assert refused(ask("test", image=""), Facts(code=facts().code)).status == 400
     text = POLICY.replace('members = ["*"]', 'members = ["*"]\nwithout_image = true')
