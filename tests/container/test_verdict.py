@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sh
@@ -136,6 +139,53 @@ def test_what_was_not_killed_is_explained_by_its_log() -> None:
     assert (verdict.exit_code, verdict.message) == (2, "tool ended with exit code 2: last line")
 
 
+def test_a_last_line_is_told_once() -> None:
+    """Else the log's last line, of whatever came later, would stand behind the tool's own."""
+    verdict = verdict_of(failed("echo 'no such index' >&2; exit 3"))
+    assert verdict.with_log(b"of something else\n") == verdict
+    for tail in (b"first\nlast\n", b"", b"No space left on device\n"):
+        verdict = verdict_of_code("tool", 3).with_log(tail)
+        assert verdict.with_log(b"of something else\n") == verdict
+
+
+@pytest.mark.parametrize("tail", [b"first\nlast\n", b"", b"No space left on device\n"])
+def test_what_a_step_measured_before_its_end_is_kept(tail: bytes) -> None:
+    verdict = replace(verdict_of_code("tool", 3), metrics={"reads": 7}, versions={"tool": "1.2"}).with_log(tail)
+    assert (verdict.metrics, verdict.versions) == ({"reads": 7}, {"tool": "1.2"})
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["/usr/bin/kallisto", "quant", "-i", "x"], "kallisto quant …"),
+        (["/usr/bin/kallisto", "quant"], "kallisto quant"),
+        (["kallisto", "-i", "x"], "kallisto …"),
+        (["kallisto"], "kallisto"),
+        ("/usr/bin/kallisto quant -i x", "kallisto quant …"),
+        (b"/usr/bin/kallisto quant", "kallisto quant"),
+        ([Path("/usr/bin/kallisto"), b"quant"], "kallisto quant"),
+        ([], "The tool"),
+    ],
+)
+def test_a_tool_is_named_by_its_program_and_what_that_was_to_do(command: Any, name: str) -> None:
+    assert verdict_of(subprocess.CalledProcessError(3, command)).message == f"{name} ended with exit code 3"
+
+
+def test_a_killed_tool_hints_at_memory() -> None:
+    verdict = verdict_of(failed("kill -9 $$"))
+    assert verdict.exit_code == 137
+    assert "memory_mb" in verdict.message
+    assert not verdict.wants_log
+
+
+def test_a_full_disk_is_named_with_the_place_that_is_full() -> None:
+    assert verdict_of(OSError(errno.ENOSPC, "No space left", "/scratch/x")).message.endswith(
+        "on its disk (/scratch/x)."
+    )
+    assert verdict_of(OSError(errno.ENOSPC, "No space left")).message.endswith("on its disk.")
+    assert verdict_of(OSError(errno.EIO, "Bad")).reason is EndReason.STEP_FAILED
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -153,6 +203,23 @@ def test_a_tools_own_exit_codes_pass_but_signals_get_128_added() -> None:
     assert verdict_of_code("tool", 7).exit_code == 7
     assert verdict_of_code("tool", -11).exit_code == 139
     assert "signal 11" in verdict_of_code("tool", -11).message
+    assert verdict_of_code("tool", -1).exit_code == 129
+    assert verdict_of_code("tool", -1).wants_log
+
+
+def test_an_error_is_told_by_its_kind_and_its_first_line() -> None:
+    assert verdict_of(ValueError("one\ntwo")).message == "ValueError: one"
+    assert verdict_of(ValueError()).message == "ValueError"
+    assert not verdict_of(ValueError("one")).wants_log
+
+
+def test_guarded_returns_what_a_step_made_or_how_it_ended() -> None:
+    assert guarded(lambda: {"metrics": {"reads": 7}}) == {"exit_code": 0, "metrics": {"reads": 7}}
+
+    def run_tool() -> dict[str, int]:
+        raise subprocess.CalledProcessError(3, ["bwa", "mem"])
+
+    assert guarded(run_tool) == {"exit_code": 1, "message": "bwa mem ended with exit code 3", "wants_log": True}
 
 
 def test_guarded_leaves_the_traceback_of_a_bug_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
