@@ -133,7 +133,9 @@ class Engine:
     def _connect(self, job: Job, now: int) -> None:
         if job.spec.doomed:  # on resume too: a killed server may have stored the job, and not yet that it failed
             job.status_reason = job.spec.doomed
-            self._fail_all(job, job.spec.doomed, now)
+            for index in list(job.indexes_in(PENDING)):
+                self._fail(job, index, job.spec.doomed, now)
+            self._propagate(now)
             return
         for dependency in job.spec.dependencies:
             self._wait_for(job, dependency, now)
@@ -295,12 +297,6 @@ class Engine:
             job.stopped[index] = now
         job.word(index, reason, None)
         self._settle(job, index, FAILED, now)
-
-    def _fail_all(self, job: Job, reason: str, now: int) -> None:
-        for index in range(job.spec.count):
-            if job.states[index] <= RUNNABLE:
-                self._fail(job, index, reason, now)
-        self._propagate(now)
 
     def _settle(self, job: Job, index: int, state: int, now: int) -> None:
         job.move(index, state, now)
