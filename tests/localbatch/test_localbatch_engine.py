@@ -13,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from batch_pipeline.localbatch.engine import Engine, Run
 from batch_pipeline.localbatch.job import (
     FAILED,
+    NONE,
     PENDING,
+    RUNNING,
     SUCCEEDED,
     TERMINAL,
     Dependency,
@@ -359,3 +361,108 @@ def test_a_running_attempt_is_stopped_again_after_a_crash_if_it_was_terminated(t
     assert engine.stops == ([run] if terminate else [])
     engine.end(run, Outcome(exit_code=0), 9)
     assert run.job.state == (FAILED if terminate else SUCCEEDED)
+
+
+def test_an_adopted_attempt_runs_on_with_the_rest_of_its_time() -> None:
+    engine = engine_of()
+    job = engine.restore(spec(0, timeout_seconds=60), [], ending=None, status_reason=None)
+    run = engine.adopt(job, 0, 1, 5_000, 30_000)
+    engine.resume(30_000)
+    assert (job.states[0], job.started[0], job.tries[0]) == (RUNNING, 5_000, 1)
+    assert engine.next_deadline() == 65_000
+    engine.stop_overdue(64_999)
+    assert engine.stops == []
+    engine.stop_overdue(65_000)
+    assert engine.stops == [run]
+    assert engine.next_deadline() is None
+
+
+@pytest.mark.parametrize("exit_code", [0, 143])
+def test_what_was_terminated_and_died_with_the_server_is_not_tried_again(exit_code: int) -> None:
+    """Its end is read in a worker's journal, before the engine resumes."""
+    engine = engine_of()
+    ending = Ending(reason="enough", terminate=True)
+    job = engine.restore(spec(0, attempts=3), [], ending=ending, status_reason=None)
+    run = engine.adopt(job, 0, 1, 0, 9)
+    engine.end(run, Outcome(exit_code=exit_code, started_ms=1, stopped_ms=2), 9)
+    engine.resume(9)
+    assert engine.schedule(9) == []
+    (attempt,) = job.attempts(0)
+    assert (job.state, attempt.status_reason) == (FAILED, "enough")
+    assert (attempt.started_ms, attempt.stopped_ms) == (1, 2)
+
+
+# Attempts.
+
+
+def test_an_attempt_that_ended_before_it_was_seen_to_begin_began_when_it_says() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0, size=2), 0)
+    (run,) = engine.schedule(0)
+    engine.end(run, Outcome(exit_code=0), 7)
+    (run,) = engine.schedule(7)
+    engine.began(run, 8)
+    engine.end(run, Outcome(exit_code=0, started_ms=3), 9)
+    assert list(job.started) == [7, 3]
+    assert list(job.stopped) == [7, 9]
+
+
+def test_an_attempt_that_is_tried_again_is_stored_and_its_words_are_its_own() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0, attempts=2), 0)
+    (run,) = engine.schedule(0)
+    engine.changed.clear()
+    engine.end(run, Outcome(exit_code=1, reason="too much"), 5)
+    assert list(engine.changed) == [("job-0", 0)], "a server that is killed now must not try it twice more"
+    engine.schedule(6)
+    assert job.child(0).reason is None
+    assert [attempt.reason for attempt in job.attempts(0)] == ["too much"]
+
+
+def test_what_is_cancelled_while_it_runs_is_not_tried_again_when_it_fails() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0, attempts=3), 0)
+    (run,) = engine.schedule(0)
+    engine.cancel(job, None, Ending(reason="enough", terminate=False), 1)
+    assert engine.stops == []
+    engine.end(run, Outcome(exit_code=1), 2)
+    assert (job.state, job.status_reason) == (FAILED, "enough")
+    assert run_to_end(engine) == []
+
+
+def test_what_is_cancelled_between_two_attempts_keeps_what_is_known_of_the_first() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0, attempts=2), 0)
+    (run,) = engine.schedule(0)
+    engine.end(run, Outcome(exit_code=1, reason="too much"), 5)
+    engine.cancel(job, None, Ending(reason="enough", terminate=False), 6)
+    assert [(attempt.exit_code, attempt.reason) for attempt in job.attempts(0)] == [(1, "too much")]
+    assert (job.child(0).status_reason, job.stopped[0], job.stopped_ms) == ("enough", NONE, 6)
+
+
+def test_what_never_started_has_no_attempt_and_ended_when_it_was_cancelled() -> None:
+    engine = engine_of()
+    engine.submit(spec(0), 0)
+    job = engine.submit(spec(1, size=2), 0)
+    engine.schedule(0)
+    engine.cancel(job, 1, Ending(reason="enough", terminate=False), 6)
+    assert (job.stopped[1], job.attempts(1)) == (6, [])
+
+
+def test_a_doomed_job_has_ended_as_soon_as_it_was_submitted() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0, doomed="too long"), 5)
+    assert (job.state, job.status_reason, job.stopped_ms) == (FAILED, "too long", 5)
+    assert "job-0" in engine.changed_jobs
+
+
+def test_what_is_given_back_after_it_was_cancelled_fails_and_so_does_what_waits_for_it() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0), 0)
+    dependent = engine.submit(spec(1, dependencies=(Dependency(job_id="job-0"),)), 0)
+    (run,) = engine.schedule(0)
+    engine.cancel(job, None, Ending(reason="enough", terminate=True), 1)
+    engine.give_back(run, 2)
+    assert (job.state, job.child(0).status_reason) == (FAILED, "enough")
+    assert (dependent.state, dependent.status_reason) == (FAILED, "Dependent Job failed")
+    assert engine.used == (0, 0)
