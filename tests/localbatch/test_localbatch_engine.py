@@ -466,3 +466,60 @@ def test_what_is_given_back_after_it_was_cancelled_fails_and_so_does_what_waits_
     assert (job.state, job.child(0).status_reason) == (FAILED, "enough")
     assert (dependent.state, dependent.status_reason) == (FAILED, "Dependent Job failed")
     assert engine.used == (0, 0)
+
+
+# Jobs as a whole.
+
+
+def test_a_job_ended_with_the_last_of_its_children_and_not_before_it_was_known() -> None:
+    engine = engine_of(vcpus=9)
+    ended_ms = []
+    for number, stopped in enumerate([(5, 7), (12, 8)]):
+        job = engine.submit(spec(number, size=2), 0)
+        for run, stopped_ms in zip(engine.schedule(0), stopped, strict=True):
+            engine.changed_jobs.clear()
+            engine.end(run, Outcome(exit_code=0, stopped_ms=stopped_ms), 9)
+        ended_ms.append(job.stopped_ms)
+        assert list(engine.changed_jobs) == [job.spec.id], "its end is to be stored"
+    assert ended_ms == [9, 12]
+
+
+def test_why_a_job_was_not_started_is_no_word_on_how_it_ended() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0), 0)
+    engine.annotate("default", "CAPACITY")
+    assert engine.jobs["job-0"].status_reason == "CAPACITY"
+    run_to_end(engine)
+    assert (job.state, job.status_reason) == (SUCCEEDED, None)
+
+
+@pytest.mark.parametrize("index", [None, 1])
+def test_an_order_to_cancel_is_stored_although_nothing_came_of_it_yet(index: int | None) -> None:
+    """A server that is killed now would else go on with what somebody ended."""
+    engine = engine_of(vcpus=9)
+    job = engine.submit(spec(0, size=2), 0)
+    engine.schedule(0)
+    engine.changed_jobs.clear()
+    engine.cancel(job, index, Ending(reason="enough", terminate=False), 1)
+    assert list(engine.changed_jobs) == (["job-0"] if index is None else [])
+    assert list(engine.changed) == ([] if index is None else [("job-0", 1)])
+
+
+def test_what_waits_for_a_cancelled_job_fails_at_once() -> None:
+    engine = engine_of()
+    job = engine.submit(spec(0), 0)
+    dependent = engine.submit(spec(1, dependencies=(Dependency(job_id="job-0"),)), 0)
+    engine.cancel(job, None, Ending(reason="enough", terminate=False), 1)
+    assert (dependent.state, dependent.status_reason, dependent.stopped_ms) == (FAILED, "Dependent Job failed", 1)
+
+
+def test_the_next_deadline_is_the_first_of_all_that_run() -> None:
+    engine = engine_of(vcpus=9)
+    for number, seconds in enumerate([90, 60, None]):
+        engine.submit(spec(number, timeout_seconds=seconds), 0)
+    for run in engine.schedule(0):
+        engine.began(run, 0)
+    assert engine.next_deadline() == 60_000
+    engine.stop_overdue(60_000)
+    assert [run.key for run in engine.stops] == [("job-1", 0)]
+    assert engine.next_deadline() == 90_000
