@@ -367,6 +367,7 @@ def test_a_run_needs_an_image_unless_the_policy_says_otherwise() -> None:
     assert refused(ask("test", image=""), Facts(code=facts().code)).status == 400
     text = POLICY.replace('members = ["*"]', 'members = ["*"]\nwithout_image = true')
     assert decide(ask("test", image=""), policy(text), ALICE, Facts(code=facts().code)).image == ""
+    assert decide(ask("test", image=""), policy(text), ALICE, facts()).image == "", "nobody named an image"
 
 
 def test_a_dirty_tree_is_refused_above_test() -> None:
@@ -429,6 +430,22 @@ def test_a_precheck_refuses_before_anything_is_looked_up() -> None:
 )
 def test_what_has_no_right_form_is_refused(changes: dict[str, Any]) -> None:
     refused(ask(**changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "below", "above"),
+    [("cpu", 0.25, 192, 0.24, 192.5), ("memory_mb", 128, 1_536_000, 127, 1_536_001)],
+)
+def test_the_size_of_a_driver_has_bounds(name: str, least: Any, most: Any, below: Any, above: Any) -> None:
+    for size in (least, most):
+        assert getattr(decide(ask(**{name: size}), policy(), ALICE, facts()), name) == size
+    for size in (below, above):
+        assert refused(ask(**{name: size})).status == 400
+
+
+def test_a_dataset_that_is_not_there_is_told_like_one_that_is_not_yours() -> None:
+    error = refused(ask(dataset="other", output_dir=".."))
+    assert [problem.status for problem in error.problems] == [403]
 
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
