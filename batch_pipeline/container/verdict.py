@@ -159,8 +159,6 @@ def exit_code_of(error: BatchPipelineError) -> int:
     """The container's code; errors of the client's side have codes of the command line."""
     if isinstance(error, StepError):
         return error.exit_code
-    if isinstance(error, DiskFull):
-        return ContainerExit.DISK_FULL
     if isinstance(error, StoreFailed):
         return ContainerExit.STORE_UNREACHABLE
     return ContainerExit.CONTRACT_BROKEN if isinstance(error, InvalidUse) else ContainerExit.STEP_FAILED
