@@ -44,6 +44,8 @@ from batch_pipeline.wire.errors import (
         (SystemExit(0), 1, EndReason.STEP_FAILED),
         (subprocess.CalledProcessError(-9, ["bwa", "mem"]), 137, EndReason.OUT_OF_MEMORY),
         (subprocess.CalledProcessError(65, ["bwa", "mem"]), 1, EndReason.STEP_FAILED),
+        (subprocess.CalledProcessError(-1, ["bwa", "mem"]), 129, EndReason.STEP_FAILED),
+        (subprocess.TimeoutExpired(["bwa", "mem"], 5), 1, EndReason.STEP_FAILED),
     ],
 )
 def test_code_and_reason_of_what_a_step_raises(error: BaseException, code: int, reason: EndReason) -> None:
