@@ -81,6 +81,15 @@ def test_the_order_of_parameters_does_not_count() -> None:
     assert replace(PARTS, params={"a": 1, "b": 2}).digest() == replace(PARTS, params={"b": 2, "a": 1}).digest()
 
 
+def test_the_same_parts_have_the_fingerprint_that_stores_of_earlier_versions_name() -> None:
+    """One that differs makes every cell of every store run again: raise FORMAT, and say so in the changelog."""
+    file = SourceFile(url="x", etag="e", size_bytes=7)
+    assert PARTS.digest() == "9ef32bc4f2f3023e"
+    assert cell_fingerprint("p", ["a", "b"]) == "c51e402e8a058825"
+    assert gather_part([("s1", "a"), ("s2", "b")]) == "d2fdf72afa5ccbdb"
+    assert source_part([file, file]) == "e:7 e:7"
+
+
 def test_the_parts_of_a_step_name_what_it_is_made_of() -> None:
     found = parts(Mapped, seed=3)
     assert found.params == {"seed": 3}
