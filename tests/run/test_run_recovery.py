@@ -56,6 +56,17 @@ def test_a_definition_that_gives_more_by_now_is_taken_as_it_is() -> None:
     assert POLICY.remedy(cell) == Remedy(memory_mb=None)
 
 
+def test_what_its_definition_gives_is_no_remedy_of_its_own() -> None:
+    """Cells with the same remedy become one array, and the definition's own memory is none."""
+    cell = failed("upper", "ann", EndReason.OUT_OF_MEMORY, memory_mb=500)
+    assert POLICY.remedy(cell) == Remedy(memory_mb=None)
+
+
+def test_a_step_of_which_nobody_knows_the_memory_gets_no_more_of_it() -> None:
+    assert POLICY.remedy(failed("other", "ann", EndReason.OUT_OF_MEMORY)) is None
+    assert POLICY.remedy(failed("other", "ann", EndReason.INTERRUPTED)) == Remedy()
+
+
 @pytest.mark.parametrize("reason", [EndReason.INTERRUPTED, EndReason.LOST, EndReason.STORE])
 def test_an_interrupted_cell_keeps_its_memory_and_goes_where_nothing_is_reclaimed(reason: EndReason) -> None:
     policy = replace(POLICY, on_demand_queue="steady")
