@@ -212,7 +212,8 @@ def main() -> int:
     if options.list:
         print("\n".join(f"batch_pipeline/{name}:{one.line}: {one}" for name, made in mutants.items() for one in made))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # like Ctrl-C, so that nothing is left
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # the folder below goes, and what runs in it
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Path(folder, "tree")
         _copy_tree(tree)
