@@ -32,6 +32,7 @@ LEVELS = ["test", *PRIVILEGED]
 def refused(asked: RunAsk, found: Facts | None = None, identity: Identity = ALICE) -> Refused:
     with pytest.raises(Refused) as caught:
         decide(asked, policy(), identity, facts() if found is None else found)
+    assert {problem.status for problem in caught.value.problems} <= {400, 403, 409}
     return caught.value
 
 
@@ -405,6 +406,16 @@ def test_a_repository_that_the_policy_does_not_name_is_refused(level: str, url: 
     error = refused(ask(level, repository=url))
     assert error.status == 403
     assert "eve:x" not in error.message
+    is_shown = "@" not in url and "\n" not in url
+    assert f"--repository {url if is_shown else 'as given'}:" in error.message
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("without", ["repository", "commit"])
+def test_a_repository_and_a_commit_are_named_together(level: str, without: str) -> None:
+    named: dict[str, Any] = {without: ""}
+    error = refused(ask(level, **named))
+    assert [(problem.thing, problem.status) for problem in error.problems] == [("--repository, --commit", 400)]
 
 
 def test_a_precheck_refuses_before_anything_is_looked_up() -> None:
@@ -426,6 +437,8 @@ def test_a_precheck_refuses_before_anything_is_looked_up() -> None:
         {"access_level": "root"},
         {"access_level": "FULL"},
         {"description": "a\nb"},
+        {"image": "registry.example.org/driver:1\x1b[2J"},
+        {"image": "x" * 513},
     ],
 )
 def test_what_has_no_right_form_is_refused(changes: dict[str, Any]) -> None:
