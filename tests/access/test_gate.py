@@ -277,6 +277,18 @@ def test_only_entry_points_may_be_started_above_test(level: str, script: tuple[s
     assert refused(ask(level, script=script)).status == 403
 
 
+def test_level_test_starts_a_file_of_the_commit_or_a_program_of_the_image() -> None:
+    missing = facts(code={"entry_kind": EntryKind.MISSING})
+    assert refused(ask("test", script=("scripts/cohort.sh",)), missing).status == 409
+    assert decide(ask("test", script=("bash", "scripts/cohort.sh")), policy(), ALICE, missing).entry == ""
+
+
+def test_level_test_runs_code_that_nobody_reviewed() -> None:
+    unmerged = SubmoduleFacts(path="x", url="u", commit=SHA, allowed=True, merged=False)
+    grant = decide(ask("test"), policy(), ALICE, facts(code={"merged": False, "submodules": (unmerged,)}))
+    assert grant.submodules == (unmerged,)
+
+
 def test_the_working_directory_is_part_of_the_entry_point() -> None:
     assert decide(ask(cwd="scripts", script=("./cohort.sh",)), policy(), ALICE, facts()).entry == "scripts/cohort.sh"
     assert refused(ask(cwd="tools", script=("main.py",))).status == 403

@@ -148,6 +148,16 @@ def test_a_forced_move_fences_off_who_held_the_task(action: Action) -> None:
     assert after_of(acted_on(new(), action)).fence == 0, "nobody is to be fenced off"
 
 
+def test_a_move_that_the_table_has_not_is_refused_with_both_states() -> None:
+    done = after_of(settled(held(), FINE, now_ms=20))
+    with pytest.raises(IllegalMove, match=r"Task t cannot go from done to todo \(retried\)"):
+        acted_on(done, Action.RETRY)
+    with pytest.raises(IllegalMove, match=r"from done to cancelled \(cancelled\)"):
+        acted_on(done, Action.CANCEL)
+    with pytest.raises(IllegalMove, match=r"from waiting to held \(claimed\)"):
+        claimed(new(after=("a",)), owner="one", native_id="", lease_ms=1, now_ms=2)
+
+
 def test_after_a_forced_cancel_and_a_retry_the_next_claim_has_a_higher_number() -> None:
     """Else the first holder, which may wake up at any time, would settle the claim of the second."""
     task = held()
@@ -246,6 +256,7 @@ def test_a_waiting_task_is_freed_withheld_or_told_what_it_lacks() -> None:
     assert needs({"a": DONE, "b": HELD}) == ""
     assert needs({"a": FAILED, "b": None}) == "a failed, b is not in the pool"
     assert needs(dict.fromkeys("abcde", CANCELLED)) == "a cancelled, b cancelled, c cancelled and 2 more"
+    assert needs(dict.fromkeys("abcd", CANCELLED)) == "a cancelled, b cancelled, c cancelled and 1 more"
     assert needs(dict.fromkeys("abc", CANCELLED)) == "a cancelled, b cancelled, c cancelled"
     lacking = reconsidered(waiting, "a failed", now_ms=5)
     assert lacking is not None
