@@ -50,8 +50,8 @@ def new(**more: Any) -> Task:
 
 
 def held(**more: Any) -> Task:
-    """Held by `one` from 10 to 110."""
-    return after_of(claimed(new(**more), owner="one", native_id="job-1", lease_ms=100, now_ms=10))
+    """Held by `one` from 10 to 100,010."""
+    return after_of(claimed(new(**more), owner="one", native_id="job-1", lease_ms=100_000, now_ms=10))
 
 
 def failed(**more: Any) -> Task:
@@ -74,7 +74,7 @@ def test_a_renewed_lease_keeps_the_progress_unless_one_is_told() -> None:
     task = replace(held(), progress=0.25)
     step = renewed(task, now_ms=60, progress=None)
     assert step.event is None
-    assert after_of(step) == replace(task, lease_until_ms=160)
+    assert after_of(step) == replace(task, lease_until_ms=100_060)
     assert after_of(renewed(task, now_ms=60, progress=0.0)).progress == 0.0
 
 
@@ -142,8 +142,8 @@ def test_a_task_is_taken_back_only_if_its_lease_was_not_prolonged_meanwhile(most
 @pytest.mark.parametrize("action", [Action.RESET, Action.CANCEL])
 def test_a_forced_move_fences_off_who_held_the_task(action: Action) -> None:
     task = held()
-    with pytest.raises(IllegalMove, match=r"held by one for another 0 s"):
-        acted_on(task, action)
+    with pytest.raises(IllegalMove, match=r"held by one for another 100 s"):
+        acted(task, action, now_ms=50, act="act")
     assert after_of(acted_on(task, action, force=True)).fence == task.fence + 1
     assert after_of(acted_on(new(), action)).fence == 0, "nobody is to be fenced off"
 
@@ -202,6 +202,17 @@ def test_undo_gives_back_what_was_under_the_next_number_and_can_be_undone() -> N
     event = event_of(undo_step)
     assert (event.move, event.owner, event.act, event.why) == (Move.UNDONE, "you", "undo", "undid act")
     assert event.before == step.after
+
+
+def test_what_no_person_did_is_not_undone() -> None:
+    step = settled(held(), FINE, now_ms=20)
+    with pytest.raises(IllegalMove, match=r"Move 3 of task t \(done\) cannot be undone"):
+        undo(event_of(step), step.after)
+
+
+def test_undo_of_a_deletion_fences_off_nobody_where_nobody_held_the_task() -> None:
+    deleted = event_of(acted_on(new(), Action.DELETE))
+    assert after_of(undo(deleted, None, deleted)).fence == new().fence
 
 
 def test_undo_of_a_deletion_needs_that_nothing_happened_since() -> None:
