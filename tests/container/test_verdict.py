@@ -173,13 +173,6 @@ def test_a_tool_is_named_by_its_program_and_what_that_was_to_do(command: Any, na
     assert verdict_of(subprocess.CalledProcessError(3, command)).message == f"{name} ended with exit code 3"
 
 
-def test_a_killed_tool_hints_at_memory() -> None:
-    verdict = verdict_of(failed("kill -9 $$"))
-    assert verdict.exit_code == 137
-    assert "memory_mb" in verdict.message
-    assert not verdict.wants_log
-
-
 def test_a_full_disk_is_named_with_the_place_that_is_full() -> None:
     assert verdict_of(OSError(errno.ENOSPC, "No space left", "/scratch/x")).message.endswith(
         "on its disk (/scratch/x)."
@@ -221,7 +214,12 @@ def test_guarded_returns_what_a_step_made_or_how_it_ended() -> None:
     def run_tool() -> dict[str, int]:
         raise subprocess.CalledProcessError(3, ["bwa", "mem"])
 
-    assert guarded(run_tool) == {"exit_code": 1, "message": "bwa mem ended with exit code 3", "wants_log": True}
+    assert guarded(run_tool) == {
+        "exit_code": 1,
+        "message": "bwa mem ended with exit code 3",
+        "wants_log": True,
+        "killed": False,
+    }
 
 
 def test_guarded_leaves_the_traceback_of_a_bug_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
