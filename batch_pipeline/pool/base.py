@@ -181,7 +181,10 @@ class TaskSource(Protocol):
         """Gives tasks back, to be done by another. `counted`: it had been started, and counts among its returns."""
 
     def reap(self, *, now_ms: int) -> list[str]:
-        """Takes tasks back whose lease is over, each once; returns their ids. Any pilot may call it at any time."""
+        """Takes tasks back whose lease is over, each once; returns their ids. Any pilot may call it at any time.
+
+        What a process that died had moved and not propagated is propagated: no task waits for one that is done.
+        """
 
 
 class PoolStore(TaskSource, Protocol):
@@ -251,8 +254,8 @@ class PoolStore(TaskSource, Protocol):
     def sweep(self, *, now_ms: int) -> int:
         """Looks at every waiting task again: frees those that wait for nothing, writes down what the others lack.
 
-        For what a crash between the end of a task and the release of its dependents left waiting. Returns how many
-        were freed.
+        Nothing of that is left after a `reap`. It is for when nothing moves any more: a pool may have been written by
+        an earlier version, or be in a cluster whose views are late. Returns how many were freed.
         """
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ from batch_pipeline.pool.couchdb_documents import Document
 from batch_pipeline.pool.couchdb_server import Database
 from batch_pipeline.pool.leases import LeaseWatch
 from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.rows import PendingMove, Written
 from batch_pipeline.pool.stepped import SteppedStore
 from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
 from batch_pipeline.pool.windows import Windows
@@ -78,8 +79,6 @@ class CouchDbRows:
         self._lock = Lock()
         #: Documents as this process wrote or saw them last.
         self._kept: OrderedDict[str, Document] = OrderedDict()
-        #: Ids that were just written -> whether anybody waits for them.
-        self._needed: dict[str, bool] = {}
         self._classes: set[str] = set()
         if create:
             self._database.call("PUT", accept=(412,))
@@ -106,7 +105,7 @@ class CouchDbRows:
         self._classes |= named
 
     def together(self) -> AbstractContextManager[object]:
-        """See `Rows.together`. Each write is alone; `sweep` and `reap` find what a crash leaves between two."""
+        """See `Rows.together`. Each write is alone; `reap` finds what a crash leaves between two."""
         return nullcontext()
 
     def read(self, ids: Collection[str]) -> Mapping[str, Task]:
@@ -132,28 +131,28 @@ class CouchDbRows:
         found = self._read(ids).items()
         return {name: documents.events_of(each)[-1] for name, each in found if each.get("type") == "deleted"}
 
-    def write(self, steps: Sequence[Step]) -> list[bool]:
+    def write(self, steps: Sequence[Step]) -> list[Written]:
         """See `Rows.write`."""
         self._learn(steps)
         self._note_needs(steps)
         nonces = {step.task_id: uuid4().hex[:16] for step in steps}
         places = {step.task_id: next(self._places) for step in steps}
-        won: dict[str, bool] = {}
+        won: dict[str, Written] = {}
         open_steps = list(steps)
         for _ in range(_TRIES):
             open_steps = self._tried(open_steps, nonces, places, won)
             if not open_steps:
                 break
         for step in steps:
-            if not won.get(step.task_id) and step.event and step.event.move is Move.CLAIMED and step.before:
+            if step.task_id not in won and step.event and step.event.move is Move.CLAIMED and step.before:
                 for part in ("", step.before.spec.resource_class):
                     self._windows.missed(part)
         if any(step.event and step.event.move in _NEWS for step in steps):
             self._windows.forget()
-        return [won.get(step.task_id, False) for step in steps]
+        return [won.get(step.task_id, Written.REFUSED) for step in steps]
 
     def _tried(
-        self, steps: Sequence[Step], nonces: Mapping[str, str], places: Mapping[str, int], won: dict[str, bool]
+        self, steps: Sequence[Step], nonces: Mapping[str, str], places: Mapping[str, int], won: dict[str, Written]
     ) -> list[Step]:
         """Writes what may be written, once; returns the steps to try again, on documents that were read anew."""
         with self._lock:
@@ -164,7 +163,7 @@ class CouchDbRows:
         for step in steps:
             document = known[step.task_id]
             if document and document.get("nonce") == nonces[step.task_id]:
-                won[step.task_id] = True
+                won[step.task_id] = _written(document)
             elif documents.is_as_before(document, step):
                 ready[step.task_id] = documents.written(
                     document, step, nonce=nonces[step.task_id], place=places[step.task_id]
@@ -174,18 +173,45 @@ class CouchDbRows:
         again = [step for step in stale if step.task_id not in unknown]
         revisions = dict(zip(ready, self._database.save(list(ready.values())), strict=True))
         self._keep({**ready[name], "_rev": revision} for name, revision in revisions.items() if revision)
-        with self._lock:
-            for name, revision in revisions.items():
-                if revision:
-                    won[name] = True
-                    self._needed[name] = "needed" in ready[name]
-                else:
-                    self._kept.pop(name, None)
-            for step in again:
-                self._kept.pop(step.task_id, None)
+        won |= {name: _written(ready[name]) for name, revision in revisions.items() if revision}
+        self._drop([name for name, revision in revisions.items() if not revision])
+        self._drop(step.task_id for step in again)
         refused = [step for step in steps if revisions.get(step.task_id, "") is None]
         self._database.conflicts += len(refused)
         return [*refused, *again]
+
+    def _drop(self, ids: Iterable[str]) -> None:
+        """Forgets documents that somebody else has written, or is to write."""
+        with self._lock:
+            for name in ids:
+                self._kept.pop(name, None)
+
+    def pending(self) -> Sequence[PendingMove]:
+        """See `Rows.pending`. A database of before there was an outbox has no such view."""
+        path = "/_design/pool-outbox/_view/outbox"
+        rows = self._database.call("GET", path, accept=(404,), include_docs=True).get("rows", ())
+        marked = [row["doc"] for row in rows if row.get("doc")]
+        self._keep(marked)
+        return [entry for entry in map(documents.pending_of, marked) if entry]
+
+    def propagated(self, pending: Sequence[PendingMove]) -> bool:
+        """See `Rows.propagated`."""
+        numbers = {entry.task_id: entry.number for entry in pending}
+        stood = 0
+        for _ in range(_TRIES):
+            with self._lock:
+                there = {name: self._kept[name] for name in numbers if name in self._kept}
+            there |= self._read([name for name in numbers if name not in there])
+            marked = {name: there[name] for name in numbers if there.get(name, {}).get("outbox") == numbers[name]}
+            cleared = {name: documents.propagated(document) for name, document in marked.items()}
+            revisions = dict(zip(cleared, self._database.save(list(cleared.values())), strict=True))
+            self._keep({**cleared[name], "_rev": revision} for name, revision in revisions.items() if revision)
+            numbers = {name: numbers[name] for name, revision in revisions.items() if not revision}
+            self._drop(numbers)
+            stood += len(revisions) - len(numbers)
+            if not numbers:
+                break
+        return stood == len(pending)
 
     def _note_needs(self, steps: Sequence[Step]) -> None:
         """Marks what is waited for before the waiting tasks are there, so that nobody who ends one overlooks them."""
@@ -196,9 +222,7 @@ class CouchDbRows:
             marked = {name: there.get(name, {"_id": name, "type": "awaited"}) for name in needed}
             marked = {name: {**found, "needed": True} for name, found in marked.items() if "needed" not in found}
             revisions = self._database.save(list(marked.values()))
-            with self._lock:
-                for name in marked:
-                    self._kept.pop(name, None)
+            self._drop(marked)
             needed = {name for name, revision in zip(marked, revisions, strict=True) if revision is None}
 
     def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
@@ -240,13 +264,8 @@ class CouchDbRows:
         return self._tasks(self._database.view(design, state.value, include_docs=True).rows, state)
 
     def dependents(self, ids: Collection[str]) -> Iterable[Task]:
-        """See `Rows.dependents`. Of tasks that nobody waits for, which the last write has told, nothing is asked."""
-        with self._lock:
-            needed = sorted(name for name in ids if self._needed.pop(name, True))
-            self._needed.clear()
-        if not needed:
-            return []
-        found = self._database.view("pool-waiting", "needs", needed, include_docs=True)
+        """See `Rows.dependents`."""
+        found = self._database.view("pool-waiting", "needs", sorted(ids), include_docs=True)
         return self._tasks(found.rows, TaskState.WAITING, TaskState.TODO)
 
     def waiting(self) -> Iterable[Task]:
@@ -308,3 +327,7 @@ class CouchDbRows:
     def close(self) -> None:
         """See `Rows.close`."""
         self._database.close()
+
+
+def _written(document: Document) -> Written:
+    return Written.NEEDED if "needed" in document else Written.ALONE

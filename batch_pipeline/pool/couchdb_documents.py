@@ -7,7 +7,8 @@ client: such a client may lock what another has locked. One that does all the sa
 
 PiCaS's five views judge by `lock` and `done`: a task that waits or was cancelled has -1 there, and is in none of them.
 Documents that are no tokens: `deleted` (a task that is gone, kept for its numbers and history) and `awaited` (a task
-that others wait for and that is not there yet).
+that others wait for and that is not there yet). `needed`: others wait for the task; `outbox`: the number of its last
+move, as long as that is not propagated to them (`rows`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from batch_pipeline.pool import records
+from batch_pipeline.pool import moves, records
 from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.rows import PendingMove
 from batch_pipeline.pool.task import Event, Move, Task, TaskState
 
 Document = dict[str, Any]
@@ -57,6 +59,9 @@ VIEWS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     (doc.pool.spec.after || []).forEach(function (needed) {{ emit(needed, null); }});
 }}"""
         },
+    },
+    "pool-outbox": {
+        "outbox": {"map": "function (doc) { if (doc.outbox) emit(null, null); }"},
     },
     "pool-report": {
         "counts": {
@@ -142,6 +147,10 @@ def written(document: Mapping[str, Any] | None, step: Step, *, nonce: str, place
     after, current = step.after, task_of(found) if document else None
     if step.event:
         found["events"] = [*found.get("events", ()), records.record_of_event(step.event)]
+        if moves.must_propagate(step, needed="needed" in found):
+            found["outbox"] = step.event.number
+        elif moves.must_propagate(step, needed=True):
+            found.pop("outbox", None)
     if after is None:
         found["type"] = "deleted"
         return found
@@ -153,6 +162,20 @@ def written(document: Mapping[str, Any] | None, step: Step, *, nonce: str, place
     if step.before is None:
         found |= {"place": place, "resource_class": after.spec.resource_class, "scrub_count": 0}
     return found | {"type": "token", "pool": record} | _token(records.task_of(record))
+
+
+def pending_of(document: Mapping[str, Any]) -> PendingMove | None:
+    """What a document has in the outbox."""
+    if "outbox" not in document:
+        return None
+    task, number = task_of(document), document["outbox"]
+    state = task.state if task else None
+    return PendingMove(task_id=document["_id"], number=number, state=state, needed="needed" in document)
+
+
+def propagated(document: Document) -> Document:
+    """A document without its entry in the outbox."""
+    return {name: value for name, value in document.items() if name != "outbox"}
 
 
 def _token(task: Task) -> Document:

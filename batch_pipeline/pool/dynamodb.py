@@ -10,6 +10,9 @@ the next claims (`windows`), so that most claims are one call. A part takes 1,00
 more than most tables do. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-indexes-gsi-sharding.html
 The order of claims is exact by priority level, and by priority and time within a part; from part to part it is not.
 
+**What a move concerns is found.** A task that others wait for is marked by the move itself (`rows`). That nobody waits
+for it is a condition of the unmarked write, so that the ordinary end of a task costs one call.
+
 **Counts are queried, not kept.** A counter, sharded or not, is a second write that a crash can lose or repeat, unless
 each move pays for a transaction. `queue` and `ended` (keys only, some 100 bytes a task) are counted instead: about
 0.0003 dollars for a million settled tasks. Both indexes follow the table by a moment, and so do counts and claims.
@@ -30,11 +33,13 @@ from typing import Any
 from uuid import uuid4
 
 from batch_pipeline.pool import dynamodb_items as items
+from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Counts, Filter, Page
 from batch_pipeline.pool.dynamodb_items import Item, Update, key, number, text
 from batch_pipeline.pool.dynamodb_table import MOST_READ, Table, pieces, query_of
 from batch_pipeline.pool.leases import LeaseWatch
 from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.rows import PendingMove, Written
 from batch_pipeline.pool.stepped import SteppedStore
 from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
 from batch_pipeline.pool.windows import Windows
@@ -78,8 +83,8 @@ class DynamoDbRows:
         self._windows = Windows(self._look)
         self._watch = LeaseWatch()
         self._lock = Lock()
-        #: Ids that were just written -> whether anybody waits for them.
-        self._needed: dict[str, bool] = {}
+        #: Tasks that others wait for, of those that this process holds or adds: known, that saves a refused write.
+        self._needed: set[str] = set()
         #: Class -> levels of its tasks, as far as known.
         self._levels: dict[str, set[int]] = {}
         self._shards = self._opened(shards, create)
@@ -123,7 +128,7 @@ class DynamoDbRows:
             self._pool()
 
     def together(self) -> AbstractContextManager[object]:
-        """See `Rows.together`. Each write is alone; `sweep` and `reap` find what a crash leaves between two."""
+        """See `Rows.together`. Each write is alone; `reap` finds what a crash leaves between two."""
         return nullcontext()
 
     def read(self, ids: Collection[str]) -> Mapping[str, Task]:
@@ -136,7 +141,7 @@ class DynamoDbRows:
         found = self._table.get(ids).items()
         return {name: items.tail_of(item)[-1] for name, item in found if "state" in item and not items.task_of(item)}
 
-    def write(self, steps: Sequence[Step]) -> list[bool]:
+    def write(self, steps: Sequence[Step]) -> list[Written]:
         """See `Rows.write`."""
         self._learn(steps)
         acts = [step.event for step in steps if step.event and step.event.act]
@@ -145,23 +150,53 @@ class DynamoDbRows:
         self._note_needs(added)
         running = {id(step): next(self._running) for step in steps}
         written = self._table.at_once(lambda step: self._write(step, running[id(step)]), steps)
-        for step, won in zip(steps, written, strict=True):
-            if not won and step.before and step.event and step.event.move is Move.CLAIMED:
+        for step, result in zip(steps, written, strict=True):
+            refused = result is Written.REFUSED
+            if refused and step.before and step.event and step.event.move is Move.CLAIMED:
                 self._windows.missed(items.queue_part(step.before, self._shards))
         if any(step.event and step.event.move in _NEWS for step in steps):
             self._windows.forget()
         return written
 
-    def _write(self, step: Step, running: int) -> bool:
+    def _write(self, step: Step, running: int) -> Written:
         nonce = uuid4().hex[:16]
         if step.event and step.event.number > 1 and (step.event.number - 1) % items.TAIL == 0:
             tail = items.tail_of(self._table.get([step.task_id]).get(step.task_id, {}))
             self._table.put(map(items.event_item, tail))
-        item = self._table.update(items.update_of(step, shards=self._shards, running=running, nonce=nonce), nonce)
-        if item is not None and step.event:
+        for marked in self._marks(step):
+            update = items.update_of(step, shards=self._shards, running=running, nonce=nonce, marked=marked)
+            item = self._table.update(update, nonce)
+            if item is not None:
+                break
+        else:
+            return Written.REFUSED
+        needed = "needed" in item
+        if needed and step.event and step.event.move is Move.CLAIMED:
             with self._lock:
-                self._needed[step.task_id] = "needed" in item
-        return item is not None
+                self._needed.add(step.task_id)
+        return Written.NEEDED if needed else Written.ALONE
+
+    def _marks(self, step: Step) -> Sequence[bool | None]:
+        """Whether a step marks its task. Of two, the second if the first is refused: others wait for it by now."""
+        if not step.event or not moves.must_propagate(step, needed=True):
+            return (None,)
+        with self._lock:
+            needed = step.task_id in self._needed
+            self._needed.discard(step.task_id)
+        return (True,) if moves.must_propagate(step, needed=needed) else (False, True)
+
+    def pending(self) -> Sequence[PendingMove]:
+        """See `Rows.pending`."""
+        parts = [(index, items.outbox_part(number)) for index in ("queue", "ended") for number in range(self._shards)]
+        pages = self._table.at_once(lambda one: list(self._table.query(f"{one[0]}_part", one[1], index=one[0])), parts)
+        marked = self._table.get({item["pk"]["S"] for page in pages for item in page})
+        return [entry for entry in map(items.pending_of, marked.values()) if entry]
+
+    def propagated(self, pending: Sequence[PendingMove]) -> bool:
+        """See `Rows.propagated`."""
+        return None not in self._table.at_once(
+            lambda entry: self._table.update(items.propagated(entry, self._shards)), pending
+        )
 
     def _act(self, event: Event) -> str:
         return f"#act#{event.act}#{items.shard(event.task_id, self._shards)}"
@@ -170,6 +205,8 @@ class DynamoDbRows:
         """Says who waits for whom before the waiting tasks are there, so that nobody who ends one overlooks them."""
         edges = [(needed, name) for name, after in added.items() for needed in after]
         self._table.put({**key(needed, f"needs#{name}")} for needed, name in edges)
+        with self._lock:
+            self._needed |= added.keys() & {needed for needed, _ in edges}
 
         def mark(needed: str) -> None:
             update = Update(needed)
@@ -219,12 +256,9 @@ class DynamoDbRows:
         return [items.part(state, name, shard) for name in self._levels for shard in range(self._shards)]
 
     def dependents(self, ids: Collection[str]) -> Iterable[Task]:
-        """See `Rows.dependents`. Of tasks that nobody waits for, which the last write has told, nothing is asked."""
-        with self._lock:
-            needed = sorted(name for name in ids if self._needed.pop(name, True))
-            self._needed.clear()
-        found = self._table.at_once(self._waiting_for, needed)
-        tasks = self.read({name for names in found for name in names}).values()
+        """See `Rows.dependents`."""
+        dependents = self._table.at_once(self._waiting_for, sorted(ids))
+        tasks = self.read({name for names in dependents for name in names}).values()
         open_ones = (TaskState.WAITING, TaskState.TODO)
         return [task for task in tasks if task.state in open_ones and not set(ids).isdisjoint(task.spec.after)]
 

@@ -13,6 +13,11 @@ person's action was meant to move, written before.
 Index `queue` (`queue_part`, `queue_place`; all attributes) has only what is not settled, each state in parts of its
 own: what is to be done by class, level and shard, sorted by priority and time; what is held or waiting by class and
 shard. Index `ended` (`ended_part`, `ended_at_ms`; keys only) has what is settled, by state, class and shard.
+
+The outbox (`rows`) needs no index of its own: a task is marked by `outbox`, the number of the move, and stands in the
+part `outbox#SHARD` of the index that its state leaves free.
+
+(A little longer than most modules: whoever changes an attribute finds all that is done with it here.)
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from batch_pipeline.pool.records import (
     record_of_spec,
     spec_of,
 )
+from batch_pipeline.pool.rows import PendingMove
 from batch_pipeline.pool.task import Event, Task, TaskState
 
 Item = dict[str, Any]
@@ -114,6 +120,20 @@ def part_of_todo(resource_class: str, of_level: int, of_shard: int) -> str:
 def part(state: TaskState, resource_class: str, of_shard: int) -> str:
     """The part of an index that has the tasks of another state."""
     return f"{state.value}#{resource_class}#{of_shard}"
+
+
+def outbox_part(of_shard: int) -> str:
+    """The part of both indexes that has the tasks whose last move is not propagated."""
+    return f"outbox#{of_shard}"
+
+
+def outbox(task_id: str, move_number: int, state: TaskState | None, shards: int) -> Item:
+    """The mark of a task in the outbox."""
+    return {"outbox": number(move_number), _free_index(state): text(outbox_part(shard(task_id, shards)))}
+
+
+def _free_index(state: TaskState | None) -> str:
+    return "ended_part" if state in OPEN else "queue_part"
 
 
 def queue_part(task: Task, shards: int) -> str:
@@ -256,10 +276,19 @@ class Update:
         }
 
 
-def update_of(step: Step, *, shards: int, running: int, nonce: str) -> Update:
-    """The one write of a step. `nonce` tells the write from any other, should its answer be lost."""
+def update_of(step: Step, *, shards: int, running: int, nonce: str, marked: bool | None = None) -> Update:
+    """The one write of a step. `nonce` tells the write from any other, should its answer be lost.
+
+    `marked`: puts the task into the outbox. False: out of it, if nobody waits for the task. None: it stays as it is.
+    """
     before, after = step.before, step.after
     update = Update(step.task_id)
+    mark: Item = {}
+    if marked and step.event:
+        mark = outbox(step.task_id, step.event.number, step.event.target, shards)
+    elif marked is False:
+        update.require(f"attribute_not_exists({update.name('needed')})")
+        update.remove(("outbox",))
     if before is None:
         fresh = f"attribute_not_exists({update.name('state')})"
         was_gone = f"{update.name('state')} = {update.value('gone', text(GONE))}"
@@ -277,10 +306,13 @@ def update_of(step: Step, *, shards: int, running: int, nonce: str) -> Update:
         update.remove(() if after.reason else ("reason",))
         values |= {"progress": number(after.progress)} if after.progress is not None else {}
     elif after is None:
-        values |= {"state": text(GONE), "moves": number((before.moves if before else 0) + 1)}
-        update.remove(("queue_part", "ended_part"))
+        values |= {"state": text(GONE), "moves": number((before.moves if before else 0) + 1), **mark}
+        update.remove(name for name in ("queue_part", "ended_part") if name not in mark)
     else:
-        old, new = attributes(before, shards) if before else {}, attributes(after, shards)
+        old, new = attributes(before, shards) if before else {}, attributes(after, shards) | mark
+        if "ended_part" in mark:
+            # It is the place in that index, and attributes with their default are left out.
+            new.setdefault("ended_at_ms", number(0))
         values |= {name: value for name, value in new.items() if old.get(name) != value}
         values |= asked(after, running) if before is None else {}
         update.remove(name for name in STANDING if name not in new and (name in old or before is None))
@@ -292,6 +324,23 @@ def update_of(step: Step, *, shards: int, running: int, nonce: str) -> Update:
         values["tail"] = {"L": [event_text(step.event)]}
     update.set(values)
     return update
+
+
+def propagated(entry: PendingMove, shards: int) -> Update:
+    """Takes a task out of the outbox, if it stands there for this move."""
+    mark = outbox(entry.task_id, entry.number, entry.state, shards)
+    update = Update(entry.task_id)
+    update.require_equal(mark)
+    update.remove(mark)
+    return update
+
+
+def pending_of(item: Item) -> PendingMove | None:
+    """What an item has in the outbox."""
+    if "outbox" not in item:
+        return None
+    state = None if item["state"]["S"] == GONE else TaskState(item["state"]["S"])
+    return PendingMove(task_id=item["pk"]["S"], number=int(item["outbox"]["N"]), state=state, needed="needed" in item)
 
 
 def _json(record: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from threading import RLock
 
 from batch_pipeline.pool.base import Counts, Filter, Page
 from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.rows import PendingMove, Written
 from batch_pipeline.pool.stepped import SteppedStore
 from batch_pipeline.pool.task import Event, Nest, Task, TaskState
 
@@ -33,6 +34,7 @@ class MemoryRows:
         self._events: dict[str, list[Event]] = defaultdict(list)
         #: Id -> place in the order of adding; those of deleted tasks too.
         self._places: dict[str, int] = {}
+        self._outbox: dict[str, PendingMove] = {}
 
     def together(self) -> AbstractContextManager[object]:
         """See `Rows.together`."""
@@ -49,28 +51,43 @@ class MemoryRows:
             gone = (name for name in ids if name in self._events and name not in self._tasks)
             return {name: self._events[name][-1] for name in gone}
 
-    def write(self, steps: Sequence[Step]) -> list[bool]:
+    def write(self, steps: Sequence[Step]) -> list[Written]:
         """See `Rows.write`."""
         with self._lock:
             return [self._write(step) for step in steps]
 
-    def _write(self, step: Step) -> bool:
+    def _write(self, step: Step) -> Written:
         current, before, after = self._tasks.get(step.task_id), step.before, step.after
         if _version(current) != _version(before):
-            return False
+            return Written.REFUSED
         if current and before and step.lease_counts and current.lease_until_ms != before.lease_until_ms:
-            return False
+            return Written.REFUSED
+        if entry := PendingMove.of(step, Written.NEEDED):
+            self._outbox[step.task_id] = entry
         if step.event:
             self._events[step.task_id].append(step.event)
         if after is None:
             del self._tasks[step.task_id]
-            return True
+            return Written.NEEDED
         self._places.setdefault(step.task_id, len(self._places))
         if current and step.event is None:
             told = current.progress if after.progress is None else after.progress
             after = replace(current, lease_until_ms=after.lease_until_ms, progress=told, reason=after.reason)
         self._tasks[step.task_id] = after
-        return True
+        return Written.NEEDED
+
+    def pending(self) -> Sequence[PendingMove]:
+        """See `Rows.pending`."""
+        with self._lock:
+            return list(self._outbox.values())
+
+    def propagated(self, pending: Sequence[PendingMove]) -> bool:
+        """See `Rows.propagated`."""
+        with self._lock:
+            stood = [entry for entry in pending if self._outbox.get(entry.task_id) == entry]
+            for entry in stood:
+                del self._outbox[entry.task_id]
+        return len(stood) == len(pending)
 
     def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
         """See `Rows.candidates`."""

@@ -218,9 +218,21 @@ def _left(task: Task) -> tuple[object, ...]:
 
 
 def concerns_others(event: Event) -> bool:
-    """Whether tasks that wait for this one, or this one if it waits, may have to be looked at again."""
+    """Whether tasks that wait for this one may have to be looked at again."""
     ended = (None, _DONE, _FAILED, _CANCELLED)
     return event.source in ended or event.target in ended
+
+
+def concerns_itself(step: Step) -> bool:
+    """Whether the task must be looked at again: it needs others, of which it is not said what they are by now."""
+    if step.event is None or step.after is None or not step.after.spec.after:
+        return False
+    return step.after.state in _OPEN and step.event.move is not Move.FREED
+
+
+def must_propagate(step: Step, *, needed: bool) -> bool:
+    """Whether tasks are to be looked at after a step. `needed`: others wait for its task, or may."""
+    return step.event is not None and (concerns_itself(step) or (needed and concerns_others(step.event)))
 
 
 def needs(states: Mapping[str, TaskState | None]) -> str | None:

@@ -25,6 +25,7 @@ from threading import RLock
 from batch_pipeline.pool.base import Answer, Claim, Counts, Filter, Page, Settlement
 from batch_pipeline.pool.moves import Step
 from batch_pipeline.pool.records import record_of_spec
+from batch_pipeline.pool.rows import CHUNK, PendingMove, Written
 from batch_pipeline.pool.sqlite_rows import (
     END,
     END_EVENT,
@@ -52,7 +53,7 @@ from batch_pipeline.pool.sqlite_rows import (
     standing,
     task_of_row,
 )
-from batch_pipeline.pool.stepped import CHUNK, SteppedStore
+from batch_pipeline.pool.stepped import SteppedStore
 from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 
@@ -171,7 +172,7 @@ class SqliteRows:
         rows = (row for place in gone for row in self._rows(f"{EVENTS} event.seq = ? AND number = ?", place))
         return {event.task_id: event for row in rows for event in events_of_row(row)}
 
-    def write(self, steps: Sequence[Step]) -> list[bool]:
+    def write(self, steps: Sequence[Step]) -> list[Written]:
         """See `Rows.write`."""
         with self.together():
             places = [self._write(step) for step in steps]
@@ -180,7 +181,15 @@ class SqliteRows:
             kept = ((seq, step, _told(step)) for seq, step in told if seq is not None)
             events = [event_row(seq, event, _held(step)) for seq, step, event in kept if event]
             self._connection.executemany(EVENT, events)
-        return [seq is not None for seq in places]
+        return [Written.REFUSED if seq is None else Written.NEEDED for seq in places]
+
+    def pending(self) -> Sequence[PendingMove]:
+        """See `Rows.pending`. A move and what follows from it are one transaction."""
+        return ()
+
+    def propagated(self, pending: Sequence[PendingMove]) -> bool:
+        """See `Rows.propagated`."""
+        return True
 
     def _write(self, step: Step) -> int | None:
         """Writes a task and returns its place; None: it is not as it was."""

@@ -1,17 +1,16 @@
 """A pool over any rows that can be written on a condition: what all stores share.
 
 `Rows` is what a database must offer. `SteppedStore` makes a `PoolStore` of it: it reads tasks, asks `moves` for the
-step, and has it written if the task still is what the step began with. After a crash between two writes what is left
-is found by `sweep` (a waiting task that nobody freed) and `reap` (a held task that nobody runs).
+step, has it written if the task still is what the step began with, and sees to it that the move is propagated to the
+tasks that it concerns. What is left after a crash between two writes is found by `reap`: a held task that nobody runs,
+and a move that nobody propagated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
-from typing import Protocol, TypeVar
 
 from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import (
@@ -26,69 +25,13 @@ from batch_pipeline.pool.base import (
     Settlement,
 )
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.task import Action, Event, Nest, Task, TaskSpec, TaskState
+from batch_pipeline.pool.propagation import Propagation
+from batch_pipeline.pool.rows import CHUNK, Rows, Written, chunks
+from batch_pipeline.pool.task import Action, Event, Nest, Task, TaskSpec
 from batch_pipeline.wire.errors import IllegalMove
 
-_Value = TypeVar("_Value")
-#: Tasks a write.
-CHUNK = 500
 #: How often a claim looks for other candidates when others were faster, and a write reads anew what has changed.
 _ROUNDS = 4
-
-
-class Rows(Protocol):
-    """What a database must offer. Reads by id see every write that was answered before."""
-
-    @property
-    def name(self) -> str:
-        """Where it is, for people."""
-
-    def together(self) -> AbstractContextManager[object]:
-        """What is read and written inside is written at once or not at all, where the database can do that."""
-
-    def read(self, ids: Collection[str]) -> Mapping[str, Task]:
-        """The tasks of these ids, those that are there."""
-
-    def past(self, ids: Collection[str]) -> Mapping[str, Event]:
-        """The last events of those ids that are deleted tasks'."""
-
-    def write(self, steps: Sequence[Step]) -> list[bool]:
-        """Writes each step, with its event, if its task still is in state, `moves` and fencing number as before.
-
-        And in its lease, if that counts. Of a renewal (no event) only lease and progress are written, of other steps
-        without an event only the reason. A step without `before` is written if there is no such task, or a deleted one.
-        Each alone: one that does not hold stops no other. No two steps are of one task.
-        """
-
-    def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
-        """Up to `count` tasks that were to be done a moment ago, those to claim first foremost."""
-
-    def over(self, now_ms: int) -> Iterable[Task]:
-        """Held tasks whose lease is over."""
-
-    def dependents(self, ids: Collection[str]) -> Iterable[Task]:
-        """Tasks, waiting or to be done, that wait for any of these."""
-
-    def waiting(self) -> Iterable[Task]:
-        """All tasks that wait."""
-
-    def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
-        """See `PoolStore.find`."""
-
-    def counts(self) -> Counts:
-        """See `PoolStore.counts`."""
-
-    def nests(self) -> Iterator[Nest]:
-        """See `PoolStore.nests`."""
-
-    def ends_since(self, since_ms: int) -> int:
-        """See `PoolStore.ends_since`."""
-
-    def events(self, *, task_id: str, act: str) -> Iterator[Event]:
-        """See `PoolStore.events`."""
-
-    def close(self) -> None:
-        """See `PoolStore.close`."""
 
 
 class SteppedStore:
@@ -96,6 +39,7 @@ class SteppedStore:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
+        self._propagation = Propagation(rows)
 
     @property
     def name(self) -> str:
@@ -117,13 +61,13 @@ class SteppedStore:
         """See `TaskSource.claim`."""
         held: list[Claim] = []
         for _ in range(_ROUNDS):
-            found = self._rows.candidates(count - len(held), classes)
+            candidates = self._rows.candidates(count - len(held), classes)
             steps = [
                 moves.claimed(task, owner=owner, native_id=native_id, lease_ms=lease_ms, now_ms=now_ms)
-                for task in found
+                for task in candidates
             ]
-            held += [Claim(task=step.after) for step, won in self._written(steps) if won and step.after]
-            if len(held) >= count or not found:
+            held += [Claim(task=step.after) for step in _accepted(self._write(steps)) if step.after]
+            if len(held) >= count or not candidates:
                 break
         return held
 
@@ -133,7 +77,7 @@ class SteppedStore:
         """See `TaskSource.renew`."""
         told = progress or {}
         steps = [moves.renewed(claim.task, now_ms=now_ms, progress=told.get(claim.id)) for claim in claims]
-        return [Answer.ACCEPTED if won else Answer.REFUSED for _, won in self._written(steps)]
+        return [Answer.REFUSED if result is Written.REFUSED else Answer.ACCEPTED for _, result in self._write(steps)]
 
     def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[Answer]:
         """See `TaskSource.settle`."""
@@ -149,61 +93,37 @@ class SteppedStore:
 
     def reap(self, *, now_ms: int) -> list[str]:
         """See `TaskSource.reap`."""
+        self._propagation.recover(now_ms)
         taken: list[str] = []
         for some in chunks(self._rows.over(now_ms)):
             steps = [moves.expired(task, now_ms=now_ms) for task in some]
             with self._rows.together():
-                won = [step for step, done in self._written(steps) if done]
-                self.refresh(won, now_ms)
-            taken += [step.task_id for step in won]
+                written = self._write(steps)
+                self._propagation.follow(written, now_ms)
+            taken += [step.task_id for step in _accepted(written)]
         return taken
 
     def _ended(self, steps: Sequence[Step], now_ms: int) -> list[Answer]:
-        written = list(self._written(steps))
-        lost = [step.task_id for step, won in written if not won]
-        current = self._rows.read(lost) if lost else {}
-        answers = [Answer.ACCEPTED if won else moves.answered(step, current.get(step.task_id)) for step, won in written]
-        # A repeated write may have crashed before what follows from it.
-        settled = zip(written, answers, strict=True)
-        self.refresh([step for (step, _), answer in settled if answer is not Answer.REFUSED], now_ms)
+        written = self._write(steps)
+        refused = [step.task_id for step, result in written if result is Written.REFUSED]
+        current = self._rows.read(refused) if refused else {}
+        answers = [
+            moves.answered(step, current.get(step.task_id)) if result is Written.REFUSED else Answer.ACCEPTED
+            for step, result in written
+        ]
+        # A repeated write may have been interrupted before what follows from it.
+        repeated = [
+            (step, Written.NEEDED) for step, answer in zip(steps, answers, strict=True) if answer is Answer.REPEATED
+        ]
+        self._propagation.follow([*written, *repeated], now_ms)
         return answers
 
-    def _written(self, steps: Sequence[Step]) -> Iterator[tuple[Step, bool]]:
-        return zip(steps, self._rows.write(steps) if steps else [], strict=True)
-
-    # What waits for what.
-
-    def refresh(self, steps: Iterable[Step], now_ms: int) -> None:
-        """Looks again at what these moves concern: at those that wait for the tasks, and at the tasks if they wait."""
-        concerned = [step for step in steps if step.event and moves.concerns_others(step.event)]
-        if concerned:
-            self._reconsider(lambda: self._rows.dependents({step.task_id for step in concerned}), now_ms)
-        opened = [step.task_id for step in concerned if step.after and step.after.spec.after]
-        if opened:
-            self._reconsider(lambda: self._rows.read(opened).values(), now_ms)
+    def _write(self, steps: Sequence[Step]) -> list[tuple[Step, Written]]:
+        return list(zip(steps, self._rows.write(steps) if steps else [], strict=True))
 
     def sweep(self, *, now_ms: int) -> int:
         """See `PoolStore.sweep`."""
-        return self._reconsider(self._rows.waiting, now_ms)
-
-    def _reconsider(self, found: Callable[[], Iterable[Task]], now_ms: int) -> int:
-        freed = 0
-        for _ in range(_ROUNDS):
-            refused = 0
-            for some in chunks(found()):
-                needed = {name for task in some for name in task.spec.after}
-                there = self._rows.read(needed)
-                steps = []
-                for task in some:
-                    states = {name: there[name].state if name in there else None for name in task.spec.after}
-                    if step := moves.reconsidered(task, moves.needs(states), now_ms=now_ms):
-                        steps.append(step)
-                for step, won in self._written(steps):
-                    refused += not won
-                    freed += won and step.after is not None and step.after.state is TaskState.TODO
-            if not refused:
-                break
-        return freed
+        return self._propagation.sweep(now_ms)
 
     # What people do.
 
@@ -221,15 +141,15 @@ class SteppedStore:
             once.setdefault(spec.id, spec)
         past = self._rows.past(once)
         steps = [moves.added(spec, now_ms=now_ms, past=past.get(spec.id)) for spec in once.values()]
-        won = [step for step, done in self._written(steps) if done]
-        self.refresh(won, now_ms)
-        new = {step.task_id for step in won}
+        written = self._write(steps)
+        self._propagation.follow(written, now_ms)
+        new = {step.task_id for step in _accepted(written)}
         there = self._rows.read([name for name in once if name not in new])
         specs_there = {**{name: once[name] for name in new}, **{name: task.spec for name, task in there.items()}}
         differing = [spec.id for spec in specs if specs_there.get(spec.id, spec) != spec]
         return AddReport(
-            added=report.added + len(won),
-            unchanged=report.unchanged + len(specs) - len(won) - len(differing),
+            added=report.added + len(new),
+            unchanged=report.unchanged + len(specs) - len(new) - len(differing),
             differing=report.differing + len(differing),
             differing_ids=(*report.differing_ids, *differing)[:MOST_LISTED],
         )
@@ -281,16 +201,21 @@ class SteppedStore:
                     steps.append(step_of(task))
                 except IllegalMove as error:
                     refusals[name] = error.message
-            written = [(step, True) for step in steps] if dry_run else list(self._written(steps))
-            won = [step for step, done in written if done]
-            if not dry_run:
-                self.refresh(won, now_ms)
-            report = _reported(report, [step.task_id for step in won], refusals)
-            lost = [step.task_id for step, done in written if not done]
-            if not lost:
+            written = self._tried(steps, now_ms, dry_run)
+            report = _reported(report, [step.task_id for step in _accepted(written)], refusals)
+            changed = [step.task_id for step, result in written if result is Written.REFUSED]
+            if not changed:
                 return report
-            tasks = self._rows.read(lost)
+            tasks = self._rows.read(changed)
         return _reported(report, [], dict.fromkeys(tasks, "It keeps changing meanwhile; try again."))
+
+    def _tried(self, steps: Sequence[Step], now_ms: int, dry_run: bool) -> list[tuple[Step, Written]]:
+        """Writes steps, and what follows from them; of a dry run, what would come of it."""
+        if dry_run:
+            return [(step, Written.ALONE) for step in steps]
+        written = self._write(steps)
+        self._propagation.follow(written, now_ms)
+        return written
 
     def undo(self, act: str, *, now_ms: int, who: str = "", dry_run: bool = False) -> MoveReport:
         """See `PoolStore.undo`."""
@@ -312,11 +237,10 @@ class SteppedStore:
                 steps.append(moves.undone(event, before, past=past.get(name), now_ms=now_ms, act=act, who=who))
             except IllegalMove as error:
                 refusals[name] = error.message
-        written = [(step, True) for step in steps] if dry_run else list(self._written(steps))
-        if not dry_run:
-            self.refresh([step for step, won in written if won], now_ms)
-        refusals |= {step.task_id: "It changed at this moment." for step, won in written if not won}
-        return _reported(report, [step.task_id for step, won in written if won], refusals)
+        written = self._tried(steps, now_ms, dry_run)
+        changed = [step.task_id for step, result in written if result is Written.REFUSED]
+        refusals |= dict.fromkeys(changed, "It changed at this moment.")
+        return _reported(report, [step.task_id for step in _accepted(written)], refusals)
 
     # What is to be seen.
 
@@ -349,11 +273,8 @@ class SteppedStore:
         self._rows.close()
 
 
-def chunks(values: Iterable[_Value]) -> Iterator[list[_Value]]:
-    """The values in lists of at most `CHUNK`."""
-    rest = iter(values)
-    while some := list(islice(rest, CHUNK)):
-        yield some
+def _accepted(written: Iterable[tuple[Step, Written]]) -> list[Step]:
+    return [step for step, result in written if result is not Written.REFUSED]
 
 
 def _reported(report: MoveReport, moved_ids: Sequence[str], refusals: Mapping[str, str]) -> MoveReport:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -646,7 +647,8 @@ def test_the_verbs_on_a_real_server(pool: Pool, kind: str, monkeypatch: pytest.M
 def test_the_pilot_of_the_page_in_another_language_works_beside_ours(
     pool: Pool, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = f"127.0.0.1:{databases.pouchdb().port}/pool-{uuid4().hex}"
+    name = f"pool-{uuid4().hex}"
+    server = f"127.0.0.1:{databases.pouchdb().port}/{name}"
     monkeypatch.setenv("BATCH_PIPELINE__POOL__URL", f"couchdb://{server}")
     page = (root / "docs/pool.md").read_text()
     (pool.folder / "pilot.js").write_text(page.split("```js\n")[1].split("```")[0])
@@ -663,6 +665,10 @@ def test_the_pilot_of_the_page_in_another_language_works_beside_ours(
         theirs.kill()
         theirs.wait()
     assert (theirs.returncode, said) == (0, "")
+    # It frees nobody, and says so in what it writes.
+    with closing(databases.couchdb_pool(database=name)) as ours:
+        ours.reap(now_ms=0)
+    assert pool.states()["after"] == "todo"
     pool("work")
     states = pool.states()
     assert (states.pop("bad"), set(states.values()), len(states)) == ("failed", {"done"}, 32)

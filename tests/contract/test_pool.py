@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 
+from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
 from batch_pipeline.pool.memory import MemoryStore
+from batch_pipeline.pool.rows import PendingMove
 from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stepped import SteppedStore
 from batch_pipeline.pool.task import Action, Event, Move, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
-from batch_pipeline.wire.errors import InvalidTasks
+from batch_pipeline.wire.errors import InvalidTasks, PoolFailed
+from tests.pool.interrupted import Interrupted, Killed, die, interrupted
 from tests.servers import databases
 
 #: Opens the pool of a test once more, as another pilot or command would.
@@ -683,3 +689,220 @@ def test_another_connection_sees_what_was_written(opener: Opener) -> None:
     assert there(other, "t") == held.task
     assert settle(other, held) is Answer.ACCEPTED
     assert state(opener(), "t") is DONE
+
+
+# Processes that die between two calls: what they have not come to, the next reaper does. And others that act then.
+
+
+def is_as_it_should_be(pool: PoolStore) -> None:
+    """No task waits for nothing or for the wrong reason, and none is to be done that lacks something."""
+    tasks = {name: there(pool, name) for name in everything(pool, Filter())}
+    for task in tasks.values():
+        states = {name: tasks[name].state if name in tasks else None for name in task.spec.after}
+        lack = moves.needs(states)
+        if task.state is WAITING:
+            assert lack is not None, f"{task.id} waits for nothing: {states}"
+            assert task.reason == lack
+        if task.state is READY:
+            assert lack is None, f"{task.id} is to be done and lacks {states}"
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """A pool for one performance of a scene, whose tasks have names of their own."""
+
+    pool: PoolStore
+    prefix: str
+    held: Sequence[Claim] = ()
+
+    def named(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self.prefix + name for name in names)
+
+    def add(self, *specs: TaskSpec, by: PoolStore | None = None) -> None:
+        renamed = (replace(each, id=self.prefix + each.id, after=self.named(each.after)) for each in specs)
+        (by or self.pool).add(renamed, now_ms=1)
+
+
+#: What is done by a store's process.
+Act = Callable[[PoolStore, Stage], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a pool is like, and what happens to it. Tasks of one letter, in the order in which they can be claimed."""
+
+    specs: Sequence[TaskSpec]
+    done: str = ""
+    failed: str = ""
+    #: By the process that acts, and dies meanwhile.
+    held: str = ""
+    #: What others do before it acts.
+    others: Act = lambda pool, stage: None
+    act: Act
+
+    def play(self, stage: Stage, actor: Interrupted, calls: int, then: Callable[[], object]) -> None:
+        """Plays it with an actor. `then`: what happens when so many of its calls were answered."""
+        stage.add(*self.specs)
+        for names, outcome in ((self.done, FINE), (self.failed, WRONG)):
+            for name in stage.named(names):
+                [held] = claim(stage.pool)
+                assert held.id == name
+                settle(stage.pool, held, outcome)
+        stage.held = claim(actor.pool, len(self.held)) if self.held else ()
+        assert {held.id for held in stage.held} == set(stage.named(self.held))
+        self.others(stage.pool, stage)
+        actor.after(calls, then)
+        with suppress(Killed):
+            self.act(actor.pool, stage)
+
+
+def unpropagated(pool: PoolStore) -> list[PendingMove]:
+    assert isinstance(pool, SteppedStore)
+    return list(pool._rows.pending())
+
+
+def adding(*specs: TaskSpec) -> Act:
+    return lambda pool, stage: stage.add(*specs, by=pool)
+
+
+def ending(outcome: Outcome) -> Act:
+    return lambda pool, stage: pool.settle([Settlement(claim=each, outcome=outcome) for each in stage.held], now_ms=5)
+
+
+def moving(action: Action, *names: str, force: bool = False) -> Act:
+    return lambda pool, stage: pool.move(
+        Filter(ids=frozenset(stage.named(names))), action, now_ms=5, act=f"{stage.prefix}-act", force=force
+    )
+
+
+def reaping(pool: PoolStore, stage: Stage) -> object:
+    return pool.reap(now_ms=LATER)
+
+
+A, B, C, Z = spec("a"), spec("b", after=("a",)), spec("c", after=("a", "z")), spec("z")
+#: What happens -> how.
+SCENES: Mapping[str, Scene] = {
+    "done": Scene(specs=(A, B, C), held="a", act=ending(FINE)),
+    "failed": Scene(specs=(A, B, C), held="a", act=ending(WRONG)),
+    "the last of two is done": Scene(specs=(Z, A, C), done="z", held="a", act=ending(FINE)),
+    "two are done at once": Scene(specs=(A, Z, B, C), held="az", act=ending(FINE)),
+    "done, and first waited for while it ran": Scene(specs=(A,), held="a", others=adding(B), act=ending(FINE)),
+    "lost": Scene(specs=(replace(A, most_returns=0), B), held="a", act=reaping),
+    "added after what it waits for was done": Scene(specs=(A,), done="a", act=adding(B)),
+    "added after what waits for it": Scene(specs=(B, C), act=adding(A)),
+    "added with what waits for it": Scene(specs=(), act=adding(A, B, C)),
+    "retried": Scene(specs=(A, B), failed="a", act=moving(Action.RETRY, "a")),
+    "retried when all that it needs is done": Scene(specs=(A, B), done="a", failed="b", act=moving(Action.RETRY, "b")),
+    "reset": Scene(specs=(A, B), done="a", act=moving(Action.RESET, "a")),
+    "reset when it was to be done": Scene(specs=(A, B), done="a", act=moving(Action.RESET, "b")),
+    "reset when it was held": Scene(specs=(A, B), done="a", held="b", act=moving(Action.RESET, "b", force=True)),
+    "cancelled": Scene(specs=(A, B), act=moving(Action.CANCEL, "a")),
+    "deleted": Scene(specs=(A, B), done="a", act=moving(Action.DELETE, "a")),
+    "undone": Scene(
+        specs=(A, B),
+        done="a",
+        others=moving(Action.DELETE, "a"),
+        act=lambda pool, stage: pool.undo(f"{stage.prefix}-act", now_ms=6),
+    ),
+    "given back when what it needs was reset": Scene(
+        specs=(A, B),
+        done="a",
+        held="b",
+        others=moving(Action.RESET, "a"),
+        act=lambda pool, stage: pool.release(stage.held, now_ms=6, why="SIGTERM"),
+    ),
+    "taken back when what it needs was reset": Scene(
+        specs=(A, B), done="a", held="b", others=moving(Action.RESET, "a"), act=reaping
+    ),
+}
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=[name.replace(" ", "_") for name in SCENES])
+def test_who_dies_between_two_calls_leaves_no_task_waiting_for_nothing(pool: PoolStore, scene: Scene) -> None:
+    for calls in count():
+        stage = Stage(pool=pool, prefix=f"p{calls}")
+        with interrupted(pool) as actor:
+            scene.play(stage, actor, calls, die)
+        if not actor.was_interrupted:
+            is_as_it_should_be(pool)
+            assert not unpropagated(pool)
+        pool.reap(now_ms=LATER)
+        is_as_it_should_be(pool)
+        assert (unpropagated(pool), pool.sweep(now_ms=LATER)) == ([], 0)
+        if not actor.was_interrupted:
+            return
+        pool.move(Filter(), Action.DELETE, now_ms=LATER, act=f"clear-{calls}", force=True)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENES if SCENES[name].held])
+def test_an_end_whose_first_writing_failed_half_way_is_propagated_when_it_is_written_again(
+    pool: PoolStore, name: str
+) -> None:
+    def fail() -> None:
+        raise PoolFailed("The connection was lost.")
+
+    for calls in count():
+        stage = Stage(pool=pool, prefix=f"p{calls}")
+        with interrupted(pool) as actor:
+            try:
+                SCENES[name].play(stage, actor, calls, fail)
+            except PoolFailed:
+                SCENES[name].act(actor.pool, stage)
+        is_as_it_should_be(pool)
+        if not actor.was_interrupted:
+            return
+        pool.move(Filter(), Action.DELETE, now_ms=LATER, act=f"clear-{calls}", force=True)
+
+
+def working(name: str, outcome: Outcome = FINE) -> Act:
+    """A pilot that does a task, if it can be had."""
+
+    def work(pool: PoolStore, stage: Stage) -> None:
+        for held in claim(pool, 9, owner="two"):
+            if held.id == stage.prefix + name:
+                settle(pool, held, outcome)
+            else:
+                pool.release([held], now_ms=5, why="not this one")
+
+    return work
+
+
+#: What happens meanwhile -> to what.
+MEETINGS: Mapping[str, tuple[Scene, Act]] = {
+    "reset while its end is propagated": (SCENES["done"], moving(Action.RESET, "a")),
+    "another that is needed is reset": (SCENES["the last of two is done"], moving(Action.RESET, "z")),
+    "another that is needed is deleted": (SCENES["the last of two is done"], moving(Action.DELETE, "z")),
+    "another that is needed is done": (Scene(specs=(A, Z, B, C), held="a", act=ending(FINE)), working("z")),
+    "done again while its reset is propagated": (SCENES["reset"], working("a")),
+    "done while another's reset is propagated": (
+        Scene(specs=(A, Z, C), done="az", act=moving(Action.RESET, "a", "z")),
+        lambda pool, stage: (working("a")(pool, stage), working("z")(pool, stage)),
+    ),
+    "retried while its failure is propagated": (SCENES["failed"], moving(Action.RETRY, "a")),
+    "done while the retry is propagated": (SCENES["retried"], working("a")),
+    "first waited for while its end is written": (Scene(specs=(A,), held="a", act=ending(FINE)), adding(B)),
+    "done while what waits for it is added": (Scene(specs=(A,), act=adding(B, C)), working("a")),
+    "the waiting one is cancelled": (SCENES["done"], moving(Action.CANCEL, "b")),
+    "the waiting one is deleted": (SCENES["done"], moving(Action.DELETE, "b")),
+    "the waiting one is reset": (SCENES["done"], moving(Action.RESET, "b", force=True)),
+    "added again while its deletion is propagated": (SCENES["deleted"], adding(A)),
+    "a reaper is there too": (SCENES["two are done at once"], reaping),
+    "a sweeper is there too": (SCENES["reset"], lambda pool, stage: pool.sweep(now_ms=5)),
+}
+
+
+# In a file of SQLite nobody acts between two calls of a transaction.
+@pytest.mark.parametrize("opener", [world for world in WORLDS if world.id != "sqlite"], indirect=True)
+@pytest.mark.parametrize(("scene", "meanwhile"), MEETINGS.values(), ids=[name.replace(" ", "_") for name in MEETINGS])
+def test_who_acts_between_two_calls_of_another_leaves_no_task_waiting_for_nothing(
+    pool: PoolStore, scene: Scene, meanwhile: Act
+) -> None:
+    for calls in count():
+        stage = Stage(pool=pool, prefix=f"p{calls}")
+        with interrupted(pool) as actor:
+            scene.play(stage, actor, calls, partial(meanwhile, pool, stage))
+        is_as_it_should_be(pool)
+        assert (unpropagated(pool), pool.sweep(now_ms=5)) == ([], 0)
+        if not actor.was_interrupted:
+            return
+        pool.move(Filter(), Action.DELETE, now_ms=LATER, act=f"clear-{calls}", force=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Action, Event, Move, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
+from tests.pool.interrupted import Killed, die, interrupted
 
 LEASE_MS = 1000
 #: By how much each pilot's clock is wrong: more than a lease lasts, in both directions.
@@ -52,6 +54,7 @@ class Protocol(RuleBasedStateMachine):
     claims = Bundle("claims")
     pilots = st.sampled_from(range(len(SKEWS_MS)))
     some_names = st.frozensets(st.sampled_from(NAMES), min_size=1)
+    some_calls = st.integers(0, 8)
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,9 +153,36 @@ class Protocol(RuleBasedStateMachine):
     def undo(self, back: int) -> None:
         self.pool.undo(f"act-{self.acts - back}", now_ms=self.now_ms)
 
+    @rule(held=consumes(claims), end=st.sampled_from(ENDS), calls=some_calls)
+    def die_while_it_settles(self, held: Claim, end: EndReason, calls: int) -> None:
+        settlement = Settlement(claim=held, outcome=Outcome(end_reason=end))
+        self.die(calls, lambda pool: pool.settle([settlement], now_ms=self.now_ms))
+
+    @rule(names=some_names, calls=some_calls)
+    def die_while_it_adds(self, names: frozenset[str], calls: int) -> None:
+        specs = [spec_of(name) for name in sorted(names)]
+        self.die(calls, lambda pool: pool.add(specs, now_ms=self.now_ms))
+
+    @rule(names=some_names, action=st.sampled_from(Action), calls=some_calls)
+    def die_while_it_acts(self, names: frozenset[str], action: Action, calls: int) -> None:
+        wanted = Filter(ids=names)
+        self.die(calls, lambda pool: pool.move(wanted, action, now_ms=self.now_ms, act="unseen", force=True))
+
+    @rule(pilot=pilots, calls=some_calls)
+    def die_while_it_reaps(self, pilot: int, calls: int) -> None:
+        self.die(calls, lambda pool: pool.reap(now_ms=self.clock(pilot)))
+
+    def die(self, calls: int, act: Callable[[PoolStore], object]) -> None:
+        """Another process does something, and dies after so many calls of the database."""
+        with interrupted(self.pool) as process, suppress(Killed):
+            process.after(calls, die)
+            act(process.pool)
+
     @rule()
     def sweep(self) -> None:
-        assert self.pool.sweep(now_ms=self.now_ms) == 0, "A task waited although nothing crashed."
+        # A reaper whose clock is so far behind takes nothing back: it finishes what the dead began.
+        self.pool.reap(now_ms=0)
+        assert self.pool.sweep(now_ms=self.now_ms) == 0, "A task waited for nothing."
 
     @invariant()
     def every_claim_settles_at_most_once(self) -> None:
