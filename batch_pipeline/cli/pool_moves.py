@@ -96,7 +96,10 @@ def undo(call: Call) -> int:
 
 
 def reap(call: Call) -> int:
-    """Takes back what pilots hold that are not heard of. Pilots do it too; this is for when there is none."""
+    """Takes back what pilots hold that are not heard of, and frees tasks that wait for nothing any more.
+
+    Pilots do it too; this is for when there is none.
+    """
     with opened(call) as pool:
         taken = pool.reap(now_ms=now_ms())
         freed = pool.sweep(now_ms=now_ms())

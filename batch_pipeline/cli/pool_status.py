@@ -89,6 +89,10 @@ def _print(call: Call, found: Overview) -> None:
         data(f"{task_id} waits in vain: {reason}")
     if found.stuck > _MOST_NAMED:
         data(f"{found.stuck - _MOST_NAMED:,} more wait in vain. Retry what they need, or cancel them.")
+    if found.unreleased:
+        which = _named(found.unreleased_ids, found.unreleased)
+        data(f"{counted(found.unreleased, 'task')} waiting although all that it needs is done: {which}.")
+        data("The next pilot that looks frees it; without any, run pool reap.")
     if found.holders:
         _print_holders(found)
 
@@ -144,6 +148,7 @@ def _record(call: Call, found: Overview) -> dict[str, Any]:
         "rate_per_second": found.rate,
         "seconds_left": found.seconds_left,
         "waiting_in_vain": found.stuck,
+        "waiting_for_nothing": found.unreleased,
         "pilots": [
             {
                 "owner": one.owner,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from batch_pipeline.pool.base import MOST_LISTED, Counts, Filter, PoolStore
+from batch_pipeline.pool.rows import chunks
 from batch_pipeline.pool.task import Nest, Task, TaskState
 
 #: Windows over which the rate is taken, in seconds: the first in which so many tasks ended tells.
@@ -24,6 +25,9 @@ MOST_LOOKED_AT: Final = 10_000
 #: How far items are: the words, and the progress above which the next begins.
 QUARTILES: Final = (("0 %", 0.0), ("1-25 %", 0.25), ("26-50 %", 0.5), ("51-75 %", 0.75), ("76-99 %", 0.999_999))
 WHOLE: Final = "100 %"
+_WAITING: Final = frozenset({TaskState.WAITING})
+_HELD: Final = frozenset({TaskState.HELD})
+_DONE: Final = frozenset({TaskState.DONE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,9 @@ class Overview:
     #: Waiting tasks, of those looked at, that wait for something that failed, was cancelled or is not there.
     stuck: int = 0
     stuck_reasons: Mapping[str, str] = field(default_factory=dict)
+    #: Waiting tasks, of those looked at, whose needs are all done: how many, and the first ids.
+    unreleased: int = 0
+    unreleased_ids: Sequence[str] = ()
 
     @property
     def left(self) -> int:
@@ -83,8 +90,9 @@ def overview(pool: PoolStore, *, now_ms: int, job_states: Callable[[Sequence[str
         items[nest.state] += 1
         if len(ids.setdefault(word, [])) < MOST_LISTED:
             ids[word].append(nest.parent)
-    waiting = islice(_all(pool, TaskState.WAITING), MOST_LOOKED_AT) if counts.of(TaskState.WAITING) else ()
+    waiting = list(islice(_all(pool, Filter(states=_WAITING)), MOST_LOOKED_AT)) if counts.of(TaskState.WAITING) else []
     stuck = [task for task in waiting if task.reason]
+    unreleased = _unreleased(pool, [task for task in waiting if not task.reason])
     return Overview(
         counts=counts,
         progress=progress,
@@ -94,7 +102,16 @@ def overview(pool: PoolStore, *, now_ms: int, job_states: Callable[[Sequence[str
         holders=_holders(pool, now_ms, job_states) if counts.of(TaskState.HELD) else (),
         stuck=len(stuck),
         stuck_reasons={task.id: task.reason for task in stuck[:MOST_LISTED]},
+        unreleased=len(unreleased),
+        unreleased_ids=unreleased[:MOST_LISTED],
     )
+
+
+def _unreleased(pool: PoolStore, waiting: Sequence[Task]) -> list[str]:
+    """Waiting tasks whose needs are all done: somebody is about to free them, or died before."""
+    names = {name for task in waiting for name in task.spec.after}
+    done = {task.id for some in chunks(names) for task in _all(pool, Filter(ids=frozenset(some), states=_DONE))}
+    return [task.id for task in waiting if done.issuperset(task.spec.after)]
 
 
 def quartile(nest: Nest) -> str:
@@ -121,10 +138,10 @@ def process_states(native_ids: Iterable[str]) -> dict[str, str]:
     return {name: "RUNNING" if Path(f"/proc/{name.removeprefix(here)}").exists() else "GONE" for name in ours}
 
 
-def _all(pool: PoolStore, state: TaskState) -> Iterator[Task]:
+def _all(pool: PoolStore, wanted: Filter) -> Iterator[Task]:
     cursor: str | None = None
     while True:
-        page = pool.find(Filter(states=frozenset({state})), cursor=cursor)
+        page = pool.find(wanted, cursor=cursor)
         yield from page.tasks
         cursor = page.cursor
         if cursor is None:
@@ -135,7 +152,7 @@ def _holders(
     pool: PoolStore, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]
 ) -> Sequence[Holder]:
     by_owner: dict[tuple[str, str], list[Task]] = {}
-    for task in islice(_all(pool, TaskState.HELD), MOST_LOOKED_AT):
+    for task in islice(_all(pool, Filter(states=_HELD)), MOST_LOOKED_AT):
         by_owner.setdefault((task.owner, task.native_id), []).append(task)
     states = job_states([native_id for _, native_id in by_owner if native_id])
     return [

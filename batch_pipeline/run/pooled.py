@@ -158,7 +158,7 @@ class PoolBackend:
             nests = {nest.parent: nest for nest in self._pool.nests()}
             while self._cancel_hopeless([nests[name] for name in native_ids if name in nests], nests):
                 nests = {nest.parent: nest for nest in self._pool.nests()}
-            self._pilots.keep(self._pool)
+            self._pilots.keep(self._pool, self._now_ms())
             return {name: summary_of(name, nests.get(name)) for name in native_ids}
 
     def _cancel_hopeless(self, ours: Sequence[Nest], nests: Mapping[str, Nest]) -> int:
@@ -230,7 +230,7 @@ class PoolBackend:
         try:
             if self._pilots.are_due:
                 with _translated():
-                    self._pilots.keep(self._pool)
+                    self._pilots.keep(self._pool, self._now_ms())
         finally:
             self._pilots.close()
             if self._opened is not None:

@@ -52,8 +52,8 @@ class Pilots:
         cpus, memory_mb = resources(request.definition)
         self._needs[native_id] = cpus, request.memory_mb or memory_mb
 
-    def keep(self, pool: PoolStore) -> None:
-        """Launches what pilots are lacking.
+    def keep(self, pool: PoolStore, now_ms: int) -> None:
+        """Launches what pilots are lacking. Where nothing moves and tasks wait, looks whether they wait for nothing.
 
         Raises
         ------
@@ -61,10 +61,12 @@ class Pilots:
             They end again and again without having done anything.
         """
         counts = pool.counts()
-        backlog = counts.of(TaskState.TODO)
+        backlog, held = counts.of(TaskState.TODO), counts.of(TaskState.HELD)
+        if not backlog and not held and counts.of(TaskState.WAITING):
+            backlog = pool.sweep(now_ms=now_ms)
         if not backlog:
             return
-        wanted = min(self._settings.pool.pilots, backlog + counts.of(TaskState.HELD))
+        wanted = min(self._settings.pool.pilots, backlog + held)
         missing = wanted - (self._given or self._made or self._launcher(pool)).alive("")
         if missing <= 0:
             return

@@ -244,6 +244,18 @@ def test_status_counts_every_state(pool: Pool) -> None:
     assert [(one["owner"], one["native_id"], one["late"]) for one in record["pilots"]] == [("somebody", "12_3", False)]
 
 
+def test_status_tells_what_waits_for_nothing(pool: Pool) -> None:
+    for name, after in (("a", ()), ("b", ("--after", "a"))):
+        pool("add", name, *after, "--", "true")
+    pool("work", "--tasks", "1")
+    with closing(sqlite3.connect(pool.store.name)) as file, file:
+        file.execute("UPDATE task SET state = 0 WHERE id = 'b'")
+    assert "1 task waiting although all that it needs is done: b.\n" in pool("status").out
+    assert pool.json("status")["waiting_for_nothing"] == 1
+    assert "freed 1 that waited for nothing" in pool("reap").out
+    assert pool.json("status")["waiting_for_nothing"] == 0
+
+
 def test_status_tells_pace_and_time_left(pool: Pool) -> None:
     for number in range(40):
         pool("add", f"t{number}", "--", "true")
