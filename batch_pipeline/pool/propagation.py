@@ -72,7 +72,7 @@ class Propagation:
 
     def _concerned(self, pending: Sequence[PendingMove]) -> Iterable[Task]:
         needed = {entry.task_id for entry in pending if entry.needed}
-        opened = [entry.task_id for entry in pending if entry.state in _OPEN]
+        opened = {entry.task_id for entry in pending if entry.state in _OPEN}
         tasks = {task.id: task for task in self._rows.dependents(needed)} if needed else {}
         return (tasks | dict(self._rows.read(opened)) if opened else tasks).values()
 

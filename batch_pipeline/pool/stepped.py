@@ -59,17 +59,18 @@ class SteppedStore:
         native_id: str = "",
     ) -> list[Claim]:
         """See `TaskSource.claim`."""
-        held: list[Claim] = []
+        # By id: what is claimed in the first round may be over, and claimed anew, in the last.
+        held: dict[str, Claim] = {}
         for _ in range(_ROUNDS):
             candidates = self._rows.candidates(count - len(held), classes)
             steps = [
                 moves.claimed(task, owner=owner, native_id=native_id, lease_ms=lease_ms, now_ms=now_ms)
                 for task in candidates
             ]
-            held += [Claim(task=step.after) for step in _accepted(self._write(steps)) if step.after]
+            held |= {step.task_id: Claim(task=step.after) for step in _accepted(self._write(steps)) if step.after}
             if len(held) >= count or not candidates:
                 break
-        return held
+        return list(held.values())
 
     def renew(
         self, claims: Sequence[Claim], *, now_ms: int, progress: Mapping[str, float] | None = None
@@ -105,7 +106,7 @@ class SteppedStore:
 
     def _ended(self, steps: Sequence[Step], now_ms: int) -> list[Answer]:
         written = self._write(steps)
-        refused = [step.task_id for step, result in written if result is Written.REFUSED]
+        refused = {step.task_id for step, result in written if result is Written.REFUSED}
         current = self._rows.read(refused) if refused else {}
         answers = [
             moves.answered(step, current.get(step.task_id)) if result is Written.REFUSED else Answer.ACCEPTED
@@ -119,7 +120,13 @@ class SteppedStore:
         return answers
 
     def _write(self, steps: Sequence[Step]) -> list[tuple[Step, Written]]:
-        return list(zip(steps, self._rows.write(steps) if steps else [], strict=True))
+        """Writes steps; those of one task one after another, as a pilot may have held it twice."""
+        results: dict[int, Written] = {}
+        while len(results) < len(steps):
+            first = {steps[n].task_id: n for n in reversed(range(len(steps))) if n not in results}
+            places = sorted(first.values())
+            results |= zip(places, self._rows.write([steps[n] for n in places]), strict=True)
+        return [(step, results[n]) for n, step in enumerate(steps)]
 
     def sweep(self, *, now_ms: int) -> int:
         """See `PoolStore.sweep`."""

@@ -312,6 +312,18 @@ def test_many_settle_at_once_and_one_that_is_refused_stops_no_other(pool: PoolSt
     assert [state(pool, name) for name in "abc"] == [DONE, READY, DONE]
 
 
+def test_of_two_claims_of_a_task_that_are_settled_together_the_newer_one_counts(pool: PoolStore) -> None:
+    former = one(pool)
+    pool.reap(now_ms=LATER)
+    [present] = claim(pool, now_ms=LATER)
+    for order in ([former, present], [present, former]):
+        answers = pool.settle([Settlement(claim=each, outcome=FINE) for each in order], now_ms=LATER)
+        told = dict(zip((each.task.fence for each in order), answers, strict=True))
+        assert told[1] is Answer.REFUSED
+        assert told[2] in (Answer.ACCEPTED, Answer.REPEATED)
+    assert story(pool, "t").count(Move.DONE) == 1
+
+
 def test_nothing_to_settle_renew_or_release(pool: PoolStore) -> None:
     assert (pool.settle([], now_ms=0), pool.renew([], now_ms=0), pool.release([], now_ms=0, why="")) == ([], [], [])
 
@@ -372,6 +384,19 @@ def test_a_task_that_kills_its_pilots_is_lost_in_the_end(pool: PoolStore) -> Non
     task = there(pool, "t")
     assert (task.state, task.outcome and task.outcome.end_reason) == (FAILED, EndReason.LOST)
     assert story(pool, "t")[-1] is Move.LOST
+
+
+def test_a_claim_that_takes_longer_than_its_lease_holds_a_task_once(pool: PoolStore) -> None:
+    pool.add([spec("t", most_returns=1000)], now_ms=0)
+    for calls in count():
+        with interrupted(pool) as pilot:
+            pilot.after(calls, lambda: pool.reap(now_ms=LATER))
+            held = claim(pilot.pool, 5)
+        fence = there(pool, "t").fence
+        assert [(each.id, each.task.fence) for each in held] == [("t", fence)]
+        if not pilot.was_interrupted:
+            return
+        pool.reap(now_ms=LATER)
 
 
 # Waiting.
