@@ -27,6 +27,8 @@ _FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
 COUNT = 10
 #: Claims that a pilot lives to see which is doomed.
 MOST_CLAIMS = 10
+#: Where so long nothing was to be done or held, and not all is done, tasks are lost. Reapers come every quarter lease.
+STALL_SECONDS = 60.0
 
 
 @dataclass(kw_only=True)
@@ -68,16 +70,23 @@ class Swarm:
         skew = chance.randint(-self.skew_ms, self.skew_ms)
         claims_left = chance.randint(1, MOST_CLAIMS) if number <= self.doomed else -1
         store = self.opened()
+        next_reap = moving_at = time.monotonic()
         with (self.folder / f"pilot-{number}").open("a", buffering=1) as told:
             while True:
                 # As the pilot does: what could not be claimed is claimed by another, what has ended is written again.
+                # But it does not sweep when nothing moves, so that nothing is overlooked that reaping leaves undone.
                 claims: list[Claim] = []
                 with suppress(PoolFailed):
-                    claims = store.claim(f"pilot-{number}", COUNT, lease_ms=self.lease_ms, now_ms=now_ms() + skew)
-                    if not claims and self._is_over(store):
-                        return
-                    if not claims or chance.random() < 0.02:
+                    if time.monotonic() >= next_reap:
+                        next_reap = time.monotonic() + self.lease_ms / 4000
                         store.reap(now_ms=now_ms() + skew)
+                    claims = store.claim(f"pilot-{number}", COUNT, lease_ms=self.lease_ms, now_ms=now_ms() + skew)
+                    counts = None if claims else store.counts()
+                    if counts and counts.of(TaskState.DONE) == counts.total:
+                        return
+                    if counts is None or counts.of(TaskState.TODO) or counts.of(TaskState.HELD):
+                        moving_at = time.monotonic()
+                assert time.monotonic() - moving_at < STALL_SECONDS, f"Tasks wait for nothing: {counts}"
                 if not claims:
                     time.sleep(0.2 * chance.random())
                 claims_left -= bool(claims)
@@ -92,10 +101,6 @@ class Swarm:
                     time.sleep(0.2 * chance.random())
                 for claim, answer in zip(claims, answers, strict=True):
                     told.write(f"{claim.id} {answer.value}\n")
-
-    def _is_over(self, store: PoolStore) -> bool:
-        counts = store.counts()
-        return counts.of(TaskState.DONE) == counts.total
 
     def harass(self, *, seconds_between: float, most_kills: int) -> None:
         """Kills and stops pilots at random until all is done; each that was killed has a successor."""
@@ -155,7 +160,8 @@ class Swarm:
         accepted = Counter(
             name for (name, answer), n in self.answers().items() if answer is Answer.ACCEPTED for _ in range(n)
         )
-        assert not accepted or max(accepted.values()) == 1
+        twice = {name: list(store.events(task_id=name)) for name, number in accepted.items() if number > 1}
+        assert not twice, twice
         store.close()
 
 
