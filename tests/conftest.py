@@ -1,4 +1,4 @@
-"""What holds for every test: a clean environment, a home of its own, and no network but loopback.
+"""What holds for every test: a clean environment, a home of its own, no network but loopback, the same examples.
 
 obstore's sockets are Rust's and not caught here; no test names a store outside this machine.
 """
@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.examples import use_the_same_examples_every_time
+
+use_the_same_examples_every_time()
 
 _SCRUBBED = ("BATCH_PIPELINE", "AWS_", "LUIGI_", "XDG_", "BATCH_FILE_", "COUCHDB_", "NETRC")
 

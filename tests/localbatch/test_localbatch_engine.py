@@ -24,6 +24,7 @@ from batch_pipeline.localbatch.job import (
     JobSpec,
     Outcome,
 )
+from tests.examples import examples
 
 
 def spec(number: int, **changes: Any) -> JobSpec:
@@ -206,7 +207,7 @@ class EngineLife(RuleBasedStateMachine):
         assert self.engine.used == (0, 0)
 
 
-EngineLife.TestCase.settings = settings(max_examples=50, stateful_step_count=35, deadline=None)
+EngineLife.TestCase.settings = settings(examples(50), stateful_step_count=35)
 TestEngineLife = EngineLife.TestCase
 
 

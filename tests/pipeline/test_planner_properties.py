@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Remedy, Selection
 from batch_pipeline.wire.layout import COHORT
+from tests.examples import examples
 from tests.pipeline.promises import (
     MOVING,
     cells_in,
@@ -20,7 +21,7 @@ from tests.pipeline.promises import (
     sent_cells,
     states_of,
 )
-from tests.pipeline.worlds import WORLDS, Cell, World, bounded, count, flag, one, some
+from tests.pipeline.worlds import WORLDS, Cell, World, count, flag, one, some
 
 
 def below(world: World, start: set[Cell]) -> set[Cell]:
@@ -72,7 +73,7 @@ def kill(data: st.DataObject, world: World, selection: Selection | None = None) 
     return not ended
 
 
-@bounded(200)
+@examples(200)
 @given(WORLDS)
 def test_a_fresh_run_makes_every_cell_once_and_a_second_plan_is_empty(world: World) -> None:
     plans = finish(world)
@@ -81,7 +82,7 @@ def test_a_fresh_run_makes_every_cell_once_and_a_second_plan_is_empty(world: Wor
     check_finished(world)
 
 
-@bounded(300)
+@examples(300)
 @given(st.data(), WORLDS)
 def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store_holds(
     data: st.DataObject, world: World
@@ -102,7 +103,7 @@ def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store
     check_finished(world, selection, plans)
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_remedies_change_with_what_a_cell_is_sent_and_nothing_else(data: st.DataObject, world: World) -> None:
     if flag(data, "run before"):
@@ -126,7 +127,7 @@ def test_remedies_change_with_what_a_cell_is_sent_and_nothing_else(data: st.Data
                 assert job.remedy == remedies.get((job.step, sample), AS_DEFINED)
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_a_lost_receipt_reruns_its_cell_and_what_depends_on_it(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -135,7 +136,7 @@ def test_a_lost_receipt_reruns_its_cell_and_what_depends_on_it(data: st.DataObje
     assert set(sent_cells(world.plan())) == below(world, {lost})
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_two_receipts_prove_nothing(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -148,7 +149,7 @@ def test_two_receipts_prove_nothing(data: st.DataObject, world: World) -> None:
     check_finished(world)
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -161,7 +162,7 @@ def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.D
     check_finished(world)
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_a_changed_source_reruns_its_sample_and_the_gathers_of_it(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -175,7 +176,7 @@ def test_a_changed_source_reruns_its_sample_and_the_gathers_of_it(data: st.DataO
     assert not others or gathers_below
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_added_samples_run_alone_but_for_the_gathers(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -189,7 +190,7 @@ def test_added_samples_run_alone_but_for_the_gathers(data: st.DataObject, world:
     check_finished(world)
 
 
-@bounded(100)
+@examples(100)
 @given(WORLDS)
 def test_the_order_of_the_list_is_an_input_of_gathers_alone(world: World) -> None:
     # A gather is handed its samples in the order of the list, and its table may have that order.
@@ -207,7 +208,7 @@ def _gathers_samples(world: World, step: str) -> bool:
     return any(world.graph[upstream].scope.value == "sample" for upstream in world.graph[step].upstream)
 
 
-@bounded(300)
+@examples(300)
 @given(st.data(), WORLDS)
 def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, world: World) -> None:
     selection = Selection(min_success=one(data, (1.0, 0.5), "min_success"))
@@ -223,7 +224,7 @@ def test_the_same_command_adopts_what_a_killed_driver_left(data: st.DataObject, 
     check_finished(world, selection, plans)
 
 
-@bounded(300)
+@examples(300)
 @given(st.data(), WORLDS)
 def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -239,7 +240,7 @@ def test_a_rerun_is_adopted_index_by_index_while_nothing_is_done(data: st.DataOb
     check_finished(world, selection, finish(world, selection))
 
 
-@bounded(300)
+@examples(300)
 @given(st.data(), WORLDS)
 def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World) -> None:
     """Killed drivers, failed children, lost receipts, other commands, changed lists: never a wrong job."""
@@ -264,7 +265,7 @@ def test_any_later_command_is_right_or_refused(data: st.DataObject, world: World
     check_finished(world, again, finish(world, again))
 
 
-@bounded(300)
+@examples(300)
 @given(st.data(), WORLDS)
 def test_what_failed_in_this_command_is_not_sent_again(data: st.DataObject, world: World) -> None:
     failing = set(some(data, sorted(everything(world)), 3, "failing"))

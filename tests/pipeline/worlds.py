@@ -8,7 +8,6 @@ it, remove the cell's older receipts and write its own. Bytes are numbers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,6 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from batch_pipeline.pipeline.fingerprint import StepParts
@@ -45,12 +43,6 @@ class Gather(Step):
 
     scope = Scope.COHORT
     out = Output("out")
-
-
-def bounded(examples: int) -> settings:
-    """The same examples every time, so that a failure is the change's; `PLANNER_EXAMPLES=5000` looks deeper."""
-    more = int(os.environ.get("PLANNER_EXAMPLES", "0"))
-    return settings(max_examples=more or examples, derandomize=not more, deadline=None, database=None)
 
 
 def graph_of(*wires: tuple[str, Scope, Sequence[str]], sources: Iterable[str] = ()) -> Graph:

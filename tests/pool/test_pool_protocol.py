@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -31,6 +31,7 @@ from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Action, Event, Move, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
+from tests.examples import examples
 from tests.pool.interrupted import Killed, die, interrupted
 
 LEASE_MS = 1000
@@ -238,16 +239,9 @@ class SqliteProtocol(Protocol):
         return store
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(Protocol, 60), (SqliteProtocol, 15)])
-def test_the_protocol_holds_in_any_order_of_things(machine: type[Protocol], examples: int) -> None:
+@pytest.mark.parametrize(("machine", "number"), [(Protocol, 60), (SqliteProtocol, 15)])
+def test_the_protocol_holds_in_any_order_of_things(machine: type[Protocol], number: int) -> None:
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=settings(examples(number), stateful_step_count=40),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from tests.examples import examples
 from tests.server.lab import Lab
 from tests.server.oidc import Issuer
 from tests.server.serving import served
@@ -36,11 +37,8 @@ CHECKS = [
     unsupported_method,
     ignored_auth,
 ]
-#: Examples an operation; always the same ones.
+#: Examples an operation.
 EXAMPLES = 60
-BOUNDED = settings(
-    max_examples=EXAMPLES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def test_an_operation_answers_as_it_says(operation: str, mode: GenerationMode, u
     headers = {"Authorization": f"Bearer {lab.issuer.token()}"}
     statuses: set[int] = set()
 
-    @BOUNDED
+    @examples(EXAMPLES)
     @given(schema[path][method].as_strategy(generation_mode=mode))
     def fuzz(case: Any) -> None:
         response = case.call(headers=headers)
@@ -100,7 +98,7 @@ def test_asks_that_the_gate_lets_through_are_recorded_whatever_else_they_say(url
     asked = lab.ask(repository="", commit="", image="", environment={}, cwd="")
     statuses: list[int] = []
 
-    @BOUNDED
+    @examples(EXAMPLES)
     @given(schema["/runs"]["POST"].as_strategy())
     def fuzz(case: Any) -> None:
         case.body = {**(case.body if isinstance(case.body, dict) else {}), **asked}
