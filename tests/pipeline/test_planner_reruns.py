@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from batch_pipeline.pipeline.plan import CellState, Selection, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph
+from tests.examples import examples
 from tests.pipeline.promises import (
     above,
     cells_in,
@@ -21,7 +22,7 @@ from tests.pipeline.promises import (
     sent_cells,
 )
 from tests.pipeline.test_planner_properties import disturb, everything, some_selection
-from tests.pipeline.worlds import WORLDS, Cell, World, bounded, count, flag, graph_of, one, some
+from tests.pipeline.worlds import WORLDS, Cell, World, count, flag, graph_of, one, some
 
 
 def some_failing(data: st.DataObject, world: World) -> set[Cell]:
@@ -37,7 +38,7 @@ def killed(data: st.DataObject, world: World, selection: Selection) -> None:
     world.run(children=count(data, waiting, "children that ended"), failing=some_failing(data, world))
 
 
-@bounded(400)
+@examples(400)
 @given(st.data(), WORLDS)
 def test_what_was_asked_for_is_done_only_if_it_was_made_or_kept(data: st.DataObject, world: World) -> None:
     if not flag(data, "new"):
@@ -70,7 +71,7 @@ def test_what_was_asked_for_is_done_only_if_it_was_made_or_kept(data: st.DataObj
     assert cells_in(world.plan(), CellState.DONE) == everything(world)
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_a_cell_made_again_that_fails_takes_everything_below_it_along(data: st.DataObject, world: World) -> None:
     finish(world)
@@ -92,7 +93,7 @@ def test_a_cell_made_again_that_fails_takes_everything_below_it_along(data: st.D
     check_true(world)
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_equal_bytes_replace_nothing(data: st.DataObject, world: World) -> None:
     world.deterministic = True
@@ -106,7 +107,7 @@ def test_equal_bytes_replace_nothing(data: st.DataObject, world: World) -> None:
     assert set(world.kept) == set(world.ran) - {cell}
 
 
-@bounded(200)
+@examples(200)
 @given(st.data(), WORLDS)
 def test_what_was_forced_and_failed_runs_the_next_time_whatever_it_reads(data: st.DataObject, world: World) -> None:
     world.deterministic = True
@@ -123,7 +124,7 @@ def test_what_was_forced_and_failed_runs_the_next_time_whatever_it_reads(data: s
     check_true(world)
 
 
-@bounded(100)
+@examples(100)
 @given(st.data(), WORLDS)
 def test_a_plan_retires_nothing_where_nothing_stands_or_nothing_is_made_again(
     data: st.DataObject, world: World

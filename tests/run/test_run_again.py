@@ -14,7 +14,7 @@ from batch_pipeline.pipeline.plan import CellState, Selection
 from batch_pipeline.run.receipts import read_retirements
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.layout import COHORT
-from tests.pipeline.worlds import bounded
+from tests.examples import examples
 from tests.run.again import Cell, Chain, Gather, Join, Place, Root, Shape, dumped, played
 
 pytestmark = pytest.mark.faults
@@ -127,7 +127,7 @@ class Story:
         assert not read_retirements(self.place.store).receipts, dumped(self.place)
 
 
-@bounded(40)
+@examples(40)
 @given(st.integers(0, 2**32))
 def test_nothing_is_done_that_was_not_made_as_asked(seed: int) -> None:
     chance = Random(seed)
