@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PLANNER = ("pipeline/test_planner", "pipeline/test_planner_properties")
+PLANNER = ("pipeline/test_planner", "pipeline/test_planner_properties", "pipeline/test_planner_reruns")
 BATCH = ("test_localbatch_dependencies", "test_localbatch_attempts", "test_localbatch_queues", "test_localbatch_engine")
 
 #: Module of the package -> files of tests that cover it, the quick ones first. The modules are those whose wrong
@@ -35,13 +35,16 @@ BATCH = ("test_localbatch_dependencies", "test_localbatch_attempts", "test_local
 #: and what an end means.
 TESTS: Mapping[str, Sequence[str]] = {
     "pipeline/cells.py": PLANNER,
+    "pipeline/retiring.py": ("pipeline/test_planner", "pipeline/test_planner_reruns"),
     "pipeline/planner.py": PLANNER,
     "pipeline/fingerprint.py": ("pipeline/test_fingerprint", "pipeline/test_planner"),
     "run/recovery.py": ("run/test_run_recovery",),
-    "run/verdict.py": ("run/test_run_verdict", "run/test_run_driver"),
+    "run/receipts.py": ("run/test_run_receipts",),
+    "run/verdict.py": ("run/test_run_verdict", "run/test_run_driver", "run/test_run_recovery"),
     "run/lock.py": ("run/test_run_lock",),
     "container/verdict.py": ("container/test_verdict", "container/test_cell"),
-    "container/publish.py": ("container/test_cell", "container/test_files"),
+    "container/keep.py": ("container/test_keep",),
+    "container/publish.py": ("container/test_keep", "container/test_cell", "container/test_files"),
     "localbatch/engine.py": tuple(f"localbatch/{name}" for name in BATCH),
     "pool/moves.py": ("pool/test_pool_moves", "contract/test_pool", "pool/test_pool_protocol"),
     "access/gate.py": ("access/test_gate",),
