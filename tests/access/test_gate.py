@@ -67,8 +67,8 @@ def test_who_is_no_member_learns_nothing_else() -> None:
 def test_whoever_is_known_may_use_level_test_where_the_policy_says_so() -> None:
     eve = Identity(name="eve@example.org", source="oidc")
     assert decide(ask("test"), policy(), eve, facts()).identity == eve
-    with pytest.raises(Refused):
-        decide(ask("test"), policy(), Identity(name="", source="oidc"), facts())
+    error = refused(ask("test"), identity=Identity(name="", source="oidc"))
+    assert [(problem.thing, problem.status) for problem in error.problems] == [("membership", 403)]
 
 
 def test_a_role_that_was_taken_is_a_member_by_its_alias() -> None:
@@ -434,6 +434,7 @@ def test_a_precheck_refuses_before_anything_is_looked_up() -> None:
     with pytest.raises(Refused):
         precheck(ask(commit="HEAD"), policy(), ALICE)
     precheck(ask(), policy(), ALICE)
+    precheck(ask(image="x" * 512), policy(), ALICE)
 
 
 @pytest.mark.parametrize(
