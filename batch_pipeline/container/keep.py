@@ -7,7 +7,8 @@ SHA-256 and size: times and ETags tell that a file was written, not that it is a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from batch_pipeline.container.files import Files
@@ -34,14 +35,16 @@ def standing_receipt(manifest: Manifest, row: Row, files: Files) -> Receipt | No
 
 
 def is_unchanged(receipt: Receipt, manifest: Manifest, staged: Staged, files: Files) -> bool:
-    """Whether the cell would read what it read, and what it made then is there. Raises StoreFailed."""
-    made_by_steps = {spec.port for spec in manifest.inputs if spec.kind != "source"}
-    before = {(record.port, record.key): record for record in receipt.inputs}
-    now = {(record.port, record.key): record for record in staged.records}
+    """Whether the cell would read what it read, and what it made then is there. Raises StoreFailed.
+
+    What no step made (sources, references) is the same by the fingerprint, which has its ETags and sizes.
+    """
+    ports = {spec.port for spec in manifest.inputs if spec.kind != "source"}
+    now = _bytes_of(staged.records, ports)
     return (
-        before.keys() == now.keys()
-        and receipt.metrics_read == metrics_read(staged)
-        and all(_are_same(before[name], now[name], by_digest=name[0] in made_by_steps) for name in now)
+        all(sha256 for _, sha256 in now.values())
+        and now == _bytes_of(receipt.inputs, ports)
+        and metrics_read(staged) == receipt.metrics_read
         and all(stands(record, files) for record in receipt.outputs)
     )
 
@@ -56,11 +59,13 @@ def stands(record: FileRecord, files: Files) -> bool:
 
 def metrics_read(staged: Staged) -> str:
     """Digest of what the steps above noted, for this step can read it too; empty where they noted nothing."""
-    noted: list[Mapping[str, object]] = [staged.upstream_metrics, staged.gathered_metrics]
-    is_empty = not any(staged.upstream_metrics.values()) and not any(
-        metrics for samples in staged.gathered_metrics.values() for metrics in samples.values()
-    )
-    return "" if is_empty else fingerprint_of(noted)
+    upstream = {step: metrics for step, metrics in staged.upstream_metrics.items() if metrics}
+    gathered = {
+        step: {sample: metrics for sample, metrics in samples.items() if metrics}
+        for step, samples in staged.gathered_metrics.items()
+        if any(samples.values())
+    }
+    return fingerprint_of([upstream, gathered]) if upstream or gathered else ""
 
 
 def kept(receipt: Receipt, staged: Staged, *, run_id: str, attempt: int, at: str) -> Receipt:
@@ -69,10 +74,6 @@ def kept(receipt: Receipt, staged: Staged, *, run_id: str, attempt: int, at: str
     return replace(receipt, inputs=tuple(staged.records), kept=note)
 
 
-def _are_same(before: FileRecord, now: FileRecord, *, by_digest: bool) -> bool:
-    if before.size_bytes != now.size_bytes:
-        return False
-    if by_digest or (before.sha256 and now.sha256):
-        return bool(before.sha256) and before.sha256 == now.sha256
-    # A source or a file of a reference: its ETag is part of the fingerprint.
-    return before.etag == now.etag
+def _bytes_of(records: Iterable[FileRecord], ports: AbstractSet[str]) -> dict[tuple[str, str], tuple[int, str]]:
+    """Port and key -> bytes and SHA-256, of the files of these ports."""
+    return {(one.port, one.key): (one.size_bytes, one.sha256) for one in records if one.port in ports}

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.container.keep import metrics_read
+from batch_pipeline.container.stage import Staged
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import ContainerExit
 from batch_pipeline.wire.manifest import InputSpec, OutputSpec, RetiredReceipt, Row
@@ -77,6 +79,61 @@ def test_a_cell_that_reads_and_made_the_same_bytes_is_kept(workshop: Workshop) -
     assert [(one.key, one.sha256) for one in after.inputs] == [(one.key, one.sha256) for one in before.inputs]
     assert b"is kept" in workshop.store.get(layout.log(LATER, "copy", "s1", 1))
     assert workshop.left_in_scratch() == []
+
+
+def test_the_receipt_of_what_was_kept_names_the_inputs_as_they_are_now(workshop: Workshop) -> None:
+    """The same bytes may have another ETag."""
+    before, _ = made(workshop)
+    above(workshop)
+    assert workshop.live(cell(workshop, run_id=LATER, retired=retired(workshop))) == 0
+    after = workshop.receipt()
+    assert after is not None
+    etag = workshop.store.head(layout.result("above", "s1", "x.txt")).etag
+    assert [one.etag for one in after.inputs] == [etag] != [one.etag for one in before.inputs]
+
+
+def pair(workshop: Workshop, *, run_id: str = RUN, **row: Any) -> dict[str, str]:
+    """A cell with two inputs of two steps and two outputs."""
+    upstream = {step: workshop.upstream(step, "s1", {f"{step}.txt": b"data\n"}) for step in ("one", "two")}
+    return workshop.submit(
+        [Row(sample="s1", fingerprint=FINGERPRINT, upstream=upstream, **row)],
+        run_id=run_id,
+        script="step.sh",
+        bundle_sha256=workshop.bundle({"step.sh": '#!/bin/sh\ncat "$INPUT_ONE" "$INPUT_TWO" >y; cat y y >z\n'}),
+        inputs=tuple(InputSpec(port=step, kind="step", step=step, files=(f"{step}.txt",)) for step in ("one", "two")),
+        outputs=(OutputSpec(port="y", files=("y", "z")),),
+        format=2 if row else 1,
+    )
+
+
+@pytest.mark.parametrize("key", ["results/copy/s1/y", "results/copy/s1/z", "results/one/s1/one.txt", "two", ""])
+def test_one_of_several_files_that_changed_is_enough(key: str, workshop: Workshop) -> None:
+    assert workshop.live(pair(workshop)) == 0
+    environment = pair(workshop, run_id=LATER, retired=retired(workshop))
+    if key in ("two", "results/one/s1/one.txt"):
+        step = "one" if key.startswith("results") else "two"
+        workshop.upstream(step, "s1", {f"{step}.txt": b"DATA\n"})
+    elif key:
+        workshop.store.put(key, b"other")
+    assert workshop.live(environment) == 0
+    after = workshop.receipt()
+    assert after is not None
+    assert bool(after.kept) == (key == "")
+
+
+def test_the_metrics_of_steps_above_are_read_though_some_noted_none() -> None:
+    none = Staged(upstream_metrics={"a": {}, "b": {}}, gathered_metrics={"c": {"s1": {}, "s2": {}}})
+    assert metrics_read(Staged()) == metrics_read(none) == ""
+    noted = [
+        Staged(upstream_metrics={"a": {}, "b": {"reads": 1}}),
+        Staged(upstream_metrics={"a": {"reads": 1}, "b": {}}),
+        Staged(gathered_metrics={"c": {"s1": {}, "s2": {"reads": 1}}}),
+        Staged(gathered_metrics={"c": {"s1": {"reads": 1}, "s2": {"reads": 1}}}),
+        Staged(gathered_metrics={"d": {"s1": {}}, "c": {"s1": {"reads": 1}}}),
+    ]
+    assert "" not in {metrics_read(staged) for staged in noted}
+    assert len({metrics_read(staged) for staged in noted}) == len(noted)
+    assert metrics_read(noted[0]) == metrics_read(Staged(upstream_metrics={"b": {"reads": 1}}))
 
 
 def test_an_attempt_after_the_one_that_kept_it_does_nothing(workshop: Workshop) -> None:
@@ -231,6 +288,13 @@ def test_an_attempt_publishes_nothing_once_a_later_one_has_ended(
 def test_an_attempt_publishes_beside_records_of_earlier_ones(workshop: Workshop) -> None:
     failed_later(workshop)
     assert workshop.live({**cell(workshop), "AWS_BATCH_JOB_ATTEMPT": "3"}) == 0
+
+
+def test_the_last_of_several_later_attempts_is_found(workshop: Workshop) -> None:
+    for attempt in (1, 2, 4):
+        workshop.store.put_json(layout.failure(RUN, "copy", "s1", attempt), {})
+    assert workshop.live({**cell(workshop), "AWS_BATCH_JOB_ATTEMPT": "3"}) == ContainerExit.INTERRUPTED
+    assert b"Attempt 4 of run" in workshop.log
 
 
 def test_a_cell_is_not_kept_once_a_later_attempt_has_ended(workshop: Workshop) -> None:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pipeline.plan import Retired
+from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.plan import Inventory, Limits, Retired, Selection
+from batch_pipeline.pipeline.planner import make_plan
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.run import receipts
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.run.receipts import (
     LEAST_BYTES,
@@ -20,7 +24,9 @@ from batch_pipeline.run.receipts import (
 )
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
+from batch_pipeline.wire.manifest import RetiredReceipt, Row, SourceFile
 from batch_pipeline.wire.store import Store, open_store
+from tests.cli.letters import Aligned
 from tests.run.small import Stage, chosen, drive, request_of
 
 WHOLE = b"x" * LEAST_BYTES
@@ -58,6 +64,20 @@ def test_a_receipt_counts_unless_it_is_cut_off_or_retired(store: Store) -> None:
         assert standing.damaged == {"a": {"s2": ("f1",)}}
         assert ("b" in standing.retired) == ("b" not in standing.counting) == bool(retirements.receipts)
     assert standing.retired["b"]["s1"]["f3"] == Retired(run_id="RUN", version=version, must_run=True)
+
+
+def test_what_is_no_receipt_is_left_aside(store: Store) -> None:
+    for name in ("receipts/README", "receipts/a/s1/f1.txt", "receipts/a/s1/deep/f1.json"):
+        store.put(name, WHOLE)
+    assert standing_receipts(store, Retirements()) == standing_receipts(store, Retirements(), "receipts/b/")
+
+
+def test_a_list_that_was_closed_since_it_was_listed_is_left_aside(store: Store) -> None:
+    version = put(store, "a", "s1", "f1")
+    retire(store, "RUN2", ("a", "s1", "f1", version, False))
+    keys = list(store.keys(layout.RETIRED))
+    store.keys = lambda prefix: iter([layout.retired("RUN1"), *keys])  # type: ignore[method-assign]
+    assert len(read_retirements(store).receipts) == 1
 
 
 def test_a_receipt_that_took_the_place_of_a_retired_one_counts(store: Store) -> None:
@@ -164,6 +184,64 @@ def test_a_run_retires_in_one_object_before_its_first_submission(store: Store) -
         3,
         1,
     ]
+
+
+def rows_of(store: Store, run_id: str) -> dict[tuple[str, str], RetiredReceipt | None]:
+    found = {}
+    for key in store.keys(layout.submissions(run_id)):
+        if key.endswith("rows.txt"):
+            step = store.get_json(key.replace("rows.txt", "manifest.json"))["step"]
+            for row in map(Row.from_line, store.get(key).splitlines()):
+                found[step, row.sample] = row.retired
+    return found
+
+
+def formats_of(store: Store, run_id: str) -> set[int]:
+    keys = [key for key in store.keys(layout.submissions(run_id)) if key.endswith("manifest.json")]
+    return {store.get_json(key)["format"] for key in keys}
+
+
+def test_rows_tell_of_the_receipts_that_were_retired_by_this_run_and_by_earlier_ones(store: Store) -> None:
+    stage = Stage(store)
+    first = drive(request_of(store), stage)
+    assert formats_of(store, first.run_ids[0]) == {1}, "what images of before read"
+    assert set(rows_of(store, first.run_ids[0]).values()) == {None}
+    stage.play = lambda step, sample, attempt: int((step, sample) == ("upper", "ann"))
+    before = {(entry.key): store.version(entry) for entry in store.list(layout.RECEIPTS)}
+    forced = drive(request_of(store, **chosen(force=True, steps=frozenset({"upper"}))), stage)
+    assert formats_of(store, forced.run_ids[0]) == {2}
+    rows = rows_of(store, forced.run_ids[0])
+    versions = {cell: version for key, version in before.items() if (cell := (layout.cell_of_receipt(key) or ())[:2])}
+    assert rows == {
+        ("upper", sample): RetiredReceipt(version=versions["upper", sample], must_run=True)
+        for sample in ("ann", "bob", "cid")
+    }
+    stage.play = lambda step, sample, attempt: 0
+
+    plain = drive(request_of(store), stage)
+
+    rows = rows_of(store, plain.run_ids[0])
+    assert rows["upper", "ann"] == RetiredReceipt(version=versions["upper", "ann"], must_run=True)
+    assert rows["count", "bob"] == RetiredReceipt(version=versions["count", "bob"])
+    assert not list(store.keys(layout.RETIRED))
+
+
+def test_a_reference_that_is_built_is_named_though_nothing_stands(store: Store) -> None:
+    graph = Graph.of_reference(Aligned)
+    parts = {"reference": StepParts(code="c", params={}, image="", references={})}
+    sources = {
+        "hg": {f"reference.{port}": (SourceFile(url=port, etag="e", size_bytes=1),) for port in ("fasta", "gtf")}
+    }
+    plan = make_plan(graph, ("hg",), parts, Inventory(sources=sources), Selection(), Limits())
+    assert receipts.retire(store, "RUN", plan) == {}
+    assert read_retirements(store).references == {"hg": ("reference", "RUN")}
+    assert absent_reference(store, read_retirements(store), "hg") == "RUN"
+    fingerprint = plan.fingerprints["reference"][0]
+    put(store, "reference", "hg", fingerprint)
+    store.delete(list(store.keys(layout.RETIRED)))
+    done = Inventory(sources=sources, receipts={"reference": {"hg": (fingerprint,)}})
+    receipts.retire(store, "RUN", make_plan(graph, ("hg",), parts, done, Selection(), Limits()))
+    assert not list(store.keys(layout.RETIRED)), "nothing is built"
 
 
 def test_a_first_run_retires_nothing_and_lists_no_more_than_it_needs(store: Store) -> None:
