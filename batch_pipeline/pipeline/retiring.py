@@ -26,7 +26,7 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
     What an earlier run retired is named again only if its cell must run now and need not then.
     """
     inventory = cells.inventory
-    if not (any(inventory.receipts.values()) or any(inventory.untrue.values()) or any(inventory.retired.values())):
+    if not any((*inventory.receipts.values(), *inventory.untrue.values(), *inventory.retired.values())):
         return {}
     if not any(CellState.TO_RUN in column for column in cells.states.values()):
         return {}
