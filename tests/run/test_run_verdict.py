@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from batch_pipeline.config import load_settings
-from batch_pipeline.run.live import live_run_ids, read_live_runs
-from batch_pipeline.run.verdict import judge, last_failure
+from batch_pipeline.run.events import FailedCell
+from batch_pipeline.run.live import live_run_ids, read_live_runs, submissions
+from batch_pipeline.run.verdict import judge, last_failure, read_failed, write_failed
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import Store
@@ -168,3 +170,26 @@ def test_a_sample_that_is_asked_for_and_not_there_is_an_error(store: Store, stag
 
     with pytest.raises(InvalidUse, match="'zoe' is not in"):
         explain(request_of(store), "zoe")
+
+
+def test_a_run_keeps_its_own_failures_and_not_what_never_ran(store: Store) -> None:
+    cells = [
+        FailedCell(step="upper", sample="ann", reason=EndReason.STEP_FAILED, message="broke", run_id="A", exit_code=3),
+        FailedCell(step="count", sample="ann", reason=EndReason.DEPENDENCY, message="", run_id="A"),
+        FailedCell(step="upper", sample="bob", reason=EndReason.TIMEOUT, message="", run_id="B"),
+    ]
+    for run_id in ("A", "B"):
+        write_failed(store, run_id, cells)
+    assert read_failed(store, "A") == cells[:1]
+    assert read_failed(store, "B") == cells[2:]
+
+
+def test_a_failed_cell_has_the_exit_code_of_its_record(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: 3 if sample == "ann" else 0
+    (own, *_) = drive(request_of(store, "ann", "bob"), stage).failed
+    record = store.get_json(layout.failure(own.run_id, "upper", "ann", 1))
+    store.put_json(layout.failure(own.run_id, "upper", "ann", 1), {**record, "exit_code": 7})
+    graph = request_of(store, "ann").graph
+    told = judge(graph, store, stage, submissions(store, own.run_id)).failed
+    assert [(cell.step, cell.exit_code) for cell in told if cell.sample == "ann"] == [("upper", 7), ("count", None)]
+    assert own.exit_code == 3
