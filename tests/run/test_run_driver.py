@@ -83,7 +83,13 @@ def test_a_failing_command_says_so_and_the_next_tries_what_failed(store: Store, 
     assert not first.ok
     assert [cell.sample for cell in first.failed if cell.step == "upper"] == ["bob"]
 
-    assert drive(request_of(store), stage).ok
+    second = drive(request_of(store), stage)
+    assert second.ok
+    assert {step: progress.line for step, progress in second.progress.items()} == {
+        "upper": "3/3 done",
+        "count": "3/3 done",
+        "total": "1/1 done",
+    }
     assert stage.tried["upper", "bob"] == 2
     assert all(times == 1 for cell, times in stage.tried.items() if cell != ("upper", "bob"))
 
