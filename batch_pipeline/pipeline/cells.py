@@ -277,9 +277,7 @@ class Cells:
         """Step -> samples (COHORT for a gather) of the cells that a live job's cell depends on."""
         above: dict[str, frozenset[str]] = {}
         everybody = frozenset(self.samples)
-        live: dict[str, set[str]] = {}
-        for job in self.inventory.live:
-            live.setdefault(job.step, set()).update(sample for sample in job.samples if sample not in job.ended)
+        live = self._find_running()
         for node in reversed(self.graph.nodes):
             names: set[str] = set()
             for reader in self._readers[node.name]:
@@ -290,6 +288,22 @@ class Cells:
                     names |= everybody if COHORT in below else below
             above[node.name] = frozenset(names)
         return above
+
+    def _find_running(self) -> dict[str, set[str]]:
+        """Step -> samples whose cell a live job may still make: not where it, or a gather that it waits for, failed."""
+        running: dict[str, set[str]] = {}
+        #: Run and step of jobs of which a child failed: no job that waits for all of them will run.
+        failed = {(job.run_id, job.step) for job in self.inventory.live if job.ended}
+        for node in self.graph:
+            whole = [
+                step for step in node.upstream if node.scope is Scope.COHORT or self.graph[step].scope is Scope.COHORT
+            ]
+            for job in self.inventory.live:
+                if job.step == node.name and failed.isdisjoint((job.run_id, step) for step in whole):
+                    running.setdefault(node.name, set()).update(set(job.samples) - job.ended)
+                elif job.step == node.name:
+                    failed.add((job.run_id, node.name))
+        return running
 
     def _read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""

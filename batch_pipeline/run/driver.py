@@ -167,7 +167,7 @@ class Driver:
         live = read_live_runs(self._store, self.backend, run_ids) if run_ids else []
         stock = inventories.read_inventory(request, references, retirements)
         told = {cell: f"It failed in this run: {failed.reason.words}." for cell, failed in self._failed.items()}
-        stock = replace(stock, live=live_jobs(self._store, live), failed=told, made=self._made)
+        stock = replace(stock, live=live_jobs(self._store, live, lambda: self.backend), failed=told, made=self._made)
         plan = make_plan(request.graph, request.samples.names, parts, stock, request.selection, self._limits)
         remedies = self._known_remedies(plan)
         if remedies:

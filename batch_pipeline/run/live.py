@@ -156,14 +156,20 @@ def read_live_runs(store: Store, backend: Backend, run_ids: Sequence[str]) -> li
     ]
 
 
-def live_jobs(store: Store, runs: Sequence[LiveRun]) -> list[LiveJob]:
-    """The jobs that have not ended, with their cells as the manifests fixed them."""
+def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], Backend]) -> list[LiveJob]:
+    """The jobs that have not ended, with their cells as the manifests fixed them.
+
+    Of arrays of which children have failed, these children are listed.
+    """
     found = []
     for run in runs:
         for item in run.submissions:
-            if item.join or run.summaries[item.native_id].state.final:
+            summary = run.summaries[item.native_id]
+            if item.join or summary.state.final:
                 continue
             cells = cells_of(store, run.run_id, item.job)
+            failed = [JobState.FAILED] if summary.counts.get(JobState.FAILED) else []
+            ended = [child.index for child in backend().children(item.native_id, failed)] if failed else []
             found.append(
                 LiveJob(
                     native_id=item.native_id,
@@ -171,6 +177,7 @@ def live_jobs(store: Store, runs: Sequence[LiveRun]) -> list[LiveJob]:
                     step=item.step,
                     samples=tuple(sample for sample, _ in cells),
                     fingerprints=tuple(fingerprint for _, fingerprint in cells),
+                    ended=frozenset(cells[index][0] for index in ended if index < len(cells)),
                 )
             )
     return found

@@ -92,14 +92,13 @@ def _check_jobs(plan: Plan, world: World) -> None:
 
 def _check_live(plan: Plan, world: World, states: dict[Cell, CellState]) -> None:
     """What live jobs do and read is left to them until they end."""
-    ended = {(job.step, sample) for job in world.live() for sample in job.ended}
     for cell in {(job.step, sample) for job in world.live() for sample in job.samples}.intersection(states):
         read = {other: states[other] for other in reads(plan, cell)}
         if states[cell] is CellState.DONE:
             assert not MOVING.intersection(read.values()), f"{cell} is to be made again with what it reads"
         if states[cell] is CellState.LIVE and plan.selection.takes(*cell):
             assert not {CellState.TO_RUN, CellState.DEFERRED}.intersection(read.values()), f"{cell} can only fail"
-        for other in above(plan, cell) if cell not in ended else ():
+        for other in above(plan, cell) if world.may_run(cell) else ():
             assert states[other] is not CellState.TO_RUN, f"{other} is made again above a live job"
 
 

@@ -175,6 +175,15 @@ class World:
             if not job.over and not job.join
         ]
 
+    def may_run(self, cell: Cell) -> bool:
+        """Whether a live job may still make a cell: nothing that it waits for has failed."""
+        return any(
+            child.state in ("waiting", "running") and _is_hopeful(job, index)
+            for job in self.jobs
+            for index, child in enumerate(job.children)
+            if (job.step, child.sample) == cell
+        )
+
     def plan(
         self,
         selection: Selection | None = None,
@@ -281,6 +290,15 @@ def _needs(plan: Plan, step: str, sample: str) -> Iterable[tuple[str, str, str]]
             yield from ((upstream, s, p) for s, p in zip(plan.samples, prints, strict=True) if s not in without)
         else:
             yield upstream, sample, prints[plan.samples.index(sample)]
+
+
+def _is_hopeful(job: Sent, index: int) -> bool:
+    """Whether nothing that a child waits for, however far up, has failed."""
+    for dependency, index_by_index in job.after:
+        for i, child in enumerate(dependency.children):
+            if (not index_by_index or i == index) and (child.state == "failed" or not _is_hopeful(dependency, i)):
+                return False
+    return True
 
 
 def _gate(job: Sent, index: int) -> str:

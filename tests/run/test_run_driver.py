@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from batch_pipeline import backends
+from batch_pipeline.backends.base import JobState
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState, Limits
 from batch_pipeline.run.cancel import cancel
@@ -210,6 +211,30 @@ def test_a_live_job_that_could_not_do_a_cell_is_no_failure_where_a_later_wave_do
     assert stage.tried["count", "bob"] == 2
     assert outcome.ok
     assert outcome.progress["count"].failures == 0
+
+
+def test_a_cell_that_failed_in_a_live_run_is_sent_at_once_once_nothing_below_it_can_run(
+    store: Store, stage: Stage
+) -> None:
+    """Its first step failed for bob, and Batch has ended what waited for that; the others go on."""
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    upper, count, total = stage.jobs.values()
+    stage.finish(upper.native_id, 1, 1)
+    for index in (0, 2):
+        stage.finish(upper.native_id, index, stage._act(upper.request, index))
+    assert [child.state for child in count.children] == [JobState.RUNNABLE, JobState.FAILED, JobState.RUNNABLE]
+
+    plan = look(request_of(store), stage).plan
+
+    assert stage.calls["children"] == 1
+    # The gather waits for the others, and will fail then.
+    assert total.state is JobState.PENDING
+    assert plan.states == {
+        "upper": [CellState.DONE, CellState.TO_RUN, CellState.DONE],
+        "count": [CellState.LIVE, CellState.DEFERRED, CellState.LIVE],
+        "total": [CellState.DEFERRED],
+    }
 
 
 def test_live_jobs_that_stand_against_the_command_are_a_conflict_and_nothing_is_written(

@@ -196,7 +196,7 @@ def test_an_intent_whose_job_is_queued_is_recorded_and_lives_on(
 
     assert found.native_id in stage.jobs
     assert submissions(store, run_id) == [found]
-    (job,) = live_jobs(store, read_live_runs(store, stage, [run_id]))
+    (job,) = live_jobs(store, read_live_runs(store, stage, [run_id]), lambda: stage)
     assert (job.step, job.samples) == ("upper", SAMPLES)
 
 
