@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 _MORE = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
 
@@ -25,6 +26,9 @@ def use_the_same_examples_every_time() -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     settings.load_profile("batch_pipeline")
+    # Hypothesis also draws constants that it reads in our modules, as far as they are imported: what other tests have
+    # run before in this process would decide. There is no setting for that.
+    providers._get_local_constants = lambda: providers._local_constants
 
 
 def examples(number: int) -> settings:

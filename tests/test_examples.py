@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,21 +23,27 @@ def test_the_profile_of_the_tests_is_in_force() -> None:
     assert examples(7).max_examples == 7
 
 
-def drawn() -> list[int]:
-    numbers: list[int] = []
+def drawn() -> list[str]:
+    texts: list[str] = []
 
-    @examples(20)
-    @given(number=st.integers())
-    def draw(number: int) -> None:
-        numbers.append(number)
+    @examples(300)
+    @given(text=st.text())
+    def draw(text: str) -> None:
+        texts.append(text)
 
     draw()
-    return numbers
+    return texts
 
 
 @by_default
-def test_the_same_examples_are_drawn_every_time() -> None:
-    assert drawn() == drawn()
+def test_the_same_examples_are_drawn_every_time_whatever_was_imported_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = drawn()
+    (tmp_path / "many_words.py").write_text(f"WORDS = {[f'word {number}' for number in range(100)]}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(import_module("many_words").WORDS) == 100
+    assert drawn() == before
 
 
 def test_no_test_has_other_rules_of_its_own(root: Path) -> None:
