@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import schemathesis
-from hypothesis import given
+from hypothesis import assume, given
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -84,6 +85,9 @@ def test_an_operation_answers_as_it_says(operation: str, mode: GenerationMode, u
     @given(schema[path][method].as_strategy(generation_mode=mode))
     def fuzz(case: Any) -> None:
         response = case.call(headers=headers)
+        # A parameter with an empty list for a value is not sent, and the request that should be wrong may be right.
+        sent = parse_qs(urlsplit(response.request.url).query, keep_blank_values=True)
+        assume(sent.keys() >= (case.query or {}).keys())
         statuses.add(response.status_code)
         case.validate_response(response, checks=CHECKS, headers=headers)
 
