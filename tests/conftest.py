@@ -1,4 +1,4 @@
-"""What holds for every test: a clean environment, a home of its own, no network but loopback, the same examples.
+"""What holds for every test: clean environment, own home, no network but loopback, same examples, no process left.
 
 obstore's sockets are Rust's and not caught here; no test names a store outside this machine.
 """
@@ -16,10 +16,28 @@ from typing import Any
 import pytest
 
 from tests.examples import use_the_same_examples_every_time
+from tests.leftovers import MARK, Watch, at_the_end
 
 use_the_same_examples_every_time()
 
 _SCRUBBED = ("BATCH_PIPELINE", "AWS_", "LUIGI_", "XDG_", "BATCH_FILE_", "COUCHDB_", "NETRC")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
+    """No process outlives the session. First of all fixtures: what the others start is ended before."""
+    watch = Watch(tmp_path_factory.getbasetemp())
+    os.environ[MARK] = watch.mark
+    yield watch
+    at_the_end.close()
+    watch.check(at_the_end=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left(watch: Watch) -> Iterator[None]:
+    """No process outlives the tests of its file, but what is kept for the session."""
+    yield
+    watch.check(at_the_end=False)
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +48,16 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path]) -> None:
+def _clean_environment(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _homes: Iterator[Path], watch: Watch
+) -> None:
     """No setting of whoever runs the tests reaches them, and nothing of theirs reaches the home of that person."""
     for name in list(os.environ):
         if name.startswith(_SCRUBBED) and name != "BATCH_PIPELINE_ARTIFACTS":
             monkeypatch.delenv(name)
     home = next(_homes)
     home.mkdir()
+    watch.homes[str(home)] = request.node.nodeid
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     # botocore would ask the metadata service of a cloud machine for credentials.

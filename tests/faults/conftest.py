@@ -13,6 +13,7 @@ import pytest
 
 from batch_pipeline.localbatch.client import ensure, stop
 from tests.faults.lives import Killer, World, copied_pipeline, settings_of
+from tests.leftovers import keep_until_the_end
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,7 @@ class Engine:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     engine = Engine(folder=tmp_path_factory.mktemp("faults"), environment={})
+    keep_until_the_end(engine.folder)
     (engine.folder / "state.json").write_text(json.dumps(str(engine.state)))
     folders = [str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache")]
     ensure(engine.state, vcpus=16, memory_mib=8192, idle_seconds=60, scratch=folders[0], cache=folders[1])

@@ -9,12 +9,14 @@ import pytest
 
 from batch_pipeline.localbatch.client import ensure, stop
 from tests.flow.lab import SERVER, Lab, made_by
+from tests.leftovers import keep_until_the_end
 
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The state folder of a server with four slots, on however many cores."""
     state = tmp_path_factory.mktemp("engine")
+    keep_until_the_end(state)
     scratch, cache = (str(tmp_path_factory.mktemp(name)) for name in ("scratch", "cache"))
     vcpus, memory, idle = SERVER["vcpus"], SERVER["memory_mb"], SERVER["idle_seconds"]
     ensure(state, vcpus=vcpus, memory_mib=memory, idle_seconds=idle, scratch=scratch, cache=cache)

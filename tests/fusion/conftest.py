@@ -14,6 +14,7 @@ from batch_pipeline.demo.simulate import Library, design_cohort, simulate_sample
 from batch_pipeline.demo.transcriptome import generate_transcriptome, read_transcriptome
 from batch_pipeline.localbatch.client import stop
 from tests.fusion.prompt import REPOSITORY, Bucket, Prompt, environment
+from tests.leftovers import keep_until_the_end
 
 #: The user's own, before the tests get a home of their own: the archive is fetched once a machine.
 CACHE = cache_folder()
@@ -49,6 +50,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def prompt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prompt]:
     """A folder with copies of the pipeline's files, which tests may edit."""
     folder = tmp_path_factory.mktemp("prompt")
+    keep_until_the_end(folder)
     (folder / "home").mkdir()
     shutil.copy(REPOSITORY / "main.py", folder)
     shutil.copytree(REPOSITORY / "steps", folder / "steps", ignore=shutil.ignore_patterns("__pycache__"))

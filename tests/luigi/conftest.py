@@ -17,6 +17,7 @@ from batch_pipeline import Input, Output, Param, Step, WorkflowTask
 from batch_pipeline.run import luigi_ui
 from batch_pipeline.run.events import StepProgress
 from batch_pipeline.run.luigi_coat import Coat
+from tests.leftovers import keep_until_the_end
 
 STEPS = ("trim", "count", "sort", "merge")
 
@@ -136,6 +137,7 @@ def port() -> int:
 @pytest.fixture(scope="session")
 def luigid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("luigid")
+    keep_until_the_end(folder)
     yield luigi_ui.start(port=free_port(), open_browser=False, state_folder=folder)
     assert luigi_ui.stop(folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import socket
@@ -18,6 +17,7 @@ import pytest
 
 from batch_pipeline.pool.couchdb import CouchDbStore
 from batch_pipeline.pool.dynamodb import DynamoDbStore
+from tests.leftovers import at_the_end, keep_until_the_end
 
 _FOLDER = Path(__file__).parent
 _BIN = _FOLDER / "node_modules" / ".bin"
@@ -87,9 +87,10 @@ def _kept(program: str, *arguments: str) -> Server:
             pytest.fail(f"Pools are to be tested on real servers here, and {reason}")
         pytest.skip(f"NO POOL IS TESTED ON A REAL SERVER: {reason}")
     folder = tempfile.mkdtemp(prefix="servers-")
+    keep_until_the_end(folder)
+    at_the_end.callback(shutil.rmtree, folder, ignore_errors=True)
     server = _started([str(path), *arguments, folder], folder)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(server.end)
+    at_the_end.callback(server.end)
     return server
 
 

@@ -1,0 +1,109 @@
+"""The check that no test leaves a process behind: it finds what was left in any way, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.leftovers import Watch, keep_until_the_end
+
+SLEEP = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+#: Has a process whose parent is gone, in a session of its own.
+ORPHAN = """
+import json, subprocess, sys
+apart = {"stdin": 0, "stdout": subprocess.DEVNULL, "start_new_session": True}
+print(subprocess.Popen(sys.argv[2:], env=json.loads(sys.argv[1]), **apart).pid)
+"""
+
+
+class Trouble:
+    """Starts processes, which end when their standard input does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reading, self.writing = os.pipe()
+
+    def orphan(self, environment: dict[str, str] | None, **more: object) -> int:
+        line = [sys.executable, "-c", ORPHAN, json.dumps(environment), *SLEEP]
+        told = subprocess.run(line, stdin=self.reading, stdout=subprocess.PIPE, check=True, **more)  # type: ignore[call-overload]
+        return int(told.stdout)
+
+    def fork(self) -> int:
+        """A fork of a fork: it has no parent, and no environment but the session's."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(self.writing)
+            if grandchild := os.fork():
+                os.write(writing, str(grandchild).encode())
+            else:
+                os.close(writing)
+                os.read(self.reading, 1)
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with open(reading) as told:
+            return int(told.read())
+
+
+@pytest.fixture
+def trouble(tmp_path: Path) -> Iterator[Trouble]:
+    made = Trouble(tmp_path)
+    yield made
+    os.close(made.writing)
+    os.close(made.reading)
+
+
+WAYS: dict[str, Callable[[Trouble], int]] = {
+    "orphaned": lambda trouble: trouble.orphan(None),
+    "orphaned, with only its home": lambda trouble: trouble.orphan({"HOME": os.environ["HOME"]}),
+    "orphaned, without environment, in our folder": lambda trouble: trouble.orphan({}, cwd=trouble.folder),
+    "forked and orphaned": lambda trouble: trouble.fork(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_process_is_found_however_it_was_left(watch: Watch, trouble: Trouble, way: Callable[[Trouble], int]) -> None:
+    pid = way(trouble)
+    assert [process.pid for process in watch.left(at_the_end=False)] == [pid]
+
+
+def test_a_child_is_found_and_told_with_its_test(watch: Watch, trouble: Trouble) -> None:
+    with subprocess.Popen(SLEEP, stdin=trouble.reading) as child:
+        [process] = watch.left(at_the_end=False)
+        told = watch.told(process)
+        child.kill()
+    assert process.pid == child.pid
+    assert " ".join(SLEEP) in told
+    assert "test_leftovers.py::test_a_child_is_found_and_told_with_its_test" in told
+
+
+def test_a_test_is_known_by_its_home(watch: Watch, trouble: Trouble) -> None:
+    trouble.orphan({"HOME": os.environ["HOME"]})
+    [process] = watch.left(at_the_end=False)
+    assert "::test_a_test_is_known_by_its_home" in watch.told(process)
+
+
+def test_else_by_its_folder(watch: Watch, trouble: Trouble) -> None:
+    trouble.orphan({}, cwd=trouble.folder)
+    [process] = watch.left(at_the_end=False)
+    assert watch.told(process).endswith(f"started by a test with the folder {trouble.folder.name}")
+
+
+def test_what_is_kept_is_found_at_the_end_only(watch: Watch, trouble: Trouble) -> None:
+    keep_until_the_end(trouble.folder)
+    pid = trouble.orphan({}, cwd=trouble.folder)
+    assert watch.left(at_the_end=False) == []
+    assert [process.pid for process in watch.left(at_the_end=True) if process.pid == pid] == [pid]
+
+
+def test_nobody_elses_processes_are_found(watch: Watch, trouble: Trouble) -> None:
+    """What has neither mark nor folder nor parent of ours is another's."""
+    trouble.orphan({}, cwd="/")
+    assert watch.left(at_the_end=False) == []
