@@ -16,6 +16,7 @@ from tests.pipeline.promises import (
     check_finished,
     check_plan,
     expected_states,
+    fingerprint_of,
     finish,
     reads,
     sent_cells,
@@ -154,9 +155,12 @@ def test_two_receipts_prove_nothing(data: st.DataObject, world: World) -> None:
 def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.DataObject, world: World) -> None:
     finish(world)
     step = one(data, world.graph.names, "step")
+    before = world.plan()
     world.change_code(step)
+    plan = world.plan()
     changed = {(name, sample) for name, sample in everything(world) if name in world.graph.downstream(step)}
-    assert set(sent_cells(world.plan())) == changed
+    assert set(sent_cells(plan)) == changed
+    assert changed == {cell for cell in everything(world) if fingerprint_of(before, cell) != fingerprint_of(plan, cell)}
     assert not world.plan(Selection(accept_code_changes=True)).jobs
     finish(world)
     check_finished(world)

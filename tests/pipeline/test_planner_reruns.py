@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.pipeline.plan import CellState, Selection, Why
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.pipeline.workflow import Graph, Node, Task
 from tests.examples import examples
 from tests.pipeline.promises import (
     above,
@@ -22,7 +23,7 @@ from tests.pipeline.promises import (
     sent_cells,
 )
 from tests.pipeline.test_planner_properties import disturb, everything, some_selection
-from tests.pipeline.worlds import WORLDS, Cell, World, count, flag, graph_of, one, some
+from tests.pipeline.worlds import WORLDS, Cell, PerSample, World, count, flag, graph_of, one, some
 
 
 def some_failing(data: st.DataObject, world: World) -> set[Cell]:
@@ -150,3 +151,43 @@ def test_a_retired_cell_says_why_it_runs() -> None:
 
 def some_chain() -> Graph:
     return graph_of(("a", Scope.SAMPLE, ()), ("b", Scope.SAMPLE, ["a"]))
+
+
+def test_a_gather_that_does_without_a_sample_is_done_though_that_sample_is_made_again() -> None:
+    graph = graph_of(("a", Scope.SAMPLE, ()), ("b", Scope.SAMPLE, ["a"]), ("table", Scope.COHORT, ["b"]))
+    world = World(graph=graph, samples=["x0", "x1"])
+    drive(world, Selection(min_success=0.5), {("b", "x0")})
+    assert cells_in(world.plan(Selection(min_success=0.5, steps=frozenset({"table"}))), CellState.DONE) >= {
+        ("table", "_cohort")
+    }
+    chosen = Selection(steps=frozenset({"a", "table"}), samples=frozenset({"x0"}), force=True, min_success=0.5)
+    plan = world.plan(replace(chosen, force=False))
+    assert plan.states == {
+        "a": [CellState.DONE, CellState.DONE],
+        "b": [CellState.SKIPPED, CellState.DONE],
+        "table": [CellState.DONE],
+    }
+    forced = world.plan(replace(chosen, steps=frozenset({"a"})))
+    assert sent_cells(forced) == [("a", "x0")]
+    assert forced.states["table"] == [CellState.DONE], "it was made without that sample"
+    assert not forced.retires.keys() - {name for name in forced.retires if name[0] == "a"}
+
+
+def test_a_gather_of_two_steps_of_which_one_has_no_fingerprint_has_none() -> None:
+    graph = graph_of(
+        ("a", Scope.SAMPLE, ()),
+        ("of_a", Scope.COHORT, ["a"]),
+        ("b", Scope.SAMPLE, ()),
+        ("page", Scope.COHORT, ["of_a", "b"]),
+    )
+    world = World(graph=graph, samples=["x0", "x1"], absent={"x0"})
+    plan = world.plan(Selection(min_success=0.5))
+    assert plan.fingerprints["of_a"] == [""]
+    assert plan.fingerprints["page"] == [""]
+
+
+def test_a_step_that_reads_nothing_has_a_cell_a_sample() -> None:
+    node = Node(name="draw", step=Task("draw", PerSample).step_class(), inputs={})
+    world = World(graph=Graph(name="World", root=Path("/"), nodes=(node,)), samples=["x0", "x1"])
+    assert sent_cells(world.plan()) == [("draw", "x0"), ("draw", "x1")]
+    assert len(set(world.plan().fingerprints["draw"])) == 1
