@@ -40,8 +40,8 @@ def test_more_than_ten_thousand_samples_are_two_arrays_a_step_and_a_done_cohort_
     figures = json.loads(done.stdout)
     assert figures["new"]["jobs"] == 6
     assert figures["done"]["jobs"] == 0
-    # 30,003 receipts, 10,001 sources, no live run.
-    assert figures["done"]["lists"] == 31 + 11 + 1
+    # 30,003 receipts, 10,001 sources, no live run, nothing retired.
+    assert figures["done"]["lists"] == 31 + 11 + 1 + 1
     assert figures["done"]["other_calls"] == 0
 
 

@@ -55,7 +55,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         "HOME": str(engine.folder),
         "BATCH_PIPELINE__WATCH__POLL_SECONDS": "0.1",
     }
-    engine.killers += [Killer(file, engine.environment) for _ in range(2)]
+    engine.killers += [Killer(file, engine.environment, engine.folder / f"killer-{n}.err") for n in range(2)]
     yield engine
     for killer in engine.killers:
         killer.close()

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,18 @@ class Life:
 class Killer:
     """A process that forks one life after the other."""
 
-    def __init__(self, file: Path, environment: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(KILLER), str(file)],
-            env={**environment, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, file: Path, environment: dict[str, str], told: Path) -> None:
+        #: What it says in trouble.
+        self._told = told
+        with told.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(KILLER), str(file)],
+                env={**environment, "PYTHONPATH": str(REPOSITORY)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
     def live(self, world: World, *words: str, n: int = 0) -> Life:
         """Runs a command in the world; it dies before its n-th call, if it gets so far."""
@@ -52,18 +57,18 @@ class Killer:
         asked = {"n": n, "folder": str(folder), "arguments": world.arguments(*words)}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
+        with suppress(BrokenPipeError):  # it tells how it ended by saying nothing
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"The process that forks commands ended with {self._process.wait()}: {self._told.read_text()}"
+        told = json.loads(answer)
         said = (folder / "out").read_text() + (folder / "err").read_text()
         return Life(code=told["code"], calls=told["calls"], said=said)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
+        """Ends it, if it has not ended."""
+        self._process.communicate(timeout=60)
 
 
 @dataclass(kw_only=True)

@@ -153,7 +153,7 @@ def pipeline(folder: Path, flag: Path, *, same_bytes: bool) -> Path:
 def reruns(engine: Engine, request: pytest.FixtureRequest) -> Iterator[Reruns]:
     world = engine.world()
     file = pipeline(world.folder / "letters", world.folder / "flag", same_bytes=request.param)
-    killer = Killer(file, engine.environment)
+    killer = Killer(file, engine.environment, engine.folder / f"{file.stem}.err")
     yield Reruns(world, killer, seed=int(request.param), same_bytes=request.param)
     killer.close()
 
