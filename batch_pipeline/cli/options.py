@@ -156,7 +156,7 @@ def selection_options(steps: Completer, samples: Completer) -> list[click.Parame
         option("--from-step", "This step and what depends on it.", metavar="STEP", shell_complete=steps),
         option("--only-step", "This step alone; repeatable.", multiple=True, metavar="STEP", shell_complete=steps),
         option("--samples", names, multiple=True, metavar="NAMES", shell_complete=samples),
-        option("--failed", "The samples that failed last time.", is_flag=True),
+        option("--failed", "The samples that failed or were cancelled last time.", is_flag=True),
         option("--force", "Run chosen cells even when they are done.", is_flag=True),
         option("--accept-code-changes", "Trust results made by other code, parameters or inputs.", is_flag=True),
     ]

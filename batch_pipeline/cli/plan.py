@@ -115,7 +115,7 @@ class _Details:
 
 
 def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
-    from batch_pipeline.report.tables import blocked_lines, counted, plan_rows
+    from batch_pipeline.report.tables import blocked_lines, counted, plan_rows, undone_line
 
     rows = plan_rows(plan)
     total, done = sum(row.total for row in rows), sum(row.done for row in rows)
@@ -131,9 +131,8 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
         say(f"Live: {', '.join(live_runs)}.")
     _tell_conflicts(plan)
     _tell_jobs(plan)
-    if undone := len(plan.no_longer_done()):
-        cells = "1 cell that is" if undone == 1 else f"{undone:,} cells that are"
-        data(f"\n{cells} done and not chosen will not be done any more: what is read there is made again.")
+    if undone := undone_line(plan):
+        data(f"\n{undone}")
     if changed := _changed_sample(plan):
         say(f"What changed: status --explain {changed}, with the same options.")
 

@@ -72,11 +72,15 @@ def drive(request: Request, listener: Listener, *, detach: bool = False) -> Outc
 
 
 def only_failed(request: Request) -> Request | None:
-    """The request for the samples that failed in the last run; None when none did."""
+    """The request for the samples that failed in the last run; None when none did. A failed gather is of them all."""
     from batch_pipeline.run.status import status
+    from batch_pipeline.wire.layout import COHORT
 
     chosen = request.selection.samples
-    failed = {cell.sample for cell in status(request).failed}.intersection(request.samples.names)
+    failed = {cell.sample for cell in status(request).failed}
+    if COHORT in failed:
+        return request
+    failed &= set(request.samples.names)
     kept = frozenset(failed if chosen is None else failed & chosen)
     return replace(request, selection=replace(request.selection, samples=kept)) if kept else None
 

@@ -126,6 +126,20 @@ def _plan_row(plan: Plan, step: str) -> PlanRow:
     )
 
 
+def undone_line(plan: Plan) -> str:
+    """A sentence about cells that were not chosen and whose results are not done once the plan is sent, or nothing."""
+    cells = sorted(plan.no_longer_done(), key=lambda cell: plan.graph.names.index(cell[0]))
+    if not cells:
+        return ""
+    steps = Counter(step for step, _ in cells)
+    told = first_few([f"{count:,} of {step}" for step, count in steps.items()])
+    were, are, read = ("was", "is", "it reads") if len(cells) == 1 else ("were", "are", "they read")
+    return (
+        f"{counted(len(cells), 'cell')} that {were} not chosen {are} not done after this, for what {read} is made"
+        f" again: {told}. The command without the choice makes what is missing then."
+    )
+
+
 def job_rows(plan: Plan) -> list[JobRow]:
     """One row a job, in the order of submission."""
     return [JobRow(job=job.name, step=job.step, size=job.size, after=_after(job)) for job in plan.jobs]

@@ -25,7 +25,7 @@ from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of
-from batch_pipeline.run.receipts import close_retirements, read_retirements, standing_receipts
+from batch_pipeline.run.receipts import Standing, close_retirements, read_retirements, standing_receipts
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.status import Status, failed_before, resting, retired_notes
@@ -96,7 +96,7 @@ class Reader:
         # Ended jobs of a live run too: what failed in them is told with the rest of the run.
         jobs = [job for run in live if self.unreachable or not run.over for job in _sent_jobs(store, run)]
         standing = standing_receipts(store, read_retirements(store))
-        plan = _plan(store, record, jobs, standing.counting, missing)
+        plan = _plan(store, record, jobs, standing, missing)
         others = [run_id for run_id in marked if run_id not in ours]
         return Recorded(
             record=record,
@@ -256,7 +256,7 @@ def _plan(
     store: Store,
     record: RunRecord,
     jobs: Sequence[LiveJob],
-    receipts: Mapping[str, Mapping[str, tuple[str, ...]]],
+    standing: Standing,
     missing: CellState,
 ) -> Plan:
     """The cells of the record's grid with their states; it sends nothing."""
@@ -267,14 +267,20 @@ def _plan(
     }
     states: dict[str, list[CellState]] = {}
     fingerprints: dict[str, list[str]] = {}
+    why: dict[str, list[Why | None]] = {}
     for node in graph:
         cells = [(node.name, name) for name in (samples if node.scope is Scope.SAMPLE else (layout.COHORT,))]
-        have = [receipts.get(step, {}).get(sample, ()) for step, sample in cells]
+        have = [standing.counting.get(step, {}).get(sample, ()) for step, sample in cells]
+        retired = standing.retired.get(node.name, {})
         states[node.name] = [
             _state(prints, moving.get(cell), missing) for cell, prints in zip(cells, have, strict=True)
         ]
         fingerprints[node.name] = [
             moving.get(cell) or "".join(prints[-1:]) for cell, prints in zip(cells, have, strict=True)
+        ]
+        why[node.name] = [
+            (Why.RETIRED if name in retired else Why.NEVER_DONE) if state is CellState.TO_RUN else None
+            for (_, name), state in zip(cells, states[node.name], strict=True)
         ]
     told = store.get_json(layout.plan(record.run_id))["parts"]
     return Plan(
@@ -284,7 +290,7 @@ def _plan(
         jobs=(),
         states=states,
         fingerprints=fingerprints,
-        why={step: [_why(state) for state in found] for step, found in states.items()},
+        why=why,
         parts={step: StepParts(**part) for step, part in told.items()},
         blocked={},
         conflicts=(),
@@ -296,7 +302,3 @@ def _state(prints: Sequence[str], wanted: str | None, missing: CellState) -> Cel
     if wanted in prints if wanted else prints:
         return CellState.DONE
     return CellState.LIVE if wanted else missing
-
-
-def _why(state: CellState) -> Why | None:
-    return Why.NEVER_DONE if state is CellState.TO_RUN else None

@@ -96,8 +96,8 @@ def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Re
         if name in samples and state is not CellState.DONE
     )
     for run_id, count in sorted(undone.items()):
-        cells, them = ("1 cell was", "it") if count == 1 else (f"{count:,} cells were", "them")
-        yield f"{cells} done until run {run_id} set out to make {them} again."
+        cells, them = ("1 cell is", "it") if count == 1 else (f"{count:,} cells are", "them")
+        yield f"{cells} not done since run {run_id} set out to make {them}, or what is read there, again."
 
 
 def watch(request: Request, listener: Listener) -> Outcome:
@@ -240,7 +240,7 @@ def _explained(
         retired = found.inventory.retired.get(step, {}).get(sample, {})
         if why is Why.RETIRED and retired:
             run_id = max(one.run_id for one in retired.values())
-            sentence = f"was done until run {run_id} set out to make it again"
+            sentence = f"is not done since run {run_id} set out to make it, or what it reads, again"
         else:
             sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
         if failed is not None:

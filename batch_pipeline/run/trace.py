@@ -186,7 +186,9 @@ class _Found:
         made = next((one for one in before.outputs if one.key == file.key), None) if before else None
         if before is None or made is None:
             return replace(_traced(file, maker), problem=f"The receipt of {maker[0]} of {maker[1]} is gone.")
-        if before.started_at > reader.started_at or _differ(made, file):
+        read_at = str(reader.kept.get("at") or reader.started_at)
+        is_same = bool(file.sha256) and file.sha256 == made.sha256
+        if _differ(made, file) or not (is_same or before.started_at <= read_at):
             return replace(_traced(file, maker), problem=f"{maker[0]} of {maker[1]} was done again after it was read.")
         return _traced(replace(file, sha256=file.sha256 or made.sha256), maker)
 

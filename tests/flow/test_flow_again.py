@@ -117,7 +117,7 @@ def test_a_forced_cell_that_fails_itself_is_not_done_nor_what_reads_it(again: La
     assert done(again) == ALL - {("lower", "ann"), ("words", "ann"), ("count", "_cohort")}
     run_id = again.runs()[-1]
     for part in again.json("status", "--explain", "ann"):
-        assert part["sentence"].startswith(f"was done until run {run_id} set out to make it again")
+        assert f"not done since run {run_id} set out to make it, or what it reads, again" in part["sentence"]
     flag(again, "lower").unlink()
     again.run()
     check_whole(again)
@@ -127,7 +127,7 @@ def test_status_says_since_when_what_was_done_is_not(again: Lab) -> None:
     flag(again, "lower").touch()
     again.run("--samples", "ann", "--force", code=1)
 
-    sentence = f"3 cells were done until run {again.runs()[-1]} set out to make them again."
+    sentence = f"3 cells are not done since run {again.runs()[-1]} set out to make them, or what is read there, again."
     assert sentence in again.run("status", code=1).err
     # So it is for who has the store alone.
     assert sentence in again.run("status", "--run", again.runs()[0], code=1).err
@@ -144,7 +144,8 @@ def test_what_is_not_chosen_and_reads_what_is_made_again_is_not_done(again: Lab)
 def test_the_plan_says_what_will_not_be_done_any_more(again: Lab) -> None:
     told = again.run("plan", "--only-step", "lower", "--samples", "bob", "--force").out
 
-    assert "2 cells that are done and not chosen will not be done any more: what is read there is made again." in told
+    assert "2 cells that were not chosen are not done after this" in told
+    assert "made again: 1 of words, 1 of count." in told
 
 
 def test_a_tolerant_gather_does_without_a_sample_that_was_made_again_and_failed(again: Lab) -> None:

@@ -497,3 +497,14 @@ def test_runs_are_listed_newest_first_and_a_folder_without_a_record_is_left_out(
     assert [record.run_id for record in find_runs(store, Query(), most=2)] == sorted(ids, reverse=True)[:2]
     with pytest.raises(NotInStore):
         read_record(store, "09ZZZ")
+
+
+def test_a_failed_gather_is_of_all_samples(store: Store, stage: Stage) -> None:
+    stage.play = lambda step, sample, attempt: int((step, attempt) == ("total", 1))
+    drive(request_of(store), stage)
+
+    chosen_now = only_failed(request_of(store))
+
+    assert chosen_now is not None
+    assert drive(chosen_now, stage).ok
+    assert only_failed(request_of(store)) is None
