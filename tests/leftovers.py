@@ -64,10 +64,9 @@ class Process:
         """Whether its environment, its arguments or its working directory have a text."""
         return any(sign in text for text in self.texts)
 
-    def is_fork_of(self, other: Process) -> bool:
-        """Whether it is a later process with the same program, arguments and environment."""
-        same = (self.environment, self.arguments) == (other.environment, other.arguments)
-        return same and self.start_ticks > other.start_ticks
+    def looks_like(self, other: Process) -> bool:
+        """Whether it has the same program, arguments and environment: it, or one of the two's parents, forked."""
+        return (self.environment, self.arguments) == (other.environment, other.arguments)
 
     def variable(self, name: str) -> str:
         """What its environment says; empty: nothing."""
@@ -132,7 +131,7 @@ class Watch:
             ours = (
                 family[-1].parent == session.pid
                 or any(process.names(sign) for sign in self._signs)
-                or (process.parent != session.parent and process.is_fork_of(session))
+                or is_inherited_fork(process, session, processes)
             )
             kept = any(one.names(folder) for one in family for folder in _kept)
             if ours and (at_the_end or not kept):
@@ -147,6 +146,14 @@ class Watch:
             folders = [os.fsdecode(re.split(rb"[/\0]", path, maxsplit=1)[0]) for path in below if path]
             test = f"a test with the folder {folders[0]}" if folders else "an unknown test"
         return f"  {process.pid}: {process.command or 'no arguments'} -- started by {test}"
+
+
+def is_inherited_fork(process: Process, session: Process, processes: Mapping[int, Process]) -> bool:
+    """Whether it is a fork of the session whose parent has ended: another session's forks have theirs."""
+    if process.parent == session.parent or not process.looks_like(session) or process.start_ticks < session.start_ticks:
+        return False
+    parent = processes.get(process.parent)
+    return parent is None or not parent.looks_like(session)
 
 
 def _family(process: Process, processes: Mapping[int, Process]) -> Iterator[Process]:

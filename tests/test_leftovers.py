@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leftovers import Watch, keep_until_the_end
+from tests.leftovers import Process, Watch, is_inherited_fork, keep_until_the_end, living
 
 SLEEP = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 #: Has a process whose parent is gone, in a session of its own.
@@ -101,6 +101,18 @@ def test_what_is_kept_is_found_at_the_end_only(watch: Watch, trouble: Trouble) -
     pid = trouble.orphan({}, cwd=trouble.folder)
     assert watch.left(at_the_end=False) == []
     assert [process.pid for process in watch.left(at_the_end=True) if process.pid == pid] == [pid]
+
+
+def test_forks_of_a_session_beside_are_its_own() -> None:
+    """It has the same arguments and environment, and forks whenever it starts a process."""
+    session = next(process for process in living() if process.pid == os.getpid())
+    child = Process(
+        **{**vars(session), "pid": 1 << 22, "parent": (1 << 22) - 1, "start_ticks": session.start_ticks + 2}
+    )
+    parent = Process(**{**vars(child), "pid": child.parent, "parent": session.parent})
+    assert not is_inherited_fork(child, session, {parent.pid: parent})
+    assert not is_inherited_fork(parent, session, {parent.pid: parent})
+    assert is_inherited_fork(child, session, {})
 
 
 def test_nobody_elses_processes_are_found(watch: Watch, trouble: Trouble) -> None:

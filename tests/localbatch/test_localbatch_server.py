@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,12 +285,18 @@ def test_an_idle_server_stops(state: Path) -> None:
 
 
 def test_a_busy_server_does_not_count_as_idle(state: Path, tmp_path: Path) -> None:
-    endpoint = start(state, idle_seconds=2)
-    client = connect(endpoint)
+    gate = tmp_path / "gate"
+    client = connect(start(state))
     make_queue(client)
-    define(client, command=["sh", "-c", f"sleep 3; echo done > {tmp_path}/done"])
+    define(client, command=["sh", "-c", f"echo > {tmp_path}/began; while ! test -e {gate}; do sleep 0.1; done"])
     submit(client)
-    eventually((tmp_path / "done").exists)
+    eventually((tmp_path / "began").exists)
+    stop(state)
+    # It is at work from the beginning.
+    endpoint = start(state, idle_seconds=1)
+    time.sleep(3)
+    assert is_running(endpoint.pid)
+    gate.touch()
     eventually(lambda: not is_running(endpoint.pid))
     client = connect(start(state))
     (job,) = client.list_jobs(jobQueue="default", jobStatus="SUCCEEDED")["jobSummaryList"]
