@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, source_part
+from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, missing_part, source_part
 from batch_pipeline.pipeline.plan import CellState, Conflict, Inventory, LiveJob, Retired, Selection, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source
@@ -149,6 +149,9 @@ class Cells:
                 inputs.append(prints[0])
             else:
                 inputs.append(gather_part([(self.samples[i], prints[i]) for i in taken]))
+        if lost := self.missing.get(node.name):
+            # A step may tell of them in what it makes.
+            inputs.append(missing_part(lost))
         return cell_fingerprint(self.digests[node.name], inputs) if all(inputs) else ""
 
     def _taken(self, node: Node) -> list[int] | None:

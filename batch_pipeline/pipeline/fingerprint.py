@@ -82,6 +82,11 @@ def gather_part(cells: Sequence[tuple[str, str]]) -> str:
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
+def missing_part(samples: Sequence[str]) -> str:
+    """What a gather has beside its ports that does without samples: their names, which its step can see."""
+    return fingerprint_of(["missing", list(samples)])
+
+
 def _no_reference(step: str, file: str, reference: str, references: Mapping[str, Entry]) -> str:
     if not reference:
         return (

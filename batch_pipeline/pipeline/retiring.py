@@ -32,6 +32,8 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
         return {}
     retires: dict[ReceiptName, bool] = {}
     below: dict[str, Sequence[bool]] = {}
+    #: Whether something that all samples of a step read, on the list or not, is sent in this wave, however far up.
+    all_read: dict[str, bool] = {}
     for node in cells.graph:
         below[node.name] = _below(cells, node, below)
         names = (COHORT,) if node.scope is Scope.COHORT else cells.samples
@@ -39,7 +41,23 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
         for i, (sample, is_below) in enumerate(zip(names, below[node.name], strict=True)):
             if is_below or states[i] is CellState.TO_RUN:
                 retires.update(_of_cell(cells, node, sample, i, is_below=is_below))
+        gathers = [step for step in node.upstream if cells.graph[step].scope is Scope.COHORT]
+        if not gathers or node.scope is Scope.COHORT:
+            all_read[node.name] = node.scope is not Scope.COHORT and any(all_read[step] for step in node.upstream)
+        else:
+            all_read[node.name] = any(below[step][0] or cells.states[step][0] is CellState.TO_RUN for step in gathers)
+        if all_read[node.name]:
+            retires.update(_of_others(cells, node))
     return retires
+
+
+def _of_others(cells: Cells, node: Node) -> Iterator[tuple[ReceiptName, bool]]:
+    """The receipts of samples that an earlier list had."""
+    here = frozenset(cells.samples)
+    for receipts in (cells.inventory.receipts, cells.inventory.untrue):
+        for sample, prints in receipts.get(node.name, {}).items():
+            if sample not in here:
+                yield from (((node.name, sample, one), False) for one in prints)
 
 
 def _below(cells: Cells, node: Node, below: dict[str, Sequence[bool]]) -> Sequence[bool]:

@@ -22,6 +22,7 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import CellState, Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.run import inventory as inventories
+from batch_pipeline.run.beyond import reading_beyond, refuse_readers
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.history import Happened, append_if_possible
@@ -276,10 +277,13 @@ class Driver:
 
     def _submit(self, found: Look, listener: Listener) -> Sequence[Submission]:
         """Sends the plan's jobs through Luigi: one task a step, in the order of the ports."""
+        reading = {} if self._request.reference_files else reading_beyond(self._store, found.plan)
+        refuse_readers(reading, found.inventory.live)
         submitter = Submitter(
             self._request,
             found.plan,
             found.inventory,
+            reading=reading,
             reference=found.reference,
             backend=self.backend,
             lock=self._lock,
@@ -386,7 +390,7 @@ class Driver:
         for live in over:
             verdict = judge(self._request.graph, self._store, self.backend, live.submissions)
             self._write_ends(replace(verdict, done={live.run_id: 0, **verdict.done}), live.submissions)
-            failed += verdict.failed
+            failed += [cell for cell in verdict.failed if cell.step in self._request.graph.names]
         return any(map(self._policy(failed).remedy, failed)) if failed else False
 
     def _write_ends(self, verdict: Verdict, jobs: Sequence[Submission]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -74,14 +75,25 @@ def standing_receipts(store: Store, retirements: Retirements, prefix: str = layo
     return standing
 
 
-def retire(store: Store, run_id: str, plan: Plan) -> dict[str, dict[str, dict[str, Retired]]]:
+def retire(
+    store: Store, run_id: str, plan: Plan, reading: Mapping[str, AbstractSet[str] | None]
+) -> dict[str, dict[str, dict[str, Retired]]]:
     """Writes down what a wave retires, and returns it: step -> sample -> fingerprint -> what was written.
 
-    Nothing is written where nothing stands. One LIST a step that has such receipts.
+    Nothing is written where nothing stands. One LIST a step that has such receipts. `reading` are the cells of other
+    steps than the plan's that read what it makes again (`run.beyond`).
     """
     wanted: dict[str, dict[str, tuple[str, str, bool]]] = {}
     for (step, sample, fingerprint), must_run in plan.retires.items():
         wanted.setdefault(step, {})[layout.receipt(step, sample, fingerprint)] = (sample, fingerprint, must_run)
+    for step, samples in reading.items():
+        wanted[step] = {
+            layout.receipt(step, sample, fingerprint): (sample, fingerprint, False)
+            for _, sample, fingerprint in filter(
+                None, map(layout.cell_of_receipt, store.keys(layout.step_receipts(step)))
+            )
+            if samples is None or sample in samples
+        }
     references = _references_of(plan)
     if not wanted and not references:
         return {}

@@ -19,6 +19,7 @@ from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
 from batch_pipeline.run import bundle as bundles
+from batch_pipeline.run.beyond import Reading
 from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
 from batch_pipeline.run.events import Listener
@@ -45,6 +46,7 @@ class Submitter:
         plan: Plan,
         inventory: Inventory,
         *,
+        reading: Reading,
         reference: str,
         backend: Backend,
         lock: DriverLock,
@@ -54,6 +56,7 @@ class Submitter:
         self._request = request
         self._plan = plan
         self._inventory = inventory
+        self._reading = reading
         self._reference = reference
         self._backend = backend
         self._lock = lock
@@ -84,7 +87,7 @@ class Submitter:
         with self._telling():
             pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
             write_definitions(store, self.run_id, definitions, pinned)
-            self._inventory = with_retired(self._inventory, retire(store, self.run_id, self._plan))
+            self._inventory = with_retired(self._inventory, retire(store, self.run_id, self._plan, self._reading))
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
 
     def submit_step(self, step: str) -> None:

@@ -164,6 +164,8 @@ def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:
                 cause = _cause(blame, node.upstream, cell.sample)
             blame.setdefault(node.name, {})[cell.sample] = cause or node.name
             yield replace(cell, because_of=cause)
+    # Of a run whose pipeline had more steps.
+    yield from (cell for step, failed in by_step.items() if step not in graph.names for cell in failed)
 
 
 def _cause(blame: Mapping[str, Mapping[str, str]], upstream: Sequence[str], sample: str) -> str:

@@ -187,7 +187,9 @@ def already_done(plan: Plan, live: Sequence[LiveJob], runs: Sequence[LiveRun]) -
     }
     position = {sample: i for i, sample in enumerate(plan.samples)} if live else {}
     for job in live:
-        states = plan.states.get(job.step, ())
+        if job.step not in plan.states:
+            continue
+        states = plan.states[job.step]
         here = [position.get(sample, 0 if sample == COHORT else -1) for sample in job.samples]
         counts[job.native_id] = sum(i >= 0 and states[i] is CellState.DONE for i in here)
     return counts

@@ -191,3 +191,52 @@ def test_a_step_that_reads_nothing_has_a_cell_a_sample() -> None:
     world = World(graph=Graph(name="World", root=Path("/"), nodes=(node,)), samples=["x0", "x1"])
     assert sent_cells(world.plan()) == [("draw", "x0"), ("draw", "x1")]
     assert len(set(world.plan().fingerprints["draw"])) == 1
+
+
+def below_a_gather() -> World:
+    graph = graph_of(
+        ("a", Scope.SAMPLE, ()),
+        ("table", Scope.COHORT, ["a"]),
+        ("share", Scope.SAMPLE, ["table"]),
+        ("tail", Scope.SAMPLE, ["a", "share"]),
+        ("apart", Scope.SAMPLE, ["a"]),
+    )
+    return World(graph=graph, samples=["x0", "x1", "x2"])
+
+
+def test_what_reads_a_gather_in_samples_that_are_off_the_list_is_not_done_either() -> None:
+    world = below_a_gather()
+    drive(world, Selection(min_success=0.6), {("a", "x2")})
+    assert world.counting(("share", "x2"))
+    world.samples = ["x0", "x1"]
+    finish(world, Selection(force=True, steps=frozenset({"table"})))
+    finish(world)
+    assert not world.counting(("share", "x2"))
+    world.samples = ["x0", "x1", "x2"]
+    drive(world, Selection(min_success=0.6, steps=frozenset({"share"})))
+    check_true(world, Selection(min_success=0.6))
+
+
+def test_samples_off_the_list_keep_what_reads_no_gather() -> None:
+    world = below_a_gather()
+    finish(world)
+    world.samples = ["x0", "x1"]
+    plan = world.plan(Selection(force=True, steps=frozenset({"a"})))
+    # The gather is another one for the shorter list, and its readers are retired with it.
+    assert not {name[:2] for name in plan.retires} & {("a", "x2"), ("apart", "x2")}
+    finish(world, Selection(force=True))
+    assert world.counting(("a", "x2"))
+    assert world.counting(("apart", "x2"))
+    assert not world.counting(("share", "x2"))
+    assert not world.counting(("tail", "x2"))
+
+
+def test_a_gather_is_another_one_when_other_samples_are_missing() -> None:
+    """Its step can see which, and may tell of them in what it makes."""
+    graph = graph_of(("a", Scope.SAMPLE, ()), ("table", Scope.COHORT, ["a"]))
+    world = World(graph=graph, samples=["x0", "x1"])
+    finish(world)
+    world.samples = ["x0", "x1", "x2"]
+    assert ("table", "_cohort") in drive(world, Selection(min_success=0.5), {("a", "x2")})[-1].under_way()
+    world.samples = ["x0", "x1"]
+    assert sent_cells(world.plan()) == [("table", "_cohort")]

@@ -233,14 +233,14 @@ def test_a_reference_that_is_built_is_named_though_nothing_stands(store: Store) 
         "hg": {f"reference.{port}": (SourceFile(url=port, etag="e", size_bytes=1),) for port in ("fasta", "gtf")}
     }
     plan = make_plan(graph, ("hg",), parts, Inventory(sources=sources), Selection(), Limits())
-    assert receipts.retire(store, "RUN", plan) == {}
+    assert receipts.retire(store, "RUN", plan, {}) == {}
     assert read_retirements(store).references == {"hg": ("reference", "RUN")}
     assert absent_reference(store, read_retirements(store), "hg") == "RUN"
     fingerprint = plan.fingerprints["reference"][0]
     put(store, "reference", "hg", fingerprint)
     store.delete(list(store.keys(layout.RETIRED)))
     done = Inventory(sources=sources, receipts={"reference": {"hg": (fingerprint,)}})
-    receipts.retire(store, "RUN", make_plan(graph, ("hg",), parts, done, Selection(), Limits()))
+    receipts.retire(store, "RUN", make_plan(graph, ("hg",), parts, done, Selection(), Limits()), {})
     assert not list(store.keys(layout.RETIRED)), "nothing is built"
 
 

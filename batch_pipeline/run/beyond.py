@@ -1,0 +1,106 @@
+"""Steps that a pipeline lacks and its store has: it had them once, or another pipeline writes into the same store.
+
+What they made of results that are made again now is not done, as if the pipeline still had them; the next one that has
+them makes it, or finds it unchanged. Who reads from whom is in the plans of past runs, which are read only where a
+store has receipts of such steps and something is about to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.layout import COHORT
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Past runs whose plans are read, newest first. A step that none of them has may read anything.
+RUNS_LOOKED_AT: Final = 20
+
+#: Step -> samples whose cells read what is made again; None: all.
+Reading = Mapping[str, AbstractSet[str] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recorded:
+    """A step as a run recorded it."""
+
+    #: Whether it is one cell of the whole cohort.
+    gathers: bool
+    #: The steps that it reads from.
+    upstream: tuple[str, ...]
+
+
+def reading_beyond(store: Store, plan: Plan) -> Reading:
+    """The cells of steps that the plan lacks which read, however far up, what it makes again.
+
+    One LIST; where there are such steps another one, and a GET a run until all of them are known.
+    """
+    unknown = set(store.folders(layout.RECEIPTS)) - set(plan.graph.names)
+    if not unknown:
+        return {}
+    moving: dict[str, set[str] | None] = {}
+    for step, sample, _ in plan.retires:
+        moving.setdefault(step, set()).add(sample)  # type: ignore[union-attr]  # none is None yet
+    for step in plan.states:
+        names = {name for name, state in plan.cells(step) if state is CellState.TO_RUN}
+        moving[step] = names | (moving.get(step) or set())
+    recorded = _recorded(store, unknown)
+    others = (recorded.keys() | unknown) - moving.keys()
+    moving |= {step: set() for step in others}
+    while True:
+        found = {step: _reading(recorded.get(step), moving) for step in others}
+        if all(moving[step] == samples for step, samples in found.items()):
+            break
+        moving |= found
+    return {step: moving[step] for step in sorted(unknown) if moving[step] is None or moving[step]}
+
+
+def refuse_readers(reading: Reading, live: Sequence[LiveJob]) -> None:
+    """Raises RunConflict where a live job, of a step that the pipeline lacks, reads what is to be made again."""
+    for job in live:
+        samples = reading.get(job.step, frozenset())
+        for sample in job.samples:
+            if sample not in job.ended and (samples is None or sample in samples):
+                of = "the cohort" if sample == COHORT else f"sample {sample}"
+                raise RunConflict(
+                    f"Run {job.run_id} is still working on {job.step} of {of}, a step that this pipeline lacks and that"
+                    f" reads what is to be made again. Wait for it (watch --run {job.run_id}), or cancel it (cancel"
+                    f" {job.run_id})."
+                )
+
+
+def _recorded(store: Store, wanted: AbstractSet[str]) -> dict[str, _Recorded]:
+    """Steps as the newest run that had them recorded them."""
+    found: dict[str, _Recorded] = {}
+    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
+        try:
+            told = store.get_json(layout.plan(run_id))
+        except NotInStore:
+            continue
+        scopes = told.get("scopes", {})
+        for name, part in told["parts"].items():
+            upstream = {wire.partition(".")[0]: "" for wire in part["inputs"].values() if "." in wire}
+            step = _Recorded(gathers=scopes.get(name) == Scope.COHORT.value, upstream=tuple(upstream))
+            found.setdefault(name, step)
+        if wanted <= found.keys():
+            break
+    return found
+
+
+def _reading(step: _Recorded | None, moving: Mapping[str, set[str] | None]) -> set[str] | None:
+    """Samples of a step whose cells read what moves."""
+    if step is None:
+        return None if any(samples is None or samples for samples in moving.values()) else set()
+    found: set[str] = set()
+    for name in step.upstream:
+        samples = moving.get(name, set())
+        if samples is None or (samples and (step.gathers or COHORT in samples)):
+            return {COHORT} if step.gathers else None
+        found |= samples
+    return found
