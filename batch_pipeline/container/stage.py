@@ -173,22 +173,29 @@ class Stager:
         if (spec.step, sample) not in receipts:
             raise ContractBroken(f"The manifest does not say which {spec.step} of {sample} is meant; submit again.")
         known = {record.key: record for record in receipts[spec.step, sample].outputs}
-        names = [name.replace("{sample}", sample) for name in spec.files]
-        return [
-            Wanted(
-                port=spec.port,
-                files=self._files,
-                key=key,
-                name=key,
-                folder=folder,
-                file=name,
-                size_bytes=known[key].size_bytes,
-                sha256=known[key].sha256,
-                changed=_not_those(spec.step, sample),
-            )
-            for name in names
-            if (key := layout.result(spec.step, sample, name)) in known
-        ]
+        wanted = []
+        for name in (name.replace("{sample}", sample) for name in spec.files):
+            record = known.get(layout.result(spec.step, sample, name))
+            if record is None and spec.port in self._manifest.required:
+                raise MissingInput(
+                    f"{spec.step} of {sample} has no {name!r}, which input {spec.port!r} needs: other code made it. Run"
+                    f" {spec.step} again: the same command without --accept-code-changes does."
+                )
+            if record is not None:
+                wanted.append(
+                    Wanted(
+                        port=spec.port,
+                        files=self._files,
+                        key=record.key,
+                        name=record.key,
+                        folder=folder,
+                        file=name,
+                        size_bytes=record.size_bytes,
+                        sha256=record.sha256,
+                        changed=_not_those(spec.step, sample),
+                    )
+                )
+        return wanted
 
     def _bring(self, wanted: Sequence[Wanted], staged: Staged) -> None:
         stop = Stop()

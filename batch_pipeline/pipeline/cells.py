@@ -242,9 +242,15 @@ class Cells:
         """Fingerprint of the receipt that proves the cell done, or empty."""
         if len(have) != 1:
             return ""
-        # A gather without a fingerprint lacks samples; an old result of others would hide that.
-        trusted = self.selection.accept_code_changes and bool(fingerprint or node.scope is not Scope.COHORT)
+        trusted = self.selection.accept_code_changes and (node.scope is not Scope.COHORT or self._is_of_these(node))
         return have[0] if trusted or have[0] == fingerprint else ""
+
+    def _is_of_these(self, gather: Node) -> bool:
+        """Whether the result that a gather has was made of the samples that it would take; of others it hides some."""
+        taken = self._takes.get(gather.name)
+        if taken is None:
+            return False
+        return self.inventory.gathered.get(gather.name, frozenset()) == {self.samples[i] for i in taken}
 
     def _runnable(
         self, node: Node, name: str, fingerprint: str, read: Mapping[str, CellState], have: tuple[str, ...]

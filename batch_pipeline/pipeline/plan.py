@@ -108,6 +108,8 @@ class Inventory:
     retired: Mapping[str, Mapping[str, Mapping[str, Retired]]] = field(default_factory=dict)
     #: Step -> sample -> fingerprints whose receipt is cut off, or vouches for a result that is missing.
     untrue: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Gather -> samples that its success receipt names as read; only where results of other code are trusted.
+    gathered: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: Sample -> port key (`step.port`) -> its files; a sample with a file that is not there lacks the key.
     sources: Mapping[str, Mapping[str, tuple[SourceFile, ...]]] = field(default_factory=dict)
     #: Sample -> sentence about its missing source.
@@ -133,7 +135,7 @@ class Selection:
     steps: frozenset[str] | None = None
     #: Run chosen cells even when they are done.
     force: bool = False
-    #: Trust a receipt of the cell whatever its fingerprint.
+    #: Trust a receipt of the cell whatever its fingerprint; of a gather if it is of the samples that it would take.
     accept_code_changes: bool = False
     #: Share of the samples that a gather needs; below 1 it is released by the driver, not by the backend.
     min_success: float = 1.0

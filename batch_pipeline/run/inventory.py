@@ -15,6 +15,7 @@ from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Source
 from batch_pipeline.run.receipts import Retirements, absent_reference, standing_receipts
 from batch_pipeline.run.request import Request
+from batch_pipeline.run.results import read_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.manifest import SourceFile
@@ -60,11 +61,13 @@ def read_inventory(request: Request, references: Mapping[str, Entry], retirement
     untrue: _Prints = standing.damaged
     if request.check_results:
         receipts, untrue = _with_results(request, receipts, untrue)
+    gathered = _gathered(request, receipts) if request.selection.accept_code_changes else {}
     sources, absent = _sources(request)
     return Inventory(
         receipts=receipts,
         retired=standing.retired,
         untrue=untrue,
+        gathered=gathered,
         sources=sources,
         absent=absent,
         references=references,
@@ -89,6 +92,20 @@ def _with_results(request: Request, receipts: _Prints, untrue: _Prints) -> tuple
             else:
                 false.setdefault(node.name, {})[sample] = prints
     return true, false
+
+
+def _gathered(request: Request, receipts: _Prints) -> dict[str, frozenset[str]]:
+    """Gather -> samples that its one receipt names as read. A GET a gather."""
+    steps = {node.name for node in request.graph if node.scope is Scope.SAMPLE}
+    gathered = {}
+    for node in request.graph:
+        prints = receipts[node.name].get(layout.COHORT, ())
+        if len(prints) != 1:
+            continue
+        for receipt in read_receipts(request.store, [layout.receipt(node.name, layout.COHORT, prints[0])]):
+            cells = (layout.cell_of_result(record.key) for record in receipt.inputs)
+            gathered[node.name] = frozenset(cell[1] for cell in cells if cell and cell[0] in steps)
+    return gathered
 
 
 def _sources(

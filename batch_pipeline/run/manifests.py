@@ -41,6 +41,7 @@ def write_manifest(
     cells = list(_rows(plan, job, inventory))
     rows, width = write_rows(cells)
     node = plan.graph[job.step]
+    required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     manifest = Manifest(
         run_id=run_id,
         job=job.name,
@@ -62,8 +63,9 @@ def write_manifest(
         row_bytes=width,
         gathered=_gathered(plan, node),
         missing=plan.missing.get(node.name, ()),
+        required=required,
         queued_at=now(),
-        format=format_of(cells),
+        format=format_of(cells, required),
     )
     store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
     store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())
@@ -107,6 +109,13 @@ def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:
         alone = "gather" if node.scope is Scope.COHORT else "step"
         kind = "cohort" if upstream.scope is Scope.COHORT else alone
         yield InputSpec(port=port, kind=kind, step=upstream.name, files=files)
+
+
+def _required(plan: Plan, node: Node) -> Iterator[str]:
+    """The input ports whose upstream output is not optional."""
+    for port, source in node.inputs.items():
+        if isinstance(source, Port) and not plan.graph[source.task.name].outputs[source.name].optional:
+            yield port
 
 
 def _references(node: Node, inventory: Inventory) -> Iterator[ReferenceSpec]:

@@ -76,17 +76,13 @@ def maker_of(store: Store, key: str) -> Cell | None:
 
     Of a reference's file that is the cell that built the reference, whichever step that was.
     """
-    head, _, rest = key.partition("/")
-    parts = rest.split("/")
-    if head == "results" and len(parts) >= 3:
-        return parts[0], parts[1]
-    if head == "cohort" and len(parts) >= 2:
-        return parts[0], layout.COHORT
-    if head == "references" and len(parts) >= 2:
-        for step in store.folders(layout.RECEIPTS):
-            receipt = receipt_of(store, step, parts[0])
-            if receipt is not None and any(output.key == key for output in receipt.outputs):
-                return step, parts[0]
+    if cell := layout.cell_of_result(key):
+        return cell
+    head, name, *rest = f"{key}/".split("/")
+    for step in store.folders(layout.RECEIPTS) if f"{head}/" == layout.REFERENCES and any(rest) else ():
+        receipt = receipt_of(store, step, name)
+        if receipt is not None and any(output.key == key for output in receipt.outputs):
+            return step, name
     return None
 
 

@@ -52,6 +52,14 @@ def result(step: str, sample: str, name: str) -> str:
     return f"cohort/{step}/{name}" if sample == COHORT else f"results/{step}/{sample}/{name}"
 
 
+def cell_of_result(key: str) -> tuple[str, str] | None:
+    """Step and sample (`COHORT` of a gather) that an output's key belongs to; None for any other key."""
+    head, *parts = key.split("/")
+    if head == "results" and len(parts) >= 3:
+        return parts[0], parts[1]
+    return (parts[0], COHORT) if head == "cohort" and len(parts) >= 2 else None
+
+
 def reference(name: str, file: str) -> str:
     """Key of one file of a reference."""
     return f"{REFERENCES}{name}/{file}"

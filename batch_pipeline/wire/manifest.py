@@ -5,8 +5,9 @@ cell, padded to one width, so that child i of ten thousand reads its own row wit
 whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size_bytes"}, …]}, {upstream step:
 fingerprint}]` as JSON. Index -> sample is fixed here; a list that somebody edits later changes nothing.
 
-Format 2 has rows of cells whose own receipt was retired: they end with `[version, must_run]`. Any other submission is
-written in format 1, so that images of before go on working.
+Format 2 has rows of cells whose own receipt was retired: they end with `[version, must_run]`; or a header that names
+the ports of which no file may lack (`required`). Any other submission is written in format 1, so that images of before
+go on working.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Self
 
 from batch_pipeline.wire.errors import ContractBroken
 
-#: 2 where a row tells of a retired receipt; images that know format 1 alone would take that receipt for success.
+#: Images that know format 1 alone would take a retired receipt for success, and pass an input without its files.
 FORMATS = (1, 2)
 
 
@@ -139,13 +140,17 @@ class Manifest:
     gathered: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
     #: Samples that a gather does without (`--min-success`).
     missing: tuple[str, ...] = ()
+    #: Input ports of which the receipts that vouch for them must name every file. Only told where results of other code
+    #: are trusted: else the fingerprints see to it.
+    required: tuple[str, ...] = ()
     #: When it was submitted, ISO-8601 UTC.
     queued_at: str = ""
     format: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON value."""
-        return asdict(self)
+        value = asdict(self)
+        return value if self.required else {key: item for key, item in value.items() if key != "required"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -161,14 +166,15 @@ class Manifest:
             data["references"] = tuple(ReferenceSpec(**r) for r in data["references"])
             data["outputs"] = tuple(OutputSpec(**{**o, "files": tuple(o["files"])}) for o in data["outputs"])
             data["missing"] = tuple(data["missing"])
+            data["required"] = tuple(data.get("required", ()))
             return cls(**data)
         except (TypeError, KeyError) as error:
             raise ContractBroken(f"The manifest cannot be read ({error}); submit again.") from error
 
 
-def format_of(rows: Iterable[Row]) -> int:
-    """The format of a submission with these rows."""
-    return 2 if any(row.retired is not None for row in rows) else 1
+def format_of(rows: Iterable[Row], required: Sequence[str]) -> int:
+    """The format of a submission with these rows and required ports."""
+    return 2 if required or any(row.retired is not None for row in rows) else 1
 
 
 def write_rows(rows: Iterable[Row]) -> tuple[bytes, int]:

@@ -171,6 +171,24 @@ class S(Step):
     assert workshop.result("y.s1.txt") == b"A9R"
 
 
+def test_a_required_port_is_never_empty(workshop: Workshop) -> None:
+    """The results of other code are trusted, and that one named its outputs otherwise."""
+    fingerprint = workshop.upstream("prep", "s1", {"old.txt": b"A"})
+    environment = workshop.submit(
+        [Row(sample="s1", fingerprint="f" * 16, upstream={"prep": fingerprint})],
+        script="s.sh",
+        bundle_sha256=workshop.bundle({"s.sh": "#!/bin/sh\ntouch y\n"}),
+        inputs=(InputSpec(port="x", kind="step", step="prep", files=("new.txt",)),),
+        outputs=(OutputSpec(port="y", files=("y",)),),
+        required=("x",),
+        format=2,
+    )
+    assert workshop.live(environment) == 66
+    failure = workshop.failure()
+    assert failure is not None
+    assert failure.message.startswith("prep of s1 has no 'new.txt', which input 'x' needs: other code made it.")
+
+
 def test_a_gather_sees_every_sample(workshop: Workshop) -> None:
     cells = [[s, workshop.upstream("count", s, {f"{s}.n": s.encode()}, {"n": i})] for i, s in enumerate(("b", "a"))]
     facts: dict[str, Any] = {

@@ -138,6 +138,32 @@ def test_code_changes_may_be_accepted(lab: Lab) -> None:
     assert not ran.calls
 
 
+def test_a_gather_of_other_samples_is_not_accepted(lab: Lab) -> None:
+    lab.run()
+    lab.samples("ann", "bob")
+    lab.run()
+    assert lab.sent() == {("count", "_cohort")}
+    lab.samples(*SAMPLES)
+
+    lab.run("--accept-code-changes")
+
+    assert lab.sent() == {("count", "_cohort")}
+    assert (lab.store / "cohort/count/words.tsv").read_text() == "ann\t4\nbob\t4\ncid\t4\ntotal\t12\n"
+
+
+def test_a_renamed_output_is_never_passed_on_empty(lab: Lab) -> None:
+    lab.run()
+    lab.edit("parts/words.py", "{sample}.words.txt", "{sample}.terms.txt")
+    lab.receipt_of("count", "_cohort").unlink()
+
+    ran = lab.run("--accept-code-changes", code=1)
+
+    assert "words of ann has no 'ann.terms.txt', which input 'words' needs" in " ".join((ran.out + ran.err).split())
+    assert not list((lab.store / "receipts/count").glob("*/*.json"))
+    lab.run()
+    assert lab.sent() == {*(("words", s) for s in SAMPLES), ("count", "_cohort")}
+
+
 def test_from_step_runs_a_step_and_its_downstream_again_when_forced(lab: Lab) -> None:
     lab.run()
 

@@ -177,12 +177,19 @@ def _expected(
     beyond: set[Cell],
 ) -> CellState:
     have = world.counting(cell)
-    trusts = plan.selection.accept_code_changes and (cell[1] != COHORT or fingerprint != "")
+    trusts = plan.selection.accept_code_changes and (cell[1] != COHORT or _is_of_these(plan, world, cell, found))
     kept = len(have) == 1 and (fingerprint in have or trusts)
     remade = any(found[read] in MOVING for read in above(plan, cell))
     if not plan.selection.takes(*cell):
         return CellState.DONE if kept and not remade else CellState.SKIPPED
     return CellState.DONE if kept and not forced and not remade else _to_make(plan, world, cell, found, beyond)
+
+
+def _is_of_these(plan: Plan, world: World, gather: Cell, found: dict[Cell, CellState]) -> bool:
+    """Whether a gather's result was made of the samples that it would take."""
+    read = [cell for cell in reads(plan, gather) if cell[1] != COHORT]
+    lost = {sample for step, sample in read if found[step, sample] in STOPPED}
+    return _held(plan, gather, found) is None and world.gathered(gather) == {sample for _, sample in read} - lost
 
 
 def _to_make(plan: Plan, world: World, cell: Cell, found: dict[Cell, CellState], beyond: set[Cell]) -> CellState:

@@ -469,6 +469,21 @@ def test_an_old_result_does_not_hide_that_a_gather_lacks_samples() -> None:
     assert plan.states["table"] == [BLOCKED]
 
 
+@pytest.mark.parametrize("samples", [["x0", "x1", "x2"], ["x0"], ["x0", "x2"]], ids=["more", "fewer", "others"])
+def test_a_gather_is_trusted_for_its_own_samples_only(samples: list[str]) -> None:
+    world = with_table(3)
+    finish(world)
+    world.samples = ["x0", "x1"]
+    finish(world)
+    world.change_code("table")
+    accepted = Selection(accept_code_changes=True)
+    assert world.plan(accepted).is_empty
+    world.samples = samples
+    assert sent_cells(world.plan(accepted)) == [("table", COHORT)]
+    finish(world, accepted)
+    assert world.gathered(("table", COHORT)) == set(samples)
+
+
 def test_a_result_below_a_step_that_alone_was_chosen_is_not_done_any_more() -> None:
     world = chain(2)
     finish(world)

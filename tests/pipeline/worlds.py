@@ -149,8 +149,20 @@ class World:
         }
         absent = {sample: f"{sample} is not there." for sample in self.samples if sample in self.absent}
         return Inventory(
-            receipts=receipts, retired=retired, untrue=untrue, sources=sources, absent=absent, live=self.live()
+            receipts=receipts,
+            retired=retired,
+            untrue=untrue,
+            gathered={step: self.gathered((step, COHORT)) for step in receipts if self.counting((step, COHORT))},
+            sources=sources,
+            absent=absent,
+            live=self.live(),
         )
+
+    def gathered(self, gather: Cell) -> frozenset[str]:
+        """The samples of which a gather's one receipt that counts was made."""
+        [*prints] = self.counting(gather)
+        read = self.read.get((*gather, prints[0]), {}) if len(prints) == 1 else {}
+        return frozenset(sample for _, sample in read if sample != COHORT)
 
     def is_retired(self, name: Name) -> bool:
         """Whether the receipt that stands there counts for nothing."""
