@@ -115,7 +115,7 @@ class _Details:
 
 
 def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
-    from batch_pipeline.report.tables import blocked_lines, counted, plan_rows, undone_line
+    from batch_pipeline.report.tables import blocked_lines, counted, plan_notes, plan_rows
 
     rows = plan_rows(plan)
     total, done = sum(row.total for row in rows), sum(row.done for row in rows)
@@ -131,8 +131,8 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
         say(f"Live: {', '.join(live_runs)}.")
     _tell_conflicts(plan)
     _tell_jobs(plan)
-    if undone := undone_line(plan):
-        data(f"\n{undone}")
+    for note in plan_notes(plan):
+        data(f"\n{note}")
     if changed := _changed_sample(plan):
         say(f"What changed: status --explain {changed}, with the same options.")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from batch_pipeline.report.tables import counted, undone_line
+from batch_pipeline.report.tables import counted, plan_notes
 from batch_pipeline.run.events import Again, Outcome, Silence, StepProgress
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class PlainProgress(Silence):
 
     def planned(self, plan: Plan) -> None:
         """See `Listener.planned`."""
-        if undone := undone_line(plan):
-            self._say(undone)
+        for note in plan_notes(plan):
+            self._say(note)
 
     def run_began(self, run_id: str, folder: str) -> None:
         """See `Listener.run_began`."""
@@ -96,8 +96,8 @@ class BarProgress(Silence):
         if plan.jobs:
             for step in plan.graph.names:
                 self._bar(step)
-        if undone := undone_line(plan):
-            self._say(undone)
+        for note in plan_notes(plan):
+            self._say(note)
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""

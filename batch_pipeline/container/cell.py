@@ -279,10 +279,9 @@ class Attempt:
         products = products_of(manifest, row, self.work)
         before = standing_receipt(manifest, row, self.files) if row.retired else None
         older = older_receipts(manifest, row, self.place.attempt, self.files)
-        publish(products, older, before, self.files, self.signals)
-        self.staged_out_bytes = sum(product.record.size_bytes for product in products)
+        outputs = tuple(publish(products, older, before, self.files, self.signals))
+        self.staged_out_bytes = sum(record.size_bytes for record in outputs)
         self._write_log()
-        outputs = tuple(product.record for product in products)
         receipt = Receipt(outputs=outputs, metrics_read=metrics_read(self.staged), **self._facts())
         self.files.write(layout.receipt(manifest.step, row.sample, row.fingerprint), as_json(receipt))
 

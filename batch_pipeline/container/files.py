@@ -62,6 +62,8 @@ class Brought:
 
     size_bytes: int
     etag: str
+    #: See `Store.version`.
+    version: str
     #: In hex; empty when the bytes were not read.
     sha256: str = ""
     link: Link | None = None
@@ -90,6 +92,9 @@ class Files(Protocol):
 
     def versions_in(self, prefix: str) -> dict[str, str]:
         """Keys directly under a prefix that ends with a slash, each with its version (`Store.version`)."""
+
+    def look(self, key: str) -> tuple[int, str]:
+        """Bytes and version (`Store.version`) of an object."""
 
     def digest(self, key: str) -> tuple[int, str]:
         """Bytes and SHA-256 in hex of an object. Reads it."""
@@ -161,6 +166,11 @@ class FolderFiles:
                 continue
         return versions
 
+    def look(self, key: str) -> tuple[int, str]:
+        """See `Files.look`."""
+        entry = self._entry(key, self._stat(key, self._path(key)))
+        return entry.size_bytes, self._store.version(entry)
+
     def digest(self, key: str) -> tuple[int, str]:
         """See `Files.digest`."""
         path = self._path(key)
@@ -194,7 +204,8 @@ class FolderFiles:
         except OSError as error:
             raise local_error(destination, error) from error
         link = Link(target=path, size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
-        return Brought(size_bytes=found.st_size, etag=_etag(found), link=link)
+        entry = self._entry(key, found)
+        return Brought(size_bytes=found.st_size, etag=entry.etag, version=self._store.version(entry), link=link)
 
     def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """See `Files.publish`. Renames within a file system."""
@@ -259,6 +270,11 @@ class ObjectFiles:
         entries = self._patiently(lambda: list(self._store.list(prefix)))
         return {entry.key: self._store.version(entry) for entry in entries if "/" not in entry.key[len(prefix) :]}
 
+    def look(self, key: str) -> tuple[int, str]:
+        """See `Files.look`."""
+        entry = self._patiently(lambda: self._store.head(key))
+        return entry.size_bytes, self._store.version(entry)
+
     def digest(self, key: str) -> tuple[int, str]:
         """See `Files.digest`. Downloads."""
         return self._patiently(lambda: self._digested(key))
@@ -294,7 +310,8 @@ class ObjectFiles:
             raise local_error(destination, error) from error
         if size != entry.size_bytes:
             raise StoreFailed(f"{self.url_of(key)} broke off after {size} of {entry.size_bytes} bytes. Run again.")
-        return Brought(size_bytes=size, etag=entry.etag, sha256=sha256.hexdigest())
+        version = self._store.version(entry)
+        return Brought(size_bytes=size, etag=entry.etag, version=version, sha256=sha256.hexdigest())
 
     def _digested(self, key: str) -> tuple[int, str]:
         sha256, size_bytes = hashlib.sha256(), 0

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from batch_pipeline.container.disk import digest
@@ -80,8 +80,8 @@ def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> 
 
 def publish(
     products: Sequence[Product], older: Sequence[str], before: Receipt | None, files: Files, signals: Signals
-) -> None:
-    """Puts the outputs in place, after the cell's older receipts are gone.
+) -> list[FileRecord]:
+    """Puts the outputs in place, after the cell's older receipts are gone; returns what the receipt is to say of them.
 
     `before` is the receipt of the results that are there; in a folder those of the same bytes are left alone, so that
     what reads them is not made again for their times. Raises StepInterrupted before the next output when a signal came,
@@ -90,14 +90,17 @@ def publish(
     known = {record.key: record for record in before.outputs} if before else {}
     files.delete(list(older))
 
-    def put(product: Product) -> None:
+    def put(product: Product) -> FileRecord:
         signals.check()
-        record = known.get(product.record.key)
+        key = product.record.key
+        record = known.get(key)
         is_same = record is not None and record.sha256 == product.record.sha256 and not files.parallel
         if not (is_same and record is not None and stands(record, files)):
-            files.publish(product.path, product.record.key, move=product.alone)
+            files.publish(product.path, key, move=product.alone)
+        # What is downloaded is digested; only what is linked needs to be known by its version.
+        return product.record if files.parallel else replace(product.record, etag=files.look(key)[1])
 
-    in_parallel([partial(put, product) for product in products], at_once=files.parallel)
+    return in_parallel([partial(put, product) for product in products], at_once=files.parallel)
 
 
 def as_json(record: Receipt | Failure) -> bytes:

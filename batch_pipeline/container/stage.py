@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from batch_pipeline.container.disk import make_folder
 from batch_pipeline.container.fetch import located
-from batch_pipeline.container.files import Files, Link
+from batch_pipeline.container.files import Brought, Files, Link
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import ContractBroken, MissingInput, StepInterrupted
@@ -60,8 +60,10 @@ class Wanted:
     #: Empty: not promised.
     etag: str = ""
     sha256: str = ""
-    #: What is told when it is not as promised.
-    changed: str
+    #: `Store.version` when it was published, if that was noted.
+    version: str = ""
+    #: Step and sample whose receipt promises it; None: no receipt does.
+    cell: tuple[str, str] | None = None
 
     @property
     def destination(self) -> str:
@@ -98,7 +100,14 @@ class Stager:
         wanted: list[Wanted] = []
         for spec in self._manifest.inputs:
             wanted += self._wanted(spec, upstream, gathered, staged)
-        self._bring(wanted, staged)
+        try:
+            self._bring(wanted, staged)
+        except _Untrue as error:
+            from batch_pipeline.container.doubt import retire_untrue
+
+            cells = {**upstream, **gathered}
+            told = retire_untrue(wanted, error.wanted, cells, run_id=self._manifest.run_id, files=self._files)
+            raise MissingInput(told or error.message) from error
         return staged
 
     def _receipts(self, cells: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], Receipt]:
@@ -161,7 +170,6 @@ class Stager:
                     file=key.rpartition("/")[2],
                     size_bytes=source.size_bytes,
                     etag=source.etag,
-                    changed=f"{files.url_of(key)} changed since it was planned; run the same command again.",
                 )
             )
         return wanted
@@ -192,7 +200,8 @@ class Stager:
                         file=name,
                         size_bytes=record.size_bytes,
                         sha256=record.sha256,
-                        changed=_not_those(spec.step, sample),
+                        version=record.etag,
+                        cell=(spec.step, sample),
                     )
                 )
         return wanted
@@ -238,14 +247,25 @@ def in_parallel(calls: Sequence[Callable[[], T]], *, at_once: bool, stop: Stop |
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+class _Untrue(MissingInput):
+    """A result is not what its receipt says."""
+
+    def __init__(self, wanted: Wanted, cell: tuple[str, str]) -> None:
+        super().__init__(_not_those(*cell))
+        self.wanted = wanted
+
+
 def _bring_one(one: Wanted, stop: Stop) -> tuple[FileRecord, Link | None]:
     try:
         brought = one.files.bring(one.key, one.destination, stop.check)
     except NotInStore as error:
+        if one.cell is not None:
+            raise _Untrue(one, one.cell) from error
         raise MissingInput(f"{one.files.url_of(one.key)} is not there. Put it there and run again.") from error
-    promised = (one.size_bytes, one.etag or brought.etag, one.sha256 if brought.sha256 else "")
-    if promised != (brought.size_bytes, brought.etag, brought.sha256 if one.sha256 else ""):
-        raise MissingInput(one.changed)
+    if one.cell is not None and not _is_result(one, brought):
+        raise _Untrue(one, one.cell)
+    if one.cell is None and (one.size_bytes, one.etag or brought.etag) != (brought.size_bytes, brought.etag):
+        raise MissingInput(f"{one.files.url_of(one.key)} changed since it was planned; run the same command again.")
     record = FileRecord(
         port=one.port,
         key=one.name,
@@ -254,6 +274,15 @@ def _bring_one(one: Wanted, stop: Stop) -> tuple[FileRecord, Link | None]:
         etag=brought.etag,
     )
     return record, brought.link
+
+
+def _is_result(one: Wanted, brought: Brought) -> bool:
+    """Whether a file is the one that its receipt names; a linked one is read if it was written since then."""
+    if brought.size_bytes != one.size_bytes:
+        return False
+    if brought.link is None:
+        return brought.sha256 == one.sha256
+    return one.version in ("", brought.version) or one.files.digest(one.key)[1] == one.sha256
 
 
 def _not_those(step: str, sample: str) -> str:

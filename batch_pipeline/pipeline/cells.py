@@ -234,9 +234,10 @@ class Cells:
             return Why.IN_DOUBT
         if have:
             return Why.CHANGED
-        if sample in inventory.retired.get(step, _NO_RECEIPTS):
-            return Why.RETIRED
-        return Why.UNTRUE if sample in inventory.untrue.get(step, _NO_RECEIPTS) else Why.NEVER_DONE
+        retired = inventory.retired.get(step, _NO_RECEIPTS).get(sample, {})
+        if sample in inventory.untrue.get(step, _NO_RECEIPTS) or any(one.untrue for one in retired.values()):
+            return Why.UNTRUE
+        return Why.RETIRED if retired else Why.NEVER_DONE
 
     def _kept(self, node: Node, fingerprint: str, have: tuple[str, ...]) -> str:
         """Fingerprint of the receipt that proves the cell done, or empty."""

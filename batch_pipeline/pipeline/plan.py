@@ -43,21 +43,23 @@ class Why(Enum):
     CHANGED = "changed since it was done"
     IN_DOUBT = "has several receipts, and one at most is right"
     RETIRED = "was to be made again and has not been since"
-    UNTRUE = "its receipt is cut off, or a result of it is missing"
+    UNTRUE = "its receipt is cut off, or a result is not what it says"
     UPSTREAM = "what it reads is made again"
     FORCED = "forced"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retired:
-    """A success receipt that counts for nothing, because its cell was to be made again."""
+    """A success receipt that counts for nothing: its cell was to be made again, or what it says is not true."""
 
-    #: The run that set out to make it.
+    #: The run that set out to make it, or that found it untrue.
     run_id: str
     #: Of the receipt (`Store.version`): another version at the same key is another receipt, and counts.
     version: str
     #: Whether the cell must run even if all that it reads is found unchanged.
     must_run: bool = False
+    #: Whether a result was found that is not what the receipt says.
+    untrue: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,8 @@ class Inventory:
     retired: Mapping[str, Mapping[str, Mapping[str, Retired]]] = field(default_factory=dict)
     #: Step -> sample -> fingerprints whose receipt is cut off, or vouches for a result that is missing.
     untrue: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
+    problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: Gather -> samples that its success receipt names as read; only where results of other code are trusted.
     gathered: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: Sample -> port key (`step.port`) -> its files; a sample with a file that is not there lacks the key.
@@ -211,6 +215,8 @@ class Plan:
     #: (step, sample, fingerprint) of the receipts that count for nothing once this wave is sent, each with whether its
     #: cell must run (`Retired.must_run`).
     retires: Mapping[tuple[str, str, str], bool] = field(default_factory=dict)
+    #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
+    problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: What its jobs do not exceed: the backend's.
     limits: Limits = field(default_factory=Limits)
 

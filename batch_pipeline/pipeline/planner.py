@@ -67,6 +67,7 @@ def make_plan(
         conflicts=cells.conflicts(),
         missing=cells.missing,
         retires=retired_by(cells),
+        problems=inventory.problems,
         limits=limits,
     )
 

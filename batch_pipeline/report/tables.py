@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -126,8 +126,18 @@ def _plan_row(plan: Plan, step: str) -> PlanRow:
     )
 
 
-def undone_line(plan: Plan) -> str:
-    """A sentence about cells that were not chosen and whose results are not done once the plan is sent, or nothing."""
+def plan_notes(plan: Plan) -> Iterator[str]:
+    """Sentences on results that are not what their receipts say, and on cells that are not done once this is sent."""
+    found = list(plan.problems.items())
+    for (step, sample), problem in found[:FEW]:
+        yield f"{step} of {spoken(sample)}: {problem}."
+    if len(found) > FEW:
+        yield f"{len(found) - FEW:,} more cells whose results are not what their receipts say."
+    if undone := _undone_line(plan):
+        yield undone
+
+
+def _undone_line(plan: Plan) -> str:
     cells = sorted(plan.no_longer_done(), key=lambda cell: plan.graph.names.index(cell[0]))
     if not cells:
         return ""

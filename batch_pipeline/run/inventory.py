@@ -6,19 +6,23 @@ submissions are read to know which cells are on their way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Source
-from batch_pipeline.run.receipts import Retirements, absent_reference, standing_receipts
+from batch_pipeline.run.receipts import Retirements, Standing, absent_reference, standing_receipts
 from batch_pipeline.run.request import Request
-from batch_pipeline.run.results import read_receipts
+from batch_pipeline.run.results import AT_ONCE, Cell, read_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.manifest import SourceFile
+from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import Entry, NotInStore, Store, open_store
 
 
@@ -57,16 +61,17 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
 def read_inventory(request: Request, references: Mapping[str, Entry], retirements: Retirements) -> Inventory:
     """Everything but the live jobs."""
     standing = standing_receipts(request.store, retirements)
-    receipts: _Prints = {step: standing.counting.get(step, {}) for step in request.graph.names}
-    untrue: _Prints = standing.damaged
+    found: dict[Cell, str] = {}
     if request.check_results:
-        receipts, untrue = _with_results(request, receipts, untrue)
+        standing, found = _with_results(request, standing)
+    receipts = {step: standing.counting.get(step, {}) for step in request.graph.names}
     gathered = _gathered(request, receipts) if request.selection.accept_code_changes else {}
     sources, absent = _sources(request)
     return Inventory(
         receipts=receipts,
         retired=standing.retired,
-        untrue=untrue,
+        untrue=standing.damaged,
+        problems=found,
         gathered=gathered,
         sources=sources,
         absent=absent,
@@ -74,27 +79,50 @@ def read_inventory(request: Request, references: Mapping[str, Entry], retirement
     )
 
 
-_Prints = Mapping[str, Mapping[str, tuple[str, ...]]]
+def _with_results(request: Request, standing: Standing) -> tuple[Standing, dict[Cell, str]]:
+    """The receipts whose results are there with the size that they name, the others as damaged; what was found of them.
 
-
-def _with_results(request: Request, receipts: _Prints, untrue: _Prints) -> tuple[_Prints, _Prints]:
-    """The receipts whose result files are all there, and those that vouch for one that is not."""
-    present = {entry.key for prefix in ("results/", "cohort/") for entry in request.store.list(prefix)}
+    A GET a cell, and LISTs of the results.
+    """
+    folders = {"results/", "cohort/"}
+    folders |= {layout.REFERENCES for node in request.graph if node.step.scope is Scope.REFERENCE}
+    sizes = {key: size_bytes for folder in folders for key, size_bytes in request.store.sizes(folder)}
+    cells = [
+        (step, sample, prints)
+        for step in request.graph.names
+        for sample, prints in standing.counting.get(step, {}).items()
+    ]
     true: dict[str, dict[str, tuple[str, ...]]] = {}
-    false = {step: dict(samples) for step, samples in untrue.items()}
-    for node in request.graph:
-        names = [file for output in node.outputs.values() if not output.optional for file in output.files]
-        true[node.name] = {}
-        for sample, prints in receipts[node.name].items():
-            keys = (layout.result(node.name, sample, name.replace("{sample}", sample)) for name in names)
-            if node.step.scope is Scope.REFERENCE or present.issuperset(keys):
-                true[node.name][sample] = prints
-            else:
-                false.setdefault(node.name, {})[sample] = prints
-    return true, false
+    false = {step: dict(samples) for step, samples in standing.damaged.items()}
+    found: dict[Cell, str] = {}
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="results") as pool:
+        problems = pool.map(lambda cell: _problem(request.store, *cell, sizes=sizes), cells)
+        for (step, sample, prints), problem in zip(cells, problems, strict=True):
+            (false if problem else true).setdefault(step, {})[sample] = prints
+            if problem:
+                found[step, sample] = problem
+    return replace(standing, counting=true, damaged=false), found
 
 
-def _gathered(request: Request, receipts: _Prints) -> dict[str, frozenset[str]]:
+def _problem(store: Store, step: str, sample: str, prints: Sequence[str], *, sizes: Mapping[str, int]) -> str:
+    """What is wrong with a cell's results; of two receipts nobody knows which is right."""
+    for fingerprint in prints if len(prints) == 1 else ():
+        try:
+            receipt = Receipt.from_json(json.loads(store.get(layout.receipt(step, sample, fingerprint))))
+        except NotInStore:
+            continue
+        except (ValueError, TypeError, AttributeError, KeyError):
+            return "its receipt cannot be read"
+        for output in receipt.outputs:
+            size_bytes = sizes.get(output.key)
+            if size_bytes is None:
+                return f"{output.key} was removed"
+            if size_bytes != output.size_bytes:
+                return f"{output.key} has {size_bytes:,} bytes instead of {output.size_bytes:,}"
+    return ""
+
+
+def _gathered(request: Request, receipts: Mapping[str, Mapping[str, tuple[str, ...]]]) -> dict[str, frozenset[str]]:
     """Gather -> samples that its one receipt names as read. A GET a gather."""
     steps = {node.name for node in request.graph if node.scope is Scope.SAMPLE}
     gathered = {}

@@ -1,30 +1,24 @@
 """Lists receipts and tells which of them count: not those that are cut off, nor those that a run retired.
 
-    retired/{run_id}.json   {"run_id", "receipts": {step: [[sample, fingerprint, version, must_run], …]},
-                             "references": {name: step}, "format": 1}
-
 A run that makes cells again first writes down the receipts of these cells, and of all below them, in one object, before
-its first SubmitJob (`pipeline.retiring` decides which). What it names counts for nothing until another receipt has
-taken its place: one with the same key and another version (`Store.version`). So it is seen by what is there that these
-cells are not done, wherever the run was killed. A reference that it names is absent until a receipt of it counts. The
-object goes when nothing that it names stands any more.
+its first SubmitJob (`pipeline.retiring` decides which, `wire.retirement` has the form). So it is seen by what is there
+that these cells are not done, wherever the run was killed. The object goes when nothing that it names stands any more.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
+from batch_pipeline.wire.retirement import Retirement
 from batch_pipeline.wire.store import NotInStore, Store
 
-FORMAT: Final = 1
 #: What is shorter was cut off, by a loss of power say: every version's receipts have more bytes than so many.
 LEAST_BYTES: Final = 300
 
@@ -56,7 +50,7 @@ def read_retirements(store: Store) -> Retirements:
 
     Raises StoreFailed, also for a list that a later version wrote.
     """
-    return _merged(_lists(store))
+    return _merged(_lists(store).values())
 
 
 def standing_receipts(store: Store, retirements: Retirements, prefix: str = layout.RECEIPTS) -> Standing:
@@ -106,7 +100,7 @@ def retire(
                 one = Retired(run_id=run_id, version=store.version(entry), must_run=must_run)
                 rows.setdefault(step, []).append((sample, fingerprint, one.version, must_run))
                 retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = one
-    _write(store, {"run_id": run_id, "receipts": rows, "references": references})
+    store.put(layout.retired(run_id), Retirement(run_id=run_id, receipts=rows, references=references).to_bytes())
     return retired
 
 
@@ -126,26 +120,27 @@ def close_retirements(store: Store) -> None:
     One LIST where nothing is retired; else one more a step that is named.
     """
     lists = _lists(store)
-    retirements = _merged(lists)
-    steps = {step for value in lists for step in value["receipts"]}
+    retirements = _merged(lists.values())
+    steps = {step for one in lists.values() for step in one.receipts}
     standing = {
         key for step in steps for key, _, retired in _listed(store, retirements, layout.step_receipts(step)) if retired
     }
-    for value in lists:
+    for key, one in lists.items():
         rows = {
             step: [row for row in rows if layout.receipt(step, row[0], row[1]) in standing]
-            for step, rows in value["receipts"].items()
+            for step, rows in one.receipts.items()
         }
-        left = {
-            "receipts": {step: some for step, some in rows.items() if some},
-            "references": {
-                name: step for name, step in value["references"].items() if absent_reference(store, retirements, name)
+        left = replace(
+            one,
+            receipts={step: some for step, some in rows.items() if some},
+            references={
+                name: step for name, step in one.references.items() if absent_reference(store, retirements, name)
             },
-        }
-        if not any(left.values()):
-            store.delete([layout.retired(value["run_id"])])
-        elif left != {name: value[name] for name in left}:
-            _write(store, {**value, **left})
+        )
+        if not left.receipts and not left.references:
+            store.delete([key])
+        elif left != one:
+            store.put(key, left.to_bytes())
 
 
 def absent_reference(store: Store, retirements: Retirements, name: str) -> str:
@@ -171,39 +166,29 @@ def _listed(store: Store, retirements: Retirements, prefix: str) -> Iterator[tup
         yield entry.key, entry.size_bytes, retirements.receipts.get((entry.key, store.version(entry)))
 
 
-def _lists(store: Store) -> list[dict[str, Any]]:
-    """What each run retired, the oldest first."""
-    values = []
+def _lists(store: Store) -> dict[str, Retirement]:
+    """Key -> what is retired there; of runs, the oldest first."""
+    lists = {}
     for key in sorted(store.keys(layout.RETIRED)):
         try:
-            value = store.get_json(key)
+            lists[key] = Retirement.from_json(store.get_json(key))
         except NotInStore:
             # Somebody closed it since it was listed.
             continue
-        if value.get("format") != FORMAT:
-            raise StoreFailed(
-                f"{store.url_of(key)} has format {value.get('format')!r}, and this version reads {FORMAT}. Use the"
-                " version that wrote it, or a later one."
-            )
-        values.append(value)
-    return values
+        except ValueError as error:
+            raise StoreFailed(f"{store.url_of(key)} {error}. Use the version that wrote it, or a later one.") from error
+    return lists
 
 
-def _merged(lists: Iterable[Mapping[str, Any]]) -> Retirements:
+def _merged(lists: Iterable[Retirement]) -> Retirements:
     receipts: dict[tuple[str, str], Retired] = {}
     references: dict[str, tuple[str, str]] = {}
-    for value in lists:
-        run_id = value["run_id"]
-        references |= {name: (step, run_id) for name, step in value["references"].items()}
-        for step, rows in value["receipts"].items():
+    for one in lists:
+        references |= {name: (step, one.run_id) for name, step in one.references.items()}
+        for step, rows in one.receipts.items():
             for sample, fingerprint, version, must_run in rows:
                 key = (layout.receipt(step, sample, fingerprint), version)
-                # Named twice, the cell must run if either run said so.
+                # Named twice, the cell must run if either list said so.
                 must_run |= key in receipts and receipts[key].must_run
-                receipts[key] = Retired(run_id=run_id, version=version, must_run=must_run)
+                receipts[key] = Retired(run_id=one.run_id, version=version, must_run=must_run, untrue=one.untrue)
     return Retirements(receipts=receipts, references=references)
-
-
-def _write(store: Store, value: Mapping[str, Any]) -> None:
-    text = json.dumps({**value, "format": FORMAT}, separators=(",", ":"), ensure_ascii=False)
-    store.put(layout.retired(value["run_id"]), text.encode())

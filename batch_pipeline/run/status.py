@@ -87,17 +87,20 @@ def status(request: Request) -> Status:
 
 
 def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Retired]]]) -> Iterator[str]:
-    """A sentence for each run since which cells are not done any more."""
+    """A sentence for each run since which cells are not done any more, and one for those with untrue receipts."""
     undone = Counter(
-        max(one.run_id for one in samples[name].values())
+        max((one.untrue, one.run_id) for one in samples[name].values())
         for step, samples in retired.items()
         if step in plan.states
         for name, state in plan.cells(step)
         if name in samples and state is not CellState.DONE
     )
-    for run_id, count in sorted(undone.items()):
+    for (untrue, run_id), count in sorted(undone.items()):
         cells, them = ("1 cell is", "it") if count == 1 else (f"{count:,} cells are", "them")
-        yield f"{cells} not done since run {run_id} set out to make {them}, or what is read there, again."
+        if untrue:
+            yield f"{cells} not done: in run {run_id} a result was found that is not what its receipt says."
+        else:
+            yield f"{cells} not done since run {run_id} set out to make {them}, or what is read there, again."
 
 
 def watch(request: Request, listener: Listener) -> Outcome:
@@ -241,6 +244,8 @@ def _explained(
         if why is Why.RETIRED and retired:
             run_id = max(one.run_id for one in retired.values())
             sentence = f"is not done since run {run_id} set out to make it, or what it reads, again"
+        elif (step, sample) in plan.problems:
+            sentence = f"its result is not what its receipt says: {plan.problems[step, sample]}"
         else:
             sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
         if failed is not None:

@@ -4,7 +4,8 @@
     cohort/{step}/…                                   what a gather made
     references/{name}/…                               what every sample shares, and SHA256SUMS of what was put there
     receipts/{step}/{sample}/{fingerprint}.json       the only proof that a cell is done
-    retired/{run_id}.json                             receipts that count for nothing since that run (`run.retired`)
+    retired/{run_id}.json                             receipts that count for nothing since that run (`wire.retirement`)
+    retired/{run_id}/{step}/{sample}.json             one that a job of that run found untrue
     logs/{run_id}/{step}/{sample}/{attempt}.log       and {attempt}.failure.json beside it when the attempt failed
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
@@ -83,6 +84,11 @@ def receipt(step: str, sample: str, fingerprint: str) -> str:
 def retired(run_id: str) -> str:
     """Key of the list of receipts that count for nothing since a run set out to make their cells again."""
     return f"{RETIRED}{run_id}.json"
+
+
+def untrue(run_id: str, step: str, sample: str) -> str:
+    """Key of the list with the one receipt that a job of a run, or whoever verified, found untrue."""
+    return f"{RETIRED}{run_id}/{step}/{sample}.json"
 
 
 def cell_of_receipt(key: str) -> tuple[str, str, str] | None:

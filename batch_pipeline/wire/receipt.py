@@ -25,7 +25,8 @@ class FileRecord:
     size_bytes: int
     #: In hex. Of a linked input, whose bytes were not read, what the receipt of the step that made it says; else empty.
     sha256: str = ""
-    #: ETag at staging, of inputs.
+    #: Of inputs the ETag at staging. Of outputs in a folder `Store.version` at publication: while a file has it, it was
+    #: not written since; else its bytes tell.
     etag: str = ""
 
 

@@ -91,15 +91,25 @@ class Workshop:
         return ReferenceSpec(port=port, key=key, etag=entry.etag, size_bytes=entry.size_bytes)
 
     def upstream(
-        self, step: str, sample: str, files: Mapping[str, bytes], metrics: Mapping[str, Any] | None = None
+        self,
+        step: str,
+        sample: str,
+        files: Mapping[str, bytes],
+        metrics: Mapping[str, Any] | None = None,
+        *,
+        noted: bool = True,
     ) -> str:
-        """Results and receipt of an upstream cell; returns its fingerprint."""
+        """Results and receipt of an upstream cell; returns its fingerprint.
+
+        In a folder the receipt notes when a file was published, as not all earlier versions did (`noted`).
+        """
         outputs = []
         for name, data in files.items():
             key = layout.result(step, sample, name)
             self.store.put(key, data)
             digest = hashlib.sha256(data).hexdigest()
-            outputs.append(FileRecord(port="out", key=key, size_bytes=len(data), sha256=digest))
+            version = self.store.version(self.store.head(key)) if noted and self.store.folder else ""
+            outputs.append(FileRecord(port="out", key=key, size_bytes=len(data), sha256=digest, etag=version))
         fingerprint = hashlib.sha256(f"{step} {sample}".encode()).hexdigest()[:16]
         receipt = Receipt(
             run_id="R",
@@ -224,6 +234,9 @@ class Workshop:
                     for key, value in json.loads(data).items()
                     if key not in ("started_at", "stopped_at", "usage", "inputs", "native_id", "log_tail")
                 }
+                # Versions are a folder's, and tell of times.
+                for output in found[entry.key].get("outputs", ()):
+                    assert bool(output.pop("etag")) == (self.store.folder is not None)
             elif not entry.key.startswith("runs/"):
                 found[entry.key] = data
         return found

@@ -123,9 +123,31 @@ def test_removed_result_files_count_when_asked_to(lab: Lab) -> None:
     (lab.store / "results/words/ann/ann.words.txt").unlink()
 
     assert "Nothing to do" in lab.run().out
-    lab.run("--check-results")
+    told = "words of ann: results/words/ann/ann.words.txt was removed."
+    assert told in lab.run("plan", "--check-results").out
+    assert told in lab.run("--check-results").err
 
     assert lab.sent() == {("words", "ann"), ("count", "_cohort")}
+
+
+@pytest.mark.parametrize("text", [None, "no\n", "the\nword\nof\nann\n"], ids=["removed", "shorter", "the same size"])
+def test_a_result_that_was_touched_is_made_again_by_the_command_after(lab: Lab, text: str | None) -> None:
+    lab.run()
+    result = lab.store / "results/words/ann/ann.words.txt"
+    before = result.read_text()
+    result.unlink()
+    if text is not None:
+        result.write_text(text)
+    lab.receipt_of("count", "_cohort").unlink()
+
+    ran = lab.run(code=1)
+
+    assert "results/words/ann/ann.words.txt is not what its receipt says" in " ".join((ran.out + ran.err).split())
+    assert f"1 cell is not done: in run {lab.runs()[-1]} a result was found" in lab.run("status", code=1).err
+    lab.run()
+    assert lab.sent() == {("words", "ann"), ("count", "_cohort")}
+    assert result.read_text() == before
+    assert not list((lab.store / "retired").rglob("*.json"))
 
 
 def test_code_changes_may_be_accepted(lab: Lab) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.backends.memory import MemoryBackend
-from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
 from batch_pipeline.run.inventory import choose_reference, read_inventory
 from batch_pipeline.run.receipts import LEAST_BYTES, Retirements
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
+from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.small import Stage, drive, look, request_of
 
@@ -126,20 +128,36 @@ def test_keys_that_are_no_receipts_are_left_alone(store: Store) -> None:
     assert read_inventory(request, {}, Retirements()).receipts == {"upper": {}, "count": {}, "total": {}}
 
 
-def test_results_that_were_removed_count_as_missing_when_asked(store: Store, stage: Stage) -> None:
+def vouch(store: Store, step: str, sample: str, name: str) -> str:
+    """Puts a result, has the cell's receipt name it, and returns its key."""
+    [key] = store.keys(layout.receipts(step, sample))
+    result = layout.result(step, sample, name)
+    store.put(result, b"data")
+    outputs = [{"port": name, "key": result, "size_bytes": 4}]
+    store.put_json(key, store.get_json(key) | {"outputs": outputs})
+    return result
+
+
+def test_results_that_were_touched_count_as_missing_when_asked(store: Store, stage: Stage) -> None:
     request = request_of(store)
     drive(request, stage)
-    for sample in ("ann", "bob", "cid"):
-        store.put(f"results/upper/{sample}/{sample}.txt", b"X")
-        store.put(f"results/count/{sample}/count.txt", b"1")
-    store.put("cohort/total/total.txt", b"3")
+    count, total = vouch(store, "count", "cid", "count.txt"), vouch(store, "total", COHORT, "total.txt")
     assert look(request_of(store, check_results=True), stage).plan.is_empty
-    store.delete(["results/count/cid/count.txt"])
+    store.delete([count])
+    store.put(total, b"other")
+    [cut] = store.keys(layout.receipts("upper", "ann"))
+    store.put(cut, store.get(cut)[:-9])
 
     assert look(request, stage).plan.is_empty
     plan = look(request_of(store, check_results=True), stage).plan
 
-    assert [job.name for job in plan.jobs] == ["count-0-0", "total"]
+    assert plan.problems == {
+        ("count", "cid"): f"{count} was removed",
+        ("total", COHORT): f"{total} has 5 bytes instead of 4",
+        ("upper", "ann"): "its receipt cannot be read",
+    }
+    assert plan.why["upper"] == [Why.UNTRUE, None, None]
+    assert plan.why["count"] == [Why.UPSTREAM, None, Why.UNTRUE]
 
 
 def test_a_pipeline_without_references_lists_none(store: Store) -> None:

@@ -1,0 +1,90 @@
+"""Retires the receipt of a result that is not what the receipt says, so that the next command makes it again.
+
+Whoever was to read the result finds it: the file is gone, or has other bytes than its receipt names. Only the receipt
+that stands beside the file while it is looked at is meant. A cell that is made again loses its receipt before its files
+change, so a receipt that is the same before and after the look was not about to be replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import StoreFailed
+from batch_pipeline.wire.receipt import Receipt
+from batch_pipeline.wire.retirement import Retirement
+from batch_pipeline.wire.store import NotInStore
+
+if TYPE_CHECKING:
+    from batch_pipeline.container.files import Files
+    from batch_pipeline.container.stage import Wanted
+
+Cell = tuple[str, str]
+
+
+def retire_untrue(
+    wanted: Sequence[Wanted], suspect: Wanted, receipts: Mapping[Cell, Receipt], *, run_id: str, files: Files
+) -> str:
+    """Retires the receipts of all cells of which one of these files is not what it should be.
+
+    `suspect` was found so; the others are looked at, which reads a file only in a folder and if it was written since it
+    was published. Returns a sentence about the suspect; empty if another receipt has taken the place of the one that
+    was read (`receipts`). Raises StoreFailed.
+    """
+    found = ""
+    for cell, problem in _problems(wanted, suspect, files):
+        receipt = receipts[cell]
+        key = layout.receipt(*cell, receipt.fingerprint)
+        version = _version(key, cell, files)
+        if not version or _read(key, files) != receipt:
+            continue
+        # Once more, now that the receipt's version is known.
+        still = dict(_problems([one for one in wanted if one.cell == cell], suspect, files)).get(cell)
+        if not still or _version(key, cell, files) != version:
+            continue
+        row = (cell[1], receipt.fingerprint, version, False)
+        noted = Retirement(run_id=run_id, receipts={cell[0]: [row]}, untrue=True)
+        outcome = f"{cell[0]} of {cell[1]} is not done any more; the same command makes it again."
+        try:
+            files.write(layout.untrue(run_id, *cell), noted.to_bytes())
+        except StoreFailed as error:
+            outcome = f"That could not be noted ({error.message}): remove {files.url_of(key)} and run again."
+        if cell == suspect.cell:
+            found = f"{problem} {outcome}"
+    return found
+
+
+def _problems(wanted: Sequence[Wanted], suspect: Wanted, files: Files) -> Iterator[tuple[Cell, str]]:
+    """Each cell of which a file is not what it should be, with a sentence about the first such file."""
+    told: set[Cell] = set()
+    for one in sorted(wanted, key=lambda one: one is not suspect):
+        if one.cell is None or one.cell in told:
+            continue
+        if problem := _problem(one, files, is_suspect=one is suspect):
+            told.add(one.cell)
+            yield one.cell, f"{files.url_of(one.key)} is not what its receipt says: {problem}."
+
+
+def _problem(one: Wanted, files: Files, *, is_suspect: bool) -> str:
+    try:
+        size_bytes, version = files.look(one.key)
+        if size_bytes != one.size_bytes:
+            return f"it has {size_bytes:,} bytes instead of {one.size_bytes:,}"
+        is_known = version == one.version if one.version else not files.parallel
+        is_read = not is_known and (is_suspect or not files.parallel)
+        return "it has other bytes" if is_read and files.digest(one.key)[1] != one.sha256 else ""
+    except NotInStore:
+        return "it is not there"
+
+
+def _version(key: str, cell: Cell, files: Files) -> str:
+    return files.versions_in(layout.receipts(*cell)).get(key, "")
+
+
+def _read(key: str, files: Files) -> Receipt | None:
+    try:
+        return Receipt.from_json(json.loads(files.read(key)))
+    except (NotInStore, ValueError, TypeError, AttributeError):
+        return None
