@@ -35,7 +35,7 @@ from batch_pipeline.container.verdict import Verdict, verdict_of
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EXECUTION, METADATA, ContainerExit, Variable
-from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, StepInterrupted
+from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, InvalidOutput, StepInterrupted
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt, Usage
@@ -112,6 +112,7 @@ class Attempt:
     signals: Signals
     log: Log
     started_at: str
+    stager: Stager = field(init=False)
     staged: Staged = field(default_factory=Staged)
     verdict: Verdict = field(default_factory=Verdict)
     peak_memory_bytes: int = 0
@@ -147,6 +148,9 @@ class Attempt:
         self._record_failure()
         return int(self.verdict.exit_code)
 
+    def __post_init__(self) -> None:
+        self.stager = Stager(self.manifest, self.row, self.files, self.warm, self.place.scratch)
+
     def _make_scratch(self) -> None:
         scratch = self.place.scratch
         try:
@@ -176,11 +180,11 @@ class Attempt:
         return True
 
     def _stage(self) -> Job:
-        manifest, row, scratch = self.manifest, self.row, self.place.scratch
+        manifest, row = self.manifest, self.row
         try:
-            self.staged = Stager(manifest, row, self.files, self.warm, scratch).stage()
+            self.staged = self.stager.stage()
         except OSError as error:
-            raise local_error(scratch, error) from error
+            raise local_error(self.place.scratch, error) from error
         references = stage_references(manifest.references, self.files, self.place.cache_root)
         # Their bytes were compared with these when they came to this host.
         self.staged.records += [
@@ -252,8 +256,12 @@ class Attempt:
             if run_itself or loaded.checks:
                 self._note(run_class(loaded, job, self.environment, self.signals, run=run_itself))
         self.signals.check()
-        for link in self.staged.links:
-            link.verify()
+        try:
+            for link in self.staged.links:
+                link.verify()
+        except InvalidOutput:
+            self.stager.retire_untrue()
+            raise
 
     def _loaded(self, folder: str) -> LoadedStep:
         entry = self.manifest.entry

@@ -25,15 +25,15 @@ Cell = tuple[str, str]
 
 
 def retire_untrue(
-    wanted: Sequence[Wanted], suspect: Wanted, receipts: Mapping[Cell, Receipt], *, run_id: str, files: Files
+    wanted: Sequence[Wanted], suspect: Wanted | None, receipts: Mapping[Cell, Receipt], *, run_id: str, files: Files
 ) -> str:
     """Retires the receipts of all cells of which one of these files is not what it should be.
 
     `suspect` was found so; the others are looked at, which reads a file only in a folder and if it was written since it
-    was published. Returns a sentence about the suspect; empty if another receipt has taken the place of the one that
-    was read (`receipts`). Raises StoreFailed.
+    was published. Returns a sentence about the first; empty if there is none, or if another receipt has taken the place
+    of the one that was read (`receipts`). Raises StoreFailed.
     """
-    found = ""
+    told: dict[Cell, str] = {}
     for cell, problem in _problems(wanted, suspect, files):
         receipt = receipts[cell]
         key = layout.receipt(*cell, receipt.fingerprint)
@@ -42,21 +42,33 @@ def retire_untrue(
             continue
         # Once more, now that the receipt's version is known.
         still = dict(_problems([one for one in wanted if one.cell == cell], suspect, files)).get(cell)
-        if not still or _version(key, cell, files) != version:
-            continue
-        row = (cell[1], receipt.fingerprint, version, False)
-        noted = Retirement(run_id=run_id, receipts={cell[0]: [row]}, untrue=True)
-        outcome = f"{cell[0]} of {cell[1]} is not done any more; the same command makes it again."
-        try:
-            files.write(layout.untrue(run_id, *cell), noted.to_bytes())
-        except StoreFailed as error:
-            outcome = f"That could not be noted ({error.message}): remove {files.url_of(key)} and run again."
-        if cell == suspect.cell:
-            found = f"{problem} {outcome}"
-    return found
+        if still and _version(key, cell, files) == version:
+            told[cell] = f"{problem} {_retire(cell, receipt.fingerprint, version, run_id, files)}"
+    meant = suspect.cell if suspect is not None else next(iter(told), None)
+    return told.get(meant, "") if meant else ""
 
 
-def _problems(wanted: Sequence[Wanted], suspect: Wanted, files: Files) -> Iterator[tuple[Cell, str]]:
+def retire_unreadable(cell: Cell, fingerprint: str, *, run_id: str, files: Files) -> str:
+    """Retires a receipt that cannot be read, and returns what became of that. Raises StoreFailed."""
+    key = layout.receipt(*cell, fingerprint)
+    version = _version(key, cell, files)
+    if not version or _read(key, files) is not None or _version(key, cell, files) != version:
+        return "Run the same command again."
+    return _retire(cell, fingerprint, version, run_id, files)
+
+
+def _retire(cell: Cell, fingerprint: str, version: str, run_id: str, files: Files) -> str:
+    """Writes it down, and returns a sentence on what comes of it."""
+    noted = Retirement(run_id=run_id, receipts={cell[0]: [(cell[1], fingerprint, version, False)]}, untrue=True)
+    try:
+        files.write(layout.untrue(run_id, *cell), noted.to_bytes())
+    except StoreFailed as error:
+        key = layout.receipt(*cell, fingerprint)
+        return f"That could not be noted ({error.message}): remove {files.url_of(key)} and run again."
+    return f"{cell[0]} of {cell[1]} is not done any more; the same command makes it again."
+
+
+def _problems(wanted: Sequence[Wanted], suspect: Wanted | None, files: Files) -> Iterator[tuple[Cell, str]]:
     """Each cell of which a file is not what it should be, with a sentence about the first such file."""
     told: set[Cell] = set()
     for one in sorted(wanted, key=lambda one: one is not suspect):

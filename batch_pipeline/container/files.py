@@ -52,7 +52,7 @@ class Link:
         if now is None or (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.modified_ns):
             raise InvalidOutput(
                 f"The step changed its input {self.target}, which belongs to the store. Inputs are read-only: let the "
-                "step work on a copy, and make that input again (--from-step)."
+                "step work on a copy, and run the same command again: if a step made that input, it makes it again."
             )
 
 

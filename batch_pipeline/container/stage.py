@@ -80,6 +80,8 @@ class Stager:
         self._files = files
         self._warm = warm
         self._folder = folder
+        #: Files that steps made, and the receipts that promise them.
+        self._of_steps: tuple[list[Wanted], dict[tuple[str, str], Receipt]] = ([], {})
 
     def stage(self) -> Staged:
         """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
@@ -100,15 +102,19 @@ class Stager:
         wanted: list[Wanted] = []
         for spec in self._manifest.inputs:
             wanted += self._wanted(spec, upstream, gathered, staged)
+        self._of_steps = ([one for one in wanted if one.cell], {**upstream, **gathered})
         try:
             self._bring(wanted, staged)
         except _Untrue as error:
-            from batch_pipeline.container.doubt import retire_untrue
-
-            cells = {**upstream, **gathered}
-            told = retire_untrue(wanted, error.wanted, cells, run_id=self._manifest.run_id, files=self._files)
-            raise MissingInput(told or error.message) from error
+            raise MissingInput(self.retire_untrue(error.wanted) or error.message) from error
         return staged
+
+    def retire_untrue(self, suspect: Wanted | None = None) -> str:
+        """Retires receipts of results that this cell was to read and that are not what they say (see `doubt`)."""
+        from batch_pipeline.container.doubt import retire_untrue
+
+        wanted, receipts = self._of_steps
+        return retire_untrue(wanted, suspect, receipts, run_id=self._manifest.run_id, files=self._files)
 
     def _receipts(self, cells: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], Receipt]:
         found = in_parallel([partial(self._receipt, *cell) for cell in cells], at_once=self._files.parallel)
@@ -119,10 +125,12 @@ class Stager:
             return Receipt.from_json(json.loads(self._files.read(layout.receipt(step, sample, fingerprint))))
         except NotInStore as error:
             raise MissingInput(_not_those(step, sample)) from error
-        except (ValueError, TypeError) as error:
-            raise MissingInput(
-                f"The receipt of {step} for {sample} cannot be read ({error}): remove it and run again."
-            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            from batch_pipeline.container.doubt import retire_unreadable
+
+            cell = (step, sample)
+            told = retire_unreadable(cell, fingerprint, run_id=self._manifest.run_id, files=self._files)
+            raise MissingInput(f"The receipt of {step} for {sample} cannot be read ({error}). {told}") from error
 
     def _wanted(
         self,

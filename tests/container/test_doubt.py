@@ -59,6 +59,38 @@ def test_a_receipt_whose_result_was_touched_is_retired(
     assert done(workshop) == set()
 
 
+def test_a_receipt_that_cannot_be_read_is_retired(workshop: Workshop) -> None:
+    """It was cut off, and is long enough to count until somebody reads it."""
+    fingerprint = workshop.upstream("prep", "s1", {"a": b"A"})
+    environment = reader(workshop, fingerprint)
+    key = layout.receipt("prep", "s1", fingerprint)
+    workshop.store.put(key, workshop.store.get(key)[:-5])
+    assert done(workshop) == {("prep", "s1")}
+
+    assert workshop.live(environment) == 66
+
+    failure = workshop.failure()
+    assert failure is not None
+    assert "The receipt of prep for s1 cannot be read" in failure.message
+    assert failure.message.endswith(SENTENCE)
+    assert done(workshop) == set()
+
+
+def test_an_input_that_its_reader_changed_is_made_again(folder_workshop: Workshop) -> None:
+    workshop = folder_workshop
+    fingerprint = workshop.upstream("prep", "s1", {"a": b"A"})
+    environment = workshop.submit(
+        [Row(sample="s1", fingerprint="f" * 16, upstream={"prep": fingerprint})],
+        script="step.sh",
+        bundle_sha256=workshop.bundle({"step.sh": '#!/bin/sh\necho -n X >"$INPUT_X"\ntouch y\n'}),
+        inputs=(InputSpec(port="x", kind="step", step="prep", files=("a",)),),
+        outputs=(OutputSpec(port="y", files=("y",)),),
+    )
+    assert workshop.live(environment) == 65
+    assert b"Inputs are read-only" in workshop.log
+    assert done(workshop) == set()
+
+
 def test_the_same_bytes_written_again_are_as_good(workshop: Workshop) -> None:
     environment = reader(workshop, workshop.upstream("prep", "s1", {"a": b"A"}))
     workshop.store.put(KEY, b"A")
