@@ -25,8 +25,10 @@ def verify(call: Call) -> int:
     """Reads results again and compares size and SHA-256 with what their receipts say.
 
     WHAT is a run (an id, its beginning or end, or `last`), a file or folder of results, or a release; with --all every
-    file that a receipt vouches for. Ends with 1 when a file is not what it was, and names it.
+    file that a receipt vouches for. Ends with 1 when a file is not what it was, and names it. With --repair its cell is
+    not done any more, and the next run makes it again.
     """
+    from batch_pipeline.run.verify import repair
     from batch_pipeline.run.verify import verify as verified
 
     promises = _promises(call)
@@ -38,11 +40,15 @@ def verify(call: Call) -> int:
             bad.append(checked)
             if not call.json:
                 data(f"{checked.promise.key}: {checked.problem}")
+    repaired = repair(call.store, bad) if call.options["repair"] else []
     if call.json:
         told = [{"file": one.promise.key, "problem": one.problem, "witness": one.promise.witness} for one in bad]
-        print_json({"format": 1, "ok": not bad, "files": files, "size_bytes": size_bytes, "problems": told})
+        done = {"repaired": repaired} if call.options["repair"] else {}
+        print_json({"format": 1, "ok": not bad, "files": files, "size_bytes": size_bytes, "problems": told} | done)
     elif bad:
         data(f"{counted(len(bad), 'file')} of {files:,} {'is' if len(bad) == 1 else 'are'} not what the receipts say.")
+        if call.options["repair"]:
+            data(f"{counted(len(repaired), 'cell')} will be made again by the next run.")
     else:
         data(f"{counted(files, 'file')}, {size_bytes:,} bytes: as the receipts say.")
     return CommandExit.FAILED if bad else CommandExit.DONE
@@ -81,5 +87,6 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         *common_options(),
         json_option(),
         CommandOption("--all", "Every file that a receipt vouches for.", is_flag=True),
+        CommandOption("--repair", "Have the next run make again what is not as its receipt says.", is_flag=True),
     ]
     return command("verify", workflow, argv, verify, options)

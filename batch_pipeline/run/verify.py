@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from batch_pipeline.run.record import RunRecord
-from batch_pipeline.run.results import all_receipts, maker_of, read_checksums, receipt_of, results_of
+from batch_pipeline.run.record import RunRecord, new_run_id
+from batch_pipeline.run.results import (
+    all_receipts,
+    maker_of,
+    read_checksums,
+    read_receipts,
+    receipt_of,
+    results_of,
+)
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import FileRecord, Receipt
+from batch_pipeline.wire.retirement import Retirement
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Files that are read at once.
@@ -112,6 +120,38 @@ def check(store: Store, promise: Promise) -> Checked:
         told = f"Its SHA-256 is {digest.hexdigest()}; {promise.witness} says {promise.sha256}."
         return Checked(promise=promise, size_bytes=size, problem=told)
     return Checked(promise=promise, size_bytes=size)
+
+
+def repair(store: Store, found: Sequence[Checked]) -> list[str]:
+    """Retires the receipts of files that are not what they say, so that the next run makes them again.
+
+    Each receipt is retired as it stands beside the files while they are read once more: one that was replaced meanwhile
+    stays. Returns the keys of those retired. A release is no run's to repair.
+    """
+    receipts: dict[str, list[tuple[str, str, str, bool]]] = {}
+    references: dict[str, str] = {}
+    retired = []
+    for key in sorted({one.promise.witness for one in found if one.problem}):
+        cell = layout.cell_of_receipt(key)
+        version = store.version(store.head(key)) if cell and key.startswith(layout.RECEIPTS) else ""
+        if not cell or not version or not any(check(store, one).problem for one in _promises_at(store, key)):
+            continue
+        if store.version(store.head(key)) != version:
+            continue
+        step, sample, fingerprint = cell
+        receipts.setdefault(step, []).append((sample, fingerprint, version, False))
+        if any(one.key.startswith(layout.REFERENCES) for one in _promises_at(store, key)):
+            references[sample] = step
+        retired.append(key)
+    if retired:
+        run_id = new_run_id()
+        noted = Retirement(run_id=run_id, receipts=receipts, references=references, untrue=True)
+        store.put(layout.retired(run_id), noted.to_bytes())
+    return retired
+
+
+def _promises_at(store: Store, key: str) -> list[Promise]:
+    return _of_receipts(list(read_receipts(store, [key])))
 
 
 def _of_receipts(receipts: Sequence[Receipt]) -> list[Promise]:

@@ -133,6 +133,10 @@ def test_verify_names_the_file_that_changed(world: Path, run: Run, run_id: str) 
     assert run("verify", "cohort", workflow=None).code == CommandExit.DONE
     value = json.loads(run("verify", "last", "--json", workflow=None).out)
     assert (value["ok"], [one["file"] for one in value["problems"]]) == (False, ["results/upper/ann/ann.txt"])
+    repaired = run("verify", "--all", "--repair", workflow=None)
+    assert repaired.code == CommandExit.FAILED
+    assert "1 cell will be made again by the next run." in repaired.out
+    assert run("verify", "--all", workflow=None).code == CommandExit.DONE
 
 
 def test_release_and_verify_it(world: Path, run: Run, run_id: str) -> None:

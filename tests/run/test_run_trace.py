@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.report.trace_pages import Branch, trace_record, tree_of
+from batch_pipeline.run.receipts import absent_reference, read_retirements, standing_receipts
 from batch_pipeline.run.record import read_record
 from batch_pipeline.run.results import all_receipts, maker_of, receipt_of, results_of
 from batch_pipeline.run.trace import key_of, trace
-from batch_pipeline.run.verify import all_promises, promises_below, promises_of_run, verify
+from batch_pipeline.run.verify import all_promises, promises_below, promises_of_run, repair, verify
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import FileRecord, Receipt
@@ -290,3 +291,51 @@ def test_a_run_without_cells_has_no_results(store: Store) -> None:
     store.put_json(layout.run_record("R"), {"run_id": "R", "started_at": "", "kind": "driver"})
     with pytest.raises(InvalidUse, match="no steps of its own"):
         promises_of_run(store, read_record(store, "R"))
+
+
+def counting(store: Store) -> set[tuple[str, str]]:
+    standing = standing_receipts(store, read_retirements(store)).counting
+    return {(step, sample) for step, samples in standing.items() for sample in samples}
+
+
+def test_what_is_repaired_is_not_done_any_more(store: Store, made: Maker) -> None:
+    before = counting(store)
+    store.put("results/count/bob/count.txt", b"other")
+    store.delete(["results/upper/cid/cid.txt"])
+    found = list(verify(store, all_promises(store)))
+
+    retired = repair(store, found)
+
+    assert {layout.cell_of_receipt(key) for key in retired} == {
+        ("count", "bob", print_of(store, "count", "bob")),
+        ("upper", "cid", print_of(store, "upper", "cid")),
+    }
+    assert before - counting(store) == {("count", "bob"), ("upper", "cid")}
+    # What is not done vouches for nothing.
+    assert not problems(store, all_promises(store))
+    assert repair(store, list(verify(store, all_promises(store)))) == []
+
+
+def test_a_receipt_that_was_replaced_since_is_not_retired(store: Store, made: Maker) -> None:
+    key = "results/count/bob/count.txt"
+    data = store.get(key)
+    store.put(key, b"other")
+    found = list(verify(store, all_promises(store)))
+    store.put(key, data)
+    assert repair(store, found) == []
+
+
+def test_a_reference_that_is_repaired_is_absent_until_it_is_built(store: Store, made: Maker) -> None:
+    receipt = receipt_of(store, "upper", "ann")
+    assert receipt is not None
+    output = FileRecord(port="index", key=REFERENCE, size_bytes=1, sha256="0" * 64)
+    built = replace(receipt, step="reference", sample="hg", outputs=(output,))
+    store.put_json(layout.receipt("reference", "hg", receipt.fingerprint), built.to_json())
+    repair(store, list(verify(store, promises_below(store, REFERENCE))))
+    assert absent_reference(store, read_retirements(store), "hg")
+
+
+def print_of(store: Store, step: str, sample: str) -> str:
+    receipt = receipt_of(store, step, sample)
+    assert receipt is not None
+    return receipt.fingerprint
