@@ -7,10 +7,10 @@ change, so a receipt that is the same before and after the look was not about to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from batch_pipeline.container.keep import receipt_at
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.receipt import Receipt
@@ -38,7 +38,7 @@ def retire_untrue(
         receipt = receipts[cell]
         key = layout.receipt(*cell, receipt.fingerprint)
         version = _version(key, cell, files)
-        if not version or _read(key, files) != receipt:
+        if not version or receipt_at(key, files) != receipt:
             continue
         # Once more, now that the receipt's version is known.
         still = dict(_problems([one for one in wanted if one.cell == cell], suspect, files)).get(cell)
@@ -52,7 +52,7 @@ def retire_unreadable(cell: Cell, fingerprint: str, *, run_id: str, files: Files
     """Retires a receipt that cannot be read, and returns what became of that. Raises StoreFailed."""
     key = layout.receipt(*cell, fingerprint)
     version = _version(key, cell, files)
-    if not version or _read(key, files) is not None or _version(key, cell, files) != version:
+    if not version or receipt_at(key, files) is not None or _version(key, cell, files) != version:
         return "Run the same command again."
     return _retire(cell, fingerprint, version, run_id, files)
 
@@ -93,10 +93,3 @@ def _problem(one: Wanted, files: Files, *, is_suspect: bool) -> str:
 
 def _version(key: str, cell: Cell, files: Files) -> str:
     return files.versions_in(layout.receipts(*cell)).get(key, "")
-
-
-def _read(key: str, files: Files) -> Receipt | None:
-    try:
-        return Receipt.from_json(json.loads(files.read(key)))
-    except (NotInStore, ValueError, TypeError, AttributeError):
-        return None

@@ -25,11 +25,14 @@ def standing_receipt(manifest: Manifest, row: Row, files: Files) -> Receipt | No
 
     Raises StoreFailed.
     """
+    return receipt_at(layout.receipt(manifest.step, row.sample, row.fingerprint), files)
+
+
+def receipt_at(key: str, files: Files) -> Receipt | None:
+    """The success receipt at a key; None: there is none that can be read. Raises StoreFailed."""
     try:
-        receipt = Receipt.from_json(json.loads(files.read(layout.receipt(manifest.step, row.sample, row.fingerprint))))
-    except NotInStore:
-        return None
-    except (ValueError, TypeError, AttributeError):
+        receipt = Receipt.from_json(json.loads(files.read(key)))
+    except (NotInStore, ValueError, TypeError, AttributeError):
         return None
     return receipt if receipt.outcome == "succeeded" else None
 

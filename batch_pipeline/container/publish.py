@@ -16,11 +16,12 @@ from functools import partial
 
 from batch_pipeline.container.disk import digest
 from batch_pipeline.container.files import Files
-from batch_pipeline.container.keep import standing_receipt, stands
+from batch_pipeline.container.keep import receipt_at, standing_receipt, stands
+from batch_pipeline.container.log import say
 from batch_pipeline.container.run import Signals
 from batch_pipeline.container.stage import in_parallel
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import InvalidOutput, StepInterrupted
+from batch_pipeline.wire.errors import InvalidOutput, StepInterrupted, StoreFailed
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
@@ -88,7 +89,13 @@ def publish(
     DiskFull, StoreFailed.
     """
     known = {record.key: record for record in before.outputs} if before else {}
+    gone = _outputs_of(older, files) - {product.record.key for product in products}
     files.delete(list(older))
+    try:
+        files.delete(sorted(gone))
+    except StoreFailed as error:
+        # An older stack's role may not; no receipt vouches for them any more.
+        say(f"What earlier code made, and this does not, stays: {', '.join(sorted(gone))}. {error.message}")
 
     def put(product: Product) -> FileRecord:
         signals.check()
@@ -101,6 +108,22 @@ def publish(
         return product.record if files.parallel else replace(product.record, etag=files.look(key)[1])
 
     return in_parallel([partial(put, product) for product in products], at_once=files.parallel)
+
+
+def _outputs_of(receipts: Sequence[str], files: Files) -> set[str]:
+    """Keys of the cell's outputs that these receipts name: an optional one may not be made any more."""
+    keys = set()
+    for key in receipts:
+        receipt = receipt_at(key, files)
+        if receipt is None:
+            continue
+        cell, folder = (receipt.step, receipt.sample), layout.reference(receipt.sample, "")
+        keys |= {
+            record.key
+            for record in receipt.outputs
+            if layout.cell_of_result(record.key) == cell or record.key.startswith(folder)
+        }
+    return keys
 
 
 def as_json(record: Receipt | Failure) -> bytes:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batch_pipeline.container import meter
+from batch_pipeline.container import files, meter
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.manifest import InputSpec, OutputSpec, Row, SourceFile
 
 if TYPE_CHECKING:
@@ -169,6 +170,48 @@ class S(Step):
     )
     assert workshop.live(environment) == 0, workshop.log
     assert workshop.result("y.s1.txt") == b"A9R"
+
+
+def test_an_optional_output_that_is_not_made_any_more_goes_with_its_receipt(workshop: Workshop) -> None:
+    outputs = (OutputSpec(port="y", files=("y",)), OutputSpec(port="z", files=("z",), optional=True))
+
+    def made(script: str, fingerprint: str) -> None:
+        environment = workshop.submit(
+            [Row(sample="s1", fingerprint=fingerprint)],
+            script="s.sh",
+            bundle_sha256=workshop.bundle({"s.sh": script}),
+            outputs=outputs,
+        )
+        assert workshop.live(environment) == 0, workshop.log
+
+    workshop.store.put("results/copy/s1/of a person", b"stays")
+    made("#!/bin/sh\ntouch y z\n", "e" * 16)
+    assert workshop.result("z") == b""
+    made("#!/bin/sh\ntouch y\n", "f" * 16)
+    assert sorted(workshop.store.keys("results/copy")) == ["results/copy/s1/of a person", "results/copy/s1/y"]
+
+
+def test_what_may_not_be_removed_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The role of an older stack may replace results, and remove receipts alone."""
+    outputs = (OutputSpec(port="y", files=("y",), optional=True),)
+    kind = files.FolderFiles if workshop.store.folder else files.ObjectFiles
+    delete = kind.delete
+
+    def refusing(self: Any, keys: list[str]) -> None:
+        if any(key.startswith("results/") for key in keys):
+            raise StoreFailed("AccessDenied.")
+        delete(self, keys)
+
+    monkeypatch.setattr(kind, "delete", refusing)
+    for script, fingerprint in (("touch y", "e" * 16), ("true", "f" * 16)):
+        environment = workshop.submit(
+            [Row(sample="s1", fingerprint=fingerprint)],
+            script="s.sh",
+            bundle_sha256=workshop.bundle({"s.sh": f"#!/bin/sh\n{script}\n"}),
+            outputs=outputs,
+        )
+        assert workshop.live(environment) == 0, workshop.log
+    assert b"does not, stays: results/copy/s1/y. AccessDenied." in workshop.log
 
 
 def test_a_required_port_is_never_empty(workshop: Workshop) -> None:
