@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.container.disk import local_error, put_by, remove_tree
+from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, put_by, remove_tree
 from batch_pipeline.container.environment import Place, read_place
 from batch_pipeline.container.execution import Executed, run_class, run_script
 from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
@@ -156,14 +156,14 @@ class Attempt:
         try:
             if not self._take_spare():
                 try:
-                    os.mkdir(scratch)
+                    os.mkdir(scratch, PRIVATE)
                 except FileNotFoundError:
-                    os.makedirs(scratch)
+                    make_folder(scratch, PRIVATE)
                 except FileExistsError:
                     # The attempt ran before and was killed with its supervisor.
                     remove_tree(scratch)
-                    os.mkdir(scratch)
-            os.mkdir(self.work)
+                    os.mkdir(scratch, PRIVATE)
+            os.mkdir(self.work, PRIVATE)
         except OSError as error:
             raise local_error(scratch, error) from error
 

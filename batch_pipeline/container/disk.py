@@ -7,16 +7,20 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from batch_pipeline.wire.digest import sha256_of_bytes, sha256_of_file
 from batch_pipeline.wire.errors import DiskFull, StoreFailed
+from batch_pipeline.wire.toolchain import process_umask
 
 T = TypeVar("T")
 
 #: What the kernel says when a disk or a quota is full.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: The rights on scratch and caches: their user's alone, whatever the umask.
+PRIVATE = 0o700
 _SMALL = 1 << 16
 _PIECE = 1 << 14
 _COUNTER = itertools.count()
@@ -89,14 +93,18 @@ def _remove_inside(folder: str) -> None:
                 os.unlink(entry.path)
 
 
-def make_folder(path: str) -> None:
-    """Makes a folder that most often is not there, in one that most often is. One that is there is no error."""
+def make_folder(path: str, mode: int = 0o777) -> None:
+    """Makes a folder that most often is not there, in one that most often is. One that is there is no error.
+
+    It has the rights `mode` that the umask leaves, and so have the folders above it that are made.
+    """
     try:
-        os.mkdir(path)
+        os.mkdir(path, mode)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        os.makedirs(path, exist_ok=True)
+        make_folder(os.path.dirname(path), mode)
+        make_folder(path, mode)
 
 
 def digest(path: str, size_bytes: int) -> str:
@@ -138,9 +146,33 @@ def _in_folder(path: str, act: Callable[[], T]) -> T:
         return act()
 
 
+def _shared(mode: int) -> int:
+    """The rights on an output that is published: others may what the owner may, as far as the umask lets them.
+
+    That is for a file of its owner's alone. A tool that writes a temporary file and renames it leaves one; any other
+    rights are as the tool wants them.
+    """
+    mode &= 0o777
+    return mode if mode & 0o077 else mode | (mode >> 6) * 0o11 & ~_umask()
+
+
+def _share(path: str) -> None:
+    """Gives a file its `_shared` rights, unless it is somebody else's: a tool may run as another user."""
+    found = os.stat(path)
+    if not found.st_mode & 0o077 and found.st_uid == os.geteuid():
+        os.chmod(path, _shared(found.st_mode))
+
+
+@cache
+def _umask() -> int:
+    """Looked up once: a process keeps its umask."""
+    return process_umask()
+
+
 def renamed(path: str, target: str) -> bool:
-    """Whether the file could be renamed: not into another file system."""
+    """Whether the file could be renamed, with the rights of its new place: not into another file system."""
     try:
+        _share(path)
         _in_folder(target, lambda: os.replace(path, target))
     except OSError as error:
         if error.errno == errno.EXDEV:
@@ -157,7 +189,7 @@ def copy(path: str, target: str) -> None:
     try:
         _in_folder(target, lambda: open(part, "xb").close())
         shutil.copyfile(path, part)
-        os.chmod(part, os.stat(path).st_mode & 0o777)
+        os.chmod(part, _shared(os.stat(path).st_mode))
         os.replace(part, target)
     except OSError:
         _forget(part)

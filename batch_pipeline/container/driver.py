@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.container.checkout import check_out, command_of
-from batch_pipeline.container.disk import local_error, remove_tree
+from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, remove_tree
 from batch_pipeline.container.environment import scratch_root
 from batch_pipeline.container.log import Log, log_of, say
 from batch_pipeline.container.run import Signals, spawn
@@ -108,7 +108,7 @@ class Attempt:
     def _check_out(self) -> None:
         remove_tree(self.scratch)
         try:
-            self.code.mkdir(parents=True)
+            make_folder(os.fspath(self.code), PRIVATE)
         except OSError as error:
             raise local_error(self.scratch, error) from error
         for checkout in self._order.checkouts:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.container.loading import LoadedStep
 from batch_pipeline.container.run import Ended, Signals, fork, spawn
 from batch_pipeline.container.verdict import Verdict, guarded, verdict_of_code
@@ -96,7 +97,7 @@ def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> 
 def _gathered(port: str, gathered: Mapping[str, Iterable[Path]], lists: Path) -> dict[str, str]:
     pairs = [(sample, str(file)) for sample, files in gathered.items() for file in files]
     path = lists / f"{port}.tsv"
-    lists.mkdir(exist_ok=True)
+    lists.mkdir(PRIVATE, exist_ok=True)
     path.write_text("".join(f"{sample}\t{file}\n" for sample, file in pairs))
     joined = " ".join(file for _, file in pairs)
     short = {f"INPUT_{port.upper()}": joined} if len(joined.encode()) < _VARIABLE_BYTES else {}

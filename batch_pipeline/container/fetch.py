@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from batch_pipeline.container.disk import local_error, remove_tree
+from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, remove_tree
 from batch_pipeline.container.files import Files, files_of
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire.digest import sha256_of_bytes
@@ -90,7 +90,8 @@ def unpack(data: bytes, folder: Path) -> None:
     """Unpacks a zip into a new folder, executable bits included. Raises ContractBroken, OSError."""
     import zipfile
 
-    os.makedirs(folder)
+    make_folder(os.fspath(folder.parent), PRIVATE)
+    os.mkdir(folder, PRIVATE)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for member in archive.infolist():

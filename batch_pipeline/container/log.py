@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Protocol, Self
 
-from batch_pipeline.container.disk import write_all
+from batch_pipeline.container.disk import PRIVATE, make_folder, write_all
 
 #: Bytes of a log that the store gets: its end.
 KEPT_BYTES = 64 << 20
@@ -143,7 +143,7 @@ def say(text: str) -> None:
 def _new_file(folder: str) -> int:
     """A file without a name; in memory when the folder cannot have one, so that the log tells that its disk is full."""
     try:
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder, PRIVATE)
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
         return os.memfd_create("log")

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from batch_pipeline.container.disk import local_error, remove_tree
+from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, remove_tree
 from batch_pipeline.container.environment import scratch_root
 from batch_pipeline.container.fetch import fetched, located, unpack
 from batch_pipeline.container.log import say
@@ -42,7 +42,7 @@ def run_payload(environment: Mapping[str, str], arguments: Sequence[str], warm: 
         return ContainerExit.USAGE
     root = scratch_root(environment)
     try:
-        os.makedirs(root, exist_ok=True)
+        make_folder(root, PRIVATE)
         folder = Path(tempfile.mkdtemp(prefix="fetch_and_run-", dir=root))
     except OSError as error:
         raise local_error(root, error) from error

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from batch_pipeline.container.disk import local_error
+from batch_pipeline.container.disk import PRIVATE, local_error, make_folder
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.stage import Stop, in_parallel
 from batch_pipeline.wire.digest import fingerprint_of
@@ -55,7 +55,7 @@ def _cached(spec: ReferenceSpec, files: Files, cache: Path, stop: Stop) -> Path:
     try:
         if _is_whole(path, spec):
             return path
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(os.fspath(folder), PRIVATE)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             _lock(lock, stop)

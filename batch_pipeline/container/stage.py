@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from batch_pipeline.container.disk import make_folder
+from batch_pipeline.container.disk import PRIVATE, make_folder
 from batch_pipeline.container.fetch import located
 from batch_pipeline.container.files import Brought, Files, Link
 from batch_pipeline.container.warm import Warm
@@ -217,7 +217,7 @@ class Stager:
     def _bring(self, wanted: Sequence[Wanted], staged: Staged) -> None:
         stop = Stop()
         for folder in {one.destination.rpartition("/")[0] for one in wanted}:
-            make_folder(folder)
+            make_folder(folder, PRIVATE)
         several = any(one.files.parallel for one in wanted)
         calls = [partial(_bring_one, one, stop) for one in wanted]
         for record, link in in_parallel(calls, at_once=several, stop=stop):

@@ -37,6 +37,9 @@ class Variable:
     #: Folders of this machine, with colons between, that the embedded Batch gives to a job's container, read-only.
     FOLDERS = "BATCH_PIPELINE_FOLDERS"
 
+    #: The umask of whoever gave the command, in octal: what the embedded Batch gives to a job's container.
+    UMASK = "BATCH_PIPELINE_UMASK"
+
     #: Run in which this one was started: what a driver job puts into its environment, and a run's record keeps.
     PARENT_RUN = "BATCH_PIPELINE_PARENT_RUN"
     #: The dataset that a run is about, at which level of access, and below which prefix it writes.

@@ -231,3 +231,19 @@ def test_remove_tree_removes_whatever_a_tool_left(tmp_path: Path) -> None:
     disk.remove_tree(folder)
     assert os.listdir(tmp_path) == ["kept"]
     disk.remove_tree(folder)
+
+
+@pytest.mark.parametrize("move", [True, False])
+def test_what_a_tool_kept_to_itself_is_published_with_the_rights_that_the_umask_leaves(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: bool
+) -> None:
+    assert store.folder
+    files = FolderFiles(store, store.folder)
+    monkeypatch.setattr(disk, "_umask", lambda: 0o027)
+    for mode, published in ((0o600, 0o640), (0o400, 0o440), (0o700, 0o750), (0o604, 0o604)):
+        path = tmp_path / "out"
+        path.write_text("data")
+        path.chmod(mode)
+        files.publish(path, "results/a/b/out", move=move)
+        assert (store.folder / "results/a/b/out").stat().st_mode & 0o777 == published
+        path.unlink(missing_ok=True)

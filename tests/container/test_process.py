@@ -47,6 +47,29 @@ def test_the_log_goes_to_the_pipe_and_to_the_store(folder_workshop: Workshop) ->
     assert folder_workshop.left_in_scratch() == []
 
 
+@pytest.mark.parametrize(("umask", "file", "folder"), [("0002", 0o664, 0o775), ("0077", 0o600, 0o700)])
+def test_what_is_published_has_the_rights_that_the_umask_leaves_and_scratch_has_none(
+    folder_workshop: Workshop, umask: str, file: int, folder: int
+) -> None:
+    """The output was made as tools do that write a temporary file and rename it."""
+    script = (
+        '#!/bin/sh\nstat -c %a "$PWD/../.." "$PWD/.." . "$(dirname "$INPUT_X")"; kept=$(mktemp -p .); mv "$kept" y\n'
+    )
+    environment = folder_workshop.script(script)
+    before = set(folder_workshop.root.rglob("*"))
+    scratch = str(folder_workshop.scratch / "deep")
+    more = {"BATCH_PIPELINE_UMASK": umask, "BATCH_PIPELINE_SCRATCH": scratch, "BATCH_PIPELINE_CACHE": scratch}
+    process = folder_workshop.start({**environment, **more})
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert out.decode().split() == ["700"] * 4
+    for path in set(folder_workshop.root.rglob("*")) - before:
+        if not path.is_relative_to(folder_workshop.scratch):
+            assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file), path
+        elif path.is_dir():
+            assert path.stat().st_mode & 0o777 == 0o700, path
+
+
 def test_a_python_steps_words_and_its_tools_words_keep_their_order(folder_workshop: Workshop) -> None:
     body = """
 class S(Step):
