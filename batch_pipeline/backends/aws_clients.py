@@ -21,6 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, InvalidConfig
+from batch_pipeline.wire.toolchain import HEADER, Toolchain
 
 if TYPE_CHECKING:
     from batch_pipeline.config import AwsSettings, EmbeddedSettings
@@ -227,7 +228,8 @@ def aws_maker(settings: AwsSettings) -> Callable[[], ClientMaker]:
 def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | None = None) -> Callable[[], ClientMaker]:
     """Clients of the embedded Batch, which is started if it does not run; the user's AWS files are not looked at.
 
-    `identity` is lent to its jobs, for a store in S3: `credentials.identity_of`.
+    `identity` is lent to its jobs, for a store in S3: `credentials.identity_of`. Each job brings the toolchain of this
+    process along.
     """
 
     def connect() -> ClientMaker:
@@ -235,6 +237,7 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
 
         from batch_pipeline.localbatch.client import ensure, lend
 
+        toolchain = Toolchain.of_this_process().to_header()
         endpoint = ensure(
             settings.folder,
             vcpus=settings.vcpus or None,
@@ -246,7 +249,7 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
             lend(endpoint, identity)
 
         def make(service: str, config: Any) -> Any:
-            return _bare_session().create_client(
+            client = _bare_session().create_client(
                 service,
                 endpoint_url=endpoint.url,
                 region_name=endpoint.region,
@@ -255,6 +258,11 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
                 # It is on loopback: no proxy of the environment stands between.
                 config=config.merge(Config(proxies={})),
             )
+            client.meta.events.register("before-call.batch.SubmitJob", bring_toolchain)
+            return client
+
+        def bring_toolchain(params: dict[str, Any], **_: Any) -> None:
+            params["headers"][HEADER] = toolchain
 
         return make
 

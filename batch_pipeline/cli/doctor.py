@@ -25,6 +25,7 @@ from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.run.preflight import Finding
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import BatchPipelineError
+from batch_pipeline.wire.toolchain import Toolchain
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
@@ -91,15 +92,17 @@ def _packages(call: Call) -> Iterator[Finding]:
 
 
 def _tools(call: Call) -> Iterator[Finding]:
-    """Tools that the steps' classes name (`tools = ("kallisto",)`); on AWS they are in the images."""
-    if not call.has_pipeline or call.settings.backend.name != "embedded":
+    """Tools that the steps' classes name (`tools = ("kallisto",)`), where jobs look; containers have their own."""
+    settings = call.settings
+    if not call.has_pipeline or settings.backend.name != "embedded" or settings.embedded.container:
         return
     classes = [type(node.step) for node in call.graph]
     if call.workflow.reference_builder is not None:
         classes.append(call.workflow.reference_builder)
     wanted = {tool: step.__name__ for step in reversed(classes) for tool in getattr(step, "tools", ())}
+    path = Toolchain.of_this_process().path
     for tool, step in sorted(wanted.items()):
-        place = shutil.which(tool)
+        place = shutil.which(tool, path=path)
         remedy = "" if place else f"Install it; step {step} runs it. On Debian: apt-get install {_package_of(tool)}"
         yield Finding(check="tool", ok=place is not None, sentence=f"{tool}: {place or 'not found'}", remedy=remedy)
 

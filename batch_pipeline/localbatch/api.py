@@ -6,6 +6,7 @@ What is not there answers `UnknownOperationException`, as a service of another v
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 
 from batch_pipeline.localbatch.definitions import normal_definition, refused
@@ -17,6 +18,7 @@ from batch_pipeline.localbatch.logs import Logs
 from batch_pipeline.localbatch.model import ApiError, Request
 from batch_pipeline.localbatch.registry import Registry, check_tags
 from batch_pipeline.localbatch.submit import resolve
+from batch_pipeline.wire.toolchain import Toolchain
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
 DESCRIBED_JOBS = 100
@@ -44,7 +46,6 @@ class Api:
         self._save_job = save_job
         self._minimum_timeout = minimum_timeout
         self._handlers: dict[str, Callable[[Document], Document]] = {
-            "SubmitJob": self._submit_job,
             "DescribeJobs": self._describe_jobs,
             "ListJobs": lambda request: list_jobs(request, registry, engine.jobs),
             "CancelJob": lambda request: self._end_job(request, terminate=False),
@@ -72,6 +73,8 @@ class Api:
 
     def handle(self, request: Request) -> Document:
         """Answers one request."""
+        if request.operation == "SubmitJob":
+            return self._submit_job(request.parameters, request.toolchain)
         handler = self._handlers.get(request.operation)
         if handler is None:
             raise ApiError(
@@ -81,9 +84,10 @@ class Api:
 
     # Jobs.
 
-    def _submit_job(self, request: Document) -> Document:
+    def _submit_job(self, request: Document, toolchain: Toolchain | None) -> Document:
         now = self._now_ms()
         spec = resolve(request, self._registry, self._engine.jobs, now=now, minimum_timeout=self._minimum_timeout)
+        spec = replace(spec, toolchain=toolchain)
         self._save_job(spec)
         self._engine.submit(spec, now)
         return {"jobArn": job_arn(spec.id), "jobName": spec.name, "jobId": spec.id}

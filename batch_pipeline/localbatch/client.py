@@ -24,6 +24,7 @@ from pathlib import Path
 from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, read_record
 from batch_pipeline.localbatch.signature import proof
 from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.toolchain import Toolchain
 
 #: How long a server may take to answer after it was started; recovery of a large state included.
 START_SECONDS = 60.0
@@ -42,26 +43,6 @@ _FLAGS = {
 }
 #: What may run attempts in containers.
 ENGINES = ("podman", "docker")
-#: What podman and docker read of the environment.
-ENGINE_VARIABLES = (
-    "CONTAINERS_CONF",
-    "CONTAINERS_STORAGE_CONF",
-    "CONTAINERS_REGISTRIES_CONF",
-    "CONTAINER_HOST",
-    "DOCKER_CONFIG",
-    "DOCKER_CONTEXT",
-    "DOCKER_HOST",
-    "REGISTRY_AUTH_FILE",
-    "XDG_RUNTIME_DIR",
-    "XDG_CONFIG_HOME",
-    "XDG_DATA_HOME",
-    "DBUS_SESSION_BUS_ADDRESS",
-)
-#: Of the starter's variables the server sees these and no secrets.
-_KEPT = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV"),
-    *ENGINE_VARIABLES,
-)
 
 
 def ensure(
@@ -232,8 +213,8 @@ def _take(descriptor: int) -> bool:
 def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoint:
     arguments = [str(part) for name, value in options.items() for part in (_FLAGS[name], value)]
     log = state / "server.log"
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    # For jobs that bring no toolchain of their own, and no secrets.
+    toolchain = Toolchain.of_this_process()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
@@ -242,7 +223,7 @@ def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoin
             stdout=descriptor,
             stderr=descriptor,
             cwd="/",
-            env={**{name: os.environ[name] for name in _KEPT if name in os.environ}, "PYTHONPATH": path},
+            env=toolchain.environment(),
             start_new_session=True,
         )
     finally:

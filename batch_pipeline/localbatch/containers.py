@@ -16,41 +16,46 @@ import asyncio
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from batch_pipeline.localbatch.client import ENGINE_VARIABLES
 from batch_pipeline.localbatch.contained import last_line
 from batch_pipeline.localbatch.engine import Run
 from batch_pipeline.localbatch.execution import environment_of
 from batch_pipeline.localbatch.job import Document
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.toolchain import ENGINE_VARIABLES, Toolchain
 
 #: Where the token lies with which attempts ask for credentials; see `identity`.
 _TOKEN_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 _LABEL = "batch-pipeline"
+#: What a shell says for a command that is not there.
+_NOT_FOUND = 127
 _MOUNTED = (Variable.STORE, Variable.FILE_URL)
 
 
 class Containers:
     """The containers of one state folder."""
 
-    def __init__(self, engine: str, state: Path, *, environ: Mapping[str, str]) -> None:
-        """Parameters are podman or docker, the state folder and the server's own environment."""
+    def __init__(self, engine: str, state: Path, toolchain: Toolchain) -> None:
+        """Parameters are podman or docker, the state folder and the server's own toolchain."""
         self.engine = engine
         self._disk = state / "disk"
         self._label = label_of(state)
-        self._client = {name: environ[name] for name in ("PATH", "HOME", *ENGINE_VARIABLES) if name in environ}
+        self._toolchain = toolchain
 
     def order(self, run: Run, passed: Mapping[str, str]) -> Document:
         """What a worker needs to run an attempt in its container; the values of its variables are no arguments.
 
-        Of what the server passes to attempts only what concerns AWS reaches a container: its folders are its own.
+        Of what the server passes to attempts only what concerns AWS reaches a container: its folders are its own. Of a
+        toolchain, the umask: what it writes into a store that is a folder of this machine is its user's.
         """
         container = run.job.spec.shown["container"]
-        environment = environment_of(run, {name: passed[name] for name in passed if name.startswith("AWS_")})
+        toolchain = run.job.spec.toolchain or self._toolchain
+        ambient = {name: passed[name] for name in passed if name.startswith("AWS_")}
+        environment = environment_of(run, {**ambient, Variable.UMASK: f"{toolchain.umask:04o}"})
         return {
             "engine": self.engine,
             "name": name_of(run.job.spec.child_id(run.index), run.attempt),
@@ -63,7 +68,7 @@ class Containers:
             "image": container["image"],
             "command": list(run.job.spec.command),
             "environment": environment,
-            "client": self._client,
+            "client": self._client(run),
             "refused": _refusal(container),
         }
 
@@ -101,24 +106,36 @@ class Containers:
             yield from ("--user", f"{os.getuid()}:{os.getgid()}")
             yield from ("--userns", "keep-id") if os.getuid() and self.engine == "podman" else ()
 
-    def kill(self, child: str, attempt: int, otherwise: Callable[[], object]) -> None:
+    def kill(self, run: Run, otherwise: Callable[[], object]) -> None:
         """Kills an attempt's container, whose worker then says that it ended; calls `otherwise` if there is none."""
-        self._later(["kill", "--signal", "KILL", name_of(child, attempt)], lambda code: code and otherwise())
+        self._later(run, ("kill", "--signal", "KILL"), lambda code: code and otherwise())
 
-    def remove(self, child: str, attempt: int, then: Callable[[], object]) -> None:
+    def remove(self, run: Run, then: Callable[[], object]) -> None:
         """Ends and removes what may be left of an attempt, then calls."""
-        self._later(["rm", "--force", name_of(child, attempt)], lambda _: then())
+        self._later(run, ("rm", "--force"), lambda _: then())
 
-    def _later(self, arguments: list[str], then: Callable[[int], object]) -> None:
+    def _client(self, run: Run | None = None) -> dict[str, str]:
+        """The environment of the clients, which reach an attempt's container as whoever submitted its job would."""
+        toolchain = (run.job.spec.toolchain if run else None) or self._toolchain
+        names = ("PATH", "HOME", *ENGINE_VARIABLES)
+        return {name: toolchain.variables[name] for name in names if name in toolchain.variables}
+
+    def _later(self, run: Run, arguments: Sequence[str], then: Callable[[int], object]) -> None:
         async def call() -> None:
-            process = await asyncio.create_subprocess_exec(
-                self.engine,
-                *arguments,
-                env=self._client,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    self.engine,
+                    *arguments,
+                    name_of(run.job.spec.child_id(run.index), run.attempt),
+                    env=self._client(run),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            except FileNotFoundError:
+                # Where podman or docker is not, there is no container either.
+                then(_NOT_FOUND)
+                return
             then(await process.wait())
 
         task = asyncio.get_running_loop().create_task(call())
@@ -140,7 +157,7 @@ class Containers:
         try:
             done = subprocess.run(
                 [self.engine, *arguments],
-                env=self._client,
+                env=self._client(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

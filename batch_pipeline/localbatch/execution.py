@@ -65,7 +65,10 @@ class SystemClock:
 
 
 def environment_of(run: Run, ambient: Mapping[str, str]) -> dict[str, str]:
-    """The variables that an attempt gets: those of its job, Batch's own, and of the ambient ones what is unset."""
+    """The variables that an attempt gets: those of its job, Batch's own, and of the ambient ones what is unset.
+
+    Ambient are those of its toolchain, and what the server passes on.
+    """
     return {**shared_environment(run, ambient), **own_environment(run)}
 
 

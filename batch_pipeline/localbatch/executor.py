@@ -1,7 +1,8 @@
 """Runs attempts in a pool of warm workers, and watches over them: memory, grace periods, deaths.
 
-A worker that has loaded a bundle serves children of that bundle and plain commands; for another bundle an idle worker
-makes room. Each attempt has a worker for itself, so what a session holds is what its attempt holds.
+A worker is a process of its jobs' own interpreter, with their search paths and umask, and serves no jobs of another
+toolchain. One that has loaded a bundle serves children of that bundle and plain commands; for another bundle an idle
+worker makes room. Each attempt has a worker for itself, so what a session holds is what its attempt holds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from batch_pipeline.localbatch.processes import Identity, is_alive, kill_session
 from batch_pipeline.localbatch.retry import HOST_LOST, OUT_OF_MEMORY
 from batch_pipeline.localbatch.workers import WorkerProcess
 from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.toolchain import Toolchain
 
 # https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html: SIGTERM, then SIGKILL after 30 seconds.
 GRACE_SECONDS = 30.0
@@ -31,7 +33,8 @@ GRACE_SECONDS = 30.0
 SAMPLE_SECONDS = 0.5
 #: How soon to look again for processes that were killed, or whether an adopted worker has ended.
 _SOON = 0.02
-KILLED = 137
+#: Exit codes from here on are signals.
+SIGNALLED = 128
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -53,7 +56,7 @@ class ProcessExecutor:
         folder: Path,
         logs: LogFiles,
         listener: Listener,
-        ambient: Mapping[str, str],
+        toolchain: Toolchain,
         passed: Mapping[str, str],
         idle_workers: int,
         grace_seconds: float = GRACE_SECONDS,
@@ -63,8 +66,9 @@ class ProcessExecutor:
         self._folder = folder
         self._logs = logs
         self._listener = listener
-        self._ambient = dict(ambient)
-        self._passed = {**ambient, **passed}
+        #: Of jobs that bring none.
+        self._toolchain = toolchain
+        self._passed = dict(passed)
         self._idle_workers = idle_workers
         self._grace_seconds = grace_seconds
         #: Where attempts run in containers: those.
@@ -80,29 +84,35 @@ class ProcessExecutor:
 
     def start(self, run: Run) -> None:
         """See `Executor.start`."""
-        log = self._logs.path(task_of(run))
+        log, toolchain = self._logs.path(task_of(run)), run.job.spec.toolchain or self._toolchain
+        bundle = "" if self._containers else run.job.spec.environment.get(Variable.FILE_SHA256, "")
+        try:
+            worker = self._worker_for(bundle, toolchain)
+        except OSError as error:
+            outcome = _cannot_start(f"{error.filename}: {error.strerror}")
+            self._loop.call_soon(self._listener.ended, run, outcome)
+            return
         if self._containers:
-            worker = self._worker_for("")
             worker.order(run, log, {}, self._containers.order(run, self._passed))
         else:
-            worker = self._worker_for(run.job.spec.environment.get(Variable.FILE_SHA256, ""))
-            worker.order(run, log, self._passed)
+            worker.order(run, log, {**toolchain.variables, **self._passed})
         if worker.ready:
             self._listener.began(run)
         if not self._watching:
             self._watching = True
             self._loop.call_later(SAMPLE_SECONDS, self._watch)
 
-    def _worker_for(self, bundle: str) -> WorkerProcess:
+    def _worker_for(self, bundle: str, toolchain: Toolchain) -> WorkerProcess:
+        """An idle worker that fits, or a new one. Raises OSError when its interpreter cannot be started."""
         for fits in ((bundle,), ("",), tuple(worker.bundle for worker in self._idle if not bundle)):
             for worker in reversed(self._idle):
-                if worker.bundle in fits:
+                if worker.bundle in fits and worker.toolchain == toolchain:
                     self._idle.remove(worker)
                     worker.bundle = worker.bundle or bundle
                     return worker
         if self._idle and len(self._workers) >= self._idle_workers:
             self._idle.pop(0).retire()
-        worker = WorkerProcess(self._folder, self._ambient, bundle)
+        worker = WorkerProcess(self._folder, toolchain, bundle)
         self._workers.add(worker)
         self._loop.add_reader(worker.socket.fileno(), self._hear, worker)
         self._loop.add_reader(worker.death, self._bury, worker)
@@ -154,7 +164,7 @@ class ProcessExecutor:
     def _without_container(self, run: Run, then: Callable[[], object]) -> None:
         """Calls when nothing is left of an attempt whose worker has died."""
         if self._containers:
-            self._containers.remove(run.job.spec.child_id(run.index), run.attempt, then)
+            self._containers.remove(run, then)
         else:
             then()
 
@@ -164,6 +174,8 @@ class ProcessExecutor:
         written = read_journal(worker.journal).ended.get(key)
         if written:
             return written
+        if not worker.ready and code < SIGNALLED:
+            return _cannot_start(f"{worker.toolchain.python} ended with exit code {code}; server.log says why")
         return Outcome(exit_code=code or 1, reason=OUT_OF_MEMORY if worker.out_of_memory else None)
 
     # Stopping attempts.
@@ -178,8 +190,7 @@ class ProcessExecutor:
     def _force(self, run: Run) -> None:
         identity = self._identity(run)
         if identity and self._containers:
-            child = run.job.spec.child_id(run.index)
-            self._containers.kill(child, run.attempt, otherwise=lambda: kill_session(identity))
+            self._containers.kill(run, otherwise=lambda: kill_session(identity))
         elif identity:
             kill_session(identity)
 
@@ -269,3 +280,9 @@ class ProcessExecutor:
             self._loop.remove_reader(worker.socket.fileno())
             self._loop.remove_reader(worker.death)
             worker.socket.close()
+
+
+def _cannot_start(why: str) -> Outcome:
+    """How an attempt ends whose interpreter does not run: an environment that was removed, say."""
+    reason = f"CannotStartContainerError: {why}"
+    return Outcome(exit_code=None, status_reason="Task failed to start", reason=reason)

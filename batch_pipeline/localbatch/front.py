@@ -31,6 +31,8 @@ from batch_pipeline.localbatch.service import Answer, Batch
 from batch_pipeline.localbatch.signature import is_signed, proof
 from batch_pipeline.wire.errors import BackendFailed
 
+_HEADER_BYTES = 1 << 20
+
 
 class Front:
     """Serves a `Batch` over HTTP, on the event loop of the thread that makes it.
@@ -64,7 +66,8 @@ class Front:
             region=REGION,
             pid=os.getpid(),
         )
-        self._http = HTTPServer(self._serve)
+        # A toolchain's search paths may be long.
+        self._http = HTTPServer(self._serve, max_header_size=_HEADER_BYTES)
         self._listener = listener
 
     def open(self) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from batch_pipeline.wire.toolchain import Toolchain
+
 #: A JSON object as it comes over the wire.
 Document = dict[str, Any]
 
@@ -83,6 +85,8 @@ class JobSpec:
     shown: Document
     #: Why the job fails instead of being scheduled, when AWS accepts it and fails it later.
     doomed: str | None = None
+    #: With what its attempts run; None: with the server's own.
+    toolchain: Toolchain | None = None
 
     @property
     def count(self) -> int:

@@ -20,6 +20,8 @@ from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
 from batch_pipeline.localbatch.job import Document
+from batch_pipeline.wire.errors import ContractBroken
+from batch_pipeline.wire.toolchain import HEADER, Toolchain, toolchain_of
 
 _VERSIONS = {"batch": "2016-08-10", "logs": "2014-03-28"}
 
@@ -40,6 +42,8 @@ class Request:
 
     operation: str
     parameters: Document
+    #: With what the jobs that it submits run; None: with the server's own.
+    toolchain: Toolchain | None = None
 
 
 class Models:
@@ -54,7 +58,7 @@ class Models:
         ]
 
     def parse(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Request:
-        """Reads an HTTP request; the only parameters in a query are lists.
+        """Reads an HTTP request; the only parameters in a query are lists, and the only header that matters is ours.
 
         Raises
         ------
@@ -74,7 +78,7 @@ class Models:
         if operation not in self._services[service].operation_names:
             raise ApiError(f"Unknown operation {operation!r}.", code="UnknownOperationException", status=404)
         self.check(service, operation, document)
-        return Request(operation=operation, parameters=document)
+        return Request(operation=operation, parameters=document, toolchain=_toolchain(headers.get(HEADER)))
 
     def check(self, service: str, operation: str, parameters: Document) -> None:
         """Refuses parameters that the service's model does not allow."""
@@ -117,6 +121,13 @@ def _document(body: bytes) -> Document:
     if not isinstance(document, dict):
         raise ApiError("The request body must be a JSON object.", code="SerializationException")
     return document
+
+
+def _toolchain(header: str | None) -> Toolchain | None:
+    try:
+        return toolchain_of(header) if header else None
+    except ContractBroken as error:
+        raise ApiError(error.message) from error
 
 
 def _check_enums(value: object, shape: object, where: str) -> None:

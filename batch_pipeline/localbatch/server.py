@@ -28,9 +28,8 @@ from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.localbatch.state import RETENTION_MS, SqliteStorage
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.toolchain import Toolchain
 
-#: What a child sees of the server's own environment.
-AMBIENT = ("PATH", "HOME", "LANG", "TMPDIR")
 _MIB = 1 << 20
 
 
@@ -74,6 +73,7 @@ class Server:
             memory_mib=options.memory_mib,
             minimum_timeout=options.minimum_timeout,
         )
+        self._toolchain = Toolchain.of_this_process()
         self._containers = self._make_containers()
         self._asked = loop.time()
         self._stopped = loop.create_future()
@@ -90,7 +90,7 @@ class Server:
 
     def _make_containers(self) -> Containers | None:
         options = self._options
-        return Containers(options.container, options.state, environ=os.environ) if options.container else None
+        return Containers(options.container, options.state, self._toolchain) if options.container else None
 
     def _make_executor(self) -> ProcessExecutor:
         options = self._options
@@ -101,7 +101,7 @@ class Server:
             folder=self._workers,
             logs=self._logs,
             listener=self.batch,
-            ambient={name: os.environ[name] for name in AMBIENT if name in os.environ},
+            toolchain=self._toolchain,
             passed={name: value for name, value in passed.items() if value},
             idle_workers=max(2, options.vcpus),
             grace_seconds=options.grace_seconds,

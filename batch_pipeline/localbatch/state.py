@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batch_pipeline.localbatch.job import Attempt, Child, Dependency, Document, Ending, Job, JobSpec, Rule
+from batch_pipeline.wire.toolchain import Toolchain, toolchain_of
 
 #: AWS keeps ended jobs for "at least 7 days": https://docs.aws.amazon.com/batch/latest/userguide/job_states.html
 RETENTION_MS = 7 * 24 * 3600 * 1000
@@ -176,8 +177,14 @@ def _spec(body: Document) -> JobSpec:
             "dependencies": tuple(Dependency(**each) for each in body["dependencies"]),
             "rules": tuple(Rule(**each) for each in body["rules"]),
             "command": tuple(body["command"]),
+            "toolchain": _toolchain(body.get("toolchain")),
         }
     )
+
+
+def _toolchain(value: Document | None) -> Toolchain | None:
+    """Equal ones are one object, as those of requests are."""
+    return toolchain_of(Toolchain(**value).to_header()) if value else None
 
 
 def _json(ending: Ending | None) -> str | None:

@@ -5,6 +5,9 @@ the socket FD and answers each with `done`. An attempt whose environment has `BA
 fetch-and-run as ENTRYPOINT) is run in this process by `batch_pipeline.container`, which stays loaded and keeps its
 caches; any other is a command in its own process group.
 
+Its interpreter, variables and umask are those of whoever submitted its jobs, and so is this package: server and worker
+may be of different versions.
+
 SIGTERM is for the current attempt. When the server dies the worker finishes its attempt, writes that down and exits.
 """
 
@@ -222,7 +225,6 @@ def _now_ms() -> int:
 def main() -> None:
     """Serves the socket that was inherited."""
     descriptor, journal, folder = sys.argv[1:]
-    os.umask(0o077)
     # An attempt leaves hardly any cycles, and looking for them among all that was loaded costs a small one much.
     gc.set_threshold(20_000)
     # What an attempt starts must not hold the server's connection after this process has died.

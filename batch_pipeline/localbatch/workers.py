@@ -15,15 +15,15 @@ from batch_pipeline.localbatch.execution import own_environment, shared_environm
 from batch_pipeline.localbatch.job import Document
 from batch_pipeline.localbatch.journal import line_of
 from batch_pipeline.localbatch.processes import Identity, identity_of
-
-#: Where the package lies; a worker starts in no particular folder.
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+from batch_pipeline.wire.toolchain import Toolchain
 
 
 class WorkerProcess:
     """A worker that this server has started. Its current run belongs to it alone."""
 
-    def __init__(self, folder: Path, ambient: Mapping[str, str], bundle: str) -> None:
+    def __init__(self, folder: Path, toolchain: Toolchain, bundle: str) -> None:
+        """Raises OSError when the interpreter cannot be started."""
+        self.toolchain = toolchain
         #: SHA-256 of the bundle that it has loaded; empty as long as there is none.
         self.bundle = bundle
         self.run: Run | None = None
@@ -40,13 +40,14 @@ class WorkerProcess:
         arguments = (str(theirs.fileno()), str(self.journal), str(self.scratch))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "batch_pipeline.localbatch.worker", *arguments],
+                [toolchain.python or sys.executable, "-m", "batch_pipeline.localbatch.worker", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 cwd="/",
-                env={**ambient, "PYTHONPATH": _python_path()},
+                env=toolchain.environment(),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
+                umask=toolchain.umask,
             )
         self.socket.setblocking(False)
         #: Becomes readable when the process has died, whoever may still hold its end of the socket.
@@ -105,7 +106,3 @@ class WorkerProcess:
         """Lets it exit by itself: nothing more will be ordered."""
         self.retired = True
         self.socket.shutdown(socket.SHUT_WR)
-
-
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))

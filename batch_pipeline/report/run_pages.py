@@ -126,6 +126,9 @@ def _place(run: RunRecord) -> Iterator[Sequence[object]]:
         ("reference", run.reference),
         ("settings", f"sha256 {run.config_sha256} (config.json)" if run.config_sha256 else ""),
         *run.place.items(),
+        ("interpreter", run.toolchain.get("python", "")),
+        ("PATH", run.toolchain.get("variables", {}).get("PATH", "")),
+        ("umask", run.toolchain.get("umask", "")),
     )
 
 

@@ -19,7 +19,7 @@ from batch_pipeline.run.folders import local_path
 from batch_pipeline.run.history import now
 from batch_pipeline.run.place import place_of
 from batch_pipeline.run.provenance import package_versions
-from batch_pipeline.run.record import RunRecord
+from batch_pipeline.run.record import RunRecord, toolchain_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
@@ -63,6 +63,7 @@ def record_of(
         jobs=1,
         versions=package_versions(),
         place=place_of(settings),
+        toolchain=toolchain_of(settings),
     )
     begun = {key: item for key, item in asdict(record).items() if key not in ("ended_at", "done", "failed", "problem")}
     return begun | {

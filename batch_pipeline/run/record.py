@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.run.history import Happened, append_if_possible, problem_of, read_events
 
@@ -42,6 +43,7 @@ from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.scrub import scrubbed, scrubbed_code, scrubbed_words
 from batch_pipeline.wire.store import NotInStore, Store
+from batch_pipeline.wire.toolchain import Toolchain
 
 FORMAT = 1
 #: Of the record's class, what `end.json` has.
@@ -112,6 +114,8 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     #: Settings that lead to the backend from elsewhere: `run.place`.
     place: Mapping[str, str] = field(default_factory=dict)
+    #: With what jobs of this machine run: interpreter, search paths, umask (`wire.toolchain`); empty on AWS.
+    toolchain: Mapping[str, Any] = field(default_factory=dict)
     #: From `end.json`: when, and cells by outcome; empty while the run is live.
     ended_at: str = ""
     done: int = 0
@@ -181,8 +185,18 @@ def make_record(
         cells={step: plan.counts(step)[CellState.TO_RUN] for step in plan.states},
         jobs=len(plan.jobs),
         place=place_of(settings),
+        toolchain=toolchain_of(settings),
     )
     return _with_provenance(record, provenance or Provenance())
+
+
+def toolchain_of(settings: Settings) -> dict[str, Any]:
+    """What the record keeps of this command's toolchain: nothing where jobs run on AWS, in their images."""
+    if settings.backend.name != "embedded":
+        return {}
+    # A name on the disk need not be text, and a record is.
+    told = json.dumps(Toolchain.of_this_process().to_json(), ensure_ascii=False)
+    return dict(json.loads(told.encode(errors="replace")))
 
 
 def _workflow_file(request: Request) -> Path | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from batch_pipeline.backends import create
 from batch_pipeline.backends.aws_clients import Fate, fate_of, said, translated
 from batch_pipeline.backends.base import Backend, JobRequest, JobState
 from batch_pipeline.config import Settings, load_settings
+from batch_pipeline.run.record import toolchain_of
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig, SubmissionUnknown
 
 
@@ -79,6 +81,7 @@ class Server:
 
     def __init__(self, answer: Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]) -> None:
         self.requests: list[str] = []
+        self.texts: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -87,6 +90,7 @@ class Server:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 outer.requests.append(self.path)
+                outer.texts.append(f"{self.headers}{body.decode()}")
                 status, document = answer(self.path, json.loads(body or b"{}"))
                 data = json.dumps(document).encode()
                 try:
@@ -177,6 +181,25 @@ def test_a_submission_that_takes_effect_and_times_out_is_sent_once_and_found(
     assert backend.find("job", "mixed") == "id-1"
     assert batch.jobs == ["job"]
     backend.close()
+
+
+@pytest.mark.engine
+def test_a_job_on_aws_gets_nothing_of_the_commands_toolchain(
+    slow: tuple[SlowBatch, Server],
+    job: JobRequest,
+    aws_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", f"/my/tools:{os.environ['PATH']}")
+    batch, server = slow
+    batch.release.set()
+    settings = aws_settings(endpoint=server.url)
+    backend = create(settings)
+    backend.submit(job)
+    backend.close()
+    assert server.count("/v1/submitjob") == 1
+    assert not [text for text in server.texts if "toolchain" in text.lower() or "/my/tools" in text]
+    assert toolchain_of(settings) == {}
 
 
 @pytest.mark.engine

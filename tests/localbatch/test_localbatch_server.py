@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from batch_pipeline.localbatch.client import ensure, find, stop
 from batch_pipeline.localbatch.endpoint import Endpoint, read_record
 from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.toolchain import Toolchain
 from tests.localbatch.conftest import (
     connect,
     define,
@@ -75,7 +76,7 @@ def test_nothing_of_the_servers_environment_reaches_a_child(state: Path, monkeyp
     define(client, environment=[{"name": "MINE", "value": "1"}])
     job_id = run(client, "env")
     names = {line.partition("=")[0] for line in log_of(endpoint, describe(client, job_id)[0])}
-    allowed = {"MINE", "PATH", "HOME", "LANG", "TMPDIR", "PWD", "_", "SHLVL", "OLDPWD"}
+    allowed = {"MINE", "PWD", "_", "SHLVL", "OLDPWD", *Toolchain.of_this_process().variables, "PYTHONPATH"}
     batch = {"AWS_BATCH_JOB_ID", "AWS_BATCH_JOB_ATTEMPT", "AWS_BATCH_JQ_NAME", "AWS_BATCH_CE_NAME"}
     options = {"BATCH_PIPELINE_SCRATCH", "BATCH_PIPELINE_CACHE"}
     # Where to ask for keys, and none of them.
