@@ -219,8 +219,11 @@ def _become_payload(environment: Mapping[str, str], folder: Path, outcome: int) 
     os.closerange(_OUTCOME + 1, 1 << 20)
     sys.stdout, sys.stderr = _line_by_line(1), _line_by_line(2)
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
+    # Most are there already, and setting one costs more than looking at it.
+    before = dict(os.environ)
+    for name in before.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in environment.items() if before.get(name) != value})
 
 
 def _line_by_line(descriptor: int) -> TextIO:
