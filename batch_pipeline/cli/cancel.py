@@ -28,6 +28,7 @@ def cancel(call: Call) -> int:
     What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
     """
     from batch_pipeline.run.cancel import cancel as cancel_runs
+    from batch_pipeline.run.cancel import close_unbegun
     from batch_pipeline.run.launching import is_driver
 
     live = sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
@@ -42,12 +43,16 @@ def cancel(call: Call) -> int:
     samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
     _ask(call, chosen, steps, samples)
     found = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples)
+    closed = [] if steps or samples else close_unbegun(call.store, chosen)
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"cancelled": [plain(one) for one in found]})
+        print_json({"cancelled": [plain(one) for one in found], "closed": closed})
         return CommandExit.DONE
-    data(_counted(found))
+    if found or not closed:
+        data(_counted(found))
+    for run_id in closed:
+        data(f"Closed run {run_id}: it had sent no job.")
     for one in found:
         data(f"  {one}")
     return CommandExit.DONE

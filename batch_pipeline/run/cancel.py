@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.config import Settings
-from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs
+from batch_pipeline.run.live import LiveRun, Submission, has_begun, live_run_ids, read_live_runs
+from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.orders import Order, write_order
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of
-from batch_pipeline.run.record import read_record
+from batch_pipeline.run.record import read_record, write_end
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.errors import InvalidUse, RunConflict
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: What AWS shows as the status reason.
@@ -76,11 +77,33 @@ def cancel(
     return found
 
 
+def close_unbegun(store: Store, run_ids: Iterable[str]) -> list[str]:
+    """Closes those of the runs that sent no job and never will, and says which: their drivers are gone.
+
+    A driver that is at work on one has the lock, and reads the order to cancel after each job that it sends.
+    """
+    unbegun = [run_id for run_id in run_ids if not has_begun(store, run_id)]
+    lock = DriverLock(store)
+    try:
+        if unbegun:
+            lock.take()
+        closed = [run_id for run_id in unbegun if not has_begun(store, run_id)]
+        for run_id in closed:
+            write_end(store, run_id, done=0, failed=0)
+    except RunConflict:
+        return []
+    finally:
+        lock.release()
+    return closed
+
+
 def _reached(store: Store, settings: Settings, run_id: str) -> Settings:
     """The settings that lead to a run's backend. Raises InvalidUse when this machine cannot ask it."""
     try:
         record = read_record(store, run_id)
     except NotInStore:
+        return settings
+    if not has_begun(store, run_id):
         return settings
     unreachable = why_unreachable(settings, record)
     if unreachable:

@@ -26,7 +26,7 @@ from batch_pipeline.run.beyond import reading_beyond, refuse_readers
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.history import Happened, append_if_possible
-from batch_pipeline.run.live import LiveRun, Submission, live_jobs, live_run_ids, read_live_runs
+from batch_pipeline.run.live import LiveRun, Submission, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
@@ -179,6 +179,7 @@ class Driver:
     def _reach(self, run_ids: Sequence[str]) -> None:
         """Goes where live runs have their jobs, as far as the command was not told otherwise.
 
+        A run without any, whose driver died or was refused before it sent one, leads nowhere.
         Raises RunConflict where that is out of reach: another backend would know nothing of the jobs, and what is
         unknown counts as lost.
         """
@@ -189,6 +190,8 @@ class Driver:
                 continue
             settings = reaching(self._request.settings, record)
             unreachable = why_unreachable(settings, record) or why_elsewhere(settings, record)
+            if (unreachable or settings != self._request.settings) and not has_begun(self._store, run_id):
+                continue
             if unreachable:
                 raise RunConflict(unreachable)
             self._request = replace(self._request, settings=settings)

@@ -52,6 +52,11 @@ def live_run_ids(store: Store) -> list[str]:
     return sorted(entry.key.rsplit("/", 1)[-1].removesuffix(".json") for entry in store.list(layout.LIVE))
 
 
+def has_begun(store: Store, run_id: str) -> bool:
+    """Whether a run has sent a job, or set out to. One LIST."""
+    return any(key.endswith(("/intent.json", "/sent.json")) for key in store.keys(layout.submissions(run_id)))
+
+
 def submissions(store: Store, run_id: str, backend: Backend | None = None) -> list[Submission]:
     """The jobs that a run sent, in no order.
 

@@ -30,15 +30,18 @@ from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.provenance import ProvenanceReader
 from batch_pipeline.run.receipts import retire, with_retired
-from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_record
+from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_end, write_record
 from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import BatchPipelineError, SubmissionUnknown
+from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, StoreFailed, SubmissionUnknown
 
 
 class Submitter:
-    """The submission of one run. Made under the driver's lock; `begin` first, then the steps in order."""
+    """The submission of one run. Made under the driver's lock; `begin` first, then the steps in order.
+
+    A run that ends before anything is queued is closed: nothing of it is left to be followed, or to be cancelled.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class Submitter:
         #: What was sent so far, in order.
         self.sent: list[Submission] = []
         self._native: dict[str, str] = {}
+        #: Nothing is queued, for sure.
+        self._is_unsent = True
 
     def begin(self) -> None:
         """Writes bundle and run record, and retires receipts; the next driver knows of the run from here on.
@@ -119,11 +124,22 @@ class Submitter:
             append_if_possible(
                 self._request.store, self.run_id, Happened.SUBMISSION_FAILED, message, error=kind, **about
             )
+            self._close_unsent()
             raise
         except KeyboardInterrupt:
             message = f"{place}somebody pressed Ctrl-C."
             append_if_possible(self._request.store, self.run_id, Happened.SUBMISSION_INTERRUPTED, message, **about)
+            self._close_unsent()
             raise
+
+    def _close_unsent(self) -> None:
+        """Closes the run if nothing of it is queued, while another error is on its way."""
+        if not self._is_unsent:
+            return
+        try:
+            write_end(self._request.store, self.run_id, done=0, failed=0)
+        except StoreFailed:
+            pass  # The next driver finds it live, without jobs, and closes it.
 
     def _submit(self, job: PlannedJob) -> None:
         request = request_of(self._plan, job, self._context, self._after(job.after))
@@ -166,6 +182,7 @@ class Submitter:
         self._listener.submitted(self.run_id, job.step, job.name, native_id, job.size)
 
     def _send(self, request: JobRequest) -> str:
+        was_unsent, self._is_unsent = self._is_unsent, False
         try:
             return self._backend.submit(request)
         except SubmissionUnknown:
@@ -175,6 +192,9 @@ class Submitter:
                 return native_id
             # Several looks did not find it: it was not taken, and once more is safe. A second doubt goes to the user.
             return self._backend.submit(request)
+        except BackendFailed:
+            self._is_unsent = was_unsent
+            raise
 
     def _after(self, edges: Sequence[Edge]) -> list[After]:
         return [

@@ -131,6 +131,33 @@ def said_until(process: subprocess.Popen[str], start: str) -> str:
     pytest.fail(f"It ended without {start!r}:\n{seen}")
 
 
+def test_a_run_that_never_began_is_closed_and_leads_no_later_command_anywhere(shell: Shell) -> None:
+    nowhere = shell.folder / "nowhere"
+    nowhere.mkdir()
+    shell.environment["PATH"] = str(nowhere)
+    assert "podman is not on the PATH" in shell("--container", "podman", code=CommandExit.UNREACHABLE)
+    (run,) = json.loads(shell("runs", "--json"))
+    assert (run["status"], run["jobs"]) == ("failed", 2)
+    assert "podman is not on the PATH" in run["problem"]
+    assert "Nothing to cancel: no run is live." in shell("cancel")
+
+    # As an earlier version left it, or a driver that was killed before its first job.
+    store = shell.folder / "store" / "default"
+    (store / "runs" / run["run_id"] / "end.json").unlink()
+    live = store / "live" / f"{run['run_id']}.json"
+    live.parent.mkdir(exist_ok=True)
+    live.write_text(json.dumps({"run_id": run["run_id"], "started_at": run["started_at"], "format": 1}))
+    assert "upper" in shell("status")
+    assert f"Closed run {run['run_id']}: it had sent no job." in shell("cancel", "--yes")
+    assert not live.exists()
+
+    (store / "runs" / run["run_id"] / "end.json").unlink()
+    live.write_text(json.dumps({"run_id": run["run_id"], "started_at": run["started_at"], "format": 1}))
+    assert "upper: 3/3 done\ncount: 3/3 done\n" in shell()
+    assert not live.exists()
+    assert {each["status"] for each in json.loads(shell("runs", "--json"))} == {"done", "failed"}
+
+
 def test_from_the_first_run_to_nothing_to_do(shell: Shell) -> None:
     told = shell()
     assert "upper: 3/3 done\ncount: 3/3 done\n" in told

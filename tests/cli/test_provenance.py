@@ -54,8 +54,8 @@ def test_runs_show_says_that_a_submission_failed(world: Path, run: Run) -> None:
     with pytest.raises(SubmissionRefused):
         drive(request_of(store), maker)
     problem = "submission failed: upper-0-0: The queue 'mixed' is closed. Open it."
-    assert f"live; {problem}" in run("runs", "show", "last", workflow=None).out
-    assert f"live; {problem}" in run("runs", workflow=None).out
+    assert f"0 done; {problem}" in run("runs", "show", "last", workflow=None).out
+    assert f"0 done; {problem}" in run("runs", workflow=None).out
 
 
 def test_runs_diff_tells_what_differs(world: Path, run: Run, run_id: str) -> None:

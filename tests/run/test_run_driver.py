@@ -10,7 +10,7 @@ from batch_pipeline import backends
 from batch_pipeline.backends.base import JobState
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState, Limits
-from batch_pipeline.run.cancel import cancel
+from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
@@ -415,6 +415,34 @@ def test_a_command_that_would_ask_another_backend_than_the_live_run_is_refused(s
     with pytest.raises(RunConflict, match="not '/other'"):
         drive(request_of(store, settings=other), stage)
     assert live_run_ids(store) == [run_id]
+
+
+def test_a_run_without_a_job_leads_no_command_to_its_backend(store: Store, stage: Stage) -> None:
+    """Its driver was killed before it sent one; the next that may send closes it."""
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    (run_id,) = live_run_ids(store)
+    store.delete([*store.keys(layout.submissions(run_id))])
+    other = request_of(store, settings=load_settings({"embedded.state": "/other"}, environ={}))
+    assert look(other, stage).live_runs == []
+
+    stage.is_open = True
+    assert drive(other, Stage(store)).ok
+    assert live_run_ids(store) == []
+
+
+def test_an_order_to_cancel_closes_what_no_driver_submits_any_more(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    (run_id,) = live_run_ids(store)
+    assert close_unbegun(store, [run_id]) == []
+    store.delete([*store.keys(layout.submissions(run_id))])
+    driver = DriverLock(store)
+    driver.take()
+    assert close_unbegun(store, [run_id]) == [], "its driver is about to send"
+    driver.release()
+    assert close_unbegun(store, [run_id]) == [run_id]
+    assert live_run_ids(store) == []
 
 
 def test_a_command_on_another_machine_than_the_embedded_batch_is_told_where_to_go(

@@ -48,8 +48,9 @@ def test_a_refused_job_leaves_a_record_that_says_so(store: Store, stage: Stage, 
         drive(request_of(store), stage)
 
     (record,) = find_runs(store, Query())
-    (event,) = read_events(store, record.run_id)
-    assert record.status == "live"
+    event, *ended = read_events(store, record.run_id)
+    # One of which nothing was queued is closed at once.
+    assert (record.status, len(ended)) == (("live", 0) if after else ("failed", 1))
     assert event.event == "submission failed"
     assert event.message == f"{job}: The queue 'mixed' is closed. Open it."
     assert event.details | {"error": "SubmissionRefused", "job": job, "jobs_sent": after} == event.details
@@ -72,6 +73,7 @@ def test_a_doubt_that_nobody_could_settle_is_told_too(store: Store, stage: Stage
 
     (record,) = find_runs(store, Query())
     assert problem_of(read_events(store, record.run_id)) == "submission failed: upper-0-0: Nobody knows, again."
+    assert live_run_ids(store) == [record.run_id]
 
 
 def test_definitions_that_are_not_taken_leave_a_record_that_says_so(
@@ -85,7 +87,8 @@ def test_definitions_that_are_not_taken_leave_a_record_that_says_so(
         drive(request_of(store), stage)
 
     (record,) = find_runs(store, Query())
-    assert problem_of(read_events(store, record.run_id)) == "submission failed: No such role."
+    assert (record.status, record.problem) == ("failed", "submission failed: No such role.")
+    assert live_run_ids(store) == []
 
 
 def test_ctrl_c_in_the_middle_of_a_submission_is_told(store: Store, stage: Stage) -> None:
@@ -98,6 +101,8 @@ def test_ctrl_c_in_the_middle_of_a_submission_is_told(store: Store, stage: Stage
 
     (record,) = find_runs(store, Query())
     assert problem_of(read_events(store, record.run_id)).startswith("submission interrupted: upper-0-0")
+    # The job may be queued.
+    assert live_run_ids(store) == [record.run_id]
 
 
 def test_a_store_that_takes_no_event_does_not_hide_why(
