@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from functools import lru_cache
+
+from batch_pipeline.wire import processes
 
 #: Seconds between two looks at the least.
 PAUSE_SECONDS = 1.0
@@ -38,8 +41,11 @@ class Meter:
         now = oom_kills()
         return None if now is None or self._oom_kills is None else now > self._oom_kills
 
-    def wait(self, leader: int) -> None:
-        """Returns when a process has ended, or at once where the kernel cannot say that; looks meanwhile."""
+    def wait(self, leader: int, meanwhile: Callable[[], object]) -> None:
+        """Returns when a process has ended, or at once where the kernel cannot say that; looks meanwhile.
+
+        Calls now and then, however seldom it looks.
+        """
         try:
             descriptor = os.pidfd_open(leader)
         except OSError:
@@ -47,19 +53,20 @@ class Meter:
         try:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
-            pause = PAUSE_SECONDS
-            while not poll.poll(pause * 1000):
-                began = time.perf_counter()
-                self.look(leader)
-                pause = max(PAUSE_SECONDS, _SHARE * (time.perf_counter() - began))
+            due = 0.0
+            while not poll.poll(PAUSE_SECONDS * 1000):
+                meanwhile()
+                if (began := time.perf_counter()) >= due:
+                    self.look(leader)
+                    due = began + (_SHARE + 1) * (time.perf_counter() - began)
         finally:
             os.close(descriptor)
 
     def look(self, leader: int = 0) -> None:
-        """Takes the disk of the scratch folder, and the memory of a process group, as they are now."""
+        """Takes the disk of the scratch folder, and the memory of all that belongs to a step, as they are now."""
         self.peak_disk_bytes = max(self.peak_disk_bytes, disk_bytes(self._scratch))
         if leader:
-            self.peak_memory_bytes = max(self.peak_memory_bytes, group_memory_bytes(leader))
+            self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes(leader))
 
 
 def oom_kills() -> int | None:
@@ -119,26 +126,11 @@ def disk_bytes(folder: str) -> int:
     return total
 
 
-def group_memory_bytes(group: int) -> int:
-    """Memory of the processes of a group, what they share counted once; 0 for one alone, which the kernel measures."""
-    members = [pid for pid in os.listdir("/proc") if pid.isdigit() and _group_of(pid) == group]
-    return sum(map(_own_bytes, members)) if len(members) > 1 else 0
+def memory_bytes(group: int) -> int:
+    """Memory of a process group and of whatever else carries this process's marks, what they share counted once.
 
-
-def _group_of(pid: str) -> int:
-    try:
-        return os.getpgid(int(pid))
-    except OSError:
-        return 0
-
-
-def _own_bytes(pid: str) -> int:
-    """https://docs.kernel.org/filesystems/proc.html: Pss divides what several processes share among them."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return 0
+    0 for one process alone, which the kernel measures.
+    """
+    is_relative = processes.relatives()
+    members = processes.find(lambda pid: processes.group_of(pid) == group or is_relative(pid))
+    return sum(map(processes.share_bytes, members)) if len(members) > 1 else 0

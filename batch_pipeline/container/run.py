@@ -4,6 +4,9 @@ A tool is spawned (vfork and exec); a Python step is forked off this process, wh
 never touches obstore, whose threads do not survive it. What a Python step has to say (`Verdict`) comes back through a
 file in memory, so that a full disk cannot silence it.
 
+When the payload's first process has ended, whatever it left behind is killed, as at the end of a container: its group,
+and where this process adopts orphans and has no other children, all that left the group.
+
 While a life lasts, TERM, INT and HUP mean: interrupted. Before the payload starts they raise StepInterrupted at once,
 while it runs they are forwarded to its group, which is killed after a grace, and later they are remembered.
 """
@@ -22,6 +25,7 @@ from types import FrameType
 from typing import Any, Self, TextIO
 
 from batch_pipeline.container.meter import Meter
+from batch_pipeline.wire import orphans, processes
 from batch_pipeline.wire.errors import ContractBroken, StepInterrupted
 
 #: Seconds between a forwarded signal and SIGKILL: below the 30 s that Batch leaves between its TERM and its KILL,
@@ -105,9 +109,13 @@ class Signals:
                 self._forward(self.received)
             yield self._group
         finally:
-            self._group = 0
-            if self.received:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            self.forget_group()
+
+    def forget_group(self) -> None:
+        """Forwards nothing more: called before the leader is reaped and its number may be another's."""
+        self._group = 0
+        if self.received:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.received = self.received or number
@@ -119,7 +127,7 @@ class Signals:
             self.check()
 
     def _forward(self, number: int) -> None:
-        signal_group(self._group, number)
+        processes.signal_group(self._group, number)
         found = signal.signal(signal.SIGALRM, self._kill)
         if found != self._kill:
             self._found.append((signal.SIGALRM, found))
@@ -127,15 +135,7 @@ class Signals:
 
     def _kill(self, _number: int, _frame: FrameType | None) -> None:
         if self._group:
-            signal_group(self._group, signal.SIGKILL)
-
-
-def signal_group(group: int, number: int) -> None:
-    """Signals a process group; one that has gone, or took another user's rights, is no error."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+            processes.kill_group(self._group)
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path | None, signals: Signals) -> Ended:
@@ -162,7 +162,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path |
                 ) from error
 
     with signals.forwarding(start) as leader:
-        return _wait(leader, signals.meter)
+        return _wait(leader, signals)
 
 
 def fork(
@@ -172,7 +172,7 @@ def fork(
     outcome = os.memfd_create("outcome")
     try:
         with signals.forwarding(lambda: _forked(act, environment, folder, outcome)) as leader:
-            ended = _wait(leader, signals.meter)
+            ended = _wait(leader, signals)
         text = os.pread(outcome, os.fstat(outcome).st_size, 0)
     finally:
         os.close(outcome)
@@ -231,18 +231,18 @@ def _line_by_line(descriptor: int) -> TextIO:
     return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _wait(leader: int, meter: Meter | None) -> Ended:
-    """Waits for the leader, measuring meanwhile if told to, and ends what it left behind in its group."""
-    if meter is not None:
-        meter.wait(leader)
-    os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
-    # Before the leader is reaped nobody else can get its number.
-    signal_group(leader, signal.SIGKILL)
-    _, status, usage = os.wait4(leader, 0)
+def _wait(leader: int, signals: Signals) -> Ended:
+    """Waits for the leader, measuring meanwhile if told to, and ends all that it left behind."""
+    usage = orphans.ResourceUsage()
+    if signals.meter is not None:
+        signals.meter.wait(leader, lambda: orphans.reap_orphans(leader, usage))
+    orphans.await_end(leader, usage)
+    signals.forget_group()
+    status = orphans.reap_all(leader, usage)
     return Ended(
         code=os.waitstatus_to_exitcode(status),
-        peak_memory_bytes=usage.ru_maxrss * 1024,
-        cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
+        peak_memory_bytes=usage.peak_memory_bytes,
+        cpu_seconds=round(usage.cpu_seconds, 3),
     )
 
 

@@ -2,14 +2,14 @@
 
 A worker is a process of its jobs' own interpreter, with their search paths and umask, and serves no jobs of another
 toolchain. One that has loaded a bundle serves children of that bundle and plain commands; for another bundle an idle
-worker makes room. Each attempt has a worker for itself, so what a session holds is what its attempt holds.
+worker makes room. Each attempt has a worker for itself, so what carries the worker's mark is what the attempt holds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,10 +21,20 @@ from batch_pipeline.localbatch.execution import Listener, task_of
 from batch_pipeline.localbatch.job import Document, Outcome
 from batch_pipeline.localbatch.journal import Journal, Key, outcome_of, read_journal
 from batch_pipeline.localbatch.logs import LogFiles
-from batch_pipeline.localbatch.processes import Identity, is_alive, kill_session, memory_kib, sessions
 from batch_pipeline.localbatch.retry import HOST_LOST, OUT_OF_MEMORY
 from batch_pipeline.localbatch.workers import WorkerProcess
 from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.processes import (
+    Identity,
+    Limit,
+    find,
+    find_marked,
+    is_alive,
+    kill_all,
+    memory_kib,
+    send,
+    started_by,
+)
 from batch_pipeline.wire.toolchain import Toolchain
 
 # https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html: SIGTERM, then SIGKILL after 30 seconds.
@@ -42,6 +52,8 @@ class Adopted:
     """A worker of a dead server with the attempt that it still runs."""
 
     identity: Identity
+    #: See `Journal.mark`.
+    mark: int
     journal: Journal
     run: Run
 
@@ -112,7 +124,7 @@ class ProcessExecutor:
                     return worker
         if self._idle and len(self._workers) >= self._idle_workers:
             self._idle.pop(0).retire()
-        worker = WorkerProcess(self._folder, toolchain, bundle)
+        worker = WorkerProcess(self._folder, toolchain, bundle, marked=not self._containers)
         self._workers.add(worker)
         self._loop.add_reader(worker.socket.fileno(), self._hear, worker)
         self._loop.add_reader(worker.death, self._bury, worker)
@@ -141,7 +153,7 @@ class ProcessExecutor:
             self._idle.pop(0).retire()
 
     def _bury(self, worker: WorkerProcess) -> None:
-        """A worker has died: what is left of its session is ended before its attempt counts as ended."""
+        """A worker has died: what it left behind is ended before its attempt counts as ended."""
         self._loop.remove_reader(worker.socket.fileno())
         self._loop.remove_reader(worker.death)
         self._workers.discard(worker)
@@ -151,7 +163,7 @@ class ProcessExecutor:
         self._clear(worker, code)
 
     def _clear(self, worker: WorkerProcess, code: int) -> None:
-        if not kill_session(worker.identity):
+        if not _kill(worker):
             self._loop.call_later(_SOON, self._clear, worker, code)
             return
         shutil.rmtree(worker.scratch, ignore_errors=True)
@@ -182,24 +194,21 @@ class ProcessExecutor:
 
     def stop(self, run: Run) -> None:
         """See `Executor.stop`."""
-        identity = self._identity(run)
-        if identity and is_alive(identity):
-            os.kill(identity.pid, 15)
+        worker = self._worker(run)
+        if worker:
+            send(worker.identity, signal.SIGTERM)
         self._loop.call_later(self._grace_seconds, self._force, run)
 
     def _force(self, run: Run) -> None:
-        identity = self._identity(run)
-        if identity and self._containers:
-            self._containers.kill(run, otherwise=lambda: kill_session(identity))
-        elif identity:
-            kill_session(identity)
+        worker = self._worker(run)
+        if worker and self._containers:
+            self._containers.kill(run, otherwise=lambda: _kill(worker))
+        elif worker:
+            _kill(worker)
 
-    def _identity(self, run: Run) -> Identity | None:
+    def _worker(self, run: Run) -> Adopted | WorkerProcess | None:
         """Who runs an attempt now; nobody when it has ended."""
-        adopted = self._adopted.get(run)
-        if adopted:
-            return adopted.identity
-        return next((worker.identity for worker in self._workers if worker.run is run), None)
+        return self._adopted.get(run) or next((worker for worker in self._workers if worker.run is run), None)
 
     # Watching memory.
 
@@ -221,13 +230,13 @@ class ProcessExecutor:
 
     @staticmethod
     def _check_memory(workers: list[WorkerProcess]) -> None:
-        members = sessions(worker.identity.pid for worker in workers)
+        marked = find_marked(Limit.ATTEMPT, [worker.mark for worker in workers])
         for worker in workers:
-            pids = members[worker.identity.pid]
+            pids = marked[worker.mark] if worker.mark else find(started_by(worker.identity, 0))
             limit = worker.run.job.spec.memory_mib * 1024 if worker.run else 0
             if memory_kib(pids, exact=False) > limit and memory_kib(pids, exact=True) > limit > 0:
                 worker.out_of_memory = True
-                kill_session(worker.identity)
+                _kill(worker)
 
     # Recovery and the end.
 
@@ -242,7 +251,7 @@ class ProcessExecutor:
         self._await(adopted)
 
     def _await(self, adopted: Adopted) -> None:
-        if is_alive(adopted.identity) or not kill_session(adopted.identity):
+        if is_alive(adopted.identity) or not _kill(adopted):
             self._loop.call_later(_SOON, self._await, adopted)
             return
         del self._adopted[adopted.run]
@@ -286,3 +295,8 @@ def _cannot_start(why: str) -> Outcome:
     """How an attempt ends whose interpreter does not run: an environment that was removed, say."""
     reason = f"CannotStartContainerError: {why}"
     return Outcome(exit_code=None, status_reason="Task failed to start", reason=reason)
+
+
+def _kill(worker: Adopted | WorkerProcess) -> bool:
+    """Kills a worker and all that it started; True when there is none of it (any more)."""
+    return kill_all(started_by(worker.identity, worker.mark))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batch_pipeline.localbatch.job import Document, Outcome
-from batch_pipeline.localbatch.processes import Identity, identity_of
+from batch_pipeline.wire.processes import Identity, identity_of
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 #: Child's id and attempt.
@@ -29,12 +29,12 @@ def line_of(document: Document) -> bytes:
 class JournalWriter:
     """Appends to a journal; each line is one write."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mark: int) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         mine = identity_of(os.getpid())
         if mine is None:
             raise ProcessLookupError("this process is not in /proc")
-        self._write({"worker": [mine.pid, mine.start_ticks, mine.boot]})
+        self._write({"worker": [mine.pid, mine.start_ticks, mine.boot], "mark": mark})
 
     def began(self, child: str, attempt: int, time_ms: int) -> None:
         """The attempt is about to run."""
@@ -58,6 +58,8 @@ class Journal:
 
     path: Path
     worker: Identity | None = None
+    #: What all carry that the worker started; 0: nothing, and they are known by their session.
+    mark: int = 0
     #: Attempts that began and have not ended, with the time.
     running: dict[Key, int] = field(default_factory=dict)
     ended: dict[Key, Outcome] = field(default_factory=dict)
@@ -70,6 +72,7 @@ def read_journal(path: Path) -> Journal:
         if "worker" in line:
             pid, start_ticks, boot = line["worker"]
             journal.worker = Identity(pid=pid, start_ticks=start_ticks, boot=boot)
+            journal.mark = line.get("mark", 0)
         elif "began" in line:
             journal.running[_key(line["began"])] = line["started_ms"]
         elif "left" in line:

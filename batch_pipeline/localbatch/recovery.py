@@ -12,8 +12,8 @@ from batch_pipeline.localbatch.engine import Engine, Run
 from batch_pipeline.localbatch.executor import Adopted, ProcessExecutor
 from batch_pipeline.localbatch.job import TERMINAL, Job, Outcome
 from batch_pipeline.localbatch.journal import Journal, read_journal
-from batch_pipeline.localbatch.processes import is_alive, kill_session
 from batch_pipeline.localbatch.retry import HOST_LOST
+from batch_pipeline.wire.processes import is_alive, kill_all, started_by
 
 
 def recover(engine: Engine, executor: ProcessExecutor, folder: Path, now: int) -> None:
@@ -22,7 +22,7 @@ def recover(engine: Engine, executor: ProcessExecutor, folder: Path, now: int) -
     alive = [journal for journal in journals if journal.worker and is_alive(journal.worker)]
     for journal in journals:
         if journal not in alive:
-            _end_session(journal)
+            _end_rest(journal)
     # Only now, since a worker may have written its last line while we looked.
     journals = [read_journal(journal.path) for journal in journals]
     living = {journal.path for journal in alive}
@@ -34,9 +34,9 @@ def recover(engine: Engine, executor: ProcessExecutor, folder: Path, now: int) -
             executor.discard(journal.path)
 
 
-def _end_session(journal: Journal) -> None:
+def _end_rest(journal: Journal) -> None:
     """Ends what a dead worker left behind; what was killed is gone when /proc no longer shows it."""
-    while journal.worker and not kill_session(journal.worker):
+    while journal.worker and not kill_all(started_by(journal.worker, journal.mark)):
         pass
 
 
@@ -59,7 +59,7 @@ def _apply(
     if outcome:
         engine.end(run, outcome, now)
     elif living and journal.worker:
-        executor.adopt(Adopted(identity=journal.worker, journal=journal, run=run))
+        executor.adopt(Adopted(identity=journal.worker, mark=journal.mark, journal=journal, run=run))
     else:
         engine.end(run, Outcome(exit_code=None, status_reason=HOST_LOST), now)
 

@@ -1,12 +1,16 @@
 """A worker: runs attempts one after another, so that a small cell pays neither an interpreter nor imports.
 
-`python -m batch_pipeline.localbatch.worker FD JOURNAL FOLDER` leads its own session, takes orders as lines of JSON from
-the socket FD and answers each with `done`. An attempt whose environment has `BATCH_FILE_TYPE` (its image would have
-fetch-and-run as ENTRYPOINT) is run in this process by `batch_pipeline.container`, which stays loaded and keeps its
+`python -m batch_pipeline.localbatch.worker FD JOURNAL FOLDER MARK` leads its own session, takes orders as lines of JSON
+from the socket FD and answers each with `done`. An attempt whose environment has `BATCH_FILE_TYPE` (its image would
+have fetch-and-run as ENTRYPOINT) is run in this process by `batch_pipeline.container`, which stays loaded and keeps its
 caches; any other is a command in its own process group.
 
 Its interpreter, variables and umask are those of whoever submitted its jobs, and so is this package: server and worker
 may be of different versions.
+
+What an attempt leaves behind becomes this process's child, wherever it went, and ends with the attempt; and it carries
+this process's mark, by which a server finds it should the worker die. In containers the engine sees to that, and what
+it starts beside them is not the attempt's: there a worker has no mark and adopts nobody.
 
 SIGTERM is for the current attempt. When the server dies the worker finishes its attempt, writes that down and exits.
 """
@@ -27,6 +31,8 @@ from types import FrameType
 from batch_pipeline.localbatch.job import Document
 from batch_pipeline.localbatch.journal import JournalWriter, line_of
 from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.orphans import ResourceUsage, adopt_orphans, await_end, reap_all
+from batch_pipeline.wire.processes import Limit, put_mark
 
 #: What a shell says for a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
@@ -170,11 +176,10 @@ class Worker:
         self._group = group
         if self._stopping:
             self._forward()
-        # Left as a zombie until its group is dead, so that the group's number cannot be anybody else's.
-        os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT)
+        usage = ResourceUsage()
+        await_end(group, usage)
         self._group = None
-        _kill_group(group)
-        code = os.waitstatus_to_exitcode(os.waitpid(group, 0)[1])
+        code = os.waitstatus_to_exitcode(reap_all(group, usage))
         return code if code >= 0 else 128 - code
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -191,14 +196,6 @@ class Worker:
             os.rmdir(self._folder)
         except OSError:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _kill_group(group: int) -> None:
-    """Ends what a command left behind, as the end of a container would."""
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _log_to(path: str) -> None:
@@ -224,12 +221,15 @@ def _now_ms() -> int:
 
 def main() -> None:
     """Serves the socket that was inherited."""
-    descriptor, journal, folder = sys.argv[1:]
+    descriptor, journal, folder, mark = sys.argv[1:]
+    if int(mark):
+        adopt_orphans()
+        put_mark(Limit.ATTEMPT, int(mark))
     # An attempt leaves hardly any cycles, and looking for them among all that was loaded costs a small one much.
     gc.set_threshold(20_000)
     # What an attempt starts must not hold the server's connection after this process has died.
     os.set_inheritable(int(descriptor), False)
-    Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal), folder).serve()
+    Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal, int(mark)), folder).serve()
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from batch_pipeline.localbatch.engine import Run
 from batch_pipeline.localbatch.execution import own_environment, shared_environment
 from batch_pipeline.localbatch.job import Document
 from batch_pipeline.localbatch.journal import line_of
-from batch_pipeline.localbatch.processes import Identity, identity_of
+from batch_pipeline.wire.processes import Identity, Limit, identity_of, new_mark
 from batch_pipeline.wire.toolchain import Toolchain
 
 
 class WorkerProcess:
     """A worker that this server has started. Its current run belongs to it alone."""
 
-    def __init__(self, folder: Path, toolchain: Toolchain, bundle: str) -> None:
+    def __init__(self, folder: Path, toolchain: Toolchain, bundle: str, *, marked: bool) -> None:
         """Raises OSError when the interpreter cannot be started."""
         self.toolchain = toolchain
         #: SHA-256 of the bundle that it has loaded; empty as long as there is none.
@@ -37,7 +37,9 @@ class WorkerProcess:
         self.journal = folder / f"{name}.jsonl"
         self.scratch = folder / name
         self.socket, theirs = socket.socketpair()
-        arguments = (str(theirs.fileno()), str(self.journal), str(self.scratch))
+        #: See `Journal.mark`.
+        self.mark = new_mark(Limit.ATTEMPT) if marked else 0
+        arguments = (str(theirs.fileno()), str(self.journal), str(self.scratch), str(self.mark))
         with theirs:
             self._process = subprocess.Popen(
                 [toolchain.python or sys.executable, "-m", "batch_pipeline.localbatch.worker", *arguments],

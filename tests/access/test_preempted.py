@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.localbatch.processes import sessions
+from batch_pipeline.wire.processes import find, session_of
 from tests.access.conftest import begin
 from tests.access.site import Site, events_of, read, until
 
@@ -150,8 +150,9 @@ def lose_host(server: int, worker: int) -> None:
     A worker that saw its script die would write the end of the run, a script that saw the server die would start
     another one. It is their order here, from the script to the server, that would show it.
     """
+    script = [pid for pid in find(lambda pid: session_of(pid) == worker) if pid != worker]
     for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in (*set(sessions([worker])[worker]) - {worker}, worker, server):
+        for pid in (*script, worker, server):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:

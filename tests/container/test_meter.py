@@ -16,7 +16,7 @@ import pytest
 
 from batch_pipeline.container import meter
 from batch_pipeline.container.machine import IMDS_VARIABLE, NOWHERE, Machine, machine_of
-from batch_pipeline.container.meter import Meter, disk_bytes, group_memory_bytes, oom_kills
+from batch_pipeline.container.meter import Meter, disk_bytes, memory_bytes, oom_kills
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.wire.contract import EXECUTION, METADATA
 from tests.container.conftest import Workshop
@@ -129,7 +129,7 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_one_process_alone_is_left_to_the_kernel() -> None:
     process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        assert group_memory_bytes(process.pid) == 0
+        assert memory_bytes(process.pid) == 0
     finally:
         process.kill()
         process.wait()

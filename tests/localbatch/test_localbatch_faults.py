@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batch_pipeline.localbatch import processes
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
-from batch_pipeline.localbatch.processes import identity_of, kill_session, sessions
+from batch_pipeline.localbatch.journal import read_journal
+from batch_pipeline.wire.processes import find, kill_all, session_of, started_by
 from tests.localbatch.conftest import (
     connect,
     define,
@@ -161,6 +161,11 @@ def workers_of(endpoint: Endpoint) -> list[int]:
     return found
 
 
+def of_sessions(leaders: list[int]) -> list[int]:
+    """The living processes of the sessions that some processes lead or led."""
+    return find(lambda pid: session_of(pid) in leaders)
+
+
 @pytest.mark.parametrize(("attempts", "wanted"), [(None, "FAILED"), (2, "SUCCEEDED")])
 def test_a_child_that_died_with_its_server_lost_its_host(
     state: Path, tmp_path: Path, attempts: int | None, wanted: str
@@ -173,40 +178,40 @@ def test_a_child_that_died_with_its_server_lost_its_host(
     workers = workers_of(endpoint)
     for pid in (endpoint.pid, *workers):
         kill(pid)
-    orphans = [pid for members in sessions(workers).values() for pid in members]
+    orphans = of_sessions(workers)
     client = connect(start(state))
     eventually(lambda: ended(client, job_id))
     (job,) = describe(client, job_id)
     assert job["status"] == wanted
     assert job["attempts"][0]["statusReason"] == "Host EC2 (instance i-embedded) terminated."
     assert len(job["attempts"]) == (attempts or 1)
-    assert not any(sessions(workers).values()), orphans
+    assert not of_sessions(workers), orphans
 
 
 def test_a_worker_is_killed_before_what_it_runs(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it says of its command, which was killed with it, that it ended by itself with 137, as without memory.
 
-    Here /proc names the worker last, as after the numbers of processes have started over, and after each kill the
-    worker has all the time that it needs.
+    After each kill the worker has all the time that it needs.
     """
     endpoint, client = prepare(state)
     script = f'echo x >> {tmp_path}/begun-0; [ "$AWS_BATCH_JOB_ATTEMPT" = 2 ] || sleep 1000'
     job_id = submit(client, containerOverrides=shell(script), retryStrategy={"attempts": 2})
     eventually(lambda: begun(tmp_path))
     (pid,) = workers_of(endpoint)
-    worker = identity_of(pid)
-    assert worker
+    journals = [read_journal(path) for path in (state / "workers").glob("*.jsonl")]
+    [journal] = [journal for journal in journals if journal.worker and journal.worker.pid == pid]
+    assert journal.worker
+    belongs = started_by(journal.worker, journal.mark)
     kill(endpoint.pid)
-    pids, signalled = processes._pids, os.kill
+    send = signal.pidfd_send_signal
 
     def kill_slowly(victim: int, number: int) -> None:
-        signalled(victim, number)
+        send(victim, number)
         eventually(lambda: not is_running(pid))
 
     with monkeypatch.context() as patch:
-        patch.setattr(processes, "_pids", lambda: sorted(pids(), reverse=True))
-        patch.setattr(os, "kill", kill_slowly)
-        kill_session(worker)
+        patch.setattr(signal, "pidfd_send_signal", kill_slowly)
+        eventually(lambda: kill_all(belongs))
     client = connect(start(state))
     eventually(lambda: ended(client, job_id))
     attempts = describe(client, job_id)[0]["attempts"]
@@ -222,7 +227,7 @@ def test_a_worker_that_dies_fails_its_attempt_only(state: Path, tmp_path: Path) 
     victim = workers_of(endpoint)[0]
     kill(victim)
     eventually(lambda: begun(tmp_path, 3))
-    assert sessions([victim]) == {victim: []}
+    assert not of_sessions([victim])
     (tmp_path / "go").touch()
     eventually(lambda: ended(client, job_id))
     children = describe(client, *(f"{job_id}:{index}" for index in range(4)))
