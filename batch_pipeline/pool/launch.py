@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import batch_pipeline
-from batch_pipeline.pool.process import PILOT
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
+from batch_pipeline.wire.processes import identity_of
 
 
 def remembered(base: Path, pool_url: str) -> Path:
@@ -112,18 +112,13 @@ def _environment() -> dict[str, str]:
     """Ours, and this very package, wherever the pilot is started."""
     package = str(Path(batch_pipeline.__file__).resolve().parents[1])
     path = os.environ.get("PYTHONPATH", "")
-    # A pilot that a task starts is no part of that task.
-    ours = {name: value for name, value in os.environ.items() if name != PILOT}
-    return {**ours, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}
+    return {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}
 
 
 def _began(pid: int) -> str:
     """When a process began, in the kernel's own count; empty: there is none, or it only waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
+    identity = identity_of(pid)
+    return str(identity.start_ticks) if identity else ""
 
 
 def _word(resource_class: str) -> str:

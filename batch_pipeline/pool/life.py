@@ -19,7 +19,7 @@ from typing import Final
 from batch_pipeline.pool import staging
 from batch_pipeline.pool.base import Claim
 from batch_pipeline.pool.hooks import Hooks, guarded, variables_of
-from batch_pipeline.pool.process import Guard, Process
+from batch_pipeline.pool.process import Commands, Process
 from batch_pipeline.pool.task import Outcome, Task, TaskSpec
 from batch_pipeline.pool.tasklog import TAIL_BYTES, TaskLog
 from batch_pipeline.pool.verdict import outcome_of_error, outcome_of_exit
@@ -71,7 +71,7 @@ class Life:
                 self.kill_at = kill_at
 
     def kill(self) -> None:
-        """Ends its command and all of its group."""
+        """Ends its command and all that this started."""
         self.kill_at = None
         if self.process is not None:
             self.process.kill()
@@ -87,6 +87,7 @@ class Workplace:
 
     def __init__(
         self,
+        commands: Commands,
         scratch: str,
         environment: Mapping[str, str],
         open_store: Callable[[], Store] | None,
@@ -105,7 +106,7 @@ class Workplace:
         self._store: Store | None = None
         self._hooks = hooks
         self._tell = tell
-        self._guard = Guard()
+        self._commands = commands
         self._spare: list[TaskLog] = []
         self._numbers = count()
 
@@ -144,13 +145,8 @@ class Workplace:
             command = (sys.executable, *command[1:])
             environment[Variable.ATTEMPT] = environment["TASK_ATTEMPT"]
         life.began = now
-        life.process = Process(
-            command,
-            environment,
-            log=life.log.descriptor,
-            folder=str(life.folder) if life.folder else "",
-            guard=self._guard,
-        )
+        folder = str(life.folder) if life.folder else ""
+        life.process = self._commands.start(command, environment, log=life.log.descriptor, folder=folder)
         if spec.time_limit_seconds is not None:
             life.limit_at = now + spec.time_limit_seconds
         return life.process
@@ -222,8 +218,7 @@ class Workplace:
         return life.folder
 
     def close(self) -> None:
-        """Ends what still runs and removes everything."""
-        self._guard.close()
+        """Removes everything."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _files(self) -> Store:

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from batch_pipeline.pool.base import MOST_LISTED, Counts, Filter, PoolStore
 from batch_pipeline.pool.rows import chunks
 from batch_pipeline.pool.task import Nest, Task, TaskState
+from batch_pipeline.wire.processes import identity_of
 
 #: Windows over which the rate is taken, in seconds: the first in which so many tasks ended tells.
 WINDOWS: Final = (60, 600, 3600, 86_400)
@@ -134,8 +134,8 @@ def rate_of(pool: PoolStore, *, now_ms: int) -> float | None:
 def process_states(native_ids: Iterable[str]) -> dict[str, str]:
     """The states of pilots that are processes of this machine: `host/pid` as `pilot_id` makes it."""
     here = f"{socket.gethostname()}/"
-    ours = [name for name in native_ids if name.startswith(here)]
-    return {name: "RUNNING" if Path(f"/proc/{name.removeprefix(here)}").exists() else "GONE" for name in ours}
+    ours = {name: name.removeprefix(here) for name in native_ids if name.startswith(here)}
+    return {name: "RUNNING" if pid.isdecimal() and identity_of(int(pid)) else "GONE" for name, pid in ours.items()}
 
 
 def _all(pool: PoolStore, wanted: Filter) -> Iterator[Task]:

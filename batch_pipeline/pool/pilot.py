@@ -37,6 +37,7 @@ from batch_pipeline.pool.hooks import Hooks, guarded
 from batch_pipeline.pool.keeper import Pauses, TimeKeeper, stop_reason
 from batch_pipeline.pool.ledger import Ledger
 from batch_pipeline.pool.life import Life, Workplace, group_of
+from batch_pipeline.pool.process import Commands
 from batch_pipeline.pool.task import Outcome, TaskState
 from batch_pipeline.pool.terms import PilotConfig, Report, Standing, Until
 from batch_pipeline.pool.verdict import outcome_of_error
@@ -100,7 +101,7 @@ class Pilot:
         PoolFailed
             The pool could not be reached at its end; what it held goes back when its lease ends.
         """
-        with self._set_up():
+        with Commands.running() as self._commands, self._set_up():
             try:
                 if self._hooks.prepare_env:
                     guarded(self._hooks.prepare_env)
@@ -115,7 +116,7 @@ class Pilot:
     def _set_up(self) -> Iterator[None]:
         config = self._config
         environment = os.environ if config.environment is None else config.environment
-        self._place = Workplace(config.scratch, environment, self._open_store, self._hooks, self._tell)
+        self._place = Workplace(self._commands, config.scratch, environment, self._open_store, self._hooks, self._tell)
         self._threads = ThreadPoolExecutor(max_workers=config.slots, thread_name_prefix="pilot")
         self._events = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -395,6 +396,7 @@ class Pilot:
 
     def _beat(self, now: float) -> None:
         """Prolongs all leases; kills what another has."""
+        self._commands.reap_orphans()
         progress = {}
         for life in self._lives:
             if life.process is not None and life.log.size:

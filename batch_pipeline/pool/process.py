@@ -1,95 +1,56 @@
 """Commands of tasks as process groups: started, signalled and ended as a whole, and never left behind.
 
 A command is spawned (vfork and exec) as the leader of a session and group of its own, its output in a file. What it
-starts may make groups (a cell of a pipeline does), so that killing means the whole session. `Guard` is a small process
-that outlives a pilot which is killed, and ends what it left: without it a dead pilot's command would still run when
-another pilot has the task.
+starts goes where it likes; it carries the mark of its command, and orphans become children of the pilot. So it is found
+and ended with its command, whichever of several it comes from. A guard, a small process that outlives a pilot which is
+killed, ends what that left: without it a dead pilot's command would still run when another pilot has the task.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from contextlib import contextmanager
+from itertools import count
+from typing import Final, Self
+
+from batch_pipeline.wire import orphans, processes
+from batch_pipeline.wire.orphans import ResourceUsage
+from batch_pipeline.wire.processes import Limit
 
 #: Python ignores these two; a tool must find them as everybody does, or `yes | head` never ends.
 _DEFAULTED: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Names the pilot in the environment of all that it starts.
-PILOT: Final = "TASK_PILOT"
-_GUARD: Final = """
-import os, signal, sys, time
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)
-sys.stdin.buffer.read()
-mark = sys.argv[1].encode() + b"\\0"
-sessions, quiet = set(), 0
-while quiet < 2:
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                marked = mark in file.read()
-        except OSError:
-            continue
-        if fields[0] not in "ZX":
-            found[int(pid)] = int(fields[3])
-            if marked:
-                sessions.add(int(fields[3]))
-    doomed = [pid for pid, session in found.items() if session in sessions]
-    for pid in doomed:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except OSError:
-            pass
-    # One that was just being started shows itself a moment later.
-    quiet = 0 if doomed else quiet + 1
-    time.sleep(0.02)
-"""
 
 
-class Guard:
-    """Ends the commands of this process when it dies, however it dies. It knows them by a mark in their environment."""
+class Commands:
+    """The commands that this process runs, with all that they start: nothing of it outlives it, however it ends."""
 
     def __init__(self) -> None:
-        self.mark = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(6).hex()}"
-        reader, self._writer = os.pipe()
-        try:
-            self._pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", "-c", _GUARD, f"{PILOT}={self.mark}"],
-                dict(os.environ),
-                file_actions=[(os.POSIX_SPAWN_DUP2, reader, 0)],
-                setpgroup=0,
-            )
-        finally:
-            os.close(reader)
+        self._mark = processes.new_mark(Limit.TASK)
+        self._numbers = count()
+        self._leaders: set[int] = set()
+        self._guard, self._held = processes.start_guard(Limit.TASK, self._mark)
 
-    def close(self) -> None:
-        """Ends the guard: this process has ended its commands itself."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._writer)
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Self]:
+        """A context: orphans become children of this process, and what is left at its end is killed."""
+        with orphans.adopting_orphans():
+            commands = cls()
+            try:
+                yield commands
+            finally:
+                commands.close()
 
-
-class Process:
-    """A running command. Raises OSError when it cannot be started."""
-
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], *, log: int, folder: str = "", guard: Guard
-    ) -> None:
-        before = os.open(".", os.O_RDONLY | os.O_DIRECTORY) if folder else -1
-        try:
-            if folder:
-                os.chdir(folder)
-            self.group = os.posix_spawnp(
+    def start(self, command: Sequence[str], environment: Mapping[str, str], *, log: int, folder: str = "") -> Process:
+        """Starts a command, its output in a file. Raises OSError when it cannot be started."""
+        mark = processes.numbered(self._mark, next(self._numbers))
+        with _working_in(folder), processes.marking(Limit.TASK, mark):
+            group = os.posix_spawnp(
                 command[0],
                 list(command),
-                {**environment, PILOT: guard.mark},
+                environment,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, log, 1),
@@ -99,46 +60,73 @@ class Process:
                 setsigmask=(),
                 setsigdef=_DEFAULTED,
             )
-        finally:
-            if folder:
-                os.fchdir(before)
-                os.close(before)
+        self._leaders.add(group)
+        return Process(group, mark, self)
+
+    def reap(self, process: Process) -> int:
+        """Reaps the leader of a command, which has ended, and ends all that it left behind; returns its status."""
+        self._leaders.discard(process.group)
+        _, status = os.waitpid(process.group, 0)
+        self._end(processes.carries(Limit.TASK, process.mark))
+        return status
+
+    def reap_orphans(self) -> None:
+        """Reaps what was left behind and has ended, while its command goes on."""
+        is_ours = processes.carries_any(Limit.TASK, self._mark)
+        for pid in orphans.children():
+            if pid not in self._leaders and is_ours(pid):
+                os.waitpid(pid, os.WNOHANG)
+
+    def close(self) -> None:
+        """Ends what commands left that have ended, and the guard."""
+        self._end(processes.carries_any(Limit.TASK, self._mark))
+        os.kill(self._guard, signal.SIGKILL)
+        os.waitpid(self._guard, 0)
+        os.close(self._held)
+
+    def _end(self, belongs: processes.Belongs) -> None:
+        orphans.end_children(lambda pid: pid not in self._leaders and belongs(pid), ResourceUsage())
+
+
+class Process:
+    """A running command."""
+
+    def __init__(self, group: int, mark: int, commands: Commands) -> None:
+        self.group = group
+        #: What all of it carries.
+        self.mark = mark
+        self._commands = commands
         #: Readable when the command has ended.
-        self.descriptor = os.pidfd_open(self.group)
+        self.descriptor = os.pidfd_open(group)
 
     def signal(self, number: int) -> None:
         """Signals the whole group; one that has gone is no error."""
-        try:
-            os.killpg(self.group, number)
-        except (ProcessLookupError, PermissionError):
-            pass
+        processes.signal_group(self.group, number)
 
     def kill(self) -> None:
-        """Kills it and all that it started, in whatever group of its session."""
-        self.signal(signal.SIGKILL)
-        for pid in _of_session(self.group):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+        """Kills it and all that it started, wherever that went."""
+        processes.kill_group(self.group)
+        processes.kill_all(processes.carries(Limit.TASK, self.mark))
 
     def reap(self) -> int:
-        """Ends what is left of the group, and returns how its leader ended: as a shell says it, or -signal."""
+        """Ends what is left of it, and returns how its leader ended: as a shell says it, or -signal."""
         os.waitid(os.P_PID, self.group, os.WEXITED | os.WNOWAIT)
         # Before the leader is reaped nobody else can get its number.
         self.signal(signal.SIGKILL)
-        _, status = os.waitpid(self.group, 0)
+        status = self._commands.reap(self)
         os.close(self.descriptor)
         return os.waitstatus_to_exitcode(status)
 
 
-def _of_session(session: int) -> Iterator[int]:
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                with open(f"/proc/{entry.name}/stat") as file:
-                    fields = file.read().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session:
-                yield int(entry.name)
+@contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    if not folder:
+        yield
+        return
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chdir(folder)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)

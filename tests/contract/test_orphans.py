@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from batch_pipeline.localbatch.client import stop
+from batch_pipeline.pool.base import Filter
+from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.task import Action, TaskSpec, TaskState
 from batch_pipeline.wire.processes import Limit, carries, kill_all, marking, new_mark
 from batch_pipeline.wire.store import open_store
 from tests.container.conftest import Workshop
@@ -207,3 +210,100 @@ def test_when_a_server_dies(batch: Batch, left: Left, together: bool) -> None:
         batch.client.terminate_job(jobId=job, reason="enough")
     eventually(lambda: batch.has_ended(job))
     assert left.is_gone()
+
+
+# A pilot.
+
+
+class Pool:
+    """A pilot with two slots and a task that leaves processes behind, and beside it another one, which goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = SqliteStore(folder / "pool.sqlite")
+        self.beside = Left(folder / "beside")
+        self.add("beside", self.beside, "go")
+        line = (
+            "pool",
+            "work",
+            "--pool",
+            f"sqlite://{folder}/pool.sqlite",
+            "--lease",
+            "1",
+            "--items",
+            "2",
+            "--grace",
+            "1",
+        )
+        self.pilot = subprocess.Popen(
+            [sys.executable, "-m", "batch_pipeline", *line],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self.beside.is_there)
+
+    def add(self, name: str, left: Left, end: str, **more: Any) -> None:
+        self.store.add([TaskSpec(id=name, command=tuple(left.command(end)), **more)], now_ms=0)
+
+    def state(self) -> TaskState:
+        task = self.store.get("left")
+        assert task is not None
+        return task.state
+
+    def close(self) -> None:
+        if self.pilot.poll() is None:
+            assert self.beside.lives()
+            self.beside.go()
+            assert self.pilot.wait(60) in (0, 1)
+        eventually(self.beside.is_gone)
+        self.store.close()
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    pool = Pool(tmp_path)
+    try:
+        yield pool
+        pool.close()
+    finally:
+        pool.pilot.kill()
+        pool.pilot.wait()
+
+
+@pytest.mark.parametrize(("end", "state"), [("0", TaskState.DONE), ("3", TaskState.FAILED)])
+def test_at_the_end_of_a_task(pool: Pool, left: Left, end: str, state: TaskState) -> None:
+    pool.add("left", left, end)
+    eventually(lambda: pool.state() is state)
+    assert left.is_there()
+    assert left.is_gone()
+
+
+@pytest.mark.parametrize("end", ["stay", "deaf"])
+def test_after_a_tasks_time_limit(pool: Pool, left: Left, end: str) -> None:
+    pool.add("left", left, end, time_limit_seconds=1)
+    eventually(lambda: pool.state() is TaskState.FAILED)
+    assert left.is_gone()
+
+
+def test_when_a_task_is_cancelled(pool: Pool, left: Left) -> None:
+    pool.add("left", left, "stay")
+    eventually(left.is_there)
+    pool.store.move(Filter(ids=frozenset({"left"})), Action.CANCEL, now_ms=1, act="a", force=True)
+    eventually(left.is_gone)
+
+
+def test_when_a_pilot_is_told_to_end(pool: Pool, left: Left) -> None:
+    pool.add("left", left, "deaf")
+    eventually(left.is_there)
+    pool.pilot.terminate()
+    pool.pilot.wait(60)
+    assert left.is_gone()
+    assert pool.beside.is_gone()
+
+
+def test_when_a_pilot_dies(pool: Pool, left: Left) -> None:
+    pool.add("left", left, "stay")
+    eventually(left.is_there)
+    pool.pilot.kill()
+    pool.pilot.wait()
+    eventually(left.is_gone)
