@@ -15,11 +15,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.processes import boot_id, identity_of
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Seconds after which a silent holder may be replaced. Submitting 300 arrays at 50 a second takes 6.
@@ -107,7 +107,7 @@ def _number_of(key: str) -> int:
 
 def _myself() -> dict[str, Any]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "user": user_name(), "pid": pid, "boot": _boot(), "birth": _birth(pid)}
+    return {"host": socket.gethostname(), "user": user_name(), "pid": pid, "boot": boot_id(), "birth": _birth(pid)}
 
 
 def user_name() -> str:
@@ -120,24 +120,12 @@ def user_name() -> str:
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that no longer runs."""
-    if not holder.get("boot") or holder["boot"] != _boot():
+    if not holder.get("boot") or holder["boot"] != boot_id():
         return False
     return bool(_birth(holder["pid"]) != holder["birth"])
 
 
-def _boot() -> str:
-    """Id of this boot of this machine; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def _birth(pid: int) -> str:
     """When a process began, in the kernel's ticks; empty when there is no such process, or one that has ended."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # One that nobody reaped yet does nothing any more.
-        return "" if words[0] in "ZX" else words[19]
-    except (OSError, IndexError):
-        return ""
+    identity = identity_of(pid)
+    return str(identity.start_ticks) if identity else ""

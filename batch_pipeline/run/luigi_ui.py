@@ -23,6 +23,7 @@ from urllib.error import HTTPError
 
 from batch_pipeline.run.luigi_coat import answers, scheduler_url
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
+from batch_pipeline.wire.processes import identity_of
 
 #: How long luigid may take to answer; a second is usual.
 START_SECONDS: Final = 30.0
@@ -76,15 +77,15 @@ def stop(state_folder: Path) -> bool:
     """Ends the luigid of a state folder and says whether there was one; it keeps its state."""
     pid_file = state_folder / "luigid.pid"
     try:
-        pid = int(pid_file.read_text())
+        pid, birth = map(int, (pid_file.read_text() + " 0").split()[:2])
     except (FileNotFoundError, ValueError):
         return False
     pid_file.unlink()
-    if not _is_luigid(pid):
+    if not _is_luigid(pid, birth):
         return False
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while _is_luigid(pid) and time.monotonic() < deadline:
+    while _is_luigid(pid, birth) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     return True
 
@@ -127,7 +128,7 @@ def _launch(host: str, port: int, state_folder: Path, foreground: bool) -> subpr
             # In the foreground Ctrl-C reaches it, and it saves its state.
             start_new_session=not foreground,
         )
-    (state_folder / "luigid.pid").write_text(f"{process.pid}\n")
+    (state_folder / "luigid.pid").write_text(f"{process.pid} {_birth(process.pid)}\n")
     return process
 
 
@@ -166,8 +167,17 @@ def _open(url: str, wanted: bool) -> None:
         webbrowser.open(url)
 
 
-def _is_luigid(pid: int) -> bool:
-    # The number may be another process's by now; a zombie has no command line.
+def _birth(pid: int) -> int:
+    """When a process began, in clock ticks since the boot; 0: it has ended, or the system does not tell."""
+    identity = identity_of(pid)
+    return identity.start_ticks if identity else 0
+
+
+def _is_luigid(pid: int, birth: int) -> bool:
+    """Whether a process is the one that was started; the number may be another's by now."""
+    if birth:
+        return _birth(pid) == birth
+    # Where no birth was written down its command tells; a zombie has none.
     listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return "luigid" in listing.stdout
 
