@@ -17,7 +17,7 @@ from batch_pipeline.localbatch.client import stop
 from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Action, TaskSpec, TaskState
-from batch_pipeline.wire.processes import Limit, carries, kill_all, marking, new_mark
+from batch_pipeline.wire.processes import Limit, carries, identity_of, kill_all, marking, new_mark, parent_of
 from batch_pipeline.wire.store import open_store
 from tests.container.conftest import Workshop
 from tests.contract import leaver
@@ -257,6 +257,22 @@ class Pool:
             assert self.pilot.wait(60) in (0, 1)
         eventually(self.beside.is_gone)
         self.store.close()
+
+
+def test_when_a_worker_dies_that_runs_a_pilot(batch: Batch, left: Left, tmp_path: Path) -> None:
+    """The guard dies with the pilot, so the worker's mark must be on the task too."""
+    url = tmp_path / "pool.sqlite"
+    store = SqliteStore(url)
+    store.add([TaskSpec(id="left", command=tuple(left.command("stay")))], now_ms=0)
+    store.close()
+    command = [sys.executable, "-m", "batch_pipeline", "pool", "work", "--pool", f"sqlite://{url}"]
+    variables = [{"name": "PYTHONPATH", "value": str(ROOT)}]
+    job = submit(batch.client, containerOverrides={"command": command, "environment": variables})
+    eventually(left.is_there)
+    os.kill(parent_of(left.parent), signal.SIGKILL)
+    eventually(lambda: batch.has_ended(job))
+    assert left.is_gone()
+    assert identity_of(left.parent) is None
 
 
 @pytest.fixture
