@@ -9,6 +9,8 @@ whoever runs many short commands adopts their orphans (`orphans`), and looks for
 Run as a program, this module is the guard of a process: it ends what carries a mark when its standard input ends.
 
 Whatever is killed by its number is identified first, and held by a descriptor or as a child that was not reaped yet.
+
+(Longer than most modules: the guard is started without the package, so that all it needs is in here.)
 """
 
 from __future__ import annotations
