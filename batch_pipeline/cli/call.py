@@ -191,7 +191,7 @@ def known(name: str, names: Sequence[str] | Mapping[str, Any], kind: str) -> str
     near = difflib.get_close_matches(name, list(names)[:10_000], n=1, cutoff=0.7)
     some = ", ".join(list(names)[:10]) + (", …" if len(names) > 10 else "")
     raise InvalidUse(
-        f"There is no {kind} {name!r}. " + (f"Did you mean {near[0]!r}?" if near else f"There are: {some}.")
+        f"There is no {kind} {name!r}. " + (f"Did you mean {near[0]!r}?" if near else f"There are: {some or 'none'}.")
     )
 
 

@@ -33,12 +33,14 @@ def cancel(call: Call) -> int:
 
     live = sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
     run = call.options["run"]
-    if run and run not in live and is_driver(call.store, run):
-        return _cancel_driver(call, run)
-    chosen = [known(run, live, "live run")] if run and live else live
+    if run and run not in live:
+        recorded = sorted(call.store.folders(layout.RUNS), reverse=True)
+        if known(run, [*live, *recorded], "run") and is_driver(call.store, run):
+            return _cancel_driver(call, run)
+        return _nothing(call, f"run {run} has ended")
+    chosen = [run] if run else live
     if not chosen:
-        print_json({"cancelled": []}) if call.json else data("Nothing to cancel: no run is live.")
-        return CommandExit.DONE
+        return _nothing(call, "no run is live")
     steps = frozenset(call.options["step"]) or None
     samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
     _ask(call, chosen, steps, samples)
@@ -58,6 +60,11 @@ def cancel(call: Call) -> int:
     return CommandExit.DONE
 
 
+def _nothing(call: Call, why: str) -> int:
+    print_json({"cancelled": []}) if call.json else data(f"Nothing to cancel: {why}.")
+    return CommandExit.DONE
+
+
 def _cancel_driver(call: Call, run_id: str) -> int:
     """Ends a driver that `submit` began."""
     from batch_pipeline import backends
@@ -68,8 +75,7 @@ def _cancel_driver(call: Call, run_id: str) -> int:
 
     record = read_record(call.store, run_id)
     if record.ended:
-        print_json({"cancelled": []}) if call.json else data(f"Nothing to cancel: run {run_id} has ended.")
-        return CommandExit.DONE
+        return _nothing(call, f"run {run_id} has ended")
     backend = backends.create(reaching(call.settings, record))
     try:
         left = cancel_driver(call.store, backend, run_id, identity_of(backend).name)

@@ -14,7 +14,7 @@ from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
-from batch_pipeline.run.driver import Driver, Look
+from batch_pipeline.run.driver import Driver, Look, run
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.live import LiveRun, submissions
 from batch_pipeline.run.manifests import cells_of
@@ -67,7 +67,7 @@ def status(request: Request) -> Status:
         found = driver.look()
         plan = found.plan
         failed = failed_before(
-            request.store, plan, found.live_runs, [run for run in found.live if run.over], lambda: driver.backend
+            request.store, plan, found.live_runs, [live for live in found.live if live.over], lambda: driver.backend
         )
         if found.live_runs:
             already = already_done(plan, found.inventory.live, found.live)
@@ -104,13 +104,9 @@ def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Re
 
 
 def watch(request: Request, listener: Listener) -> Outcome:
-    """Follows the live runs to their end; submits nothing."""
+    """Follows the live runs to their end; submits nothing. Raises Interrupted on Ctrl-C."""
     nothing = replace(request.selection, steps=frozenset(), force=False)
-    driver = Driver(replace(request, selection=nothing))
-    try:
-        return driver.run(listener, detach=False)
-    finally:
-        driver.close()
+    return run(replace(request, selection=nothing), listener)
 
 
 def failed_before(
@@ -187,7 +183,7 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     try:
         found = driver.look()
         told = failed_before(
-            request.store, found.plan, found.live_runs, [run for run in found.live if run.over], lambda: driver.backend
+            request.store, found.plan, found.live_runs, [live for live in found.live if live.over], lambda: driver.backend
         )
     finally:
         driver.close()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from batch_pipeline import backends
+from batch_pipeline.backends.base import JobSummary
 from batch_pipeline.run import live
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.store import open_store
 from tests.cli.letters import Letters, Run
+from tests.run import small
 from tests.run.small import Stage, drive, request_of
 
 ALONE = {"workflow": None}
@@ -63,6 +66,53 @@ def test_what_somebody_cancelled_has_its_column_and_is_no_failure(stage: Stage, 
     assert watched.code == CommandExit.FAILED, "not every cell is done"
     assert "total: 1 not run: 1 because count was cancelled" in watched.out
     assert run("watch", **ALONE).out == "Nothing to watch: no run is live.\n"
+
+
+class _CtrlC(Stage):
+    """A stage before which somebody presses Ctrl-C as soon as jobs are followed."""
+
+    def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
+        if self.calls["summaries"] == 1:
+            self.calls["summaries"] += 1
+            raise KeyboardInterrupt
+        return super().summaries(native_ids)
+
+
+@pytest.mark.parametrize("verb", [("watch",), ("status", "--watch")], ids=" ".join)
+@pytest.mark.parametrize("with_pipeline", [True, False])
+@pytest.mark.parametrize("on_interrupt", ["leave", "cancel"])
+def test_ctrl_c_while_watching_does_what_the_option_says(
+    world: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: tuple[str, ...],
+    with_pipeline: bool,
+    on_interrupt: str,
+) -> None:
+    stage = _CtrlC(open_store(str(world / "store" / "default")))
+    monkeypatch.setattr(backends, "create", lambda settings: stage)
+    stage.is_open = False
+    (run_id,) = drive(request_of(stage.store), stage, detach=True).run_ids
+    stage.calls.clear()
+    (world / "list.txt").write_text("ann\nbob\ncid\n")
+    options = ("--sample-list-file", "list.txt", "--sources", "SR") if with_pipeline else ()
+
+    told = run(*verb, *options, "--on-interrupt", on_interrupt, workflow=small.Letters if with_pipeline else None)
+
+    assert told.code == CommandExit.INTERRUPTED
+    assert bool(stage.calls["cancel"]) == (on_interrupt == "cancel")
+    assert ("Cancelled upper: job" if on_interrupt == "cancel" else f"The jobs of {run_id} go on.") in told.err
+
+
+def test_a_run_that_is_unknown_cannot_be_cancelled_and_one_that_has_ended_need_not(stage: Stage, run: Run) -> None:
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+
+    unknown, ended = run("cancel", "01UNKNOWN", "--yes", **ALONE), run("cancel", run_id, "--yes", **ALONE)
+
+    assert (unknown.code, unknown.out) == (CommandExit.USAGE, "")
+    assert "There is no run '01UNKNOWN'" in unknown.err
+    assert run_id in unknown.err
+    assert (ended.code, ended.out) == (CommandExit.DONE, f"Nothing to cancel: run {run_id} has ended.\n")
 
 
 def test_a_cohorts_logs_are_searched(stage: Stage, run: Run) -> None:

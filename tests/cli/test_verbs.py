@@ -262,7 +262,7 @@ def test_cancel_asks_and_needs_somebody_to_ask(
     refused = run("cancel")
     assert (refused.code, cancelled) == (CommandExit.USAGE, [])
     assert "Give --yes" in refused.err
-    assert "There is no live run 'R2'" in run("cancel", "R2", "--yes").err
+    assert "There is no run 'R2'. There are: R1." in run("cancel", "R2", "--yes").err
     told = run("cancel", "R1", "--yes").out
     assert told == "Cancelled 2 cells of 1 job.\n  upper: job upper-0-0 of run R1 (2 of 3 cells)\n"
     assert (
