@@ -8,9 +8,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -100,6 +102,45 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture
+def page() -> Iterator[Callable[[int], str]]:
+    """Starts servers on loopback that answer whatever is asked with a web page: `page(200)` is the URL of one."""
+    begun = []
+
+    def begin(status: int) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (_Page,), {"status": status}))
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        begun.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield begin
+    for server in begun:
+        server.shutdown()
+        server.server_close()
+
+
+class _Page(BaseHTTPRequestHandler):
+    """The sign-in page of a network."""
+
+    protocol_version = "HTTP/1.1"
+    status = 200
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"<!DOCTYPE html>\n<html><head><title>Welcome to the airport</title></head></html>"
+        self.send_response(self.status)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
 
 
 @pytest.fixture

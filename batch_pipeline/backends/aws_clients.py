@@ -13,6 +13,7 @@ fifth of a second more. Nothing is imported or connected before the first call.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -84,10 +85,13 @@ _REMEDIES: Mapping[str, str] = {
     "NoRegionError": "Set aws.region in batch_pipeline.toml or AWS_REGION.",
     "ProfileNotFound": "Name one of `aws configure list-profiles` as aws.profile.",
     "EndpointConnectionError": "Check the network and aws.endpoint, then run the same command again.",
+    "InsufficientStorageException": "Free some space there and run the same command again.",
+    "WebPageAnswered": "Check aws.endpoint and its port, and that no proxy or sign-in page stands between.",
 }
 #: Services as people call them.
 _SPOKEN: Mapping[str, str] = {
     "batch": "AWS Batch",
+    "embedded": "The embedded Batch",
     "logs": "CloudWatch Logs",
     "cloudformation": "CloudFormation",
     "ec2": "EC2",
@@ -140,12 +144,12 @@ class Clients:
             return self._call(service, operation, parameters)
         except aws_errors() as error:
             if not self.renewable or fate_of(error) is not Fate.UNSENT:
-                raise translated(operation, error, service) from error
+                raise translated(operation, error, self._place(service)) from error
         self.renew()
         try:
             return self._call(service, operation, parameters)
         except aws_errors() as error:
-            raise translated(operation, error, service) from error
+            raise translated(operation, error, self._place(service)) from error
 
     def pages(self, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The items under `key` of all pages."""
@@ -179,6 +183,9 @@ class Clients:
             client.close()
         self._made.clear()
 
+    def _place(self, service: str) -> str:
+        return "embedded" if self.renewable else service
+
     def _call(self, name: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._client(name), operation)(**parameters)
         return answer
@@ -191,6 +198,7 @@ class Clients:
     def _make(self, name: str) -> Any:
         client = self._connected()("batch" if name == "submit" else name, _config(name, patient=not self.renewable))
         client.meta.events.register("before-call", self._count)
+        client.meta.events.register("after-call", _refuse_page)
         return client
 
     def _connected(self) -> ClientMaker:
@@ -281,6 +289,26 @@ def attached_maker(attach: Callable[[Any], object]) -> Callable[[], ClientMaker]
     return lambda: make
 
 
+def _refuse_page(http_response: Any, **_: Any) -> None:
+    """Raises for a web page in place of an answer: botocore would take it for an empty one."""
+    # A gateway that is too busy says so in HTML.
+    if http_response.status_code < 500 and "text/html" in http_response.headers.get("Content-Type", ""):
+        title = re.search(rb"<title>\s*(.*?)\s*</title>", http_response.content, re.IGNORECASE | re.DOTALL)
+        words = title[1].decode(errors="replace") if title else "without a title"
+        raise _web_page_answered()(url=http_response.url, title=words)
+
+
+@cache
+def _web_page_answered() -> Callable[..., Exception]:
+    """An error of botocore's kind, which is imported no sooner than one is met."""
+    from botocore.exceptions import BotoCoreError
+
+    class WebPageAnswered(BotoCoreError):
+        fmt = "{url} answers with a web page, {title!r}"
+
+    return WebPageAnswered
+
+
 @cache
 def _bare_session() -> Any:
     """A session that looks at none of the user's AWS files; it keeps the models that it has read."""
@@ -316,6 +344,11 @@ def said(error: Exception) -> str:
     return " ".join(f"{_name(error)}: {words}".split()).rstrip(".")
 
 
+def spoken(service: str) -> str:
+    """A service as people call it."""
+    return _SPOKEN.get(service, service)
+
+
 def remedy_of(error: Exception, default: str = "Run the same command again.") -> str:
     """What the user can do about it."""
     return _REMEDIES.get(_name(error), default)
@@ -325,9 +358,10 @@ def translated(operation: str, error: Exception, service: str = "batch") -> Batc
     """Our error for a call (`describe_jobs`) that queued nothing; `transient` is set where asking again may help."""
     if _name(error) in _USERS_OWN:
         return InvalidConfig(f"{said(error)}. {remedy_of(error, 'Correct the section aws of the settings.')}")
-    call = operation.title().replace("_", "")
-    failed = BackendFailed(f"{_SPOKEN.get(service, service)} did not answer {call} ({said(error)}). {remedy_of(error)}")
-    failed.transient = fate_of(error) in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
+    call, fate = operation.title().replace("_", ""), fate_of(error)
+    ended = "refused" if fate is Fate.REFUSED else "did not answer"
+    failed = BackendFailed(f"{spoken(service)} {ended} {call} ({said(error)}). {remedy_of(error)}")
+    failed.transient = fate in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
     return failed
 
 

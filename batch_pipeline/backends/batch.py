@@ -31,6 +31,7 @@ from batch_pipeline.backends.aws_clients import (
     is_absent,
     remedy_of,
     said,
+    spoken,
     translated,
 )
 from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
@@ -64,6 +65,7 @@ class BatchBackend:
     def __init__(self, settings: Settings, *, clients: Clients | None = None, pace: TokenBucket | None = None) -> None:
         self.name = settings.backend.name
         self._embedded = self.name == "embedded"
+        self._spoken = spoken("embedded" if self._embedded else "batch")
         self._stand_in = bool(settings.aws.endpoint)
         self._clients = clients or Clients(
             embedded_maker(settings.embedded, identity_of(settings)) if self._embedded else aws_maker(settings.aws),
@@ -254,7 +256,7 @@ class BatchBackend:
             fate = fate_of(error)
             if fate is Fate.REFUSED:
                 remedy = remedy_of(error, "Mend that and run the same command again.")
-                raise SubmissionRefused(f"AWS Batch refused job {name} ({said(error)}). {remedy}") from error
+                raise SubmissionRefused(f"{self._spoken} refused job {name} ({said(error)}). {remedy}") from error
             if fate is Fate.UNKNOWN:
                 raise SubmissionUnknown(
                     f"Nobody knows whether job {name} was queued ({said(error)}); it is looked up by name before it is "
@@ -267,7 +269,7 @@ class BatchBackend:
             if fate is Fate.UNSENT and self._clients.renewable:
                 self._clients.renew()
             raise NotYet(
-                f"AWS Batch took no job ({said(error)}); {name} is not queued. Run the same command again later."
+                f"{self._spoken} took no job ({said(error)}); {name} is not queued. Run the same command again later."
             ) from error
 
     def _end_all(self, ids: Sequence[str], reason: str) -> None:
@@ -276,7 +278,7 @@ class BatchBackend:
             answer = self._clients.read("terminate_jobs", jobs=list(ids), reason=reason)
             errors = answer.get("errors", ())
             if any(error.get("code") in ("ThrottlingException", "ServerException") for error in errors):
-                raise NotYet(f"AWS Batch had no time to end {len(errors)} jobs. Run the same command again.")
+                raise NotYet(f"{self._spoken} had no time to end {len(errors)} jobs. Run the same command again.")
             # What else it refuses is asked one by one: then it says why, and of a forgotten job nothing.
             ids = [str(error["job"]) for error in errors]
         for native_id in ids:

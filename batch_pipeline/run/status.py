@@ -183,7 +183,11 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     try:
         found = driver.look()
         told = failed_before(
-            request.store, found.plan, found.live_runs, [live for live in found.live if live.over], lambda: driver.backend
+            request.store,
+            found.plan,
+            found.live_runs,
+            [live for live in found.live if live.over],
+            lambda: driver.backend,
         )
     finally:
         driver.close()

@@ -153,6 +153,12 @@ _MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
 _SAID: Final = ("AccessDenied", "KMS.")
 _CODE: Final = re.compile(r"<Code>([\w.]+)</Code>|\(code: ([\w.]+)\)")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
+#: What a web page in place of S3's answer is known by: itself, or what obstore misses in it.
+_PAGE: Final = re.compile(r"<!doctype html|<html|ETag Header missing|invalid DeleteObjects response", re.IGNORECASE)
+_NO_S3: Final = (
+    "what answers there is a web page, not S3",
+    "Check aws.s3_endpoint and its port, and that no proxy or sign-in page stands between.",
+)
 #: A request that met another one for the same key: neither refused nor done.
 _CONFLICTS: Final = ("ConditionalRequestConflict", "OperationAborted", "409 Conflict")
 
@@ -184,21 +190,32 @@ def insisting(write: Callable[[], object]) -> None:
     write()
 
 
-def is_no_bucket(error: Exception) -> bool:
-    """Whether an error that says "not found" means the bucket and not the object."""
-    return "<Code>NoSuchBucket</Code>" in str(error)
+def is_not_the_object(error: Exception) -> bool:
+    """Whether an error that says "not found" means the bucket, or the service, and not the object."""
+    return "<Code>NoSuchBucket</Code>" in str(error) or _PAGE.search(str(error)) is not None
+
+
+def no_s3(url: str) -> StoreFailed:
+    """The error for what answers in S3's place."""
+    return _final(f"{url}: {_NO_S3[0]}. {_NO_S3[1]}")
 
 
 def translated(url: str, error: Exception) -> StoreFailed | None:
     """Our error for what S3 or obstore says of a URL; None when the words are not known. It is final, not transient."""
     text = str(error).split("Debug source:", 1)[0]
+    if _PAGE.search(text):
+        return no_s3(url)
     found = _CODE.search(text)
     code = (found.group(1) or found.group(2)) if found else ""
     key = code if code in _MEANINGS else next((word for word in _MEANINGS if word in text), "")
     if not key:
         return None
     what, remedy = _MEANINGS[key]
-    failed = StoreFailed(f"{url}: {what}{_said(key, text)}. {remedy}")
+    return _final(f"{url}: {what}{_said(key, text)}. {remedy}")
+
+
+def _final(message: str) -> StoreFailed:
+    failed = StoreFailed(message)
     failed.transient = False
     return failed
 

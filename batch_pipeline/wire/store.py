@@ -35,6 +35,9 @@ STREAM_PIECE = 4 << 20
 #: Keys a LIST page holds, S3's own number: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 LIST_PAGE = 1000
 
+#: A key that no object ever has.
+_NO_OBJECT = "no-object"
+
 #: Objects up to so many bytes may be read again to learn who wrote them.
 CLAIM = 4096
 
@@ -82,6 +85,8 @@ class Store:
         self.folder = folder
         self.calls: Counter[str] = Counter()
         self._is_s3 = access is not None
+        #: Whether what answers was found to be S3.
+        self._is_known = False
         #: How S3 was reached, by this store or one beside it; None: not at all.
         self._access = access
         self._reach = reach
@@ -179,7 +184,7 @@ class Store:
             try:
                 obstore.delete(self.backend, keys)
             except (NotFoundError, FileNotFoundError) as error:
-                if s3.is_no_bucket(error):
+                if s3.is_not_the_object(error):
                     raise
                 for key in keys:
                     self._delete_one(key)
@@ -193,6 +198,8 @@ class Store:
                     seen += 1
                     yield _entry(meta)
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+            if not seen:
+                self._require_s3(prefix)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Keys under a prefix, for callers that need no more."""
@@ -226,8 +233,23 @@ class Store:
         """Names of the folders and the objects right below a prefix; two empty lists when there is nothing."""
         with self._call("list", prefix):
             found = obstore.list_with_delimiter(self.backend, prefix.rstrip("/") or None)
+            if not found["common_prefixes"] and not found["objects"]:
+                self._require_s3(prefix)
         folders = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"]]
         return folders, [_entry(meta) for meta in found["objects"]]
+
+    def _require_s3(self, prefix: str) -> None:
+        """Raises StoreFailed where a web page answers, which obstore takes for an empty listing.
+
+        AWS's own endpoint shows by its certificate that it is S3; another one is asked for an object that is not there.
+        """
+        if self._is_s3 and self._access is not None and self._access.endpoint and not self._is_known:
+            try:
+                obstore.head(self.backend, _NO_OBJECT)
+            except (NotFoundError, FileNotFoundError):
+                self._is_known = True
+            else:
+                raise s3.no_s3(self.url_of(prefix))
 
     def _pieces(self, key: str, result: Any) -> Iterator[bytes]:
         with self._call("get", key, count=0):
@@ -246,7 +268,7 @@ class Store:
         try:
             yield
         except (NotFoundError, FileNotFoundError) as error:
-            if self._is_s3 and s3.is_no_bucket(error):
+            if self._is_s3 and s3.is_not_the_object(error):
                 raise self._translated(key, error) from error
             raise NotInStore(f"{self.url_of(key)} is not in the store.") from error
         except (BaseError, OSError) as error:

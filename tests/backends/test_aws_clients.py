@@ -315,3 +315,19 @@ def test_a_job_is_taken_by_an_embedded_batch_that_had_to_be_started_again(tmp_pa
     finally:
         backend.close()
         stop(state)
+
+
+@pytest.mark.parametrize("status", [200, 302, 403])
+def test_a_web_page_in_place_of_aws_batch_is_told(
+    page: Callable[[int], str], status: int, job: JobRequest, aws_settings: Callable[..., Settings]
+) -> None:
+    """A sign-in page of a network, or another server's port."""
+    backend = create(aws_settings(endpoint=page(status)))
+    for call in (lambda: backend.summaries(["a"]), lambda: backend.find("a", "q")):
+        with pytest.raises(
+            BackendFailed, match=r"answers with a web page, 'Welcome to the airport'.*Check aws\.endpoint"
+        ):
+            call()
+    with pytest.raises(BackendFailed, match="answers with a web page"):
+        backend.submit(job)
+    backend.close()

@@ -314,7 +314,7 @@ def test_an_error_names_the_call_the_words_and_the_remedy(backend: BatchBackend,
     with pytest.raises(BackendFailed) as raised:
         backend.summaries(["a"])
     assert raised.value.message == (
-        "AWS Batch did not answer DescribeJobs (AccessDeniedException: you may not). "
+        "AWS Batch refused DescribeJobs (AccessDeniedException: you may not). "
         "Give your AWS identity the right to call it."
     )
     assert not raised.value.transient

@@ -378,7 +378,7 @@ def test_a_wrong_parameter_is_told_in_cloudformations_words(scripted: Scripted) 
 
 def test_missing_rights_are_no_failure_of_the_template(scripted: Scripted) -> None:
     scripted.stub.add_client_error("create_change_set", "AccessDeniedException", "not authorised", 403)
-    with pytest.raises(BackendFailed, match="CloudFormation did not answer CreateChangeSet"):
+    with pytest.raises(BackendFailed, match="CloudFormation refused CreateChangeSet"):
         scripted.stacks.propose(_stack("UPDATE_COMPLETE"), "t", {"A": None})
 
 

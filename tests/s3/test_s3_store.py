@@ -40,6 +40,32 @@ def written(store: Store, folder: Path) -> list[str]:
     return ["put", "json", "claim", "large"]
 
 
+@pytest.mark.parametrize("status", [200, 403, 404])
+def test_a_web_page_in_place_of_s3_is_told_and_is_no_empty_store(
+    page: Callable[[int], str], status: int, tmp_path: Path
+) -> None:
+    """A sign-in page of a network, or the console of another server on a port beside."""
+    store = store_of(Service(url=page(status)))
+    file = tmp_path / "file"
+    file.write_text("x")
+    for call in (
+        lambda: list(store.list("receipts/")),
+        lambda: store.folders("runs/"),
+        lambda: store.put("key", b"x"),
+        lambda: store.put_if_absent("key", b"x"),
+        lambda: store.put_file("key", file),
+        lambda: store.delete(["key"]),
+    ):
+        with pytest.raises(StoreFailed, match=r"a web page, not S3\. Check aws\.s3_endpoint"):
+            call()
+
+
+def test_what_an_endpoint_is_is_asked_once(service: Service) -> None:
+    store = store_of(service)
+    assert [*store.list("a/"), *store.list("b/"), *store.folders("c/")] == []
+    assert [one.method for one in service.asked] == ["GET", "HEAD", "GET", "GET"]
+
+
 def test_the_buckets_own_encryption_is_left_alone(service: Service, tmp_path: Path) -> None:
     written(store_of(service), tmp_path)
     assert not [one for one in service.asked if any(name.startswith(SSE) for name in one.headers)]
