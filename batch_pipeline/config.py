@@ -38,6 +38,16 @@ def _matching(pattern: str, rule: str) -> Any:
     return field(metadata={"pattern": pattern, "rule": rule})
 
 
+def _place(named: str, variable: str, usual: str, name: str) -> Path:
+    """The place that a setting names, else the usual one in the user's home. Raises InvalidConfig for want of one."""
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        return Path(os.environ.get(variable) or Path.home() / usual) / "batch_pipeline" / name
+    except RuntimeError as error:
+        raise InvalidConfig(f"This user has no home directory. Set HOME, or {variable}.") from error
+
+
 def _at_least(minimum: float, maximum: float | None = None) -> Any:
     return field(metadata={"ge": minimum} | ({} if maximum is None else {"le": maximum}))
 
@@ -116,10 +126,7 @@ class EmbeddedSettings:
     @property
     def folder(self) -> Path:
         """Where its state lies."""
-        if self.state:
-            return Path(self.state).expanduser().absolute()
-        home = os.environ.get("XDG_STATE_HOME")
-        return (Path(home) if home else Path.home() / ".local" / "state") / "batch_pipeline" / "localbatch"
+        return _place(self.state, "XDG_STATE_HOME", ".local/state", "localbatch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +188,7 @@ class AccessSettings:
     @property
     def cache_folder(self) -> Path:
         """Where fetched repositories lie on this machine."""
-        if self.cache:
-            return Path(self.cache).expanduser().absolute()
-        home = os.environ.get("XDG_CACHE_HOME")
-        return (Path(home) if home else Path.home() / ".cache") / "batch_pipeline" / "repositories"
+        return _place(self.cache, "XDG_CACHE_HOME", ".cache", "repositories")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,10 +217,7 @@ class ServerSettings:
     @property
     def audit_file(self) -> Path:
         """Where the audit log lies."""
-        if self.audit:
-            return Path(self.audit).expanduser().absolute()
-        home = os.environ.get("XDG_STATE_HOME")
-        return (Path(home) if home else Path.home() / ".local" / "state") / "batch_pipeline" / "server" / "audit.jsonl"
+        return _place(self.audit, "XDG_STATE_HOME", ".local/state", "server/audit.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)

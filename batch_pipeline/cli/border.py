@@ -7,10 +7,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+import batch_pipeline
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import BatchPipelineError
 
@@ -35,11 +37,12 @@ def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> 
         return CommandExit.INTERRUPTED
     except ModuleNotFoundError:
         raise
-    # One of the three borders that catch everything: what arrives here is a defect, and a person must be told.
+    # One of the three borders that catch everything: a person must be told whose it is.
     except Exception as error:
-        click.echo(_defect(error), err=True)
+        sentence, code = _foreign(error, workflow)
+        click.echo(sentence, err=True)
         _show_traceback(argv)
-        return CommandExit.FAILED
+        return code
 
 
 def _main(workflow: type[WorkflowTask] | None, argv: list[str]) -> int:
@@ -65,11 +68,40 @@ def _show_traceback(argv: Sequence[str]) -> None:
         click.echo(traceback.format_exc(), err=True)
 
 
-def _defect(error: Exception) -> str:
+def _foreign(error: Exception, workflow: type[WorkflowTask] | None) -> tuple[str, int]:
+    """Sentence and exit code for an error of another kind: the pipeline's own, the machine's, or a defect."""
+    summary = str(error).split("\n", 1)[0]
+    if place := _in_pipeline(error, workflow):
+        return f"Error: {place}: {type(error).__name__}: {summary}\nCorrect the pipeline there.", CommandExit.USAGE
+    if isinstance(error, OSError):
+        file = f"{error.filename}: " if error.filename else ""
+        sentence = f"Error: {file}{error.strerror or summary}. Check the path, its rights and the space on its disk."
+        return sentence, CommandExit.FAILED
+    return _defect(error, summary), CommandExit.FAILED
+
+
+def _in_pipeline(error: Exception, workflow: type[WorkflowTask] | None) -> str:
+    """The last line of the pipeline's own code on the way to an error; empty: none was."""
+    file = getattr(sys.modules[workflow.__module__], "__file__", None) if workflow else None
+    if file is None:
+        return ""
+    root, others = Path(file).resolve().parent, (Path(batch_pipeline.__file__).parent, Path(sys.prefix).resolve())
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if (
+            path.is_absolute()
+            and path.resolve().is_relative_to(root)
+            and not any(map(path.resolve().is_relative_to, others))
+        ):
+            place = f"{path}, line {line}, in {frame.f_code.co_name}"
+    return place
+
+
+def _defect(error: Exception, summary: str) -> str:
     handle, path = tempfile.mkstemp(prefix="batch_pipeline-", suffix="-traceback.txt")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(traceback.format_exc())
-    summary = str(error).split("\n", 1)[0]
     return (
         f"Error: {type(error).__name__}: {summary}\n"
         f"This is a defect of batch_pipeline, not of your input. Please report it with the traceback in {path}."

@@ -7,6 +7,7 @@ body and options together.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +19,7 @@ import click
 from batch_pipeline.cli.options import HEADINGS, OPTIONS, settings_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.step import Parameter
-from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
+from batch_pipeline.pipeline.workflow import Graph, WorkflowTask, tasks_of
 from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Call:
         """The pipeline's graph under the name it was given. Raises InvalidPipeline, InvalidConfig."""
         params = dict(self.settings.params)
         builder = self.workflow.reference_builder
-        steps = {name for task in self.workflow().tasks().values() for name in task.step_class.declared(Parameter)}
+        steps = {name for task in tasks_of(self.workflow).values() for name in task.step_class.declared(Parameter)}
         if builder is not None:
             # They stand in the same settings file and mean the `reference` verb.
             params = {name: params[name] for name in params if name in steps or name not in builder.declared(Parameter)}
@@ -218,6 +219,13 @@ class Verb(click.Command):
                     formatter.write_dl(records)
 
 
+def _require_working_directory() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InvalidUse("The working directory is not there any more. Change into another one: cd.") from error
+
+
 def command(
     name: str,
     workflow: type[WorkflowTask] | None,
@@ -233,6 +241,7 @@ def command(
         from batch_pipeline import log
 
         log.set_up(verbose=bool(options.get("verbose")))
+        _require_working_directory()
         return body(Call(workflow, argv, options))
 
     return Verb(

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from batch_pipeline.config import CLI_PREFIX, default_values, variable_of
 from batch_pipeline.pipeline.step import Parameter
+from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.errors import InvalidPipeline
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def parameter_options(steps: Sequence[type[Step]], taken: Sequence[click.Paramet
 
 def steps_of(workflow: type[WorkflowTask]) -> list[type[Step]]:
     """The classes of the pipeline's steps, in the order in which they are made."""
-    return list(dict.fromkeys(task.step_class for task in workflow().tasks().values()))
+    return list(dict.fromkeys(task.step_class for task in tasks_of(workflow).values()))
 
 
 def _flag_of(name: str) -> str:

@@ -30,6 +30,8 @@ from batch_pipeline.wire.toolchain import Toolchain
 START_SECONDS = 60.0
 _PING_SECONDS = 5.0
 _POLL_SECONDS = 0.01
+#: What a new server writes at the least, roughly.
+_PROBE_BYTES = 1 << 17
 _FLAGS = {
     "vcpus": "--vcpus",
     "memory_mib": "--memory",
@@ -83,18 +85,22 @@ def ensure(
     found = _find(state)
     if found and _suits(*found, wanted):
         return found[0].endpoint
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one_starts(state) as starting:
-        found = _find(state)
-        if found and _suits(*found, wanted):
-            return found[0].endpoint
-        if found:
-            stop(state)
-        return _start(state.resolve(), wanted, starting)
+    with _using(state):
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _only_one_starts(state) as starting:
+            found = _find(state)
+            if found and _suits(*found, wanted):
+                return found[0].endpoint
+            if found:
+                stop(state)
+            return _start(state.resolve(), wanted, starting)
 
 
 def find(state: Path) -> Endpoint | None:
-    """Returns the server of a state folder if it answers; it has then shown that it knows its secret."""
+    """Returns the server of a state folder if it answers; it has then shown that it knows its secret.
+
+    Raises BackendFailed for a folder that cannot be read.
+    """
     found = _find(state)
     return found[0].endpoint if found else None
 
@@ -121,7 +127,8 @@ def lend(endpoint: Endpoint, variables: Mapping[str, str]) -> None:
 
 def _find(state: Path) -> tuple[Record, bool] | None:
     """The server that answers, and whether it is at work."""
-    record = read_record(state)
+    with _using(state):
+        record = read_record(state)
     if record is None:
         return None
     answer = _ping(record.endpoint)
@@ -173,6 +180,18 @@ def _ping(endpoint: Endpoint) -> str | None:
         if answer.endswith(proof(endpoint.secret_key, nonce, word).encode()):
             return word
     return None
+
+
+@contextmanager
+def _using(state: Path) -> Iterator[None]:
+    """Raises BackendFailed where the system refuses to read or write the state folder."""
+    try:
+        yield
+    except OSError as error:
+        raise BackendFailed(
+            f"The embedded Batch cannot keep its state in {state}: {error.strerror}. Choose another folder:"
+            " embedded.state (BATCH_PIPELINE__EMBEDDED__STATE)."
+        ) from error
 
 
 @contextmanager
@@ -231,6 +250,15 @@ def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoin
     return _await(state, process, log)
 
 
+def _require_space(state: Path) -> None:
+    """Raises OSError where a small file does not fit: a server that cannot write cannot say so in its log either."""
+    probe = state / f"probe.{os.getpid()}"
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def _await(state: Path, process: subprocess.Popen[bytes], log: Path) -> Endpoint:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -242,6 +270,7 @@ def _await(state: Path, process: subprocess.Popen[bytes], log: Path) -> Endpoint
         if process.poll() is not None:
             break
         time.sleep(_POLL_SECONDS)
+    _require_space(state)
     tail = log.read_text(errors="replace")[-2000:].strip()
     raise BackendFailed(
         f"The embedded Batch of {state} did not start: {tail or 'it said nothing'}. Its log is {log}; "

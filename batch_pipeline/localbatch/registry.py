@@ -80,8 +80,8 @@ class Registry:
         }[kind]
 
     def _put(self, kind: str, name: str, document: Document) -> None:
-        self.load(kind, name, document)
         self._save(kind, name, document)
+        self.load(kind, name, document)
 
     def add_environment(self, request: Document) -> Document:
         """CreateComputeEnvironment."""

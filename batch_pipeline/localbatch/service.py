@@ -18,15 +18,17 @@ from batch_pipeline.localbatch.engine import Engine, Run
 from batch_pipeline.localbatch.execution import Clock, Executor
 from batch_pipeline.localbatch.job import Document, Outcome
 from batch_pipeline.localbatch.logs import Logs, LogSource
-from batch_pipeline.localbatch.model import ApiError, Models
+from batch_pipeline.localbatch.model import ApiError, Models, Request
 from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, Registry
-from batch_pipeline.localbatch.state import Storage, StoredJob
+from batch_pipeline.localbatch.state import NotStored, Storage, StoredJob
 
 #: How long an end may be in a worker's journal only.
 FLUSH_MS = 50
 
 #: Operations after which changes are written before the answer goes out.
 _WRITES = frozenset({"SubmitJob", "CancelJob", "TerminateJob", "CancelJobs", "TerminateJobs"})
+#: What is answered when the state cannot be written; AWS has no such code.
+_NO_STORAGE = "InsufficientStorageException"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,10 +105,7 @@ class Batch:
         """
         identity = {"x-amzn-RequestId": str(uuid4()), "Content-Type": "application/json"}
         try:
-            request = self._models.parse(method, path, headers, body)
-            answer = self.border.call(request)
-            if request.operation in _WRITES:
-                self.flush()
+            answer = self._answered(self._models.parse(method, path, headers, body))
             return Answer(status=200, body=json.dumps(answer).encode(), headers=identity)
         except ApiError as error:
             shown = {"__type": error.code, "message": error.message}
@@ -114,6 +113,19 @@ class Batch:
             return Answer(status=error.status, body=json.dumps(shown).encode(), headers=identity)
         finally:
             self.pump()
+
+    def _answered(self, request: Request) -> Document:
+        try:
+            answer = self.border.call(request)
+        except NotStored as error:
+            raise ApiError(str(error), code=_NO_STORAGE) from error
+        if request.operation in _WRITES:
+            try:
+                self.flush()
+            except NotStored as error:
+                # It took effect, and may be forgotten.
+                raise ApiError(str(error), code=_NO_STORAGE, status=500) from error
+        return answer
 
     # What becomes of attempts: `execution.Listener`.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,8 +45,12 @@ class StoredJob:
     children: list[Child]
 
 
+class NotStored(Exception):
+    """Nothing was written: no space is left, or the disk fails."""
+
+
 class Storage(Protocol):
-    """Keeps what the server must not forget."""
+    """Keeps what the server must not forget. Every verb raises NotStored."""
 
     def save_document(self, kind: str, name: str, body: Document) -> None:
         """Stores a document; returns when it is safe."""
@@ -74,6 +79,7 @@ class SqliteStorage:
     """Keeps everything in a SQLite file."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.executescript(_SCHEMA)
 
@@ -83,15 +89,17 @@ class SqliteStorage:
 
     def save_document(self, kind: str, name: str, body: Document) -> None:
         """See `Storage.save_document`."""
-        self._connection.execute("REPLACE INTO document VALUES (?, ?, ?)", (kind, name, json.dumps(body)))
+        with self._writing():
+            self._connection.execute("REPLACE INTO document VALUES (?, ?, ?)", (kind, name, json.dumps(body)))
 
     def save_job(self, spec: JobSpec) -> None:
         """See `Storage.save_job`."""
-        self._connection.execute("INSERT INTO job (id, body) VALUES (?, ?)", (spec.id, json.dumps(asdict(spec))))
+        with self._writing():
+            self._connection.execute("INSERT INTO job (id, body) VALUES (?, ?)", (spec.id, json.dumps(asdict(spec))))
 
     def save(self, jobs: Iterable[Job], children: Iterable[tuple[Job, int]]) -> None:
         """See `Storage.save`."""
-        with self._connection:
+        with self._writing(), self._connection:
             self._connection.execute("BEGIN")
             self._connection.executemany(
                 "UPDATE job SET ending = ?, status_reason = ?, ended_ms = ? WHERE id = ?",
@@ -100,6 +108,13 @@ class SqliteStorage:
             self._connection.executemany(
                 "REPLACE INTO child VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_row, children)
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise NotStored(f"{self._path.parent} cannot be written: {error}") from error
 
     def documents(self) -> Iterator[tuple[str, str, Document]]:
         """Kind, name and body of each document."""

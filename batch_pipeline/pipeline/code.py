@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from batch_pipeline.pipeline.step import Step
@@ -27,6 +27,9 @@ def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
     """The step's files, relative to the root, sorted. Raises InvalidPipeline for one that is missing or outside."""
     module = _module_file(step_class, root)
     found = _local_imports(module, root)
+    if isinstance(step_class.files, str):
+        place, names = place_of(step_class, "files"), (step_class.files,)
+        raise InvalidPipeline(f"{place}: {step_class.__name__}.files must be a tuple of names: {names!r}.")
     for name in (*((step_class.script,) if step_class.script else ()), *step_class.files):
         file = Path(os.path.normpath(module.parent / name))
         if not file.is_file():
@@ -51,6 +54,50 @@ def script_of(step_class: type[Step], root: Path) -> str:
 def code_digest(step_class: type[Step], root: Path) -> str:
     """Short digest over the names and bytes of the step's files."""
     return fingerprint_of([[str(file), sha256_of_bytes(_read(root / file))] for file in code_of(step_class, root)])
+
+
+def place_of(declaring: type, attribute: str = "") -> str:
+    """Where a class, or one of its attributes, is written: `/folder/main.py, line 7`."""
+    owner = next((each for each in declaring.__mro__ if attribute in vars(each)), declaring)
+    found = _class_node(owner)
+    if found is None:
+        return inspect.getfile(owner)
+    node, _ = found
+    line = next((each.lineno for each in node.body if attribute in _assigned(each)), node.lineno)
+    return f"{Path(inspect.getfile(owner)).resolve()}, line {line}"
+
+
+def is_main_guard(node: ast.AST) -> bool:
+    """Whether it is an `if __name__ == "__main__"`."""
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+
+
+def in_main_guard(declaring: type) -> bool:
+    """Whether a class is made only where its module is the program."""
+    found = _class_node(declaring)
+    return found is not None and found[1]
+
+
+def _class_node(owner: type) -> tuple[ast.ClassDef, bool] | None:
+    """The statement that makes a class, and whether that is in a main guard; None for one made otherwise."""
+    return dict(_class_nodes(parsed(Path(inspect.getfile(owner))), "", guarded=False)).get(owner.__qualname__)
+
+
+def _class_nodes(node: ast.AST, above: str, *, guarded: bool) -> Iterator[tuple[str, tuple[ast.ClassDef, bool]]]:
+    for child in ast.iter_child_nodes(node):
+        below, inside = above, guarded or is_main_guard(child)
+        if isinstance(child, ast.ClassDef):
+            yield f"{above}{child.name}", (child, guarded)
+            below = f"{above}{child.name}."
+        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            below = f"{above}{child.name}.<locals>."
+        yield from _class_nodes(child, below, guarded=inside)
+
+
+def _assigned(statement: ast.stmt) -> list[str]:
+    """Names that a statement gives a value."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", statement)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _module_file(step_class: type[Step], root: Path) -> Path:
@@ -79,7 +126,7 @@ def _local_imports(module: Path, root: Path) -> set[Path]:
 def _imported_files(file: Path, root: Path) -> set[Path]:
     names: set[str] = set()
     package = file.relative_to(root).parent.parts
-    for node in ast.walk(_parsed(file)):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -114,7 +161,8 @@ def _read(file: Path) -> bytes:
         raise InvalidPipeline(f"{file} cannot be read: {error.strerror}.") from error
 
 
-def _parsed(file: Path) -> ast.Module:
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file. Raises InvalidPipeline."""
     try:
         return ast.parse(_read(file), filename=str(file))
     except SyntaxError as error:

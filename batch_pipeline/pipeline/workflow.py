@@ -18,14 +18,20 @@ Edges come from ports alone; a cycle or an unconnected input is told by name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, Step
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+
+T = TypeVar("T")
+
+#: What is declared in a step and nowhere else.
+_STEPS = (Parameter, Input, Output, Reference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +104,9 @@ class WorkflowTask:
 
     def workflow(self) -> Any:
         """Makes the tasks and connects their ports."""
-        raise NotImplementedError(f"{type(self).__name__} has no workflow().")
+        raise InvalidPipeline(
+            f"{type(self).__name__} has no workflow(). Define it: def workflow(self) makes the tasks."
+        )
 
     def new_task(self, name: str, step_class: type[Step]) -> Task:
         """A task of the pipeline. Raises InvalidPipeline for a name that is taken or cannot be a key."""
@@ -122,7 +130,7 @@ class WorkflowTask:
     def tasks(self) -> dict[str, Task]:
         """The tasks by name, wired, in the order in which `workflow()` makes them."""
         self._made = {}
-        self.workflow()
+        _called(self.workflow, f"{type(self).__name__}.workflow()", "def workflow(self)")
         if not self._made:
             raise InvalidPipeline(f"{type(self).__name__}.workflow() makes no task.")
         return self._made
@@ -133,6 +141,28 @@ class WorkflowTask:
         from batch_pipeline.cli import run_command_line
 
         sys.exit(run_command_line(cls))
+
+
+def tasks_of(workflow: type[WorkflowTask]) -> dict[str, Task]:
+    """The tasks of a pipeline, wired. Raises InvalidPipeline, and what the pipeline's own code raises."""
+    for name in (name for owner in workflow.__mro__ for name, item in vars(owner).items() if isinstance(item, _STEPS)):
+        raise InvalidPipeline(
+            f"{place_of(workflow, name)}: {workflow.__name__}.{name} declares something of a step, which no step would"
+            " see. Declare it in the steps that use it."
+        )
+    made: WorkflowTask = _called(workflow, f"{workflow.__name__}()", "def __init__(self)")
+    return made.tasks()
+
+
+def _called(function: Callable[[], T], name: str, signature: str) -> T:
+    """The value of a function of the pipeline. Raises InvalidPipeline for one that takes or is something else."""
+    try:
+        return function()
+    except TypeError as error:
+        # One that did not come from within is about the call itself.
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+            raise InvalidPipeline(f"{name} cannot be called ({error}). Write it as {signature}.") from error
+        raise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -210,7 +240,7 @@ class Graph:
 
         Raises InvalidPipeline for a cycle or an unconnected input, InvalidConfig for an unknown or wrong parameter.
         """
-        tasks = workflow().tasks()
+        tasks = tasks_of(workflow)
         given = dict(params or {})
         nodes = {name: _node(task, given) for name, task in tasks.items()}
         _refuse_unknown(given, tasks)
@@ -233,7 +263,7 @@ class Graph:
 
 def declared_params(workflow: type[WorkflowTask]) -> dict[str, Parameter]:
     """Parameters of all steps by option name; one name in two steps is one option that sets both."""
-    steps = [task.step_class for task in workflow().tasks().values()]
+    steps = [task.step_class for task in tasks_of(workflow).values()]
     if workflow.reference_builder is not None:
         steps.append(workflow.reference_builder)
     found: dict[str, Parameter] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,22 +240,138 @@ def test_a_missing_source_blocks_its_sample_alone(world: Path, run: Run) -> None
 def test_a_defect_is_told_as_one_and_its_traceback_kept(
     world: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Broken(WorkflowTask):
-        """Fails in a way that nobody foresaw."""
-
-        def workflow(self) -> None:
-            raise ZeroDivisionError("one by none")
-
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    told = run("plan", LIST, "list.txt", workflow=Broken)
+    # Fails in a way that nobody foresaw.
+    monkeypatch.setattr("batch_pipeline.run.driver.make_plan", (0).__divmod__)
+    told = run("plan", LIST, "list.txt")
     assert told.code == FAILED
-    assert "ZeroDivisionError: one by none" in told.err
+    assert "TypeError: expected 1 argument, got 6" in told.err
     assert "This is a defect of batch_pipeline" in told.err
     assert "Traceback" not in told.err
     (kept,) = tmp_path.glob("batch_pipeline-*-traceback.txt")
     assert str(kept) in told.err
-    assert "ZeroDivisionError" in kept.read_text()
-    assert "Traceback" in run("plan", LIST, "list.txt", "--verbose", workflow=Broken).err
+    assert "TypeError" in kept.read_text()
+    assert "Traceback" in run("plan", LIST, "list.txt", "--verbose").err
+
+
+def _divides(task: WorkflowTask) -> None:
+    print(1 // len(task.tasks.__name__[:0]))
+
+
+def _half_a_call(task: WorkflowTask) -> None:
+    task.new_task("upper")  # type: ignore[call-arg]
+
+
+def _no_class(task: WorkflowTask) -> None:
+    task.new_task("upper", "Upper")  # type: ignore[arg-type]
+
+
+def _reads(task: WorkflowTask) -> None:
+    Path("nowhere.toml").read_text()
+
+
+def _without_workflow() -> type[WorkflowTask]:
+    class Bad(WorkflowTask):
+        """Has no workflow()."""
+
+    return Bad
+
+
+def _without_self() -> type[WorkflowTask]:
+    class Bad(WorkflowTask):
+        """Has a workflow() that takes nothing."""
+
+        def workflow() -> None:  # type: ignore[misc]
+            pass
+
+    return Bad
+
+
+def _with_argument() -> type[WorkflowTask]:
+    class Bad(WorkflowTask):
+        """Cannot be made without an argument."""
+
+        def __init__(self, lanes: int) -> None:
+            super().__init__()
+
+        def workflow(self) -> None:
+            pass
+
+    return Bad
+
+
+@pytest.mark.parametrize(
+    ("wire", "name", "words"),
+    [
+        (_divides, "_divides", "ZeroDivisionError: integer division"),
+        (_half_a_call, "_half_a_call", "TypeError: WorkflowTask.new_task() missing 1 required positional argument"),
+        (_no_class, "_no_class", "AttributeError: 'str' object has no attribute 'scope'"),
+        (_reads, "_reads", "FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.toml'"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["plan", "run", "status"])
+def test_what_the_pipelines_own_code_raises_is_told_with_its_line(
+    world: Path, run: Run, wire: Callable[[WorkflowTask], None], name: str, words: str, verb: str
+) -> None:
+    class Bad(WorkflowTask):
+        """Fails."""
+
+        def workflow(self) -> None:
+            wire(self)
+
+    told = run(verb, LIST, "list.txt", workflow=Bad)
+    line = wire.__code__.co_firstlineno + 1
+    assert (told.code, told.out) == (USAGE, "")
+    assert f"Error: {__file__}, line {line}, in {name}: {words}" in told.err
+    assert "defect of batch_pipeline" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_without_workflow, "Bad has no workflow(). Define it: def workflow(self)"),
+        (_without_self, "workflow() takes 0 positional arguments but 1 was given). Write it as def workflow(self)."),
+        (_with_argument, "missing 1 required positional argument: 'lanes'). Write it as def __init__(self)."),
+    ],
+)
+def test_a_pipeline_that_cannot_be_made_is_told(
+    world: Path, run: Run, make: Callable[[], type[WorkflowTask]], words: str
+) -> None:
+    told = run("plan", LIST, "list.txt", workflow=make())
+    assert told.code == USAGE
+    assert words in told.err
+
+
+def test_what_the_machine_refuses_is_no_defect(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so a file stands where a folder would be made."""
+    (world / "home").write_text("")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(world / "home"))
+    for verb in ("run", "doctor"):
+        told = run(verb, LIST, "list.txt")
+        assert told.code in (FAILED, UNREACHABLE)
+        assert f"{world}/home/.local/state/batch_pipeline/localbatch" in told.out + told.err
+        assert "Not a directory. Choose another folder: embedded.state" in told.out + told.err
+        assert "defect" not in told.err
+
+
+def test_a_user_without_a_home_is_told(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    told = run("run", LIST, "list.txt")
+    assert (told.code, told.err) == (USAGE, "Error: This user has no home directory. Set HOME, or XDG_STATE_HOME.\n")
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "runs", "cancel"])
+def test_a_working_directory_that_is_gone_is_told(world: Path, run: Run, verb: str) -> None:
+    gone = world / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    told = run(verb)
+    assert told.code == USAGE
+    assert told.err == "Error: The working directory is not there any more. Change into another one: cd.\n"
+    assert run("--help").code == CommandExit.DONE
 
 
 def test_an_unreadable_store_is_told(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,3 +207,23 @@ def test_a_full_scratch_disk_is_told_for_its_cells_and_the_rerun_finishes(
     ballast.unlink()
     lab.run()
     assert set(lab.receipts()) == ALL
+
+
+@pytest.mark.parametrize("when", ["before the server starts", "while it is at work"])
+def test_a_full_state_folder_is_told_and_the_rerun_finishes(small_disk: Path, lab: Lab, when: str) -> None:
+    lab.state.symlink_to(small_disk)
+    if when == "while it is at work":
+        lab.run("--samples", "ann", "--only-step", "lower")
+    ballast = fill(small_disk)
+
+    ran = lab.run(code=4)
+
+    said = told(ran)
+    assert "AWS Batch did not answer" not in said
+    if when == "while it is at work":
+        assert f"{small_disk} cannot be written: database or disk is full). Free some space there and run" in said
+    else:
+        assert f"cannot keep its state in {lab.state}: No space left on device. Choose another folder" in said
+    ballast.unlink()
+    lab.run()
+    assert set(lab.receipts()) == ALL
