@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from batch_pipeline.pipeline.review import wrong_kinds
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, RETRIED, ContainerExit
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
@@ -188,6 +189,8 @@ _GENERATED: Final[Mapping[str, Any]] = {
 
 def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, told: Mapping[str, str]) -> dict[str, Any]:
     step = node.step
+    if problems := list(wrong_kinds(type(step))):
+        raise InvalidPipeline("\n".join(problems))
     values = {"IMAGE": node.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **told}
     path = root / FOLDER / f"{node.name}.json"
     definition = _filled(_read(path) if path.is_file() else _GENERATED, values, path)

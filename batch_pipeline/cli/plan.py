@@ -67,8 +67,11 @@ class _Details:
 
     def __init__(self, call: Call, request: Request, look: Look) -> None:
         self.payloads: list[Payload] | None = None
-        #: What AWS would not take.
-        self.problems: list[str] = []
+        from batch_pipeline.pipeline.review import code_problems, code_warnings
+
+        #: What would be refused: the code of the steps, and what AWS would not take.
+        self.problems = code_problems(request.graph) if look.plan.jobs else []
+        self.warnings = code_warnings(request.graph) if look.plan.jobs else []
         self.estimate: Estimate | None = None
         if call.options.get("payloads"):
             from batch_pipeline.backends.limits import plan_problems
@@ -77,7 +80,7 @@ class _Details:
 
             context = context_of(request, reference=look.reference)
             self.payloads = list(payloads(look.plan, context))
-            self.problems = plan_problems(look.plan, context)
+            self.problems += plan_problems(look.plan, context)
         if call.options.get("estimate"):
             from batch_pipeline import backends
             from batch_pipeline.run.estimate import estimate
@@ -93,7 +96,7 @@ class _Details:
         from batch_pipeline.report.estimates import estimate_record
         from batch_pipeline.report.records import plain
 
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"problems": self.problems} if self.problems else {}
         if self.payloads is not None:
             found |= {"payloads": plain(self.payloads), "problems": self.problems}
         return found | ({"estimate": estimate_record(self.estimate)} if self.estimate is not None else {})
@@ -104,8 +107,8 @@ class _Details:
 
         for payload in self.payloads or ():
             data(f"\n{payload.line}\n{payload.text}")
-        for problem in self.problems:
-            say(problem)
+        for sentence in (*self.warnings, *self.problems):
+            say(sentence)
         if self.estimate is not None:
             data("")
             if self.estimate.steps:

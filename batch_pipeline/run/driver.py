@@ -21,6 +21,7 @@ from batch_pipeline.backends.definitions import configured_definitions, resource
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import CellState, Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
+from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.beyond import reading_beyond, refuse_readers
 from batch_pipeline.run.diagnosis import diagnose
@@ -50,7 +51,13 @@ from batch_pipeline.run.verdict import (
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
-from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict, StoreFailed, SubmissionRefused
+from batch_pipeline.wire.errors import (
+    BackendFailed,
+    NotReady,
+    RunConflict,
+    StoreFailed,
+    SubmissionRefused,
+)
 from batch_pipeline.wire.store import NotInStore
 
 
@@ -256,6 +263,8 @@ class Driver:
             self._follows(found)
             return found, found.jobs
         if found.plan.jobs:
+            if not self._submitted:
+                require_sound(self._request.graph)
             # The embedded server starts while Luigi is imported.
             self.backend.wake()
             if self._request.settings.backend.name != "embedded":

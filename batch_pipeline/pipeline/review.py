@@ -1,0 +1,143 @@
+"""Reviews the code of a pipeline before anything is sent: what would fail in every container, with file and line.
+
+Declarations of the wrong kind, steps that a container cannot import, scripts that cannot be started, outputs that would
+overwrite each other. Sources are read, not run.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, parsed, place_of, script_of
+from batch_pipeline.pipeline.step import Output, Scope, Step
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.wire.errors import InvalidPipeline
+
+_LOG: Final = logging.getLogger(__name__)
+
+_PORTS: Final = ("Input", "Output", "Reference")
+_GETTERS: Final = ("os.environ.get", "environ.get", "os.getenv", "getenv")
+#: Attribute of a step -> whether a value will do, and what will.
+_KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "scope": (lambda value: isinstance(value, Scope), "Scope.SAMPLE or Scope.COHORT"),
+    "cpus": (lambda value: _is_number(value, int, float), "a number of vCPUs, without quotes"),
+    "memory_mb": (lambda value: _is_number(value, int), "a whole number of MiB, without quotes and unit"),
+    "timeout_seconds": (lambda value: value is None or _is_number(value, int), "a whole number of seconds, or None"),
+    "script": (lambda value: isinstance(value, str), "a file's name"),
+    "image": (lambda value: isinstance(value, str), "an image's name"),
+    "tools": (lambda value: _is_names(value), 'a tuple of names: ("samtools",)'),
+}
+
+
+def require_sound(graph: Graph) -> None:
+    """Warns of what may go wrong in containers. Raises InvalidPipeline with all that will."""
+    if problems := code_problems(graph):
+        raise InvalidPipeline("\n".join(problems))
+    for warning in code_warnings(graph):
+        _LOG.warning("%s", warning)
+
+
+def code_problems(graph: Graph) -> list[str]:
+    """What is wrong with the steps of a graph, a sentence each."""
+    classes = dict.fromkeys(type(node.step) for node in graph)
+    checks = (wrong_kinds, _texts_for_ports, _shared_files, _not_importable)
+    found = [problem for step in classes for check in checks for problem in check(step)]
+    return found + [problem for step in classes for problem in _not_startable(step, graph.root)]
+
+
+def code_warnings(graph: Graph) -> list[str]:
+    """What the modules of a graph's steps read of the driver's environment when they are imported."""
+    names = sorted({name for node in graph for name in code_of(type(node.step), graph.root) if name.suffix == ".py"})
+    return [
+        f"{graph.root / name}, line {line}: {variable} is read when the module is imported, and containers have another"
+        " environment. Make it a Param, or write the value down."
+        for name in names
+        for line, variable in _environment_reads(parsed(graph.root / name))
+    ]
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return type(value) in kinds and bool(value > 0)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
+
+
+def wrong_kinds(step: type[Step]) -> Iterator[str]:
+    """Attributes of a step whose value is not of the kind that they must have, a sentence each."""
+    for name, (fits, rule) in _KINDS.items():
+        value = getattr(step, name)
+        if not fits(value):
+            yield f"{place_of(step, name)}: {step.__name__}.{name} must be {rule}, not {value!r}."
+
+
+def _texts_for_ports(step: type[Step]) -> Iterator[str]:
+    for owner in step.__mro__[: step.__mro__.index(Step)]:
+        annotations = vars(owner).get("__annotations__", {})
+        for name, value in vars(owner).items():
+            kind = str(annotations.get(name, name)).rpartition(".")[2].strip("'>")
+            if kind in _PORTS and isinstance(value, (str, tuple, list)):
+                yield (
+                    f"{place_of(step, name)}: {step.__name__}.{name} is {value!r}, which declares no port."
+                    f" Write NAME = {kind}({value!r})."
+                )
+
+
+def _shared_files(step: type[Step]) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for port, output in step.declared(Output).items():
+        for file in output.files:
+            other = owners.setdefault(os.path.normpath(file), port)
+            if other != port:
+                yield (
+                    f"{place_of(step, port)}: {step.__name__}.{port} names the file {file!r}, which {other} names too;"
+                    " each output needs a file of its own."
+                )
+
+
+def _not_importable(step: type[Step]) -> Iterator[str]:
+    module = sys.modules[step.__module__]
+    if getattr(module, step.__qualname__, None) is not step or in_main_guard(step):
+        yield (
+            f"{place_of(step)}: {step.__name__} is not at the top level of its module, from where containers import it"
+            " by its name. Define it outside of functions, classes and `if __name__`."
+        )
+
+
+def _not_startable(step: type[Step], root: Path) -> Iterator[str]:
+    if not step.script or not isinstance(step.script, str):
+        return
+    path = root / script_of(step, root)
+    first = path.read_bytes().partition(b"\n")[0]
+    place = f"{place_of(step, 'script')}: the script {step.script}"
+    if not os.access(path, os.X_OK):
+        yield f"{place} is not executable. Run: chmod +x {path}"
+    if not first.startswith((b"#!", b"\x7fELF")):
+        yield f"{place} does not say what runs it. Give it a first line like #!/bin/sh."
+    elif first.startswith(b"#!") and first.endswith(b"\r"):
+        yield f"{place} has the line ends of Windows, with which no interpreter is found. Save it with Unix line ends."
+
+
+def _environment_reads(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and variable of what is read outside of functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or is_main_guard(child):
+            continue
+        if _is_read(child):
+            yield child.lineno, ast.unparse(child)
+        else:
+            yield from _environment_reads(child)
+
+
+def _is_read(node: ast.AST) -> TypeGuard[ast.expr]:
+    """Whether it is `os.environ["X"]` or one of its like, and gives a value."""
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.ctx, ast.Load) and ast.unparse(node.value) in ("os.environ", "environ")
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in _GETTERS

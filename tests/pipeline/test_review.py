@@ -1,0 +1,172 @@
+"""What is wrong with a pipeline's code is found before anything is sent, all of it, with file and line."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from batch_pipeline import WorkflowTask
+from batch_pipeline.pipeline.review import code_problems, code_warnings
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.wire.errors import InvalidPipeline
+
+#: Its twelfth line is the first of its step's that tests put there, and its fifth the first of the module's.
+PIPELINE = """from __future__ import annotations
+import os
+from os import environ, getenv
+from batch_pipeline import Input, Output, Param, Scope, Step, WorkflowTask
+{module}
+
+class Upper(Step):
+    \"\"\"Makes letters large.\"\"\"
+    text = Input()
+    upper = Output("upper.txt")
+    other = Output("{{sample}}.txt", "more.txt")
+    {step}
+{made}
+class Letters(WorkflowTask):
+    {workflow}
+    def workflow(self):
+        self.new_task("upper", {name}).in_text = self.source("{{sample}}.txt")
+"""
+Make = Callable[..., type[WorkflowTask]]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """A pipeline with lines of the test's, as its file makes it; the scripts beside it may be executed."""
+    for name, text in (
+        ("good.sh", "#!/bin/sh\n"),
+        ("bare.sh", "echo\n"),
+        ("dos.sh", "#!/bin/sh\r\n"),
+        ("no.sh", "#!x\n"),
+    ):
+        (tmp_path / name).write_bytes(text.encode())
+        (tmp_path / name).chmod(0o644 if name == "no.sh" else 0o755)
+    monkeypatch.setenv("LANE", "L1")
+
+    def made(**lines: str) -> type[WorkflowTask]:
+        values = {"module": "", "step": "", "made": "", "workflow": '"""Doc."""', "name": "Upper"} | lines
+        (tmp_path / "reviewed.py").write_text(PIPELINE.format(**values))
+        spec = importlib.util.spec_from_file_location("reviewed", tmp_path / "reviewed.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules["reviewed"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        workflow: type[WorkflowTask] = module.Letters
+        return workflow
+
+    yield made
+    sys.modules.pop("reviewed", None)
+
+
+IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return Inner"
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "words"),
+    [
+        ({"step": 'scope = "cohort"'}, 12, "Upper.scope must be Scope.SAMPLE or Scope.COHORT, not 'cohort'."),
+        ({"step": 'memory_mb = "1500M"'}, 12, "Upper.memory_mb must be a whole number of MiB"),
+        ({"step": "memory_mb = 0"}, 12, "Upper.memory_mb must be a whole number of MiB"),
+        ({"step": 'cpus = "2"'}, 12, "Upper.cpus must be a number of vCPUs, without quotes, not '2'."),
+        ({"step": "cpus: int = True"}, 12, "Upper.cpus must be a number"),
+        ({"step": 'timeout_seconds = "1h"'}, 12, "Upper.timeout_seconds must be a whole number of seconds"),
+        ({"step": "image = None"}, 12, "Upper.image must be an image's name, not None."),
+        ({"step": 'tools = "samtools"'}, 12, "Upper.tools must be a tuple of names"),
+        (
+            {"step": 'counts: Output = "x"'},
+            12,
+            "Upper.counts is 'x', which declares no port. Write NAME = Output('x').",
+        ),
+        ({"step": 'Output = "x"'}, 12, "Upper.Output is 'x', which declares no port."),
+        ({"step": 'reads: Input = ("a", "b")'}, 12, "Upper.reads is ('a', 'b'), which declares no port."),
+        ({"step": 'again = Output("a.txt", "upper.txt")'}, 12, "Upper.again names the file 'upper.txt', which upper"),
+        ({"step": 'again = Output("./{sample}.txt")'}, 12, "Upper.again names the file './{sample}.txt', which other"),
+        ({"step": 'script = "no.sh"'}, 12, "the script no.sh is not executable. Run: chmod +x "),
+        ({"step": 'script = "bare.sh"'}, 12, "the script bare.sh does not say what runs it. Give it a first line"),
+        ({"step": 'script = "dos.sh"'}, 12, "the script dos.sh has the line ends of Windows"),
+        ({"made": IN_FUNCTION, "name": "make()"}, 14, "Inner is not at the top level of its module"),
+        (
+            {"made": "class Box:\n    class Upper(Upper): pass", "name": "Box.Upper"},
+            14,
+            "Upper is not at the top level",
+        ),
+        (
+            {"made": 'if __name__ == "reviewed":\n    class Late(Upper): pass', "name": "Late"},
+            14,
+            "Late is not at the top level of its module",
+        ),
+    ],
+)
+def test_what_would_fail_in_every_container_is_found(
+    make: Make, tmp_path: Path, lines: dict[str, str], line: int, words: str
+) -> None:
+    (problem,) = code_problems(Graph.of(make(**lines)))
+    assert problem.startswith(f"{tmp_path / 'reviewed.py'}, line {line}: ")
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {},
+        {"step": 'script = "good.sh"; memory_mb = 1500; cpus = 0.5; timeout_seconds = 60; tools = ["sh"]'},
+        {"step": 'scope = Scope.COHORT; label: str = "Output"; word: Param = Param("x")'},
+        {"made": "Made = type('Made', (Upper,), {})", "name": "Made"},
+    ],
+)
+def test_what_is_right_is_left_alone(make: Make, lines: dict[str, str]) -> None:
+    graph = Graph.of(make(**lines))
+    assert code_problems(graph) == []
+    assert code_warnings(graph) == []
+
+
+def test_all_that_is_wrong_is_told_at_once(make: Make) -> None:
+    found = code_problems(Graph.of(make(step='cpus = "2"; script = "no.sh"; again = Output("more.txt")')))
+    assert [words in one for words, one in zip(("cpus", "more.txt", "no.sh"), found, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("item", ["Param(3)", "Output('x')", "Input()"])
+def test_what_belongs_to_a_step_is_refused_in_a_pipeline(make: Make, tmp_path: Path, item: str) -> None:
+    with pytest.raises(InvalidPipeline, match=r"reviewed.py, line 15: Letters.depth declares something of a step"):
+        Graph.of(make(workflow=f"depth = {item}"))
+
+
+def test_files_as_text_are_refused(make: Make) -> None:
+    with pytest.raises(InvalidPipeline, match=r"line 12: Upper.files must be a tuple of names: \('good.sh',\)."):
+        code_warnings(Graph.of(make(step='files = "good.sh"')))
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "words"),
+    [
+        ({"module": 'X = os.environ["LANE"]'}, 5, "os.environ['LANE'] is read when the module is imported"),
+        ({"module": 'X = os.getenv("LANE", "")'}, 5, "os.getenv('LANE', '') is read"),
+        ({"module": 'X = int(environ.get("N") or 3)'}, 5, "environ.get('N') is read"),
+        ({"step": 'LANE = getenv("LANE")'}, 12, "getenv('LANE') is read"),
+    ],
+)
+def test_a_constant_of_the_drivers_environment_is_warned_of(
+    make: Make, tmp_path: Path, lines: dict[str, str], line: int, words: str
+) -> None:
+    (warning,) = code_warnings(Graph.of(make(**lines)))
+    assert warning.startswith(f"{tmp_path / 'reviewed.py'}, line {line}: {words}")
+    assert "containers have another environment. Make it a Param" in warning
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'os.environ["OMP_NUM_THREADS"] = "1"',
+        'os.environ.setdefault("OMP_NUM_THREADS", "1")',
+        'def late(): return os.environ["LANE"]',
+        'if __name__ == "__main__": print(os.environ["LANE"])',
+    ],
+)
+def test_what_is_written_or_read_later_is_not_warned_of(make: Make, line: str) -> None:
+    assert code_warnings(Graph.of(make(module=line))) == []
