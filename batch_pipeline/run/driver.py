@@ -54,6 +54,7 @@ from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import (
     BackendFailed,
     NotReady,
+    Overtaken,
     RunConflict,
     StoreFailed,
     SubmissionRefused,
@@ -213,7 +214,10 @@ class Driver:
         while True:
             try:
                 found, jobs = self._wave(listener)
-            except (SubmissionRefused, BackendFailed, NotReady) as error:
+            except (SubmissionRefused, BackendFailed, NotReady, RunConflict) as error:
+                if not pending and self._submitted and isinstance(error, RunConflict):
+                    sent = f"Jobs of {', '.join(self.run_ids)} were sent and go on."
+                    raise Overtaken(f"{error.message} {sent}") from error
                 if not pending:
                     raise
                 # What failed is known by now, and shall be told rather than that its second try was refused.
@@ -302,17 +306,19 @@ class Driver:
             listener=listener,
             sleep=self._sleep,
         )
-        if self._request.reference_files:
-            # A reference is one job without a workflow.
-            submitter.begin()
-            self.run_ids.append(submitter.run_id)
-            submitter.submit_step(self._request.graph.names[0])
-        else:
-            self._through_luigi(submitter)
+        try:
+            if self._request.reference_files:
+                # A reference is one job without a workflow.
+                submitter.begin()
+                self.run_ids.append(submitter.run_id)
+                submitter.submit_step(self._request.graph.names[0])
+            else:
+                self._through_luigi(submitter)
+        finally:
+            self._submitted += len(submitter.sent)
         if self._again and len(self.run_ids) > 1:
             told = "; ".join(again.line for again in self._again)
             append_if_possible(self._store, submitter.run_id, Happened.RECOVERY, told, of=self.run_ids[:-1])
-        self._submitted += len(submitter.sent)
         submitter.forget()
         return submitter.sent
 

@@ -10,6 +10,7 @@
     │   ├── Refused               the gate lets no such run pass; all that stands against it at once, with a status
     │   └── InvalidTasks          tasks of a pool break a rule; all their problems at once
     ├── RunConflict               another driver or live jobs stand in the way; nothing was done (exit 3)
+    ├── Overtaken                 the same after something was sent, which goes on (exit 1)
     ├── IllegalMove               a task of a pool cannot make that move in its state; it was left alone (exit 3)
     ├── DeploymentFailed          something could not be set up, or only in part (exit 1)
     ├── StoreFailed               the store could not be read or written (exit 4)
@@ -120,6 +121,10 @@ class RunConflict(BatchPipelineError):
     """Another driver or live jobs stand in the way; nothing was done."""
 
     exit_code = CommandExit.CONFLICT
+
+
+class Overtaken(BatchPipelineError):
+    """Another driver or live jobs came in the way after something was sent, which goes on."""
 
 
 class IllegalMove(BatchPipelineError):

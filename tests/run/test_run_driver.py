@@ -7,17 +7,18 @@ import socket
 import pytest
 
 from batch_pipeline import backends
-from batch_pipeline.backends.base import JobState
+from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState, Limits
+from batch_pipeline.run import lock
 from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.receipts import LEAST_BYTES
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import EndReason
-from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.contract import CommandExit, EndReason
+from batch_pipeline.wire.errors import Overtaken, RunConflict
 from batch_pipeline.wire.store import Store
 from tests.run.small import SAMPLES, Ear, Stage, chosen, drive, look, request_of
 
@@ -455,3 +456,18 @@ def test_a_command_on_another_machine_than_the_embedded_batch_is_told_where_to_g
     with pytest.raises(RunConflict, match=rf"on the embedded Batch of {here}"):
         drive(request_of(store), stage)
     assert live_run_ids(store)
+
+
+def test_a_driver_that_is_overtaken_after_it_sent_something_does_not_say_that_nothing_was_done(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Stage):
+        def submit(self, request: JobRequest) -> str:
+            store.put_json(layout.driver(99), {})
+            return super().submit(request)
+
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.0)
+    with pytest.raises(Overtaken, match=r"Another driver took over.* Jobs of \w+ were sent and go on\.") as raised:
+        drive(request_of(store), Slow(store))
+    assert raised.value.exit_code == CommandExit.FAILED
+    assert len(list(store.list("live"))) == 1
