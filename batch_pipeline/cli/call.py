@@ -82,13 +82,8 @@ class Call:
 
     @cached_property
     def new_store(self) -> Store:
-        """The store of a command that writes: a folder is made when it is not there.
-
-        One that `--store` names needs its parent: a path with a typing error is no new store.
-        """
-        location = self.settings.store_location
-        named = bool(self.settings.store.url)
-        return self._opened(create="://" not in location and (not named or Path(location).expanduser().parent.is_dir()))
+        """The store of a command that writes: a folder is made when it is not there, and those above it."""
+        return self._opened(create="://" not in self.settings.store_location)
 
     @cached_property
     def graph(self) -> Graph:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batch_pipeline.cli.call import Call
@@ -16,11 +15,10 @@ if TYPE_CHECKING:
 
 
 def opened(call: Call, location: str, *, create: bool = False) -> Store:
-    """The store at a URL or folder, reached as the settings say; a folder with a parent is made when asked for."""
+    """The store at a URL or folder, reached as the settings say; a folder is made when asked for."""
     from batch_pipeline.wire.store import open_store
 
-    here = "://" not in location and Path(location).expanduser().absolute().parent.is_dir()
-    return open_store(location, create=create and here, reach=call.reach)
+    return open_store(location, create=create and "://" not in location, reach=call.reach)
 
 
 @contextmanager

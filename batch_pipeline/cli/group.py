@@ -100,9 +100,22 @@ class Verbs(click.Group):
         """Puts `run` before options that have no verb."""
         # While a shell completes, "no words yet" may still become a verb.
         verbless = _is_option(args[0]) if args else not ctx.resilient_parsing
-        if self.workflow is not None and verbless:
-            args = ["run", *args]
+        if args and verbless:
+            args = self._verb_first(ctx, args)
+        elif self.workflow is not None and verbless:
+            args = ["run"]
         return super().parse_args(ctx, args)
+
+    def _verb_first(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words with the verb among them in front, or `run` where there is none: `--store x status`."""
+        usual = self.get_command(ctx, "run" if self.workflow is not None else "status")
+        options = [param for param in usual.params if isinstance(param, click.Option)] if usual else []
+        valued = {name for option in options if not option.is_flag for name in option.opts}
+        verbs = self.list_commands(ctx)
+        for place, word in enumerate(args):
+            if word in verbs and args[place - 1] not in valued:
+                return [word, *args[:place], *args[place + 1 :]]
+        return ["run", *args] if self.workflow is not None else args
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

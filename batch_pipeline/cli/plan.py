@@ -137,7 +137,7 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
     for note in plan_notes(plan):
         data(f"\n{note}")
     if changed := _changed_sample(plan):
-        say(f"What changed: status --explain {changed}, with the same options.")
+        say(f"What changed: status --explain {changed}, with the same store, list and parameters.")
 
 
 def _changed_sample(plan: Plan) -> str:

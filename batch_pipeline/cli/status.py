@@ -19,6 +19,8 @@ from batch_pipeline.cli.options import (
     steps_of,
 )
 from batch_pipeline.cli.output import data, print_json, print_table, say
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -45,8 +47,12 @@ def status(call: Call) -> int:
 
     request = call.request()
     if sample:
-        known(sample, request.samples.by_name, "sample")
-        return _explain(call, list(reader.explain(request, sample)))
+        gathers = [node.name for node in request.graph if node.scope is Scope.COHORT]
+        whole = sample in (*gathers, layout.COHORT) and sample not in request.samples.by_name
+        if not whole:
+            known(sample, [*request.samples.names, *gathers], "sample")
+        told = reader.explain(request, layout.COHORT if whole else sample)
+        return _explain(call, [part for part in told if part.step == sample or sample not in gathers or not whole])
     return _show(call, reader.status(request))
 
 
@@ -157,8 +163,8 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     if workflow is not None:
         explain = CommandOption(
             "--explain",
-            "Say for each step of one sample what state it is in and what changed.",
-            metavar="SAMPLE",
+            "Say for each step of one sample, or for a gather, what state it is in and what changed.",
+            metavar="SAMPLE|GATHER",
             shell_complete=complete.samples(workflow),
         )
         options.append(explain)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.run.live import Submission, live_run_ids, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
@@ -78,7 +79,10 @@ def logs(
         reader.close()
     if not found:
         what = f"{step} of sample {sample}" if step else f"sample {sample}"
-        why = reader.unreachable or f"it did not run there. `status --explain {sample}` says why; check the spelling."
+        why = f"it did not run there. `status --explain {sample}` says why; check the spelling."
+        if step and sample != layout.COHORT and reader.is_gather(step):
+            why = f"{step} is one job over all samples. Its log: logs {layout.COHORT} {step}."
+        why = reader.unreachable or why
         raise InvalidUse(f"There is no log of {what} in {store.url}: {why}")
 
 
@@ -156,6 +160,14 @@ class _Reader:
                 if name not in found and self._begun(run, name):
                     found[name] = _Tried(run_id=run, step=name, stored={}, live=run in live)
         return [found[name] for name in order if name in found]
+
+    def is_gather(self, step: str) -> bool:
+        """Whether the newest run that has the step made it a gather."""
+        for run_id in sorted(self.store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]:
+            if step in _steps(self.store, run_id):
+                scopes = self.store.get_json(layout.plan(run_id)).get("scopes", {})
+                return bool(scopes.get(step) == Scope.COHORT.value)
+        return False
 
     def numbers(self, tried: _Tried, attempt: int | None, all_attempts: bool) -> list[int]:
         """The attempts to tell of, that have ended: all, the one that is meant, or the last."""

@@ -194,9 +194,10 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     failed = {(cell.step, cell.sample): cell for cell in told}
     explained = []
     for node in request.graph:
-        name = layout.COHORT if node.scope is Scope.COHORT else sample
-        if name == layout.COHORT or sample != layout.COHORT:
-            position = 0 if name == layout.COHORT else request.samples.names.index(name)
+        is_gather = node.scope is Scope.COHORT
+        if is_gather or sample != layout.COHORT:
+            name = layout.COHORT if is_gather else sample
+            position = 0 if is_gather else request.samples.names.index(name)
             cell = failed.get((node.name, name))
             explained.append(_explained(request.store, found, node, name, position, cell))
     return explained

@@ -115,6 +115,41 @@ def test_a_run_that_is_unknown_cannot_be_cancelled_and_one_that_has_ended_need_n
     assert (ended.code, ended.out) == (CommandExit.DONE, f"Nothing to cancel: run {run_id} has ended.\n")
 
 
+def test_a_gather_is_explained_and_its_log_is_found(world: Path, stage: Stage, run: Run) -> None:
+    stage.play = lambda step, sample, attempt: 3 * (step == "total")
+    drive(request_of(stage.store), stage)
+    (world / "list.txt").write_text("ann\nbob\ncid\n")
+    options = ("--sample-list-file", "list.txt", "--sources", "SR")
+
+    for name in ("total", "_cohort"):
+        told = run("status", *options, "--explain", name, workflow=small.Letters)
+        assert told.code == CommandExit.DONE
+        assert told.out.startswith("total: to run: never done; it failed in run ")
+        assert "upper" not in told.out
+
+    assert "There are: ann, bob, cid, total." in run("status", *options, "--explain", "x9", workflow=small.Letters).err
+    for workflow in (small.Letters, None):
+        told = run("logs", "ann", "total", workflow=workflow)
+        assert told.code == CommandExit.USAGE
+        assert "total is one job over all samples. Its log: logs _cohort total." in told.err
+    assert run("logs", "_cohort", "total", **ALONE).out == "total says _cohort\nand goes\n"
+
+
+def test_every_command_that_a_plan_proposes_is_taken(world: Path, stage: Stage, run: Run) -> None:
+    drive(request_of(stage.store), stage)
+    (world / "list.txt").write_text("ann\nbob\ncid\n")
+    options = ("--sample-list-file", "list.txt", "--sources", "SR")
+    (receipt,) = stage.store.list("receipts/total")
+    stage.store.put("receipts/total/_cohort/0123456789abcdef.json", stage.store.get(receipt.key))
+    stage.store.delete([receipt.key])
+
+    told = run("plan", *options, workflow=small.Letters)
+
+    proposed = told.err.partition("What changed: ")[2].partition(",")[0].split()
+    assert proposed == ["status", "--explain", "_cohort"]
+    assert run(*proposed, *options, workflow=small.Letters).code == CommandExit.DONE
+
+
 def test_a_cohorts_logs_are_searched(stage: Stage, run: Run) -> None:
     drive(request_of(stage.store), stage)
 

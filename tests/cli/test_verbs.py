@@ -437,3 +437,29 @@ def test_the_package_without_a_pipeline_shows_its_help(capsys: pytest.CaptureFix
     assert code == CommandExit.USAGE
     assert "runs" in told
     assert "plan " not in told
+
+
+@pytest.mark.parametrize(
+    ("before", "verb", "behind"),
+    [
+        (["--store", "store/default"], "status", [*LIST]),
+        (["--verbose", *LIST, "--store", "store/default"], "plan", []),
+        (["--store=store/default"], "runs", []),
+        (["--description", "status", *LIST, "--dry-run"], "", []),
+    ],
+)
+def test_options_before_the_verb_are_the_verbs(
+    world: Path, run: Run, before: list[str], verb: str, behind: list[str]
+) -> None:
+    told = run(*before, *filter(None, [verb]), *behind)
+    usual = run(verb or "run", *before, *behind)
+    assert (told.code, told.out, told.err) == (CommandExit.DONE, usual.out, usual.err)
+
+
+def test_options_before_the_verb_are_understood_without_a_pipeline(world: Path, run: Run) -> None:
+    assert "No run is recorded in" in run("--store", "store/default", "runs", workflow=None).out
+
+
+def test_a_store_is_made_with_the_folders_above_it(world: Path, run: Run, asked: list[tuple[Request, bool]]) -> None:
+    assert run("run", *LIST, "--store", "a/b/c", "--sources", "store/default/SR").code == CommandExit.DONE
+    assert (world / "a" / "b" / "c").is_dir()
