@@ -35,10 +35,12 @@ from batch_pipeline.localbatch.retry import (
     CHILD_FAILED,
     CONTAINER_EXITED,
     DEPENDENCY_FAILED,
+    HELD,
     TIMED_OUT,
     TOO_LARGE,
     tries_again,
 )
+from batch_pipeline.wire.contract import Variable
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -209,14 +211,24 @@ class Engine:
                 job, index = head
                 vcpus, memory = self.used[0] + job.spec.vcpus, self.used[1] + job.spec.memory_mib
                 if vcpus > self.capacity[0] or memory > self.capacity[1]:
+                    self._say_who_holds(job)
                     return runs
                 ready.pop()
                 runs.append(self._begin(job, index, now))
         return runs
 
+    def _say_who_holds(self, job: Job) -> None:
+        """Notes the other stores whose jobs take the room that a job waits for."""
+        stores = {run.job.spec.environment.get(Variable.STORE, "another pool") for run in self.running.values()}
+        others = sorted(stores - {job.spec.environment.get(Variable.STORE)})
+        if others:
+            job.status_reason = f"{HELD} {', '.join(others)}."
+
     def _begin(self, job: Job, index: int, now: int) -> Run:
         self.used = (self.used[0] + job.spec.vcpus, self.used[1] + job.spec.memory_mib)
         self._archive(job, index)
+        if job.status_reason and job.status_reason.startswith(HELD):
+            job.status_reason = None
         job.tries[index] += 1
         job.move(index, STARTING, now)
         run = Run(job=job, index=index, attempt=job.tries[index])

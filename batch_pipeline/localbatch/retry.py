@@ -15,6 +15,8 @@ OUT_OF_MEMORY = "OutOfMemoryError: Container killed due to memory usage"
 HOST_LOST = "Host EC2 (instance i-embedded) terminated."
 DEPENDENCY_FAILED = "Dependent Job failed"
 CHILD_FAILED = "Array Child Job failed"
+#: The job waits for room that jobs of other stores take, which follow; AWS has no such words.
+HELD = "CAPACITY:HELD_BY_OTHERS - The vCPUs and memory of this machine are taken by jobs of"
 #: The job waits for ever; AWS annotates the head of the queue so.
 TOO_LARGE = (
     "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job resource requirement (vCPU/memory/GPU) is higher than that "

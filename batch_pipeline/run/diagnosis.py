@@ -30,6 +30,13 @@ CODES: Final[Sequence[tuple[str, Problem]]] = (
         ),
     ),
     (
+        "CAPACITY:HELD_BY_OTHERS",
+        Problem(
+            sentence="Jobs of other stores take the vCPUs or memory of this machine.",
+            remedy="Wait for them, or see to them: status --store URL.",
+        ),
+    ),
+    (
         "CAPACITY:",
         Problem(sentence="AWS has not the capacity that the job needs.", remedy="Wait, or allow more types and zones."),
     ),

@@ -19,6 +19,7 @@ from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Sele
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.driver import Interrupted
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs, submissions
@@ -28,7 +29,7 @@ from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.receipts import Standing, close_retirements, read_retirements, standing_receipts
 from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.spent import told_spent
-from batch_pipeline.run.status import Status, failed_before, resting, retired_notes
+from batch_pipeline.run.status import Status, failed_before, resting, retired_notes, waiting_notes
 from batch_pipeline.run.verdict import final_progress, judge, write_failed
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
@@ -118,15 +119,17 @@ def recorded_status(store: Store, settings: Settings, run_id: str = "") -> Statu
         found = reader.read()
         plan = found.plan
         ended = [] if found.unreachable else [run for run in found.live if run.over]
+        waiting: list[str] = []
         failed = failed_before(store, plan, found.live_runs, ended, lambda: reader.backend)
         if found.unreachable:
             progress: Mapping[str, StepProgress] = {step: _unasked(plan, step, failed) for step in plan.states}
         elif found.live_runs:
-            progress = _watch(reader, found).look()
+            watched = _watch(reader, found)
+            progress, waiting = watched.look(), waiting_notes(watched, reader.backend)
         else:
             progress = {step: resting(plan, step, failed) for step in plan.states}
     notes = [f"As run {found.record.run_id} of {found.record.pipeline_name} recorded it."]
-    notes += retired_notes(plan, found.retired)
+    notes += [*retired_notes(plan, found.retired), *waiting]
     notes += [found.unreachable] if found.unreachable and found.live_runs else []
     notes += [f"Other pipelines' runs may be live: {', '.join(found.others)}."] if found.others else []
     return Status(
@@ -182,7 +185,16 @@ def _close(store: Store, found: Recorded, reader: Reader, jobs: Sequence[Submiss
 def _watch(reader: Reader, found: Recorded) -> Watch:
     jobs = [item for run in found.live if not run.over for item in run.submissions]
     already = already_done(found.plan, found.jobs, found.live)
-    return Watch(found.plan, reader.backend, jobs, already=already, poll_seconds=reader.settings.watch.poll_seconds)
+    settings = reader.settings.watch
+    return Watch(
+        found.plan,
+        reader.backend,
+        jobs,
+        already=already,
+        poll_seconds=settings.poll_seconds,
+        dwell_seconds=settings.dwell_seconds,
+        diagnose=lambda job: diagnose(reader.backend, job),
+    )
 
 
 def _unasked(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:

@@ -14,6 +14,7 @@ from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
+from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.driver import Driver, Look, run
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.live import LiveRun, submissions
@@ -71,16 +72,18 @@ def status(request: Request) -> Status:
         )
         if found.live_runs:
             already = already_done(plan, found.inventory.live, found.live)
-            progress = Watch(plan, driver.backend, found.jobs, already=already).look()
+            watched = Watch(plan, driver.backend, found.jobs, already=already)
+            progress = watched.look()
+            waiting = waiting_notes(watched, driver.backend)
         else:
-            progress = {step: resting(plan, step, failed) for step in plan.states}
+            progress, waiting = {step: resting(plan, step, failed) for step in plan.states}, []
         return Status(
             plan=plan,
             progress=progress,
             failed=failed,
             live_runs=found.live_runs,
             store_calls=Counter(request.store.calls),
-            notes=list(retired_notes(plan, found.inventory.retired)),
+            notes=[*retired_notes(plan, found.inventory.retired), *waiting],
         )
     finally:
         driver.close()
@@ -101,6 +104,12 @@ def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Re
             yield f"{cells} not done: in run {run_id} a result was found that is not what its receipt says."
         else:
             yield f"{cells} not done since run {run_id} set out to make {them}, or what is read there, again."
+
+
+def waiting_notes(watched: Watch, backend: Backend) -> list[str]:
+    """Why jobs wait while nothing of theirs runs; the embedded Batch alone is asked, for AWS counts the calls."""
+    jobs = watched.idle_jobs() if backend.name == "embedded" else []
+    return [f"{job.step} waits: {why}" for job in jobs if (why := diagnose(backend, job))]
 
 
 def watch(request: Request, listener: Listener) -> Outcome:

@@ -20,6 +20,8 @@ from batch_pipeline.wire.layout import COHORT
 
 #: Seconds between two polls at the least.
 SHORTEST = 0.05
+#: How soon the embedded Batch is asked why a job waits: it knows at once, and answers for nothing.
+EMBEDDED_DWELL = 5.0
 #: After so many answers in a row that leave a job out it is looked up by its name.
 OMISSIONS = 3
 
@@ -55,6 +57,7 @@ class Watch:
         self._jobs = [submission for submission in submissions if not submission.join]
         self._already = dict(already or {})
         self._longest = poll_seconds
+        dwell_seconds = min(dwell_seconds, EMBEDDED_DWELL) if backend.name == "embedded" else dwell_seconds
         self._dwell = dwell_seconds if diagnose is not None else 0.0
         self._diagnose = diagnose
         #: Job -> since when it could run and nothing of its queue did.
@@ -93,6 +96,12 @@ class Watch:
                     self._note(native_id, summary)
         return {step: self._progress(step) for step in self._plan.states}
 
+    def idle_jobs(self) -> list[Submission]:
+        """Jobs that could run, by the last look, while nothing of their queue does."""
+        busy = {self._by_id[i].queue for i, summary in self.summaries.items() if any(map(summary.counts.get, _RUNNING))}
+        ready = [self._by_id[i] for i, summary in self.summaries.items() if summary.counts.get(JobState.RUNNABLE)]
+        return [job for job in ready if job.queue not in busy]
+
     def _is_final(self, native_id: str) -> bool:
         summary = self.summaries.get(native_id)
         return summary is not None and summary.state.final
@@ -108,11 +117,10 @@ class Watch:
         """Step and sentence of jobs that have waited too long, each pair once."""
         if not self._dwell:
             return
-        now = self._clock()
-        busy = {self._by_id[i].queue for i, summary in self.summaries.items() if any(map(summary.counts.get, _RUNNING))}
-        for native_id, summary in self.summaries.items():
+        now, idle = self._clock(), self.idle_jobs()
+        for native_id in self.summaries:
             job = self._by_id[native_id]
-            if job.queue in busy or not summary.counts.get(JobState.RUNNABLE):
+            if job not in idle:
                 self._idle_since.pop(native_id, None)
             elif now - self._idle_since.setdefault(native_id, now) >= self._dwell and self._diagnose is not None:
                 # Asked again only when as much time has gone by.

@@ -243,3 +243,22 @@ def test_ctrl_c_leaves_or_cancels_the_jobs(shell: Shell, wanted: str) -> None:
         out, err = again.communicate(timeout=60)
         assert (again.returncode, out) == (CommandExit.DONE, "upper: 3/3 done\ncount: 3/3 done\n"), err
         assert len(json.loads(shell("runs", "--json"))) == 1
+
+
+def test_a_job_that_waits_for_another_stores_jobs_says_so(shell: Shell) -> None:
+    shell.environment["BATCH_PIPELINE__EMBEDDED__VCPUS"] = "1"
+    shell.environment["BATCH_PIPELINE__WATCH__DWELL_SECONDS"] = "0.1"
+    gate = shell.folder / "gate"
+    shell("run", "--samples", "S1", "--hold", str(gate), "--detach")
+    sources = str(shell.folder / "store" / "default" / "SR")
+    shell("run", "--samples", "S2", "--store", "other", "--sources", sources, "--detach")
+
+    told = shell("status", "--store", "other", "--sources", sources)
+    assert "upper waits: Jobs of other stores take the vCPUs or memory of this machine." in told
+    assert f"taken by jobs of file://{shell.folder}/store/default" in told
+    watching = shell.start("watch", "--store", "other", "--sources", sources)
+    assert watching.stderr is not None
+    assert any("upper waits: Jobs of other stores" in line for line in iter(watching.stderr.readline, ""))
+    gate.touch()
+    out, err = watching.communicate(timeout=60)
+    assert watching.returncode == 0, out + err
