@@ -16,6 +16,13 @@ HIDDEN: Final = "***"
 _WORDS: Final = "secret|token|passwd|password|passphrase|credential|api_?key|access_?key|signature"
 #: Bounded, so that a long line without a blank takes no longer than another.
 _NAMES: Final = rf"[\w.-]{{0,64}}(?:{_WORDS})[\w.-]{{0,64}}"
+#: Words that hold a secret's by chance: of language models, of cell biology, of genes.
+_ORDINARY: Final = (
+    "tokeni[sz]|secret(?:ion|ory|ome|ed|ing)|(?:gene|mutational|expression|immune)[_.-]?signature"
+    "|signature[_.-]?(?:gene|score|set|matrix)"
+)
+#: Names and values that tell of secrets and are none: where one lies, how many there are.
+_ABOUT: Final = r".*(?:file|path)=[/.~].*|.*arn=arn:.*|.*(?:count|counts|length|limit|tokens|tokens[_-]per[_-]\w+)=\d+"
 #: `scheme://user:password@` and `scheme://token@`; the name `git` of ssh is no secret.
 _USERINFO: Final = (
     r"(?P<scheme>\b[a-zA-Z][\w+.-]{0,30}://)(?P<user>[^\s/@:'\"]{0,500})(?P<password>:[^\s/@'\"]{0,500})?@"
@@ -34,9 +41,9 @@ def _pattern(text: str) -> re.Pattern[str]:
 def scrubbed(text: str) -> str:
     """The text without what looks like a secret."""
     found = _pattern(_USERINFO).sub(_without_userinfo, text)
-    found = _pattern(rf"(?P<name>[?&;]{_NAMES}=)[^\s&;'\"#]+").sub(rf"\g<name>{HIDDEN}", found)
+    found = _pattern(rf"(?P<name>[?&;]{_NAMES}=)(?P<value>[^\s&;'\"#]+)").sub(_without_value, found)
     assigned = rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*['\"]?)(?P<value>[^\s'\",;&]+)"
-    return _pattern(_TOKENS).sub(HIDDEN, _pattern(assigned).sub(rf"\g<name>{HIDDEN}", found))
+    return _pattern(_TOKENS).sub(HIDDEN, _pattern(assigned).sub(_without_value, found))
 
 
 def scrubbed_code(text: str) -> str:
@@ -48,8 +55,8 @@ def _scrubbed_line(line: str) -> str:
     if "://" in line:
         line = _pattern(_USERINFO).sub(_without_userinfo, line)
     if _pattern(_WORDS).search(line):
-        literal = rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*)(?P<quote>['\"])[^'\"\n]+(?P=quote)"
-        line = _pattern(literal).sub(rf"\g<name>\g<quote>{HIDDEN}\g<quote>", line)
+        literal = rf"(?P<name>\b{_NAMES}['\"]?\s*[=:]\s*(?P<quote>['\"]))(?P<value>[^'\"\n]+)(?=(?P=quote))"
+        line = _pattern(literal).sub(_without_value, line)
     return _pattern(_TOKENS).sub(HIDDEN, line)
 
 
@@ -61,15 +68,15 @@ def scrubbed_value(value: Any, name: str = "") -> Any:
         return [scrubbed_value(item, name) for item in value]
     if not isinstance(value, str):
         return value
-    return HIDDEN if value and _pattern(_NAMES).fullmatch(name) else scrubbed(value)
+    return HIDDEN if value and _is_secret(name, value) else scrubbed(value)
 
 
 def scrubbed_words(words: list[str] | tuple[str, ...]) -> list[str]:
     """The words of a command; one behind `--token` and its like is hidden whole."""
-    found, secret = [], False
+    found, option = [], ""
     for word in words:
-        found.append(HIDDEN if secret and not word.startswith("-") else scrubbed(word))
-        secret = word.startswith("-") and "=" not in word and bool(_pattern(_NAMES).fullmatch(word.lstrip("-")))
+        found.append(HIDDEN if option and not word.startswith("-") and _is_secret(option, word) else scrubbed(word))
+        option = word.lstrip("-") if word.startswith("-") and "=" not in word else ""
     return found
 
 
@@ -83,6 +90,18 @@ def without_credentials(url: str) -> str:
     user, _, host = place.rpartition("@")
     keeps = scheme.startswith(("ssh", "git+ssh")) and user and ":" not in user
     return f"{scheme}://{f'{user}@' if keeps else ''}{host}{f'/{path}' if path else ''}"
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether the value of something of that name is one."""
+    bare = re.sub(_ORDINARY, "", name, flags=re.IGNORECASE)
+    about = re.fullmatch(_ABOUT, f"{name}={value}", re.IGNORECASE | re.DOTALL)
+    return _pattern(_NAMES).fullmatch(bare) is not None and about is None
+
+
+def _without_value(found: re.Match[str]) -> str:
+    name = found["name"].strip(" \t\r\n?&;=:'\"")
+    return f"{found['name']}{HIDDEN}" if _is_secret(name, found["value"]) else found[0]
 
 
 def _without_userinfo(found: re.Match[str]) -> str:

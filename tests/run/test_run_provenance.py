@@ -211,6 +211,14 @@ def test_a_repository_is_told_without_credentials(url: str, told: str) -> None:
         "DB_PASSWORD=hunter2",
         '{"api_key": "hunter2"}',
         "AWS_SECRET_ACCESS_KEY = hunter2",
+        "dbpassword: hunter2",
+        "githubToken=hunter2",
+        "secretkey=hunter2",
+        "token_secretory=1 tokens=hunter2",
+        "client_secret_file=hunter2",
+        "https://example.org/x?tokenizer=bert&token=hunter2",
+        "session-token='hunter2'",
+        "tokenizer_password=hunter2",
     ],
 )
 def test_a_text_is_kept_without_its_secret(text: str) -> None:
@@ -232,10 +240,30 @@ def test_tokens_are_known_by_their_looks() -> None:
         "ssh://git@host/x",
         "--tag owner=ada",
         "12:30:00Z",
+        "tokenizer=bert tokenized: true",
+        "max_tokens=100 token_count: 5 --tokens-per-read=30",
+        "secretory_cells=12",
+        "secretome.tsv: written",
+        "mutational_signature: SBS1",
+        "gene-signature=IFN signature_genes=TP53",
+        "token_file=/run/secrets/t",
+        "secret_arn=arn:aws:secretsmanager:eu-west-1:1:secret:x",
+        "/data/token/secret.bam",
+        "s3://bucket/tokens/keys?prefix=tokens",
+        "monkey=banana keyboard: qwerty",
+        "sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert scrubbed(text) == text
+
+
+def test_words_that_hold_a_secrets_by_chance_stay_in_values_commands_and_code() -> None:
+    value = {"tokenizer": "bert", "secretory_cells": "12", "token_file": "/run/t", "gene_signature": ["IFN"]}
+    assert scrubbed_value(value) == value
+    words = ["--tokenizer", "bert", "--max-tokens", "30", "--secret-file", "/run/s"]
+    assert scrubbed_words(words) == words
+    assert scrubbed_code('+TOKENIZER = "bert"\n') == '+TOKENIZER = "bert"\n'
 
 
 def test_words_behind_a_secrets_option_are_hidden() -> None:
