@@ -106,12 +106,11 @@ def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcom
     """
     driver = Driver(request)
     try:
-        outcome = driver.run(listener, detach=detach)
+        return driver.run(listener, detach=detach)
     except KeyboardInterrupt as error:
         raise Interrupted(driver.run_ids) from error
     finally:
         driver.close()
-    return outcome
 
 
 class Driver:
@@ -216,8 +215,7 @@ class Driver:
                 found, jobs = self._wave(listener)
             except (SubmissionRefused, BackendFailed, NotReady, RunConflict) as error:
                 if not pending and self._submitted and isinstance(error, RunConflict):
-                    sent = f"Jobs of {', '.join(self.run_ids)} were sent and go on."
-                    raise Overtaken(f"{error.message} {sent}") from error
+                    raise Overtaken(f"{error.message} Jobs of {', '.join(self.run_ids)} go on.") from error
                 if not pending:
                     raise
                 # What failed is known by now, and shall be told rather than that its second try was refused.
