@@ -305,13 +305,7 @@ class Driver:
             sleep=self._sleep,
         )
         try:
-            if self._request.reference_files:
-                # A reference is one job without a workflow.
-                submitter.begin()
-                self.run_ids.append(submitter.run_id)
-                submitter.submit_step(self._request.graph.names[0])
-            else:
-                self._through_luigi(submitter)
+            self._send(submitter)
         finally:
             self._submitted += len(submitter.sent)
         if self._again and len(self.run_ids) > 1:
@@ -320,8 +314,13 @@ class Driver:
         submitter.forget()
         return submitter.sent
 
-    def _through_luigi(self, submitter: Submitter) -> None:
+    def _send(self, submitter: Submitter) -> None:
         """Submits as Luigi's tasks: one a step, in the order of the ports. A deaf scheduler is found out first."""
+        if self._request.reference_files:
+            # A reference is one job without a workflow.
+            submitter.begin()
+            self.run_ids.append(submitter.run_id)
+            return submitter.submit_step(self._request.graph.names[0])
         if self._coat is not None:
             self._coat.close()
         try:
