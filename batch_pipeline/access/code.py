@@ -21,6 +21,7 @@ from batch_pipeline.access.policy import Policy, RepositoryRule, repository_key
 from batch_pipeline.access.request import CodeFacts, EntryKind, RunAsk, SubmoduleFacts
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.git import Git
+from batch_pipeline.wire.scratch import private_folder
 
 HEADS: Final = "refs/asked/heads/"
 TAGS: Final = "refs/asked/tags/"
@@ -61,8 +62,11 @@ def code_facts(ask: RunAsk, policy: Policy, cache: Path, tokens: Tokens = lambda
 
 @contextmanager
 def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
-    """The cache of a repository, as the remote is now, held for this process alone. Raises RepositoryFailed."""
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """The cache of a repository, as the remote is now, held for this process alone.
+
+    Raises RepositoryFailed, UnsafeFolder.
+    """
+    private_folder(cache.resolve(), "Name another folder (access.cache)")
     folder = cache / f"{fingerprint_of(rule.url)}.git"
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ import click
 
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import (
+    CommandOption,
     common_options,
     json_option,
     parameter_options,
@@ -23,8 +25,16 @@ from batch_pipeline.cli.options import (
 )
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.run.preflight import Finding
-from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.contract import CommandExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError
+from batch_pipeline.wire.scratch import (
+    Scratch,
+    left_by_earlier_versions,
+    own_folder,
+    require_private,
+    scratch_root,
+    sweep,
+)
 from batch_pipeline.wire.toolchain import Toolchain
 
 if TYPE_CHECKING:
@@ -37,10 +47,10 @@ LOW_SPACE: Final = 5 * 1024**3
 
 
 def doctor(call: Call) -> int:
-    """Checks Python, packages, tools, store, disk, backend and scheduler, and what a run would need now.
+    """Checks Python, packages, tools, store, scratch, disk, backend and scheduler, and what a run would need now.
 
     On AWS that is the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
-    is wrong.
+    is wrong. With --clean it removes what attempts that were killed left in the scratch of this machine.
     """
     findings = [_guarded(name, check, call) for name, check in CHECKS.items()]
     told = _once(finding for found in findings for finding in found)
@@ -134,10 +144,40 @@ def _store(call: Call) -> Iterator[Finding]:
     yield Finding(check="store", ok=True, sentence=f"{store.url} can be read and written")
 
 
+def _scratch(call: Call) -> Iterator[Finding]:
+    """Whether attempts could work on this machine, beside those of its other users; tried."""
+    if call.settings.backend.name != "embedded":
+        return
+    root = scratch_root(os.environ)
+    if call.options["clean"]:
+        removed = sweep(root)
+        yield Finding(check="scratch", ok=True, sentence=f"{len(removed)} left by killed processes, removed")
+    try:
+        Scratch(root).close()
+        own = own_folder(root)
+    except OSError as error:
+        remedy = f"Set {Variable.SCRATCH} or TMPDIR to a folder that you may write to."
+        yield Finding(check="scratch", ok=False, sentence=f"{root}: {error.strerror}.", remedy=remedy)
+        return
+    yield Finding(check="scratch", ok=True, sentence=f"{own} is yours alone and can be written")
+    if earlier := left_by_earlier_versions(root):
+        remedy = f"When nothing of theirs runs: rm -r {' '.join(map(shlex.quote, earlier))}"
+        yield Finding(check="scratch", ok=True, sentence="earlier versions left folders here", remedy=remedy)
+
+
+def _state(call: Call) -> Iterator[Finding]:
+    """Whether the folders of state, where they are, are this user's alone."""
+    embedded = call.settings.embedded
+    folders = (embedded.folder, embedded.beside("pools"), embedded.beside("luigid"))
+    for folder in filter(Path.exists, folders):
+        require_private(folder.resolve(), "Name another state folder (embedded.state)")
+    yield Finding(check="state", ok=True, sentence=f"{embedded.folder} is yours alone")
+
+
 def _space(call: Call) -> Iterator[Finding]:
     settings = call.settings
     if settings.backend.name == "embedded":
-        yield _space_of("scratch", settings.embedded.folder)
+        yield _space_of("scratch", Path(scratch_root(os.environ)))
     if "://" not in settings.store_location:
         yield _space_of("store", Path(settings.store_location))
 
@@ -213,6 +253,8 @@ CHECKS: Final[dict[str, Callable[[Call], Iterator[Finding]]]] = {
     "tool": _tools,
     "samples": _samples,
     "store": _store,
+    "scratch": _scratch,
+    "state": _state,
     "disk": _space,
     "backend": _backend,
     "run": _run,
@@ -222,7 +264,8 @@ CHECKS: Final[dict[str, Callable[[Call], Iterator[Finding]]]] = {
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    options = [*common_options(), json_option(), *pipeline_options(), *run_options()]
+    clean = CommandOption("--clean", "Remove the scratch of attempts that were killed.", is_flag=True)
+    options = [*common_options(), json_option(), *pipeline_options(), *run_options(), clean]
     if workflow is not None:
         options += parameter_options(steps_of(workflow), options)
     return command("doctor", workflow, argv, doctor, options)

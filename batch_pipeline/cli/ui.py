@@ -23,7 +23,7 @@ def ui(call: Call) -> int:
     """
     from batch_pipeline.run import luigi_ui
 
-    folder = call.settings.embedded.folder.parent / "luigid"
+    folder = call.settings.embedded.beside("luigid")
     if call.options["stop"]:
         data("luigid was stopped." if luigi_ui.stop(folder) else "No luigid was started here.")
         return CommandExit.DONE

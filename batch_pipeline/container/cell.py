@@ -17,10 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, put_by, remove_tree
+from batch_pipeline.container.code import Code, bundle_bytes
+from batch_pipeline.container.disk import PRIVATE, local_error, put_by
 from batch_pipeline.container.environment import Place, read_place
 from batch_pipeline.container.execution import Executed, run_class, run_script
-from batch_pipeline.container.fetch import bundle_folder, fetched, located, opened
+from batch_pipeline.container.fetch import located, opened
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.header import is_done, read_cell
 from batch_pipeline.container.keep import is_unchanged, kept, metrics_read, standing_receipt
@@ -39,6 +40,7 @@ from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskF
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt, Usage
+from batch_pipeline.wire.scratch import remove_tree
 
 #: Characters of the log that a failure's record repeats.
 _TAIL_CHARACTERS = 2000
@@ -74,7 +76,7 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
         try:
             return attempt.live()
         finally:
-            warm.afterwards(partial(_clear, place, warm))
+            warm.afterwards(attempt.clear)
 
 
 def _load_sh() -> bool:
@@ -86,17 +88,8 @@ def _load_sh() -> bool:
     return True
 
 
-def _clear(place: Place, warm: Warm) -> None:
-    """Removes the scratch folder, or puts the empty folders of its inputs by for the next cell of this process.
-
-    The working directory always goes: what outlived the step must not write into another cell's.
-    """
-    remove_tree(f"{place.scratch}/work")
-    spare = f"{place.scratch_root}/.spare-{os.getpid()}"
-    if warm.lasts and put_by(place.scratch, spare):
-        warm.spares[place.scratch_root] = spare
-    else:
-        remove_tree(place.scratch)
+def _spare(folder: str) -> str:
+    return f"{folder}/spare"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -119,11 +112,13 @@ class Attempt:
     cpu_seconds: float = 0.0
     staged_out_bytes: int = 0
     meter: Meter = field(default_factory=lambda: Meter(""))
+    #: This attempt's own folder in the process's; empty until that is made.
+    scratch: str = ""
 
     @property
     def work(self) -> str:
         """The step's working directory."""
-        return f"{self.place.scratch}/work"
+        return f"{self.scratch}/work"
 
     def live(self) -> int:
         """Does all of it, records how it ended and returns the exit code."""
@@ -148,43 +143,38 @@ class Attempt:
         self._record_failure()
         return int(self.verdict.exit_code)
 
-    def __post_init__(self) -> None:
-        self.stager = Stager(self.manifest, self.row, self.files, self.warm, self.place.scratch)
-
     def _make_scratch(self) -> None:
-        scratch = self.place.scratch
+        folder = self.warm.scratch(self.place.scratch_root)
+        scratch = f"{folder}/{self.place.name}"
         try:
-            if not self._take_spare():
-                try:
-                    os.mkdir(scratch, PRIVATE)
-                except FileNotFoundError:
-                    make_folder(scratch, PRIVATE)
-                except FileExistsError:
-                    # The attempt ran before and was killed with its supervisor.
-                    remove_tree(scratch)
-                    os.mkdir(scratch, PRIVATE)
+            try:
+                # What the last cell of this process put by.
+                os.rename(_spare(folder), scratch)
+            except FileNotFoundError:
+                os.mkdir(scratch, PRIVATE)
+            self.scratch = scratch
             os.mkdir(self.work, PRIVATE)
         except OSError as error:
             raise local_error(scratch, error) from error
 
-    def _take_spare(self) -> bool:
-        """Whether the folder that the last cell of this process put by is now the scratch folder."""
-        spare = self.warm.spares.pop(self.place.scratch_root, None)
-        if spare is None:
-            return False
-        try:
-            os.rename(spare, self.place.scratch)
-        except OSError:
-            remove_tree(spare)
-            return False
-        return True
+    def clear(self) -> None:
+        """Removes the scratch folder, or puts the empty folders of its inputs by for the next cell of this process.
+
+        The working directory always goes: what outlived the step must not write into another cell's.
+        """
+        if self.scratch and self.warm.lasts:
+            remove_tree(self.work)
+            if not put_by(self.scratch, _spare(os.path.dirname(self.scratch))):
+                remove_tree(self.scratch)
+        self.warm.release(self.place.scratch_root)
 
     def _stage(self) -> Job:
         manifest, row = self.manifest, self.row
         try:
+            self.stager = Stager(manifest, row, self.files, self.warm, self.scratch)
             self.staged = self.stager.stage()
         except OSError as error:
-            raise local_error(self.place.scratch, error) from error
+            raise local_error(self.scratch, error) from error
         references = stage_references(manifest.references, self.files, self.place.cache_root)
         # Their bytes were compared with these when they came to this host.
         self.staged.records += [
@@ -240,16 +230,18 @@ class Attempt:
             )
         url = self.environment.get(Variable.FILE_URL, "")
         files, key = located(url, self.warm) if url else (self.files, layout.bundle(sha256))
-        return bundle_folder(self.place.cache_root, sha256, partial(fetched, files, key, sha256))
+        folder = f"{os.path.dirname(self.scratch)}/code/{sha256}"
+        code = self.warm.keep(f"code {folder}", lambda: Code(folder))
+        return code.unpacked(partial(bundle_bytes, files, key, sha256, self.place.cache_root))
 
     def _execute(self, job: Job, folder: str) -> None:
         """Runs the step and its check; `verdict` tells how that ended. Raises StepInterrupted, InvalidOutput, …"""
         manifest = self.manifest
-        self.meter = self.signals.meter = Meter(f"{self.place.scratch}")
+        self.meter = self.signals.meter = Meter(self.scratch)
         run_itself = not manifest.script
         if not run_itself:
             script = f"{folder}/{manifest.script}"
-            lists = f"{self.place.scratch}/lists"
+            lists = f"{self.scratch}/lists"
             self._note(run_script(script, job, lists, self.environment, self.signals))
         if not self.verdict.exit_code and manifest.entry:
             loaded = self._loaded(folder)
@@ -309,7 +301,7 @@ class Attempt:
         say(f"{manifest.step} of {row.sample} failed: {self.verdict.message}")
         if self.verdict.exit_code == DiskFull.exit_code:
             # The store may be on the very disk that is full.
-            remove_tree(self.place.scratch)
+            remove_tree(self.scratch)
         failure = Failure(
             end_reason=self.verdict.reason.value,
             exit_code=int(self.verdict.exit_code),

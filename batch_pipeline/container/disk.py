@@ -33,28 +33,6 @@ def local_error(path: str | Path, error: OSError) -> DiskFull | StoreFailed:
     return StoreFailed(f"{path} cannot be written: {error.strerror}. Check the scratch folder of this host.")
 
 
-def remove_tree(path: str | Path) -> None:
-    """Removes a folder and all in it, whatever its permissions; links are not followed. An absent one is no error."""
-    try:
-        os.rmdir(path)
-        return
-    except OSError:
-        # There is something in it: more often than not there is nothing.
-        pass
-    try:
-        _remove_inside(os.fspath(path))
-        os.rmdir(path)
-    except OSError:
-        if not os.path.lexists(path):
-            return
-        # A tool took away its own rights, or still writes: once more with the careful and slow one.
-        for folder, _, _ in os.walk(path):
-            os.chmod(folder, 0o700)
-        import shutil
-
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def put_by(path: str, spare: str) -> bool:
     """Whether a folder that holds only files and flat folders of files is now `spare`, its folders empty.
 
@@ -81,16 +59,6 @@ def _emptied(folder: str) -> bool:
                 return False
             os.unlink(entry.path)
     return True
-
-
-def _remove_inside(folder: str) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _remove_inside(entry.path)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
 
 
 def make_folder(path: str, mode: int = 0o777) -> None:

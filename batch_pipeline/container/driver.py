@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.container.checkout import check_out, command_of
-from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, remove_tree
-from batch_pipeline.container.environment import scratch_root
+from batch_pipeline.container.disk import PRIVATE, local_error, make_folder
 from batch_pipeline.container.log import Log, log_of, say
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.verdict import last_line
@@ -35,6 +34,7 @@ from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, StoreFailed
 from batch_pipeline.wire.order import SECRET_PREFIX, DriverOrder, token_of
+from batch_pipeline.wire.scratch import remove_tree, scratch_root
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 #: Stands for the step in keys of logs.
@@ -59,26 +59,29 @@ def run_driver(environment: Mapping[str, str], warm: Warm, signals: Signals) -> 
     if ended is not None:
         say(f"Run {order.run_id} has ended already: {ended.get('problem') or 'it is done'}.")
         return int(ended.get("exit_code", int(bool(ended.get("problem")))))
-    attempt = Attempt(order, store, environment, signals)
-    with log_of(attempt.root) as log:
+    root = scratch_root(environment)
+    attempt = Attempt(order, store, environment, signals, warm.scratch(root))
+    with log_of(attempt.scratch) as log:
         try:
             return attempt.live(log)
         finally:
             remove_tree(attempt.scratch)
+            warm.release(root)
 
 
 class Attempt:
     """One attempt at a driver."""
 
-    def __init__(self, order: DriverOrder, store: Store, environment: Mapping[str, str], signals: Signals) -> None:
+    def __init__(
+        self, order: DriverOrder, store: Store, environment: Mapping[str, str], signals: Signals, folder: str
+    ) -> None:
+        """`folder` is this process's."""
         self._order = order
         self._store = store
         self._environment = environment
         self._signals = signals
         self.number = int(environment.get(Variable.ATTEMPT) or 1)
-        self.root = scratch_root(environment)
-        job = environment.get(Variable.JOB_ID, "").replace(":", "-") or f"process-{os.getpid()}"
-        self.scratch = f"{self.root}/driver-{job}_{self.number}"
+        self.scratch = f"{folder}/driver"
         self.code = Path(self.scratch, "code")
 
     def live(self, log: Log) -> int:
@@ -106,7 +109,6 @@ class Attempt:
     # The code.
 
     def _check_out(self) -> None:
-        remove_tree(self.scratch)
         try:
             make_folder(os.fspath(self.code), PRIVATE)
         except OSError as error:

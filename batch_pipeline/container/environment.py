@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import ContractBroken
-
-#: Scratch of our images: a volume with room, mounted by the job definition.
-DEFAULT_SCRATCH = "/scratch"
+from batch_pipeline.wire.scratch import scratch_root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +25,8 @@ class Place:
     native_id: str
     scratch_root: str
     cache_root: str
-    #: The scratch folder of this attempt alone.
-    scratch: str
+    #: What the scratch folder of this attempt is called.
+    name: str
     host: str
 
 
@@ -48,20 +46,10 @@ def read_place(environment: Mapping[str, str]) -> Place:
         attempt=attempt,
         native_id=native_id,
         scratch_root=root,
-        cache_root=environment.get(Variable.CACHE) or f"{root}/.references",
-        scratch=f"{root}/{name}_{attempt}",
+        cache_root=environment.get(Variable.CACHE) or root,
+        name=f"{name}_{attempt}",
         host=os.uname().nodename,
     )
-
-
-def scratch_root(environment: Mapping[str, str]) -> str:
-    """The folder for scratch directories: as told, else /scratch where it can be written, else the temporary one."""
-    told = environment.get(Variable.SCRATCH)
-    if told:
-        return told
-    if os.access(DEFAULT_SCRATCH, os.W_OK | os.X_OK):
-        return DEFAULT_SCRATCH
-    return environment.get("TMPDIR") or "/tmp"
 
 
 def _number(environment: Mapping[str, str], variable: str, default: int) -> int:

@@ -77,6 +77,8 @@ def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], sign
 def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a step's script; writes the lists of gathered files. Raises OSError."""
     found = {
+        # The folder of its code is not written to.
+        "PYTHONDONTWRITEBYTECODE": "1",
         **environment,
         "SAMPLE": job.sample,
         "OUTPUT_DIR": str(job.work),

@@ -1,29 +1,14 @@
-"""Fetches what a job runs: a bundle by its digest, unpacked once a host, or awslabs' file by its URL.
-
-A bundle's folder is named by its SHA-256, so two versions of a step never share one, and it appears whole: it is
-unpacked beside and renamed. Archives are not trusted: no member leaves the folder.
-"""
+"""Opens the stores that a job names, and fetches what it runs: a bundle by its digest, or awslabs' file by its URL."""
 
 from __future__ import annotations
 
-import io
-import os
-import stat
-import time
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, remove_tree
 from batch_pipeline.container.files import Files, files_of
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import ContractBroken, InvalidConfig, MissingInput
 from batch_pipeline.wire.store import NotInStore, open_store
-
-if TYPE_CHECKING:
-    import zipfile
 
 
 def opened(url: str, warm: Warm) -> Files:
@@ -59,59 +44,3 @@ def fetched(files: Files, key: str, sha256: str) -> bytes:
             f"{files.url_of(key)} does not have the promised SHA-256 {sha256}: it was replaced. Submit again."
         )
     return data
-
-
-def bundle_folder(cache: str, sha256: str, fetch: Callable[[], bytes]) -> str:
-    """The folder with the unpacked bundle of this digest; fetched and unpacked if this host has none yet.
-
-    Raises ContractBroken for an archive that is broken or hostile, DiskFull, and what `fetch` raises.
-    """
-    folder = f"{cache}/code/{sha256}"
-    if os.path.isdir(folder):
-        return folder
-    data = fetch()
-    part = f"{cache}/code/.{sha256[:16]}-{os.getpid()}-{time.time_ns()}"
-    try:
-        unpack(data, Path(part))
-        try:
-            os.rename(part, folder)
-        except OSError:
-            # Another process of this host was faster; the digest says that its folder is the same.
-            if not os.path.isdir(folder):
-                raise
-    except OSError as error:
-        raise local_error(part, error) from error
-    finally:
-        remove_tree(part)
-    return folder
-
-
-def unpack(data: bytes, folder: Path) -> None:
-    """Unpacks a zip into a new folder, executable bits included. Raises ContractBroken, OSError."""
-    import zipfile
-
-    make_folder(os.fspath(folder.parent), PRIVATE)
-    os.mkdir(folder, PRIVATE)
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
-                _unpack_member(archive, member, folder)
-    except (zipfile.BadZipFile, FileExistsError, NotImplementedError, EOFError, RuntimeError) as error:
-        raise ContractBroken(f"The bundle is no sound zip archive ({error}). Submit again.") from error
-
-
-def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    name = PurePosixPath(member.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or not name.parts:
-        raise ContractBroken(f"The bundle's member {member.filename!r} would leave its folder. Build the bundle again.")
-    mode = member.external_attr >> 16
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ContractBroken(f"The bundle's member {member.filename!r} is neither file nor folder. Build it again.")
-    target = folder.joinpath(*name.parts)
-    if member.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("xb") as file:
-        file.write(archive.read(member))
-    os.chmod(target, 0o755 if mode & 0o111 else 0o644)

@@ -2,7 +2,8 @@
 
 While a bundle's module is imported its folder leads `sys.path` and hides modules of the same names that are loaded
 already; afterwards its modules are taken out of `sys.modules` again and kept with the class. The fork that runs the
-step puts them back for good (`LoadedStep.enter`), so that imports inside functions find them.
+step puts them back for good (`LoadedStep.enter`), so that imports inside functions find them. Nothing is compiled into
+a bundle's folder: that holds what its digest vouches for, and no more.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class LoadedStep:
         for name in [name for name in sys.modules if name.partition(".")[0] in names]:
             del sys.modules[name]
         sys.modules.update(self.modules)
+        sys.dont_write_bytecode = True
         sys.path.insert(0, str(self.folder))
 
     def make(self, params: Mapping[str, Any]) -> StepLike:
@@ -89,11 +91,14 @@ def _bundle_first(folder: Path) -> Iterator[dict[str, ModuleType]]:
     names = _names_in(folder)
     modules: dict[str, ModuleType] = {}
     hidden = _taken_out(names)
+    compiles = not sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     sys.path.insert(0, str(folder))
     invalidate_caches()
     try:
         yield modules
     finally:
+        sys.dont_write_bytecode = not compiles
         modules.update(_taken_out(names))
         sys.path.remove(str(folder))
         sys.path_importer_cache.pop(str(folder), None)

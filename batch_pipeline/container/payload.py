@@ -8,18 +8,18 @@ outside its folder, signals reach the payload, nothing is left behind, and faili
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from batch_pipeline.container.disk import PRIVATE, local_error, make_folder, remove_tree
-from batch_pipeline.container.environment import scratch_root
-from batch_pipeline.container.fetch import fetched, located, unpack
+from batch_pipeline.container.code import unpack
+from batch_pipeline.container.disk import local_error
+from batch_pipeline.container.fetch import fetched, located
 from batch_pipeline.container.log import say
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.errors import ContractBroken
+from batch_pipeline.wire.scratch import remove_tree, scratch_root
 
 USAGE = f"""\
 usage: {Variable.FILE_TYPE}=script {Variable.FILE_URL}=URL fetch_and_run NAME [ARGUMENT…]
@@ -32,7 +32,8 @@ Runs a script (NAME is only a name), a member of a zip archive, or a cell of a p
 def run_payload(environment: Mapping[str, str], arguments: Sequence[str], warm: Warm, signals: Signals) -> int:
     """Fetches and runs; the exit code is the payload's, or 128 and the number of the signal that ended it.
 
-    Raises ContractBroken, MissingInput, DiskFull, StoreFailed, StepInterrupted, all before the payload starts.
+    Raises UnsafeFolder, ContractBroken, MissingInput, DiskFull, StoreFailed, StepInterrupted, all before the payload
+    starts.
     """
     kind = environment.get(Variable.FILE_TYPE, "")
     url = environment.get(Variable.FILE_URL, "")
@@ -41,19 +42,24 @@ def run_payload(environment: Mapping[str, str], arguments: Sequence[str], warm: 
         say(f"{problem}\n{USAGE}")
         return ContainerExit.USAGE
     root = scratch_root(environment)
-    try:
-        make_folder(root, PRIVATE)
-        folder = Path(tempfile.mkdtemp(prefix="fetch_and_run-", dir=root))
-    except OSError as error:
-        raise local_error(root, error) from error
+    folder = Path(warm.scratch(root), "payload")
     try:
         with signals.raising():
+            _make(folder)
             files, key = located(url, warm)
             data = fetched(files, key, environment.get(Variable.FILE_SHA256, ""))
             command, working = _prepare(kind, data, folder, arguments)
         return spawn(command, environment, working, signals).exit_code
     finally:
         remove_tree(folder)
+        warm.release(root)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise local_error(folder, error) from error
 
 
 def _problem(kind: str, url: str, arguments: Sequence[str]) -> str:

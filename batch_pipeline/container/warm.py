@@ -1,7 +1,8 @@
 """What a process keeps between lives, so that thousands of small cells do not pay for the same things again.
 
 Opened stores, manifests, unpacked bundles and imported steps, each under a key that names its content: nothing in
-here can go stale. The oldest go first when there are many, since a worker may live for days.
+here can go stale. The oldest go first when there are many, since a worker may live for days. And the process's folders
+for scratch, one a root.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
+from batch_pipeline.container.disk import local_error
+from batch_pipeline.wire.scratch import Scratch, sweep
+
 T = TypeVar("T")
 
 #: Things kept at once.
 MOST = 256
 #: Set by a worker that lives many lives, calls `tidy` after each and `cool` at its end.
 LASTS = "lasts"
-SPARES = "spares"
+PLACES = "places"
 LATER = "later"
 
 
@@ -29,14 +33,36 @@ class Warm:
         self._environment = environment
         #: Whether the process goes on to other lives for sure, and says when it does not: `cool`.
         self.lasts = bool(things.get(LASTS))
-        #: Scratch root -> emptied folder for the next cell.
-        self.spares = cast(MutableMapping[str, str], things.setdefault(SPARES, {}))
+        self._places = cast(MutableMapping[str, Scratch], things.setdefault(PLACES, {}))
         self._later = cast(list[Callable[[], None]], things.setdefault(LATER, []))
 
     @property
     def identity(self) -> str:
         """Tells apart lives that reach S3 in different ways."""
         return repr(sorted(_aws(self._environment).items()))
+
+    def scratch(self, root: str) -> str:
+        """This process's folder below a root, made at first use. Raises UnsafeFolder, DiskFull, StoreFailed.
+
+        Who makes one removes what processes left that were killed; where a process lasts, its server does.
+        """
+        try:
+            kept = self._places.get(root)
+            if kept is not None and not kept.is_intact():
+                self._places.pop(root).forget()
+                kept = None
+            if kept is None:
+                if not self.lasts:
+                    sweep(root)
+                kept = self._places[root] = Scratch(root)
+        except OSError as error:
+            raise local_error(root, error) from error
+        return kept.path
+
+    def release(self, root: str) -> None:
+        """Removes this process's folder, unless the process lasts."""
+        if not self.lasts and root in self._places:
+            self._places.pop(root).close()
 
     def afterwards(self, act: Callable[[], None]) -> None:
         """Has something done that nobody waits for: by `tidy`, where that will be called, else at once."""
@@ -63,7 +89,7 @@ class Warm:
             pass
         thing = make()
         while len(self._things) >= MOST:
-            del self._things[next(key for key in self._things if key not in (LASTS, SPARES, LATER))]
+            del self._things[next(key for key in self._things if key not in (LASTS, PLACES, LATER))]
         self._things[key] = thing
         return thing
 
@@ -78,10 +104,9 @@ def tidy(things: MutableMapping[str, object]) -> None:
 def cool(things: MutableMapping[str, object]) -> None:
     """Removes what was put by on the disk for further lives, when there will be none."""
     tidy(things)
-    from batch_pipeline.container.disk import remove_tree
-
-    for folder in cast(Mapping[str, str], things.get(SPARES, {})).values():
-        remove_tree(folder)
+    places = cast(MutableMapping[str, Scratch], things.get(PLACES, {}))
+    while places:
+        places.popitem()[1].close()
 
 
 def _aws(environment: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, read_record
 from batch_pipeline.localbatch.signature import proof
 from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.scratch import private_folder, require_private
 from batch_pipeline.wire.toolchain import Toolchain
 
 #: How long a server may take to answer after it was started; recovery of a large state included.
@@ -32,6 +33,8 @@ _PING_SECONDS = 5.0
 _POLL_SECONDS = 0.01
 #: What a new server writes at the least, roughly.
 _PROBE_BYTES = 1 << 17
+#: How a state folder that others may write to is avoided.
+STATE_REMEDY = "Name another state folder (embedded.state, --state)"
 _FLAGS = {
     "vcpus": "--vcpus",
     "memory_mib": "--memory",
@@ -69,6 +72,8 @@ def ensure(
     ------
     BackendFailed
         No server could be started; the end of its log is in the message.
+    UnsafeFolder
+        The state folder is somebody else's, or others may write to it.
     """
     options = {
         "vcpus": vcpus,
@@ -86,7 +91,7 @@ def ensure(
     if found and _suits(*found, wanted):
         return found[0].endpoint
     with _using(state):
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(state.resolve(), STATE_REMEDY)
         with _only_one_starts(state) as starting:
             found = _find(state)
             if found and _suits(*found, wanted):
@@ -126,8 +131,11 @@ def lend(endpoint: Endpoint, variables: Mapping[str, str]) -> None:
 
 
 def _find(state: Path) -> tuple[Record, bool] | None:
-    """The server that answers, and whether it is at work."""
+    """The server that answers, and whether it is at work. Raises UnsafeFolder."""
     with _using(state):
+        if state.exists():
+            # Where others write they say who is asked, and who is lent our identity.
+            require_private(state.resolve(), STATE_REMEDY)
         record = read_record(state)
     if record is None:
         return None

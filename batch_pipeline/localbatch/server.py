@@ -12,9 +12,12 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from batch_pipeline.localbatch.client import STATE_REMEDY
 from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
@@ -27,7 +30,8 @@ from batch_pipeline.localbatch.recovery import recover
 from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.localbatch.state import RETENTION_MS, SqliteStorage
 from batch_pipeline.wire.contract import Variable
-from batch_pipeline.wire.errors import RunConflict
+from batch_pipeline.wire.errors import BatchPipelineError, RunConflict
+from batch_pipeline.wire.scratch import private_folder, scratch_root, sweep
 from batch_pipeline.wire.toolchain import Toolchain
 
 _MIB = 1 << 20
@@ -117,6 +121,8 @@ class Server:
         recover(batch.engine, self._executor, self._workers, batch.clock.now_ms())
         batch.after_flush = self._executor.forget_spent
         batch.resume(self._executor)
+        # A killed attempt may have left much, and nobody waits for its end.
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         self._front.open()
         write_record(self._options.state, self._record())
         _close_input()
@@ -129,6 +135,14 @@ class Server:
         batch.executor = None
         self._executor.close()
         self._storage.close()
+
+    def _sweep(self) -> None:
+        """Removes the scratch of killed processes of this user, whichever server had started them."""
+        try:
+            sweep(self._options.scratch or scratch_root(os.environ))
+        except (BatchPipelineError, OSError) as error:
+            # The attempts will be told the same.
+            print(error, file=sys.stderr)
 
     def _record(self) -> Record:
         options = {name: value for name, value in asdict(self._options).items() if name != "state"}
@@ -165,8 +179,10 @@ def serve(options: Options) -> None:
     ------
     RunConflict
         Another server holds the state folder.
+    UnsafeFolder
+        The state folder is somebody else's, or others may write to it.
     """
-    options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(options.state.resolve(), STATE_REMEDY)
     descriptor = os.open(options.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,6 @@ What may take long (`prepare`, `publish`, `stored`) is called by threads of the 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from batch_pipeline.pool.verdict import outcome_of_error, outcome_of_exit
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, StoreFailed
+from batch_pipeline.wire.scratch import Scratch, sweep
 from batch_pipeline.wire.store import Store
 
 #: Bytes of a log up to which it is stored while its command runs; a longer one is stored at its end.
@@ -94,7 +94,11 @@ class Workplace:
         hooks: Hooks,
         tell: Callable[[str], None],
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="pilot-", dir=scratch or None))
+        """Makes its folder, and removes those of pilots that were killed. Raises UnsafeFolder, OSError."""
+        root = scratch or tempfile.gettempdir()
+        sweep(root)
+        self._scratch = Scratch(root)
+        self._folder = Path(self._scratch.path)
         self._environment = dict(environment)
         # What Batch and `run` told the pilot of itself is not meant for a cell, but where on this host it may work is.
         self._for_cells = {
@@ -219,7 +223,7 @@ class Workplace:
 
     def close(self) -> None:
         """Removes everything."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def _files(self) -> Store:
         if self._store is None:

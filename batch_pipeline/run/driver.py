@@ -320,7 +320,8 @@ class Driver:
             # A reference is one job without a workflow.
             submitter.begin()
             self.run_ids.append(submitter.run_id)
-            return submitter.submit_step(self._request.graph.names[0])
+            submitter.submit_step(self._request.graph.names[0])
+            return
         if self._coat is not None:
             self._coat.close()
         try:

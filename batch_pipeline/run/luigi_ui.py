@@ -24,11 +24,13 @@ from urllib.error import HTTPError
 from batch_pipeline.run.luigi_coat import answers, scheduler_url
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 from batch_pipeline.wire.processes import identity_of
+from batch_pipeline.wire.scratch import private_folder, require_private
 
 #: How long luigid may take to answer; a second is usual.
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
+_REMEDY: Final = "Name another state folder (embedded.state)"
 
 # Not bin/luigid: a virtual environment that was moved has broken scripts, its interpreter still works.
 _COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()")
@@ -49,6 +51,8 @@ def start(
     ------
     InvalidConfig
         The host is not this machine's loopback and `allow_remote` is not given.
+    UnsafeFolder
+        The state folder is somebody else's, or others may write to it.
     BackendFailed
         Something else listens there, or luigid does not come up; its own words are in the message.
     """
@@ -74,7 +78,9 @@ def start(
 
 
 def stop(state_folder: Path) -> bool:
-    """Ends the luigid of a state folder and says whether there was one; it keeps its state."""
+    """Ends the luigid of a state folder and says whether there was one; it keeps its state. Raises UnsafeFolder."""
+    if state_folder.exists():
+        require_private(state_folder.resolve(), _REMEDY)
     pid_file = state_folder / "luigid.pid"
     try:
         pid, birth = map(int, (pid_file.read_text() + " 0").split()[:2])
@@ -113,7 +119,7 @@ def _runs(url: str) -> bool:
 
 
 def _launch(host: str, port: int, state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
-    state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(state_folder.resolve(), _REMEDY)
     state = state_folder.resolve() / "luigid.state"
     arguments = ("--address", host, "--port", str(port), "--state-path", str(state))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")}

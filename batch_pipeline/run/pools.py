@@ -11,6 +11,7 @@ from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse
+from batch_pipeline.wire.scratch import private_folder, require_private
 
 if TYPE_CHECKING:
     from batch_pipeline.backends.base import Backend
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from batch_pipeline.pool.launch import LocalLauncher
     from batch_pipeline.run.pilots import BatchLauncher
     from batch_pipeline.wire.store import Store
+
+_REMEDY = "Name another state folder (embedded.state)"
 
 
 def backend_of(settings: Settings) -> Backend:
@@ -60,15 +63,21 @@ def pool_url(settings: Settings) -> str:
 
 
 def state_folder(settings: Settings) -> Path:
-    """The folder of this machine for pools and pilots."""
-    return settings.embedded.folder.parent / "pools"
+    """The folder of this machine for pools and pilots. Raises UnsafeFolder where others could say what pilots run."""
+    folder = settings.embedded.beside("pools")
+    if folder.exists():
+        require_private(folder.resolve(), _REMEDY)
+    return folder
 
 
 def pool_of(settings: Settings, *, create: bool = False) -> PoolStore:
     """The pool that the settings name. Raises PoolFailed, InvalidUse."""
     from batch_pipeline.pool.opening import open_pool
 
-    return open_pool(pool_url(settings), create=create, region=settings.aws.region, profile=settings.aws.profile)
+    url = pool_url(settings)
+    if create and url.startswith(f"sqlite://{state_folder(settings)}/"):
+        private_folder(state_folder(settings), _REMEDY)
+    return open_pool(url, create=create, region=settings.aws.region, profile=settings.aws.profile)
 
 
 def local_launcher(settings: Settings, url: str, arguments: Sequence[str]) -> LocalLauncher:
@@ -78,7 +87,7 @@ def local_launcher(settings: Settings, url: str, arguments: Sequence[str]) -> Lo
     location = settings.store_location
     store = ("--store", location if "://" in location else str(Path(location).expanduser().absolute()), "--prefix", "")
     told = {variable_of(key): text for key in settings.origins if (text := _text(settings, key)) is not None}
-    folder = remembered(state_folder(settings), url)
+    folder = remembered(Path(private_folder(state_folder(settings), _REMEDY)), url)
     return LocalLauncher(pilot_command(url, (*store, *arguments)), folder, environment=told)
 
 

@@ -128,16 +128,18 @@ class Transfer:
         """
         final = self._target.path_of(key)
         # Listings leave out names that end so, as those of objects that somebody still writes.
-        path = Path(tempfile.gettempdir(), f"transfer-{uuid.uuid4().hex}") if final is None else _part(final)
+        place = tempfile.gettempdir() if final is None else final
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield path
+            path = _spool() if final is None else _part(final)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
         except OSError as error:
             if error.errno in NO_SPACE:
-                raise DiskFull(f"No space is left for {path}. Free some and run the same command again.") from error
-            raise StoreFailed(f"{path} cannot be written: {error.strerror}. Check the rights on it.") from error
-        finally:
-            path.unlink(missing_ok=True)
+                raise DiskFull(f"No space is left for {place}. Free some and run the same command again.") from error
+            raise StoreFailed(f"{place} cannot be written: {error.strerror}. Check the rights on it.") from error
 
     def _held(self, file: File, size_bytes: int, sha256: str) -> str:
         """The SHA-256, when a file is what it must be. Raises StoreFailed."""
@@ -147,6 +149,13 @@ class Transfer:
             f"{self._source.url_of(file.key)} is not what it must be: {size_bytes:,} bytes with SHA-256 {sha256}, not"
             f" {file.size_bytes:,} with {file.sha256 or 'any'}. See `verify`, and make it again."
         )
+
+
+def _spool() -> Path:
+    """A new file in the temporary folder that nobody else may read."""
+    handle, path = tempfile.mkstemp(prefix="transfer-")
+    os.close(handle)
+    return Path(path)
 
 
 def _part(path: Path) -> Path:

@@ -6,6 +6,7 @@
     │   ├── InvalidSampleList     the sample list breaks a rule; all its problems at once
     │   ├── InvalidPipeline       a cycle, an unconnected input, a step that cannot be loaded
     │   ├── InvalidPlan           the plan would break a limit of the backend
+    │   ├── UnsafeFolder          a folder that would be trusted is somebody else's, or others may write to it
     │   ├── NotReady              what the run needs is missing, switched off or too small; all of it at once
     │   ├── Refused               the gate lets no such run pass; all that stands against it at once, with a status
     │   └── InvalidTasks          tasks of a pool break a rule; all their problems at once
@@ -76,6 +77,10 @@ class InvalidPipeline(InvalidUse):
 
 class InvalidPlan(InvalidUse):
     """The plan would break a limit of the backend."""
+
+
+class UnsafeFolder(InvalidUse):
+    """A folder that would be trusted is somebody else's, or others may write to it."""
 
 
 class NotReady(InvalidUse):

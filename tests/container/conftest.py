@@ -22,6 +22,7 @@ from batch_pipeline.container.entry import run_child
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import InputSpec, Manifest, OutputSpec, ReferenceSpec, Row, SourceFile, write_rows
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
+from batch_pipeline.wire.scratch import own_folder
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -219,9 +220,15 @@ class Workshop:
         return self.store.get(layout.log("R", step, sample, attempt))
 
     def left_in_scratch(self) -> list[str]:
-        """What lies in the scratch root but the caches."""
-        names = os.listdir(self.scratch) if self.scratch.exists() else []
-        return [name for name in names if name != ".references"]
+        """What lies in this user's scratch but the cache."""
+        own = Path(own_folder(str(self.scratch)))
+        assert os.listdir(self.scratch) == [own.name]
+        return [name for name in os.listdir(own) if name != "cache"]
+
+    @property
+    def cached(self) -> Path:
+        """The cache in this user's scratch."""
+        return Path(own_folder(str(self.scratch)), "cache")
 
     def dump(self) -> dict[str, Any]:
         """What lies in the store, times and places left out."""

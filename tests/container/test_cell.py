@@ -371,15 +371,6 @@ def test_a_failing_rerun_leaves_the_older_receipt(workshop: Workshop) -> None:
     assert workshop.store.get(old) == b"{}"
 
 
-def test_scratch_of_a_killed_run_of_the_same_attempt_is_removed_first(workshop: Workshop) -> None:
-    environment = workshop.script('#!/bin/sh\nls -A\ncp "$INPUT_X" y\n')
-    stale = workshop.scratch / (environment["AWS_BATCH_JOB_ID"].replace(":", "-") + "_1") / "work"
-    stale.mkdir(parents=True)
-    (stale / "stale").write_text("x")
-    assert workshop.live(environment) == 0
-    assert workshop.stored_log() == b""
-
-
 def test_a_scripts_class_still_checks(workshop: Workshop) -> None:
     members = {
         "steps/s.py": """
@@ -682,7 +673,7 @@ def test_references_are_fetched_once_a_host(workshop: Workshop) -> None:
     }
     environment = workshop.script(**facts)
     assert workshop.live(environment) == 0, workshop.log
-    cached = list(workshop.scratch.glob(".references/*/k.idx"))
+    cached = list(workshop.cached.glob("references/*/k.idx"))
     if workshop.store.folder:
         assert cached == []
         return
@@ -701,7 +692,7 @@ def test_a_changed_reference_is_refused(workshop: Workshop) -> None:
     workshop.store.put("references/g/k.idx", b"NEW")
     assert workshop.live(environment) == 66
     assert b"k.idx changed since it was planned" in workshop.log
-    assert not list(workshop.scratch.glob(".references/*/*k.idx*"))
+    assert not list(workshop.cached.glob("references/*/*k.idx*"))
 
 
 def test_a_store_that_stays_unreachable_ends_with_69(workshop: Workshop) -> None:

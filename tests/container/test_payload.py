@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch_pipeline.container.fetch import bundle_folder, unpack
+from batch_pipeline.container.code import unpack
 from batch_pipeline.wire.errors import ContractBroken
 
 if TYPE_CHECKING:
@@ -136,27 +136,3 @@ def test_executable_bits_are_kept(tmp_path: Path, workshop: Workshop) -> None:
     unpack(zipped(workshop), tmp_path / "out")
     assert (tmp_path / "out/bin/tool.sh").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "out/data.txt").stat().st_mode & 0o777 == 0o644
-
-
-def test_a_bundle_is_fetched_once_and_appears_whole(tmp_path: Path, workshop: Workshop) -> None:
-    fetched = []
-
-    def fetch() -> bytes:
-        fetched.append(1)
-        # Another process of the host is faster.
-        if len(fetched) == 2:
-            bundle_folder(str(tmp_path), "b", lambda: zipped(workshop))
-        return zipped(workshop)
-
-    first = bundle_folder(str(tmp_path), "a", fetch)
-    assert bundle_folder(str(tmp_path), "a", fetch) == first
-    assert len(fetched) == 1
-    assert Path(bundle_folder(str(tmp_path), "b", fetch), "data.txt").read_text() == "data"
-    assert sorted(os.listdir(tmp_path / "code")) == ["a", "b"]
-
-    def broken() -> bytes:
-        return zipped(workshop)[:50]
-
-    with pytest.raises(ContractBroken):
-        bundle_folder(str(tmp_path), "c", broken)
-    assert sorted(os.listdir(tmp_path / "code")) == ["a", "b"]

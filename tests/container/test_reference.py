@@ -48,7 +48,7 @@ def test_who_waits_for_the_lock_can_be_stopped(
     fcntl.flock(holder, fcntl.LOCK_EX)
     try:
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(reference._reference, spec, files, tmp_path, stop)
+            future = pool.submit(reference._reference, spec, files, str(tmp_path), stop)
             assert waiting.wait(30)
             stop.asked = True
             with pytest.raises(StepInterrupted):
@@ -66,7 +66,7 @@ def test_a_part_of_a_killed_download_is_no_reference(memory_workshop: Workshop, 
     assert (
         stage_references((spec,), ObjectFiles(memory_workshop.store), str(tmp_path))["index"].read_bytes() == b"whole"
     )
-    assert sorted(os.listdir(path.parent)) == [".lock", "k.idx"]
+    assert sorted(os.listdir(path.parent)) == [".k.idx.json", ".lock", "k.idx"]
 
 
 def test_a_new_version_never_meets_the_old(memory_workshop: Workshop, tmp_path: Path) -> None:
