@@ -128,12 +128,6 @@ class EmbeddedSettings:
         """Where its state lies."""
         return _place(self.state, "XDG_STATE_HOME", ".local/state", "localbatch")
 
-    def beside(self, name: str) -> Path:
-        """A folder for other state: beside this one where what is there is this user's, else inside of it."""
-        place = self.folder.parent / name
-        there = next(each for each in (place, *place.parents) if each.exists())
-        return place if there.stat().st_uid == os.geteuid() else self.folder / name
-
 
 @dataclass(frozen=True, kw_only=True)
 class WatchSettings:

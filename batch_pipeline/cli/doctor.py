@@ -29,6 +29,7 @@ from batch_pipeline.wire.contract import CommandExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError
 from batch_pipeline.wire.scratch import (
     Scratch,
+    folder_beside,
     left_by_earlier_versions,
     own_folder,
     require_private,
@@ -167,11 +168,10 @@ def _scratch(call: Call) -> Iterator[Finding]:
 
 def _state(call: Call) -> Iterator[Finding]:
     """Whether the folders of state, where they are, are this user's alone."""
-    embedded = call.settings.embedded
-    folders = (embedded.folder, embedded.beside("pools"), embedded.beside("luigid"))
-    for folder in filter(Path.exists, folders):
+    state = call.settings.embedded.folder
+    for folder in filter(Path.exists, (state, folder_beside(state, "pools"), folder_beside(state, "luigid"))):
         require_private(folder.resolve(), "Name another state folder (embedded.state)")
-    yield Finding(check="state", ok=True, sentence=f"{embedded.folder} is yours alone")
+    yield Finding(check="state", ok=True, sentence=f"{state} is yours alone")
 
 
 def _space(call: Call) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, common_options
 from batch_pipeline.cli.output import data
 from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.scratch import folder_beside
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
@@ -23,7 +24,7 @@ def ui(call: Call) -> int:
     """
     from batch_pipeline.run import luigi_ui
 
-    folder = call.settings.embedded.beside("luigid")
+    folder = folder_beside(call.settings.embedded.folder, "luigid")
     if call.options["stop"]:
         data("luigid was stopped." if luigi_ui.stop(folder) else "No luigid was started here.")
         return CommandExit.DONE

@@ -11,7 +11,7 @@ from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse
-from batch_pipeline.wire.scratch import private_folder, require_private
+from batch_pipeline.wire.scratch import folder_beside, private_folder, require_private
 
 if TYPE_CHECKING:
     from batch_pipeline.backends.base import Backend
@@ -64,7 +64,7 @@ def pool_url(settings: Settings) -> str:
 
 def state_folder(settings: Settings) -> Path:
     """The folder of this machine for pools and pilots. Raises UnsafeFolder where others could say what pilots run."""
-    folder = settings.embedded.beside("pools")
+    folder = folder_beside(settings.embedded.folder, "pools")
     if folder.exists():
         require_private(folder.resolve(), _REMEDY)
     return folder

@@ -86,6 +86,13 @@ def private_folder(folder: str | Path, remedy: str) -> str:
     return os.fspath(folder)
 
 
+def folder_beside(folder: Path, name: str) -> Path:
+    """Where state is kept beside other state: in the same folder where that is this user's, else in the other."""
+    place = folder.parent / name
+    there = next(each for each in (place, *place.parents) if each.exists())
+    return place if there.stat().st_uid == os.geteuid() else folder / name
+
+
 def _make_parents(folder: Path) -> None:
     """Makes the folders above one; none may be written by others, whatever the umask."""
     for parent in reversed([each for each in folder.parents if not each.exists()]):

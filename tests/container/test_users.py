@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.wire.errors import UnsafeFolder
-from batch_pipeline.wire.scratch import own_folder, sweep
+from batch_pipeline.wire.scratch import folder_beside, own_folder, sweep
 from tests.container.conftest import COPY, REPOSITORY, make_zip
 from tests.container.users import become
 
@@ -187,16 +187,12 @@ def test_state_that_another_user_prepared_is_not_believed(shared: Path) -> None:
 
 
 def test_other_state_lies_beside_that_of_the_server_or_in_it_where_others_are(shared: Path) -> None:
-    from batch_pipeline.config import load_settings
-
     def work() -> None:
         state = shared / "alice"
-        embedded = load_settings(environ={"BATCH_PIPELINE__EMBEDDED__STATE": str(state)}).embedded
-        assert embedded.beside("pools") == state / "pools"
+        assert folder_beside(state, "pools") == state / "pools"
         os.mkdir(shared / "luigid")
-        assert embedded.beside("luigid") == shared / "luigid"
+        assert folder_beside(state, "luigid") == shared / "luigid"
         own = Path(own_folder(str(shared)))
-        inner = load_settings(environ={"BATCH_PIPELINE__EMBEDDED__STATE": str(own / "state" / "batch")}).embedded
-        assert inner.beside("pools") == own / "state" / "pools"
+        assert folder_beside(own / "state" / "batch", "pools") == own / "state" / "pools"
 
     as_user(ALICE, work)
