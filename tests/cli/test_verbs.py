@@ -386,6 +386,39 @@ def test_doctor_tells_everything_at_once(world: Path, run: Run, monkeypatch: pyt
     assert [finding["sentence"] for finding in findings if finding["check"] == "store" and not finding["ok"]]
 
 
+def test_doctor_tries_the_scratch_and_cleans_it(
+    world: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from batch_pipeline import backends
+    from batch_pipeline.backends.memory import MemoryBackend
+    from batch_pipeline.wire.scratch import Scratch, own_folder
+
+    monkeypatch.setattr(backends, "create", lambda _: MemoryBackend())
+    monkeypatch.setenv("BATCH_PIPELINE_SCRATCH", str(tmp_path / "scratch"))
+    own = Path(own_folder(str(tmp_path / "scratch")))
+    killed, living = Scratch(str(own.parent)), Scratch(str(own.parent))
+    killed.forget()
+    (own.parent / ".references").mkdir()
+    told = run("doctor", *LIST)
+    assert f"ok   scratch: {own} is yours alone and can be written" in told.out
+    assert f"When nothing of theirs runs: rm -r {own.parent}/.references" in told.out
+    assert "ok   state:" in told.out
+    assert len(list(own.iterdir())) == 2
+    assert "ok   scratch: 1 left by killed processes, removed" in run("doctor", *LIST, "--clean").out
+    assert list(own.iterdir()) == [Path(living.path)]
+    living.close()
+
+    own.chmod(0o777)
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    monkeypatch.setenv("BATCH_PIPELINE__EMBEDDED__STATE", str(state))
+    bad = run("doctor", *LIST)
+    assert bad.code == CommandExit.FAILED
+    assert f"BAD  scratch: {own} may be written by others (mode 0777); it must be a folder of" in bad.out
+    assert f"BAD  state: {state} may be written by others (mode 0777); it must be a folder of" in bad.out
+
+
 def test_a_reader_that_has_enough_gets_no_traceback(world: Path) -> None:
     code = (
         "import sys; from batch_pipeline.cli import run_command_line; from tests.cli.letters import Letters;"

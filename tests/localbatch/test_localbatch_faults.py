@@ -15,6 +15,7 @@ from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
 from batch_pipeline.localbatch.journal import read_journal
 from batch_pipeline.wire.processes import find, kill_all, session_of, started_by
+from batch_pipeline.wire.scratch import Scratch, own_folder
 from tests.localbatch.conftest import (
     connect,
     define,
@@ -298,3 +299,29 @@ def test_what_was_terminated_does_not_outlive_the_server(state: Path, tmp_path: 
     client = connect(start(state))
     eventually(lambda: ended(client, job))
     assert describe(client, job)[0]["statusReason"] == "no longer wanted"
+
+
+def test_a_server_sweeps_the_scratch_of_killed_processes_and_of_no_living_one(state: Path, tmp_path: Path) -> None:
+    """Living are an attempt that it adopts, and one that has nothing to do with it."""
+    scratch = tmp_path / "scratch"
+    endpoint, client = prepare(state, scratch=str(scratch))
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\ndirname $0 > {tmp_path}/where; read line < {tmp_path}/go; test -x $0\n")
+    os.mkfifo(tmp_path / "go")
+    variables = {"BATCH_FILE_TYPE": "script", "BATCH_FILE_S3_URL": script.as_uri()}
+    environment = [{"name": name, "value": value} for name, value in variables.items()]
+    job = submit(client, containerOverrides={"environment": environment, "command": ["script"]})
+    where = tmp_path / "where"
+    eventually(lambda: where.exists() and where.read_text().endswith("\n"))
+    kill(endpoint.pid)
+    eventually(lambda: not is_running(endpoint.pid))
+    killed, another = Scratch(str(scratch)), Scratch(str(scratch))
+    killed.forget()
+    client = connect(start(state, scratch=str(scratch)))
+    eventually(lambda: not Path(killed.path).exists())
+    (tmp_path / "go").write_text("on\n")
+    eventually(lambda: ended(client, job))
+    assert describe(client, job)[0]["status"] == "SUCCEEDED"
+    another.close()
+    # The adopted worker ends with its attempt, and takes its own away.
+    eventually(lambda: os.listdir(own_folder(str(scratch))) == [])
