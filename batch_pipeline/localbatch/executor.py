@@ -73,6 +73,7 @@ class ProcessExecutor:
         idle_workers: int,
         grace_seconds: float = GRACE_SECONDS,
         containers: Containers | None = None,
+        sweep: Callable[[], object] = lambda: None,
     ) -> None:
         self._loop = loop
         self._folder = folder
@@ -83,6 +84,8 @@ class ProcessExecutor:
         self._passed = dict(passed)
         self._idle_workers = idle_workers
         self._grace_seconds = grace_seconds
+        #: Removes, without being waited for, the scratch of processes that were killed.
+        self._sweep = sweep
         #: Where attempts run in containers: those.
         self._containers = containers
         self._idle: list[WorkerProcess] = []
@@ -170,6 +173,7 @@ class ProcessExecutor:
         self._spent.append(worker.journal)
         run, worker.run = worker.run, None
         if run:
+            self._sweep()
             outcome = self._last_words(worker, run, code)
             self._without_container(run, lambda: self._listener.ended(run, outcome))
 
@@ -257,6 +261,7 @@ class ProcessExecutor:
         del self._adopted[adopted.run]
         self.discard(adopted.journal.path)
         run = adopted.run
+        self._sweep()
         key = (run.job.spec.child_id(run.index), run.attempt)
         journal = read_journal(adopted.journal.path)
         if key in journal.ended:

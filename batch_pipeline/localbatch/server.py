@@ -110,6 +110,7 @@ class Server:
             idle_workers=max(2, options.vcpus),
             grace_seconds=options.grace_seconds,
             containers=self._containers,
+            sweep=self._sweep,
         )
 
     async def run(self) -> None:
@@ -121,8 +122,7 @@ class Server:
         recover(batch.engine, self._executor, self._workers, batch.clock.now_ms())
         batch.after_flush = self._executor.forget_spent
         batch.resume(self._executor)
-        # A killed attempt may have left much, and nobody waits for its end.
-        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        self._sweep()
         self._front.open()
         write_record(self._options.state, self._record())
         _close_input()
@@ -137,6 +137,10 @@ class Server:
         self._storage.close()
 
     def _sweep(self) -> None:
+        """Has the scratch of killed processes removed; they may have left much, and nobody waits for that."""
+        threading.Thread(target=self._swept, name="sweep", daemon=True).start()
+
+    def _swept(self) -> None:
         """Removes the scratch of killed processes of this user, whichever server had started them."""
         try:
             sweep(self._options.scratch or scratch_root(os.environ))

@@ -325,3 +325,20 @@ def test_a_server_sweeps_the_scratch_of_killed_processes_and_of_no_living_one(st
     another.close()
     # The adopted worker ends with its attempt, and takes its own away.
     eventually(lambda: os.listdir(own_folder(str(scratch))) == [])
+
+
+def test_the_scratch_of_a_killed_attempt_goes_while_its_server_goes_on(state: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    _, client = prepare(state, scratch=str(scratch))
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\necho $PPID $0 > {tmp_path}/where; sleep 1000\n")
+    variables = {"BATCH_FILE_TYPE": "script", "BATCH_FILE_S3_URL": script.as_uri()}
+    environment = [{"name": name, "value": value} for name, value in variables.items()]
+    job = submit(client, containerOverrides={"environment": environment, "command": ["script"]})
+    where = tmp_path / "where"
+    eventually(lambda: where.exists() and where.read_text().endswith("\n"))
+    worker, path = where.read_text().split()
+    assert Path(path).is_relative_to(own_folder(str(scratch)))
+    kill(int(worker))
+    eventually(lambda: ended(client, job))
+    eventually(lambda: os.listdir(own_folder(str(scratch))) == [])
