@@ -257,5 +257,10 @@ class Plan:
         """Whether nothing is to be submitted."""
         return not self.jobs
 
+    @property
+    def is_deferred(self) -> bool:
+        """Whether cells wait for live jobs, so that another wave follows."""
+        return any(CellState.DEFERRED in states for states in self.states.values())
+
     def _gathers(self, step: str) -> bool:
         return self.graph[step].scope.value == "cohort"

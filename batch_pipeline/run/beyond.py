@@ -36,10 +36,11 @@ class _Recorded:
     upstream: tuple[str, ...]
 
 
-def reading_beyond(store: Store, plan: Plan) -> Reading:
+def reading_beyond(store: Store, plan: Plan, live: Sequence[LiveJob]) -> Reading:
     """The cells of steps that the plan lacks which read, however far up, what it makes again.
 
-    One LIST; where there are such steps another one, and a GET a run until all of them are known.
+    One LIST; where there are such steps another one, and a GET a run until all of them are known. Raises RunConflict
+    where a live job has such a cell.
     """
     unknown = set(store.folders(layout.RECEIPTS)) - set(plan.graph.names)
     if not unknown:
@@ -58,11 +59,12 @@ def reading_beyond(store: Store, plan: Plan) -> Reading:
         if all(moving[step] == samples for step, samples in found.items()):
             break
         moving |= found
-    return {step: moving[step] for step in sorted(unknown) if moving[step] is None or moving[step]}
+    reading: Reading = {step: moving[step] for step in sorted(unknown) if moving[step] is None or moving[step]}
+    _refuse(reading, live)
+    return reading
 
 
-def refuse_readers(reading: Reading, live: Sequence[LiveJob]) -> None:
-    """Raises RunConflict where a live job, of a step that the pipeline lacks, reads what is to be made again."""
+def _refuse(reading: Reading, live: Sequence[LiveJob]) -> None:
     for job in live:
         samples = reading.get(job.step, frozenset())
         for sample in job.samples:

@@ -19,11 +19,11 @@ from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions, resources
 from batch_pipeline.pipeline.fingerprint import step_parts
-from batch_pipeline.pipeline.plan import CellState, Inventory, Limits, Plan, Remedy
+from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.run import inventory as inventories
-from batch_pipeline.run.beyond import reading_beyond, refuse_readers
+from batch_pipeline.run.beyond import Reading, reading_beyond
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.history import Happened, append_if_possible
@@ -233,7 +233,7 @@ class Driver:
                 self._follow(found, jobs, listener)
                 pending = self._sort(self._judge(found.plan, jobs), failed, listener)
             progress = final_progress(first, found.plan, failed)
-            if not jobs or not (pending or _is_deferred(found.plan)):
+            if not jobs or not (pending or found.plan.is_deferred):
                 break
         outcome = Outcome(
             run_ids=tuple(self.run_ids),
@@ -291,8 +291,9 @@ class Driver:
 
     def _submit(self, found: Look, listener: Listener) -> Sequence[Submission]:
         """Sends the plan's jobs through Luigi: one task a step, in the order of the ports."""
-        reading = {} if self._request.reference_files else reading_beyond(self._store, found.plan)
-        refuse_readers(reading, found.inventory.live)
+        reading: Reading = {}
+        if not self._request.reference_files:
+            reading = reading_beyond(self._store, found.plan, found.inventory.live)
         submitter = Submitter(
             self._request,
             found.plan,
@@ -436,10 +437,6 @@ def _coat(request: Request, submitter: Submitter) -> Coat:
         port=luigi.scheduler_port,
         log_folder=folder / "luigi" if folder else None,
     )
-
-
-def _is_deferred(plan: Plan) -> bool:
-    return any(CellState.DEFERRED in states for states in plan.states.values())
 
 
 def _refuse_conflicts(plan: Plan) -> None:
