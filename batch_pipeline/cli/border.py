@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 import batch_pipeline
+from batch_pipeline.run.interrupts import listen
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import BatchPipelineError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> int:
     """Runs the command line and returns the exit code. Raises ModuleNotFoundError for a package that is missing."""
     argv = list(sys.argv[1:] if args is None else args)
+    listen()
     try:
         return _main(workflow, argv)
     except click.UsageError as error:

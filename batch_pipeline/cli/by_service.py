@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from batch_pipeline.cli.call import Call
 from batch_pipeline.cli.options import SettingOption
 from batch_pipeline.cli.output import data, print_json, print_table, say
+from batch_pipeline.run.interrupts import pause
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -42,7 +42,7 @@ def submit_by_service(call: Call, ask: RunAsk) -> int:
         return CommandExit.DONE
     # A token lasts an hour or so: whoever renews the file that it is in is not sent away.
     while (run := client_of(call.settings).run(started["run_id"])["run"])["status"] == "live":
-        time.sleep(max(LEAST_POLL_SECONDS, call.settings.watch.poll_seconds))
+        pause(max(LEAST_POLL_SECONDS, call.settings.watch.poll_seconds))
     if call.json:
         print_json(started | {"status": run["status"], "problem": run["problem"]})
     else:

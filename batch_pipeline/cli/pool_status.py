@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.cli.pool_call import in_words, now_ms, opened, pool_options, url_of
 from batch_pipeline.report.tables import counted
+from batch_pipeline.run.interrupts import pause
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _watched(call: Call, pool: PoolStore) -> Overview:
             say(line or "no tasks")
         if found.left <= 0:
             return _look(call, pool)
-        time.sleep(call.settings.watch.poll_seconds)
+        pause(call.settings.watch.poll_seconds)
 
 
 def _print(call: Call, found: Overview) -> None:

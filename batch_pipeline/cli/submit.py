@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from batch_pipeline.cli.by_service import server_option, submit_by_service
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption
 from batch_pipeline.cli.output import data, print_json, say
+from batch_pipeline.run.interrupts import pause
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import Refused
 
@@ -105,7 +105,7 @@ def _follow(call: Call, backend: Backend, launched: Launched) -> int:
                 shown[key] = len(text)
             if record is not None:
                 break
-            time.sleep(call.settings.watch.poll_seconds)
+            pause(call.settings.watch.poll_seconds)
     except KeyboardInterrupt:
         say(f"Run {launched.run_id} goes on.")
         raise

@@ -23,10 +23,11 @@ from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.run import inventory as inventories
-from batch_pipeline.run.beyond import Reading, reading_beyond
+from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.history import Happened, append_if_possible
+from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, Submission, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
@@ -121,7 +122,7 @@ class Driver:
         request: Request,
         backend: Backend | None = None,
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sleep = sleep
@@ -291,9 +292,7 @@ class Driver:
 
     def _submit(self, found: Look, listener: Listener) -> Sequence[Submission]:
         """Sends the plan's jobs through Luigi: one task a step, in the order of the ports."""
-        reading: Reading = {}
-        if not self._request.reference_files:
-            reading = reading_beyond(self._store, found.plan, found.inventory.live)
+        reading = reading_beyond(self._store, found.plan, found.inventory.live)
         submitter = Submitter(
             self._request,
             found.plan,

@@ -7,7 +7,6 @@ attempt seems to be missing. While an attempt runs its lines are the backend's t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import Submission, live_run_ids, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
@@ -54,7 +54,7 @@ def logs(
     all_attempts: bool = False,
     run_id: str | None = None,
     follow: bool = False,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = pause,
 ) -> Iterator[LogLine]:
     """A sample's log lines, steps in the order of the pipeline, each of the newest run that tried it.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
 from batch_pipeline.run.events import Listener, StepProgress
+from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, Submission, queued
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
@@ -47,7 +48,7 @@ class Watch:
         poll_seconds: float = 5.0,
         dwell_seconds: float = 0.0,
         diagnose: Callable[[Submission], str] | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan

@@ -275,7 +275,7 @@ def test_watching_ends_when_nothing_moves(pool: Pool, monkeypatch: pytest.Monkey
         naps.append(seconds)
         pool("work")
 
-    monkeypatch.setattr("batch_pipeline.cli.pool_status.time.sleep", nap)
+    monkeypatch.setattr("batch_pipeline.cli.pool_status.pause", nap)
     told = pool("status", "--watch")
     assert len(naps) == 1
     assert "1 of 2 tasks done (50%), 0 left." in told.out

@@ -236,10 +236,10 @@ TABLE = (
         code=4,
     ),
     Hostile(
-        name="a store in a folder that is not there",
+        name="a store below a file",
         harm=lambda lab: None,
-        words=("--store", "/nowhere/at/all"),
-        told=("The store /nowhere/at/all is not there. Check the path",),
+        words=("--store", "/dev/null/at/all"),
+        told=("The store /dev/null/at/all cannot be made: Not a directory. Choose another folder.",),
         code=4,
     ),
     Hostile(

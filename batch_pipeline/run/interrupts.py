@@ -1,0 +1,39 @@
+"""A Ctrl-C that is not lost.
+
+Python drops an exception that comes up in the callback of a weak reference, as every import has one, or in a finalizer.
+A KeyboardInterrupt that strikes there is printed, and the command goes on as if nobody had pressed anything. So it is
+remembered, and raised at the next pause.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+_pressed = False
+
+
+def listen() -> None:
+    """Remembers Ctrl-C from now on; where something else than Python's own handler waits for it, that stays."""
+    global _pressed
+    _pressed = False
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _handle)
+
+
+def pause(seconds: float) -> None:
+    """Sleeps. Raises KeyboardInterrupt at once if Ctrl-C was pressed before and nobody heard it."""
+    global _pressed
+    if _pressed:
+        _pressed = False
+        raise KeyboardInterrupt
+    time.sleep(seconds)
+
+
+def _handle(_number: int, _frame: FrameType | None) -> None:
+    global _pressed
+    _pressed = True
+    raise KeyboardInterrupt
