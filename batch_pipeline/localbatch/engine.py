@@ -219,9 +219,9 @@ class Engine:
 
     def _say_who_holds(self, job: Job) -> None:
         """Notes the other stores whose jobs take the room that a job waits for."""
-        stores = {run.job.spec.environment.get(Variable.STORE, "another pool") for run in self.running.values()}
-        others = sorted(stores - {job.spec.environment.get(Variable.STORE)})
-        if others:
+        stores = {run.job.spec.environment.get(Variable.STORE, "") for run in self.running.values()}
+        others = sorted(store or "no store" for store in stores - {job.spec.environment.get(Variable.STORE, "")})
+        if others and (job.status_reason or HELD).startswith(HELD):
             job.status_reason = f"{HELD} {', '.join(others)}."
 
     def _begin(self, job: Job, index: int, now: int) -> Run:
