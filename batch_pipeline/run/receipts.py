@@ -7,6 +7,7 @@ that these cells are not done, wherever the run was killed. The object goes when
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -171,10 +172,15 @@ def _lists(store: Store) -> dict[str, Retirement]:
     lists = {}
     for key in sorted(store.keys(layout.RETIRED)):
         try:
-            lists[key] = Retirement.from_json(store.get_json(key))
+            lists[key] = Retirement.from_json(json.loads(store.get(key)))
         except NotInStore:
             # Somebody closed it since it was listed.
             continue
+        except json.JSONDecodeError as error:
+            raise StoreFailed(
+                f"{store.url_of(key)} is damaged ({error}). It named what that run was to make again, and all that"
+                " reads it. Remove it and give your command once with --force: without, old results would count."
+            ) from error
         except ValueError as error:
             raise StoreFailed(f"{store.url_of(key)} {error}. Use the version that wrote it, or a later one.") from error
     return lists

@@ -114,6 +114,9 @@ def test_a_list_of_a_later_version_is_refused(store: Store) -> None:
     store.put_json(layout.retired("RUN"), {"format": 2})
     with pytest.raises(StoreFailed, match="has format 2, and this version reads 1"):
         read_retirements(store)
+    store.put(layout.retired("RUN"), b'{"format": 1, "rec')
+    with pytest.raises(StoreFailed, match="Remove it and give your command once with --force"):
+        read_retirements(store)
 
 
 def test_what_no_longer_stands_is_taken_off_the_lists(store: Store) -> None:
