@@ -45,7 +45,8 @@ def cancel(call: Call) -> int:
     samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
     _ask(call, chosen, steps, samples)
     found = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples)
-    closed = [] if steps or samples else close_unbegun(call.store, chosen)
+    unheard = [] if steps or samples else [run_id for run_id in chosen if run_id not in {one.run_id for one in found}]
+    closed = close_unbegun(call.store, unheard)
     if call.json:
         from batch_pipeline.report.records import plain
 

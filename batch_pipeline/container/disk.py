@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from batch_pipeline.wire.digest import sha256_of_bytes, sha256_of_file
 from batch_pipeline.wire.errors import DiskFull, StoreFailed
+from batch_pipeline.wire.scratch import own_name
 from batch_pipeline.wire.toolchain import process_umask
 
 T = TypeVar("T")
@@ -29,7 +30,9 @@ _COUNTER = itertools.count()
 def local_error(path: str | Path, error: OSError) -> DiskFull | StoreFailed:
     """Our error for one of the host's own disk."""
     if error.errno in NO_SPACE:
-        return DiskFull(f"No space is left for {path}. Give the job a larger scratch volume, or run fewer at once.")
+        # Of all processes the same, so that what failed alike is told once.
+        place = "".join(os.fspath(path).partition(own_name())[:2])
+        return DiskFull(f"No space is left for {place}. Give the job a larger scratch volume, or run fewer at once.")
     return StoreFailed(f"{path} cannot be written: {error.strerror}. Check the scratch folder of this host.")
 
 

@@ -24,7 +24,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, Step
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
@@ -146,6 +145,9 @@ class WorkflowTask:
 def tasks_of(workflow: type[WorkflowTask]) -> dict[str, Task]:
     """The tasks of a pipeline, wired. Raises InvalidPipeline, and what the pipeline's own code raises."""
     for name in (name for owner in workflow.__mro__ for name, item in vars(owner).items() if isinstance(item, _STEPS)):
+        # The image of a step has this module, and no need to read sources.
+        from batch_pipeline.pipeline.code import place_of
+
         raise InvalidPipeline(
             f"{place_of(workflow, name)}: {workflow.__name__}.{name} declares something of a step, which no step would"
             " see. Declare it in the steps that use it."

@@ -66,8 +66,13 @@ def own_folder(root: str, remedy: str = _REMEDY) -> str:
     return folder
 
 
+def own_name() -> str:
+    """Name of this user's folder in such places."""
+    return f"batch_pipeline-{os.geteuid()}"
+
+
 def _own(root: str) -> str:
-    return f"{root}/batch_pipeline-{os.geteuid()}"
+    return f"{root}/{own_name()}"
 
 
 def private_folder(folder: str | Path, remedy: str) -> str:

@@ -265,10 +265,12 @@ def test_jobs_write_what_jobs_write() -> None:
         layout.reference("r", "f"),
         layout.receipt("s", "a", "0"),
         layout.log("r", "s", "a", 1),
+        layout.untrue("r", "s", "a"),
     ]
     assert written == {f"{key.split('/')[0]}/*" for key in keys}
     deleted = [item.resources for item in mine if "s3:DeleteObject" in item.actions]
-    assert deleted == [["arn:${AWS::Partition}:s3:::${BucketName}/${KeyPrefix}receipts/*"]]
+    store = "arn:${AWS::Partition}:s3:::${BucketName}/${KeyPrefix}"
+    assert deleted == [[f"{store}{folder}/*" for folder in ("results", "cohort", "references", "receipts")]]
 
 
 def test_only_the_machines_and_the_starter_of_containers_pull_images() -> None:

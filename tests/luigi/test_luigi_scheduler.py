@@ -230,7 +230,7 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
         coat.progressed(counts)
         expected = {**everywhere("RUNNING"), "sort": "DONE"}
         eventually(lambda: shown(url, coat, "status"), expected)
-        pid = int((tmp_path / "luigid.pid").read_text())
+        pid = int((tmp_path / "luigid.pid").read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         coat.progressed(counts)  # nobody listens: it neither raises nor waits

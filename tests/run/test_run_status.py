@@ -184,7 +184,7 @@ def test_a_receipt_that_was_cut_off_is_told_and_not_done(store: Store, stage: St
     assert plan.why["count"][0] is Why.UNTRUE
     assert plan.states["count"] == [CellState.TO_RUN, CellState.DONE, CellState.DONE]
     told = {part.step: part.sentence for part in explain(request_of(store), "ann")}
-    assert told["count"] == "its receipt is cut off, or a result of it is missing"
+    assert told["count"] == "its receipt is cut off, or a result is not what it says"
     drive(request_of(store), stage)
     assert stage.tried["count", "ann"] == 2
 

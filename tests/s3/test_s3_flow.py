@@ -104,7 +104,9 @@ def test_a_run_lives_in_s3_encrypted_and_without_a_secret_in_any_record(bench: B
     # Nothing is left to do, and telling so costs a few listings.
     service.asked.clear()
     assert "nothing" in bench.run("run", *run_options()).lower()
-    assert {one.method for one in service.asked} == {"GET"}
+    # An empty listing of an endpoint that is not AWS is asked about once: a web page would look the same.
+    assert [one.method for one in service.asked].count("HEAD") <= 1
+    assert {one.method for one in service.asked} <= {"GET", "HEAD"}
     assert len(service.asked) <= 6
     bench.run("logs", "ann", "lower")
     status = json.loads(bench.run("status", *run_options(), "--json"))
