@@ -15,6 +15,7 @@ from pathlib import Path
 
 WAYS = ("background", "session", "double", "cleared", "deaf", "chain", "many")
 MANY = 50
+CHAIN_SECONDS = 120.0
 
 
 def main(folder: Path, end: str) -> None:
@@ -55,11 +56,14 @@ def leave(folder: Path, way: str) -> None:
         # Never the same process for long.
         (folder / way).touch()
         counter = os.open(folder / "hops", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        while True:
+        # It would outlive a test that was broken off, and take all of the machine's numbers of processes.
+        until = time.monotonic() + CHAIN_SECONDS
+        while time.monotonic() < until:
             os.write(counter, b".")
             time.sleep(0.0005)
             if os.fork():
                 os._exit(0)
+        os._exit(0)
     elif way == "many":
         for _ in range(MANY):
             if not os.fork():
