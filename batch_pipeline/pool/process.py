@@ -85,6 +85,8 @@ class Commands:
         os.close(self._held)
 
     def _end(self, belongs: processes.Belongs) -> None:
+        # What others leave meanwhile must not fill the listing of children.
+        self.reap_orphans()
         orphans.end_children(lambda pid: pid not in self._leaders and belongs(pid), ResourceUsage())
 
 
@@ -104,9 +106,8 @@ class Process:
         processes.signal_group(self.group, number)
 
     def kill(self) -> None:
-        """Kills it and all that it started, wherever that went."""
+        """Kills it and its group. All else that it started becomes this process's, and is killed when it is reaped."""
         processes.kill_group(self.group)
-        processes.kill_all(processes.carries(Limit.TASK, self.mark))
 
     def reap(self) -> int:
         """Ends what is left of it, and returns how its leader ended: as a shell says it, or -signal."""

@@ -37,6 +37,8 @@ _ORDERLY_LOOKS = 3
 _MOST_PIDS = 1 << 22
 #: Looks of one call of `kill_all`.
 _MOST_LOOKS = 50
+#: The numbers that the kernel gave last: so many of them are tried, so often.
+_NEWEST, _CHASES = 16, 64
 _GUARD_PAUSE_SECONDS = 0.02
 Belongs = Callable[[int], bool]
 
@@ -266,8 +268,9 @@ def kill_all(belongs: Belongs) -> bool:
     that was killed with it that it failed by itself. What is left after that forks faster than it is killed, and is
     killed as soon as it is seen.
 
-    A look may miss one that forks again and again and ends at once. So a look that finds nobody is believed if the
-    kernel has given no number meanwhile, or after many such looks.
+    A look may miss one that forks again and again and ends at once: it lives shorter than a listing of all processes
+    takes. So a look that finds nobody is believed if the kernel has given no number meanwhile, or after many such looks
+    that tried the newest numbers too.
     """
     quiet = 0
     for look in range(_MOST_LOOKS):
@@ -287,12 +290,24 @@ def _kill_parents_first(belongs: Belongs) -> bool:
 
 
 def _kill_on_sight(belongs: Belongs) -> bool:
-    alive = False
+    alive = _kill_newest(belongs)
     for pid in _newest_first():
         if belongs(pid):
             _send(pid, signal.SIGKILL, belongs)
             alive = alive or identity_of(pid) is not None
     return alive
+
+
+def _kill_newest(belongs: Belongs) -> bool:
+    """Kills those of the newest numbers, without a listing: what forks again and again has one of them."""
+    killed = False
+    for _ in range(_CHASES):
+        newest = _newest_pid()
+        for pid in range(newest, max(newest - _NEWEST, 1), -1):
+            if pid != os.getpid() and belongs(pid) and identity_of(pid) is not None:
+                _send(pid, signal.SIGKILL, belongs)
+                killed = True
+    return killed
 
 
 def _send(pid: int, number: int, is_meant: Belongs) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from batch_pipeline.localbatch.client import stop
 from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Action, TaskSpec, TaskState
+from batch_pipeline.wire import processes
 from batch_pipeline.wire.processes import Limit, carries, identity_of, kill_all, marking, new_mark, parent_of
 from batch_pipeline.wire.store import open_store
 from tests.container.conftest import Workshop
@@ -93,6 +95,25 @@ def neighbour(tmp_path: Path) -> Iterator[Left]:
     finally:
         eventually(lambda: kill_all(carries(Limit.ATTEMPT, mark)))
         process.wait()
+
+
+def test_what_no_listing_shows_is_ended(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has started the next one and ended before a slow look at all processes comes to it."""
+    listed = processes._newest_first
+
+    def late() -> list[int]:
+        pids = listed()
+        time.sleep(0.02)
+        return pids
+
+    mark = new_mark(Limit.ATTEMPT)
+    with marking(Limit.ATTEMPT, mark):
+        process = subprocess.Popen(left.command("stay"), start_new_session=True)
+    eventually(left.is_there)
+    monkeypatch.setattr(processes, "_newest_first", late)
+    assert kill_all(carries(Limit.ATTEMPT, mark))
+    process.wait()
+    assert left.is_gone()
 
 
 # The container's entry.
