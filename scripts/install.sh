@@ -2,7 +2,7 @@
 # Installs what the project needs and does nothing when it is there: `install.sh tools` the bioinformatics tools
 # (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
 # `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
-# of real containers, `install.sh databases` servers that speak DynamoDB's and CouchDB's API, for the tests of pools,
+# of real containers, and strace for those of the disk, `install.sh databases` servers that speak DynamoDB's and CouchDB's API, for the tests of pools,
 # `install.sh crates` the validator of RO-Crates. Each says in one sentence what it cannot do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -60,7 +60,8 @@ containers() {
   command -v catatonit >/dev/null || missing+=(catatonit)
   command -v debootstrap >/dev/null || missing+=(debootstrap)
   command -v docker-registry >/dev/null || missing+=(docker-registry)
-  [ ${#missing[@]} -eq 0 ] || apt_packages "podman and an image registry" "${missing[@]}"
+  command -v strace >/dev/null || missing+=(strace)
+  [ ${#missing[@]} -eq 0 ] || apt_packages "podman, an image registry and strace" "${missing[@]}"
 }
 
 databases() {

@@ -214,10 +214,8 @@ class Attempt:
         older = older_receipts(manifest, row, attempt, self.files)
         say(f"{manifest.step} of {row.sample} is kept: what it reads and what run {receipt.run_id} made are unchanged.")
         self._write_log()
-        key = layout.receipt(manifest.step, row.sample, row.fingerprint)
-        self.files.delete([other for other in older if other != key])
-        again = kept(receipt, self.staged, run_id=manifest.run_id, attempt=attempt, at=_now())
-        self.files.write(key, as_json(again))
+        self.files.delete([key for key in older if key != layout.receipt(manifest.step, row.sample, row.fingerprint)])
+        self._vouch(kept(receipt, self.staged, run_id=manifest.run_id, attempt=attempt, at=_now()))
         return True
 
     def _bundle(self) -> str:
@@ -282,8 +280,14 @@ class Attempt:
         outputs = tuple(publish(products, older, before, self.files, self.signals))
         self.staged_out_bytes = sum(record.size_bytes for record in outputs)
         self._write_log()
-        receipt = Receipt(outputs=outputs, metrics_read=metrics_read(self.staged), **self._facts())
-        self.files.write(layout.receipt(manifest.step, row.sample, row.fingerprint), as_json(receipt))
+        self._vouch(Receipt(outputs=outputs, metrics_read=metrics_read(self.staged), **self._facts()))
+
+    def _vouch(self, receipt: Receipt) -> None:
+        """Leaves the receipt, now or when what it names is on the disk."""
+        key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
+        seal = self.files.write_last(key, as_json(receipt), [record.key for record in receipt.outputs])
+        if seal and not self.warm.hand_over(seal):
+            self.files.seal(seal)
 
     def _write_log(self) -> None:
         key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.place.attempt)

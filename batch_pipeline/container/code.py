@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from batch_pipeline.container.disk import contents, local_error, put
+from batch_pipeline.container.disk import contents, local_error
 from batch_pipeline.container.fetch import fetched
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.log import say
 from batch_pipeline.container.reference import cache_folder
 from batch_pipeline.wire.digest import sha256_of_bytes
+from batch_pipeline.wire.durable import put
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.scratch import remove_tree
 

@@ -1,30 +1,22 @@
-"""What the container does to the host's own disk: whole files or none, moves instead of copies, and cleaning up."""
+"""What the container does to the host's own disk: moves instead of copies, rights, and cleaning up."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 import os
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 from batch_pipeline.wire.digest import sha256_of_bytes, sha256_of_file
+from batch_pipeline.wire.durable import NO_SPACE, in_folder, put_copy
 from batch_pipeline.wire.errors import DiskFull, StoreFailed
 from batch_pipeline.wire.scratch import own_name
 from batch_pipeline.wire.toolchain import process_umask
 
-T = TypeVar("T")
-
-#: What the kernel says when a disk or a quota is full.
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: The rights on scratch and caches: their user's alone, whatever the umask.
 PRIVATE = 0o700
 _SMALL = 1 << 16
 _PIECE = 1 << 14
-_COUNTER = itertools.count()
 
 
 def local_error(path: str | Path, error: OSError) -> DiskFull | StoreFailed:
@@ -64,20 +56,6 @@ def _emptied(folder: str) -> bool:
     return True
 
 
-def make_folder(path: str, mode: int = 0o777) -> None:
-    """Makes a folder that most often is not there, in one that most often is. One that is there is no error.
-
-    It has the rights `mode` that the umask leaves, and so have the folders above it that are made.
-    """
-    try:
-        os.mkdir(path, mode)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        make_folder(os.path.dirname(path), mode)
-        make_folder(path, mode)
-
-
 def digest(path: str, size_bytes: int) -> str:
     """SHA-256 of a file in hex; a small one is read at once."""
     if size_bytes > _SMALL:
@@ -95,26 +73,6 @@ def contents(path: str) -> bytes:
     finally:
         os.close(descriptor)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _part(path: str) -> str:
-    """Where a file is written before it gets its name. obstore's listings leave out names that end in `#digits`."""
-    return f"{path}#{os.getpid()}{time.time_ns()}{next(_COUNTER)}"
-
-
-def is_part(name: str) -> bool:
-    """Whether a file of this name is one that somebody still writes, or never finished."""
-    head, mark, digits = name.rpartition("#")
-    return bool(head and mark) and digits.isdigit()
-
-
-def _in_folder(path: str, act: Callable[[], T]) -> T:
-    """Does what creates `path`, making its folder if that is missing: most often it is there."""
-    try:
-        return act()
-    except FileNotFoundError:
-        make_folder(path.rpartition("/")[0])
-        return act()
 
 
 def _shared(mode: int) -> int:
@@ -144,7 +102,7 @@ def renamed(path: str, target: str) -> bool:
     """Whether the file could be renamed, with the rights of its new place: not into another file system."""
     try:
         _share(path)
-        _in_folder(target, lambda: os.replace(path, target))
+        in_folder(target, lambda: os.replace(path, target))
     except OSError as error:
         if error.errno == errno.EXDEV:
             return False
@@ -154,44 +112,4 @@ def renamed(path: str, target: str) -> bool:
 
 def copy(path: str, target: str) -> None:
     """Copies a file so that a reader of `target` sees the old bytes or the new ones."""
-    import shutil
-
-    part = _part(target)
-    try:
-        _in_folder(target, lambda: open(part, "xb").close())
-        shutil.copyfile(path, part)
-        os.chmod(part, _shared(os.stat(path).st_mode))
-        os.replace(part, target)
-    except OSError:
-        _forget(part)
-        raise
-
-
-def put(target: str, data: bytes) -> None:
-    """Writes a file so that a reader of it sees the old bytes or the new ones."""
-    part = _part(target)
-    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        descriptor = _in_folder(target, lambda: os.open(part, create, 0o666))
-        try:
-            write_all(descriptor, data)
-        finally:
-            os.close(descriptor)
-        os.replace(part, target)
-    except OSError:
-        _forget(part)
-        raise
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of it, in as many calls as that takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _forget(part: str) -> None:
-    try:
-        os.unlink(part)
-    except OSError:
-        pass
+    put_copy(target, path, mode=_shared(os.stat(path).st_mode))

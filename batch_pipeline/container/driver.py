@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.container.checkout import check_out, command_of
-from batch_pipeline.container.disk import PRIVATE, local_error, make_folder
+from batch_pipeline.container.disk import PRIVATE, local_error
 from batch_pipeline.container.log import Log, log_of, say
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.verdict import last_line
@@ -32,6 +32,7 @@ from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
+from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, StoreFailed
 from batch_pipeline.wire.order import SECRET_PREFIX, DriverOrder, token_of
 from batch_pipeline.wire.scratch import remove_tree, scratch_root

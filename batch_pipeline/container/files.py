@@ -15,17 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from batch_pipeline.container.disk import (
-    NO_SPACE,
-    contents,
-    copy,
-    digest,
-    is_part,
-    local_error,
-    put,
-    renamed,
-    write_all,
-)
+from batch_pipeline.container.disk import contents, copy, digest, local_error, renamed
+from batch_pipeline.wire.durable import NO_SPACE, Seal, is_part, prepared, put, seal_all, sync, write_all
 from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
 from batch_pipeline.wire.store import Entry, NotInStore, Store
 
@@ -90,6 +81,15 @@ class Files(Protocol):
     def write(self, key: str, data: bytes) -> None:
         """Writes the object whole: a reader sees the old bytes or the new ones."""
 
+    def write_last(self, key: str, data: bytes, others: Sequence[str]) -> Seal | None:
+        """Writes an object that vouches for others: after a power cut it is there only if these are.
+
+        What is returned has to be sealed before anybody sees the object.
+        """
+
+    def seal(self, seal: Seal) -> None:
+        """Waits for the disk, and gives an object its name."""
+
     def versions_in(self, prefix: str) -> dict[str, str]:
         """Keys directly under a prefix that ends with a slash, each with its version (`Store.version`)."""
 
@@ -100,7 +100,10 @@ class Files(Protocol):
         """Bytes and SHA-256 in hex of an object. Reads it."""
 
     def delete(self, keys: list[str]) -> None:
-        """Removes objects; absent ones are no error."""
+        """Removes objects, for good; absent ones are no error."""
+
+    def withdraw(self, prefix: str) -> None:
+        """Sees to it that nothing directly under a prefix that waits to be sealed ever is."""
 
     def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
         """The file behind a key and what it is like, where the store is a folder; else None."""
@@ -150,16 +153,23 @@ class FolderFiles:
         except OSError as error:
             raise self._translated(key, error) from error
 
+    def write_last(self, key: str, data: bytes, others: Sequence[str]) -> Seal:
+        """See `Files.write_last`."""
+        try:
+            return prepared(self._path(key), data, map(self._path, others), self._folder)
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def seal(self, seal: Seal) -> None:
+        """See `Files.seal`."""
+        error = seal_all([seal])[0]
+        if error:
+            raise self._translated(seal.target.removeprefix(f"{self._folder}/"), error) from error
+
     def versions_in(self, prefix: str) -> dict[str, str]:
         """See `Files.versions_in`."""
-        try:
-            names = os.listdir(self._path(prefix))
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise self._translated(prefix, error) from error
         versions = {}
-        for key in (prefix + name for name in names if not is_part(name)):
+        for key in (prefix + name for name in self._names(prefix) if not is_part(name)):
             try:
                 versions[key] = self._store.version(self._entry(key, self._stat(key, self._path(key))))
             except NotInStore:
@@ -182,13 +192,24 @@ class FolderFiles:
 
     def delete(self, keys: list[str]) -> None:
         """See `Files.delete`."""
+        folders = set()
         for key in keys:
+            path = self._path(key)
             try:
-                os.unlink(self._path(key))
+                os.unlink(path)
+                folders.add(os.path.dirname(path))
             except FileNotFoundError:
                 pass
             except OSError as error:
                 raise self._translated(key, error) from error
+        try:
+            sync(folders)
+        except OSError as error:
+            raise self._translated(keys[0], error) from error
+
+    def withdraw(self, prefix: str) -> None:
+        """See `Files.withdraw`."""
+        self.delete([prefix + name for name in self._names(prefix) if is_part(name)])
 
     def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
         """See `Files.path_in_place`."""
@@ -215,6 +236,14 @@ class FolderFiles:
                 copy(os.fspath(path), target)
         except OSError as error:
             raise self._translated(key, error) from error
+
+    def _names(self, prefix: str) -> list[str]:
+        try:
+            return os.listdir(self._path(prefix))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._translated(prefix, error) from error
 
     def _path(self, key: str) -> str:
         return f"{self._folder}/{key}"
@@ -264,6 +293,16 @@ class ObjectFiles:
     def write(self, key: str, data: bytes) -> None:
         """See `Files.write`."""
         self._patiently(lambda: self._store.put(key, data))
+
+    def write_last(self, key: str, data: bytes, others: Sequence[str]) -> None:
+        """See `Files.write_last`. What an object store has taken lasts."""
+        self.write(key, data)
+
+    def seal(self, seal: Seal) -> None:
+        """See `Files.seal`. Has nothing to do."""
+
+    def withdraw(self, prefix: str) -> None:
+        """See `Files.withdraw`. Has nothing to do."""
 
     def versions_in(self, prefix: str) -> dict[str, str]:
         """See `Files.versions_in`."""

@@ -14,7 +14,8 @@ import sys
 import threading
 from typing import Protocol, Self
 
-from batch_pipeline.container.disk import PRIVATE, make_folder, write_all
+from batch_pipeline.container.disk import PRIVATE
+from batch_pipeline.wire.durable import make_folder, write_all
 
 #: Bytes of a log that the store gets: its end.
 KEPT_BYTES = 64 << 20

@@ -1,8 +1,8 @@
 """Takes a cell's outputs from its scratch folder to the store, and writes what vouches for them, last.
 
 Order: older receipts of the cell go, outputs are put in place, the log, then the receipt. So whenever a receipt is
-there, every output it names is, with the bytes that it names. An attempt that was taken for dead, and lives, publishes
-nothing once its successor has ended.
+there, every output it names is, with the bytes that it names; and after a power cut too (`Files.write_last`). An
+attempt that was taken for dead, and lives, publishes nothing once its successor has ended.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
 def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> list[str]:
     """Keys of the cell's receipts that this attempt is to replace; looked at right before it publishes.
 
+    A receipt of another attempt that still waits for the disk will never be one.
+
     Raises StepInterrupted when a later attempt of its job has ended, or a later run has made the cell: its results are
     not to be replaced by those of an attempt that the scheduler gave up. Raises StoreFailed.
     """
@@ -76,6 +78,7 @@ def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> 
             f"Attempt {last[1]} of run {last[0]} has ended meanwhile: the scheduler had given this one up. It publishes"
             " nothing."
         )
+    files.withdraw(folders[0])
     return list(receipts)
 
 

@@ -15,12 +15,13 @@ import time
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from batch_pipeline.container.disk import PRIVATE, contents, local_error, make_folder, put
+from batch_pipeline.container.disk import PRIVATE, contents, local_error
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.log import say
 from batch_pipeline.container.stage import Stop, in_parallel
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
+from batch_pipeline.wire.durable import make_folder, put
 from batch_pipeline.wire.errors import MissingInput
 from batch_pipeline.wire.manifest import ReferenceSpec
 from batch_pipeline.wire.scratch import own_folder

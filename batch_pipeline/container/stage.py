@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from batch_pipeline.container.disk import PRIVATE, make_folder
+from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.container.fetch import located
 from batch_pipeline.container.files import Brought, Files, Link
 from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import ContractBroken, MissingInput, StepInterrupted
 from batch_pipeline.wire.manifest import InputSpec, Manifest, Row, SourceFile
 from batch_pipeline.wire.receipt import FileRecord, Receipt

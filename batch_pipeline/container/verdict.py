@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from batch_pipeline.container.disk import NO_SPACE
 from batch_pipeline.container.log import say
 from batch_pipeline.wire.contract import REASON_OF_EXIT, ContainerExit, EndReason
+from batch_pipeline.wire.durable import NO_SPACE
 from batch_pipeline.wire.errors import BatchPipelineError, DiskFull, InvalidUse, StepError, StoreFailed
 
 #: 128 + SIGKILL: what a container ends with whose step needed more memory than there was.

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from batch_pipeline.container.disk import local_error
+from batch_pipeline.wire.durable import Seal
 from batch_pipeline.wire.scratch import Scratch, sweep
 
 T = TypeVar("T")
@@ -23,6 +24,8 @@ MOST = 256
 LASTS = "lasts"
 PLACES = "places"
 LATER = "later"
+#: Set for a life whose receipt the caller will seal, together with those of other processes.
+SEALS = "seals"
 
 
 class Warm:
@@ -64,6 +67,14 @@ class Warm:
         if not self.lasts and root in self._places:
             self._places.pop(root).close()
 
+    def hand_over(self, seal: Seal) -> bool:
+        """Leaves a receipt to be sealed to whoever called this life, if that was offered."""
+        seals = cast(list[Seal] | None, self._things.get(SEALS))
+        if seals is None:
+            return False
+        seals.append(seal)
+        return True
+
     def afterwards(self, act: Callable[[], None]) -> None:
         """Has something done that nobody waits for: by `tidy`, where that will be called, else at once."""
         if self.lasts:
@@ -89,7 +100,7 @@ class Warm:
             pass
         thing = make()
         while len(self._things) >= MOST:
-            del self._things[next(key for key in self._things if key not in (LASTS, PLACES, LATER))]
+            del self._things[next(key for key in self._things if key not in (LASTS, PLACES, LATER, SEALS))]
         self._things[key] = thing
         return thing
 

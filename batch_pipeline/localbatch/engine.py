@@ -55,6 +55,8 @@ class Run:
     deadline_ms: int | None = None
     #: Why it is being stopped: the status reason that it will have.
     stopped_for: str | None = None
+    #: Nothing of it runs any more, and its room is free.
+    has_left: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -259,6 +261,15 @@ class Engine:
 
     # Ending.
 
+    def leave(self, run: Run) -> None:
+        """An attempt will end, and nothing of it runs any more: its room is free."""
+        run.has_left, run.deadline_ms = True, None
+        self._give_room(run)
+
+    def _give_room(self, run: Run) -> None:
+        spec = run.job.spec
+        self.used = (self.used[0] - spec.vcpus, self.used[1] - spec.memory_mib)
+
     def end(self, run: Run, outcome: Outcome, now: int) -> None:
         """An attempt has ended and nothing of it runs any more."""
         job, index = run.job, run.index
@@ -266,7 +277,8 @@ class Engine:
         ending = job.ending_of(index)
         if ending and ending.terminate and run.stopped_for is None:
             run.stopped_for = ending.reason  # it was told so, and died with the server before this one
-        self.used = (self.used[0] - job.spec.vcpus, self.used[1] - job.spec.memory_mib)
+        if not run.has_left:
+            self._give_room(run)
         if job.started[index] == NONE or outcome.started_ms is not None:
             job.started[index] = outcome.started_ms or now
         job.stopped[index] = outcome.stopped_ms or now
@@ -293,7 +305,7 @@ class Engine:
         """An attempt that was handed out never began: it is not counted."""
         job, index = run.job, run.index
         del self.running[run.key]
-        self.used = (self.used[0] - job.spec.vcpus, self.used[1] - job.spec.memory_mib)
+        self._give_room(run)
         job.recall(index)
         if ending := job.ending_of(index):
             self._fail(job, index, ending.reason, now)

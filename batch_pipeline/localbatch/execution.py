@@ -32,6 +32,9 @@ class Listener(Protocol):
     def began(self, run: Run) -> None:
         """The attempt's process runs."""
 
+    def left(self, run: Run) -> None:
+        """Nothing of the attempt runs any more; it ends when what it made is on the disk."""
+
     def ended(self, run: Run, outcome: Outcome) -> None:
         """The attempt has ended, and nothing of it runs any more."""
 

@@ -22,6 +22,7 @@ from batch_pipeline.localbatch.job import Document, Outcome
 from batch_pipeline.localbatch.journal import Journal, Key, outcome_of, read_journal
 from batch_pipeline.localbatch.logs import LogFiles
 from batch_pipeline.localbatch.retry import HOST_LOST, OUT_OF_MEMORY
+from batch_pipeline.localbatch.sealing import Sealer
 from batch_pipeline.localbatch.workers import WorkerProcess
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.processes import (
@@ -94,6 +95,7 @@ class ProcessExecutor:
         #: Journals that nobody writes any more; removed when what they say is in the database.
         self._spent: list[Path] = []
         self._watching = False
+        self._sealer = Sealer(loop, listener.ended)
 
     # Starting attempts.
 
@@ -151,9 +153,17 @@ class ProcessExecutor:
         run, worker.run = worker.run, None
         self._idle.append(worker)
         if run:
-            self._listener.ended(run, outcome_of(done))
+            self._end(run, outcome_of(done))
         if len(self._idle) > self._idle_workers:
             self._idle.pop(0).retire()
+
+    def _end(self, run: Run, outcome: Outcome) -> None:
+        """The attempt has ended, or will when what it left is on the disk."""
+        if outcome.seals:
+            self._listener.left(run)
+            self._sealer.add(run, outcome)
+        else:
+            self._listener.ended(run, outcome)
 
     def _bury(self, worker: WorkerProcess) -> None:
         """A worker has died: what it left behind is ended before its attempt counts as ended."""
@@ -175,7 +185,7 @@ class ProcessExecutor:
         if run:
             self._sweep()
             outcome = self._last_words(worker, run, code)
-            self._without_container(run, lambda: self._listener.ended(run, outcome))
+            self._without_container(run, lambda: self._end(run, outcome))
 
     def _without_container(self, run: Run, then: Callable[[], object]) -> None:
         """Calls when nothing is left of an attempt whose worker has died."""
@@ -265,7 +275,7 @@ class ProcessExecutor:
         key = (run.job.spec.child_id(run.index), run.attempt)
         journal = read_journal(adopted.journal.path)
         if key in journal.ended:
-            self._listener.ended(run, journal.ended[key])
+            self._end(run, journal.ended[key])
         elif key in journal.running:
             lost = Outcome(exit_code=None, status_reason=HOST_LOST)
             self._without_container(run, lambda: self._listener.ended(run, lost))
@@ -294,6 +304,7 @@ class ProcessExecutor:
             self._loop.remove_reader(worker.socket.fileno())
             self._loop.remove_reader(worker.death)
             worker.socket.close()
+        self._sealer.close()
 
 
 def _cannot_start(why: str) -> Outcome:

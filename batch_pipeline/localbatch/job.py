@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from batch_pipeline.wire.durable import Seal
 from batch_pipeline.wire.toolchain import Toolchain
 
 #: A JSON object as it comes over the wire.
@@ -109,6 +110,8 @@ class Outcome:
     reason: str | None = None
     started_ms: int | None = None
     stopped_ms: int | None = None
+    #: What has to be done before it counts as ended.
+    seals: tuple[Seal, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

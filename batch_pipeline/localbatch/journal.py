@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batch_pipeline.localbatch.job import Document, Outcome
+from batch_pipeline.wire.durable import Seal
 from batch_pipeline.wire.processes import Identity, identity_of
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -91,6 +92,9 @@ def outcome_of(done: Document) -> Outcome:
         reason=done.get("reason"),
         started_ms=done["started_ms"],
         stopped_ms=done["stopped_ms"],
+        seals=tuple(
+            Seal(part=part, target=target, others=tuple(others)) for part, target, others in done.get("seals", ())
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from batch_pipeline.localbatch.executor import Adopted, ProcessExecutor
 from batch_pipeline.localbatch.job import TERMINAL, Job, Outcome
 from batch_pipeline.localbatch.journal import Journal, read_journal
 from batch_pipeline.localbatch.retry import HOST_LOST
+from batch_pipeline.localbatch.sealing import sealed
 from batch_pipeline.wire.processes import is_alive, kill_all, started_by
 
 
@@ -57,7 +58,7 @@ def _apply(
     started = outcome.started_ms if outcome else journal.running[(child, attempt)]
     run: Run = engine.adopt(job, index, attempt, started or now, now)
     if outcome:
-        engine.end(run, outcome, now)
+        engine.end(run, sealed([outcome])[0], now)
     elif living and journal.worker:
         executor.adopt(Adopted(identity=journal.worker, mark=journal.mark, journal=journal, run=run))
     else:

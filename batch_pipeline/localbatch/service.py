@@ -135,6 +135,11 @@ class Batch:
         if run.deadline_ms is not None:
             self._set_alarm()
 
+    def left(self, run: Run) -> None:
+        """See `Listener.left`."""
+        self.engine.leave(run)
+        self.pump()
+
     def ended(self, run: Run, outcome: Outcome) -> None:
         """See `Listener.ended`."""
         self.engine.end(run, outcome, self.clock.now_ms())

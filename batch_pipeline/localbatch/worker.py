@@ -30,7 +30,8 @@ from types import FrameType
 
 from batch_pipeline.localbatch.job import Document
 from batch_pipeline.localbatch.journal import JournalWriter, line_of
-from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.contract import ContainerExit, Variable
+from batch_pipeline.wire.durable import Seal, seal_all
 from batch_pipeline.wire.orphans import ResourceUsage, adopt_orphans, await_end, reap_all
 from batch_pipeline.wire.processes import Limit, put_mark
 
@@ -51,7 +52,7 @@ class Worker:
         self._folder = folder
         self._peer = select.poll()
         self._peer.register(orders, select.POLLRDHUP)
-        #: What `batch_pipeline.container.warm` keeps; `lasts` says that `cool` will be called.
+        #: What `batch_pipeline.container.warm` keeps; `lasts` says that `cool` will be called, `seals` takes seals.
         self._warm: dict[str, object] = {"lasts": True}
         #: Variables and command that the attempts of the present job have in common.
         self._shared: Document = {"environment": {}, "command": []}
@@ -111,7 +112,7 @@ class Worker:
             # A cell makes itself a folder, and has no use for another one.
             is_cell = Variable.MANIFEST in order["environment"] and Variable.FILE_TYPE in order["environment"]
             if is_cell and "container" not in order:
-                return {"exit_code": self._run_here(order)}
+                return self._run_cell(order)
             return self._run_in_folder(order)
         finally:
             _log_nowhere()
@@ -135,6 +136,20 @@ class Worker:
         finally:
             os.chdir("/")
             self._clear_folder()
+
+    def _run_cell(self, order: Document) -> Document:
+        """Runs a cell, whose receipt is left to the server to seal, if it offers that and is there to do it."""
+        seals: list[Seal] = []
+        if order.get("seals"):
+            self._warm["seals"] = seals
+        try:
+            code = self._run_here(order)
+        finally:
+            self._warm.pop("seals", None)
+        if seals and self._peer.poll(0):
+            failed = any(seal_all(seals))
+            return {"exit_code": int(ContainerExit.STORE_UNREACHABLE) if failed else code}
+        return {"exit_code": code, "seals": [(seal.part, seal.target, seal.others) for seal in seals]}
 
     def _run_here(self, order: Document) -> int:
         from batch_pipeline.container.entry import run_child

@@ -73,6 +73,7 @@ class WorkerProcess:
             "attempt": run.attempt,
             "log": log,
             "environment": own_environment(run),
+            "seals": True,
         }
         if spec.id != self._told:
             self._told = spec.id

@@ -10,6 +10,7 @@ number of calls is a promise of the planner.
 from __future__ import annotations
 
 import builtins
+import errno
 import json
 import os
 import threading
@@ -25,7 +26,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from batch_pipeline.wire import s3
+from batch_pipeline.wire import durable, s3
 from batch_pipeline.wire.errors import DiskFull, InvalidConfig, StoreFailed
 from batch_pipeline.wire.s3 import S3Access
 
@@ -146,9 +147,15 @@ class Store:
         return _entry(result.meta), self._pieces(key, result)
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes the object whole: a reader sees the old bytes or the new ones. Raises StoreFailed, DiskFull."""
+        """Writes the object whole: a reader sees the old bytes or the new ones. Raises StoreFailed, DiskFull.
+
+        It lasts: what is written after it is never there without it, be the power cut meanwhile.
+        """
         with self._call("put", key):
-            s3.insisting(lambda: obstore.put(self.backend, key, data))
+            if self.folder is not None:
+                durable.put(f"{self.folder}/{key}", data, synced=True)
+            else:
+                s3.insisting(lambda: obstore.put(self.backend, key, data))
 
     def put_json(self, key: str, value: Any) -> None:
         """Writes a JSON value, indented for people. Raises as `put`."""
@@ -161,6 +168,8 @@ class Store:
         made again and meets its own object: a small one is known by its bytes.
         """
         with self._call("put", key):
+            if self.folder is not None:
+                return durable.put_new(f"{self.folder}/{key}", data)
             try:
                 s3.insisting(lambda: obstore.put(self.backend, key, data, mode="create"))
             except AlreadyExistsError as error:
@@ -173,6 +182,9 @@ class Store:
     def put_file(self, key: str, path: Path) -> None:
         """Streams a file to the object; large ones go in parts. Raises as `put`."""
         with self._call("put", key):
+            if self.folder is not None:
+                durable.put_copy(f"{self.folder}/{key}", os.fspath(path), synced=True)
+                return
             part = s3.part_bytes(path.stat().st_size)
             s3.insisting(lambda: obstore.put(self.backend, key, path, chunk_size=part))
 
@@ -275,11 +287,12 @@ class Store:
             raise self._translated(key, error) from error
 
     def _translated(self, key: str, error: Exception) -> StoreFailed | DiskFull:
-        """Our error for one of obstore's."""
+        """Our error for one of obstore's or the system's."""
         url, text = self.url_of(key), str(error).split("\n", 1)[0]
-        if "os error 28" in str(error):
+        number = error.errno if isinstance(error, OSError) else None
+        if number in durable.NO_SPACE or "os error 28" in str(error):
             return DiskFull(f"No space is left for {url}. Free some and run the same command again.")
-        if "os error 13" in str(error):
+        if number == errno.EACCES or "os error 13" in str(error):
             return StoreFailed(f"{url} may not be read or written ({text}). Check the rights on the store.")
         known = s3.translated(url, error) if self._is_s3 else None
         return known or StoreFailed(f"{url}: {text}. Check that the store is there and reachable, and run again.")
@@ -296,7 +309,7 @@ def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
             key = f"{prefix}/{entry.name}"
             if entry.is_dir():
                 yield from _files_below(entry.path, key)
-            elif "#" not in entry.name or not entry.name.rpartition("#")[2].isdigit():
+            elif "#" not in entry.name or not durable.is_part(entry.name):
                 try:
                     yield key, entry.stat().st_size
                 except FileNotFoundError:

@@ -1,0 +1,78 @@
+"""Brings to the disk what attempts left, those that ended meanwhile together, so that small cells share the wait.
+
+An attempt whose outcome has seals has given its processor back and does not count as ended before its receipt has its
+name (`batch_pipeline.wire.durable`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from batch_pipeline.localbatch.engine import Run
+from batch_pipeline.localbatch.job import Outcome
+from batch_pipeline.wire.contract import ContainerExit
+from batch_pipeline.wire.durable import seal_all
+
+#: Seconds between the beginnings of two rounds. Whoever ends first does not wait, and many share the next one.
+ROUND_SECONDS = 0.02
+
+Ended = tuple[Run, Outcome]
+
+
+class Sealer:
+    """Seals in rounds, one after another, in a thread of its own; each outcome is then told."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, told: Callable[[Run, Outcome], None]) -> None:
+        self._loop = loop
+        self._told = told
+        self._thread = ThreadPoolExecutor(1, "seal")
+        self._waiting: list[Ended] = []
+        self._is_busy = False
+        self._next_round = 0.0
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        """Takes an outcome with seals."""
+        self._waiting.append((run, outcome))
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._is_busy or not self._waiting:
+            return
+        self._is_busy = True
+        self._loop.call_at(max(self._loop.time(), self._next_round), self._seal)
+
+    def _seal(self) -> None:
+        self._next_round = self._loop.time() + ROUND_SECONDS
+        batch, self._waiting = self._waiting, []
+        outcomes = self._loop.run_in_executor(self._thread, sealed, [outcome for _, outcome in batch])
+        outcomes.add_done_callback(lambda done: self._tell([run for run, _ in batch], done.result()))
+
+    def _tell(self, runs: Sequence[Run], outcomes: Sequence[Outcome]) -> None:
+        self._is_busy = False
+        for run, outcome in zip(runs, outcomes, strict=True):
+            self._told(run, outcome)
+        self._begin()
+
+    def close(self) -> None:
+        """Seals what waits. Its outcomes are in the journals of the workers."""
+        self._thread.shutdown()
+        sealed([outcome for _, outcome in self._waiting])
+
+
+def sealed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Seals what these attempts left, and returns how they ended: one whose receipt could not be sealed has failed."""
+    seals = [seal for outcome in outcomes for seal in outcome.seals]
+    errors = dict(zip(seals, seal_all(seals), strict=True))
+    ended = []
+    for outcome in outcomes:
+        why = next((error for seal in outcome.seals if (error := errors[seal])), None)
+        ended.append(replace(outcome, seals=()) if why is None else _unsealed(outcome, why))
+    return ended
+
+
+def _unsealed(outcome: Outcome, why: OSError) -> Outcome:
+    reason = f"StoreError: its results could not be brought to the disk: {why.strerror}"
+    return replace(outcome, seals=(), exit_code=int(ContainerExit.STORE_UNREACHABLE), reason=reason)
