@@ -2,8 +2,9 @@
 # Installs what the project needs and does nothing when it is there: `install.sh tools` the bioinformatics tools
 # (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
 # `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
-# of real containers, and strace for those of the disk, `install.sh databases` servers that speak DynamoDB's and CouchDB's API, for the tests of pools,
-# `install.sh crates` the validator of RO-Crates. Each says in one sentence what it cannot do.
+# of real containers, and strace for that of what reaches the disk, `install.sh databases` servers that speak DynamoDB's
+# and CouchDB's API, for the tests of pools, `install.sh crates` the validator of RO-Crates. Each says in one sentence
+# what it cannot do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -130,6 +130,7 @@ class Call:
             reference=settings.pipeline.reference,
             sources=self._sources(store),
             check_results=settings.pipeline.check_results,
+            share_steps=bool(self.options.get("share_steps")),
             argv=self.argv,
             description=settings.pipeline.description,
         )

@@ -161,6 +161,7 @@ def selection_options(steps: Completer, samples: Completer) -> list[click.Parame
         option("--failed", "The samples that failed or were cancelled last time.", is_flag=True),
         option("--force", "Run chosen cells even when they are done.", is_flag=True),
         option("--accept-code-changes", trust, is_flag=True),
+        option("--share-steps", "Another pipeline of the store may have steps of the same names.", is_flag=True),
     ]
 
 

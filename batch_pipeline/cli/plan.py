@@ -68,9 +68,13 @@ class _Details:
     def __init__(self, call: Call, request: Request, look: Look) -> None:
         self.payloads: list[Payload] | None = None
         from batch_pipeline.pipeline.review import code_problems, code_warnings
+        from batch_pipeline.run.owners import sharing_problem
 
         #: What would be refused: the code of the steps, and what AWS would not take.
         self.problems = code_problems(request.graph) if look.plan.jobs else []
+        if look.plan.jobs and not request.share_steps:
+            steps = {job.step for job in look.plan.jobs}
+            self.problems += filter(None, [sharing_problem(request.store, request.graph, steps)])
         self.warnings = code_warnings(request.graph) if look.plan.jobs else []
         self.estimate: Estimate | None = None
         if call.options.get("payloads"):

@@ -212,6 +212,13 @@ class Graph:
     #: Folder of the pipeline's file; the bundle's names are relative to it.
     root: Path
     nodes: tuple[Node, ...]
+    #: Name of the pipeline's file, without its suffix.
+    module: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What the pipeline is known by in a store that it may share with others: file and class."""
+        return f"{self.module}.{self.name}" if self.module else self.name
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -248,7 +255,8 @@ class Graph:
         _refuse_unknown(given, tasks)
         for node in nodes.values():
             _refuse_foreign(node, tasks)
-        return cls(name=workflow.__name__, root=root_of(workflow), nodes=_ordered(nodes))
+        file = file_of(workflow)
+        return cls(name=workflow.__name__, root=file.parent, nodes=_ordered(nodes), module=file.stem)
 
     @classmethod
     def of_reference(cls, workflow: type[WorkflowTask], params: Mapping[str, Any] | None = None) -> Graph:
@@ -260,7 +268,7 @@ class Graph:
         for port in builder.declared(Input):
             task.connected[port] = Source(files=(), column=port)
         node = _node(task, dict(params or {}))
-        return cls(name=workflow.__name__, root=root_of(workflow), nodes=(node,))
+        return cls(name=workflow.__name__, root=file_of(workflow).parent, nodes=(node,))
 
 
 def declared_params(workflow: type[WorkflowTask]) -> dict[str, Parameter]:
@@ -275,12 +283,12 @@ def declared_params(workflow: type[WorkflowTask]) -> dict[str, Parameter]:
     return found
 
 
-def root_of(workflow: type[WorkflowTask]) -> Path:
-    """Folder of the file that defines the pipeline."""
+def file_of(workflow: type[WorkflowTask]) -> Path:
+    """The file that defines the pipeline."""
     file = getattr(sys.modules[workflow.__module__], "__file__", None)
     if file is None:
         raise InvalidPipeline(f"{workflow.__name__} is not defined in a file; a pipeline lives in one, like main.py.")
-    return Path(file).resolve().parent
+    return Path(file).resolve()
 
 
 def _node(task: Task, given: Mapping[str, Any]) -> Node:

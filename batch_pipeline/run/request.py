@@ -31,6 +31,8 @@ class Request:
     reference_files: Mapping[str, str] = field(default_factory=dict)
     #: Whether a receipt whose result files are gone counts as none (one more listing).
     check_results: bool = False
+    #: Whether it is meant that another pipeline of the store has steps of the same names.
+    share_steps: bool = False
     argv: tuple[str, ...] = ()
     description: str = ""
 

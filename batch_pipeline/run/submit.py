@@ -28,6 +28,7 @@ from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, 
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.orders import read_orders
+from batch_pipeline.run.owners import own
 from batch_pipeline.run.provenance import ProvenanceReader
 from batch_pipeline.run.receipts import retire, with_retired
 from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_end, write_record
@@ -85,6 +86,8 @@ class Submitter:
         wanted = {job.step for job in self._plan.jobs}
         require_room(request.settings, definitions, wanted)
         check_all(self._plan, self._context)
+        if not request.reference_files:
+            own(store, request.graph, wanted, shared=request.share_steps)
         bundles.upload(bundle, store)
         told = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
         record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, told)

@@ -6,6 +6,7 @@
     receipts/{step}/{sample}/{fingerprint}.json       the only proof that a cell is done
     retired/{run_id}.json                             receipts that count for nothing since that run (`wire.retirement`)
     retired/{run_id}/{step}/{sample}.json             one that a job of that run found untrue
+    pipelines/{step}/{pipeline}.json                  there if that pipeline makes the step's cells (`run.owners`)
     logs/{run_id}/{step}/{sample}/{attempt}.log       and {attempt}.failure.json beside it when the attempt failed
     code/{sha256}.zip                                 bundles: deterministic, content-addressed
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
@@ -41,6 +42,7 @@ CHECKSUMS: Final = "SHA256SUMS"
 
 RECEIPTS: Final = "receipts/"
 RETIRED: Final = "retired/"
+OWNERS: Final = "pipelines/"
 REFERENCES: Final = "references/"
 RUNS: Final = "runs/"
 LIVE: Final = "live/"
@@ -89,6 +91,17 @@ def retired(run_id: str) -> str:
 def untrue(run_id: str, step: str, sample: str) -> str:
     """Key of the list with the one receipt that a job of a run, or whoever verified, found untrue."""
     return f"{RETIRED}{run_id}/{step}/{sample}.json"
+
+
+def owner(step: str, pipeline: str) -> str:
+    """Key of what says that a pipeline makes the cells of a step."""
+    return f"{OWNERS}{step}/{pipeline}.json"
+
+
+def owner_of(key: str) -> tuple[str, str]:
+    """Step and pipeline of an owner's key."""
+    step, _, name = key.removeprefix(OWNERS).partition("/")
+    return step, name.removesuffix(".json")
 
 
 def cell_of_receipt(key: str) -> tuple[str, str, str] | None:

@@ -121,6 +121,7 @@ def test_cancel_keeps_what_is_done(lab: Lab, gate: Path) -> None:
     until(lambda: ("words", "ann") in lab.receipts(), "ann is done")
 
     lab.run("cancel", "--yes")
+    until(lambda: not lab.json("status", code=None)["live_runs"], "the jobs have ended")
     gate.touch()
     lab.run()
 

@@ -291,3 +291,18 @@ def test_all_problems_of_a_list_are_told_at_once(lab: Lab) -> None:
     ran = lab.run(code=2)
 
     assert all(f"line {number}" in ran.err for number in (2, 3, 4))
+
+
+def test_a_second_pipeline_with_the_same_steps_is_told_so_by_plan_and_run(lab: Lab) -> None:
+    lab.run()
+    before = lab.receipts()
+    (lab.pipeline / lab.file).rename(lab.pipeline / "copied.py")
+    lab.file = "copied.py"
+    sentence = "has the steps 'lower', 'words', 'count', and so has chain."
+
+    assert sentence in lab.run("plan", "--force", code=1).err
+    assert sentence in lab.run("--force", code=2).err
+    assert lab.receipts() == before
+    assert "Nothing to do" in lab.run().out
+    lab.run("--force", "--share-steps")
+    assert sentence not in lab.run("plan", "--force").err

@@ -54,13 +54,14 @@ class Shorter(WorkflowTask):
 
 
 def shorter(store: Store, selection: Selection | None = None, *samples: str) -> Request:
+    chosen = selection or Selection()
     return request_of(
-        store, *samples, workflow=Shorter, graph=Graph.of(Shorter, {}), selection=selection or Selection()
+        store, *samples, workflow=Shorter, graph=Graph.of(Shorter, {}), selection=chosen, share_steps=True
     )
 
 
 def whole(store: Store) -> Request:
-    return request_of(store, workflow=Whole, graph=Graph.of(Whole, {}))
+    return request_of(store, workflow=Whole, graph=Graph.of(Whole, {}), share_steps=True)
 
 
 def undone(store: Store, stage: Stage) -> set[tuple[str, str]]:
