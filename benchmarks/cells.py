@@ -23,7 +23,7 @@ _Maker = Callable[[Path, int], Engine]
 _PeerMaker = Callable[[Path, int, Peers], Engine]
 
 #: Rounds after the first are for these: the ones that goals are about.
-_EVERY_ROUND = (engines.Ours.name, engines.Durable.name, engines.Xargs.name)
+_EVERY_ROUND = (engines.Ours.name, engines.Unsynced.name, engines.Durable.name, engines.Xargs.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class Result:
     samples: int
     build: Cost
     nothing: Cost
+    #: Nothing to do, with the results looked at; None: it does not know how.
+    checked: Cost | None
     rerun: Cost
     #: Results that are missing or wrong after the build, and after the rerun of 1 %.
     wrong_after_build: int
@@ -66,7 +68,7 @@ def main(*, samples: int, rounds: int, peers: bool, large: bool, results_folder:
 
 
 def _makers(peers: Peers, all_of_them: bool) -> list[_Maker]:
-    makers: list[_Maker] = [engines.Ours, engines.Durable, engines.Xargs]
+    makers: list[_Maker] = [engines.Ours, engines.Durable, engines.Xargs, engines.Unsynced]
     if all_of_them:
         makers += [engines.Make, engines.Luigi]
         installed: tuple[tuple[str, _PeerMaker], ...] = (("doit", engines.Doit), ("snakemake", engines.Snakemake))
@@ -102,6 +104,7 @@ def _one(engine: Engine) -> Result:
         build = _run(engine, log)
         wrong = engine.wrong()
         nothing = _run(engine, log)
+        checked = _run(engine, log, engine.checking()) if engine.checking() else None
         engine.forget(range(0, engine.samples, 100))
         rerun = _run(engine, log)
         wrong_again = engine.wrong()
@@ -112,6 +115,7 @@ def _one(engine: Engine) -> Result:
         samples=engine.samples,
         build=build,
         nothing=nothing,
+        checked=checked,
         rerun=rerun,
         wrong_after_build=wrong,
         wrong_after_rerun=wrong_again,
@@ -119,8 +123,8 @@ def _one(engine: Engine) -> Result:
     )
 
 
-def _run(engine: Engine, log: Path) -> Cost:
-    return run(engine.command(), folder=engine.folder, environment=engine.environment(), log=log)
+def _run(engine: Engine, log: Path, command: Sequence[str] = ()) -> Cost:
+    return run(command or engine.command(), folder=engine.folder, environment=engine.environment(), log=log)
 
 
 _HEADER = (
@@ -142,9 +146,21 @@ def report(title: str, results: Sequence[Result]) -> None:
     notes = [
         table.verdict(ratio, 1.5, "build <= 1.5 x the durable bound"),
         table.verdict(nothing, most, f"nothing to do <= {most} s"),
+        *_costs(ours, by_engine.get(engines.Unsynced.name, [])),
         f"load now {table.load()}",
     ]
     table.show(title, _HEADER, rows, notes=notes)
+
+
+def _costs(ours: Sequence[Result], unsynced: Sequence[Result]) -> Iterator[str]:
+    """What trust costs: waiting for the disk, and looking at the results."""
+    if unsynced:
+        wall = table.median(_ratios(ours, unsynced, lambda result: result.build.seconds))
+        cpu = table.median(_ratios(ours, unsynced, lambda result: result.build.cpu_seconds))
+        yield f"syncing: build {wall:.2f} x in time and {cpu:.2f} x in CPU of the same without syncs"
+    nothing = table.median(result.nothing.seconds for result in ours)
+    checked = table.median(result.checked.seconds for result in ours if result.checked)
+    yield f"checking: nothing to do {nothing:.3f} s, with --check-results {checked:.3f} s, {ours[0].cells:,} results"
 
 
 def _ratios(ours: Sequence[Result], others: Sequence[Result], figure: Callable[[Result], float]) -> list[float]:

@@ -51,6 +51,10 @@ class Engine:
         """The command that makes what is missing; the same for the first run and for reruns."""
         raise NotImplementedError
 
+    def checking(self) -> Sequence[str]:
+        """The command that does the same and looks at the results too; empty: there is none."""
+        return []
+
     def environment(self) -> Mapping[str, str]:
         """The command's variables."""
         return passed_environment()
@@ -99,6 +103,10 @@ class Ours(Engine):
             *("--sample-list-file", "samples.txt", "--store", str(self.folder / "store")),
         ]
 
+    def checking(self) -> Sequence[str]:
+        """See `Engine.checking`."""
+        return [*self.command(), "--check-results"]
+
     def environment(self) -> Mapping[str, str]:
         """See `Engine.environment`."""
         return {
@@ -130,6 +138,18 @@ class Ours(Engine):
         from batch_pipeline.localbatch.client import stop
 
         stop(self.state)
+
+
+class Unsynced(Ours):
+    """The same, but nothing waits for the disk."""
+
+    name = "without syncs"
+    notes = "batch_pipeline with `copies/unsynced`"
+
+    def environment(self) -> Mapping[str, str]:
+        """See `Engine.environment`."""
+        environment = super().environment()
+        return {**environment, "PYTHONPATH": f"{_HERE / 'copies' / 'unsynced'}:{environment['PYTHONPATH']}"}
 
 
 class Durable(Engine):

@@ -25,7 +25,7 @@ def test_every_engine_makes_all_results_and_again_those_that_were_taken_away(tmp
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results" / "cells.json").read_text())["results"]
-    assert {one["engine"] for one in results} == {"batch_pipeline", "durable bound", "xargs -P2"}
+    assert {one["engine"] for one in results} == {"batch_pipeline", "durable bound", "xargs -P2", "without syncs"}
     for one in results:
         assert one["wrong_after_build"] == one["wrong_after_rerun"] == 0
         assert one["build"]["cpu_seconds"] > 0
