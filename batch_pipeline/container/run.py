@@ -145,7 +145,7 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path |
     """
 
     def start() -> int:
-        with _working_in(folder):
+        with processes.working_in(folder):
             try:
                 return os.posix_spawn(
                     command[0],
@@ -244,17 +244,3 @@ def _wait(leader: int, signals: Signals) -> Ended:
         peak_memory_bytes=usage.peak_memory_bytes,
         cpu_seconds=round(usage.cpu_seconds, 3),
     )
-
-
-@contextmanager
-def _working_in(folder: Path | None) -> Iterator[None]:
-    if folder is None:
-        yield
-        return
-    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.chdir(folder)
-        yield
-    finally:
-        os.fchdir(before)
-        os.close(before)

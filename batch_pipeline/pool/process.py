@@ -46,7 +46,7 @@ class Commands:
     def start(self, command: Sequence[str], environment: Mapping[str, str], *, log: int, folder: str = "") -> Process:
         """Starts a command, its output in a file. Raises OSError when it cannot be started."""
         mark = processes.numbered(self._mark, next(self._numbers))
-        with _working_in(folder), processes.marking(Limit.TASK, mark):
+        with processes.working_in(folder), processes.marking(Limit.TASK, mark):
             group = os.posix_spawnp(
                 command[0],
                 list(command),
@@ -117,17 +117,3 @@ class Process:
         status = self._commands.reap(self)
         os.close(self.descriptor)
         return os.waitstatus_to_exitcode(status)
-
-
-@contextmanager
-def _working_in(folder: str) -> Iterator[None]:
-    if not folder:
-        yield
-        return
-    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.chdir(folder)
-        yield
-    finally:
-        os.fchdir(before)
-        os.close(before)

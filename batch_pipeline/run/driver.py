@@ -24,7 +24,6 @@ from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.beyond import reading_beyond
-from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.history import Happened, append_if_possible
 from batch_pipeline.run.interrupts import pause
@@ -49,7 +48,7 @@ from batch_pipeline.run.verdict import (
     past_failures,
     write_failed,
 )
-from batch_pipeline.run.watch import Watch, already_done
+from batch_pipeline.run.watch import Watch, watching
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import (
@@ -340,16 +339,13 @@ class Driver:
         self._watch(found, jobs).until_over(Together(self._hearers(listener)))
 
     def _watch(self, found: Look, jobs: Sequence[Submission]) -> Watch:
-        already = already_done(found.plan, found.inventory.live, found.live)
-        settings = self._request.settings.watch
-        return Watch(
+        return watching(
             found.plan,
             self.backend,
             jobs,
-            already=already,
-            poll_seconds=settings.poll_seconds,
-            dwell_seconds=settings.dwell_seconds,
-            diagnose=lambda job: diagnose(self.backend, job),
+            live=found.inventory.live,
+            runs=found.live,
+            settings=self._request.settings.watch,
             sleep=self._sleep,
             clock=self._clock,
         )

@@ -19,7 +19,6 @@ from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Sele
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
-from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.driver import Interrupted
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs, submissions
@@ -31,7 +30,7 @@ from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.status import Status, failed_before, resting, retired_notes, waiting_notes
 from batch_pipeline.run.verdict import final_progress, judge, write_failed
-from batch_pipeline.run.watch import Watch, already_done
+from batch_pipeline.run.watch import Watch, watching
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, Store
@@ -184,17 +183,8 @@ def _close(store: Store, found: Recorded, reader: Reader, jobs: Sequence[Submiss
 
 def _watch(reader: Reader, found: Recorded) -> Watch:
     jobs = [item for run in found.live if not run.over for item in run.submissions]
-    already = already_done(found.plan, found.jobs, found.live)
     settings = reader.settings.watch
-    return Watch(
-        found.plan,
-        reader.backend,
-        jobs,
-        already=already,
-        poll_seconds=settings.poll_seconds,
-        dwell_seconds=settings.dwell_seconds,
-        diagnose=lambda job: diagnose(reader.backend, job),
-    )
+    return watching(found.plan, reader.backend, jobs, live=found.jobs, runs=found.live, settings=settings)
 
 
 def _unasked(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:

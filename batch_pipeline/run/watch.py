@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
+from batch_pipeline.config import WatchSettings
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
+from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.events import Listener, StepProgress
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, Submission, queued
@@ -182,6 +184,31 @@ class Watch:
         ended = sum(step.done + step.failures for step in progress.values())
         left = elapsed * moving / ended if ended else elapsed
         return min(self._longest, max(SHORTEST, min(left / 4, elapsed / 8)))
+
+
+def watching(
+    plan: Plan,
+    backend: Backend,
+    jobs: Sequence[Submission],
+    *,
+    live: Sequence[LiveJob],
+    runs: Sequence[LiveRun],
+    settings: WatchSettings,
+    sleep: Callable[[float], None] = pause,
+    clock: Callable[[], float] = time.monotonic,
+) -> Watch:
+    """The watch over jobs as the settings want it; `live` and `runs` are what was live when the plan was made."""
+    return Watch(
+        plan,
+        backend,
+        jobs,
+        already=already_done(plan, live, runs),
+        poll_seconds=settings.poll_seconds,
+        dwell_seconds=settings.dwell_seconds,
+        diagnose=lambda job: diagnose(backend, job),
+        sleep=sleep,
+        clock=clock,
+    )
 
 
 def already_done(plan: Plan, live: Sequence[LiveJob], runs: Sequence[LiveRun]) -> dict[str, int]:

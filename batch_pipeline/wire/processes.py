@@ -133,6 +133,21 @@ def is_marked() -> bool:
 
 
 @contextmanager
+def working_in(folder: str | os.PathLike[str] | None) -> Iterator[None]:
+    """While it lasts, this process works in a folder, if there is one; it may have come from a removed one."""
+    if not folder:
+        yield
+        return
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chdir(folder)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+@contextmanager
 def marking(limit: Limit, mark: int) -> Iterator[None]:
     """While it lasts, what this process starts gets a mark; the process itself keeps its own."""
     if not mark:
