@@ -7,7 +7,7 @@ what is there when it has ended.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -59,10 +59,15 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
     )
 
 
-def all_receipts(store: Store, prefix: str = layout.RECEIPTS) -> list[Receipt]:
-    """The newest receipt that counts of every cell below a prefix of the receipts, by step and sample."""
+def all_receipts(
+    store: Store, prefix: str = layout.RECEIPTS, *, damaged: Callable[[str], object] | None = None
+) -> list[Receipt]:
+    """The newest receipt that counts of every cell below a prefix of the receipts, by step and sample.
+
+    `damaged` as for `read_receipts`.
+    """
     keys = [key for cell_keys in _listed(store, read_retirements(store), prefix).values() for key in cell_keys]
-    return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
+    return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys, damaged=damaged)).items())]
 
 
 def receipt_of(store: Store, step: str, sample: str) -> Receipt | None:
@@ -86,10 +91,15 @@ def maker_of(store: Store, key: str) -> Cell | None:
     return None
 
 
-def read_receipts(store: Store, keys: Sequence[str]) -> Iterator[Receipt]:
-    """The receipts at these keys, those that went meanwhile left out. Raises StoreFailed for a damaged one."""
+def read_receipts(
+    store: Store, keys: Sequence[str], *, damaged: Callable[[str], object] | None = None
+) -> Iterator[Receipt]:
+    """The receipts at these keys, those that went meanwhile left out.
+
+    The keys of damaged ones are told to `damaged`; without it they raise StoreFailed.
+    """
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="receipts") as pool:
-        for receipt in pool.map(lambda key: _read(store, key), keys):
+        for receipt in pool.map(lambda key: _read(store, key, damaged), keys):
             if receipt is not None:
                 yield receipt
 
@@ -100,12 +110,15 @@ def read_checksums(text: str) -> dict[str, str]:
     return {words[1].strip().removeprefix("*"): words[0] for words in lines if len(words) == 2}
 
 
-def _read(store: Store, key: str) -> Receipt | None:
+def _read(store: Store, key: str, damaged: Callable[[str], object] | None) -> Receipt | None:
     try:
         return Receipt.from_json(json.loads(store.get(key)))
     except NotInStore:
         return None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
+        if damaged is not None:
+            damaged(key)
+            return None
         raise StoreFailed(
             f"The receipt {store.url_of(key)} cannot be read ({error}). Remove it, and run its cell again."
         ) from error

@@ -62,7 +62,7 @@ def promises_of_run(store: Store, run: RunRecord) -> list[Promise]:
 
 def all_promises(store: Store) -> list[Promise]:
     """Those of every receipt in the store."""
-    return _of_receipts(all_receipts(store))
+    return _all_below(store, layout.RECEIPTS)
 
 
 def promises_below(store: Store, key: str) -> list[Promise]:
@@ -73,12 +73,12 @@ def promises_below(store: Store, key: str) -> list[Promise]:
     if head == layout.RELEASE.rstrip("/"):
         found = _of_release(store, key)
     elif head in ("results", "cohort") and len(parts) == 1:
-        found = _of_receipts(all_receipts(store, layout.step_receipts(parts[0])))
+        found = _all_below(store, layout.step_receipts(parts[0]))
     elif head in ("results", "cohort") and not parts:
         found = all_promises(store)
     else:
         found = _of_cell(store, key, head, parts)
-    chosen = [promise for promise in found if promise.key == key or promise.key.startswith(f"{key}/")]
+    chosen = [one for one in found if one.key in (key, one.witness) or one.key.startswith(f"{key}/")]
     if not chosen:
         raise InvalidUse(f"No receipt in {store.url} vouches for {key}. Name a file or folder below results/.")
     return chosen
@@ -105,6 +105,9 @@ def verify(store: Store, promises: Sequence[Promise]) -> Iterator[Checked]:
 
 def check(store: Store, promise: Promise) -> Checked:
     """Reads one file. Raises StoreFailed when the store cannot be read."""
+    if promise.key == promise.witness:
+        damaged = promise in _promises_at(store, promise.key)
+        return Checked(promise=promise, problem="It cannot be read, and vouches for nothing." if damaged else "")
     digest, size = hashlib.sha256(), 0
     try:
         _, pieces = store.stream(promise.key)
@@ -151,7 +154,21 @@ def repair(store: Store, found: Sequence[Checked]) -> list[str]:
 
 
 def _promises_at(store: Store, key: str) -> list[Promise]:
-    return _of_receipts(list(read_receipts(store, [key])))
+    damaged: list[str] = []
+    promises = _of_receipts(list(read_receipts(store, [key], damaged=damaged.append)))
+    return promises + [_of_damaged(key) for key in damaged]
+
+
+def _all_below(store: Store, prefix: str) -> list[Promise]:
+    """Those of all receipts below a prefix of the receipts, damaged ones last."""
+    damaged: list[str] = []
+    promises = _of_receipts(all_receipts(store, prefix, damaged=damaged.append))
+    return promises + [_of_damaged(key) for key in sorted(damaged)]
+
+
+def _of_damaged(key: str) -> Promise:
+    """That a receipt can be read."""
+    return Promise(key=key, sha256="", size_bytes=None, witness=key)
 
 
 def _of_receipts(receipts: Sequence[Receipt]) -> list[Promise]:

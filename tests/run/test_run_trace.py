@@ -316,6 +316,22 @@ def test_what_is_repaired_is_not_done_any_more(store: Store, made: Maker) -> Non
     assert repair(store, list(verify(store, all_promises(store)))) == []
 
 
+def test_a_receipt_that_cannot_be_read_is_named_and_repaired(store: Store, made: Maker) -> None:
+    before = counting(store)
+    key = layout.receipt("count", "bob", print_of(store, "count", "bob"))
+    store.put(key, store.get(key)[:-10])
+
+    (bad,) = [checked for checked in verify(store, all_promises(store)) if checked.problem]
+
+    assert bad.promise.key == key
+    assert bad.problem == "It cannot be read, and vouches for nothing."
+    assert [checked.problem for checked in verify(store, promises_below(store, "results/upper"))] == [""] * 3
+    assert bad in list(verify(store, promises_below(store, "results")))
+    assert repair(store, [bad]) == [key]
+    assert before - counting(store) == {("count", "bob")}
+    assert not problems(store, all_promises(store))
+
+
 def test_a_receipt_that_was_replaced_since_is_not_retired(store: Store, made: Maker) -> None:
     key = "results/count/bob/count.txt"
     data = store.get(key)
