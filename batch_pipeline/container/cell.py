@@ -291,7 +291,7 @@ class Attempt:
 
     def _write_log(self) -> None:
         key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.place.attempt)
-        self.files.write(key, self.log.tail())
+        self.files.write(key, self.log.tail(), synced=False)
 
     def _record_failure(self) -> None:
         """Leaves the log and the record of the failure; what cannot be left is said to the log."""

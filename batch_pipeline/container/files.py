@@ -78,8 +78,8 @@ class Files(Protocol):
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`; fewer at the object's end."""
 
-    def write(self, key: str, data: bytes) -> None:
-        """Writes the object whole: a reader sees the old bytes or the new ones."""
+    def write(self, key: str, data: bytes, *, synced: bool = True) -> None:
+        """Writes the object whole: a reader sees the old bytes or the new ones; after a power cut too, if `synced`."""
 
     def write_last(self, key: str, data: bytes, others: Sequence[str]) -> Seal | None:
         """Writes an object that vouches for others: after a power cut it is there only if these are.
@@ -146,10 +146,10 @@ class FolderFiles:
         except OSError as error:
             raise self._translated(key, error) from error
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, synced: bool = True) -> None:
         """See `Files.write`."""
         try:
-            put(self._path(key), data)
+            put(self._path(key), data, synced=synced)
         except OSError as error:
             raise self._translated(key, error) from error
 
@@ -290,7 +290,7 @@ class ObjectFiles:
         """See `Files.read_range`."""
         return self._patiently(lambda: self._store.get_range(key, start, length))
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes, *, synced: bool = True) -> None:
         """See `Files.write`."""
         self._patiently(lambda: self._store.put(key, data))
 

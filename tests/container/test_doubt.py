@@ -161,10 +161,10 @@ def test_what_cannot_be_noted_is_told_with_what_to_do(workshop: Workshop, monkey
     kind = FolderFiles if workshop.store.folder else ObjectFiles
     write = kind.write
 
-    def refusing(files: Any, key: str, data: bytes) -> None:
+    def refusing(files: Any, key: str, data: bytes, **options: Any) -> None:
         if key.startswith(layout.RETIRED):
             raise StoreFailed("The role may not.")
-        write(files, key, data)
+        write(files, key, data, **options)
 
     monkeypatch.setattr(kind, "write", refusing)
     assert workshop.live(environment) == 66

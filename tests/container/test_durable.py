@@ -129,6 +129,16 @@ def test_a_receipt_that_waits_never_takes_the_place_of_a_successors(folder_works
     assert receipt.attempt == 2
 
 
+def test_what_planners_read_is_synced_and_a_log_is_not(
+    folder_workshop: Workshop, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", durable._sync_file)
+    environment = folder_workshop.script("#!/bin/sh\nexit 3\n")
+    synced.clear()
+    assert folder_workshop.live(environment) == 3
+    assert [call.partition("#")[0] for call in synced] == ["file 1.failure.json", "file s1"]
+
+
 def test_an_older_receipt_is_gone_for_good_before_results_change(
     folder_workshop: Workshop, synced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
