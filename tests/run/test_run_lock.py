@@ -285,14 +285,17 @@ def test_releasing_again_does_not_bring_back_a_record_that_another_removed(
     assert [entry.key for entry in store.list("driver")] == ["driver/000000000002.json"]
 
 
-def test_the_record_names_the_holder_and_no_secret(lock: Callable[[], DriverLock], store: Store) -> None:
+def test_the_record_names_the_holder_and_no_secret(
+    lock: Callable[[], DriverLock], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
     lock().take()
 
     (record,) = records(store)
 
     assert set(record) == {"released", "expires_at", "format", "host", "user", "pid", "boot", "birth"}
     assert record["format"] == 1
-    assert record["user"] == getpass.getuser()
+    assert record["user"] == "ada"
 
 
 def test_a_user_without_a_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
