@@ -29,6 +29,7 @@ STORES_OWN: Final = frozenset(
         "references",
         "receipts",
         "retired",
+        "pipelines",
         "logs",
         "code",
         "runs",
