@@ -65,6 +65,8 @@ class CommandOption(click.Option):
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """`section.key` -> value of the options that were given, for `load_settings`."""
     found = {name.replace("__", ".", 1): value for name, value in values.items() if "__" in name and value is not None}
+    if found.get("store.url") == "":
+        raise click.BadParameter("it names no store; a variable may be empty.", param_hint="--store")
     for option, section in (("tag", "tags"), ("param", "params")):
         for pair in values.get(option) or ():
             key, equals, value = pair.partition("=")

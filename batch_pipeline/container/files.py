@@ -42,7 +42,7 @@ class Link:
             now = None
         if now is None or (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.modified_ns):
             raise InvalidOutput(
-                f"The step changed its input {self.target}, which belongs to the store. Inputs are read-only: let the "
+                f"The step changed its input {self.target}. Inputs are read-only, and those of other cells: let the "
                 "step work on a copy, and run the same command again: if a step made that input, it makes it again."
             )
 
@@ -122,7 +122,7 @@ class FolderFiles:
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
-        self._folder = os.fspath(folder)
+        self._folder = os.fspath(folder).rstrip("/")
 
     def url_of(self, key: str) -> str:
         """See `Files.url_of`."""
@@ -234,6 +234,9 @@ class FolderFiles:
         try:
             if not move or not renamed(os.fspath(path), target):
                 copy(os.fspath(path), target)
+        except IsADirectoryError as error:
+            remedy = "Remove it and run the same command again."
+            raise StoreFailed(f"{self.url_of(key)} is a folder, where a file has to be. {remedy}") from error
         except OSError as error:
             raise self._translated(key, error) from error
 

@@ -243,6 +243,7 @@ def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoin
     # For jobs that bring no toolchain of their own, and no secrets.
     toolchain = Toolchain.of_this_process()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    earlier_bytes = os.fstat(descriptor).st_size
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "batch_pipeline.localbatch", "--state", str(state), "--foreground", *arguments],
@@ -255,7 +256,7 @@ def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoin
         )
     finally:
         os.close(descriptor)
-    return _await(state, process, log)
+    return _await(state, process, log, earlier_bytes)
 
 
 def _require_space(state: Path) -> None:
@@ -267,7 +268,8 @@ def _require_space(state: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _await(state: Path, process: subprocess.Popen[bytes], log: Path) -> Endpoint:
+def _await(state: Path, process: subprocess.Popen[bytes], log: Path, earlier_bytes: int) -> Endpoint:
+    """The server when it answers. Raises BackendFailed with what it said, which is not what earlier ones did."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         record = read_record(state)
@@ -279,7 +281,7 @@ def _await(state: Path, process: subprocess.Popen[bytes], log: Path) -> Endpoint
             break
         time.sleep(_POLL_SECONDS)
     _require_space(state)
-    tail = log.read_text(errors="replace")[-2000:].strip()
+    tail = log.read_bytes()[earlier_bytes:].decode(errors="replace")[-2000:].strip()
     raise BackendFailed(
         f"The embedded Batch of {state} did not start: {tail or 'it said nothing'}. Its log is {log}; "
         "correct the cause and try again."

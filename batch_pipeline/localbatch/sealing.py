@@ -32,6 +32,7 @@ class Sealer:
         self._waiting: list[Ended] = []
         self._is_busy = False
         self._next_round = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def add(self, run: Run, outcome: Outcome) -> None:
         """Takes an outcome with seals."""
@@ -42,7 +43,7 @@ class Sealer:
         if self._is_busy or not self._waiting:
             return
         self._is_busy = True
-        self._loop.call_at(max(self._loop.time(), self._next_round), self._seal)
+        self._timer = self._loop.call_at(max(self._loop.time(), self._next_round), self._seal)
 
     def _seal(self) -> None:
         self._next_round = self._loop.time() + ROUND_SECONDS
@@ -58,6 +59,8 @@ class Sealer:
 
     def close(self) -> None:
         """Seals what waits. Its outcomes are in the journals of the workers."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._thread.shutdown()
         sealed([outcome for _, outcome in self._waiting])
 

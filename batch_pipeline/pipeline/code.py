@@ -19,13 +19,13 @@ from batch_pipeline.wire.errors import InvalidPipeline
 
 def entry_of(step_class: type[Step], root: Path) -> str:
     """`package.module:Class` as the container imports it from the bundle."""
-    module = _module_file(step_class, root).relative_to(root).with_suffix("")
+    module = module_file(step_class, root).relative_to(root).with_suffix("")
     return f"{'.'.join(module.parts)}:{step_class.__qualname__}"
 
 
 def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
     """The step's files, relative to the root, sorted. Raises InvalidPipeline for one that is missing or outside."""
-    module = _module_file(step_class, root)
+    module = module_file(step_class, root)
     found = _local_imports(module, root)
     if isinstance(step_class.files, str):
         place, names = place_of(step_class, "files"), (step_class.files,)
@@ -47,7 +47,7 @@ def script_of(step_class: type[Step], root: Path) -> str:
     """The script's name in the bundle, or empty."""
     if not step_class.script:
         return ""
-    script = os.path.normpath(_module_file(step_class, root).parent / step_class.script)
+    script = os.path.normpath(module_file(step_class, root).parent / step_class.script)
     return str(Path(script).relative_to(root))
 
 
@@ -100,7 +100,8 @@ def _assigned(statement: ast.stmt) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _module_file(step_class: type[Step], root: Path) -> Path:
+def module_file(step_class: type[Step], root: Path) -> Path:
+    """The file that defines the step. Raises InvalidPipeline for one outside of the root."""
     file = Path(inspect.getfile(step_class)).resolve()
     if not file.is_relative_to(root):
         raise InvalidPipeline(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, parsed, place_of, script_of
+from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
 from batch_pipeline.pipeline.step import Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
@@ -48,6 +48,7 @@ def code_problems(graph: Graph) -> list[str]:
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (wrong_kinds, _texts_for_ports, _shared_files, _not_importable)
     found = [problem for step in classes for check in checks for problem in check(step)]
+    found += [problem for step in classes for problem in _not_named(step, graph.root)]
     return found + [problem for step in classes for problem in _not_startable(step, graph.root)]
 
 
@@ -108,6 +109,15 @@ def _not_importable(step: type[Step]) -> Iterator[str]:
         yield (
             f"{place_of(step)}: {step.__name__} is not at the top level of its module, from where containers import it"
             " by its name. Define it outside of functions, classes and `if __name__`."
+        )
+
+
+def _not_named(step: type[Step], root: Path) -> Iterator[str]:
+    file = module_file(step, root)
+    if "." in file.stem or "\\" in file.name:
+        yield (
+            f"{place_of(step)}: containers cannot import {step.__name__} from a file named {file.name}. Rename it:"
+            " no dots and backslashes before .py."
         )
 
 

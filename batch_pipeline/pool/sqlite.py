@@ -12,12 +12,13 @@ A connection must not be used on both sides of a fork; threads of one process ma
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from threading import RLock
@@ -100,6 +101,9 @@ class SqliteRows:
         self.name = str(path)
         self._lock = RLock()
         self._depth = 0
+        # SQLite itself would give nobody but its owner the right to write, whatever the umask.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
         with self._translated():
             self._connection = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -140,7 +144,10 @@ class SqliteRows:
         try:
             yield
         except sqlite3.Error as error:
-            raise PoolFailed(f"The pool {self.name} could not be used: {error}.") from error
+            remedy = ""
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                remedy = " You need the right to write to it and to its folder."
+            raise PoolFailed(f"The pool {self.name} could not be used: {error}.{remedy}") from error
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Row]:
         with self._lock, self._translated():

@@ -23,6 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import CodeType, ModuleType
 
+from batch_pipeline.wire.durable import make_folder
+
 #: `luigi` carries the scheduler and the set-up, `luigi-interface` all else of Luigi, the third sciluigi's audit.
 LOGGERS = ("luigi", "luigi-interface", "sciluigi-interface")
 
@@ -109,7 +111,7 @@ def logged(folder: Path | None) -> Iterator[None]:
     """
     handler: logging.Handler = logging.NullHandler()
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(os.fspath(folder), synced=True)
         handler = logging.FileHandler(folder / "luigi.log", encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     _takeover.add(handler)

@@ -13,6 +13,7 @@ Only the coat imports this module: it needs Luigi, which takes a fifth of a seco
 
 from __future__ import annotations
 
+import os
 import types
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from luigi.worker import Worker
 
 from batch_pipeline.pipeline.step import Output, Parameter, Step
 from batch_pipeline.pipeline.workflow import WorkflowTask
+from batch_pipeline.wire.durable import make_folder
 
 # sciluigi's own two parameters would fill the scheduler's page with each other's repr.
 _HIDDEN: dict[str, Any] = {"significant": False, "visibility": ParameterVisibility.PRIVATE}
@@ -175,7 +177,7 @@ class CoatedWorkflow(sciluigi.WorkflowTask):  # type: ignore[misc]
     def get_auditdirpath(self) -> str:
         """See `sciluigi.WorkflowTask.get_auditdirpath`."""
         folder = self.folder / f".audit_{self._wfstart}"
-        folder.mkdir(parents=True, exist_ok=True)  # sciluigi sleeps up to a second when it is not there
+        make_folder(os.fspath(folder), synced=True)  # sciluigi sleeps up to a second when it is not there
         return str(folder)
 
     def get_auditlogpath(self) -> str:

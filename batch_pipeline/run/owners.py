@@ -35,8 +35,7 @@ def own(store: Store, graph: Graph, steps: Collection[str], *, shared: bool) -> 
 def _owners(store: Store, graph: Graph, steps: Collection[str]) -> dict[str, list[str]]:
     """Step -> the pipelines that have it, in the order of the graph."""
     found: dict[str, list[str]] = {step: [] for step in graph.names if step in steps}
-    for key in store.keys(layout.OWNERS):
-        step, owner = layout.owner_of(key)
+    for step, owner in filter(None, map(layout.owner_of, store.keys(layout.OWNERS))):
         if step in found:
             found[step].append(owner)
     return found

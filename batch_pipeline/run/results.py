@@ -7,7 +7,7 @@ what is there when it has ended.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +66,12 @@ def all_receipts(
 
     `damaged` as for `read_receipts`.
     """
-    keys = [key for cell_keys in _listed(store, read_retirements(store), prefix).values() for key in cell_keys]
+    standing = standing_receipts(store, read_retirements(store), prefix)
+    if damaged is not None:
+        for _, keys in _keys_of(standing.damaged):
+            for key in keys:
+                damaged(key)
+    keys = [key for _, cell_keys in _keys_of(standing.counting) for key in cell_keys]
     return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys, damaged=damaged)).items())]
 
 
@@ -126,11 +131,13 @@ def _read(store: Store, key: str, damaged: Callable[[str], object] | None) -> Re
 
 def _listed(store: Store, retirements: Retirements, prefix: str) -> dict[Cell, list[str]]:
     """Cell -> keys of its receipts that count."""
-    return {
-        (step, sample): [layout.receipt(step, sample, fingerprint) for fingerprint in prints]
-        for step, samples in standing_receipts(store, retirements, prefix).counting.items()
-        for sample, prints in samples.items()
-    }
+    return dict(_keys_of(standing_receipts(store, retirements, prefix).counting))
+
+
+def _keys_of(receipts: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[tuple[Cell, list[str]]]:
+    for step, samples in receipts.items():
+        for sample, prints in samples.items():
+            yield (step, sample), [layout.receipt(step, sample, fingerprint) for fingerprint in prints]
 
 
 def _newest(receipts: Iterator[Receipt]) -> dict[Cell, Receipt]:

@@ -43,6 +43,8 @@ class Promise:
     size_bytes: int | None
     #: Key of the receipt or of the checksums.
     witness: str
+    #: `Store.version` of the file as it was made, if that is known: while it has it, readers do not look at its bytes.
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +130,17 @@ def check(store: Store, promise: Promise) -> Checked:
 def repair(store: Store, found: Sequence[Checked]) -> list[str]:
     """Retires the receipts of files that are not what they say, so that the next run makes them again.
 
+    So it does for cells that read a file which has other bytes at the size that it should have: in a folder they may
+    have been misled, and their own receipts cannot tell. These must run, whatever the file is like when it was made
+    again.
+
     Each receipt is retired as it stands beside the files while they are read once more: one that was replaced meanwhile
     stays. Returns the keys of those retired. A release is no run's to repair.
     """
     receipts: dict[str, list[tuple[str, str, str, bool]]] = {}
     references: dict[str, str] = {}
     retired = []
+    misleading: set[str] = set()
     for key in sorted({one.promise.witness for one in found if one.problem}):
         cell = layout.cell_of_receipt(key)
         version = store.version(store.head(key)) if cell and key.startswith(layout.RECEIPTS) else ""
@@ -143,14 +150,30 @@ def repair(store: Store, found: Sequence[Checked]) -> list[str]:
             continue
         step, sample, fingerprint = cell
         receipts.setdefault(step, []).append((sample, fingerprint, version, False))
+        misleading |= {one.key for one in _promises_at(store, key) if _misleads(store, one)}
         if any(one.key.startswith(layout.REFERENCES) for one in _promises_at(store, key)):
             references[sample] = step
+        retired.append(key)
+    for receipt in all_receipts(store, damaged=lambda key: None) if misleading else ():
+        key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
+        if misleading.isdisjoint(record.key for record in receipt.inputs) or key in retired:
+            continue
+        version = store.version(store.head(key))
+        receipts.setdefault(receipt.step, []).append((receipt.sample, receipt.fingerprint, version, True))
         retired.append(key)
     if retired:
         run_id = new_run_id()
         noted = Retirement(run_id=run_id, receipts=receipts, references=references, untrue=True)
         store.put(layout.retired(run_id), noted.to_bytes())
     return retired
+
+
+def _misleads(store: Store, promise: Promise) -> bool:
+    """Whether a file has other bytes, and nothing else about it would have shown that to whoever read it."""
+    found = check(store, promise)
+    if store.folder is None or not found.problem or found.size_bytes != promise.size_bytes:
+        return False
+    return promise.version in ("", store.version(store.head(promise.key)))
 
 
 def _promises_at(store: Store, key: str) -> list[Promise]:
@@ -177,7 +200,13 @@ def _of_receipts(receipts: Sequence[Receipt]) -> list[Promise]:
 
 def _promise(receipt: Receipt, output: FileRecord) -> Promise:
     witness = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
-    return Promise(key=output.key, sha256=output.sha256, size_bytes=output.size_bytes, witness=witness)
+    return Promise(
+        key=output.key,
+        sha256=output.sha256,
+        size_bytes=output.size_bytes,
+        witness=witness,
+        version=output.etag,
+    )
 
 
 def _of_cell(store: Store, key: str, head: str, parts: Sequence[str]) -> list[Promise]:

@@ -105,13 +105,15 @@ def sync(paths: Iterable[str]) -> None:
 
 
 def make_folder(path: str, mode: int = 0o777, *, synced: bool = False) -> None:
-    """Makes a folder that most often is not there, in one that most often is. One that is there is no error.
+    """Makes a folder that most often is not there, in one that most often is. One that is there is no error, a file is.
 
     It has the rights `mode` that the umask leaves, and so have the folders above it that are made.
     """
     try:
         os.mkdir(path, mode)
     except FileExistsError:
+        if not os.path.isdir(path):
+            raise
         return
     except FileNotFoundError:
         make_folder(os.path.dirname(path), mode, synced=synced)
@@ -184,10 +186,11 @@ def _forget(part: str) -> None:
 
 def _folders(path: str, root: str) -> Iterable[str]:
     """The folders of a file up to `root`, the nearest first: each may be as new as the file."""
-    folder = os.path.dirname(path)
-    while len(folder) >= len(root):
+    folder, root = os.path.dirname(path), root or "/"
+    while len(folder) > len(root):
         yield folder
         folder = os.path.dirname(folder)
+    yield root
 
 
 def _sealed(one: Seal) -> OSError | None:

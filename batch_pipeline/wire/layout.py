@@ -98,10 +98,10 @@ def owner(step: str, pipeline: str) -> str:
     return f"{OWNERS}{step}/{pipeline}.json"
 
 
-def owner_of(key: str) -> tuple[str, str]:
-    """Step and pipeline of an owner's key."""
+def owner_of(key: str) -> tuple[str, str] | None:
+    """Step and pipeline of an owner's key; None for any other key."""
     step, _, name = key.removeprefix(OWNERS).partition("/")
-    return step, name.removesuffix(".json")
+    return (step, name.removesuffix(".json")) if name.endswith(".json") and "/" not in name else None
 
 
 def cell_of_receipt(key: str) -> tuple[str, str, str] | None:

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 FORMAT = 1
+T = TypeVar("T")
+
+
+#: What others reckon or compare with must be of these types.
+_OF_FILES: Mapping[str, type] = {"port": str, "key": str, "size_bytes": int, "sha256": str, "etag": str}
+_OF_ATTEMPTS: Mapping[str, type] = {
+    **dict.fromkeys(("run_id", "step", "sample", "fingerprint", "started_at", "stopped_at", "outcome"), str),
+    "attempt": int,
+    "metrics": Mapping,
+    "versions": Mapping,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +90,19 @@ class _Attempt:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads a record; unknown keys of later versions are ignored."""
+        """Reads a record; unknown keys of later versions are ignored.
+
+        Raises TypeError or AttributeError for what is no record.
+        """
         # What `fields` would look through anew for each record.
         known = cls.__dataclass_fields__
         data = {key: item for key, item in value.items() if key in known}
         for name in ("inputs", "outputs"):
             if name in data:
-                data[name] = tuple(FileRecord(**item) for item in data[name])
+                data[name] = tuple(_checked(FileRecord(**item), _OF_FILES) for item in data[name])
         taken = data.get("usage", {})
         data["usage"] = Usage(**{name: taken[name] for name in Usage.__dataclass_fields__ if name in taken})
-        return cls(**data)
+        return _checked(cls(**data), _OF_ATTEMPTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +135,12 @@ class Failure(_Attempt):
     message: str
     #: The last lines of the log, at most 2,000 characters.
     log_tail: str = ""
+
+
+def _checked(record: T, types: Mapping[str, type]) -> T:
+    """The record. Raises TypeError if a value is of another type: it was damaged, or written by hand."""
+    for name, kind in types.items():
+        value = getattr(record, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {value!r}")
+    return record

@@ -352,6 +352,6 @@ def open_store(
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(os.fspath(folder), synced=True)
     except OSError as error:
         raise StoreFailed(f"The store {folder} cannot be made: {error.strerror}. Choose another folder.") from error

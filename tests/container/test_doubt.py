@@ -59,12 +59,24 @@ def test_a_receipt_whose_result_was_touched_is_retired(
     assert done(workshop) == set()
 
 
-def test_a_receipt_that_cannot_be_read_is_retired(workshop: Workshop) -> None:
-    """It was cut off, and is long enough to count until somebody reads it."""
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda text: text[:-5],
+        lambda text: text.replace(b'"size_bytes": 1', b'"size_bytes": "1"'),
+        lambda text: text.replace(b'"metrics": {}', b'"metrics": []'),
+        lambda text: text.replace(b'"attempt": 1', b'"attempt": null'),
+    ],
+    ids=["cut off", "text for a number", "list for a table", "nothing for a number"],
+)
+def test_a_receipt_that_cannot_be_read_is_retired(workshop: Workshop, damaged: Callable[[bytes], bytes]) -> None:
+    """It is long enough to count until somebody reads it."""
     fingerprint = workshop.upstream("prep", "s1", {"a": b"A"})
     environment = reader(workshop, fingerprint)
     key = layout.receipt("prep", "s1", fingerprint)
-    workshop.store.put(key, workshop.store.get(key)[:-5])
+    text = workshop.store.get(key)
+    workshop.store.put(key, damaged(text))
+    assert workshop.store.get(key) != text
     assert done(workshop) == {("prep", "s1")}
 
     assert workshop.live(environment) == 66

@@ -248,3 +248,12 @@ def test_what_a_tool_kept_to_itself_is_published_with_the_rights_that_the_umask_
         files.publish(path, "results/a/b/out", move=move)
         assert (store.folder / "results/a/b/out").stat().st_mode & 0o777 == published
         path.unlink(missing_ok=True)
+
+
+def test_a_folder_in_the_place_of_an_output_is_called_one(store: Store, tmp_path: Path) -> None:
+    assert store.folder
+    files = FolderFiles(store, store.folder)
+    (store.folder / "results/a/y").mkdir(parents=True)
+    (tmp_path / "y").write_text("y")
+    with pytest.raises(StoreFailed, match=r"is a folder, where a file has to be\. Remove it"):
+        files.publish(tmp_path / "y", "results/a/y", move=True)

@@ -6,6 +6,7 @@ Each run of the first step leaves other bytes, so that a result that was made of
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,22 @@ def test_a_reference_that_changed_is_another_one(indexed: Lab) -> None:
 
     indexed.run()
     assert (indexed.store / "results/lookup/ann/ann.known.txt").read_text() == "words\nann\n"
+
+
+def test_what_read_bytes_of_a_disk_that_rots_runs_again_once_that_is_found(lab: Lab) -> None:
+    """The file keeps its size and time: only `verify` reads it, and its reader's receipt names what it should be."""
+    lab.run("--only-step", "lower")
+    path = lab.store / "results/lower/ann/ann.lower.txt"
+    right, times = path.read_bytes(), path.stat()
+    path.write_bytes(right.replace(b"words", b"wards"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    lab.run()
+    assert "wards" in (lab.store / "results/words/ann/ann.words.txt").read_text()
+
+    assert "2 cells will be made again" in lab.run("verify", "--all", "--repair", code=1).out
+    lab.run()
+
+    assert path.read_bytes() == right
+    assert "wards" not in (lab.store / "results/words/ann/ann.words.txt").read_text()
+    assert not lab.run("verify", "--all").err
+    assert "Nothing to do" in lab.run().out

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CALLS = "fsync,syncfs,rename,link,sendto"
+CALLS = "fsync,syncfs,rename,link,mkdir,sendto"
 _LINE = re.compile(r"^(?:\[pid +)?(\d+)\]? +(.*)$")
 _RESUMED = re.compile(r"^<\.\.\. (\w+) resumed>(.*)$")
 _PATHS = re.compile(r'<([^>]*)>|"((?:[^"\\]|\\.)*)"')
@@ -115,6 +115,16 @@ def test_record_manifest_and_intent_are_on_the_disk_in_this_order_before_a_job_i
             assert naming.ended < before
             assert is_synced(calls, naming.paths[0], 0, naming.began)
             assert is_synced(calls, str(path.parent), naming.ended, before)
+
+
+@pytest.mark.engine
+def test_the_folders_of_a_run_are_on_the_disk_before_a_job_is_sent(traced: tuple[Path, list[Call]]) -> None:
+    store, calls = traced
+    (record,) = store.glob("runs/*/run.json")
+    first = min(sent(calls, folder.name) for folder in (record.parent / "submissions").iterdir())
+    for folder in (store, store / "runs", record.parent, record.parent / "submissions"):
+        (made,) = [call for call in calls if call.name == "mkdir" and call.paths[-1] == str(folder)]
+        assert is_synced(calls, str(folder.parent), made.ended, first)
 
 
 def sent(calls: list[Call], job: str) -> int:

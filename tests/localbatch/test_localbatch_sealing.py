@@ -87,6 +87,29 @@ def test_who_ends_while_others_are_sealed_shares_the_next_round(monkeypatch: pyt
     assert job.spec.count == 6
 
 
+def test_what_waits_for_the_next_round_is_sealed_when_the_server_stops(tmp_path: Path) -> None:
+    part, target = tmp_path / "r#1", tmp_path / "r"
+    part.write_text("receipt")
+    engine = engine_of()
+    engine.submit(spec(1), 0)
+    (run,) = engine.schedule(0)
+    told: list[Outcome] = []
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        raised: list[object] = []
+        loop.set_exception_handler(lambda _, context: raised.append(context))
+        sealer = Sealer(loop, lambda run, ended: told.append(ended))
+        sealer.add(run, Outcome(exit_code=0, seals=(Seal(part=str(part), target=str(target)),)))
+        sealer.close()
+        await asyncio.sleep(0.05)
+        assert raised == []
+
+    asyncio.run(play())
+    assert target.read_text() == "receipt"
+    assert told == []
+
+
 def test_an_attempt_fails_whose_results_cannot_be_brought_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = OSError(errno.EIO, "Input/output error")
     monkeypatch.setattr(sealing, "seal_all", lambda seals: [None, failing][: len(seals)])

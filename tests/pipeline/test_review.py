@@ -64,6 +64,15 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     sys.modules.pop("reviewed", None)
 
 
+@pytest.mark.parametrize("name", ["main.v2.py", "a\\b.py"])
+def test_a_file_that_containers_cannot_import_is_refused(make: Make, tmp_path: Path, name: str) -> None:
+    workflow = make()
+    (tmp_path / "reviewed.py").rename(tmp_path / name)
+    sys.modules["reviewed"].__file__ = str(tmp_path / name)
+    problems = code_problems(Graph.of(workflow))
+    assert any(f"containers cannot import Upper from a file named {name}." in problem for problem in problems)
+
+
 IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return Inner"
 
 

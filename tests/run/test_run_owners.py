@@ -76,6 +76,12 @@ def test_it_is_said_once_that_it_is_meant(store: Store, stage: Stage) -> None:
     assert drive(request_of(store, selection=forced), stage).ok
 
 
+def test_only_markers_count(store: Store, stage: Stage) -> None:
+    store.put(f"{layout.OWNERS}upper/.nfs0001", b"")
+    store.put(f"{layout.OWNERS}upper/deep/x.json", b"")
+    assert drive(request_of(store), stage).ok
+
+
 def test_a_store_of_an_earlier_version_belongs_to_the_next_who_sends(store: Store, stage: Stage) -> None:
     drive(request_of(store), stage)
     store.delete(markers(store))

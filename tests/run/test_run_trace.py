@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.report.trace_pages import Branch, trace_record, tree_of
-from batch_pipeline.run.receipts import absent_reference, read_retirements, standing_receipts
+from batch_pipeline.run.receipts import LEAST_BYTES, absent_reference, read_retirements, standing_receipts
 from batch_pipeline.run.record import read_record
 from batch_pipeline.run.results import all_receipts, maker_of, receipt_of, results_of
 from batch_pipeline.run.trace import key_of, trace
@@ -330,6 +330,31 @@ def test_a_receipt_that_cannot_be_read_is_named_and_repaired(store: Store, made:
     assert repair(store, [bad]) == [key]
     assert before - counting(store) == {("count", "bob")}
     assert not problems(store, all_promises(store))
+
+
+@pytest.mark.parametrize("end", [LEAST_BYTES - 1, 40, 0])
+def test_a_receipt_that_is_cut_off_is_named(store: Store, made: Maker, end: int) -> None:
+    key = layout.receipt("count", "bob", print_of(store, "count", "bob"))
+    store.put(key, store.get(key)[:end])
+    assert [checked.promise.key for checked in verify(store, all_promises(store)) if checked.problem] == [key]
+
+
+def test_who_read_bytes_that_nothing_but_reading_tells_apart_must_run(tmp_path: Path) -> None:
+    """A disk that rots: the file has its size and time, and other bytes, and its reader's receipt cannot know."""
+    store = open_store(str(tmp_path / "store"), create=True)
+    for sample in SAMPLES:
+        store.put(f"SR/{sample}.txt", b"text")
+    assert drive(request_of(store), Maker(store)).ok
+    path = tmp_path / "store" / "results/upper/bob/bob.txt"
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+
+    retired = repair(store, list(verify(store, all_promises(store))))
+
+    cells = (("upper", "bob"), ("count", "bob"))
+    assert set(retired) == {layout.receipt(*cell, print_of(store, *cell)) for cell in cells}
+    found = standing_receipts(store, read_retirements(store)).retired
+    assert [one.must_run for one in found["upper"]["bob"].values()] == [False]
+    assert [one.must_run for one in found["count"]["bob"].values()] == [True]
 
 
 def test_a_receipt_that_was_replaced_since_is_not_retired(store: Store, made: Maker) -> None:
