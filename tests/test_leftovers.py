@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,13 @@ print(subprocess.Popen(sys.argv[2:], env=json.loads(sys.argv[1]), **apart).pid)
 """
 
 
+def begun(pid: int) -> int:
+    """The process, once its program has begun: for a moment before, it has neither arguments nor an environment."""
+    while not Path(f"/proc/{pid}/cmdline").read_bytes():
+        time.sleep(0.001)
+    return pid
+
+
 class Trouble:
     """Starts processes, which end when their standard input does."""
 
@@ -32,7 +40,7 @@ class Trouble:
     def orphan(self, environment: dict[str, str] | None, **more: object) -> int:
         line = [sys.executable, "-c", ORPHAN, json.dumps(environment), *SLEEP]
         told = subprocess.run(line, stdin=self.reading, stdout=subprocess.PIPE, check=True, **more)  # type: ignore[call-overload]
-        return int(told.stdout)
+        return begun(int(told.stdout))
 
     def fork(self) -> int:
         """A fork of a fork: it has no parent, and no environment but the session's."""
@@ -76,6 +84,7 @@ def test_a_process_is_found_however_it_was_left(watch: Watch, trouble: Trouble, 
 
 def test_a_child_is_found_and_told_with_its_test(watch: Watch, trouble: Trouble) -> None:
     with subprocess.Popen(SLEEP, stdin=trouble.reading) as child:
+        begun(child.pid)
         [process] = watch.left(at_the_end=False)
         told = watch.told(process)
         child.kill()
