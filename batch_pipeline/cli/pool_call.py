@@ -101,7 +101,7 @@ def opened(call: Call, *, create: bool = False) -> Iterator[PoolStore]:
 
 def url_of(call: Call) -> str:
     """The URL of the pool that is meant."""
-    from batch_pipeline.run.pools import pool_url
+    from batch_pipeline.records.place import pool_url
 
     return pool_url(call.settings)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.events import FailedCell
 from batch_pipeline.run.history import Event
-from batch_pipeline.run.live import Submission
 from batch_pipeline.run.record import RunRecord
 
 #: What stands for the image of a step that ran as a process of the machine.

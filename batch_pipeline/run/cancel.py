@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.config import Settings
-from batch_pipeline.run.live import LiveRun, Submission, has_begun, live_run_ids, read_live_runs
+from batch_pipeline.records.submissions import Submission
+from batch_pipeline.run.live import LiveRun, has_begun, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.orders import Order, write_order

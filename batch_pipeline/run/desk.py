@@ -10,7 +10,7 @@ from batch_pipeline.access.request import Identity
 from batch_pipeline.backends.account import Inspectable, Unasked
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
-from batch_pipeline.run.lock import user_name
+from batch_pipeline.records.people import user_name
 from batch_pipeline.wire.order import token_of
 
 #: `arn:aws:sts::1:assumed-role/team/alice` -> the role that a policy may name.

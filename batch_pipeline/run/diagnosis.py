@@ -14,7 +14,7 @@ from typing import Final
 from batch_pipeline.backends.account import Account, Inspectable, Unasked, Waiting
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.fit import Machine, Problem, Queue, misfits, queue_problems
-from batch_pipeline.run.live import Submission
+from batch_pipeline.records.submissions import Submission
 
 _LARGER: Final = "Raise maxvCpus of the compute environment (deploy infrastructure), or wait for other jobs to end."
 _LESS: Final = "Ask for less in the step's class or in job_definitions/, or name a queue with larger machines."

@@ -22,12 +22,13 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_sound
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.run.history import Happened, append_if_possible
 from batch_pipeline.run.interrupts import pause
-from batch_pipeline.run.live import LiveRun, Submission, has_begun, live_jobs, live_run_ids, read_live_runs
+from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final
 
-from batch_pipeline.run.lock import user_name
+from batch_pipeline.records.people import user_name
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.scrub import scrubbed

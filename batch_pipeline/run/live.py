@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
 from batch_pipeline.pipeline.plan import LiveJob
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.record import seconds_since
 from batch_pipeline.wire import layout
@@ -24,27 +25,6 @@ GRACE_SECONDS = 600.0
 #: How often a job in doubt is looked for, and seconds between: a listing may lag behind a submission.
 LOOKS = 3
 LOOK_SECONDS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """One job of a run as the store knows it."""
-
-    run_id: str
-    #: Our name of the job within the run.
-    job: str
-    step: str
-    native_id: str
-    queue: str
-    #: The name by which the backend knows it.
-    native_name: str
-    join: bool = False
-    #: Children; 0 in records of before this was written.
-    size: int = 0
-    #: MiB that each has; 0 likewise.
-    memory_mb: int = 0
-    #: When the intent was written; empty likewise.
-    sent_at: str = ""
 
 
 def live_run_ids(store: Store) -> list[str]:

@@ -9,7 +9,6 @@ submitted, not while they run.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from batch_pipeline.records.people import user_name
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.processes import boot_id, identity_of
@@ -108,14 +108,6 @@ def _number_of(key: str) -> int:
 def _myself() -> dict[str, Any]:
     pid = os.getpid()
     return {"host": socket.gethostname(), "user": user_name(), "pid": pid, "boot": boot_id(), "birth": _birth(pid)}
-
-
-def user_name() -> str:
-    """The login name, or the numeric id when there is none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:

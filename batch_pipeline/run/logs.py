@@ -14,8 +14,9 @@ from batch_pipeline.backends.base import Backend, JobState
 from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.interrupts import pause
-from batch_pipeline.run.live import Submission, live_run_ids, submissions
+from batch_pipeline.run.live import live_run_ids, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of

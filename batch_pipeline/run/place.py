@@ -6,28 +6,16 @@ machine alone; from another one there is what the store holds, and a sentence th
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch_pipeline.config import Settings
-from batch_pipeline.run.pools import pool_url
+from batch_pipeline.records.place import place_of
 
 if TYPE_CHECKING:
     from batch_pipeline.run.record import RunRecord
-
-
-def place_of(settings: Settings) -> dict[str, str]:
-    """`section.key` -> value of what leads to the backend, for the run record; no secret is among it."""
-    pilots = {"pool.pilots": str(settings.pool.pilots), "pool.url": pool_url(settings)} if settings.pool.pilots else {}
-    if settings.backend.name == "embedded":
-        state = {"embedded.state": str(settings.embedded.folder), "embedded.container": settings.embedded.container}
-        return {**state, **pilots}
-    region = settings.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    found = {"aws.region": region, "aws.endpoint": settings.aws.endpoint, **pilots}
-    return {key: value for key, value in found.items() if value}
 
 
 def reaching(settings: Settings, record: RunRecord) -> Settings:

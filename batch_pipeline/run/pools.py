@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from batch_pipeline import backends
 from batch_pipeline.config import Settings, variable_of
+from batch_pipeline.records.place import FOLDER_REMEDY, pool_url, state_folder
 from batch_pipeline.wire.contract import Variable
-from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse
-from batch_pipeline.wire.scratch import folder_beside, private_folder, require_private
+from batch_pipeline.wire.scratch import private_folder
 
 if TYPE_CHECKING:
     from batch_pipeline.backends.base import Backend
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from batch_pipeline.pool.launch import LocalLauncher
     from batch_pipeline.run.pilots import BatchLauncher
     from batch_pipeline.wire.store import Store
-
-_REMEDY = "Name another state folder (embedded.state)"
 
 
 def backend_of(settings: Settings) -> Backend:
@@ -51,32 +49,13 @@ def require_reachable(url: str) -> None:
         raise InvalidUse(f"Jobs on AWS cannot reach the pool {url}. Give one that they can: --pool dynamodb://TABLE.")
 
 
-def pool_url(settings: Settings) -> str:
-    """The URL of the pool: as the settings say, else SQLite in the store's folder or, for another store, in ours."""
-    if settings.pool.url:
-        url = settings.pool.url
-        return url if "://" in url or url.startswith("sqlite:") else f"sqlite://{Path(url).expanduser().absolute()}"
-    location = settings.store_location
-    if "://" in location and not location.startswith("file://"):
-        return f"sqlite://{state_folder(settings) / f'{fingerprint_of(location)}.sqlite'}"
-    return f"sqlite://{Path(location.removeprefix('file://')).expanduser().absolute() / 'pool' / 'pool.sqlite'}"
-
-
-def state_folder(settings: Settings) -> Path:
-    """The folder of this machine for pools and pilots. Raises UnsafeFolder where others could say what pilots run."""
-    folder = folder_beside(settings.embedded.folder, "pools")
-    if folder.exists():
-        require_private(folder.resolve(), _REMEDY)
-    return folder
-
-
 def pool_of(settings: Settings, *, create: bool = False) -> PoolStore:
     """The pool that the settings name. Raises PoolFailed, InvalidUse."""
     from batch_pipeline.pool.opening import open_pool
 
     url = pool_url(settings)
     if create and url.startswith(f"sqlite://{state_folder(settings)}/"):
-        private_folder(state_folder(settings), _REMEDY)
+        private_folder(state_folder(settings), FOLDER_REMEDY)
     return open_pool(url, create=create, region=settings.aws.region, profile=settings.aws.profile)
 
 
@@ -87,7 +66,7 @@ def local_launcher(settings: Settings, url: str, arguments: Sequence[str]) -> Lo
     location = settings.store_location
     store = ("--store", location if "://" in location else str(Path(location).expanduser().absolute()), "--prefix", "")
     told = {variable_of(key): text for key in settings.origins if (text := _text(settings, key)) is not None}
-    folder = remembered(Path(private_folder(state_folder(settings), _REMEDY)), url)
+    folder = remembered(Path(private_folder(state_folder(settings), FOLDER_REMEDY)), url)
     return LocalLauncher(pilot_command(url, (*store, *arguments)), folder, environment=told)
 
 

@@ -28,14 +28,14 @@ from typing import Any
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.records.people import user_name
+from batch_pipeline.records.place import place_of
 from batch_pipeline.run.history import Happened, append_if_possible, problem_of, read_events
 
 # Ids and times are made where events are; most who need them write records.
 from batch_pipeline.run.history import new_run_id as new_run_id
 from batch_pipeline.run.history import now as now
 from batch_pipeline.run.history import seconds_since as seconds_since
-from batch_pipeline.run.lock import user_name
-from batch_pipeline.run.place import place_of
 from batch_pipeline.run.provenance import Provenance, config_json
 from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout

@@ -19,9 +19,10 @@ from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Sele
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.driver import Interrupted
 from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
-from batch_pipeline.run.live import LiveRun, Submission, live_run_ids, read_live_runs, submissions
+from batch_pipeline.run.live import LiveRun, live_run_ids, read_live_runs, submissions
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from batch_pipeline.records.people import user_name
 from batch_pipeline.run.history import Happened, append, now, read_events
-from batch_pipeline.run.lock import user_name
 from batch_pipeline.run.record import RunRecord
 from batch_pipeline.run.results import Cell, maker_of, receipt_of, results_of
 from batch_pipeline.run.transfer import File, Transfer

@@ -18,13 +18,14 @@ from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.beyond import Reading
 from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
 from batch_pipeline.run.events import Listener
 from batch_pipeline.run.history import Happened, append_if_possible
-from batch_pipeline.run.live import LOOK_SECONDS, Submission, find_insistently, record_sent
+from batch_pipeline.run.live import LOOK_SECONDS, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.orders import read_orders

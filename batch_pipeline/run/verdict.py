@@ -14,8 +14,8 @@ from batch_pipeline.backends.base import Backend, Child, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.events import FailedCell, StepProgress
-from batch_pipeline.run.live import Submission
 from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.orders import as_ordered
 from batch_pipeline.run.receipts import read_retirements, standing_receipts

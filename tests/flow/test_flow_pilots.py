@@ -15,8 +15,9 @@ from batch_pipeline.config import Settings
 from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
+from batch_pipeline.records.place import pool_url
 from batch_pipeline.run.pilots import BatchLauncher
-from batch_pipeline.run.pools import batch_launcher, pool_url
+from batch_pipeline.run.pools import batch_launcher
 from batch_pipeline.wire.store import open_store
 from tests.flow.lab import PATIENCE, Lab, until
 from tests.servers import databases

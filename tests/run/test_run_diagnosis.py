@@ -19,8 +19,8 @@ from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.model import ApiError, Request
 from batch_pipeline.localbatch.testing import VirtualBatch
+from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.diagnosis import CODES, diagnose, reasons_of
-from batch_pipeline.run.live import Submission
 
 WANTED = Wanted(vcpus=2, memory_mb=4096)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock, user_name
+from batch_pipeline.records.people import user_name
+from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.store import Store, open_store
 

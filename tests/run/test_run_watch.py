@@ -9,7 +9,8 @@ import pytest
 
 from batch_pipeline.backends.base import JobSummary
 from batch_pipeline.backends.shapes import forgotten
-from batch_pipeline.run.live import Submission, live_run_ids, submissions
+from batch_pipeline.records.submissions import Submission
+from batch_pipeline.run.live import live_run_ids, submissions
 from batch_pipeline.run.watch import OMISSIONS, SHORTEST, Watch
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store
