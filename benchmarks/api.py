@@ -22,10 +22,10 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.events import Silence
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
-from batch_pipeline.run.events import Silence
-from batch_pipeline.run.manifests import cells_of
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.receipt import Receipt

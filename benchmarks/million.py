@@ -28,10 +28,10 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.pipeline.samples import Sample, SampleList
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.events import Outcome, Silence, StepProgress
+from batch_pipeline.records.receipts import LEAST_BYTES
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
-from batch_pipeline.run.events import Outcome, Silence, StepProgress
-from batch_pipeline.run.receipts import LEAST_BYTES
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import Row
 from batch_pipeline.wire.store import LIST_PAGE, Entry, Store, open_store

@@ -74,9 +74,9 @@ def planned(size: int) -> dict[str, dict[str, float]]:
     from batch_pipeline.config import load_settings
     from batch_pipeline.pipeline.samples import Sample, SampleList
     from batch_pipeline.pipeline.workflow import Graph
+    from batch_pipeline.records.receipts import LEAST_BYTES
+    from batch_pipeline.records.request import Request
     from batch_pipeline.run import driver
-    from batch_pipeline.run.receipts import LEAST_BYTES
-    from batch_pipeline.run.request import Request
     from batch_pipeline.wire import layout
     from batch_pipeline.wire.store import open_store
     from benchmarks.copies.pipeline import Copies

@@ -14,7 +14,7 @@ from batch_pipeline.cli.options import CommandOption, SettingOption, json_option
 
 if TYPE_CHECKING:
     from batch_pipeline.access.request import RunAsk
-    from batch_pipeline.run.code_state import CodeState
+    from batch_pipeline.records.code_state import CodeState
 
 
 def ask_options() -> list[click.Parameter]:
@@ -84,7 +84,7 @@ def _code(call: Call) -> dict[str, Any]:
     told = {"repository": options["repository"] or "", "commit": options["commit"] or "", "cwd": options["cwd"] or ""}
     if told["repository"] or told["commit"] or options["skip_repo_checkout"]:
         return told
-    from batch_pipeline.run.code_state import read_code_state
+    from batch_pipeline.records.code_state import read_code_state
 
     here = Path.cwd()
     state = read_code_state(here)

@@ -25,7 +25,7 @@ from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Selection
     from batch_pipeline.pipeline.samples import SampleList
-    from batch_pipeline.run.request import Request
+    from batch_pipeline.records.request import Request
     from batch_pipeline.wire.s3 import S3Access
     from batch_pipeline.wire.store import Store
 
@@ -116,7 +116,7 @@ class Call:
 
     def request(self, *, writes: bool = False) -> Request:
         """All that a driver needs. Raises what its parts raise, cheapest first."""
-        from batch_pipeline.run.request import Request
+        from batch_pipeline.records.request import Request
 
         settings, graph, samples = self.settings, self.graph, self.samples
         store = self.new_store if writes else self.store

@@ -69,10 +69,10 @@ def _nothing(call: Call, why: str) -> int:
 def _cancel_driver(call: Call, run_id: str) -> int:
     """Ends a driver that `submit` began."""
     from batch_pipeline import backends
+    from batch_pipeline.records.record import read_record
     from batch_pipeline.run.desk import identity_of
     from batch_pipeline.run.launching import cancel_driver
     from batch_pipeline.run.place import reaching
-    from batch_pipeline.run.record import read_record
 
     record = read_record(call.store, run_id)
     if record.ended:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batch_pipeline.cli.output import data
+from batch_pipeline.records.events import FailedCell
 from batch_pipeline.report.tables import MOST_KINDS, counted, failure_groups, first_few, root_causes, spoken
-from batch_pipeline.run.events import FailedCell
 
 
 def print_failures(failed: Sequence[FailedCell]) -> None:

@@ -25,10 +25,10 @@ from batch_pipeline.wire.contract import CommandExit
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan, Why
     from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.records.request import Request
     from batch_pipeline.report.estimates import Payload
     from batch_pipeline.run.driver import Look
     from batch_pipeline.run.estimate import Estimate
-    from batch_pipeline.run.request import Request
 
 #: Jobs that the table shows before it says how many more there are.
 MOST_JOBS = 40

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from batch_pipeline.records.events import Again, Outcome, Silence, StepProgress
 from batch_pipeline.report.tables import counted, plan_notes
-from batch_pipeline.run.events import Again, Outcome, Silence, StepProgress
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan

@@ -27,7 +27,7 @@ from batch_pipeline.wire.errors import InvalidPipeline, InvalidSampleList, Inval
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.step import Step
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.run.events import Listener, Outcome
+    from batch_pipeline.records.events import Listener, Outcome
 
 
 def reference(call: Call) -> int:

@@ -28,8 +28,8 @@ from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.run.events import Listener, Outcome
-    from batch_pipeline.run.request import Request
+    from batch_pipeline.records.events import Listener, Outcome
+    from batch_pipeline.records.request import Request
 
 
 def run(call: Call) -> int:

@@ -18,8 +18,8 @@ from batch_pipeline.wire.store import NotInStore
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.run.record import RunRecord
-    from batch_pipeline.run.registry import Query
+    from batch_pipeline.records.record import RunRecord
+    from batch_pipeline.records.registry import Query
 
 #: Options that ask for runs, by the query's field; times apart.
 _ASKED: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
@@ -47,7 +47,7 @@ def runs(call: Call) -> int:
 
 
 def _list(call: Call, _: Sequence[str]) -> int:
-    from batch_pipeline.run.registry import find_runs
+    from batch_pipeline.records.registry import find_runs
 
     # Only where the command names it: one that stands in a settings file is there for `submit`.
     if call.options["server__url"]:
@@ -66,7 +66,7 @@ def _list(call: Call, _: Sequence[str]) -> int:
 
 
 def _query(options: Mapping[str, Any]) -> Query:
-    from batch_pipeline.run.registry import Query, moment
+    from batch_pipeline.records.registry import Query, moment
 
     since, until = options["since"], options["until"]
     return Query(
@@ -78,7 +78,7 @@ def _query(options: Mapping[str, Any]) -> Query:
 
 def _filters(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same for a service, which takes days."""
-    from batch_pipeline.run.registry import moment
+    from batch_pipeline.records.registry import moment
 
     days = {name: moment(options[name]).date().isoformat() for name in ("since", "until") if options[name]}
     return {name: options[name] for name in _ASKED} | days | {"most": min(options["number"], 200)}
@@ -101,11 +101,11 @@ def _row(run: RunRecord) -> list[object]:
 
 
 def _show(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.records.history import read_events
+    from batch_pipeline.records.registry import resolve
     from batch_pipeline.report.records import plain
     from batch_pipeline.report.run_pages import page_of
-    from batch_pipeline.run.history import read_events
     from batch_pipeline.run.live import submissions
-    from batch_pipeline.run.registry import resolve
     from batch_pipeline.run.verdict import read_failed
 
     run = resolve(call.store, names[0])
@@ -132,9 +132,9 @@ def _show(call: Call, names: Sequence[str]) -> int:
 
 
 def _diff(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.records.compare import differences
+    from batch_pipeline.records.registry import resolve
     from batch_pipeline.report.records import plain
-    from batch_pipeline.run.compare import differences
-    from batch_pipeline.run.registry import resolve
 
     before, after = (resolve(call.store, name) for name in names)
     found = differences(call.store, before, after)
@@ -149,8 +149,8 @@ def _diff(call: Call, names: Sequence[str]) -> int:
 
 
 def _export(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.records.registry import resolve
     from batch_pipeline.run.crate import export
-    from batch_pipeline.run.registry import resolve
 
     if not call.options["to"]:
         raise InvalidUse("Say where: runs export RUN --to FOLDER, or FILE.zip.")

@@ -55,7 +55,7 @@ def verify(call: Call) -> int:
 
 
 def _promises(call: Call) -> list[Promise]:
-    from batch_pipeline.run.registry import resolve
+    from batch_pipeline.records.registry import resolve
     from batch_pipeline.run.trace import key_of
     from batch_pipeline.run.verify import all_promises, promises_below, promises_of_run
 

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any, Final
 
 from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.report.tables import plan_rows
-from batch_pipeline.run.events import FailedCell, Outcome, StepProgress
 
 FORMAT: Final = 1
 

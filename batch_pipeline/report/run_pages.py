@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from batch_pipeline.records.events import FailedCell
+from batch_pipeline.records.history import Event
+from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.run.events import FailedCell
-from batch_pipeline.run.history import Event
-from batch_pipeline.run.record import RunRecord
 
 #: What stands for the image of a step that ran as a process of the machine.
 NO_IMAGE: Final = "none: a process of the machine"

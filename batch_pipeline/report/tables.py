@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Why
-from batch_pipeline.run.events import FailedCell, StepProgress
+from batch_pipeline.records.events import FailedCell, StepProgress
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 

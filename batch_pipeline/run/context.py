@@ -6,9 +6,9 @@ from typing import Final
 
 from batch_pipeline.backends.definitions import configured_definitions
 from batch_pipeline.backends.payload import RunContext
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.bundle import Bundle, make_bundle
 from batch_pipeline.run.folders import local_folders
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire.contract import Variable
 
 #: Stands for the id of a run that nobody began: as long as one, and lawful where one is.

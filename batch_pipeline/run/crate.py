@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.results import results_of
 from batch_pipeline.run.crate_metadata import METADATA, Member, metadata
-from batch_pipeline.run.record import RunRecord
-from batch_pipeline.run.results import results_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import FileRecord, Receipt

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from batch_pipeline.run.record import RunRecord
+from batch_pipeline.records.record import RunRecord
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 
 METADATA: Final = "ro-crate-metadata.json"

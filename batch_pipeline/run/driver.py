@@ -22,11 +22,15 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_sound
+from batch_pipeline.records.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
+from batch_pipeline.records.history import Happened, append_if_possible
+from batch_pipeline.records.receipts import close_retirements, read_retirements
+from batch_pipeline.records.record import read_record, write_end
+from batch_pipeline.records.request import Request
+from batch_pipeline.records.spent import told_spent
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.beyond import reading_beyond
-from batch_pipeline.run.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
-from batch_pipeline.run.history import Happened, append_if_possible
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
@@ -34,12 +38,8 @@ from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
 from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.preflight import preflight, require_ready
-from batch_pipeline.run.receipts import close_retirements, read_retirements
-from batch_pipeline.run.record import read_record, write_end
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
-from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import memory_cap
-from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.submit import Submitter
 from batch_pipeline.run.verdict import (
     Verdict,

@@ -15,11 +15,11 @@ from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import driver_definition, sanitised
 from batch_pipeline.backends.payload import OWN_TAGS
 from batch_pipeline.config import Settings, variable_of
+from batch_pipeline.records.history import now
+from batch_pipeline.records.origin import package_versions
 from batch_pipeline.records.place import place_of
+from batch_pipeline.records.record import RunRecord, toolchain_of
 from batch_pipeline.run.folders import local_path
-from batch_pipeline.run.history import now
-from batch_pipeline.run.provenance import package_versions
-from batch_pipeline.run.record import RunRecord, toolchain_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes

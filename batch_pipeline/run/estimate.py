@@ -20,7 +20,7 @@ from batch_pipeline.backends.definitions import configured_definitions
 from batch_pipeline.config import PriceSettings, Settings
 from batch_pipeline.pipeline.plan import Inventory, Plan
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.run.request import Request
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.room import embedded_room
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from batch_pipeline.run.request import Request
+from batch_pipeline.records.request import Request
 
 #: A sheet may name files in a folder for each sample; then it is the folder above all.
 MOST: Final = 8

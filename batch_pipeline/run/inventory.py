@@ -16,9 +16,9 @@ from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Source
-from batch_pipeline.run.receipts import Retirements, Standing, absent_reference, standing_receipts
-from batch_pipeline.run.request import Request
-from batch_pipeline.run.results import AT_ONCE, Cell, read_receipts
+from batch_pipeline.records.receipts import Retirements, Standing, absent_reference, standing_receipts
+from batch_pipeline.records.request import Request
+from batch_pipeline.records.results import AT_ONCE, Cell, read_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.manifest import SourceFile

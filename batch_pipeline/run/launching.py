@@ -21,12 +21,12 @@ from batch_pipeline.access.gate import Grant
 from batch_pipeline.backends.base import Backend, Child, JobRequest, JobState
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
+from batch_pipeline.records.history import Happened, append, append_if_possible, new_run_id, now
+from batch_pipeline.records.record import RunRecord, read_record, write_end
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.cancel import REASON
 from batch_pipeline.run.driver_job import DRIVER, order_of, record_of, request_of
-from batch_pipeline.run.history import Happened, append, append_if_possible, new_run_id, now
 from batch_pipeline.run.live import LOOK_SECONDS, find_insistently, record_sent, submissions
-from batch_pipeline.run.record import RunRecord, read_record, write_end
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict, SubmissionUnknown

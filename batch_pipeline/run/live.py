@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
 from batch_pipeline.pipeline.plan import LiveJob
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.record import seconds_since
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.run.manifests import cells_of
-from batch_pipeline.run.record import seconds_since
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import Store
 

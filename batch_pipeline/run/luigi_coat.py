@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch_pipeline.pipeline.workflow import WorkflowTask
+from batch_pipeline.records.events import Outcome, Silence, StepProgress
 from batch_pipeline.run import luigi_states
-from batch_pipeline.run.events import Outcome, Silence, StepProgress
 from batch_pipeline.run.luigi_states import DONE, TaskState
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from batch_pipeline.run.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.wire.contract import EndReason
 
 RUNNING: Final = "RUNNING"

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from batch_pipeline.records.events import FailedCell
+from batch_pipeline.records.history import Happened, append_if_possible, new_run_id, now
 from batch_pipeline.records.people import user_name
-from batch_pipeline.run.events import FailedCell
-from batch_pipeline.run.history import Happened, append_if_possible, new_run_id, now
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store

@@ -15,7 +15,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.records.place import place_of
 
 if TYPE_CHECKING:
-    from batch_pipeline.run.record import RunRecord
+    from batch_pipeline.records.record import RunRecord
 
 
 def reaching(settings: Settings, record: RunRecord) -> Settings:

@@ -23,8 +23,8 @@ from batch_pipeline.backends.fit import Queue, misfits, queue_problems
 from batch_pipeline.backends.limits import plan_problems
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.context import context_of
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire.errors import BackendFailed, NotReady
 
 Definitions = Mapping[str, Mapping[str, Any]]

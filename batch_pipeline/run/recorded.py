@@ -19,16 +19,16 @@ from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Sele
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.receipts import Standing, close_retirements, read_retirements, standing_receipts
+from batch_pipeline.records.record import RunRecord, read_record, write_end
+from batch_pipeline.records.spent import told_spent
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.driver import Interrupted
-from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.live import LiveRun, live_run_ids, read_live_runs, submissions
-from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.pools import backend_of
-from batch_pipeline.run.receipts import Standing, close_retirements, read_retirements, standing_receipts
-from batch_pipeline.run.record import RunRecord, read_record, write_end
-from batch_pipeline.run.spent import told_spent
 from batch_pipeline.run.status import Status, failed_before, resting, retired_notes, waiting_notes
 from batch_pipeline.run.verdict import final_progress, judge, write_failed
 from batch_pipeline.run.watch import Watch, watching

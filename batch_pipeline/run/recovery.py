@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from batch_pipeline.pipeline.plan import Remedy
 from batch_pipeline.pipeline.workflow import Graph, Node
-from batch_pipeline.run.events import Again, FailedCell
+from batch_pipeline.records.events import Again, FailedCell
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 

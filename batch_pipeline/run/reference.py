@@ -18,9 +18,9 @@ from batch_pipeline.pipeline.plan import Selection, Why
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.step import Input
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
+from batch_pipeline.records.events import Listener, Outcome
+from batch_pipeline.records.request import Request
 from batch_pipeline.run import driver
-from batch_pipeline.run.events import Listener, Outcome
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, RunConflict
 from batch_pipeline.wire.store import Store

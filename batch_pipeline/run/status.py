@@ -14,12 +14,12 @@ from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
+from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.driver import Driver, Look, run
-from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.run.live import LiveRun, submissions
-from batch_pipeline.run.manifests import cells_of
-from batch_pipeline.run.request import Request
 from batch_pipeline.run.verdict import judge, last_failure, read_failed
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout

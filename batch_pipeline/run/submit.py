@@ -1,6 +1,6 @@
 """Sends the jobs of a plan, one call each, recording before acting.
 
-First of all, what is made again and all below it is retired (`run.receipts`). The order for each job is: rows and
+First of all, what is made again and all below it is retired (`records.receipts`). The order for each job is: rows and
 header of its manifest, intent, SubmitJob, native id. A driver that dies between
 any two of these leaves a state that the next one can read (`run.live`). When the backend cannot say whether a job is
 queued, it is looked up by its name before it is sent again.
@@ -18,22 +18,22 @@ from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
+from batch_pipeline.records.events import Listener
+from batch_pipeline.records.history import Happened, append_if_possible
+from batch_pipeline.records.manifests import write_manifest
+from batch_pipeline.records.origin import ProvenanceReader
+from batch_pipeline.records.receipts import retire, with_retired
+from batch_pipeline.records.record import make_record, new_run_id, now, write_definitions, write_end, write_record
+from batch_pipeline.records.request import Request
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.beyond import Reading
 from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
-from batch_pipeline.run.events import Listener
-from batch_pipeline.run.history import Happened, append_if_possible
 from batch_pipeline.run.live import LOOK_SECONDS, find_insistently, record_sent
 from batch_pipeline.run.lock import DriverLock
-from batch_pipeline.run.manifests import write_manifest
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.owners import own
-from batch_pipeline.run.provenance import ProvenanceReader
-from batch_pipeline.run.receipts import retire, with_retired
-from batch_pipeline.run.record import make_record, new_run_id, now, write_definitions, write_end, write_record
-from batch_pipeline.run.request import Request
 from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, StoreFailed, SubmissionUnknown

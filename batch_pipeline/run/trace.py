@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
-from batch_pipeline.run.record import RunRecord, read_record
-from batch_pipeline.run.results import Cell, maker_of, read_checksums, receipt_of
+from batch_pipeline.records.record import RunRecord, read_record
+from batch_pipeline.records.results import Cell, maker_of, read_checksums, receipt_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import FileRecord, Receipt

@@ -14,11 +14,11 @@ from batch_pipeline.backends.base import Backend, Child, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.events import FailedCell, StepProgress
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.receipts import read_retirements, standing_receipts
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.run.events import FailedCell, StepProgress
-from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.run.orders import as_ordered
-from batch_pipeline.run.receipts import read_retirements, standing_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.receipt import Failure

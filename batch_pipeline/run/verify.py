@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from batch_pipeline.run.record import RunRecord, new_run_id
-from batch_pipeline.run.results import (
+from batch_pipeline.records.record import RunRecord, new_run_id
+from batch_pipeline.records.results import (
     all_receipts,
     maker_of,
     read_checksums,

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
 from batch_pipeline.config import WatchSettings
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
+from batch_pipeline.records.events import Listener, StepProgress
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.diagnosis import diagnose
-from batch_pipeline.run.events import Listener, StepProgress
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, queued
 from batch_pipeline.wire.contract import EndReason

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.run.history import now
+from batch_pipeline.records.history import now
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.scrub import scrubbed_value
 

@@ -15,12 +15,12 @@ from typing import Final
 
 from batch_pipeline.access.policy import Policy, read_policy
 from batch_pipeline.access.request import Identity, Level
+from batch_pipeline.records.events import FailedCell
+from batch_pipeline.records.history import Event, moment_of, read_events
+from batch_pipeline.records.record import RunRecord, read_record
+from batch_pipeline.records.registry import Query, find_runs
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.run.events import FailedCell
-from batch_pipeline.run.history import Event, moment_of, read_events
 from batch_pipeline.run.live import submissions
-from batch_pipeline.run.record import RunRecord, read_record
-from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire.errors import InvalidConfig, Problem, Refused, StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store, open_store

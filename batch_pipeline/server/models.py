@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from batch_pipeline.access.names import MOST_BYTES, MOST_ITEMS, MOST_PATH, MOST_TEXT
 from batch_pipeline.access.request import RunAsk
+from batch_pipeline.records.history import Event
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.run.history import Event
 from batch_pipeline.server.catalogue import Found, Seen, Story
 from batch_pipeline.server.files import Listing
 

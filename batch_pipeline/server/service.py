@@ -12,7 +12,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from batch_pipeline.access.request import Identity, RunAsk
-from batch_pipeline.run.registry import Query as RunQuery
+from batch_pipeline.records.registry import Query as RunQuery
 from batch_pipeline.server.answers import TooOften
 from batch_pipeline.server.audit import AuditLog
 from batch_pipeline.server.catalogue import Catalogue

@@ -16,7 +16,7 @@
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
     runs/{run_id}/config.json  diff.patch             settings as merged; what was changed since the commit
     runs/{run_id}/workflow.py                         the file that wires the steps
-    runs/{run_id}/events/{id}.json                    what happened to it (`run.history`)
+    runs/{run_id}/events/{id}.json                    what happened to it (`records.history`)
     runs/{run_id}/driver.json  config.toml            what a driver job is ordered to run, and its configuration
     release/{date}/{run_id}/…                         results as released, never changed, with SHA256SUMS
     subsets/{id}.json                                 which samples were copied from where to where, on both sides

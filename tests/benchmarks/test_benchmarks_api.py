@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.run.spent import MOST_JOBS, MOST_RECEIPTS
+from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS
 from benchmarks.api import ours
 from benchmarks.api_peers import OURS, measured
 from benchmarks.million import simulated

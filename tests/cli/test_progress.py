@@ -6,7 +6,7 @@ import pytest
 
 from batch_pipeline.cli import progress as module
 from batch_pipeline.cli.progress import PAUSE_SECONDS, BarProgress, PlainProgress, listening
-from batch_pipeline.run.events import Outcome, StepProgress
+from batch_pipeline.records.events import Outcome, StepProgress
 from batch_pipeline.wire.contract import EndReason
 
 

@@ -13,10 +13,10 @@ from click.shell_completion import ShellComplete
 
 from batch_pipeline.cli import run_command_line
 from batch_pipeline.cli.group import EXIT_CODES, VERBS, Verbs
+from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.records.request import Request
 from batch_pipeline.run import driver
 from batch_pipeline.run.driver import Interrupted
-from batch_pipeline.run.events import FailedCell, Listener, Outcome, StepProgress
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from tests.cli.letters import Aligned, Letters, Run
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.container.files import FolderFiles, ObjectFiles
-from batch_pipeline.run.receipts import read_retirements, standing_receipts
+from batch_pipeline.records.receipts import read_retirements, standing_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.manifest import InputSpec, OutputSpec, Row

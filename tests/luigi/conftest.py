@@ -14,8 +14,8 @@ from urllib.request import urlopen
 import pytest
 
 from batch_pipeline import Input, Output, Param, Step, WorkflowTask
+from batch_pipeline.records.events import StepProgress
 from batch_pipeline.run import luigi_ui
-from batch_pipeline.run.events import StepProgress
 from batch_pipeline.run.luigi_coat import Coat
 from tests.leftovers import keep_until_the_end
 

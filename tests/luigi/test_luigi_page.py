@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from batch_pipeline.run.events import FailedCell, Outcome
+from batch_pipeline.records.events import FailedCell, Outcome
 from batch_pipeline.wire.contract import EndReason
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.records.events import FailedCell, Outcome
 from batch_pipeline.run import luigi_report, luigi_ui
-from batch_pipeline.run.events import FailedCell, Outcome
 from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
@@ -257,7 +257,7 @@ import sys
 sys.path[:0] = [{root!r}, {here!r}]
 import conftest
 from batch_pipeline.run import luigi_report
-from batch_pipeline.run.events import StepProgress
+from batch_pipeline.records.events import StepProgress
 luigi_report.BEAT_SECONDS = 0.2
 coat = conftest.Driver({url!r}).coat("02Q")
 coat.submit_all()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.run.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.run.luigi_states import CELLS_NAMED, abandoned, last_state_of, last_state_of_all, state_of, whole
 from batch_pipeline.wire.contract import EndReason
 

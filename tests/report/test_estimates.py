@@ -5,11 +5,11 @@ import json
 import pytest
 
 from batch_pipeline.backends.memory import MemoryBackend
+from batch_pipeline.records.record import new_run_id
 from batch_pipeline.report.estimates import estimate_lines, estimate_record, estimate_rows, lasting, money, payloads
 from batch_pipeline.run.context import NO_RUN, context_of
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.run.estimate import Estimate, Room, StepEstimate
-from batch_pipeline.run.record import new_run_id
 from tests.run.small import new_store, request_of
 
 

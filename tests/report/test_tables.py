@@ -11,6 +11,7 @@ from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Selection, Why
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Input, Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
+from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.report.records import outcome_record, plain, plan_record
 from batch_pipeline.report.tables import (
     blocked_lines,
@@ -22,7 +23,6 @@ from batch_pipeline.report.tables import (
     plan_rows,
     root_causes,
 )
-from batch_pipeline.run.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.manifest import SourceFile
 

@@ -29,9 +29,9 @@ from batch_pipeline.container.verdict import Verdict
 from batch_pipeline.pipeline.plan import CellState, Selection
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.events import Outcome, Silence
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
-from batch_pipeline.run.events import Outcome, Silence
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import sha256_of_bytes

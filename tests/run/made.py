@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from batch_pipeline.backends.base import JobRequest
-from batch_pipeline.run.manifests import cells_of
+from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import sha256_of_bytes

@@ -16,10 +16,10 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Limits, Plan, Selection
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.events import Outcome, Silence, StepProgress
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver, Look
-from batch_pipeline.run.events import Outcome, Silence, StepProgress
-from batch_pipeline.run.manifests import cells_of
-from batch_pipeline.run.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt

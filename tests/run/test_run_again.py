@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.pipeline.plan import CellState, Selection
-from batch_pipeline.run.receipts import read_retirements
+from batch_pipeline.records.receipts import read_retirements
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.layout import COHORT
 from tests.examples import examples

@@ -10,9 +10,9 @@ import pytest
 from batch_pipeline import backends
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.scripted import Script
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.logs import logs
-from batch_pipeline.run.request import Request
 from batch_pipeline.run.search import logs_of, search
 from batch_pipeline.run.status import status
 from batch_pipeline.wire import layout

@@ -7,7 +7,7 @@ import pytest
 from batch_pipeline import Input, Output, Scope, Step, WorkflowTask
 from batch_pipeline.pipeline.plan import CellState, Selection, Why
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.run.request import Request
+from batch_pipeline.records.request import Request
 from batch_pipeline.run.status import status
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict

@@ -10,12 +10,12 @@ from batch_pipeline import backends
 from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState, Limits
+from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.run import lock
 from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
-from batch_pipeline.run.receipts import LEAST_BYTES
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import Overtaken, RunConflict

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from batch_pipeline.config import load_settings
+from batch_pipeline.records.history import Happened, append, moment_of, new_run_id, problem_of, read_events
+from batch_pipeline.records.record import read_record
+from batch_pipeline.records.registry import Query, find_runs
 from batch_pipeline.run import live, submit
-from batch_pipeline.run.history import Happened, append, moment_of, new_run_id, problem_of, read_events
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.orders import Order, write_order
-from batch_pipeline.run.record import read_record
-from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.wire.errors import StoreFailed, SubmissionRefused, SubmissionUnknown
 from batch_pipeline.wire.store import Store
 from tests.run.small import Stage, drive, request_of

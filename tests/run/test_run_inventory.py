@@ -9,8 +9,8 @@ import pytest
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
+from batch_pipeline.records.receipts import LEAST_BYTES, Retirements
 from batch_pipeline.run.inventory import choose_reference, read_inventory
-from batch_pipeline.run.receipts import LEAST_BYTES, Retirements
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.layout import COHORT

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batch_pipeline.pipeline.plan import Selection
-from batch_pipeline.run.request import Request
+from batch_pipeline.records.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidPipeline
 from batch_pipeline.wire.store import Store

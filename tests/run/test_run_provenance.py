@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from batch_pipeline.backends.account import Unasked
 from batch_pipeline.config import load_settings
-from batch_pipeline.run import code_state, submit
-from batch_pipeline.run.code_state import CodeState, read_code_state
-from batch_pipeline.run.provenance import config_json, identity_of, on_behalf_of, package_versions
-from batch_pipeline.run.record import RunRecord, read_record, write_record
+from batch_pipeline.records import code_state
+from batch_pipeline.records.code_state import CodeState, read_code_state
+from batch_pipeline.records.origin import config_json, identity_of, on_behalf_of, package_versions
+from batch_pipeline.records.record import RunRecord, read_record, write_record
+from batch_pipeline.run import submit
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes

@@ -12,9 +12,8 @@ from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Retired, Selection
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.run import receipts
-from batch_pipeline.run.driver import Driver
-from batch_pipeline.run.receipts import (
+from batch_pipeline.records import receipts
+from batch_pipeline.records.receipts import (
     LEAST_BYTES,
     Retirements,
     absent_reference,
@@ -22,6 +21,7 @@ from batch_pipeline.run.receipts import (
     read_retirements,
     standing_receipts,
 )
+from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.manifest import RetiredReceipt, Row, SourceFile

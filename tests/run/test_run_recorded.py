@@ -8,10 +8,10 @@ import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.config import Settings, load_settings
+from batch_pipeline.records.record import read_record
 from batch_pipeline.run import live
 from batch_pipeline.run.driver import Interrupted
 from batch_pipeline.run.live import live_run_ids
-from batch_pipeline.run.record import read_record
 from batch_pipeline.run.recorded import recorded_status, watch_recorded
 from batch_pipeline.run.status import status
 from batch_pipeline.wire import layout

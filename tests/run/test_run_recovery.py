@@ -15,10 +15,10 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Remedy
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Task
+from batch_pipeline.records.events import Again, FailedCell
+from batch_pipeline.records.request import Request
 from batch_pipeline.report.tables import root_causes
-from batch_pipeline.run.events import Again, FailedCell
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures
-from batch_pipeline.run.request import Request
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason

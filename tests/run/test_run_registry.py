@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from batch_pipeline.config import load_settings
-from batch_pipeline.run import code_state
-from batch_pipeline.run.code_state import CodeState
-from batch_pipeline.run.compare import ABSENT, differences
-from batch_pipeline.run.record import read_record
-from batch_pipeline.run.registry import Query, find_runs, moment, resolve
+from batch_pipeline.records import code_state
+from batch_pipeline.records.code_state import CodeState
+from batch_pipeline.records.compare import ABSENT, differences
+from batch_pipeline.records.record import read_record
+from batch_pipeline.records.registry import Query, find_runs, moment, resolve
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import InvalidUse

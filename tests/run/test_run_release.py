@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.records.history import read_events
+from batch_pipeline.records.record import RunRecord, read_record
+from batch_pipeline.records.registry import Query, find_runs
+from batch_pipeline.records.results import read_checksums
 from batch_pipeline.run import transfer
-from batch_pipeline.run.history import read_events
-from batch_pipeline.run.record import RunRecord, read_record
-from batch_pipeline.run.registry import Query, find_runs
 from batch_pipeline.run.release import release
-from batch_pipeline.run.results import read_checksums
 from batch_pipeline.run.subset import subset
 from batch_pipeline.run.trace import trace
 from batch_pipeline.run.transfer import File, Transfer
@@ -149,7 +149,7 @@ def test_a_killed_release_is_finished_by_the_same_command(
 
 
 def test_a_release_that_was_begun_another_day_keeps_its_date(store: Store, run: RunRecord, other: Store) -> None:
-    from batch_pipeline.run.history import Happened, append
+    from batch_pipeline.records.history import Happened, append
 
     prefix = layout.release("2020-02-29", run.run_id)
     append(store, run.run_id, Happened.RELEASE_BEGUN, to=other.url, prefix=prefix)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from batch_pipeline.config import load_settings
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS, spent_of, told_spent
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.run_pages import spent_words
-from batch_pipeline.run.record import RunRecord
-from batch_pipeline.run.spent import MOST_JOBS, MOST_RECEIPTS, spent_of, told_spent
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import Row, write_rows
 from batch_pipeline.wire.receipt import Receipt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batch_pipeline.config import load_settings
-from batch_pipeline.run.events import FailedCell
+from batch_pipeline.records.events import FailedCell
 from batch_pipeline.run.live import live_run_ids, read_live_runs, submissions
 from batch_pipeline.run.verdict import judge, last_failure, read_failed, write_failed
 from batch_pipeline.wire import layout

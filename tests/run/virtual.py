@@ -16,10 +16,10 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.model import ApiError, Request
 from batch_pipeline.localbatch.scripted import Script
 from batch_pipeline.localbatch.testing import VirtualBatch
-from batch_pipeline.run import request as requests
+from batch_pipeline.records import request as requests
+from batch_pipeline.records.events import Again, Outcome
+from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.run.driver import Driver
-from batch_pipeline.run.events import Again, Outcome
-from batch_pipeline.run.manifests import cells_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt

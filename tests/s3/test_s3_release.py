@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.run.record import read_record
+from batch_pipeline.records.record import read_record
 from batch_pipeline.run.release import release
 from batch_pipeline.run.trace import trace
 from batch_pipeline.run.transfer import File, Transfer

@@ -9,7 +9,7 @@
     runs/{run_id}/definitions.json  name and revision a step             before the manifests
     runs/{run_id}/failed.json  why cells failed, as it was judged            when all of its jobs have ended
     runs/{run_id}/end.json     counts                                        then, once
-    runs/{run_id}/events/…     what happened to it (`run.history`)           when it does
+    runs/{run_id}/events/…     what happened to it (`records.history`)       when it does
     live/{run_id}.json         there from before the first job to the end
 
 Run ids are ULIDs: they sort by time.
@@ -28,16 +28,16 @@ from typing import Any
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
-from batch_pipeline.records.people import user_name
-from batch_pipeline.records.place import place_of
-from batch_pipeline.run.history import Happened, append_if_possible, problem_of, read_events
+from batch_pipeline.records.history import Happened, append_if_possible, problem_of, read_events
 
 # Ids and times are made where events are; most who need them write records.
-from batch_pipeline.run.history import new_run_id as new_run_id
-from batch_pipeline.run.history import now as now
-from batch_pipeline.run.history import seconds_since as seconds_since
-from batch_pipeline.run.provenance import Provenance, config_json
-from batch_pipeline.run.request import Request
+from batch_pipeline.records.history import new_run_id as new_run_id
+from batch_pipeline.records.history import now as now
+from batch_pipeline.records.history import seconds_since as seconds_since
+from batch_pipeline.records.origin import Provenance, config_json
+from batch_pipeline.records.people import user_name
+from batch_pipeline.records.place import place_of
+from batch_pipeline.records.request import Request
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.errors import RunConflict
@@ -122,7 +122,7 @@ class RunRecord:
     failed: int = 0
     #: Why it did not do all that it was to do, beside cells that failed; empty: it did.
     problem: str = ""
-    #: What its done cells took, in the words of `run.spent.Spent`; empty in records of before it was told.
+    #: What its done cells took, in the words of `records.spent.Spent`; empty in records of before it was told.
     spent: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -273,7 +273,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def write_end(store: Store, run_id: str, *, done: int, failed: int, spent: Mapping[str, Any] | None = None) -> None:
     """Says that all jobs of a run have ended, and takes it off the live ones. Repeating it is harmless.
 
-    `spent` is what `run.spent` tells.
+    `spent` is what `records.spent` tells.
     """
     problem = problem_of(read_events(store, run_id))
     end: dict[str, Any] = {"ended_at": now(), "done": done, "failed": failed, "problem": problem, "format": FORMAT}

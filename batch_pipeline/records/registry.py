@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from batch_pipeline.run.history import moment_of, problem_of, read_events
-from batch_pipeline.run.record import RunRecord, read_record
+from batch_pipeline.records.history import moment_of, problem_of, read_events
+from batch_pipeline.records.record import RunRecord, read_record
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, Store

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.run.receipts import Retirements, read_retirements, standing_receipts
-from batch_pipeline.run.record import RunRecord
-from batch_pipeline.run.registry import samples_of
+from batch_pipeline.records.receipts import Retirements, read_retirements, standing_receipts
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.registry import samples_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import Receipt

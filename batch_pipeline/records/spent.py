@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from batch_pipeline.config import Settings
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.results import read_receipts
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.run.manifests import cells_of
-from batch_pipeline.run.results import read_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.receipt import Receipt

@@ -8,7 +8,7 @@ from batch_pipeline.pipeline.code import entry_of, script_of
 from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node, Port
-from batch_pipeline.run.record import now
+from batch_pipeline.records.record import now
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import (
     InputSpec,

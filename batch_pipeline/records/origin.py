@@ -24,7 +24,7 @@ from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.scrub import scrubbed_value
 
 if TYPE_CHECKING:
-    from batch_pipeline.run.code_state import CodeState
+    from batch_pipeline.records.code_state import CodeState
 
 #: Packages whose versions are recorded, by the names of their distributions.
 PACKAGES: Final = ("luigi", "sciluigi", "boto3", "botocore", "obstore", "click", "tornado")
@@ -54,7 +54,7 @@ class ProvenanceReader:
 
     def __init__(self, folder: Path) -> None:
         # What starts processes is imported no sooner than something is about to be submitted.
-        from batch_pipeline.run.code_state import read_code_state
+        from batch_pipeline.records.code_state import read_code_state
 
         self._read_code_state = read_code_state
         self._folder = folder

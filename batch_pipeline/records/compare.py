@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from batch_pipeline.run.record import RunRecord
-from batch_pipeline.run.registry import samples_of
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.registry import samples_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import NotInStore, Store
 
