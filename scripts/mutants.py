@@ -39,7 +39,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "pipeline/planner.py": PLANNER,
     "pipeline/fingerprint.py": ("pipeline/test_fingerprint", "pipeline/test_planner"),
     "run/recovery.py": ("run/test_run_recovery",),
-    "records/receipts.py": ("run/test_run_receipts",),
+    "records/receipts.py": ("records/test_records_receipts",),
     "run/verdict.py": ("run/test_run_verdict", "run/test_run_driver", "run/test_run_recovery"),
     "run/lock.py": ("run/test_run_lock",),
     "container/verdict.py": ("container/test_verdict", "container/test_cell"),
