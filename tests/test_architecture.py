@@ -29,7 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "access": {"wire"},
     "backends": {"wire", "config", "pipeline", "localbatch"},
     "records": {"wire", "config", "pipeline", "backends"},
-    "run": {"wire", "config", "pipeline", "backends", "records", "pool", "access"},
+    "luigi_adapter": {"wire", "pipeline", "records"},
+    "run": {"wire", "config", "pipeline", "backends", "records", "luigi_adapter", "pool", "access"},
     "deploy": {"wire", "config", "pipeline", "backends"},
     "report": {"wire", "config", "pipeline", "backends", "records", "run"},
     "server": {"wire", "config", "backends", "access", "records", "run", "report"},
@@ -43,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
         "pool",
         "access",
         "records",
+        "luigi_adapter",
         "run",
         "deploy",
         "report",
@@ -262,11 +264,11 @@ def test_what_a_service_is_made_of_stays_in_it() -> None:
     assert not list(map(str, eager))
 
 
-def test_luigi_stays_in_its_coat() -> None:
+def test_luigi_stays_in_its_adapter() -> None:
     wrong = [
         str(found)
         for found in imports_in(f"{PACKAGE}/", "steps/", "examples/", "main.py")
-        if is_of(found.name, "luigi", "sciluigi") and not found.file.startswith(f"{PACKAGE}/run/luigi_")
+        if is_of(found.name, "luigi", "sciluigi") and not found.file.startswith(f"{PACKAGE}/luigi_adapter/")
     ]
     assert not wrong
 

@@ -234,7 +234,7 @@ def _scheduler(call: Call) -> Iterator[Finding]:
     luigi = call.settings.luigi
     if not luigi.scheduler_host:
         return
-    from batch_pipeline.run.luigi_coat import answers, scheduler_url
+    from batch_pipeline.luigi_adapter.submit import answers, scheduler_url
 
     url = scheduler_url(luigi.scheduler_host, luigi.scheduler_port)
     try:

@@ -22,13 +22,13 @@ def ui(call: Call) -> int:
 
     Runs show up there when they are given --scheduler-host 127.0.0.1. It goes on until `ui --stop`.
     """
-    from batch_pipeline.run import luigi_ui
+    from batch_pipeline.luigi_adapter import daemon
 
     folder = folder_beside(call.settings.embedded.folder, "luigid")
     if call.options["stop"]:
-        data("luigid was stopped." if luigi_ui.stop(folder) else "No luigid was started here.")
+        data("luigid was stopped." if daemon.stop(folder) else "No luigid was started here.")
         return CommandExit.DONE
-    url = luigi_ui.start(
+    url = daemon.start(
         call.options["host"],
         call.options["port"],
         open_browser=not call.options["no_browser"],

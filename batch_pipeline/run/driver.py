@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions, resources
+from batch_pipeline.luigi_adapter.submit import Coat
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
@@ -34,7 +35,6 @@ from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
-from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
 from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.preflight import preflight, require_ready

@@ -160,7 +160,7 @@ def test_a_user_sweeps_their_own_alone(shared: Path) -> None:
 def test_state_that_another_user_prepared_is_not_believed(shared: Path) -> None:
     """A server of somebody else would be sent the jobs and lent the identity; a pickle of theirs would be run."""
     from batch_pipeline.localbatch.client import ensure, find
-    from batch_pipeline.run.luigi_ui import start, stop
+    from batch_pipeline.luigi_adapter.daemon import start, stop
 
     state, luigid = shared / "state", shared / "luigid"
 

@@ -26,15 +26,15 @@ def load(file: Path) -> Any:
     import luigi  # noqa: F401
     import sciluigi  # noqa: F401
 
-    import batch_pipeline.run.luigi_quiet
+    import batch_pipeline.luigi_adapter.imports
     from batch_pipeline import WorkflowTask
     from batch_pipeline.backends import batch  # noqa: F401
     from batch_pipeline.cli import border, progress, run  # noqa: F401
     from batch_pipeline.localbatch import client  # noqa: F401
     from batch_pipeline.run import driver  # noqa: F401
 
-    batch_pipeline.run.luigi_quiet.load()
-    from batch_pipeline.run import luigi_tasks  # noqa: F401
+    batch_pipeline.luigi_adapter.imports.load()
+    from batch_pipeline.luigi_adapter import tasks  # noqa: F401
 
     sys.path.insert(0, str(file.parent))
     spec = importlib.util.spec_from_file_location(file.stem, file)

@@ -14,9 +14,9 @@ from urllib.request import urlopen
 import pytest
 
 from batch_pipeline import Input, Output, Param, Step, WorkflowTask
+from batch_pipeline.luigi_adapter import daemon
+from batch_pipeline.luigi_adapter.submit import Coat
 from batch_pipeline.records.events import StepProgress
-from batch_pipeline.run import luigi_ui
-from batch_pipeline.run.luigi_coat import Coat
 from tests.leftovers import keep_until_the_end
 
 STEPS = ("trim", "count", "sort", "merge")
@@ -138,8 +138,8 @@ def port() -> int:
 def luigid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("luigid")
     keep_until_the_end(folder)
-    yield luigi_ui.start(port=free_port(), open_browser=False, state_folder=folder)
-    assert luigi_ui.stop(folder)
+    yield daemon.start(port=free_port(), open_browser=False, state_folder=folder)
+    assert daemon.stop(folder)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline import Input, Output, Step, WorkflowTask
-from batch_pipeline.run.luigi_coat import Coat
+from batch_pipeline.luigi_adapter.submit import Coat
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.luigi_adapter import daemon, report
+from batch_pipeline.luigi_adapter.submit import Coat
 from batch_pipeline.records.events import FailedCell, Outcome
-from batch_pipeline.run import luigi_report, luigi_ui
-from batch_pipeline.run.luigi_coat import Coat
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 
@@ -221,8 +221,8 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
     eventually: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(luigi_report, "BEAT_SECONDS", 0.1)
-    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    monkeypatch.setattr(report, "BEAT_SECONDS", 0.1)
+    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     try:
         coat = drivers(url).coat("02O")
         coat.submit_all()
@@ -234,19 +234,19 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         coat.progressed(counts)  # nobody listens: it neither raises nor waits
-        luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+        daemon.start(port=port, open_browser=False, state_folder=tmp_path)
         eventually(lambda: shown(url, coat, "status"), expected)
         assert shown(url, coat, "status_message")["count"] == counts["count"].line
         assert coat.task_ids["trim"] in shown(url, coat, "deps")["count"]
     finally:
-        luigi_ui.stop(tmp_path)
+        daemon.stop(tmp_path)
 
 
 def test_a_scheduler_that_dies_while_submitting_is_a_clear_error(tmp_path: Path, port: int, drivers: Make) -> None:
-    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     driver = drivers(url)
     coat = driver.coat("02P")
-    assert luigi_ui.stop(tmp_path)
+    assert daemon.stop(tmp_path)
     with pytest.raises(BackendFailed, match="went away while the steps were submitted"):
         coat.submit_all()
     assert driver.calls == []
@@ -256,9 +256,9 @@ WATCHER = """
 import sys
 sys.path[:0] = [{root!r}, {here!r}]
 import conftest
-from batch_pipeline.run import luigi_report
+from batch_pipeline.luigi_adapter import report
 from batch_pipeline.records.events import StepProgress
-luigi_report.BEAT_SECONDS = 0.2
+report.BEAT_SECONDS = 0.2
 coat = conftest.Driver({url!r}).coat("02Q")
 coat.submit_all()
 coat.progressed({{step: StepProgress(step=step, running=1) for step in conftest.STEPS}})
@@ -271,7 +271,7 @@ def test_a_driver_is_alive_while_it_watches_and_found_out_when_it_is_killed(
     tmp_path: Path, port: int, rpc: Make, eventually: Make
 ) -> None:
     (tmp_path / "luigi.cfg").write_text("[scheduler]\nworker_disconnect_delay = 1\n")
-    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     code = WATCHER.format(root=str(Path(__file__).parents[2]), here=str(Path(__file__).parent), url=url)
     try:
         with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as watcher:
@@ -291,4 +291,4 @@ def test_a_driver_is_alive_while_it_watches_and_found_out_when_it_is_killed(
             watcher.kill()
             eventually(statuses, {"FAILED"})
     finally:
-        luigi_ui.stop(tmp_path)
+        daemon.stop(tmp_path)

@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.luigi_adapter.states import (
+    CELLS_NAMED,
+    abandoned,
+    last_state_of,
+    last_state_of_all,
+    state_of,
+    whole,
+)
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
-from batch_pipeline.run.luigi_states import CELLS_NAMED, abandoned, last_state_of, last_state_of_all, state_of, whole
 from batch_pipeline.wire.contract import EndReason
 
 MEMORY = {EndReason.OUT_OF_MEMORY: 1}

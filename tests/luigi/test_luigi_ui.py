@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.run import luigi_ui
-from batch_pipeline.run.luigi_coat import answers
+from batch_pipeline.luigi_adapter import daemon
+from batch_pipeline.luigi_adapter.submit import answers
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,21 +26,21 @@ REMOTE = ["0.0.0.0", "192.0.2.1", "example.org", "::", ""]
 @pytest.mark.parametrize("host", REMOTE)
 def test_refuses_to_listen_to_the_world(host: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="no passwords"):
-        luigi_ui.start(host, state_folder=tmp_path)
+        daemon.start(host, state_folder=tmp_path)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_knows_loopback(host: str) -> None:
-    assert luigi_ui.is_loopback(host)
+    assert daemon.is_loopback(host)
 
 
 @pytest.mark.engine
 def test_stop_ends_nothing_that_is_no_luigid(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (tmp_path / "luigid.pid").write_text(f"{other.pid}\n")
-        assert not luigi_ui.stop(tmp_path)
+        assert not daemon.stop(tmp_path)
         assert other.poll() is None
-        assert not luigi_ui.stop(tmp_path), "without a pid file there is nothing to stop"
+        assert not daemon.stop(tmp_path), "without a pid file there is nothing to stop"
 
 
 def test_a_port_with_another_server_is_refused_by_name(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_port_with_another_server_is_refused_by_name(tmp_path: Path) -> None:
         server.RequestHandlerClass = _Silent
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(BackendFailed, match=r"a program that says 501.*Choose another port"):
-            luigi_ui.start(port=server.server_port, state_folder=tmp_path)
+            daemon.start(port=server.server_port, state_folder=tmp_path)
         server.shutdown()
     assert list(tmp_path.iterdir()) == []
 
@@ -65,19 +65,19 @@ def test_starts_once_is_found_again_and_stops(
     monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.setenv("DISPLAY", ":7")
     folder = tmp_path / "ui"
-    url = luigi_ui.start(port=port, state_folder=folder)
+    url = daemon.start(port=port, state_folder=folder)
     try:
         assert url == f"http://127.0.0.1:{port}"
         assert answers(url)
-        assert luigi_ui.start(port=port, open_browser=False, state_folder=folder) == url
+        assert daemon.start(port=port, open_browser=False, state_folder=folder) == url
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.splitlines()[1] == f"luigid already runs at {url}"
         assert opened == [url]
         assert folder.stat().st_mode & 0o077 == 0, "its state is unpickled: nobody else may write there"
     finally:
-        assert luigi_ui.stop(folder)
-    assert not luigi_ui.stop(folder)
+        assert daemon.stop(folder)
+    assert not daemon.stop(folder)
     with pytest.raises(OSError, match="refused"):
         answers(url)
 
@@ -87,30 +87,30 @@ def test_without_a_display_no_browser_is_opened(tmp_path: Path, port: int, monke
     monkeypatch.setattr(webbrowser, "open", lambda _: pytest.fail("a browser was opened"))
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    luigi_ui.start(port=port, state_folder=tmp_path)
-    assert luigi_ui.stop(tmp_path)
+    daemon.start(port=port, state_folder=tmp_path)
+    assert daemon.stop(tmp_path)
 
 
 @pytest.mark.engine
 def test_luigid_remembers_across_a_restart(
     tmp_path: Path, port: int, drivers: Callable[..., Any], rpc: Callable[..., Any]
 ) -> None:
-    url = luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     coat = drivers(url).coat("03A")
     coat.submit_all()
-    luigi_ui.stop(tmp_path)
-    luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+    daemon.stop(tmp_path)
+    daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     try:
         assert set(coat.task_ids.values()) <= set(rpc(url, "task_list"))
     finally:
-        luigi_ui.stop(tmp_path)
+        daemon.stop(tmp_path)
 
 
 @pytest.mark.engine
 def test_a_luigid_that_does_not_come_up_is_told_in_its_own_words(tmp_path: Path, port: int) -> None:
     (tmp_path / "luigi.cfg").write_text("[scheduler]\nremove_delay = soon\n")
     with pytest.raises(BackendFailed, match=r"did not come up.*last words: ValueError: .*'remove_delay'"):
-        luigi_ui.start(port=port, open_browser=False, state_folder=tmp_path)
+        daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     assert not (tmp_path / "luigid.pid").exists()
 
 
@@ -119,7 +119,7 @@ def test_in_the_foreground_it_stays_until_it_is_interrupted(
     tmp_path: Path, port: int, eventually: Callable[..., None]
 ) -> None:
     code = (
-        f"from pathlib import Path; from batch_pipeline.run import luigi_ui as ui\n"
+        f"from pathlib import Path; from batch_pipeline.luigi_adapter import daemon as ui\n"
         f"print(ui.start(port={port}, open_browser=False, state_folder=Path({str(tmp_path)!r}), foreground=True))"
     )
     url = f"http://127.0.0.1:{port}"

@@ -26,7 +26,7 @@ from typing import Any, Final
 import luigi
 from luigi.rpc import RemoteScheduler, RPCError
 
-from batch_pipeline.run.luigi_states import TaskState
+from batch_pipeline.luigi_adapter.states import TaskState
 
 _log = logging.getLogger("luigi-interface")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 from urllib.error import HTTPError
 
-from batch_pipeline.run.luigi_coat import answers, scheduler_url
+from batch_pipeline.luigi_adapter.submit import answers, scheduler_url
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 from batch_pipeline.wire.processes import identity_of
 from batch_pipeline.wire.scratch import private_folder, require_private

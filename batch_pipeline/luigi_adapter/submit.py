@@ -2,9 +2,9 @@
 
 A Luigi task of ours is *submitted* rather than *computed*: child *i* of a step waits for child *i* of the step before
 on the backend itself, so all steps are queued at once and Luigi's part is over within a second. Each step is a real
-sciluigi task with real edges (`run.luigi_tasks`); its target is the step's submission, and to run it is to submit it.
+sciluigi task with real edges (`tasks`); its target is the step's submission, and to run it is to submit it.
 With a central scheduler (`luigid`) the tasks then turn from DONE to RUNNING again, all at once, and get their percent,
-status line and link while the driver watches; at last each is DONE, or FAILED with an explanation (`run.luigi_report`).
+status line and link while the driver watches; at last each is DONE, or FAILED with an explanation (`report`).
 Two other ways were weighed. A Luigi task that runs until its step is over would keep the steps behind it PENDING, so
 one bar would move at a time, and a scheduler that died would take the submission with it. A page fed only by us, with
 Luigi's local scheduler submitting, would need no verification but would leave the central scheduler without a say.
@@ -27,14 +27,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from batch_pipeline.luigi_adapter.states import (
+    DONE,
+    TaskState,
+    abandoned,
+    last_state_of,
+    last_state_of_all,
+    state_of,
+    whole,
+)
 from batch_pipeline.pipeline.workflow import WorkflowTask
 from batch_pipeline.records.events import Outcome, Silence, StepProgress
-from batch_pipeline.run import luigi_states
-from batch_pipeline.run.luigi_states import DONE, TaskState
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 
 if TYPE_CHECKING:
-    from batch_pipeline.run.luigi_report import Reporter
+    from batch_pipeline.luigi_adapter.report import Reporter
 
 #: How long a scheduler may take to say that it is there.
 ANSWER_SECONDS: Final = 3.0
@@ -74,10 +81,10 @@ class Coat(Silence):
         self._url = scheduler_url(host, port) if host else None
         if self._url:
             require_scheduler(self._url)
-        from batch_pipeline.run import luigi_quiet
+        from batch_pipeline.luigi_adapter import imports
 
-        luigi_quiet.load()
-        from batch_pipeline.run import luigi_tasks
+        imports.load()
+        from batch_pipeline.luigi_adapter import tasks
 
         self._name, self._run_id = workflow.__name__, run_id
         self._tracking_url = tracking_url
@@ -85,8 +92,8 @@ class Coat(Silence):
         # A driver that adopts a run of one that died must not meet its tasks, RUNNING under a worker that is no more.
         driver = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         with ExitStack() as stack:
-            folder = stack.enter_context(luigi_quiet.taken_over(log_folder))
-            self._task = luigi_tasks.coated(
+            folder = stack.enter_context(imports.taken_over(log_folder))
+            self._task = tasks.coated(
                 workflow, orders=self._orders, run_id=run_id, driver=driver, params=params, folder=folder
             )
             self._cleanup = stack.pop_all()
@@ -126,7 +133,7 @@ class Coat(Silence):
     def _build(self, wanted: Sequence[str]) -> None:
         from luigi.rpc import RPCError
 
-        from batch_pipeline.run.luigi_tasks import build
+        from batch_pipeline.luigi_adapter.tasks import build
 
         try:
             build(self._task, url=self._url, worker_id=self._worker_id)
@@ -144,7 +151,7 @@ class Coat(Silence):
             return
         if self._url is None:
             raise BackendFailed(f"Luigi did not submit {', '.join(refused)}; its reasons are in luigi.log. {AGAIN}")
-        from batch_pipeline.run.luigi_report import held_as, is_paused
+        from batch_pipeline.luigi_adapter.report import held_as, is_paused
 
         if is_paused(self._url):
             raise RunConflict(
@@ -160,21 +167,21 @@ class Coat(Silence):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        states = {step: luigi_states.state_of(counts) for step, counts in progress.items()}
-        self._say({**states, self._name: luigi_states.state_of(luigi_states.whole(self._name, progress))})
+        states = {step: state_of(counts) for step, counts in progress.items()}
+        self._say({**states, self._name: state_of(whole(self._name, progress))})
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
-        states = {step: luigi_states.last_state_of(counts, outcome) for step, counts in outcome.progress.items()}
-        together = luigi_states.whole(self._name, outcome.progress)
-        self._say({**states, self._name: luigi_states.last_state_of_all(together, outcome)})
+        states = {step: last_state_of(counts, outcome) for step, counts in outcome.progress.items()}
+        together = whole(self._name, outcome.progress)
+        self._say({**states, self._name: last_state_of_all(together, outcome)})
         self._ended = True
 
     def close(self) -> None:
         """Tells what is left to tell and gives Luigi's loggers back. May be called twice."""
         if self._reporter is not None:
             if not self._ended:
-                self._say({step: luigi_states.abandoned(state) for step, state in self._states.items()})
+                self._say({step: abandoned(state) for step, state in self._states.items()})
             self._reporter.finish(FAREWELL_SECONDS)
             self._reporter = None
         self._closed = True
@@ -190,7 +197,7 @@ class Coat(Silence):
         self._reporter.say(states)
 
     def _new_reporter(self, url: str) -> Reporter:
-        from batch_pipeline.run.luigi_report import Described, Reporter
+        from batch_pipeline.luigi_adapter.report import Described, Reporter
 
         steps = {step: Described.of(task) for step, task in self._task.step_tasks.items()}
         return Reporter(
@@ -203,7 +210,7 @@ class Coat(Silence):
 
 
 class _Orders:
-    """What the coat's tasks ask and do, and what came of it. Implements `luigi_tasks.Orders`."""
+    """What the coat's tasks ask and do, and what came of it. Implements `tasks.Orders`."""
 
     def __init__(self, steps: Sequence[str], submit: Callable[[str], None], submitted: Callable[[str], bool]) -> None:
         self._steps = list(steps)
