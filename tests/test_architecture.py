@@ -31,8 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"wire", "config", "pipeline", "backends"},
     "luigi_adapter": {"wire", "pipeline", "records"},
     "run": {"wire", "config", "pipeline", "backends", "records", "luigi_adapter", "pool", "access"},
+    "provenance": {"wire", "records", "run"},
     "deploy": {"wire", "config", "pipeline", "backends"},
-    "report": {"wire", "config", "pipeline", "backends", "records", "run"},
+    "report": {"wire", "config", "pipeline", "backends", "records", "run", "provenance"},
     "server": {"wire", "config", "backends", "access", "records", "run", "report"},
     "demo": {"wire", "pipeline"},
     "cli": {
@@ -46,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         "records",
         "luigi_adapter",
         "run",
+        "provenance",
         "deploy",
         "report",
         "server",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batch_pipeline.cli.call import Call
 
 if TYPE_CHECKING:
-    from batch_pipeline.run.transfer import File
+    from batch_pipeline.provenance.transfer import File
     from batch_pipeline.wire.store import Store
 
 

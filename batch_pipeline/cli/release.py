@@ -25,8 +25,8 @@ def release(call: Call) -> int:
     RUN is an id, its beginning or end, or `last`. A release is never changed: one that is there is refused. The same
     command, given again after a kill, goes on with what is missing.
     """
+    from batch_pipeline.provenance.release import release as released
     from batch_pipeline.records.registry import resolve
-    from batch_pipeline.run.release import release as released
 
     run = resolve(call.store, call.options["run"])
     to = call.options["to"]

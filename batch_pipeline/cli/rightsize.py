@@ -17,9 +17,9 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.run.rightsize import Proposal
+    from batch_pipeline.provenance.rightsize import Proposal
 
-#: Shares that `--share` may be; `run.rightsize` tells the same.
+#: Shares that `--share` may be; `provenance.rightsize` tells the same.
 SHARES = ("50", "90", "95", "99", "100")
 
 
@@ -29,8 +29,8 @@ def rightsize(call: Call) -> int:
     The table says how many MiB hold 50, 90, 95, 99 and 100 % of the cells, with room. Cells that ran out of memory and
     were never done count as needing twice what they had.
     """
+    from batch_pipeline.provenance import rightsize as sizes
     from batch_pipeline.report.tables import counted
-    from batch_pipeline.run import rightsize as sizes
 
     steps = call.options["steps"]
     found = sizes.rightsize(

@@ -149,8 +149,8 @@ def _diff(call: Call, names: Sequence[str]) -> int:
 
 
 def _export(call: Call, names: Sequence[str]) -> int:
+    from batch_pipeline.provenance.crate import export
     from batch_pipeline.records.registry import resolve
-    from batch_pipeline.run.crate import export
 
     if not call.options["to"]:
         raise InvalidUse("Say where: runs export RUN --to FOLDER, or FILE.zip.")

@@ -28,7 +28,7 @@ def subset(call: Call) -> int:
     From production to test, say: for a pipeline to be tried on real data that somebody chose. What is there already is
     left alone; a file of the same name with another size is refused, and nothing copied.
     """
-    from batch_pipeline.run.subset import subset as copied
+    from batch_pipeline.provenance.subset import subset as copied
 
     options = call.options
     samples = list(dict.fromkeys(name for text in options["samples"] for name in names_in(text)))

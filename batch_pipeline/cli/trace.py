@@ -26,8 +26,8 @@ def trace(call: Call) -> int:
     PATH is a key of the store, a file in it or its URL; a gather's too. Ends with 1 when something cannot be followed:
     a receipt is gone, or a file was made again after it was read.
     """
+    from batch_pipeline.provenance.trace import trace as traced
     from batch_pipeline.report.trace_pages import trace_record, tree_of
-    from batch_pipeline.run.trace import trace as traced
 
     names = frozenset(name for text in call.options["samples"] for name in names_in(text))
     found = traced(call.store, call.options["path"], samples=names or None)

@@ -18,7 +18,7 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.run.verify import Checked, Promise
+    from batch_pipeline.provenance.verify import Checked, Promise
 
 
 def verify(call: Call) -> int:
@@ -28,8 +28,8 @@ def verify(call: Call) -> int:
     file that a receipt vouches for. Ends with 1 when a file is not what it was, and names it. With --repair its cell is
     not done any more, and the next run makes it again.
     """
-    from batch_pipeline.run.verify import repair
-    from batch_pipeline.run.verify import verify as verified
+    from batch_pipeline.provenance.verify import repair
+    from batch_pipeline.provenance.verify import verify as verified
 
     promises = _promises(call)
     bad: list[Checked] = []
@@ -55,9 +55,9 @@ def verify(call: Call) -> int:
 
 
 def _promises(call: Call) -> list[Promise]:
+    from batch_pipeline.provenance.trace import key_of
+    from batch_pipeline.provenance.verify import all_promises, promises_below, promises_of_run
     from batch_pipeline.records.registry import resolve
-    from batch_pipeline.run.trace import key_of
-    from batch_pipeline.run.verify import all_promises, promises_below, promises_of_run
 
     what = call.options["what"]
     if bool(what) == bool(call.options["all"]):

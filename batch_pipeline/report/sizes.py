@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batch_pipeline.provenance.rightsize import Proposal
 from batch_pipeline.report.tables import counted
-from batch_pipeline.run.rightsize import Proposal
 
 
 def rightsize_rows(found: Sequence[Proposal]) -> list[list[object]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from batch_pipeline.provenance.trace import Maker, Trace, Traced
 from batch_pipeline.records.results import Cell
 from batch_pipeline.report.run_pages import NO_IMAGE, code_of
-from batch_pipeline.run.trace import Maker, Trace, Traced
 from batch_pipeline.wire import layout
 
 

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from batch_pipeline.provenance.crate import export
 from batch_pipeline.records.record import RunRecord, read_record
-from batch_pipeline.run.crate import export
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.store import Store

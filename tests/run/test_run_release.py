@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.provenance import transfer
+from batch_pipeline.provenance.release import release
+from batch_pipeline.provenance.subset import subset
+from batch_pipeline.provenance.trace import trace
+from batch_pipeline.provenance.transfer import File, Transfer
+from batch_pipeline.provenance.verify import promises_below, verify
 from batch_pipeline.records.history import read_events
 from batch_pipeline.records.record import RunRecord, read_record
 from batch_pipeline.records.registry import Query, find_runs
 from batch_pipeline.records.results import read_checksums
-from batch_pipeline.run import transfer
-from batch_pipeline.run.release import release
-from batch_pipeline.run.subset import subset
-from batch_pipeline.run.trace import trace
-from batch_pipeline.run.transfer import File, Transfer
-from batch_pipeline.run.verify import promises_below, verify
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, RunConflict, StoreFailed
 from batch_pipeline.wire.store import Store, open_store

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.provenance.trace import key_of, trace
+from batch_pipeline.provenance.verify import all_promises, promises_below, promises_of_run, repair, verify
 from batch_pipeline.records.receipts import LEAST_BYTES, absent_reference, read_retirements, standing_receipts
 from batch_pipeline.records.record import read_record
 from batch_pipeline.records.results import all_receipts, maker_of, receipt_of, results_of
 from batch_pipeline.report.trace_pages import Branch, trace_record, tree_of
-from batch_pipeline.run.trace import key_of, trace
-from batch_pipeline.run.verify import all_promises, promises_below, promises_of_run, repair, verify
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import FileRecord, Receipt

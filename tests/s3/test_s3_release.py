@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.provenance.release import release
+from batch_pipeline.provenance.trace import trace
+from batch_pipeline.provenance.transfer import File, Transfer
+from batch_pipeline.provenance.verify import promises_below, verify
 from batch_pipeline.records.record import read_record
-from batch_pipeline.run.release import release
-from batch_pipeline.run.trace import trace
-from batch_pipeline.run.transfer import File, Transfer
-from batch_pipeline.run.verify import promises_below, verify
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.made import Maker

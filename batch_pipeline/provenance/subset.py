@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from batch_pipeline.provenance.transfer import File, Transfer
 from batch_pipeline.records.history import new_run_id, now
 from batch_pipeline.records.people import user_name
 from batch_pipeline.records.results import all_receipts
-from batch_pipeline.run.transfer import File, Transfer
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidUse, RunConflict

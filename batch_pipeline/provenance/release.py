@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from batch_pipeline.provenance.transfer import File, Transfer
 from batch_pipeline.records.history import Happened, append, now, read_events
 from batch_pipeline.records.people import user_name
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.results import Cell, maker_of, receipt_of, results_of
-from batch_pipeline.run.transfer import File, Transfer
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidUse, RunConflict, StoreFailed

@@ -2,7 +2,7 @@
 
     ro-crate-metadata.json  README.md  workflow/…  code/…  run/…  results/…  cohort/…  receipts/…
 
-The metadata (`run.crate_metadata`) are written last. What a receipt vouches for is digested on the way: a file that is
+The metadata (`crate_metadata`) are written last. What a receipt vouches for is digested on the way: a file that is
 not what its receipt says is not exported. With `results` false the crate names the results' URLs instead.
 """
 
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from batch_pipeline.provenance.crate_metadata import METADATA, Member, metadata
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.results import results_of
-from batch_pipeline.run.crate_metadata import METADATA, Member, metadata
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import FileRecord, Receipt
