@@ -11,7 +11,7 @@ from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import SubmissionRefused
 from batch_pipeline.wire.store import open_store
 from tests.cli.letters import Run
-from tests.run.made import Maker
+from tests.provenance.made import Maker
 from tests.run.small import drive, request_of
 
 FILE = "store/default/results/upper/ann/ann.txt"

@@ -15,7 +15,7 @@ from batch_pipeline.provenance.verify import promises_below, verify
 from batch_pipeline.records.record import read_record
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import Store, open_store
-from tests.run.made import Maker
+from tests.provenance.made import Maker
 from tests.run.small import drive, request_of
 from tests.s3.conftest import REGION, Service
 from tests.s3.test_s3_store import access_of, store_of

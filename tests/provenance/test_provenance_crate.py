@@ -17,7 +17,7 @@ from batch_pipeline.records.record import RunRecord, read_record
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.store import Store
-from tests.run.made import Maker
+from tests.provenance.made import Maker
 from tests.run.small import drive, request_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 from batch_pipeline.wire.store import Store, open_store
-from tests.run.made import REFERENCE, Maker
+from tests.provenance.made import REFERENCE, Maker
 from tests.run.small import SAMPLES, drive, request_of
 
 TOTAL = "cohort/total/total.txt"

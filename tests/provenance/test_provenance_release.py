@@ -24,7 +24,7 @@ from batch_pipeline.records.results import read_checksums
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, RunConflict, StoreFailed
 from batch_pipeline.wire.store import Store, open_store
-from tests.run.made import Maker
+from tests.provenance.made import Maker
 from tests.run.small import drive, request_of
 
 
