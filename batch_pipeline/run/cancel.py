@@ -15,11 +15,11 @@ from batch_pipeline.config import Settings
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import read_record, write_end
 from batch_pipeline.records.submissions import Submission
+from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.live import LiveRun, has_begun, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.orders import Order, write_order
 from batch_pipeline.run.place import reaching, why_unreachable
-from batch_pipeline.run.pools import backend_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, RunConflict
 from batch_pipeline.wire.store import NotInStore, Store

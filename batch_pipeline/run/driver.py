@@ -31,12 +31,12 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.records.spent import told_spent
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import inventory as inventories
+from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
-from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.preflight import preflight, require_ready
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.room import memory_cap

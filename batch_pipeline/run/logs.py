@@ -17,10 +17,10 @@ from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import read_record
 from batch_pipeline.records.submissions import Submission
+from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import live_run_ids, submissions
 from batch_pipeline.run.place import reaching, why_unreachable
-from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse

@@ -14,33 +14,11 @@ from batch_pipeline.wire.errors import BackendFailed, InvalidUse
 from batch_pipeline.wire.scratch import private_folder
 
 if TYPE_CHECKING:
-    from batch_pipeline.backends.base import Backend
     from batch_pipeline.pool.autopilot import Launcher
     from batch_pipeline.pool.base import PoolStore
     from batch_pipeline.pool.launch import LocalLauncher
     from batch_pipeline.run.pilots import BatchLauncher
     from batch_pipeline.wire.store import Store
-
-
-def backend_of(settings: Settings) -> Backend:
-    """The backend of a run: pilots on a pool if the settings want some, else array jobs.
-
-    Raises InvalidUse for pilots on AWS without an image or without a pool that they can reach.
-    """
-    if settings.pool.pilots:
-        from batch_pipeline.run.pooled import PoolBackend
-
-        if settings.embedded.container and settings.backend.name == "embedded":
-            raise InvalidUse("Pilots on this machine run steps as processes, not in containers. Drop --container.")
-        if settings.backend.name == "aws":
-            require_reachable(pool_url(settings))
-            if not settings.pool.image:
-                raise InvalidUse(
-                    "Pilots on AWS run in an image of your own: set pool.image; docs/pool.md has a recipe."
-                )
-
-        return PoolBackend(settings)
-    return backends.create(settings)
 
 
 def require_reachable(url: str) -> None:

@@ -25,10 +25,10 @@ from batch_pipeline.records.receipts import Standing, close_retirements, read_re
 from batch_pipeline.records.record import RunRecord, read_record, write_end
 from batch_pipeline.records.spent import told_spent
 from batch_pipeline.records.submissions import Submission
+from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.driver import Interrupted
 from batch_pipeline.run.live import LiveRun, live_run_ids, read_live_runs, submissions
 from batch_pipeline.run.place import reaching, why_unreachable
-from batch_pipeline.run.pools import backend_of
 from batch_pipeline.run.status import Status, failed_before, resting, retired_notes, waiting_notes
 from batch_pipeline.run.verdict import final_progress, judge, write_failed
 from batch_pipeline.run.watch import Watch, watching

@@ -1,0 +1,35 @@
+"""Which backend a run has: pilots on a pool, or array jobs. The one place where the core reaches into the pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batch_pipeline import backends
+from batch_pipeline.config import Settings
+from batch_pipeline.records.place import pool_url
+from batch_pipeline.wire.errors import InvalidUse
+
+if TYPE_CHECKING:
+    from batch_pipeline.backends.base import Backend
+
+
+def backend_of(settings: Settings) -> Backend:
+    """The backend of a run: pilots on a pool if the settings want some, else array jobs.
+
+    Raises InvalidUse for pilots on AWS without an image or without a pool that they can reach.
+    """
+    if settings.pool.pilots:
+        from batch_pipeline.run.pooled import PoolBackend
+        from batch_pipeline.run.pools import require_reachable
+
+        if settings.embedded.container and settings.backend.name == "embedded":
+            raise InvalidUse("Pilots on this machine run steps as processes, not in containers. Drop --container.")
+        if settings.backend.name == "aws":
+            require_reachable(pool_url(settings))
+            if not settings.pool.image:
+                raise InvalidUse(
+                    "Pilots on AWS run in an image of your own: set pool.image; docs/pool.md has a recipe."
+                )
+
+        return PoolBackend(settings)
+    return backends.create(settings)
