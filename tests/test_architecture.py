@@ -25,12 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"wire"},
     "container": {"wire"},
     "localbatch": {"wire", "container"},
-    "pool": {"wire"},
+    "pool": {"wire", "config", "pipeline", "backends", "records"},
     "access": {"wire"},
     "backends": {"wire", "config", "pipeline", "localbatch"},
     "records": {"wire", "config", "pipeline", "backends"},
     "luigi_adapter": {"wire", "pipeline", "records"},
-    "run": {"wire", "config", "pipeline", "backends", "records", "luigi_adapter", "pool", "access"},
+    "run": {"wire", "config", "pipeline", "backends", "records", "luigi_adapter", "access"},
     "provenance": {"wire", "records", "run"},
     "deploy": {"wire", "config", "pipeline", "backends"},
     "report": {"wire", "config", "pipeline", "backends", "records", "run", "provenance"},
@@ -178,6 +178,9 @@ def test_imports_go_one_way(part: str) -> None:
             continue
         # `WorkflowTask.main` hands itself to the command line, which is imported no sooner than then.
         if found.name == f"{PACKAGE}.cli.run_command_line" and found.file.endswith("workflow.py") and not found.eager:
+            continue
+        # A run whose cells pilots do has a backend of the pool's.
+        if found.name.startswith(f"{PACKAGE}.pool.") and found.file.endswith("run/backend.py") and not found.eager:
             continue
         target = found.name.partition(".")[2].split(".")[0]
         # The package itself holds nothing but names that are loaded at first use.

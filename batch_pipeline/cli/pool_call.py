@@ -90,7 +90,7 @@ def filter_of(call: Call) -> Filter:
 @contextmanager
 def opened(call: Call, *, create: bool = False) -> Iterator[PoolStore]:
     """The pool that is meant. Raises PoolFailed, InvalidUse."""
-    from batch_pipeline.run.pools import pool_of
+    from batch_pipeline.pool.settings import pool_of
 
     pool = pool_of(call.settings, create=create)
     try:

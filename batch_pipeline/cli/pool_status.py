@@ -41,7 +41,7 @@ def status(call: Call) -> int:
 
 def _look(call: Call, pool: PoolStore) -> Overview:
     from batch_pipeline.pool.overview import overview
-    from batch_pipeline.run.pools import job_states
+    from batch_pipeline.pool.settings import job_states
 
     return overview(pool, now_ms=now_ms(), job_states=lambda ids: job_states(call.settings, ids))
 

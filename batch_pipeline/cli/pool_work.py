@@ -136,7 +136,7 @@ def autopilot(call: Call) -> int:
 
 
 def _launcher(call: Call) -> Launcher:
-    from batch_pipeline.run.pools import batch_launcher, local_launcher
+    from batch_pipeline.pool.settings import batch_launcher, local_launcher
 
     options, settings = call.options, call.settings
     arguments = tuple(options["arguments"])

@@ -19,8 +19,8 @@ def backend_of(settings: Settings) -> Backend:
     Raises InvalidUse for pilots on AWS without an image or without a pool that they can reach.
     """
     if settings.pool.pilots:
-        from batch_pipeline.run.pooled import PoolBackend
-        from batch_pipeline.run.pools import require_reachable
+        from batch_pipeline.pool.pooled import PoolBackend
+        from batch_pipeline.pool.settings import require_reachable
 
         if settings.embedded.container and settings.backend.name == "embedded":
             raise InvalidUse("Pilots on this machine run steps as processes, not in containers. Drop --container.")

@@ -13,11 +13,11 @@ import pytest
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pool.base import Filter
+from batch_pipeline.pool.pilots import BatchLauncher
+from batch_pipeline.pool.settings import batch_launcher
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
 from batch_pipeline.records.place import pool_url
-from batch_pipeline.run.pilots import BatchLauncher
-from batch_pipeline.run.pools import batch_launcher
 from batch_pipeline.wire.store import open_store
 from tests.flow.lab import PATIENCE, Lab, until
 from tests.servers import databases
@@ -74,7 +74,7 @@ def test_the_pilots_may_be_an_array_job_of_batch(lab: Lab, monkeypatch: pytest.M
         store = open_store(settings.store_location)
         return batch_launcher(settings, store, pool_url(settings), ("--items", "2"), cpus=1, memory_mb=memory_mb + 256)
 
-    monkeypatch.setattr("batch_pipeline.run.pooled_pilots.run_launcher", on_batch)
+    monkeypatch.setattr("batch_pipeline.pool.pooled_pilots.run_launcher", on_batch)
     ran = lab.run(*PILOTS)
     assert set(lab.receipts()) == ALL
     assert ran.calls["SubmitJob"] == 1

@@ -14,10 +14,10 @@ from batch_pipeline.pool.base import PoolStore, Settlement
 from batch_pipeline.pool.memory import MemoryRows
 from batch_pipeline.pool.overview import Overview, overview
 from batch_pipeline.pool.pilot import Pilot
+from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.stepped import SteppedStore
 from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
 from batch_pipeline.pool.terms import PilotConfig
-from batch_pipeline.run.pooled import PoolBackend
 from batch_pipeline.wire.contract import EndReason
 from tests.pool.interrupted import Killed, die, interrupted
 

@@ -18,11 +18,11 @@ from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pool.base import AddReport, Claim, Filter, Settlement
 from batch_pipeline.pool.memory import MemoryStore
+from batch_pipeline.pool.pilots import BatchLauncher
+from batch_pipeline.pool.pooled import PoolBackend
+from batch_pipeline.pool.pooled_pilots import MOST_LAUNCHES
+from batch_pipeline.pool.settings import local_launcher
 from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
-from batch_pipeline.run.pilots import BatchLauncher
-from batch_pipeline.run.pooled import PoolBackend
-from batch_pipeline.run.pooled_pilots import MOST_LAUNCHES
-from batch_pipeline.run.pools import local_launcher
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionUnknown
 from batch_pipeline.wire.store import open_store
@@ -265,7 +265,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         monkeypatch.setattr(paper, "alive", lambda resource_class: 0)
         return paper
 
-    monkeypatch.setattr("batch_pipeline.run.pooled_pilots.run_launcher", make)
+    monkeypatch.setattr("batch_pipeline.pool.pooled_pilots.run_launcher", make)
     return found
 
 

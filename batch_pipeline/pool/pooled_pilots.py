@@ -13,11 +13,11 @@ from batch_pipeline.backends.definitions import resources
 from batch_pipeline.config import Settings
 from batch_pipeline.pool.autopilot import Launcher
 from batch_pipeline.pool.base import Filter, PoolStore
+from batch_pipeline.pool.pilots import BatchLauncher
+from batch_pipeline.pool.settings import run_launcher, told_needs
 from batch_pipeline.pool.task import TaskState
 from batch_pipeline.pool.writing import tasks_of
 from batch_pipeline.records.place import pool_url
-from batch_pipeline.run.pilots import BatchLauncher
-from batch_pipeline.run.pools import run_launcher, told_needs
 from batch_pipeline.wire.errors import BackendFailed
 
 #: Pilots that are launched for each that is wanted, while nothing gets done, until the run is given up.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pool.autopilot import Launcher
     from batch_pipeline.pool.base import PoolStore
     from batch_pipeline.pool.launch import LocalLauncher
-    from batch_pipeline.run.pilots import BatchLauncher
+    from batch_pipeline.pool.pilots import BatchLauncher
     from batch_pipeline.wire.store import Store
 
 
@@ -62,7 +62,7 @@ def batch_launcher(
 ) -> BatchLauncher:
     """Launches pilots of a pool as array jobs. Raises InvalidUse for a pool that jobs elsewhere cannot reach."""
     from batch_pipeline.backends.definitions import pilot_definition
-    from batch_pipeline.run.pilots import BatchLauncher
+    from batch_pipeline.pool.pilots import BatchLauncher
 
     if settings.backend.name == "aws":
         require_reachable(url)
