@@ -27,9 +27,9 @@ def cancel(call: Call) -> int:
 
     What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
     """
+    from batch_pipeline.access.launching import is_driver
     from batch_pipeline.run.cancel import cancel as cancel_runs
     from batch_pipeline.run.cancel import close_unbegun
-    from batch_pipeline.run.launching import is_driver
 
     live = sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
     run = call.options["run"]
@@ -69,9 +69,9 @@ def _nothing(call: Call, why: str) -> int:
 def _cancel_driver(call: Call, run_id: str) -> int:
     """Ends a driver that `submit` began."""
     from batch_pipeline import backends
+    from batch_pipeline.access.desk import identity_of
+    from batch_pipeline.access.launching import cancel_driver
     from batch_pipeline.records.record import read_record
-    from batch_pipeline.run.desk import identity_of
-    from batch_pipeline.run.launching import cancel_driver
     from batch_pipeline.run.place import reaching
 
     record = read_record(call.store, run_id)

@@ -24,9 +24,9 @@ def config(call: Call) -> int:
     """
     from batch_pipeline import backends
     from batch_pipeline.access.configuration import previewed_config, to_toml
+    from batch_pipeline.access.desk import identity_of
     from batch_pipeline.access.gate import precheck
     from batch_pipeline.access.policy import read_policy
-    from batch_pipeline.run.desk import identity_of
 
     ask = replace(ask_of(call, confirm=False), confirmed=True)
     backend = backends.create(call.settings)

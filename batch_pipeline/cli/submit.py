@@ -18,10 +18,10 @@ from batch_pipeline.wire.errors import Refused
 
 if TYPE_CHECKING:
     from batch_pipeline.access.gate import Grant
+    from batch_pipeline.access.launching import Launched
     from batch_pipeline.access.request import RunAsk
     from batch_pipeline.backends.base import Backend
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.run.launching import Launched
 
 
 def submit(call: Call) -> int:
@@ -43,8 +43,8 @@ def _submit(call: Call, ask: RunAsk) -> int:
     """Decides and submits on this machine, with the AWS identity of who asks."""
     from batch_pipeline import backends
     from batch_pipeline.access.admission import admit
-    from batch_pipeline.run.desk import desk_of, identity_of
-    from batch_pipeline.run.launching import launch
+    from batch_pipeline.access.desk import desk_of, identity_of
+    from batch_pipeline.access.launching import launch
 
     backend = backends.create(call.settings)
     try:
@@ -92,7 +92,7 @@ def _print_grant(call: Call, grant: Grant) -> None:
 
 def _follow(call: Call, backend: Backend, launched: Launched) -> int:
     """Prints the driver's log as it grows, until the run has ended; the exit code is 1 when the script failed."""
-    from batch_pipeline.run.launching import ended, log_of, store_of
+    from batch_pipeline.access.launching import ended, log_of, store_of
 
     store = store_of(launched.store, call.settings)
     shown: dict[str, int] = {}

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from batch_pipeline import backends
 from batch_pipeline.access.admission import admit
+from batch_pipeline.access.desk import desk_of
+from batch_pipeline.access.launching import launch
 from batch_pipeline.access.names import has_control
 from batch_pipeline.access.request import Identity, RunAsk
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
-from batch_pipeline.run.desk import desk_of
-from batch_pipeline.run.launching import launch
 from batch_pipeline.server.app import make_app
 from batch_pipeline.server.audit import AuditLog
 from batch_pipeline.server.catalogue import Catalogue

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from batch_pipeline.access import gate
 from batch_pipeline.access.configuration import driver_config, to_toml
+from batch_pipeline.access.driver_job import order_of, record_of
 from batch_pipeline.access.gate import decide, precheck
 from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES, STORES_OWN
 from batch_pipeline.access.policy import parse_policy, repository_key
 from batch_pipeline.access.request import EntryKind, Facts, Identity, Level, RunAsk, SubmoduleFacts
 from batch_pipeline.config import load_settings
-from batch_pipeline.run.driver_job import order_of, record_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidConfig, Refused
 from tests.access.lab import ALICE, DIGEST, HEAD, POLICY, REPOSITORY, SHA, ask, facts, policy
@@ -657,8 +657,8 @@ def calls_of(name: str) -> set[str]:
         ("admit", {"cli/submit.py", "server/serve.py"}),
         ("launch", {"cli/submit.py", "server/serve.py"}),
         ("DriverOrder", set()),
-        ("order_of", {"run/launching.py"}),
+        ("order_of", {"access/launching.py"}),
     ],
 )
 def test_a_run_comes_through_the_gate_alone(name: str, callers: set[str]) -> None:
-    assert calls_of(name) - {"run/driver_job.py"} == callers
+    assert calls_of(name) - {"access/driver_job.py"} == callers

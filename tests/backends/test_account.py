@@ -10,11 +10,11 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from batch_pipeline.access.desk import desk_of, identity_of
 from batch_pipeline.access.images import image_name
 from batch_pipeline.backends.account import Account, Unasked
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.config import load_settings
-from batch_pipeline.run.desk import desk_of, identity_of
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed
 

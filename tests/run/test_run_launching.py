@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.access.desk import desk_of, identity_of
 from batch_pipeline.access.gate import Grant, decide
+from batch_pipeline.access.launching import cancel_driver, ended, is_driver, launch
 from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.records.history import read_events
 from batch_pipeline.records.record import read_record
-from batch_pipeline.run.desk import desk_of, identity_of
-from batch_pipeline.run.launching import cancel_driver, ended, is_driver, launch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed, ContractBroken, StoreFailed, SubmissionRefused, SubmissionUnknown

@@ -13,11 +13,11 @@ import httpx
 from starlette.types import ASGIApp, Message, Scope
 
 from batch_pipeline.access.admission import Desk, admit
+from batch_pipeline.access.launching import store_of, write_run
 from batch_pipeline.access.request import Identity, RunAsk
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.records.history import Happened, append, new_run_id
 from batch_pipeline.records.record import RunRecord, write_end
-from batch_pipeline.run.launching import store_of, write_run
 from batch_pipeline.server.app import make_app
 from batch_pipeline.server.audit import AuditLog
 from batch_pipeline.server.catalogue import Catalogue

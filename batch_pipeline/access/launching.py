@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batch_pipeline.access.configuration import driver_config, to_toml
+from batch_pipeline.access.driver_job import DRIVER, order_of, record_of, request_of
 from batch_pipeline.access.gate import Grant
 from batch_pipeline.backends.base import Backend, Child, JobRequest, JobState
 from batch_pipeline.backends.credentials import reach_of
@@ -25,7 +26,6 @@ from batch_pipeline.records.history import Happened, append, append_if_possible,
 from batch_pipeline.records.record import RunRecord, read_record, write_end
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.cancel import REASON
-from batch_pipeline.run.driver_job import DRIVER, order_of, record_of, request_of
 from batch_pipeline.run.live import LOOK_SECONDS, find_insistently, record_sent, submissions
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
