@@ -27,7 +27,7 @@ def server_option() -> SettingOption:
 
 def submit_by_service(call: Call, ask: RunAsk) -> int:
     """Has a run started by the service; it decides, with its own identity, by who the token says one is."""
-    from batch_pipeline.server.client import client_of
+    from batch_pipeline.access.service.client import client_of
 
     if call.options["dry_run"]:
         raise InvalidUse("A service starts a run or refuses it. Leave --dry-run out, or --server-url.")
@@ -52,7 +52,7 @@ def submit_by_service(call: Call, ask: RunAsk) -> int:
 
 def runs_by_service(call: Call, filters: Mapping[str, Any]) -> int:
     """Lists the runs of the datasets whose member one is."""
-    from batch_pipeline.server.client import client_of
+    from batch_pipeline.access.service.client import client_of
 
     found = client_of(call.settings).runs(filters)
     if call.json:

@@ -23,7 +23,7 @@ def serve(call: Call) -> int:
     --insecure-user, for a developer's own machine.
     """
     try:
-        from batch_pipeline.server.serve import serve as listen
+        from batch_pipeline.access.service.serve import serve as listen
     except ModuleNotFoundError as error:
         raise NotReady(
             f"The service needs {error.name}, which is not installed. Install the extra: batch-pipeline[server]."

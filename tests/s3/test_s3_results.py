@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.access.service.catalogue import Catalogue
 from batch_pipeline.records.history import new_run_id
 from batch_pipeline.records.record import RunRecord
-from batch_pipeline.server.catalogue import Catalogue
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.store import open_store
 from tests.s3.conftest import BUCKET, Service

@@ -15,18 +15,18 @@ from starlette.types import ASGIApp, Message, Scope
 from batch_pipeline.access.admission import Desk, admit
 from batch_pipeline.access.launching import store_of, write_run
 from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.service.app import make_app
+from batch_pipeline.access.service.audit import AuditLog
+from batch_pipeline.access.service.catalogue import Catalogue
+from batch_pipeline.access.service.guard import Gatekeeping, Guard
+from batch_pipeline.access.service.keys import IssuerKeys
+from batch_pipeline.access.service.limits import Limiter
+from batch_pipeline.access.service.models import Started
+from batch_pipeline.access.service.service import Service
+from batch_pipeline.access.service.tokens import TokenRules, Verifier
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.records.history import Happened, append, new_run_id
 from batch_pipeline.records.record import RunRecord, write_end
-from batch_pipeline.server.app import make_app
-from batch_pipeline.server.audit import AuditLog
-from batch_pipeline.server.catalogue import Catalogue
-from batch_pipeline.server.guard import Gatekeeping, Guard
-from batch_pipeline.server.keys import IssuerKeys
-from batch_pipeline.server.limits import Limiter
-from batch_pipeline.server.models import Started
-from batch_pipeline.server.service import Service
-from batch_pipeline.server.tokens import TokenRules, Verifier
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import Store, open_store
 from tests.server.oidc import AUDIENCE, Issuer

@@ -11,9 +11,9 @@ from threading import Thread
 import pytest
 
 from batch_pipeline.access.request import RunAsk
+from batch_pipeline.access.service.client import ServiceClient, ServiceUnreachable, token_of
+from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.cli import run_command_line
-from batch_pipeline.server.client import ServiceClient, ServiceUnreachable, token_of
-from batch_pipeline.server.limits import Limiter
 from batch_pipeline.wire.errors import InvalidUse, Refused
 from tests.server.lab import BOB, Lab
 from tests.server.oidc import Issuer

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.server.files import list_folder, open_file, parts_of
-from batch_pipeline.server.results import SANDBOX, type_of
+from batch_pipeline.access.service.files import list_folder, open_file, parts_of
+from batch_pipeline.access.service.results import SANDBOX, type_of
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, open_store
 from tests.server.lab import BOB, Lab

@@ -11,11 +11,11 @@ import pytest
 from starlette.types import Message
 
 from batch_pipeline.access.request import Identity, RunAsk
-from batch_pipeline.server.audit import AuditLog
-from batch_pipeline.server.catalogue import Catalogue
-from batch_pipeline.server.guard import MOST_BODY_BYTES
-from batch_pipeline.server.limits import Limiter
-from batch_pipeline.server.models import Started
+from batch_pipeline.access.service.audit import AuditLog
+from batch_pipeline.access.service.catalogue import Catalogue
+from batch_pipeline.access.service.guard import MOST_BODY_BYTES
+from batch_pipeline.access.service.limits import Limiter
+from batch_pipeline.access.service.models import Started
 from batch_pipeline.wire.errors import BackendFailed, RepositoryFailed, StoreFailed
 from batch_pipeline.wire.store import Store, open_store
 from tests.server.lab import ALICE, BOB, Lab
@@ -135,7 +135,7 @@ def test_a_request_that_lies_about_its_size_is_stopped_too(lab: Lab) -> None:
 
 
 def test_a_request_that_never_ends_is_sent_away(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_pipeline.server.guard._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("batch_pipeline.access.service.guard._BODY_SECONDS", 0.05)
     asked: list[Message] = []
     sent: list[Message] = []
 

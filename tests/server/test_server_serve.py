@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.access.service.serve import is_own, listening_of, make_guarded, serve
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.cli import run_command_line
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.records.record import read_record
-from batch_pipeline.server.serve import is_own, listening_of, make_guarded, serve
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse, SubmissionRefused
 from batch_pipeline.wire.store import open_store
 from tests.access.conftest import begin

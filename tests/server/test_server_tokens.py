@@ -12,8 +12,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import hashes, hmac, serialization
 
-from batch_pipeline.server.keys import COOLDOWN_SECONDS, FRESH_SECONDS, STALE_SECONDS, IssuerKeys, IssuerUnreachable
-from batch_pipeline.server.tokens import MOST_CHARACTERS, TokenRefused, TokenRules, Verifier
+from batch_pipeline.access.service.keys import (
+    COOLDOWN_SECONDS,
+    FRESH_SECONDS,
+    STALE_SECONDS,
+    IssuerKeys,
+    IssuerUnreachable,
+)
+from batch_pipeline.access.service.tokens import MOST_CHARACTERS, TokenRefused, TokenRules, Verifier
 from batch_pipeline.wire.errors import InvalidConfig
 from tests.server.lab import Lab
 from tests.server.oidc import AUDIENCE, Issuer, ec_key, published, rsa_key

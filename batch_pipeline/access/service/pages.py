@@ -10,9 +10,9 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from batch_pipeline.access.service.catalogue import Story
+from batch_pipeline.access.service.models import FolderAnswer, RunList, RunSummary
 from batch_pipeline.report.run_pages import page_of
-from batch_pipeline.server.catalogue import Story
-from batch_pipeline.server.models import FolderAnswer, RunList, RunSummary
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -45,7 +45,7 @@ def error(status: int, sentence: str, request_id: str) -> str:
 @cache
 def style() -> bytes:
     """The style of all pages."""
-    return resources.files("batch_pipeline.server").joinpath("pages", "style.css").read_bytes()
+    return resources.files("batch_pipeline.access.service").joinpath("pages", "style.css").read_bytes()
 
 
 def _page(name: str, **told: Any) -> str:
@@ -55,7 +55,7 @@ def _page(name: str, **told: Any) -> str:
 @cache
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("batch_pipeline.server", "pages"),
+        loader=PackageLoader("batch_pipeline.access.service", "pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

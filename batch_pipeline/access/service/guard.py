@@ -18,9 +18,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batch_pipeline.server.answers import TooOften, answer_to, error_answer
-from batch_pipeline.server.audit import AuditLog
-from batch_pipeline.server.limits import Limiter
+from batch_pipeline.access.service.answers import TooOften, answer_to, error_answer
+from batch_pipeline.access.service.audit import AuditLog
+from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.wire.errors import StoreFailed
 
 #: An ask's arguments and configuration may have 256 KiB each (`access.names`).

@@ -12,10 +12,10 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 import batch_pipeline
-from batch_pipeline.server import pages
-from batch_pipeline.server.answers import answer_to, error_answer, sentence_of, status_of, wants_page
-from batch_pipeline.server.routes import router
-from batch_pipeline.server.service import Service
+from batch_pipeline.access.service import pages
+from batch_pipeline.access.service.answers import answer_to, error_answer, sentence_of, status_of, wants_page
+from batch_pipeline.access.service.routes import router
+from batch_pipeline.access.service.service import Service
 from batch_pipeline.wire.errors import BatchPipelineError, Problem, Refused
 from batch_pipeline.wire.scrub import scrubbed
 

@@ -17,18 +17,18 @@ from batch_pipeline.access.desk import desk_of
 from batch_pipeline.access.launching import launch
 from batch_pipeline.access.names import has_control
 from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.service.app import make_app
+from batch_pipeline.access.service.audit import AuditLog
+from batch_pipeline.access.service.catalogue import Catalogue
+from batch_pipeline.access.service.guard import Gatekeeping, Guard
+from batch_pipeline.access.service.keys import IssuerKeys
+from batch_pipeline.access.service.limits import Limiter
+from batch_pipeline.access.service.models import Started
+from batch_pipeline.access.service.service import Service
+from batch_pipeline.access.service.tokens import TokenRules, Verifier
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
-from batch_pipeline.server.app import make_app
-from batch_pipeline.server.audit import AuditLog
-from batch_pipeline.server.catalogue import Catalogue
-from batch_pipeline.server.guard import Gatekeeping, Guard
-from batch_pipeline.server.keys import IssuerKeys
-from batch_pipeline.server.limits import Limiter
-from batch_pipeline.server.models import Started
-from batch_pipeline.server.service import Service
-from batch_pipeline.server.tokens import TokenRules, Verifier
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
 from batch_pipeline.wire.store import Store, open_store
 

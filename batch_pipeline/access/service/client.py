@@ -17,8 +17,8 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from batch_pipeline.access.request import RunAsk
+from batch_pipeline.access.service.keys import NoRedirects, is_safe, proxies
 from batch_pipeline.config import Settings
-from batch_pipeline.server.keys import NoRedirects, is_safe, proxies
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse, Problem, Refused
 
 _SECONDS: Final = 120

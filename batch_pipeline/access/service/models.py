@@ -13,10 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from batch_pipeline.access.names import MOST_BYTES, MOST_ITEMS, MOST_PATH, MOST_TEXT
 from batch_pipeline.access.request import RunAsk
+from batch_pipeline.access.service.catalogue import Found, Seen, Story
+from batch_pipeline.access.service.files import Listing
 from batch_pipeline.records.history import Event
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.server.catalogue import Found, Seen, Story
-from batch_pipeline.server.files import Listing
 
 MOST_DEPTH: Final = 20
 _KINDS: Final = (str, bool, int, float, list, dict)

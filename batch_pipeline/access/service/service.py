@@ -12,13 +12,13 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.service.answers import TooOften
+from batch_pipeline.access.service.audit import AuditLog
+from batch_pipeline.access.service.catalogue import Catalogue
+from batch_pipeline.access.service.limits import Limiter
+from batch_pipeline.access.service.models import Started
+from batch_pipeline.access.service.tokens import TokenRefused, Verifier
 from batch_pipeline.records.registry import Query as RunQuery
-from batch_pipeline.server.answers import TooOften
-from batch_pipeline.server.audit import AuditLog
-from batch_pipeline.server.catalogue import Catalogue
-from batch_pipeline.server.limits import Limiter
-from batch_pipeline.server.models import Started
-from batch_pipeline.server.tokens import TokenRefused, Verifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from batch_pipeline.server.files import File
+from batch_pipeline.access.service.files import File
 
 _TEXT: Final = "text/plain; charset=utf-8"
 #: Ending -> type. What is not here is saved and not shown; types are told by us and never guessed by a browser.

@@ -11,8 +11,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from batch_pipeline.server.keys import IssuerUnreachable
-from batch_pipeline.server.tokens import TokenRefused
+from batch_pipeline.access.service.keys import IssuerUnreachable
+from batch_pipeline.access.service.tokens import TokenRefused
 from batch_pipeline.wire.errors import (
     BackendFailed,
     BatchPipelineError,

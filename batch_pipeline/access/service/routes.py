@@ -20,12 +20,20 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 import batch_pipeline
 from batch_pipeline.access.request import Identity, Level
-from batch_pipeline.server import pages
-from batch_pipeline.server.answers import wants_page
-from batch_pipeline.server.files import list_folder, open_file, parts_of
-from batch_pipeline.server.models import ErrorAnswer, FolderAnswer, Health, RunDetail, RunList, RunRequest, Started
-from batch_pipeline.server.results import answer
-from batch_pipeline.server.service import Filters, Of, Service, Who
+from batch_pipeline.access.service import pages
+from batch_pipeline.access.service.answers import wants_page
+from batch_pipeline.access.service.files import list_folder, open_file, parts_of
+from batch_pipeline.access.service.models import (
+    ErrorAnswer,
+    FolderAnswer,
+    Health,
+    RunDetail,
+    RunList,
+    RunRequest,
+    Started,
+)
+from batch_pipeline.access.service.results import answer
+from batch_pipeline.access.service.service import Filters, Of, Service, Who
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.scrub import scrubbed_words
 from batch_pipeline.wire.store import NotInStore

@@ -17,7 +17,7 @@ import jwt
 
 from batch_pipeline.access.names import has_control
 from batch_pipeline.access.request import Identity
-from batch_pipeline.server.keys import IssuerKeys
+from batch_pipeline.access.service.keys import IssuerKeys
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
 
 ASYMMETRIC: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
