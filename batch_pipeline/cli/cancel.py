@@ -27,7 +27,7 @@ def cancel(call: Call) -> int:
 
     What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
     """
-    from batch_pipeline.access.launching import is_driver
+    from batch_pipeline.cli.wings import is_driver
     from batch_pipeline.run.cancel import cancel as cancel_runs
     from batch_pipeline.run.cancel import close_unbegun
 
@@ -69,8 +69,7 @@ def _nothing(call: Call, why: str) -> int:
 def _cancel_driver(call: Call, run_id: str) -> int:
     """Ends a driver that `submit` began."""
     from batch_pipeline import backends
-    from batch_pipeline.access.desk import identity_of
-    from batch_pipeline.access.launching import cancel_driver
+    from batch_pipeline.cli.wings import cancel_driver, identity_of
     from batch_pipeline.records.record import read_record
     from batch_pipeline.run.place import reaching
 

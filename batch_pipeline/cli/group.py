@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.shell_completion import CompletionItem
 
+from batch_pipeline.cli.wings import VERBS_OF_WINGS
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
-#: Verb -> its line in the help; the module of the same name makes the command.
+#: Verb -> its line in the help; the module of the same name makes the command, or the one that a wing brings.
 VERBS: Final = {
     "run": "Run what is missing: plan, submit, watch. The default.",
     "plan": "Show what run would do; writes nothing.",
@@ -93,7 +94,8 @@ class Verbs(click.Group):
         """Loads a verb; None for a word that is none."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        made: click.Command = import_module(f"batch_pipeline.cli.{cmd_name}").make(self.workflow, self.argv)
+        module = import_module(VERBS_OF_WINGS.get(cmd_name, f"batch_pipeline.cli.{cmd_name}"))
+        made: click.Command = module.make(self.workflow, self.argv)
         return made
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -55,7 +55,7 @@ def run(call: Call) -> int:
 
 def _bring_images_up_to_date(call: Call) -> None:
     """Builds and pushes what `deploy images` would, and has the pins read anew."""
-    from batch_pipeline.deploy.images import deploy_images
+    from batch_pipeline.cli.wings import deploy_images
 
     push = call.settings.backend.name == "aws"
     for image in deploy_images(call.graph, call.settings, say=say, only=(), push=push, force=False):

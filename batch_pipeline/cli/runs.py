@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.by_service import runs_by_service, server_option
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
+from batch_pipeline.cli.wings import runs_by_service, server_option
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore

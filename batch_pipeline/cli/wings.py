@@ -1,0 +1,49 @@
+"""All that the command line takes from the wings: the modules of their verbs, and what other verbs ask of them.
+
+A wing is a whole capability that the core does without: the pool, access, deployment. Wings import the core; the core
+knows them here and, for the backend of a run, in `run.backend`. Everything is loaded at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from batch_pipeline.access.desk import identity_of
+    from batch_pipeline.access.launching import cancel_driver, is_driver
+    from batch_pipeline.cli.by_service import runs_by_service, server_option
+    from batch_pipeline.deploy.images import deploy_images
+
+#: Verb -> the module that makes its command.
+VERBS_OF_WINGS: Final = {
+    "submit": "batch_pipeline.cli.submit",
+    "config": "batch_pipeline.cli.config",
+    "pool": "batch_pipeline.cli.pool",
+    "deploy": "batch_pipeline.cli.deploy",
+    "serve": "batch_pipeline.cli.serve",
+}
+_HOME: Final = {
+    "cancel_driver": "batch_pipeline.access.launching",
+    "deploy_images": "batch_pipeline.deploy.images",
+    "identity_of": "batch_pipeline.access.desk",
+    "is_driver": "batch_pipeline.access.launching",
+    "runs_by_service": "batch_pipeline.cli.by_service",
+    "server_option": "batch_pipeline.cli.by_service",
+}
+
+__all__ = [
+    "VERBS_OF_WINGS",
+    "cancel_driver",
+    "deploy_images",
+    "identity_of",
+    "is_driver",
+    "runs_by_service",
+    "server_option",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
