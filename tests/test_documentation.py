@@ -18,10 +18,10 @@ import pytest
 
 from batch_pipeline.cli.group import EXIT_CODES, VERBS, WITHOUT_PIPELINE, Verbs
 from batch_pipeline.cli.options import SettingOption
-from batch_pipeline.cli.pool import POOL_VERBS
 from batch_pipeline.config import OPEN, default_values, variable_of
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.pipeline.step import Parameter
+from batch_pipeline.pool.cli.group import POOL_VERBS
 from batch_pipeline.pool.moves import LEGAL
 from batch_pipeline.pool.task import TaskState
 from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable

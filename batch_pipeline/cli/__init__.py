@@ -8,6 +8,7 @@ run plan status watch logs cancel rightsize runs trace verify release subset ref
             one command each
 progress    live bars, or plain lines without a terminal
 output      tables and sentences
+wings       the verbs that wings bring, from their own folders
 """
 
 from __future__ import annotations

@@ -10,26 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from batch_pipeline.access.cli.by_service import runs_by_service, server_option
     from batch_pipeline.access.desk import identity_of
     from batch_pipeline.access.launching import cancel_driver, is_driver
-    from batch_pipeline.cli.by_service import runs_by_service, server_option
     from batch_pipeline.deploy.images import deploy_images
 
 #: Verb -> the module that makes its command.
 VERBS_OF_WINGS: Final = {
-    "submit": "batch_pipeline.cli.submit",
-    "config": "batch_pipeline.cli.config",
-    "pool": "batch_pipeline.cli.pool",
-    "deploy": "batch_pipeline.cli.deploy",
-    "serve": "batch_pipeline.cli.serve",
+    "submit": "batch_pipeline.access.cli.submit",
+    "config": "batch_pipeline.access.cli.config",
+    "pool": "batch_pipeline.pool.cli.group",
+    "deploy": "batch_pipeline.deploy.cli.deploy",
+    "serve": "batch_pipeline.access.cli.serve",
 }
 _HOME: Final = {
     "cancel_driver": "batch_pipeline.access.launching",
     "deploy_images": "batch_pipeline.deploy.images",
     "identity_of": "batch_pipeline.access.desk",
     "is_driver": "batch_pipeline.access.launching",
-    "runs_by_service": "batch_pipeline.cli.by_service",
-    "server_option": "batch_pipeline.cli.by_service",
+    "runs_by_service": "batch_pipeline.access.cli.by_service",
+    "server_option": "batch_pipeline.access.cli.by_service",
 }
 
 __all__ = [

@@ -654,8 +654,8 @@ def calls_of(name: str) -> set[str]:
     [
         ("Grant", {"access/gate.py"}),
         ("decide", {"access/admission.py"}),
-        ("admit", {"cli/submit.py", "access/service/serve.py"}),
-        ("launch", {"cli/submit.py", "access/service/serve.py"}),
+        ("admit", {"access/cli/submit.py", "access/service/serve.py"}),
+        ("launch", {"access/cli/submit.py", "access/service/serve.py"}),
         ("DriverOrder", set()),
         ("order_of", {"access/launching.py"}),
     ],

@@ -22,9 +22,9 @@ from uuid import uuid4
 import pytest
 
 from batch_pipeline.backends.base import JobState
-from batch_pipeline.cli.pool import POOL_VERBS
-from batch_pipeline.cli.pool_call import STATES, Duration, in_words
-from batch_pipeline.cli.pool_tasks import EXPORTS, FORMATS
+from batch_pipeline.pool.cli.call import STATES, Duration, in_words
+from batch_pipeline.pool.cli.group import POOL_VERBS
+from batch_pipeline.pool.cli.tasks import EXPORTS, FORMATS
 from batch_pipeline.pool.exchange import ExportFormat, Format
 from batch_pipeline.pool.sqlite import SqliteStore
 from batch_pipeline.pool.task import TaskState
@@ -275,7 +275,7 @@ def test_watching_ends_when_nothing_moves(pool: Pool, monkeypatch: pytest.Monkey
         naps.append(seconds)
         pool("work")
 
-    monkeypatch.setattr("batch_pipeline.cli.pool_status.pause", nap)
+    monkeypatch.setattr("batch_pipeline.pool.cli.status.pause", nap)
     told = pool("status", "--watch")
     assert len(naps) == 1
     assert "1 of 2 tasks done (50%), 0 left." in told.out

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.asking import ask_of, ask_options
-from batch_pipeline.cli.by_service import server_option, submit_by_service
+from batch_pipeline.access.cli.asking import ask_of, ask_options
+from batch_pipeline.access.cli.by_service import server_option, submit_by_service
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption
 from batch_pipeline.cli.output import data, print_json, say

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.asking import ask_of, ask_options
+from batch_pipeline.access.cli.asking import ask_of, ask_options
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.wire.contract import CommandExit

@@ -14,7 +14,7 @@ import click
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, SettingOption, json_option
 from batch_pipeline.cli.output import print_json, say
-from batch_pipeline.cli.pool_call import Duration, now_ms, opened, pairs, pool_options, url_of
+from batch_pipeline.pool.cli.call import Duration, now_ms, opened, pairs, pool_options, url_of
 from batch_pipeline.report.tables import counted
 from batch_pipeline.wire.contract import CommandExit, ContainerExit, Variable
 from batch_pipeline.wire.errors import InvalidUse

@@ -16,7 +16,7 @@ import click
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, say
-from batch_pipeline.cli.pool_call import (
+from batch_pipeline.pool.cli.call import (
     Duration,
     filter_of,
     filter_options,

@@ -13,7 +13,7 @@ import click
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
-from batch_pipeline.cli.pool_call import filter_of, filter_options, opened, pool_options, url_of
+from batch_pipeline.pool.cli.call import filter_of, filter_options, opened, pool_options, url_of
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 

@@ -12,7 +12,7 @@ import click
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json, say
-from batch_pipeline.cli.pool_call import filter_of, filter_options, now_ms, opened, pool_options, require_some, who
+from batch_pipeline.pool.cli.call import filter_of, filter_options, now_ms, opened, pool_options, require_some, who
 from batch_pipeline.report.tables import counted
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse

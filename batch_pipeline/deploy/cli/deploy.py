@@ -11,7 +11,7 @@ from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json, say
-from batch_pipeline.cli.stack import ask, deploy_infrastructure
+from batch_pipeline.deploy.cli.stack import ask, deploy_infrastructure
 from batch_pipeline.report.tables import counted
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit

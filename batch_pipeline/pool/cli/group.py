@@ -12,23 +12,23 @@ import click
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
-#: Verb -> the module of `cli` that makes it, and its line in the help.
+#: Verb -> the module here that makes it, and its line in the help.
 POOL_VERBS: Final = {
-    "init": ("pool_tasks", "Make a pool."),
-    "import": ("pool_tasks", "Add the tasks of a file: PyAnamo's, PiCaS's, CSV, TSV or JSON lines."),
-    "add": ("pool_tasks", "Add one task: pool add ID -- COMMAND…."),
-    "status": ("pool_status", "Show how far the pool is: counts, progress, rate, time left."),
-    "show": ("pool_show", "List tasks, or tell everything about some."),
-    "retry": ("pool_moves", "Have failed and cancelled tasks done again."),
-    "reset": ("pool_moves", "Have tasks done from the beginning, whatever they are."),
-    "cancel": ("pool_moves", "Have tasks not done."),
-    "delete": ("pool_moves", "Take tasks out of the pool; their history stays."),
-    "undo": ("pool_moves", "Take a retry, reset, cancel or delete back."),
-    "work": ("pool_work", "Be a pilot: claim tasks, run them, settle them."),
-    "autopilot": ("pool_work", "Keep as many pilots as the backlog needs."),
-    "reap": ("pool_moves", "Take back what pilots hold that are not heard of."),
-    "export": ("pool_tasks", "Write all tasks to a file: CSV, JSON lines, SQLite."),
-    "views": ("pool_show", "List the ids of tasks by state, as PiCaS's views have them."),
+    "init": ("tasks", "Make a pool."),
+    "import": ("tasks", "Add the tasks of a file: PyAnamo's, PiCaS's, CSV, TSV or JSON lines."),
+    "add": ("tasks", "Add one task: pool add ID -- COMMAND…."),
+    "status": ("status", "Show how far the pool is: counts, progress, rate, time left."),
+    "show": ("show", "List tasks, or tell everything about some."),
+    "retry": ("moves", "Have failed and cancelled tasks done again."),
+    "reset": ("moves", "Have tasks done from the beginning, whatever they are."),
+    "cancel": ("moves", "Have tasks not done."),
+    "delete": ("moves", "Take tasks out of the pool; their history stays."),
+    "undo": ("moves", "Take a retry, reset, cancel or delete back."),
+    "work": ("work", "Be a pilot: claim tasks, run them, settle them."),
+    "autopilot": ("work", "Keep as many pilots as the backlog needs."),
+    "reap": ("moves", "Take back what pilots hold that are not heard of."),
+    "export": ("tasks", "Write all tasks to a file: CSV, JSON lines, SQLite."),
+    "views": ("show", "List the ids of tasks by state, as PiCaS's views have them."),
 }
 
 
@@ -54,7 +54,7 @@ class PoolVerbs(click.Group):
         """Loads a verb; None for a word that is none."""
         if cmd_name not in POOL_VERBS:
             return None
-        module = import_module(f"batch_pipeline.cli.{POOL_VERBS[cmd_name][0]}")
+        module = import_module(f"batch_pipeline.pool.cli.{POOL_VERBS[cmd_name][0]}")
         made: click.Command = module.make(cmd_name, self._workflow, self._argv)
         return made
 

@@ -10,7 +10,7 @@ import click
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
-from batch_pipeline.cli.pool_call import in_words, now_ms, opened, pool_options, url_of
+from batch_pipeline.pool.cli.call import in_words, now_ms, opened, pool_options, url_of
 from batch_pipeline.report.tables import counted
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.wire.contract import CommandExit

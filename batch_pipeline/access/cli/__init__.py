@@ -1,0 +1,1 @@
+"""The verbs of access: `submit`, `config`, `serve`, and what `--server-url` does."""
