@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from batch_pipeline.pool.base import Settlement
-from batch_pipeline.pool.sqlite import BUSY_SECONDS, SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import BUSY_SECONDS, SqliteStore
 from batch_pipeline.pool.task import Outcome, TaskSpec
 from batch_pipeline.wire.contract import EndReason
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from batch_pipeline.pool.base import PoolStore, Settlement
-from batch_pipeline.pool.couchdb import CouchDbStore
-from batch_pipeline.pool.dynamodb import DynamoDbStore
-from batch_pipeline.pool.opening import open_pool
+from batch_pipeline.pool.stores.couchdb.store import CouchDbStore
+from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
+from batch_pipeline.pool.stores.opening import open_pool
 from batch_pipeline.pool.task import Outcome, TaskSpec
 from batch_pipeline.wire.contract import EndReason
 from benchmarks import table

@@ -234,7 +234,7 @@ def test_boto_stays_behind_its_borders() -> None:
         f"{PACKAGE}/deploy/",
         f"{PACKAGE}/localbatch/",
         # A pool needs no backend, and pilots anywhere import no more than their store does.
-        f"{PACKAGE}/pool/dynamodb_table.py",
+        f"{PACKAGE}/pool/stores/dynamodb/table.py",
     )
     wrong = [
         str(found)

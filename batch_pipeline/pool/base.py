@@ -9,8 +9,8 @@ from the task as it was claimed, without reading it again.
 clock that is wrong takes a task from a live pilot too early or from a dead one too late; either way the fencing number
 has the former holder refused, and each task settles once. Where all callers share a host's clock (memory, SQLite)
 a lease is over when `now_ms` has passed it. Where they do not (DynamoDB, CouchDB; neither tells its own time in a
-condition) `leases.LeaseWatch` compares no two clocks: a lease is over when the reaper has seen it unchanged for as
-long as it lasts, by the reaper's own clock.
+condition) `stores.leases.LeaseWatch` compares no two clocks: a lease is over when the reaper has seen it unchanged
+for as long as it lasts, by the reaper's own clock.
 """
 
 from __future__ import annotations

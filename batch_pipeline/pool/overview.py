@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from batch_pipeline.pool.base import MOST_LISTED, Counts, Filter, PoolStore
-from batch_pipeline.pool.rows import chunks
+from batch_pipeline.pool.stores.rows import chunks
 from batch_pipeline.pool.task import Nest, Task, TaskState
 from batch_pipeline.wire.processes import identity_of
 

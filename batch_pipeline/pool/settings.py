@@ -29,7 +29,7 @@ def require_reachable(url: str) -> None:
 
 def pool_of(settings: Settings, *, create: bool = False) -> PoolStore:
     """The pool that the settings name. Raises PoolFailed, InvalidUse."""
-    from batch_pipeline.pool.opening import open_pool
+    from batch_pipeline.pool.stores.opening import open_pool
 
     url = pool_url(settings)
     if create and url.startswith(f"sqlite://{state_folder(settings)}/"):

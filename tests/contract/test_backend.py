@@ -20,8 +20,8 @@ from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pool.base import Claim, Settlement
-from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.pooled import PoolBackend
+from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Outcome
 from batch_pipeline.wire.contract import REASON_OF_EXIT, EndReason
 from batch_pipeline.wire.errors import SubmissionRefused

@@ -16,7 +16,7 @@ import pytest
 
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.pool.base import Filter
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Action, TaskSpec, TaskState
 from batch_pipeline.wire import processes
 from batch_pipeline.wire.processes import Limit, carries, identity_of, kill_all, marking, new_mark, parent_of

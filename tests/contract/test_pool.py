@@ -16,10 +16,10 @@ import pytest
 
 from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
-from batch_pipeline.pool.memory import MemoryStore
-from batch_pipeline.pool.rows import PendingMove
-from batch_pipeline.pool.sqlite import SqliteStore
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stores.memory import MemoryStore
+from batch_pipeline.pool.stores.rows import PendingMove
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
+from batch_pipeline.pool.stores.stepped import SteppedStore
 from batch_pipeline.pool.task import Action, Event, Move, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidTasks, PoolFailed

@@ -234,7 +234,7 @@ def test_the_submitter_may_do_what_the_client_does(root: Path) -> None:
 
 
 def test_pools_may_be_used_as_the_store_in_dynamodb_uses_them(root: Path) -> None:
-    source = "".join(file.read_text() for file in (root / "batch_pipeline" / "pool").glob("dynamodb*.py"))
+    source = "".join(file.read_text() for file in (root / "batch_pipeline/pool/stores/dynamodb").glob("*.py"))
     words = {word.title().replace("_", "") for word in re.findall(r"\b[a-z]+(?:_[a-z]+)*\b", source)}
     names = session.get_session().get_service_model("dynamodb").operation_names
     called = {f"dynamodb:{name}" for name in names if name in words}

@@ -15,7 +15,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.pilots import BatchLauncher
 from batch_pipeline.pool.settings import batch_launcher
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
 from batch_pipeline.records.place import pool_url
 from batch_pipeline.wire.store import open_store

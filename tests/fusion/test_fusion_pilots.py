@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import TaskState
 from tests.fusion.conftest import Cohort
 from tests.fusion.prompt import Bucket, cells

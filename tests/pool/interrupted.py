@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from batch_pipeline.pool.base import PoolStore
-from batch_pipeline.pool.couchdb import CouchDbRows, CouchDbStore
-from batch_pipeline.pool.dynamodb import DynamoDbRows, DynamoDbStore
-from batch_pipeline.pool.dynamodb_table import THREADS
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stores.couchdb.store import CouchDbRows, CouchDbStore
+from batch_pipeline.pool.stores.dynamodb.store import DynamoDbRows, DynamoDbStore
+from batch_pipeline.pool.stores.dynamodb.table import THREADS
+from batch_pipeline.pool.stores.stepped import SteppedStore
 
 
 class Killed(BaseException):

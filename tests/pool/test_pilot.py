@@ -16,8 +16,8 @@ import pytest
 
 from batch_pipeline.pool.base import Answer, Claim, Filter, Settlement
 from batch_pipeline.pool.hooks import Hooks, hooks_of
-from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.pilot import Pilot
+from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Action, Move, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.pool.terms import PilotConfig, Report, Standing, StopCriteria, Until
 from batch_pipeline.wire.contract import EndReason
@@ -397,7 +397,7 @@ PILOT = """
 import sys, time
 from pathlib import Path
 from batch_pipeline.pool.pilot import Pilot
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.terms import PilotConfig
 report = Pilot(SqliteStore(Path(sys.argv[1])), PilotConfig(owner="p", grace_seconds=float(sys.argv[2]))).run()
 print(report.why, report.signal, report.standing.released)
@@ -407,7 +407,7 @@ print(report.why, report.signal, report.standing.released)
 @pytest.mark.parametrize(("number", "grace"), [(signal.SIGTERM, 5.0), (signal.SIGINT, 5.0), (signal.SIGTERM, 0.2)])
 def test_a_signal_gives_back_what_is_held_within_seconds(tmp_path: Path, number: signal.Signals, grace: float) -> None:
     """PiCaS could not end the command, and ended with 0. A task's own handler may clean up, for a while."""
-    from batch_pipeline.pool.sqlite import SqliteStore
+    from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 
     store = SqliteStore(tmp_path / "pool.sqlite")
     deaf = "trap '' TERM; " if grace < 1 else ""
@@ -432,7 +432,7 @@ def test_a_signal_gives_back_what_is_held_within_seconds(tmp_path: Path, number:
 
 def test_a_late_signal_opens_nothing_again(tmp_path: Path) -> None:
     """In PiCaS a signal after the end of a token had it done once more."""
-    from batch_pipeline.pool.sqlite import SqliteStore
+    from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 
     store = SqliteStore(tmp_path / "pool.sqlite")
     store.add([TaskSpec(id="t", command=("true",)), TaskSpec(id="u", command=("sleep", "60"))], now_ms=0)
@@ -468,7 +468,7 @@ def test_a_task_that_is_deleted_ends_its_command_and_not_the_pilot(pool: MemoryS
 
 
 def test_nothing_of_a_pilot_that_is_killed_runs_on(tmp_path: Path) -> None:
-    from batch_pipeline.pool.sqlite import SqliteStore
+    from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 
     store = SqliteStore(tmp_path / "pool.sqlite")
     # What a command starts may make a group of its own.

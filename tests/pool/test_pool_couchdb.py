@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import pytest
 
 from batch_pipeline.pool.base import Answer, Claim, Filter, Settlement
-from batch_pipeline.pool.couchdb import CouchDbStore
-from batch_pipeline.pool.couchdb_server import Database, credentials_for
-from batch_pipeline.pool.opening import open_pool
+from batch_pipeline.pool.stores.couchdb.server import Database, credentials_for
+from batch_pipeline.pool.stores.couchdb.store import CouchDbStore
+from batch_pipeline.pool.stores.opening import open_pool
 from batch_pipeline.pool.task import Action, Move, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed

@@ -9,11 +9,11 @@ from contextlib import closing
 
 import pytest
 
-from batch_pipeline.pool import dynamodb_items as items
 from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Answer, Settlement
-from batch_pipeline.pool.dynamodb import DynamoDbStore
-from batch_pipeline.pool.opening import open_pool
+from batch_pipeline.pool.stores.dynamodb import items
+from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
+from batch_pipeline.pool.stores.opening import open_pool
 from batch_pipeline.pool.task import Move, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed

@@ -28,8 +28,8 @@ from batch_pipeline.pool.exchange import (
     import_file,
     on_disk,
 )
-from batch_pipeline.pool.memory import MemoryStore
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.memory import MemoryStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Action, Outcome, Task, TaskSpec, TaskState
 from batch_pipeline.pool.writing import COLUMNS, tasks_of
 from batch_pipeline.wire.contract import EndReason

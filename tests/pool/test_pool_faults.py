@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.pool.base import Answer
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from tests.pool.swarm import COUNT, MOST_CLAIMS, Swarm
 
 TASKS = int(os.environ.get("POOL_TASKS", "4000"))

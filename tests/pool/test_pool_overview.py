@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from batch_pipeline.pool.base import Settlement
-from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.overview import Overview, overview, process_states, quartile, rate_of
+from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Nest, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 

@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 )
 
 from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
-from batch_pipeline.pool.memory import MemoryStore
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.memory import MemoryStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Action, Event, Move, Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from tests.examples import examples

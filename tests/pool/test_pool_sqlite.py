@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pool.sqlite import SqliteStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.wire.errors import PoolFailed
 
 

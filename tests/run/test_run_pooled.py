@@ -17,11 +17,11 @@ from batch_pipeline.backends.payload import submit_json
 from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pool.base import AddReport, Claim, Filter, Settlement
-from batch_pipeline.pool.memory import MemoryStore
 from batch_pipeline.pool.pilots import BatchLauncher
 from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.pooled_pilots import MOST_LAUNCHES
 from batch_pipeline.pool.settings import local_launcher
+from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionUnknown

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import pytest
 
-from batch_pipeline.pool.couchdb import CouchDbStore
-from batch_pipeline.pool.dynamodb import DynamoDbStore
+from batch_pipeline.pool.stores.couchdb.store import CouchDbStore
+from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
 from tests.leftovers import at_the_end, keep_until_the_end
 
 _FOLDER = Path(__file__).parent

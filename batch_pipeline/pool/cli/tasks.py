@@ -81,7 +81,7 @@ def import_(call: Call) -> int:
 
 
 def _no_pool() -> PoolStore:
-    from batch_pipeline.pool.memory import MemoryStore
+    from batch_pipeline.pool.stores.memory import MemoryStore
 
     return MemoryStore()
 

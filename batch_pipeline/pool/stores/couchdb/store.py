@@ -1,6 +1,6 @@
 """The pool in a CouchDB database: for pilots anywhere that reach one server, and for those who come from PiCaS.
 
-One document a task (`couchdb_documents`). CouchDB writes a document on the condition of its revision, which is
+One document a task (`documents`). CouchDB writes a document on the condition of its revision, which is
 stronger than what is asked for: a write that is refused reads the document anew, and tries again if the task still is
 what the step began with. What this process wrote last it keeps, so that a claim and a settlement are one call each;
 those of many tasks at once are one call too. A claim looks at a window of the queue that is kept for the next claims
@@ -11,7 +11,7 @@ cluster may be a moment late, which costs a refused write or a look more). The d
 of PiCaS, `Monitor` and one for each resource class, for its tools.
 
 A store must not be used on both sides of a fork; threads may share one. (A little longer than most modules: what `Rows`
-asks for, method by method; documents and calls stand in `couchdb_documents` and `couchdb_server`.)
+asks for, method by method; documents and calls stand in `documents` and `server`.)
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from batch_pipeline.pool import couchdb_documents as documents
 from batch_pipeline.pool.base import Counts, Filter, Page
-from batch_pipeline.pool.couchdb_documents import Document
-from batch_pipeline.pool.couchdb_server import Database
-from batch_pipeline.pool.leases import LeaseWatch
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.rows import PendingMove, Written
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stores.couchdb import documents
+from batch_pipeline.pool.stores.couchdb.documents import Document
+from batch_pipeline.pool.stores.couchdb.server import Database
+from batch_pipeline.pool.stores.leases import LeaseWatch
+from batch_pipeline.pool.stores.rows import PendingMove, Written
+from batch_pipeline.pool.stores.stepped import SteppedStore
+from batch_pipeline.pool.stores.windows import Windows
 from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
-from batch_pipeline.pool.windows import Windows
 from batch_pipeline.wire.errors import PoolFailed
 
 #: Candidates that one look at the queue reads.

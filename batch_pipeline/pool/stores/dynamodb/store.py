@@ -2,7 +2,7 @@
 
 **One table a pool, billed by request.** A claim, a renewal and a settlement are one conditional UpdateItem each, and
 the event that tells of a move is in the same write: the item carries its last events, older ones are moved to items of
-their own (`dynamodb_items`). A transaction would cost twice as much and write no more safely.
+their own (`items`). A transaction would cost twice as much and write no more safely.
 
 **No hot partition.** Ids spread over the table. The sparse index `queue` spreads what is to be done over `shards` parts
 a class and priority; what is settled leaves it. A claim looks at one part, at random, and keeps what it has seen for
@@ -18,7 +18,7 @@ each move pays for a transaction. `queue` and `ended` (keys only, some 100 bytes
 0.0003 dollars for a million settled tasks. Both indexes follow the table by a moment, and so do counts and claims.
 
 A store must not be used on both sides of a fork; threads may share one. (Longer than most modules: what `Rows` asks
-for, method by method; items and calls stand in `dynamodb_items` and `dynamodb_table`.)
+for, method by method; items and calls stand in `items` and `table`.)
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from threading import Lock
 from typing import Any
 from uuid import uuid4
 
-from batch_pipeline.pool import dynamodb_items as items
 from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Counts, Filter, Page
-from batch_pipeline.pool.dynamodb_items import Item, Update, key, number, text
-from batch_pipeline.pool.dynamodb_table import MOST_READ, Table, pieces, query_of
-from batch_pipeline.pool.leases import LeaseWatch
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.rows import PendingMove, Written
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stores.dynamodb import items
+from batch_pipeline.pool.stores.dynamodb.items import Item, Update, key, number, text
+from batch_pipeline.pool.stores.dynamodb.table import MOST_READ, Table, pieces, query_of
+from batch_pipeline.pool.stores.leases import LeaseWatch
+from batch_pipeline.pool.stores.rows import PendingMove, Written
+from batch_pipeline.pool.stores.stepped import SteppedStore
+from batch_pipeline.pool.stores.windows import Windows
 from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
-from batch_pipeline.pool.windows import Windows
 from batch_pipeline.wire.errors import PoolFailed
 
 SHARDS = 16

@@ -21,7 +21,7 @@ from typing import Any
 
 from batch_pipeline.pool import moves, records
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.rows import PendingMove
+from batch_pipeline.pool.stores.rows import PendingMove
 from batch_pipeline.pool.task import Event, Move, Task, TaskState
 
 Document = dict[str, Any]

@@ -36,7 +36,7 @@ from batch_pipeline.pool.records import (
     record_of_spec,
     spec_of,
 )
-from batch_pipeline.pool.rows import PendingMove
+from batch_pipeline.pool.stores.rows import PendingMove
 from batch_pipeline.pool.task import Event, Task, TaskState
 
 Item = dict[str, Any]

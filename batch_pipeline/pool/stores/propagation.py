@@ -14,7 +14,7 @@ from typing import Final
 
 from batch_pipeline.pool import moves
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.rows import PendingMove, Rows, Written, chunks
+from batch_pipeline.pool.stores.rows import PendingMove, Rows, Written, chunks
 from batch_pipeline.pool.task import Move, Task, TaskState
 
 #: How often tasks that keep changing are read again. Then their marks are left to the next reaper.

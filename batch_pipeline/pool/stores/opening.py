@@ -44,13 +44,13 @@ def open_pool(url: str, *, create: bool = False, region: str = "", profile: str 
 
 
 def _in_memory(name: str) -> PoolStore:
-    from batch_pipeline.pool.memory import MemoryStore
+    from batch_pipeline.pool.stores.memory import MemoryStore
 
     return _MEMORY.setdefault(name, MemoryStore())
 
 
 def _in_file(url: str, create: bool) -> PoolStore:
-    from batch_pipeline.pool.sqlite import SqliteStore
+    from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 
     path = Path(url.removeprefix("sqlite:").removeprefix("//")).expanduser()
     if not path.name:
@@ -63,7 +63,7 @@ def _in_file(url: str, create: bool) -> PoolStore:
 
 
 def _in_table(parts: SplitResult, create: bool, region: str, profile: str) -> PoolStore:
-    from batch_pipeline.pool.dynamodb import DynamoDbStore
+    from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
 
     told = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     if unknown := sorted(told.keys() - {"region", "endpoint"}):
@@ -73,7 +73,7 @@ def _in_table(parts: SplitResult, create: bool, region: str, profile: str) -> Po
 
 
 def _in_database(parts: SplitResult, create: bool) -> PoolStore:
-    from batch_pipeline.pool.couchdb import CouchDbStore
+    from batch_pipeline.pool.stores.couchdb.store import CouchDbStore
 
     folder, _, database = parts.path.rstrip("/").rpartition("/")
     if not database:

@@ -25,8 +25,8 @@ from batch_pipeline.pool.base import (
     Settlement,
 )
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.propagation import Propagation
-from batch_pipeline.pool.rows import CHUNK, Rows, Written, chunks
+from batch_pipeline.pool.stores.propagation import Propagation
+from batch_pipeline.pool.stores.rows import CHUNK, Rows, Written, chunks
 from batch_pipeline.pool.task import Action, Event, Nest, Task, TaskSpec
 from batch_pipeline.wire.errors import IllegalMove
 

@@ -7,7 +7,7 @@ local disk, not on a network's. A transaction that was answered survives the dea
 
 A connection must not be used on both sides of a fork; threads of one process may share a store.
 
-(Longer than most modules: what one connection does, statement by statement; the statements stand in `sqlite_rows`.)
+(Longer than most modules: what one connection does, statement by statement; the statements stand in `rows`.)
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from threading import RLock
 from batch_pipeline.pool.base import Answer, Claim, Counts, Filter, Page, Settlement
 from batch_pipeline.pool.moves import Step
 from batch_pipeline.pool.records import record_of_spec
-from batch_pipeline.pool.rows import CHUNK, PendingMove, Written
-from batch_pipeline.pool.sqlite_rows import (
+from batch_pipeline.pool.stores.rows import CHUNK, PendingMove, Written
+from batch_pipeline.pool.stores.sqlite.rows import (
     END,
     END_EVENT,
     EVENT,
@@ -54,7 +54,7 @@ from batch_pipeline.pool.sqlite_rows import (
     standing,
     task_of_row,
 )
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stores.stepped import SteppedStore
 from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 

@@ -11,8 +11,8 @@ from threading import RLock
 
 from batch_pipeline.pool.base import Counts, Filter, Page
 from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.rows import PendingMove, Written
-from batch_pipeline.pool.stepped import SteppedStore
+from batch_pipeline.pool.stores.rows import PendingMove, Written
+from batch_pipeline.pool.stores.stepped import SteppedStore
 from batch_pipeline.pool.task import Event, Nest, Task, TaskState
 
 

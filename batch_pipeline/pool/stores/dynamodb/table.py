@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-from batch_pipeline.pool import dynamodb_items as items
-from batch_pipeline.pool.dynamodb_items import Item, Update, key, number, text
+from batch_pipeline.pool.stores.dynamodb import items
+from batch_pipeline.pool.stores.dynamodb.items import Item, Update, key, number, text
 from batch_pipeline.wire.errors import PoolFailed
 
 _Value = TypeVar("_Value")

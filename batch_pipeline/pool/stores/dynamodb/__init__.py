@@ -1,0 +1,1 @@
+"""The pool in a DynamoDB table."""
