@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from batch_pipeline.pool.base import Answer, Settlement
-from batch_pipeline.pool.exchange import ExportFormat, Format, Reading, export_file, import_file
+from batch_pipeline.pool.files.exchange import ExportFormat, Format, Reading, export_file, import_file
 from batch_pipeline.pool.overview import overview
-from batch_pipeline.pool.pilot import Pilot
+from batch_pipeline.pool.pilots.pilot import Pilot
+from batch_pipeline.pool.pilots.terms import PilotConfig
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Outcome, TaskState
-from batch_pipeline.pool.terms import PilotConfig
 from batch_pipeline.wire.contract import EndReason
 from benchmarks import pool_peers as peers
 from benchmarks import table

@@ -22,8 +22,9 @@ from batch_pipeline.backends.base import After, Child, JobRequest, JobState, Job
 from batch_pipeline.backends.limits import check
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Limits
-from batch_pipeline.pool.autopilot import Launcher
 from batch_pipeline.pool.base import Filter, PoolStore
+from batch_pipeline.pool.files.writing import tasks_of
+from batch_pipeline.pool.pilots.autopilot import Launcher
 from batch_pipeline.pool.pooled_pilots import Pilots
 from batch_pipeline.pool.pooled_tasks import (
     STATES,
@@ -39,7 +40,6 @@ from batch_pipeline.pool.pooled_tasks import (
 )
 from batch_pipeline.pool.settings import pool_of
 from batch_pipeline.pool.task import Action, Nest, TaskSpec, TaskState
-from batch_pipeline.pool.writing import tasks_of
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionRefused, SubmissionUnknown
 
 #: A task waits for so many others at the most, and a join too.

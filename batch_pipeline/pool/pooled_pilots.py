@@ -11,12 +11,12 @@ from typing import Final
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.config import Settings
-from batch_pipeline.pool.autopilot import Launcher
 from batch_pipeline.pool.base import Filter, PoolStore
-from batch_pipeline.pool.pilots import BatchLauncher
+from batch_pipeline.pool.files.writing import tasks_of
+from batch_pipeline.pool.pilots.autopilot import Launcher
+from batch_pipeline.pool.pilots.jobs import BatchLauncher
 from batch_pipeline.pool.settings import run_launcher, told_needs
 from batch_pipeline.pool.task import TaskState
-from batch_pipeline.pool.writing import tasks_of
 from batch_pipeline.records.place import pool_url
 from batch_pipeline.wire.errors import BackendFailed
 

@@ -14,10 +14,10 @@ from batch_pipeline.wire.errors import BackendFailed, InvalidUse
 from batch_pipeline.wire.scratch import private_folder
 
 if TYPE_CHECKING:
-    from batch_pipeline.pool.autopilot import Launcher
     from batch_pipeline.pool.base import PoolStore
-    from batch_pipeline.pool.launch import LocalLauncher
-    from batch_pipeline.pool.pilots import BatchLauncher
+    from batch_pipeline.pool.pilots.autopilot import Launcher
+    from batch_pipeline.pool.pilots.jobs import BatchLauncher
+    from batch_pipeline.pool.pilots.launch import LocalLauncher
     from batch_pipeline.wire.store import Store
 
 
@@ -39,7 +39,7 @@ def pool_of(settings: Settings, *, create: bool = False) -> PoolStore:
 
 def local_launcher(settings: Settings, url: str, arguments: Sequence[str]) -> LocalLauncher:
     """Launches pilots of a pool as processes of this machine, with the settings of this command."""
-    from batch_pipeline.pool.launch import LocalLauncher, pilot_command, remembered
+    from batch_pipeline.pool.pilots.launch import LocalLauncher, pilot_command, remembered
 
     location = settings.store_location
     store = ("--store", location if "://" in location else str(Path(location).expanduser().absolute()), "--prefix", "")
@@ -62,7 +62,7 @@ def batch_launcher(
 ) -> BatchLauncher:
     """Launches pilots of a pool as array jobs. Raises InvalidUse for a pool that jobs elsewhere cannot reach."""
     from batch_pipeline.backends.definitions import pilot_definition
-    from batch_pipeline.pool.pilots import BatchLauncher
+    from batch_pipeline.pool.pilots.jobs import BatchLauncher
 
     if settings.backend.name == "aws":
         require_reachable(url)

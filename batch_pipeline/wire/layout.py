@@ -22,7 +22,7 @@
     subsets/{id}.json                                 which samples were copied from where to where, on both sides
     live/{run_id}.json                                there while a run may have live jobs
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
-    pool/logs/{task}/{fence}.log                      long logs of a pool's tasks, one a claim (`pool.life`)
+    pool/logs/{task}/{fence}.log                      long logs of a pool's tasks, one a claim (`pool.pilots.life`)
     pool/pilots/{name}.json                           pilots that were launched as jobs of a backend
     pool/pilot.sh                                     what these jobs fetch and run
 

@@ -25,7 +25,7 @@ from batch_pipeline.backends.base import JobState
 from batch_pipeline.pool.cli.call import STATES, Duration, in_words
 from batch_pipeline.pool.cli.group import POOL_VERBS
 from batch_pipeline.pool.cli.tasks import EXPORTS, FORMATS
-from batch_pipeline.pool.exchange import ExportFormat, Format
+from batch_pipeline.pool.files.exchange import ExportFormat, Format
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import TaskState
 from batch_pipeline.wire.contract import CommandExit

@@ -13,7 +13,7 @@ import pytest
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pool.base import Filter
-from batch_pipeline.pool.pilots import BatchLauncher
+from batch_pipeline.pool.pilots.jobs import BatchLauncher
 from batch_pipeline.pool.settings import batch_launcher
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
@@ -172,7 +172,7 @@ def test_array_jobs_and_pilots_do_not_mix_within_a_live_run(lab: Lab, gate: Path
 
 def test_pilots_that_cannot_work_are_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_PIPELINE__POOL__LEASE_SECONDS", "60")
-    monkeypatch.setattr("batch_pipeline.pool.launch.sys.executable", "/bin/false")
+    monkeypatch.setattr("batch_pipeline.pool.pilots.launch.sys.executable", "/bin/false")
     told = lab.run(*PILOTS, code=4)
     assert "pilots ended without having done anything, and 3 tasks are left" in told.err
     assert "batch-pipeline pool work --pool sqlite://" in told.err

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import pytest
 
 from batch_pipeline.pool.base import Answer, Claim, Filter, Settlement
-from batch_pipeline.pool.hooks import Hooks, hooks_of
-from batch_pipeline.pool.pilot import Pilot
+from batch_pipeline.pool.pilots.hooks import Hooks, hooks_of
+from batch_pipeline.pool.pilots.pilot import Pilot
+from batch_pipeline.pool.pilots.terms import PilotConfig, Report, Standing, StopCriteria, Until
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Action, Move, Outcome, Task, TaskSpec, TaskState
-from batch_pipeline.pool.terms import PilotConfig, Report, Standing, StopCriteria, Until
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed, StepFailed
 from batch_pipeline.wire.store import open_store
@@ -396,9 +396,9 @@ def test_hooks_that_are_none_are_refused(name: str) -> None:
 PILOT = """
 import sys, time
 from pathlib import Path
-from batch_pipeline.pool.pilot import Pilot
+from batch_pipeline.pool.pilots.pilot import Pilot
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
-from batch_pipeline.pool.terms import PilotConfig
+from batch_pipeline.pool.pilots.terms import PilotConfig
 report = Pilot(SqliteStore(Path(sys.argv[1])), PilotConfig(owner="p", grace_seconds=float(sys.argv[2]))).run()
 print(report.why, report.signal, report.standing.released)
 """

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.pool.keeper import LONGEST_PAUSE, REMEMBERED, SHORTEST_PAUSE, Pauses, TimeKeeper
+from batch_pipeline.pool.pilots.keeper import LONGEST_PAUSE, REMEMBERED, SHORTEST_PAUSE, Pauses, TimeKeeper
 
 
 def test_a_class_that_nobody_knows_fits_until_the_wall_time() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pool.autopilot import Autopilot, Sizing, wanted
 from batch_pipeline.pool.base import Counts, Filter
-from batch_pipeline.pool.launch import LocalLauncher
+from batch_pipeline.pool.pilots.autopilot import Autopilot, Sizing, wanted
+from batch_pipeline.pool.pilots.launch import LocalLauncher
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Action, TaskSpec, TaskState
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.config import load_settings
-from batch_pipeline.pool.autopilot import Autopilot, Sizing
 from batch_pipeline.pool.base import PoolStore, Settlement
 from batch_pipeline.pool.overview import Overview, overview
-from batch_pipeline.pool.pilot import Pilot
+from batch_pipeline.pool.pilots.autopilot import Autopilot, Sizing
+from batch_pipeline.pool.pilots.pilot import Pilot
+from batch_pipeline.pool.pilots.terms import PilotConfig
 from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.stores.memory import MemoryRows
 from batch_pipeline.pool.stores.stepped import SteppedStore
 from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
-from batch_pipeline.pool.terms import PilotConfig
 from batch_pipeline.wire.contract import EndReason
 from tests.pool.interrupted import Killed, die, interrupted
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
-from batch_pipeline.pool.exchange import ExportFormat, Format, Reading, export_file, import_file
+from batch_pipeline.pool.files.exchange import ExportFormat, Format, Reading, export_file, import_file
+from batch_pipeline.pool.files.writing import tasks_of
 from batch_pipeline.pool.moves import LEGAL
 from batch_pipeline.pool.overview import overview
 from batch_pipeline.pool.stores.memory import MemoryRows
@@ -19,7 +20,6 @@ from batch_pipeline.pool.stores.rows import Rows
 from batch_pipeline.pool.stores.sqlite.store import SqliteRows
 from batch_pipeline.pool.stores.stepped import SteppedStore
 from batch_pipeline.pool.task import Action, Move, Outcome, Task, TaskSpec, TaskState
-from batch_pipeline.pool.writing import tasks_of
 from batch_pipeline.wire.contract import EndReason
 
 FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from batch_pipeline.pool.base import Filter, PoolStore, Settlement
-from batch_pipeline.pool.documents import documents_of
-from batch_pipeline.pool.exchange import (
+from batch_pipeline.pool.files.documents import documents_of
+from batch_pipeline.pool.files.exchange import (
     ExportFormat,
     Format,
     ImportReport,
@@ -28,10 +28,10 @@ from batch_pipeline.pool.exchange import (
     import_file,
     on_disk,
 )
+from batch_pipeline.pool.files.writing import COLUMNS, tasks_of
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Action, Outcome, Task, TaskSpec, TaskState
-from batch_pipeline.pool.writing import COLUMNS, tasks_of
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 

@@ -13,7 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from batch_pipeline.pool.notice import ENDPOINT_VARIABLE, NoticeWatch
+from batch_pipeline.pool.pilots.notice import ENDPOINT_VARIABLE, NoticeWatch
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import TaskSpec, TaskState
 

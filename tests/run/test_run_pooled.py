@@ -17,7 +17,7 @@ from batch_pipeline.backends.payload import submit_json
 from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pool.base import AddReport, Claim, Filter, Settlement
-from batch_pipeline.pool.pilots import BatchLauncher
+from batch_pipeline.pool.pilots.jobs import BatchLauncher
 from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.pooled_pilots import MOST_LAUNCHES
 from batch_pipeline.pool.settings import local_launcher

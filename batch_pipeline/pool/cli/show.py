@@ -38,7 +38,7 @@ def show(call: Call) -> int:
 
     A task's history has every move since it was added, resets and deletions among them.
     """
-    from batch_pipeline.pool.writing import tasks_of
+    from batch_pipeline.pool.files.writing import tasks_of
 
     wanted = filter_of(call)
     with opened(call) as pool:
@@ -144,8 +144,8 @@ def views(call: Call) -> int:
     """Lists the ids of tasks as PiCaS's views have them: todo, locked, done, error; without VIEW, their numbers."""
     from dataclasses import replace
 
+    from batch_pipeline.pool.files.writing import tasks_of
     from batch_pipeline.pool.task import TaskState
-    from batch_pipeline.pool.writing import tasks_of
 
     view, wanted = call.options["view"], filter_of(call)
     with opened(call) as pool:

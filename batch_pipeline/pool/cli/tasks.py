@@ -33,9 +33,9 @@ from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.pool.base import AddReport, PoolStore
-    from batch_pipeline.pool.exchange import Reading
+    from batch_pipeline.pool.files.exchange import Reading
 
-#: As `pool.exchange` has them; a test compares.
+#: As `pool.files.exchange` has them; a test compares.
 FORMATS = ("pyanamo", "csv", "tsv", "jsonl", "picas", "lines")
 EXPORTS = ("csv", "tsv", "jsonl", "sqlite")
 _MOST_NAMED = 10
@@ -60,7 +60,7 @@ def import_(call: Call) -> int:
 
     All bad rows are told at once, with their lines, and then nothing is added. `-` reads from standard input.
     """
-    from batch_pipeline.pool.exchange import import_file, on_disk
+    from batch_pipeline.pool.files.exchange import import_file, on_disk
 
     file, dry_run = call.options["file"], bool(call.options["dry_run"])
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ def _no_pool() -> PoolStore:
 
 
 def _reading(options: Mapping[str, Any], path: Path) -> Reading:
-    from batch_pipeline.pool.exchange import Format, Reading, guessed
+    from batch_pipeline.pool.files.exchange import Format, Reading, guessed
 
     told = {
         "delimiter": options["delimiter"],
@@ -157,7 +157,7 @@ def _tell_added(call: Call, report: AddReport) -> int:
 
 def export(call: Call) -> int:
     """Writes the tasks that are meant to FILE, with states, results and errors; `-` writes to standard output."""
-    from batch_pipeline.pool.exchange import ExportFormat, export_file, guessed_export
+    from batch_pipeline.pool.files.exchange import ExportFormat, export_file, guessed_export
 
     file, told = call.options["file"], call.options["format"]
     if file == "-" and told == "sqlite":

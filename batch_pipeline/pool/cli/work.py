@@ -21,8 +21,8 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.pool.autopilot import Launcher
-    from batch_pipeline.pool.terms import PilotConfig, Report
+    from batch_pipeline.pool.pilots.autopilot import Launcher
+    from batch_pipeline.pool.pilots.terms import PilotConfig, Report
 
 _HOOKS: Final = ("prepare_env", "cleanup_env", "prepare_run", "cleanup_run")
 _UNTIL: Final = ("empty", "settled", "endless")
@@ -35,9 +35,9 @@ def work(call: Call) -> int:
     with 1 when tasks failed for good, with 143 or 130 after a signal. In a job of AWS Batch a signal means 75, and 0
     says that the pilot did its work, whatever became of its tasks.
     """
-    from batch_pipeline.pool.hooks import hooks_of
-    from batch_pipeline.pool.notice import NoticeWatch
-    from batch_pipeline.pool.pilot import Pilot
+    from batch_pipeline.pool.pilots.hooks import hooks_of
+    from batch_pipeline.pool.pilots.notice import NoticeWatch
+    from batch_pipeline.pool.pilots.pilot import Pilot
 
     scripts = {hook: call.options[hook] or "" for hook in _HOOKS}
     hooks = hooks_of(call.options["hooks"] or "", scripts)
@@ -56,8 +56,8 @@ def work(call: Call) -> int:
 
 
 def _config(call: Call) -> PilotConfig:
-    from batch_pipeline.pool.launch import identity
-    from batch_pipeline.pool.terms import PilotConfig, StopCriteria, Until
+    from batch_pipeline.pool.pilots.launch import identity
+    from batch_pipeline.pool.pilots.terms import PilotConfig, StopCriteria, Until
 
     options, settings = call.options, call.settings.pool
     owner, native_id = identity(os.environ)
@@ -117,7 +117,7 @@ def autopilot(call: Call) -> int:
     Pilots that are queued or at work count. With --once it looks once, for cron. What stands after `--` goes to the
     pilots: `pool autopilot --most 4 -- --items 2`. --on batch sends them to the queue as array jobs.
     """
-    from batch_pipeline.pool.autopilot import Autopilot, Sizing
+    from batch_pipeline.pool.pilots.autopilot import Autopilot, Sizing
 
     options = call.options
     sizing = Sizing(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.pool.base import Filter, PoolStore
-from batch_pipeline.pool.reading import TOLD
+from batch_pipeline.pool.files.reading import TOLD
 from batch_pipeline.pool.records import record_of_event, record_of_task
 from batch_pipeline.pool.task import Event, Task, TaskSpec
 

@@ -33,14 +33,14 @@ from functools import partial
 from typing import Any
 
 from batch_pipeline.pool.base import Claim, PoolStore, Settlement
-from batch_pipeline.pool.hooks import Hooks, guarded
-from batch_pipeline.pool.keeper import Pauses, TimeKeeper, stop_reason
-from batch_pipeline.pool.ledger import Ledger
-from batch_pipeline.pool.life import Life, Workplace, group_of
-from batch_pipeline.pool.process import Commands
+from batch_pipeline.pool.pilots.hooks import Hooks, guarded
+from batch_pipeline.pool.pilots.keeper import Pauses, TimeKeeper, stop_reason
+from batch_pipeline.pool.pilots.ledger import Ledger
+from batch_pipeline.pool.pilots.life import Life, Workplace, group_of
+from batch_pipeline.pool.pilots.process import Commands
+from batch_pipeline.pool.pilots.terms import PilotConfig, Report, Standing, Until
+from batch_pipeline.pool.pilots.verdict import outcome_of_error
 from batch_pipeline.pool.task import Outcome, TaskState
-from batch_pipeline.pool.terms import PilotConfig, Report, Standing, Until
-from batch_pipeline.pool.verdict import outcome_of_error
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BatchPipelineError, PoolFailed
 from batch_pipeline.wire.store import Store

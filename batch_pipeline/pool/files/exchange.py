@@ -22,11 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from batch_pipeline.pool.asked import Problem
 from batch_pipeline.pool.base import AddReport, Filter, PoolStore
-from batch_pipeline.pool.reading import Finds, Format, PassedOver, Reading, finds_in, guessed
+from batch_pipeline.pool.files.asked import Problem
+from batch_pipeline.pool.files.reading import Finds, Format, PassedOver, Reading, finds_in, guessed
+from batch_pipeline.pool.files.writing import ExportFormat, write_tasks
 from batch_pipeline.pool.task import TaskSpec, problems_of
-from batch_pipeline.pool.writing import ExportFormat, write_tasks
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 
 __all__ = [

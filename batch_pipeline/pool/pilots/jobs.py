@@ -34,7 +34,7 @@ class Launched:
 
 
 class BatchLauncher:
-    """See `pool.autopilot.Launcher`. Pilots of the empty class take tasks of any."""
+    """See `pool.pilots.autopilot.Launcher`. Pilots of the empty class take tasks of any."""
 
     def __init__(
         self,

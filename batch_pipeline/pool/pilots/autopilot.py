@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from batch_pipeline.pool.base import Counts, PoolStore
-from batch_pipeline.pool.keeper import Pauses
+from batch_pipeline.pool.pilots.keeper import Pauses
 from batch_pipeline.pool.task import TaskState
 
 

@@ -12,7 +12,7 @@ from bisect import insort
 from collections import deque
 from typing import Final
 
-from batch_pipeline.pool.terms import Standing, StopCriteria
+from batch_pipeline.pool.pilots.terms import Standing, StopCriteria
 
 #: The part of a class's tasks that must have been as fast as the time that is left.
 QUANTILE: Final = 0.9

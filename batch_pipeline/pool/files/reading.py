@@ -21,8 +21,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline.pool.asked import ALIASES, FIELDS, Problem, asked, command_fields
-from batch_pipeline.pool.documents import documents_of
+from batch_pipeline.pool.files.asked import ALIASES, FIELDS, Problem, asked, command_fields
+from batch_pipeline.pool.files.documents import documents_of
 from batch_pipeline.pool.task import TaskSpec
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 

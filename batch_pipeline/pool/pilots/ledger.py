@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import Final
 
 from batch_pipeline.pool.base import Answer, Claim, PoolStore, Settlement
-from batch_pipeline.pool.keeper import Pauses
 from batch_pipeline.pool.moves import judged
+from batch_pipeline.pool.pilots.keeper import Pauses
 from batch_pipeline.pool.task import Move
 from batch_pipeline.wire.errors import PoolFailed
 

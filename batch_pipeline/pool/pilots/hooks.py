@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
 
+from batch_pipeline.pool.pilots.terms import Standing
 from batch_pipeline.pool.task import Outcome, Task
-from batch_pipeline.pool.terms import Standing
 from batch_pipeline.wire.errors import InvalidUse, StepFailed
 
 NAMES: Final = ("prepare_env", "cleanup_env", "prepare_run", "cleanup_run")

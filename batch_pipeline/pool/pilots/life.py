@@ -15,13 +15,13 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.pool import staging
 from batch_pipeline.pool.base import Claim
-from batch_pipeline.pool.hooks import Hooks, guarded, variables_of
-from batch_pipeline.pool.process import Commands, Process
+from batch_pipeline.pool.pilots import staging
+from batch_pipeline.pool.pilots.hooks import Hooks, guarded, variables_of
+from batch_pipeline.pool.pilots.process import Commands, Process
+from batch_pipeline.pool.pilots.tasklog import TAIL_BYTES, TaskLog
+from batch_pipeline.pool.pilots.verdict import outcome_of_error, outcome_of_exit
 from batch_pipeline.pool.task import Outcome, Task, TaskSpec
-from batch_pipeline.pool.tasklog import TAIL_BYTES, TaskLog
-from batch_pipeline.pool.verdict import outcome_of_error, outcome_of_exit
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, StoreFailed

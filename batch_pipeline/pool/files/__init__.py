@@ -1,0 +1,1 @@
+"""Tasks of files into a pool, and out of it."""
