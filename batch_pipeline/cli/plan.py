@@ -40,7 +40,7 @@ def plan(call: Call) -> int:
 
     request = call.request()
     if call.options["failed"]:
-        from batch_pipeline.cli.run import only_failed
+        from batch_pipeline.run.status import only_failed
 
         narrowed = only_failed(request)
         if narrowed is None:

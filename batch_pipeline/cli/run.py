@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -44,6 +43,8 @@ def run(call: Call) -> int:
         _bring_images_up_to_date(call)
     request = call.request(writes=True)
     if call.options["failed"]:
+        from batch_pipeline.run.status import only_failed
+
         narrowed = only_failed(request)
         if narrowed is None:
             data("Nothing to do: no sample has failed.")
@@ -69,20 +70,6 @@ def drive(request: Request, listener: Listener, *, detach: bool = False) -> Outc
     from batch_pipeline.run import driver
 
     return driver.run(request, listener, detach=detach)
-
-
-def only_failed(request: Request) -> Request | None:
-    """The request for the samples that failed in the last run; None when none did. A failed gather is of them all."""
-    from batch_pipeline.run.status import status
-    from batch_pipeline.wire.layout import COHORT
-
-    chosen = request.selection.samples
-    failed = {cell.sample for cell in status(request).failed}
-    if COHORT in failed:
-        return request
-    failed &= set(request.samples.names)
-    kept = frozenset(failed if chosen is None else failed & chosen)
-    return replace(request, selection=replace(request.selection, samples=kept)) if kept else None
 
 
 def watched(call: Call, drive: Callable[[Listener], Outcome]) -> Outcome | int:

@@ -137,6 +137,7 @@ class WorkflowTask:
     @classmethod
     def main(cls) -> None:
         """Hands the pipeline to the command line and ends the process with its exit code."""
+        # The one import that goes upwards: the last line of a pipeline's file hands its class to the command line.
         from batch_pipeline.cli import run_command_line
 
         sys.exit(run_command_line(cls))

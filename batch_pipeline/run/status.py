@@ -89,6 +89,17 @@ def status(request: Request) -> Status:
         driver.close()
 
 
+def only_failed(request: Request) -> Request | None:
+    """The request for the samples that failed in the last run; None when none did. A failed gather is of them all."""
+    chosen = request.selection.samples
+    failed = {cell.sample for cell in status(request).failed}
+    if layout.COHORT in failed:
+        return request
+    failed &= set(request.samples.names)
+    kept = frozenset(failed if chosen is None else failed & chosen)
+    return replace(request, selection=replace(request.selection, samples=kept)) if kept else None
+
+
 def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Retired]]]) -> Iterator[str]:
     """A sentence for each run since which cells are not done any more, and one for those with untrue receipts."""
     undone = Counter(

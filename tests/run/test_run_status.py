@@ -8,7 +8,6 @@ import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import Child, JobState
-from batch_pipeline.cli.run import only_failed
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.records.record import read_record
@@ -17,7 +16,7 @@ from batch_pipeline.run import live
 from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.logs import logs
-from batch_pipeline.run.status import explain, status, watch
+from batch_pipeline.run.status import explain, only_failed, status, watch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, Store
