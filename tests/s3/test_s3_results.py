@@ -14,10 +14,10 @@ from batch_pipeline.records.history import new_run_id
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.store import open_store
+from tests.access.service.lab import Client, Lab
+from tests.access.service.oidc import Issuer
 from tests.s3.conftest import BUCKET, Service
 from tests.s3.test_s3_store import access_of
-from tests.server.lab import Client, Lab
-from tests.server.oidc import Issuer
 
 DATA = bytes(range(256)) * 40_000  # ten megabytes
 

@@ -26,10 +26,10 @@ from batch_pipeline.records.record import read_record
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse, SubmissionRefused
 from batch_pipeline.wire.store import open_store
 from tests.access.conftest import begin
+from tests.access.service.lab import ALICE, Lab
+from tests.access.service.oidc import AUDIENCE, Issuer
+from tests.access.service.serving import served
 from tests.access.site import Site, until
-from tests.server.lab import ALICE, Lab
-from tests.server.oidc import AUDIENCE, Issuer
-from tests.server.serving import served
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "runs.example.org", "127.0.0.1.example.org", ""])

@@ -18,7 +18,7 @@ from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
 from batch_pipeline.wire.errors import BackendFailed, RepositoryFailed, StoreFailed
 from batch_pipeline.wire.store import Store, open_store
-from tests.server.lab import ALICE, BOB, Lab
+from tests.access.service.lab import ALICE, BOB, Lab
 
 
 def test_a_run_is_recorded_and_told(lab: Lab) -> None:

@@ -29,7 +29,7 @@ from batch_pipeline.records.history import Happened, append, new_run_id
 from batch_pipeline.records.record import RunRecord, write_end
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import Store, open_store
-from tests.server.oidc import AUDIENCE, Issuer
+from tests.access.service.oidc import AUDIENCE, Issuer
 
 ALICE = "alice@example.org"
 BOB = "bob@example.org"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.lab import Lab
-from tests.server.oidc import Issuer
+from tests.access.service.lab import Lab
+from tests.access.service.oidc import Issuer
 
 
 @pytest.fixture(scope="session")

@@ -21,10 +21,10 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from tests.access.service.lab import Lab
+from tests.access.service.oidc import Issuer
+from tests.access.service.serving import served
 from tests.examples import examples
-from tests.server.lab import Lab
-from tests.server.oidc import Issuer
-from tests.server.serving import served
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from batch_pipeline.access.service.files import list_folder, open_file, parts_of
 from batch_pipeline.access.service.results import SANDBOX, type_of
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, open_store
-from tests.server.lab import BOB, Lab
+from tests.access.service.lab import BOB, Lab
 
 DATA = bytes(range(256)) * 20_000  # several pieces
 

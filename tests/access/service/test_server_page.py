@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.access.service.lab import ALICE, Lab
+from tests.access.service.serving import served
 from tests.luigi.conftest import free_port
 from tests.luigi.test_luigi_page import CHROMEDRIVER, Page
-from tests.server.lab import ALICE, Lab
-from tests.server.serving import served
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
 

@@ -21,8 +21,8 @@ from batch_pipeline.access.service.keys import (
 )
 from batch_pipeline.access.service.tokens import MOST_CHARACTERS, TokenRefused, TokenRules, Verifier
 from batch_pipeline.wire.errors import InvalidConfig
-from tests.server.lab import Lab
-from tests.server.oidc import AUDIENCE, Issuer, ec_key, published, rsa_key
+from tests.access.service.lab import Lab
+from tests.access.service.oidc import AUDIENCE, Issuer, ec_key, published, rsa_key
 
 
 class Clock:

@@ -15,9 +15,9 @@ from batch_pipeline.access.service.client import ServiceClient, ServiceUnreachab
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.cli import run_command_line
 from batch_pipeline.wire.errors import InvalidUse, Refused
-from tests.server.lab import BOB, Lab
-from tests.server.oidc import Issuer
-from tests.server.serving import served
+from tests.access.service.lab import BOB, Lab
+from tests.access.service.oidc import Issuer
+from tests.access.service.serving import served
 
 VARIABLE = "BATCH_PIPELINE_ID_TOKEN"
 
