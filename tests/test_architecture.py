@@ -17,14 +17,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "batch_pipeline"
 
-#: Part of the package -> the parts that it may import. `pipeline` hands over to `cli` in one place, see below.
-ALLOWED: dict[str, set[str]] = {
+#: Room of the core -> the rooms that it may import, all of them above it here. `pipeline` hands over to `cli` in one
+#: place, see below.
+CORE: dict[str, set[str]] = {
     "wire": set(),
     "log": set(),
     "config": {"wire"},
-    "pipeline": {"wire"},
     "container": {"wire"},
     "localbatch": {"wire", "container"},
+    "pipeline": {"wire"},
+    "__init__": {"wire", "pipeline"},
     "backends": {"wire", "config", "pipeline", "localbatch"},
     "records": {"wire", "config", "pipeline", "backends"},
     "luigi_adapter": {"wire", "pipeline", "records"},
@@ -45,14 +47,16 @@ ALLOWED: dict[str, set[str]] = {
         "report",
         "demo",
     },
-    "__init__": {"wire", "pipeline"},
     "__main__": {"cli"},
+}
+#: Wing -> the rooms of the core that it may import. A wing is a whole capability that the core does without.
+WINGS: dict[str, set[str]] = {
     "pool": {"wire", "config", "pipeline", "backends", "records", "run", "report", "cli"},
     "access": {"wire", "config", "pipeline", "backends", "records", "run", "report", "cli"},
     "deploy": {"wire", "config", "pipeline", "backends", "run", "report", "cli"},
 }
-#: Whole capabilities that the core does without: it reaches them in two places alone, and they import no other.
-WINGS = ("pool", "access", "deploy")
+ALLOWED = CORE | WINGS
+#: Where alone the core reaches the wings: the table of their verbs, and the backend of a run whose cells pilots do.
 DOORS = (f"{PACKAGE}/cli/wings.py", f"{PACKAGE}/run/backend.py")
 MOST_LINES = 450
 MOST_CATCH_ALLS = 4
@@ -188,14 +192,31 @@ def test_imports_go_one_way(part: str) -> None:
 
 def test_every_part_of_the_package_has_its_place_in_the_order() -> None:
     assert {part_of(file) for file in tracked(f"{PACKAGE}/") if file.endswith(".py")} == set(ALLOWED)
+    rooms = list(CORE)
+    assert not [room for number, room in enumerate(rooms) if not CORE[room] <= set(rooms[:number])]
+    assert not [wing for wing, rooms_of_core in WINGS.items() if not rooms_of_core <= set(rooms)]
+
+
+def test_the_core_names_modules_of_wings_in_its_two_doors_alone() -> None:
+    """Names in strings, for `import_module` say, are no imports that the test above sees."""
+    named = [
+        f"{file}:{node.lineno}"
+        for file in tracked(f"{PACKAGE}/")
+        if file.endswith(".py") and part_of(file) in CORE and file not in DOORS
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Constant) and str(node.value).startswith(tuple(f"{PACKAGE}.{wing}" for wing in WINGS))
+    ]
+    assert not named
 
 
 def test_the_embedded_batch_is_reached_through_its_client_alone() -> None:
     """Everything else speaks AWS's API to it."""
     reached = [
         found
-        for found in imports_in(f"{PACKAGE}/backends/", f"{PACKAGE}/run/", f"{PACKAGE}/cli/")
-        if found.name.startswith(f"{PACKAGE}.localbatch") and not found.name.startswith(f"{PACKAGE}.localbatch.client")
+        for found in imports_in(f"{PACKAGE}/")
+        if part_of(found.file) != "localbatch"
+        and found.name.startswith(f"{PACKAGE}.localbatch")
+        and not found.name.startswith(f"{PACKAGE}.localbatch.client")
     ]
     assert not list(map(str, reached))
 
