@@ -34,7 +34,8 @@ def run_command_line(workflow: type[WorkflowTask] | None, args: Sequence[str] | 
             raise
         print(
             f"Error: The Python package {error.name!r} is not installed for {sys.executable}. Use the Python that has"
-            " the packages of Pipfile.lock; `make demo` puts them into .venv: .venv/bin/python main.py VERB.",
+            " the packages of Pipfile.lock; `make demo` puts them into .venv: .venv/bin/python main.py VERB. Into an"
+            " environment of your own: pip install 'FOLDER[client]', where FOLDER has this package's pyproject.toml.",
             file=sys.stderr,
         )
         return CommandExit.USAGE

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from batch_pipeline.records.events import Listener, Outcome
     from batch_pipeline.records.request import Request
 
+#: What may become of the jobs of an interrupted command.
+_ANSWERS = click.Choice(["leave", "cancel"], case_sensitive=False)
+
 
 def run(call: Call) -> int:
     """Runs what is missing: plans, submits one array job a step, and watches until all of them have ended.
@@ -107,12 +110,20 @@ def _answer(call: Call) -> str:
     try:
         answer: str = click.prompt(
             "\nLeave the jobs running, or cancel them?",
-            type=click.Choice(["leave", "cancel"], case_sensitive=False),
+            type=_ANSWERS,
+            value_proc=_answered,
             default="leave",
             err=True,
         )
     except (click.Abort, KeyboardInterrupt):
         return "leave"
+    return answer
+
+
+def _answered(text: str) -> str:
+    """A whole answer or its first letter. Raises click.BadParameter for anything else."""
+    whole = {answer[0]: answer for answer in _ANSWERS.choices}.get(text.strip().lower(), text)
+    answer: str = _ANSWERS.convert(whole, None, None)
     return answer
 
 

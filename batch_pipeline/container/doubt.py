@@ -65,7 +65,7 @@ def _retire(cell: Cell, fingerprint: str, version: str, run_id: str, files: File
     except StoreFailed as error:
         key = layout.receipt(*cell, fingerprint)
         return f"That could not be noted ({error.message}): remove {files.url_of(key)} and run again."
-    return f"{cell[0]} of {cell[1]} is not done any more; the same command makes it again."
+    return f"{cell[0]} of {cell[1]} is not done any more; the next command that includes it makes it again."
 
 
 def _problems(wanted: Sequence[Wanted], suspect: Wanted | None, files: Files) -> Iterator[tuple[Cell, str]]:

@@ -292,7 +292,7 @@ class Store:
         number = error.errno if isinstance(error, OSError) else None
         if number in durable.NO_SPACE or "os error 28" in str(error):
             return DiskFull(f"No space is left for {url}. Free some and run the same command again.")
-        if number == errno.EACCES or "os error 13" in str(error):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS) or "os error 13" in str(error):
             return StoreFailed(f"{url} may not be read or written ({text}). Check the rights on the store.")
         known = s3.translated(url, error) if self._is_s3 else None
         return known or StoreFailed(f"{url}: {text}. Check that the store is there and reachable, and run again.")
@@ -346,7 +346,7 @@ def open_store(
     if create:
         _make_folder(folder)
     if not folder.is_dir():
-        raise StoreFailed(f"The store {folder} is not there. Check the path, or create the folder.")
+        raise StoreFailed(f"The store {folder} is not there. Check the path; `run` makes the folder.")
     return Store(f"file://{quote(str(folder))}", LocalStore(folder), folder, reach=reach)
 
 

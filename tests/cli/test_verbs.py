@@ -194,6 +194,22 @@ def test_ctrl_c_asks_at_a_terminal(
     assert cancelled == gone
 
 
+@pytest.mark.parametrize(("typed", "gone"), [("c", [("R1",)]), ("Cancel", [("R1",)]), ("what\nL", []), ("", [])])
+def test_the_first_letter_is_an_answer(
+    world: Path,
+    run: Run,
+    cancelled: list[tuple[str, ...]],
+    terminal: None,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    gone: list[tuple[str, ...]],
+) -> None:
+    answers = iter(typed.split("\n"))
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: next(answers))
+    assert run(*LIST).code == CommandExit.INTERRUPTED
+    assert cancelled == gone
+
+
 def test_ctrl_c_before_anything_was_submitted_says_so(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "run", answering(Interrupted([])))
     told = run(*LIST)

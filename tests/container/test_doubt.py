@@ -16,7 +16,7 @@ from batch_pipeline.wire.manifest import InputSpec, OutputSpec, Row
 from tests.container.conftest import Workshop
 
 KEY = "results/prep/s1/a"
-SENTENCE = "prep of s1 is not done any more; the same command makes it again."
+SENTENCE = "prep of s1 is not done any more; the next command that includes it makes it again."
 
 
 def reader(workshop: Workshop, fingerprint: str) -> dict[str, str]:
