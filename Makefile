@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 SOURCES := batch_pipeline steps examples tests benchmarks scripts main.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit mutants check check_check fmt lock bench clean
+.PHONY: help demo test unit mutants check check_check fmt map lock release bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,11 +45,19 @@ fmt: ## Format the code.
 	$(PYTHON) -m ruff format $(SOURCES)
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
+map: ## Write the list of files in ARCHITECTURE.md anew, out of their docstrings.
+	@$(PYTHON) -m scripts.file_map
+
 lock: ## Choose the newest packages anew; the lock file names no index.
 	@scripts/install.sh python
 	PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .venv/tools/bin/pipenv lock
 	$(PYTHON) -c "import json; p = 'Pipfile.lock'; d = json.load(open(p)); d['_meta']['sources'] = []; \
 	open(p, 'w').write(json.dumps(d, indent=4) + '\n')"
+
+release: ## Cut a version: VERSION=1.2.0 commits and tags it, and builds its wheel into dist/.
+	@scripts/install.sh python
+	@$(PYTHON) -m scripts.release $(VERSION)
+	$(PYTHON) -m pip wheel -q --no-deps --wheel-dir dist .
 
 bench: ## Measure against bounds and peers; prints tables.
 	@scripts/install.sh tools

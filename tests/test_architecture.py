@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import file_map
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "batch_pipeline"
 
@@ -144,6 +146,19 @@ def test_every_file_has_one_line_in_the_architecture() -> None:
     assert not undescribed, f"ARCHITECTURE.md has no line for {undescribed}."
     assert not gone, f"ARCHITECTURE.md has a line for {gone}, which is not there."
     assert not empty, f"ARCHITECTURE.md has a line for {empty}, which is not there."
+
+
+def test_the_lines_of_files_are_those_of_their_docstrings() -> None:
+    page = file_map.PAGE.read_text(encoding="utf-8")
+    assert file_map.mapped(page, file_map.tracked()) == page, "ARCHITECTURE.md is not as `make map` writes it."
+
+
+def test_a_file_that_came_is_listed_and_one_that_went_is_not() -> None:
+    page = "# Page\n\n### `scripts/`\n\nBy hand.\n\n- `gone.py`: Was there.\n- `base_image.sh`: Makes an image.\n"
+    files = {"scripts/file_map.py", "scripts/base_image.sh"}
+    made = file_map.mapped(page, files)
+    assert "gone" not in made
+    assert "By hand.\n\n- `base_image.sh`: Makes an image.\n- `file_map.py`: Writes the list of files" in made
 
 
 def test_every_folder_of_tests_has_one_line_in_the_architecture() -> None:
