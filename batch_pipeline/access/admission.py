@@ -1,4 +1,4 @@
-"""From an ask to a grant, in the one order: policy, precheck, what remote and registry say, decision.
+"""Admission of a run, from request to grant, in one order: policy, precheck, remote and registry, decision.
 
 The command line and the server both come through here, and nothing is submitted that did not.
 """

@@ -1,4 +1,4 @@
-"""The policy of a dataset: who may run what on which of its areas. One TOML file a dataset, `{dataset}.toml`.
+"""The policy of a dataset: who may run what at which access level. One TOML file a dataset, `{dataset}.toml`.
 
     dataset = "fusions"
 

@@ -1,4 +1,4 @@
-"""Makes every AWS client of the backend, counts its calls, and translates AWS's errors, once, into ours.
+"""Makes every AWS client of the backend, counts calls, tells throttling from refusals, translates AWS's errors.
 
 There are two clients for Batch. The one that reads may send again what got no answer: ten times, with a rate that
 adapts to throttling. The one that submits sends once: SubmitJob has no client token, and botocore sends it again after

@@ -1,4 +1,4 @@
-"""Holds calls back: to a steady rate, and after a call that the service could not take, until it can.
+"""Rate limit and exponential backoff for calls: a steady rate, and growing pauses while the service is throttling.
 
 An account has one limit for all that calls Batch in a region, so the rate that is ours alone may still be too high:
 a throttled call halves it, and it grows back within a minute. Nothing is given up because of throttling alone before

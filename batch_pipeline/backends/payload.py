@@ -1,4 +1,4 @@
-"""What is sent for a planned job: its name, its environment, its SubmitJob parameters. Pure.
+"""What is sent for a planned array job: its name, its environment, its SubmitJob parameters. Pure.
 
 `request_of` says it in terms of every backend, `submit_json` in those of AWS Batch. The check of
 sizes (`limits`) and the submission read the same value, so what was shown and checked is what is sent.

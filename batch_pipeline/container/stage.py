@@ -1,4 +1,4 @@
-"""Brings a cell's inputs to its scratch folder and checks that they are those the plan saw.
+"""Stage in: brings a cell's inputs to its scratch folder and checks that they are those the plan saw.
 
 Three kinds: source files, whose ETag and size the manifest's row promises; results of upstream steps, which their
 receipt vouches for; and, for a gather, results of every sample. A folder's files are linked, others downloaded, eight

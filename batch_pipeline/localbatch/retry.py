@@ -1,4 +1,4 @@
-"""Whether a failed attempt is followed by another: Batch's `retryStrategy` with `evaluateOnExit`.
+"""The retry strategy: whether a failed attempt is followed by another, as Batch's `evaluateOnExit` says.
 
 https://docs.aws.amazon.com/batch/latest/userguide/job_retries.html: rules are tried in order, all given conditions of a
 rule must fit, the first rule that fits decides, and where none fits the job is retried.

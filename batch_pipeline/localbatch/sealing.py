@@ -1,4 +1,4 @@
-"""Brings to the disk what attempts left, those that ended meanwhile together, so that small cells share the wait.
+"""Group commit: brings to the disk what attempts left, those that ended meanwhile together, so that cells share it.
 
 An attempt whose outcome has seals has given its processor back and does not count as ended before its receipt has its
 name (`batch_pipeline.wire.durable`).

@@ -1,4 +1,4 @@
-"""A worker: runs attempts one after another, so that a small cell pays neither an interpreter nor imports.
+"""A warm worker: runs attempts one after another, so that a small cell pays neither an interpreter nor imports.
 
 `python -m batch_pipeline.localbatch.worker FD JOURNAL FOLDER MARK` leads its own session, takes orders as lines of JSON
 from the socket FD and answers each with `done`. An attempt whose environment has `BATCH_FILE_TYPE` (its image would

@@ -35,7 +35,7 @@ STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
 
 class Scope(Enum):
-    """How many jobs a step becomes."""
+    """How many jobs a step becomes: one a sample, or one gather of all."""
 
     SAMPLE = "sample"  #: One child a sample.
     COHORT = "cohort"  #: One job after all samples: the gather.

@@ -207,7 +207,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A pipeline as values: its steps, each after those that it reads from."""
+    """A pipeline as values, a DAG: its steps, each after those that it reads from."""
 
     name: str
     #: Folder of the pipeline's file; the bundle's names are relative to it.
@@ -321,7 +321,7 @@ def _refuse_foreign(node: Node, tasks: Mapping[str, Task]) -> None:
 
 
 def _ordered(nodes: Mapping[str, Node]) -> tuple[Node, ...]:
-    """Nodes with those that they read from first, otherwise as written. Raises InvalidPipeline with the cycle."""
+    """Nodes in topological order, otherwise as written. Raises InvalidPipeline with the cycle."""
     ordered: dict[str, Node] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:

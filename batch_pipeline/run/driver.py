@@ -73,7 +73,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What there is and what would be done, from one reading of store and backend."""
+    """A snapshot: what there is and what would be done, from one reading of store and backend."""
 
     plan: Plan
     inventory: Inventory

@@ -1,4 +1,4 @@
-"""Runs that may have live jobs: settles what a dead driver left in doubt, and tells which cells are on their way.
+"""Adopts runs that may have live jobs: settles what a dead driver left in doubt, tells which cells are on their way.
 
 A submission leaves `intent.json` before SubmitJob and `sent.json`, with the native id, after it. An intent without a
 native id is the one doubtful case: the job is looked up by its run-unique name. Found, it is recorded and lives on;
@@ -63,7 +63,7 @@ def record_sent(store: Store, submission: Submission) -> None:
 def find_insistently(
     backend: Backend, name: str, queue: str, sleep: Callable[[float], None] = time.sleep
 ) -> str | None:
-    """Native id of a job of which nobody knows whether it is queued, or None after several looks."""
+    """Native id of a job that may be queued, to deduplicate its submission; None after several looks."""
     for look in range(LOOKS):
         if look:
             sleep(LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""Who may submit into a prefix: one driver at a time, by one conditional write.
+"""The driver's lock on a prefix, a lease with a fencing number: one driver at a time, by one conditional write.
 
 The holder of number n has written `driver/{n}.json`; whoever creates n + 1 takes over. Creating is a put-if-absent,
 so of two drivers at once one wins, on S3 as in a folder, and the number fences: a driver that slept through its lease

@@ -1,4 +1,4 @@
-"""What is done about cells that failed through nobody's fault: from what failed to what is sent again. Pure.
+"""Recovery of cells that failed through nobody's fault: from what failed to what is sent again. Pure.
 
 A cell that ran out of memory is sent with more, up to a cap. One that was interrupted in every attempt that the
 scheduler gave it, or that nobody knows the end of, is sent as it was, to the queue without Spot instances where there

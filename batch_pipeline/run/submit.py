@@ -1,4 +1,4 @@
-"""Sends the jobs of a plan, one call each, recording before acting.
+"""Sends the jobs of a plan, one call each, intent before call: an idempotent submission, whatever is killed when.
 
 First of all, what is made again and all below it is retired (`records.receipts`). The order for each job is: rows and
 header of its manifest, intent, SubmitJob, native id. A driver that dies between

@@ -1,4 +1,4 @@
-"""Files that appear whole, and of which those that vouch for others outlast a power cut only together with these.
+"""Durable files: they appear whole, and those that vouch for others outlast a power cut only together with these.
 
 A file system may write names before bytes, and a later file before an earlier one: after a power cut a receipt could
 stand beside results that are empty. So a file gets its name when its bytes, and the files that it vouches for, are on

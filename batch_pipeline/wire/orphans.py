@@ -26,7 +26,7 @@ _PATIENCE_SECONDS = 10.0
 
 
 def adopt_orphans(yes: bool = True) -> None:
-    """Makes this process the parent of what its children leave behind, or no longer. Process 1 is that anyway."""
+    """Makes this process a subreaper, parent of what its children leave behind, or no longer. Process 1 is one."""
     if os.getpid() != 1:
         import ctypes
 

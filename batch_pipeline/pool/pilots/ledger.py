@@ -100,7 +100,7 @@ class Ledger:
         self.count["refused" if answer is Answer.REFUSED else _WORD[move]] += 1
 
     def beats(self, now: float) -> bool:
-        """Whether leases are to be prolonged."""
+        """Whether a heartbeat is due, which prolongs the leases."""
         return now >= self._next_beat
 
     def beat(self, now: float, held: Sequence[Claim], progress: Mapping[str, float]) -> list[Claim]:

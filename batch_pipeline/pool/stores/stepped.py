@@ -1,4 +1,4 @@
-"""A pool over any rows that can be written on a condition: what all stores share.
+"""A pool by optimistic writes, over any rows that can be written on a condition: what all stores share.
 
 `Rows` is what a database must offer. `SteppedStore` makes a `PoolStore` of it: it reads tasks, asks `moves` for the
 step, has it written if the task still is what the step began with, and sees to it that the move is propagated to the
