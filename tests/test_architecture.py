@@ -61,7 +61,7 @@ ALLOWED = CORE | WINGS
 #: Where alone the core reaches the wings: the table of their verbs, and the backend of a run whose cells pilots do.
 DOORS = (f"{PACKAGE}/cli/wings.py", f"{PACKAGE}/run/backend.py")
 MOST_LINES = 450
-MOST_CATCH_ALLS = 4
+MOST_CATCH_ALLS = 5
 #: Written in two halves, so that this file does not find itself.
 #: A state of the pool's tasks has the name that PyAnamo and PiCaS gave it.
 STATE = r"(?<!State\.)", r"(?! = \"todo\")"
@@ -331,7 +331,11 @@ def test_everything_is_caught_at_few_borders_only() -> None:
         if isinstance(node, ast.ExceptHandler)
     ]
     bare = [place for place, kind in handlers if kind is None]
-    catch_alls = [place for place, kind in handlers if kind is not None and ast.unparse(kind) == "Exception"]
+    catch_alls = [
+        place
+        for place, kind in handlers
+        if kind is not None and {"Exception", "BaseException"} & {ast.unparse(each) for each in ast.walk(kind)}
+    ]
     assert not bare
     assert 0 < len(catch_alls) <= MOST_CATCH_ALLS, catch_alls
 
