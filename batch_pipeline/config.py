@@ -357,7 +357,7 @@ def _parsed(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             return tomllib.load(file)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(f"The settings file {path} is not valid TOML: {error}. Mend that line.") from error
+        raise InvalidConfig(f"The settings file {path} is not valid TOML: {error}. Fix that line.") from error
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"The settings file {path} is not UTF-8 text. Save it as UTF-8.") from error
     except OSError as error:

@@ -109,7 +109,7 @@ def _count(job: Job, first: Path, second: Path) -> int:
     except ValueError as error:
         raise MissingInput(f"Sample {job.sample}: {error}") from error
     if reason := disagreement(one, other):
-        raise MissingInput(f"The reads of sample {job.sample} are not pairs: {reason}. Mend the FASTQ files.")
+        raise MissingInput(f"The reads of sample {job.sample} are not pairs: {reason}. Fix the FASTQ files.")
     return one.records
 
 

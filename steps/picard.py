@@ -70,7 +70,7 @@ class Picard(Step):
             raise _lost(job, 0, expected)
         if reason := disagreement(first, _whole(paths[1], job)):
             raise InvalidOutput(
-                f"picard's output for sample {job.sample} is wrong: {reason}; R1 and R2 must be mates. Mend the BAM."
+                f"picard's output for sample {job.sample} is wrong: {reason}; R1 and R2 must be mates. Fix the BAM."
             )
         if first.records != expected:
             raise _lost(job, first.records, expected)
@@ -138,7 +138,7 @@ def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
     where = f"{bam.name} of sample {job.sample}"
     if counts["primary"] == 0:
         raise MissingInput(
-            f"{where} has no reads, only a header; no reads is not the same as no fusions. Mend the BAM."
+            f"{where} has no reads, only a header; no reads is not the same as no fusions. Fix the BAM."
         )
     if counts["paired"] == 0:
         raise MissingInput(f"{where} is single-end; fusions are found from read pairs only. Leave the sample out.")

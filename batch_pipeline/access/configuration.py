@@ -35,7 +35,7 @@ def read_configs(files: Iterable[str]) -> dict[str, Any]:
                 f"The configuration {file} cannot be read: {error.strerror}. Check --config."
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidConfig(f"The configuration {file} is not valid TOML: {error}. Mend that line.") from error
+            raise InvalidConfig(f"The configuration {file} is not valid TOML: {error}. Fix that line.") from error
         merged = _merged(merged, value)
     plain: dict[str, Any] = _plain(merged)
     return plain

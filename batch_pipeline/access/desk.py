@@ -1,4 +1,4 @@
-"""Who submits a run, and where asks are looked at: tokens, remotes and registries, as the settings lead to them."""
+"""Builds the admission context (identity, git tokens, registry client) from the settings."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def parse_policy(data: bytes, origin: str) -> Policy:
     try:
         written = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"The policy {origin} is not valid TOML: {error}. Mend that line.") from error
+        raise InvalidConfig(f"The policy {origin} is not valid TOML: {error}. Fix that line.") from error
     try:
         value = SchemaValidator(_SCHEMA).validate_python(written)
     except ValidationError as error:

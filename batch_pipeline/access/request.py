@@ -87,7 +87,7 @@ class RunAsk:
             if name not in value
         ]
         problems += [
-            Problem(thing=key, rule=f"It is not of its kind ({known[key].type}).", remedy="Mend its value.")
+            Problem(thing=key, rule=f"It is not of its kind ({known[key].type}).", remedy="Fix its value.")
             for key, item in value.items()
             if key in known and not _is_of_kind(key, item)
         ]

@@ -255,7 +255,7 @@ class BatchBackend:
         except aws_errors() as error:
             fate = fate_of(error)
             if fate is Fate.REFUSED:
-                remedy = remedy_of(error, "Mend that and run the same command again.")
+                remedy = remedy_of(error, "Fix that and run the same command again.")
                 raise SubmissionRefused(f"{self._spoken} refused job {name} ({said(error)}). {remedy}") from error
             if fate is Fate.UNKNOWN:
                 raise SubmissionUnknown(

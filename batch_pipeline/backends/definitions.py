@@ -207,9 +207,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         definition = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidPipeline(f"The job definition {path} cannot be read ({error}). Mend or remove it.") from error
+        raise InvalidPipeline(f"The job definition {path} cannot be read ({error}). Fix or remove it.") from error
     if not isinstance(definition, dict):
-        raise InvalidPipeline(f"The job definition {path} is not in the shape of a JSON object. Mend or remove it.")
+        raise InvalidPipeline(f"The job definition {path} is not in the shape of a JSON object. Fix or remove it.")
     return definition
 
 
@@ -240,7 +240,7 @@ def _check(definition: Any, path: Path) -> None:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InvalidPipeline(
             f"The job definition {path} is not in the shape of register-job-definition with containerProperties and "
-            f"resourceRequirements VCPU and MEMORY ({type(error).__name__}: {error}). Mend or remove it."
+            f"resourceRequirements VCPU and MEMORY ({type(error).__name__}: {error}). Fix or remove it."
         ) from error
     size = len(canonical_json(definition))
     if size > MAX_DEFINITION_BYTES:

@@ -149,7 +149,7 @@ def _environment_problem(queue: Queue, environment: Environment) -> Problem:
         return Problem(sentence=f"{of} is disabled and starts no jobs.", remedy=f"Enable it: {update}")
     return Problem(
         sentence=f"{of} is not VALID{_because(environment.status_reason)}.",
-        remedy="Mend what AWS names (mostly a role, a subnet or a launch template): deploy infrastructure.",
+        remedy="Fix what AWS names (mostly a role, a subnet or a launch template): deploy infrastructure.",
     )
 
 

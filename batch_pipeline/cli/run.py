@@ -162,7 +162,7 @@ def _tell(outcome: Outcome) -> None:
         data(again.line)
     print_failures(outcome.failed)
     if outcome.stopped_by:
-        data(f"Cells that could go again did not: {outcome.stopped_by}")
+        data(f"Not retried: {outcome.stopped_by}")
     if outcome.blocked:
         data(f"{counted(len(outcome.blocked), 'cell')} cannot run:")
         for line in blocked_lines(outcome.blocked):

@@ -80,7 +80,7 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
 
 
 def _load_sh() -> bool:
-    """Loads, if it is there, what most steps call their tools with: else each fork of this process pays for it."""
+    """Pre-imports `sh`, if installed, so that forked children do not import it again."""
     try:
         import_module("sh")
     except ImportError:

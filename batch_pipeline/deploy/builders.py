@@ -162,7 +162,7 @@ class Builder:
             for line in talk[-_TAIL_LINES:]:
                 self._say(f"  {line.rstrip()}")
             raise DeploymentFailed(
-                f"{self.program} could not {what} (exit code {error.exit_code}); its last words are above. Mend the "
+                f"{self.program} could not {what} (exit code {error.exit_code}); its last words are above. Fix the "
                 "cause and run the same command again: what is done is not done twice."
             ) from None
         return "".join(printed)

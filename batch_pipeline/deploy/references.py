@@ -86,9 +86,7 @@ def _of_sums(store: Store, key: str, prefix: str) -> dict[str, str]:
         digest, separator, file = line.partition("  ")
         if not separator or len(digest) != 64:
             said = json.dumps(line)
-            raise StoreFailed(
-                f"{store.url_of(key)} has the line {said}, which is no checksum. Mend or remove the file."
-            )
+            raise StoreFailed(f"{store.url_of(key)} has the line {said}, which is no checksum. Fix or remove the file.")
         promised[f"{prefix}{file}"] = digest
     return promised
 

@@ -101,13 +101,13 @@ def ending(stack: Stack) -> str:
         "ROLLBACK_COMPLETE": f"could not be made, and what was made of it is gone again{because}. {delete}",
         "ROLLBACK_FAILED": f"could not be made, nor could all of it be removed again{because}. {delete}",
         "CREATE_FAILED": f"could not be made{because}. {delete}",
-        "DELETE_COMPLETE": f"could not be made, and nothing is left of it{because}. Mend what is told here and deploy "
+        "DELETE_COMPLETE": f"could not be made, and nothing is left of it{because}. Fix what is told here and deploy "
         "it again.",
         "DELETE_FAILED": f"could not be deleted as a whole{because}. Remove what is told here, or what uses it, by "
         "hand, then `deploy infrastructure --delete` again.",
-        "UPDATE_ROLLBACK_COMPLETE": f"could not be changed, and is as it was before{because}. Mend what is told here "
+        "UPDATE_ROLLBACK_COMPLETE": f"could not be changed, and is as it was before{because}. Fix what is told here "
         "and deploy it again.",
-        "UPDATE_ROLLBACK_FAILED": f"could not be changed, nor be brought back to what it was{because}. Mend what is "
+        "UPDATE_ROLLBACK_FAILED": f"could not be changed, nor be brought back to what it was{because}. Fix what is "
         f"told here, then: aws cloudformation continue-update-rollback --stack-name {stack.name}",
     }
     return f"Stack {stack.name} {endings.get(stack.status, f'ended as {stack.status}{because}.')}"

@@ -167,7 +167,7 @@ class Containers:
             raise BackendFailed(f"{self.engine} is not on the PATH. Install it, or leave --container out.") from error
         if done.returncode:
             raise BackendFailed(
-                f"{self.engine} {arguments[0]} failed: {last_line(done.stderr)}. Mend that, or leave --container out."
+                f"{self.engine} {arguments[0]} failed: {last_line(done.stderr)}. Fix that, or leave --container out."
             )
         return done.stdout
 

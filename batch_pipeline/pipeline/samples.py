@@ -225,7 +225,7 @@ def _sheet(lines: Sequence[str], delimiter: str, origin: str, problems: list[str
             elif (sample := _row(cells, header, rows.line_num, origin, seen, problems)) is not None:
                 samples.append(sample)
     except csv.Error as error:
-        problems.append(f"Line {rows.line_num} of {origin} is not valid CSV ({error}). Mend its quotes.")
+        problems.append(f"Line {rows.line_num} of {origin} is not valid CSV ({error}). Fix its quotes.")
     return samples
 
 

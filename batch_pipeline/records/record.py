@@ -30,7 +30,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.records.history import Happened, append_if_possible, problem_of, read_events
 
-# Ids and times are made where events are; most who need them write records.
+# Re-exported from `history` for callers that write records.
 from batch_pipeline.records.history import new_run_id as new_run_id
 from batch_pipeline.records.history import now as now
 from batch_pipeline.records.history import seconds_since as seconds_since

@@ -1,4 +1,4 @@
-"""What all jobs of a run share, from what a command was asked: for the run itself, and for who only looks at it."""
+"""Builds the `RunContext` (definitions, environment, tags) that all jobs of a run or of a dry run share."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ CODES: Final[Sequence[tuple[str, Problem]]] = (
         "MISCONFIGURATION:",
         Problem(
             sentence="The queue or its compute environment is set up wrongly.",
-            remedy="Mend what AWS names: deploy infrastructure.",
+            remedy="Fix what AWS names: deploy infrastructure.",
         ),
     ),
     (
@@ -136,7 +136,7 @@ def _told(waiting: Waiting, queue: Queue | None) -> Problem | None:
         return None
     found = next((problem for code, problem in CODES if words.startswith(code)), None)
     if found is None:
-        return Problem(sentence=f"AWS Batch says: {words.rstrip('.')}.", remedy="Mend what it names.")
+        return Problem(sentence=f"AWS Batch says: {words.rstrip('.')}.", remedy="Fix what it names.")
     remedy = found.remedy
     if words.startswith("CAPACITY:") and queue is not None and all(each.is_spot for each in queue.environments):
         remedy = f"{remedy} The queue has Spot machines only: --queue can name one with on-demand machines."

@@ -219,7 +219,7 @@ class Driver:
                     raise Overtaken(f"{error.message} Jobs of {', '.join(self.run_ids)} go on.") from error
                 if not pending:
                     raise
-                # What failed is known by now, and shall be told rather than that its second try was refused.
+                # Report the original failures, not the refused retry.
                 failed, stopped_by, jobs = [*failed, *pending], error.message, []
                 progress = final_progress(first or found.plan, found.plan, failed)
                 break

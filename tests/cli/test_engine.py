@@ -42,7 +42,7 @@ class Upper(Step):
         while self.hold and not Path(self.hold).exists():
             time.sleep(0.02)
         if "bad" in text:
-            raise StepFailed(f"Sample {job.sample} has a bad word. Mend it.")
+            raise StepFailed(f"Sample {job.sample} has a bad word. Fix it.")
         job.output("upper").write_text(text.upper())
 
 
@@ -189,11 +189,11 @@ def test_a_failure_is_told_folded_and_mended(shell: Shell) -> None:
     source = shell.folder / "store" / "default" / "SR" / "S2.txt"
     source.write_text("a bad word\n")
     told = shell(code=CommandExit.FAILED)
-    assert "Sample S2 has a bad word. Mend it." in told
+    assert "Sample S2 has a bad word. Fix it." in told
     assert "count: 1 not run: 1 because upper failed (1 step failed)" in told
     assert (shell.folder / "store" / "default" / "results" / "count" / "S3" / "count.txt").exists()
     told = shell("status", code=CommandExit.FAILED)
-    assert "upper, step failed: S2\n    Sample S2 has a bad word. Mend it." in told
+    assert "upper, step failed: S2\n    Sample S2 has a bad word. Fix it." in told
     assert "2 done, 2 failed" not in told
     assert "upper-0-0     1  at once" in shell("plan", "--failed")
     source.write_text("a good word\n")

@@ -62,7 +62,7 @@ def test_spot_machines_that_cannot_be_had_suggest_a_queue_without() -> None:
 
 
 def test_words_that_nobody_knows_are_passed_on_as_one_line() -> None:
-    assert told("Something\nnew.") == "AWS Batch says: Something new. Mend what it names."
+    assert told("Something\nnew.") == "AWS Batch says: Something new. Fix what it names."
 
 
 def test_what_is_surely_wrong_is_told_whatever_aws_says() -> None:

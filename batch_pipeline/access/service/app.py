@@ -85,4 +85,4 @@ def _problem(item: Mapping[str, Any]) -> Problem:
     """What is wrong with a part of a request; its value is not repeated."""
     place = ".".join(map(str, item["loc"][1:])) or str(item["loc"][0])
     rule = str(item["msg"])
-    return Problem(thing=place, rule=rule if rule.endswith(".") else f"{rule}.", remedy="Mend it.", status=422)
+    return Problem(thing=place, rule=rule if rule.endswith(".") else f"{rule}.", remedy="Fix it.", status=422)

@@ -42,4 +42,4 @@ class AuditLog:
                 finally:
                     os.close(handle)
         except OSError as error:
-            raise StoreFailed(f"The audit log cannot be written ({error.strerror}). Mend server.audit.") from error
+            raise StoreFailed(f"The audit log cannot be written ({error.strerror}). Fix server.audit.") from error

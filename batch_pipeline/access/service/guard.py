@@ -1,4 +1,4 @@
-"""What stands before every request, whatever it is for: an id, limits, and headers; and behind it, the audit log.
+"""ASGI middleware: request id, rate and body limits, security headers, audit log.
 
 It is the outermost layer, so that an answer to a defect has the same headers. No answer goes out that could not be
 written to the audit log.
@@ -184,7 +184,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _address(scope: Scope) -> str:
-    """Who is at the other end; of IPv6 the network, which one customer has a whole one of."""
+    """The client's address; for IPv6 its /64 network, because one customer owns all of it."""
     host = str((scope.get("client") or ("", 0))[0])
     try:
         address = ipaddress.ip_address(host)

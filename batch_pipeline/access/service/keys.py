@@ -46,9 +46,7 @@ class IssuerKeys:
 
     def __init__(self, issuer: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         if not is_safe(issuer):
-            raise InvalidConfig(
-                f"The issuer {issuer!r} is no https URL (http is for loopback alone). Mend server.issuer."
-            )
+            raise InvalidConfig(f"server.issuer {issuer!r} must be an https URL (http is allowed for localhost only).")
         self.issuer = issuer
         self._clock = clock
         self._lock = threading.Lock()

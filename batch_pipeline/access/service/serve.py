@@ -66,8 +66,8 @@ def verifier_of(settings: Settings) -> Verifier:
     """Who says who asks. Raises InvalidConfig."""
     if not settings.server.issuer:
         raise InvalidConfig(
-            "No issuer of identity tokens is set, so nobody could be told from anybody. Set server.issuer and"
-            " server.audience, or, on your own machine, give --insecure-user NAME."
+            "server.issuer is not set, so users cannot be authenticated. Set server.issuer and server.audience, or, on"
+            " your own machine, give --insecure-user NAME."
         )
     rules = TokenRules(
         audience=settings.server.audience,

@@ -159,7 +159,7 @@ def _pyanamo(path: Path, reading: Reading) -> Finds:
     if set(names) - set(_PYANAMO) or not {"itemID", "TaskScript"} <= set(names):
         raise InvalidTasks(
             f"{path}, line {number}: the header is {delimiter.join(names)!r}; it must be "
-            f"{delimiter.join(_PYANAMO)!r}, the last one only for items with sub-tasks. Mend it, or give --delimiter."
+            f"{delimiter.join(_PYANAMO)!r}, the last one only for items with sub-tasks. Fix it, or give --delimiter."
         )
     for number, row in rows:
         if len(row) > len(names):
@@ -274,7 +274,7 @@ def _tokens(path: Path, reading: Reading) -> Finds:
             for number, document in documents:
                 yield number, _document(document, reading)
         except ValueError as error:
-            raise InvalidTasks(f"{path}, {error} Mend it and import it again.") from error
+            raise InvalidTasks(f"{path}, {error} Fix it and import it again.") from error
 
 
 def _document(document: Any, reading: Reading) -> Found:

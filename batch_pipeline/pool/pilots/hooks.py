@@ -63,7 +63,7 @@ def guarded(call: Callable[..., Any], *given: object) -> Any:
     # The border to a user's code: whatever it raises ends one task or one pilot, in words.
     except Exception as error:
         name = getattr(call, "__name__", "hook")
-        raise StepFailed(f"The hook {name} failed: {type(error).__name__}: {error}. Mend it, then retry.") from error
+        raise StepFailed(f"The hook {name} failed: {type(error).__name__}: {error}. Fix it, then retry.") from error
 
 
 def _of_class(name: str) -> dict[str, Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""A task that a pilot is at, and the workplace where its command runs: files, log, process, hooks, publication.
+"""A running task and the sandbox that its command runs in: files, log, process, hooks, publication.
 
 What may take long (`prepare`, `publish`, `stored`) is called by threads of the pilot, the rest by its loop.
 """

@@ -1,4 +1,4 @@
-"""What a pilot is told, and what it tells of itself. Values."""
+"""Pilot configuration, stop criteria and statistics (dataclasses)."""
 
 from __future__ import annotations
 
