@@ -101,8 +101,8 @@ class SqliteRows:
         self.name = str(path)
         self._lock = RLock()
         self._depth = 0
-        # SQLite itself would give nobody but its owner the right to write, whatever the umask. A file that is there must
-        # not be opened: closing it would take this process's locks off it (https://www.sqlite.org/howtocorrupt.html).
+        # SQLite itself would give nobody but its owner the right to write, whatever the umask. A file that is there
+        # must not be opened: closing it would take this process's locks off (https://www.sqlite.org/howtocorrupt.html).
         with suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         with self._translated():
