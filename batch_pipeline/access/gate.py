@@ -103,7 +103,7 @@ def decide(ask: RunAsk, policy: Policy, identity: Identity, facts: Facts) -> Gra
     level = Level(ask.access_level)
     place = policy.levels[level]
     rule = policy.repository(ask.repository) if ask.repository else None
-    problems = [*_code(ask, level, policy, rule, facts.code), *_image(ask, level, policy, place, facts.image)]
+    problems = [*_code(ask, level, rule, facts.code), *_image(ask, level, policy, place, facts.image)]
     if problems:
         raise Refused(problems)
     return _grant(ask, policy, identity, rule, facts)
@@ -250,9 +250,7 @@ def _revision(commit: str, level: Level) -> Iterator[Problem]:
         )
 
 
-def _code(
-    ask: RunAsk, level: Level, policy: Policy, rule: RepositoryRule | None, code: CodeFacts | None
-) -> Iterator[Problem]:
+def _code(ask: RunAsk, level: Level, rule: RepositoryRule | None, code: CodeFacts | None) -> Iterator[Problem]:
     """What the remote says of the commit."""
     if rule is None:
         return

@@ -164,9 +164,9 @@ class Clients:
         """Sends SubmitJob once. Raises `aws_errors`: the caller asks `fate_of` them."""
         return self._call("submit", "submit_job", parameters)
 
-    def knows(self, operation: str, *, service: str = "batch") -> bool:
-        """Whether the client that is installed has the operation: some are newer than botocore."""
-        return hasattr(self._client(service), operation)
+    def knows(self, operation: str) -> bool:
+        """Whether the Batch client that is installed has the operation: some are newer than botocore."""
+        return hasattr(self._client("batch"), operation)
 
     def region(self, service: str) -> str:
         """The region of a service's client."""

@@ -58,8 +58,6 @@ class Child:
     exit_code: int | None = None
     #: The backend's own words.
     status_reason: str = ""
-    started_at_ms: int | None = None
-    stopped_at_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,8 +75,6 @@ def child_of(item: Mapping[str, Any]) -> Child:
         end_reason=reason,
         exit_code=exit_code,
         status_reason=" ".join(filter(None, (status_reason, container.get("reason", "")))),
-        started_at_ms=item.get("startedAt") or None,
-        stopped_at_ms=item.get("stoppedAt") or None,
     )
 
 

@@ -253,11 +253,6 @@ class Plan:
         )
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing is to be submitted."""
-        return not self.jobs
-
-    @property
     def is_deferred(self) -> bool:
         """Whether cells wait for live jobs, so that another wave follows."""
         return any(CellState.DEFERRED in states for states in self.states.values())

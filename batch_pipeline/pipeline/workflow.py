@@ -272,18 +272,6 @@ class Graph:
         return cls(name=workflow.__name__, root=file_of(workflow).parent, nodes=(node,))
 
 
-def declared_params(workflow: type[WorkflowTask]) -> dict[str, Parameter]:
-    """Parameters of all steps by option name; one name in two steps is one option that sets both."""
-    steps = [task.step_class for task in tasks_of(workflow).values()]
-    if workflow.reference_builder is not None:
-        steps.append(workflow.reference_builder)
-    found: dict[str, Parameter] = {}
-    for step in steps:
-        for name, param in step.declared(Parameter).items():
-            found.setdefault(name, param)
-    return found
-
-
 def file_of(workflow: type[WorkflowTask]) -> Path:
     """The file that defines the pipeline."""
     file = getattr(sys.modules[workflow.__module__], "__file__", None)

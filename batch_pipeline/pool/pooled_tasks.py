@@ -91,8 +91,6 @@ def child_of(task: Task) -> Child:
         end_reason=_reason(task) if state.final else None,
         exit_code=outcome.exit_code if outcome else None,
         status_reason=task.reason or (outcome.error if outcome else ""),
-        started_at_ms=task.claimed_at_ms or None,
-        stopped_at_ms=task.ended_at_ms or None if state.final else None,
     )
 
 

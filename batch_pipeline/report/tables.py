@@ -299,11 +299,11 @@ def nothing_to_do(progress: Mapping[str, StepProgress]) -> str:
     return f"Nothing to do: {done:,} of {total:,} cells are done."
 
 
-def first_few(names: Sequence[str], few: int = FEW) -> str:
+def first_few(names: Sequence[str]) -> str:
     """`A, B, C, D, E and 12 more`."""
-    if len(names) <= few + 1:
+    if len(names) <= FEW + 1:
         return ", ".join(names)
-    return f"{', '.join(names[:few])} and {len(names) - few:,} more"
+    return f"{', '.join(names[:FEW])} and {len(names) - FEW:,} more"
 
 
 def spoken(sample: str) -> str:

@@ -15,15 +15,13 @@ from batch_pipeline.wire.contract import Variable
 NO_RUN: Final = "THE-RUN-S-ID-26-CHARACTERS"
 
 
-def context_of(
-    request: Request, *, reference: str, run_id: str = NO_RUN, pipeline_name: str = "", bundle: Bundle | None = None
-) -> RunContext:
+def context_of(request: Request, *, reference: str, run_id: str = NO_RUN, bundle: Bundle | None = None) -> RunContext:
     """The context of a run; writes nothing.
 
     Raises InvalidPipeline for definitions or code that cannot be read.
     """
     settings, store = request.settings, request.store
-    name = pipeline_name or settings.pipeline.name or request.graph.name
+    name = settings.pipeline.name or request.graph.name
     packed = bundle or make_bundle(request.graph)
     return RunContext(
         run_id=run_id,

@@ -246,13 +246,13 @@ def test_children_come_in_pages_of_the_states_asked_for(backend: BatchBackend, w
         if asked["jobStatus"] != "RUNNING":
             return {"jobSummaryList": []}
         start = int(asked.get("nextToken", 0))
-        page = [_child(i, "RUNNING", startedAt=5) for i in range(start, min(start + 1000, 2500))]
+        page = [_child(i, "RUNNING") for i in range(start, min(start + 1000, 2500))]
         return {"jobSummaryList": page} | ({"nextToken": str(start + 1000)} if start + 1000 < 2500 else {})
 
     wire.answers["ListJobs"] = listed
     found = list(backend.children("a", [JobState.RUNNING, JobState.SUCCEEDED]))
     assert [child.index for child in found] == list(range(2500))
-    assert found[0] == Child(index=0, state=JobState.RUNNING, started_at_ms=5)
+    assert found[0] == Child(index=0, state=JobState.RUNNING)
     assert [sent["jobStatus"] for sent in wire.of("ListJobs")] == ["RUNNING"] * 3 + ["SUCCEEDED"]
 
 
@@ -262,8 +262,6 @@ def test_a_child_tells_why_it_ended(backend: BatchBackend, wire: Wire) -> None:
         "FAILED",
         statusReason="Essential container in task exited",
         container={"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to memory usage"},
-        startedAt=1000,
-        stoppedAt=2000,
     )
     wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent()]}
     wire.answers["ListJobs"] = lambda asked: {"jobSummaryList": [failed]}
@@ -274,8 +272,6 @@ def test_a_child_tells_why_it_ended(backend: BatchBackend, wire: Wire) -> None:
             end_reason=EndReason.OUT_OF_MEMORY,
             exit_code=137,
             status_reason="Essential container in task exited OutOfMemoryError: Container killed due to memory usage",
-            started_at_ms=1000,
-            stopped_at_ms=2000,
         )
     ]
 

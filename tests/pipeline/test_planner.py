@@ -456,7 +456,7 @@ def test_counts_and_cells_name_a_gather_s_one_cell() -> None:
     assert plan.counts("kallisto") == {TO_RUN: 1}
     assert plan.under_way() == cells_in(plan, TO_RUN)
     finish(world)
-    assert world.plan().is_empty
+    assert not world.plan().jobs
 
 
 def test_an_old_result_does_not_hide_that_a_gather_lacks_samples() -> None:
@@ -477,7 +477,7 @@ def test_a_gather_is_trusted_for_its_own_samples_only(samples: list[str]) -> Non
     finish(world)
     world.change_code("table")
     accepted = Selection(accept_code_changes=True)
-    assert world.plan(accepted).is_empty
+    assert not world.plan(accepted).jobs
     world.samples = samples
     assert sent_cells(world.plan(accepted)) == [("table", COHORT)]
     finish(world, accepted)

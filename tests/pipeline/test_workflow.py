@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from batch_pipeline.pipeline.step import Input, Output, Param, Scope, Step
-from batch_pipeline.pipeline.workflow import Graph, Port, Source, Task, WorkflowTask, declared_params
+from batch_pipeline.pipeline.workflow import Graph, Port, Source, Task, WorkflowTask
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
 
@@ -107,11 +107,6 @@ def test_an_unknown_parameter_is_told_with_the_known_ones() -> None:
         Graph.of(Diamond, {"widht": 3})
     with pytest.raises(InvalidConfig, match=r"'merge\.length'"):
         Graph.of(Diamond, {"merge.length": 3})
-
-
-def test_the_options_are_those_of_all_steps_and_of_the_reference_builder() -> None:
-    declared = declared_params(Diamond)
-    assert {name: param.default for name, param in declared.items()} == {"length": 5, "depth": 1, "k": 31}
 
 
 def test_the_graph_of_a_reference_has_one_step_fed_by_its_ports_names() -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 #: Verb -> what it did, in a word.
 _DONE = {"retry": "retried", "reset": "reset", "cancel": "cancelled", "delete": "deleted"}
 _MOST_REFUSALS = 10
-_MOST_NAMED = 5
 
 
 def retry(call: Call) -> int:

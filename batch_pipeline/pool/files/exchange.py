@@ -110,7 +110,7 @@ def _looked_at(path: Path, reading: Reading, said: str) -> tuple[int, Mapping[st
         problems.add_all(_contradictions(finds_in(path, reading), seen_twice))
     if circle := _circle(needs):
         problems.add(0, f"tasks wait for one another in a circle: {circle}. Take one out of `after`.")
-    problems.check(tasks)
+    problems.check()
     return tasks, dict(passed_over)
 
 
@@ -152,8 +152,8 @@ class _Problems:
         for line, text in problems:
             self.add(line, text)
 
-    def check(self, tasks: int) -> None:
-        """Raises InvalidTasks if there are any, or if there is no task at all."""
+    def check(self) -> None:
+        """Raises InvalidTasks if there are any."""
         if self._count:
             what = f"{self._count:,} problem{'s' * (self._count > 1)}"
             more = [f"  and {self._count - len(self._first):,} more"] if self._count > len(self._first) else []

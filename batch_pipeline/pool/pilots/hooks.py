@@ -38,11 +38,6 @@ class Hooks:
     cleanup_run: Callable[[Task, Outcome], object] | None = None
     stop: Callable[[Standing], bool] | None = None
 
-    @property
-    def around_runs(self) -> bool:
-        """Whether anything is called around each run."""
-        return self.prepare_run is not None or self.cleanup_run is not None
-
 
 def hooks_of(name: str = "", scripts: Mapping[str, str] | None = None) -> Hooks:
     """The hooks of a class and of scripts; a script goes before the class's method of its name.
