@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batch_pipeline.pipeline.review import wrong_kinds
 from batch_pipeline.pipeline.workflow import Graph, Node
-from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, RETRIED, ContainerExit
+from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, ContainerExit
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidPipeline
 
@@ -154,8 +154,8 @@ def retry_strategy(attempts: int) -> dict[str, Any]:
     """
     if attempts == 1:
         return {"attempts": 1}
-    words = [text for text, reason in REASON_OF_STATUS if reason in RETRIED]
-    codes = [code for code in ContainerExit if REASON_OF_EXIT.get(code) in RETRIED]
+    words = [text for text, reason in REASON_OF_STATUS if reason.is_retried]
+    codes = [code for code in ContainerExit if code in REASON_OF_EXIT and REASON_OF_EXIT[code].is_retried]
     rules: list[dict[str, str]] = [{"action": "RETRY", "onStatusReason": f"{text}*"} for text in words]
     rules += [{"action": "RETRY", "onExitCode": str(int(code))} for code in codes]
     return {"attempts": attempts, "evaluateOnExit": [*rules, {"action": "EXIT", "onReason": "*"}]}

@@ -45,8 +45,6 @@ MOVE_OF: Mapping[Action, Move] = {
     Action.CANCEL: Move.CANCELLED,
     Action.DELETE: Move.DELETED,
 }
-#: Ends that are nobody's fault: the task goes back without counting as failed.
-_BLAMELESS = frozenset({EndReason.INTERRUPTED, EndReason.STORE, EndReason.LOST})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +163,8 @@ def judged(task: Task, end_reason: EndReason) -> tuple[Move, int, int]:
     """What an end means for a task: the move, and its attempts and returns from now on."""
     if end_reason is EndReason.FINISHED:
         return Move.DONE, task.attempts, task.returns
-    if end_reason in _BLAMELESS:
+    if end_reason.is_blameless:
+        # The task goes back without counting as failed.
         move = Move.RELEASED if task.returns < task.spec.most_returns else Move.LOST
         return move, task.attempts, task.returns + 1
     move = Move.AGAIN if task.attempts + 1 < task.spec.most_attempts else Move.FAILED

@@ -21,9 +21,6 @@ from batch_pipeline.records.events import Again, FailedCell
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
-#: The reasons that more attempts may cure, memory aside.
-UNLUCKY = frozenset({EndReason.INTERRUPTED, EndReason.STORE, EndReason.LOST})
-
 Cell = tuple[str, str]
 
 
@@ -50,7 +47,7 @@ class Policy:
             return None
         if failed.reason is EndReason.OUT_OF_MEMORY:
             return self._more_memory(failed)
-        if failed.reason in UNLUCKY:
+        if failed.reason.is_blameless:
             return Remedy(memory_mb=self._raised(failed), queue=self._other(self.on_demand_queue or failed.queue))
         return None
 

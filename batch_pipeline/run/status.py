@@ -23,7 +23,7 @@ from batch_pipeline.run.live import LiveRun, submissions
 from batch_pipeline.run.verdict import judge, last_failure, read_failed
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import RETRIED, EndReason
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store
@@ -149,7 +149,7 @@ def failed_before(
         if run_id in over:
             cells: Sequence[FailedCell] = judge(plan.graph, store, backend(), over[run_id].submissions).failed
         elif run_id in live:
-            cells = [cell for cell in _recorded(store, run_id, missing | moving) if cell.reason not in RETRIED]
+            cells = [cell for cell in _recorded(store, run_id, missing | moving) if not cell.reason.is_retried]
         else:
             cells = _closed(store, run_id, missing)
         wanted = missing | moving if run_id in live else missing

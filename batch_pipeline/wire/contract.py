@@ -130,12 +130,15 @@ class EndReason(Enum):
         return "bad input" if self is EndReason.MISSING_INPUT else self.value.replace("_", " ")
 
     @property
-    def blames_sample(self) -> bool:
-        """Whether the same sample would most likely end so again."""
-        return self in _SAMPLES_OWN
+    def is_blameless(self) -> bool:
+        """Whether it is the fault of neither sample nor step, so that the same may end well another time."""
+        return self.is_retried or self is EndReason.LOST
 
+    @property
+    def is_retried(self) -> bool:
+        """Whether the scheduler itself tries a child again after it."""
+        return self in (EndReason.INTERRUPTED, EndReason.STORE)
 
-_SAMPLES_OWN = frozenset({EndReason.STEP_FAILED, EndReason.INVALID_OUTPUT, EndReason.MISSING_INPUT})
 
 #: What an exit code of the container means; any other non-zero code is the step's own.
 REASON_OF_EXIT: dict[int, EndReason] = {
@@ -171,6 +174,3 @@ REASON_OF_STATUS: tuple[tuple[str, EndReason], ...] = (
     ("JobQueue deleted", EndReason.CANCELLED),
     ("Task failed to start", EndReason.IMAGE),
 )
-
-#: The reasons after which the scheduler itself tries a child again: neither the sample's nor the step's fault.
-RETRIED = frozenset({EndReason.INTERRUPTED, EndReason.STORE})
