@@ -6,7 +6,7 @@ then the exit code. A cancelled or timed-out container is killed with 137 like o
 
 from __future__ import annotations
 
-from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, EndReason
+from batch_pipeline.wire.contract import REASON_OF_STATUS, EndReason
 
 
 def end_reason(
@@ -21,7 +21,9 @@ def end_reason(
     if cancelled:
         return EndReason.CANCELLED
     # "Task failed to start" is vague; the container's reason is not.
-    return reason_of_words(container_reason) or told or _reason_of_code(exit_code)
+    spoken = reason_of_words(container_reason) or told
+    # FAILED with exit code 0, or with none, is nobody's verdict: the agent lost sight of the container.
+    return spoken or (EndReason.of_exit(exit_code) if exit_code else EndReason.LOST)
 
 
 def reason_of_words(text: str) -> EndReason | None:
@@ -34,10 +36,3 @@ def says_out_of_memory(text: str) -> bool:
     """Whether AWS's words, anywhere in a text, are those for out of memory; exit code 137 alone is any SIGKILL."""
     words = (words for words, reason in REASON_OF_STATUS if reason is EndReason.OUT_OF_MEMORY)
     return any(each.lower() in text.lower() for each in words)
-
-
-def _reason_of_code(exit_code: int | None) -> EndReason:
-    """FAILED with exit code 0, or with none, is nobody's verdict: the agent lost sight of the container."""
-    if not exit_code:
-        return EndReason.LOST
-    return REASON_OF_EXIT.get(exit_code, EndReason.STEP_FAILED)

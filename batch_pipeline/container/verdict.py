@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batch_pipeline.container.log import say
-from batch_pipeline.wire.contract import REASON_OF_EXIT, ContainerExit, EndReason
+from batch_pipeline.wire.contract import ContainerExit, EndReason
 from batch_pipeline.wire.durable import NO_SPACE
 from batch_pipeline.wire.errors import BatchPipelineError, DiskFull, InvalidUse, StepError, StoreFailed
 
@@ -50,7 +50,7 @@ class Verdict:
     @property
     def reason(self) -> EndReason:
         """Why it ended; a script may use our codes too, for the driver reads nothing else."""
-        return REASON_OF_EXIT.get(self.exit_code, EndReason.STEP_FAILED)
+        return EndReason.of_exit(self.exit_code)
 
     def with_log(self, tail: bytes) -> Verdict:
         """With what the end of the log adds: a sign of a full disk or memory, and the last line."""

@@ -123,6 +123,11 @@ class EndReason(Enum):
     CANCELLED = "cancelled"  #: Somebody cancelled it.
     LOST = "lost"  #: It ended and nobody knows how.
 
+    @classmethod
+    def of_exit(cls, code: int) -> EndReason:
+        """What an exit code of the container means; one that is not among ours is the step's own."""
+        return REASON_OF_EXIT.get(code, cls.STEP_FAILED)
+
     @property
     def words(self) -> str:
         """The reason as people say it: `out of memory`."""
@@ -140,7 +145,7 @@ class EndReason(Enum):
         return self in (EndReason.INTERRUPTED, EndReason.STORE)
 
 
-#: What an exit code of the container means; any other non-zero code is the step's own.
+#: What our exit codes mean, and those of two signals. `EndReason.of_exit` reads it.
 REASON_OF_EXIT: dict[int, EndReason] = {
     ContainerExit.DONE: EndReason.FINISHED,
     ContainerExit.CONTRACT_BROKEN: EndReason.CONTRACT,

@@ -23,7 +23,7 @@ from batch_pipeline.pool.base import Claim, Settlement
 from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Outcome
-from batch_pipeline.wire.contract import REASON_OF_EXIT, EndReason
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import SubmissionRefused
 
 QUEUE = "mixed"
@@ -130,7 +130,7 @@ class PoolWorld:
         code = self.script[job.partition("@")[0]].get(int(index), 0)
         if code is None:
             return None
-        reason = REASON_OF_EXIT.get(code, EndReason.STEP_FAILED)
+        reason = EndReason.of_exit(code)
         return Settlement(claim=claim, outcome=Outcome(end_reason=reason, exit_code=code, log_tail=f"child {index}\n"))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from batch_pipeline.pool.task import Outcome, Task, TaskSpec
-from batch_pipeline.wire.contract import REASON_OF_EXIT, EndReason, Variable
+from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, InvalidOutput, MissingInput, StoreFailed
 
-#: What exit codes mean whatever the command: put me back (BSD's EX_TEMPFAIL), killed, ended.
-_OF_ANY: Final = {75: EndReason.INTERRUPTED, 137: EndReason.OUT_OF_MEMORY, 143: EndReason.INTERRUPTED}
+#: Codes that mean the same whatever the command: put me back (BSD's EX_TEMPFAIL), killed, ended.
+_OF_ANY: Final = (ContainerExit.INTERRUPTED, 137, 143)
 _WORDS: Final = {
     EndReason.OUT_OF_MEMORY: "SIGKILL ended it. If nobody sent that, it needed more memory than there was.",
     EndReason.INTERRUPTED: "It was interrupted.",
@@ -52,8 +52,8 @@ def _reason(task: Task, exit_code: int, told: EndReason | None) -> EndReason:
         return EndReason.FINISHED
     if told is not None:
         return told
-    table = REASON_OF_EXIT if Variable.MANIFEST in task.spec.environment else _OF_ANY
-    return table.get(exit_code, EndReason.STEP_FAILED)
+    is_cell = Variable.MANIFEST in task.spec.environment
+    return EndReason.of_exit(exit_code) if is_cell or exit_code in _OF_ANY else EndReason.STEP_FAILED
 
 
 def _error(spec: TaskSpec, reason: EndReason, exit_code: int, tail: str) -> str:
