@@ -20,18 +20,13 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.driver import Driver, Look, run
 from batch_pipeline.run.live import LiveRun, submissions
-from batch_pipeline.run.verdict import judge, last_failure, read_failed
+from batch_pipeline.run.verdict import MOST_RECORDS, RUNS_LOOKED_AT, judge, read_failed, with_record
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store
-
-#: Past runs whose failures `status` looks at, newest first.
-RUNS_LOOKED_AT = 5
-#: Failure records that it reads of a run that nobody closed.
-MOST_RECORDS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +62,7 @@ def status(request: Request) -> Status:
     try:
         found = driver.look()
         plan = found.plan
-        failed = failed_before(
-            request.store, plan, found.live_runs, [live for live in found.live if live.over], lambda: driver.backend
-        )
+        failed = _failed(request.store, found, driver)
         if found.live_runs:
             already = already_done(plan, found.inventory.live, found.live)
             watched = Watch(plan, driver.backend, found.jobs, already=already)
@@ -127,6 +120,11 @@ def watch(request: Request, listener: Listener) -> Outcome:
     """Follows the live runs to their end; submits nothing. Raises Interrupted on Ctrl-C."""
     nothing = replace(request.selection, steps=frozenset(), force=False)
     return run(replace(request, selection=nothing), listener)
+
+
+def _failed(store: Store, found: Look, driver: Driver) -> list[FailedCell]:
+    ended = [run for run in found.live if run.over]
+    return failed_before(store, found.plan, found.live_runs, ended, lambda: driver.backend)
 
 
 def failed_before(
@@ -189,7 +187,10 @@ def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[F
         _, _, step, sample, name = entry.key.split("/", 4)
         if name.endswith(".failure.json") and (step, sample) in wanted:
             cells[step, sample] = None
-    return [_told(store, run_id, *cell) for cell in [*cells][:MOST_RECORDS]]
+    return [
+        with_record(store, FailedCell(step=step, sample=sample, reason=EndReason.LOST, message="", run_id=run_id))
+        for step, sample in [*cells][:MOST_RECORDS]
+    ]
 
 
 def explain(request: Request, sample: str) -> list[Explanation]:
@@ -202,16 +203,9 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     driver = Driver(request)
     try:
         found = driver.look()
-        told = failed_before(
-            request.store,
-            found.plan,
-            found.live_runs,
-            [live for live in found.live if live.over],
-            lambda: driver.backend,
-        )
+        failed = {(cell.step, cell.sample): cell for cell in _failed(request.store, found, driver)}
     finally:
         driver.close()
-    failed = {(cell.step, cell.sample): cell for cell in told}
     explained = []
     for node in request.graph:
         is_gather = node.scope is Scope.COHORT
@@ -221,21 +215,6 @@ def explain(request: Request, sample: str) -> list[Explanation]:
             cell = failed.get((node.name, name))
             explained.append(_explained(request.store, found, node, name, position, cell))
     return explained
-
-
-def _told(store: Store, run_id: str, step: str, sample: str) -> FailedCell:
-    failure = last_failure(store, run_id, step, sample)
-    if failure is None:
-        return FailedCell(step=step, sample=sample, reason=EndReason.LOST, message="", run_id=run_id)
-    return FailedCell(
-        step=step,
-        sample=sample,
-        reason=EndReason(failure.end_reason),
-        message=failure.message,
-        run_id=run_id,
-        attempt=failure.attempt,
-        exit_code=failure.exit_code,
-    )
 
 
 def resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 from batch_pipeline.backends.base import Backend, Child, JobState
@@ -24,9 +25,9 @@ from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.receipt import Failure
 from batch_pipeline.wire.store import NotInStore, Store
 
-#: Past runs whose failures are looked at, newest first.
+#: Past runs whose failures are looked at, here and by `status`, newest first.
 RUNS_LOOKED_AT = 5
-#: Failure records that are read.
+#: Failure records that are read at once.
 MOST_RECORDS = 100
 _LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
 
@@ -64,7 +65,7 @@ def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submissio
             done[job.run_id] += len(cells) - len(missing)
             if missing:
                 failed.extend(_failures(backend, job, missing))
-    detailed = [_with_record(store, cell) for cell in failed[:MOST_RECORDS]]
+    detailed = [with_record(store, cell) for cell in failed[:MOST_RECORDS]]
     ordered = as_ordered(store, [*detailed, *failed[MOST_RECORDS:]])
     return Verdict(done=done, failed=tuple(_folded(graph, ordered)))
 
@@ -95,7 +96,7 @@ def _failure(job: Submission, sample: str, child: Child | None) -> FailedCell:
     )
 
 
-def _with_record(store: Store, cell: FailedCell) -> FailedCell:
+def with_record(store: Store, cell: FailedCell) -> FailedCell:
     """The cell with what its container said of it, if it left a word."""
     if cell.reason is EndReason.DEPENDENCY:
         return cell
@@ -140,14 +141,12 @@ def read_failed(store: Store, run_id: str) -> list[FailedCell]:
     return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in told]
 
 
-def past_failures(store: Store, most: int = RUNS_LOOKED_AT) -> list[FailedCell]:
+def past_failures(store: Store) -> list[FailedCell]:
     """Why cells failed in the newest runs that are closed, newest first."""
     found: list[FailedCell] = []
-    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:most]:
-        try:
+    for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
+        with suppress(NotInStore):
             found += read_failed(store, run_id)
-        except NotInStore:
-            continue
     return found
 
 
