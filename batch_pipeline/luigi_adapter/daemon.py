@@ -23,7 +23,7 @@ from urllib.error import HTTPError
 
 from batch_pipeline.luigi_adapter.submit import answers, scheduler_url
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
-from batch_pipeline.wire.processes import identity_of
+from batch_pipeline.wire.processes import birth_of
 from batch_pipeline.wire.scratch import private_folder, require_private
 
 #: How long luigid may take to answer; a second is usual.
@@ -134,7 +134,7 @@ def _launch(host: str, port: int, state_folder: Path, foreground: bool) -> subpr
             # In the foreground Ctrl-C reaches it, and it saves its state.
             start_new_session=not foreground,
         )
-    (state_folder / "luigid.pid").write_text(f"{process.pid} {_birth(process.pid)}\n")
+    (state_folder / "luigid.pid").write_text(f"{process.pid} {birth_of(process.pid) or 0}\n")
     return process
 
 
@@ -173,16 +173,10 @@ def _open(url: str, wanted: bool) -> None:
         webbrowser.open(url)
 
 
-def _birth(pid: int) -> int:
-    """When a process began, in clock ticks since the boot; 0: it has ended, or the system does not tell."""
-    identity = identity_of(pid)
-    return identity.start_ticks if identity else 0
-
-
 def _is_luigid(pid: int, birth: int) -> bool:
     """Whether a process is the one that was started; the number may be another's by now."""
     if birth:
-        return _birth(pid) == birth
+        return birth_of(pid) == str(birth)
     # Where no birth was written down its command tells; a zombie has none.
     listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return "luigid" in listing.stdout

@@ -19,7 +19,7 @@ from typing import Any
 from batch_pipeline.records.people import user_name
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
-from batch_pipeline.wire.processes import boot_id, identity_of
+from batch_pipeline.wire.processes import birth_of, boot_id
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Seconds after which a silent holder may be replaced. Submitting 300 arrays at 50 a second takes 6.
@@ -107,17 +107,11 @@ def _number_of(key: str) -> int:
 
 def _myself() -> dict[str, Any]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "user": user_name(), "pid": pid, "boot": boot_id(), "birth": _birth(pid)}
+    return {"host": socket.gethostname(), "user": user_name(), "pid": pid, "boot": boot_id(), "birth": birth_of(pid)}
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that no longer runs."""
     if not holder.get("boot") or holder["boot"] != boot_id():
         return False
-    return bool(_birth(holder["pid"]) != holder["birth"])
-
-
-def _birth(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty when there is no such process, or one that has ended."""
-    identity = identity_of(pid)
-    return str(identity.start_ticks) if identity else ""
+    return bool(birth_of(holder["pid"]) != holder["birth"])

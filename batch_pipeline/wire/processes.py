@@ -84,6 +84,12 @@ def identity_of(pid: int) -> Identity | None:
     return Identity(pid=pid, start_ticks=int(fields[19]), boot=boot_id())
 
 
+def birth_of(pid: int) -> str:
+    """When a process began, in the kernel's ticks; empty: there is none, or it has ended, be it reaped or not."""
+    identity = identity_of(pid)
+    return str(identity.start_ticks) if identity else ""
+
+
 def is_alive(identity: Identity) -> bool:
     """Whether this very process still lives."""
     return identity_of(identity.pid) == identity

@@ -16,7 +16,7 @@ from pathlib import Path
 import batch_pipeline
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
-from batch_pipeline.wire.processes import identity_of
+from batch_pipeline.wire.processes import birth_of
 
 
 def remembered(base: Path, pool_url: str) -> Path:
@@ -64,7 +64,7 @@ class LocalLauncher:
             setpgroup=0,
         )
         self._children.add(pid)
-        (self._folder / f"{word}-{pid}.json").write_text(json.dumps({"pid": pid, "began": _began(pid)}))
+        (self._folder / f"{word}-{pid}.json").write_text(json.dumps({"pid": pid, "began": birth_of(pid)}))
         return pid
 
     def _reap(self) -> None:
@@ -89,7 +89,7 @@ class LocalLauncher:
             told = json.loads(file.read_text())
         except (OSError, ValueError):
             return False
-        if told["began"] and _began(told["pid"]) == told["began"]:
+        if told["began"] and birth_of(told["pid"]) == told["began"]:
             return True
         file.unlink(missing_ok=True)
         return False
@@ -113,12 +113,6 @@ def _environment() -> dict[str, str]:
     package = str(Path(batch_pipeline.__file__).resolve().parents[1])
     path = os.environ.get("PYTHONPATH", "")
     return {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{path}" if path else package}
-
-
-def _began(pid: int) -> str:
-    """When a process began, in the kernel's own count; empty: there is none, or it only waits to be reaped."""
-    identity = identity_of(pid)
-    return str(identity.start_ticks) if identity else ""
 
 
 def _word(resource_class: str) -> str:
