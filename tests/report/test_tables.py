@@ -9,7 +9,6 @@ import pytest
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Selection, Why
 from batch_pipeline.pipeline.planner import make_plan
-from batch_pipeline.pipeline.step import Input, Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.report.records import outcome_record, plain, plan_record
@@ -25,28 +24,7 @@ from batch_pipeline.report.tables import (
 )
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.manifest import SourceFile
-
-
-class First(Step):
-    """Reads the source."""
-
-    text = Input()
-    out = Output("a.txt")
-
-
-class Second(Step):
-    """Reads the first."""
-
-    text = Input()
-    out = Output("b.txt")
-
-
-class Last(Step):
-    """Reads all."""
-
-    scope = Scope.COHORT
-    texts = Input()
-    out = Output("c.txt")
+from tests.run.small import Count, Total, Upper
 
 
 class Chain(WorkflowTask):
@@ -54,13 +32,11 @@ class Chain(WorkflowTask):
 
     def workflow(self) -> None:
         first, second, last = (
-            self.new_task("first", First),
-            self.new_task("second", Second),
-            self.new_task("last", Last),
+            self.new_task(name, step) for name, step in (("first", Upper), ("second", Count), ("last", Total))
         )
         first.in_text = self.source("{sample}.txt")
-        second.in_text = first.out_out
-        last.in_texts = second.out_out
+        second.in_text = first.out_upper
+        last.in_counts = second.out_count
 
 
 def planned(

@@ -51,6 +51,13 @@ class Total(Step):
     total = Output("total.txt")
 
 
+class Share(Step):
+    """Compares a sample with all."""
+
+    total = Input()
+    share = Output("share.txt")
+
+
 class Letters(WorkflowTask):
     """Two steps a sample and a gather."""
 

@@ -13,14 +13,7 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.store import Store
-from tests.run.small import Count, Stage, Total, Upper, drive, look, request_of
-
-
-class Share(Step):
-    """Compares a sample with all."""
-
-    total = Input()
-    share = Output("share.txt")
+from tests.run.small import Count, Share, Stage, Total, Upper, drive, look, request_of
 
 
 class Apart(Step):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline import Input, Output, Scope, Step, WorkflowTask
+from batch_pipeline import WorkflowTask
 from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Remedy
 from batch_pipeline.pipeline.samples import SampleList
@@ -23,7 +23,7 @@ from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store
-from tests.run.small import Letters, request_of
+from tests.run.small import Letters, Share, Total, Upper, request_of
 from tests.run.virtual import BUG, OUT_OF_MEMORY, SPOT, Attempt, Death, Hears, Trouble, World
 
 POLICY = Policy(
@@ -110,36 +110,14 @@ def test_what_never_ran_goes_with_its_cause_and_a_gather_when_nothing_stays_fail
     assert not found.lasting
 
 
-class Read(Step):
-    """Reads a text."""
-
-    text = Input()
-    out = Output("{sample}.out")
-
-
-class Total(Step):
-    """Reads all of them."""
-
-    scope = Scope.COHORT
-    read = Input()
-    out = Output("all.out")
-
-
-class Share(Step):
-    """Compares a sample with all."""
-
-    total = Input()
-    out = Output("{sample}.share")
-
-
 class Fanned(WorkflowTask):
     """A step of the samples below a gather."""
 
     def workflow(self) -> None:
-        read, total, share = self.new_task("read", Read), self.new_task("total", Total), self.new_task("share", Share)
+        read, total, share = self.new_task("read", Upper), self.new_task("total", Total), self.new_task("share", Share)
         read.in_text = self.source("{sample}.txt")
-        total.in_read = read.out_out
-        share.in_total = total.out_out
+        total.in_counts = read.out_upper
+        share.in_total = total.out_total
 
 
 def test_what_fans_out_below_a_gather_goes_again_with_it() -> None:
@@ -166,11 +144,11 @@ def test_what_never_ran_for_a_cause_that_is_not_known_stays_failed() -> None:
 def test_failures_of_hundreds_of_steps_are_sorted_at_once() -> None:
     """Each layer of three steps reads the three before it: there are 3 ** 66 ways from the first to the last."""
     layers = [[f"s{layer}-{i}" for i in range(3)] for layer in range(67)]
-    tasks = {name: Task(name, Read) for layer in layers for name in layer}
+    tasks = {name: Task(name, Upper) for layer in layers for name in layer}
     nodes = [
         Node(
             name=name,
-            step=Read(),
+            step=Upper(),
             inputs={f"p{i}": Port(tasks[above], "out") for i, above in enumerate(layers[number - 1] if number else ())},
         )
         for number, layer in enumerate(layers)
@@ -344,35 +322,14 @@ def test_a_run_that_waits_for_a_disabled_environment_says_so_and_goes_on_when_it
 # A bad day: everything at once, on a thousand samples.
 
 
-class One(Step):
-    """First."""
-
-    text = Input()
-    one = Output("{sample}.1")
-
-
-class Two(Step):
-    """Second."""
-
-    text = Input()
-    two = Output("{sample}.2")
-
-
-class Three(Step):
-    """Third."""
-
-    text = Input()
-    three = Output("{sample}.3")
-
-
 class Cohort(WorkflowTask):
     """Three steps in a row."""
 
     def workflow(self) -> None:
-        one, two, three = (self.new_task(name, step) for name, step in (("one", One), ("two", Two), ("three", Three)))
+        one, two, three = (self.new_task(name, Upper) for name in ("one", "two", "three"))
         one.in_text = self.source("{sample}.txt")
-        two.in_text = one.out_one
-        three.in_text = two.out_two
+        two.in_text = one.out_upper
+        three.in_text = two.out_upper
 
 
 SAMPLES = 1000
