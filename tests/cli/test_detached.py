@@ -14,60 +14,10 @@ import pytest
 
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.wire.contract import CommandExit
+from tests.cli.prompt import ROOT, all_said, lay_out, started
 from tests.flow.lab import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-ROOT = Path(__file__).resolve().parents[2]
-PIPELINE = '''
-"""Two steps for tests."""
-from __future__ import annotations
-
-import sys
-import time
-from pathlib import Path
-
-from batch_pipeline import Input, Job, Output, Param, Step, WorkflowTask
-
-
-class Upper(Step):
-    """Makes letters large when it may."""
-
-    memory_mb = 32
-    text = Input()
-    upper = Output("upper.txt")
-    hold: str = Param("", help="A file; the step ends when it is there.")
-
-    def run(self, job: Job) -> None:
-        print("shouting for", job.sample, flush=True)
-        while not Path(self.hold).exists():
-            time.sleep(0.02)
-        job.output("upper").write_text(job.input("text").read_text().upper())
-
-
-class Count(Step):
-    """Counts letters."""
-
-    memory_mb = 32
-    text = Input()
-    count = Output("count.txt")
-
-    def run(self, job: Job) -> None:
-        job.output("count").write_text(str(len(job.input("text").read_text())))
-
-
-class Letters(WorkflowTask):
-    """Counts large letters."""
-
-    def workflow(self) -> None:
-        upper, count = self.new_task("upper", Upper), self.new_task("count", Count)
-        upper.in_text = self.source("{sample}.txt")
-        count.in_text = upper.out_upper
-
-
-if __name__ == "__main__":
-    Letters.main()
-'''
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +32,11 @@ class Person:
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HOME"))}
-        return subprocess.Popen(
-            [sys.executable, *command, "--store", str(self.store)],
-            cwd=self.folder,
-            env={**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **self.settings},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **self.settings}
+        return started([sys.executable, *command, "--store", self.store], self.folder, environment)
 
     def __call__(self, *command: str, code: int = CommandExit.DONE) -> str:
-        process = self.start(*command)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, f"{command}: {process.returncode}\n{out}\n{err}"
-        return out + err
+        return all_said(self.start(*command), code)
 
     def alone(self, *command: str, code: int = CommandExit.DONE) -> str:
         """A command of the package's own, without any pipeline."""
@@ -107,13 +47,9 @@ class Person:
 def people(tmp_path: Path) -> Iterator[tuple[Person, Person, Path]]:
     """Who has the pipeline, who has the store's URL, and the file that lets the steps go on."""
     store, first, other = tmp_path / "store", tmp_path / "first", tmp_path / "other"
-    (store / "SR").mkdir(parents=True)
     for folder in (first, other):
         folder.mkdir()
-    for name in ("S1", "S2", "S3"):
-        (store / "SR" / f"{name}.txt").write_text(f"letters of {name}\n")
-    (first / "list.txt").write_text("S1\nS2\nS3\n")
-    (first / "main.py").write_text(PIPELINE)
+    lay_out(first, store / "SR")
     settings = {
         "BATCH_PIPELINE__EMBEDDED__IDLE_SECONDS": "20",
         "BATCH_PIPELINE__EMBEDDED__VCPUS": "4",
@@ -150,10 +86,10 @@ def test_from_elsewhere_a_run_is_looked_after_to_its_end(people: tuple[Person, P
     assert "S2" in said
     assert "Nothing to watch" in other.alone("watch")
     assert "Nothing to cancel" in other.alone("cancel", "--yes")
-    assert "S1: shouting for S1\nS3: shouting for S3\n" in other.alone(
+    assert "S1: shouting letters of S1\nS3: shouting letters of S3\n" in other.alone(
         "logs", "--step", "upper", "--samples", "S1,S3", "--grep", "shout"
     )
-    assert "shouting for S2" in other.alone("logs", "S2", "upper")
+    assert "shouting letters of S2" in other.alone("logs", "S2", "upper")
     assert not (other.folder / "home" / ".local").exists(), "no server of their own was started"
     (ended,) = json.loads(other.alone("runs", "--json"))
     assert (ended["ended"], ended["done"], ended["failed"]) == (True, 4, 2)
@@ -165,4 +101,4 @@ def _speaks(other: Person) -> bool:
     """Whether the second sample's first attempt runs and has said something."""
     process = other.start("-m", "batch_pipeline", "logs", "S2", "upper")
     out, _ = process.communicate(timeout=60)
-    return out == "shouting for S2\n"
+    return out == "shouting letters of S2\n"

@@ -14,61 +14,9 @@ import pytest
 
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.wire.contract import CommandExit
+from tests.cli.prompt import ROOT, all_said, lay_out, started
 
 pytestmark = pytest.mark.engine
-
-ROOT = Path(__file__).resolve().parents[2]
-PIPELINE = '''
-"""Two steps for tests."""
-from __future__ import annotations
-
-import time
-from pathlib import Path
-
-from batch_pipeline import Input, Job, Output, Param, Step, StepFailed, WorkflowTask
-
-
-class Upper(Step):
-    """Makes letters large."""
-
-    memory_mb = 32
-    text = Input()
-    upper = Output("upper.txt")
-    hold: str = Param("", help="A file; the step ends when it is there.")
-
-    def run(self, job: Job) -> None:
-        text = job.input("text").read_text()
-        print("shouting", text.strip())
-        while self.hold and not Path(self.hold).exists():
-            time.sleep(0.02)
-        if "bad" in text:
-            raise StepFailed(f"Sample {job.sample} has a bad word. Fix it.")
-        job.output("upper").write_text(text.upper())
-
-
-class Count(Step):
-    """Counts letters."""
-
-    memory_mb = 32
-    text = Input()
-    count = Output("count.txt")
-
-    def run(self, job: Job) -> None:
-        job.output("count").write_text(str(len(job.input("text").read_text())))
-
-
-class Letters(WorkflowTask):
-    """Counts large letters."""
-
-    def workflow(self) -> None:
-        upper, count = self.new_task("upper", Upper), self.new_task("count", Count)
-        upper.in_text = self.source("{sample}.txt")
-        count.in_text = upper.out_upper
-
-
-if __name__ == "__main__":
-    Letters.main()
-'''
 
 
 class Shell:
@@ -86,31 +34,15 @@ class Shell:
         }
 
     def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "main.py", *args],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return started([sys.executable, "main.py", *args], self.folder, self.environment)
 
     def __call__(self, *args: str, code: int = CommandExit.DONE) -> str:
-        process = self.start(*args)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, f"{args}: {process.returncode}\n{out}\n{err}"
-        return out + err
+        return all_said(self.start(*args), code)
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    sources = tmp_path / "store" / "default" / "SR"
-    sources.mkdir(parents=True)
-    for name in ("S1", "S2", "S3"):
-        (sources / f"{name}.txt").write_text(f"letters of {name}\n")
-    (tmp_path / "list.txt").write_text("S1\nS2\nS3\n")
-    (tmp_path / "main.py").write_text(PIPELINE)
+    lay_out(tmp_path, tmp_path / "store" / "default" / "SR")
     yield Shell(tmp_path)
     stop(tmp_path / "state")
 

@@ -19,10 +19,10 @@ import pytest
 
 from batch_pipeline.localbatch.client import find, stop
 from batch_pipeline.localbatch.endpoint import Endpoint
+from tests.cli.prompt import ROOT, started
 
 pytestmark = pytest.mark.engine
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """#!/bin/sh
 tool > which.txt
 """
@@ -116,16 +116,8 @@ class Person:
         }
 
     def start(self, *words: str, umask: int = 0o022, **changed: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [self.python, "main.py", *words],
-            cwd=self.folder.parent,
-            env={**self.environment(), **changed},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            umask=umask,
-        )
+        environment = {**self.environment(), **changed}
+        return started([self.python, "main.py", *words], self.folder.parent, environment, umask)
 
     def run(self, *words: str, store: str, umask: int = 0o022, code: int = 0, **changed: str) -> str:
         verb = words[:1] if words and not words[0].startswith("-") else ()
