@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.localbatch.client import find, stop
-from tests.flow.lab import PATIENCE, Lab, Ran, made_by, until
+from tests.flow.conftest import gate as gate
+from tests.flow.lab import ALL, PATIENCE, Lab, Ran, made_by, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
-
-SAMPLES = ("ann", "bob", "cid")
-ALL = {*((step, sample) for step in ("lower", "words") for sample in SAMPLES), ("count", "_cohort")}
 
 
 @pytest.fixture
@@ -27,16 +25,6 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     made_by(made, monkeypatch)
     yield made
     stop(made.state)
-
-
-@pytest.fixture
-def gate(lab: Lab) -> Iterator[Path]:
-    """A file for which the first step of every sample waits, and where each start of it is noted."""
-    path = lab.folder / "gate"
-    for sample in SAMPLES:
-        lab.text(sample, f"WAIT {path}\nThe words of {sample}\n")
-    yield path
-    path.touch()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.localbatch.client import ensure, stop
-from tests.flow.lab import SERVER, Lab, made_by
+from tests.flow.lab import SAMPLES, SERVER, Lab, made_by
 from tests.leftovers import keep_until_the_end
 
 
@@ -30,3 +30,13 @@ def lab(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     made.set_up()
     made_by(made, monkeypatch)
     return made
+
+
+@pytest.fixture
+def gate(lab: Lab) -> Iterator[Path]:
+    """A file for which the first step of every sample waits; opened at the end, so that nothing is left waiting."""
+    path = lab.folder / "gate"
+    for sample in SAMPLES:
+        lab.text(sample, f"WAIT {path}\nThe words of {sample}\n")
+    yield path
+    path.touch()

@@ -31,6 +31,9 @@ LETTERS = Path(__file__).resolve().parent / "letters"
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: (step, sample); a gather's sample is `_cohort`.
 Cell = tuple[str, str]
+SAMPLES = ("ann", "bob", "cid")
+#: The cells of `chain.py`.
+ALL: set[Cell] = {*((step, sample) for step in ("lower", "words") for sample in SAMPLES), ("count", "_cohort")}
 #: What commands ask of their server: the same as the tests that start it, or it would be replaced by another.
 SERVER = {"vcpus": 4, "memory_mb": 4096, "idle_seconds": 60}
 #: After so many seconds a wait has failed.
@@ -83,7 +86,7 @@ class Lab:
     def set_up(self) -> None:
         shutil.copytree(LETTERS, self.pipeline, ignore=shutil.ignore_patterns("__pycache__"))
         self.sources.mkdir()
-        self.samples("ann", "bob", "cid")
+        self.samples(*SAMPLES)
 
     def samples(self, *names: str) -> None:
         """The list; texts are made for new names."""

@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.lab import Lab
+from tests.flow.lab import ALL, SAMPLES, Lab
 
 pytestmark = pytest.mark.engine
-
-SAMPLES = ("ann", "bob", "cid")
-STEPS = ("lower", "words")
-ALL = {*((step, sample) for step in STEPS for sample in SAMPLES), ("count", "_cohort")}
 
 
 @pytest.fixture

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.flow.lab import PATIENCE, Lab, until
+from tests.flow.lab import ALL, PATIENCE, SAMPLES, Lab, until
 
 pytestmark = pytest.mark.engine
-
-SAMPLES = ("ann", "bob", "cid")
-PAIR = {(step, sample) for step in ("lower", "words") for sample in SAMPLES}
-ALL = {*PAIR, ("count", "_cohort")}
-
-
-@pytest.fixture
-def gate(lab: Lab) -> Iterator[Path]:
-    """A file for which the first step of every sample waits; opened at the end, so that nothing is left waiting."""
-    path = lab.folder / "gate"
-    for sample in SAMPLES:
-        lab.text(sample, f"WAIT {path}\nThe words of {sample}\n")
-    yield path
-    path.touch()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:

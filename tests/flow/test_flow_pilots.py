@@ -19,24 +19,19 @@ from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Move, Task, TaskState
 from batch_pipeline.records.place import pool_url
 from batch_pipeline.wire.store import open_store
-from tests.flow.lab import PATIENCE, Lab, until
+from tests.flow.lab import ALL, PATIENCE, SAMPLES, Lab, until
 from tests.servers import databases
 
 pytestmark = pytest.mark.engine
 
-SAMPLES = ("ann", "bob", "cid")
-ALL = {*(("lower", s) for s in SAMPLES), *(("words", s) for s in SAMPLES), ("count", "_cohort")}
 PILOTS = ("--pilots", "2")
 
 
 @pytest.fixture
-def gate(lab: Lab) -> Iterator[Path]:
-    """A file for which the first step of every sample waits; opened at the end, and nothing is left running."""
-    path = lab.folder / "gate"
-    for sample in SAMPLES:
-        lab.text(sample, f"WAIT {path}\nThe words of {sample}\n")
-    yield path
-    path.touch()
+def gate(gate: Path, lab: Lab) -> Iterator[Path]:
+    """See the gate of all labs; when it is opened at the end, nothing is left running."""
+    yield gate
+    gate.touch()
     until(lambda: not (lab.store / "pool").exists() or not held(lab), "the pilots end")
 
 

@@ -6,12 +6,9 @@ import json
 
 import pytest
 
-from tests.flow.lab import Lab
+from tests.flow.lab import ALL, SAMPLES, Lab
 
 pytestmark = pytest.mark.engine
-
-SAMPLES = ("ann", "bob", "cid")
-ALL = {*(("lower", s) for s in SAMPLES), *(("words", s) for s in SAMPLES), ("count", "_cohort")}
 
 
 def test_a_fresh_run_makes_every_cell_with_one_submission_a_step_and_no_call_a_sample(lab: Lab) -> None:
