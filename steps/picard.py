@@ -137,9 +137,7 @@ _FLAGSTAT = re.compile(r"^(\d+) \+ (\d+) ([a-z0-9 ]+)", re.MULTILINE)
 def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
     where = f"{bam.name} of sample {job.sample}"
     if counts["primary"] == 0:
-        raise MissingInput(
-            f"{where} has no reads, only a header; no reads is not the same as no fusions. Fix the BAM."
-        )
+        raise MissingInput(f"{where} has no reads, only a header; no reads is not the same as no fusions. Fix the BAM.")
     if counts["paired"] == 0:
         raise MissingInput(f"{where} is single-end; fusions are found from read pairs only. Leave the sample out.")
     if counts["paired"] != counts["primary"]:
