@@ -232,7 +232,7 @@ def test_what_fans_out_below_a_gather_is_made_by_the_same_command(store: Store, 
     world = World(store, play)
     virtual_time.append(world)
     request = replace(request_of(store, "ann", "bob"), workflow=Fanned, graph=Graph.of(Fanned, {}))
-    outcome = world.drive(request)
+    outcome = world.drive(with_settings(request))
     assert outcome.ok
     assert [line.line for line in outcome.again] == ["read: 1 cell sent again with 2,048 MiB (out of memory)"]
     assert {attempt.step for attempt in world.attempts} == {"read", "total", "share"}
@@ -242,7 +242,7 @@ def test_what_fans_out_below_a_gather_names_the_cause(store: Store, virtual_time
     world = World(store, lambda attempt: BUG if (attempt.step, attempt.sample) == ("read", "ann") else None)
     virtual_time.append(world)
     request = replace(request_of(store, "ann", "bob"), workflow=Fanned, graph=Graph.of(Fanned, {}))
-    outcome = world.drive(request)
+    outcome = world.drive(with_settings(request))
     assert not outcome.ok
     assert {(cell.step, cell.sample): cell.because_of for cell in outcome.failed} == {
         ("read", "ann"): "",
