@@ -37,7 +37,7 @@ from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
-from batch_pipeline.run.preflight import preflight, require_ready
+from batch_pipeline.run.preflight import preflight, refuse_conflicts, require_ready
 from batch_pipeline.run.recovery import Policy, remembered, sort_failures, summary
 from batch_pipeline.run.room import memory_cap
 from batch_pipeline.run.submit import Submitter
@@ -260,7 +260,7 @@ class Driver:
         seen = self._lock.newest()
         found = self.look()
         listener.planned(found.plan)
-        _refuse_conflicts(found.plan)
+        refuse_conflicts(found.plan)
         over = [live for live in found.live if live.over]
         if not found.plan.jobs and not over:
             self._follows(found)
@@ -276,7 +276,7 @@ class Driver:
             if not self._lock.take(seen=seen):
                 found = self.look()
                 listener.planned(found.plan)
-                _refuse_conflicts(found.plan)
+                refuse_conflicts(found.plan)
                 over = [live for live in found.live if live.over]
             if self._end(over) and found.plan.jobs:
                 # What failed while nobody watched may go again with more memory.
@@ -432,15 +432,4 @@ def _coat(request: Request, submitter: Submitter) -> Coat:
         host=luigi.scheduler_host or None,
         port=luigi.scheduler_port,
         log_folder=folder / "luigi" if folder else None,
-    )
-
-
-def _refuse_conflicts(plan: Plan) -> None:
-    if not plan.conflicts:
-        return
-    one = plan.conflicts[0]
-    more = f" and {len(plan.conflicts) - 1} more cells" if len(plan.conflicts) > 1 else ""
-    raise RunConflict(
-        f"Run {one.run_id} is still working on {one.step} of sample {one.sample}{more} with other code, parameters or"
-        f" inputs than now. Wait for it (status --watch), or cancel it: cancel {one.run_id}."
     )

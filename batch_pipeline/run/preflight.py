@@ -25,7 +25,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.context import context_of
-from batch_pipeline.wire.errors import BackendFailed, NotReady
+from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict
 
 Definitions = Mapping[str, Mapping[str, Any]]
 
@@ -62,6 +62,18 @@ def preflight(request: Request, backend: Backend, plan: Plan, *, reference: str 
         queues = {job.remedy.queue for job in plan.jobs if job.remedy.queue}
         found += account_findings(backend.account, request.settings, definitions, queues=queues)
     return found
+
+
+def refuse_conflicts(plan: Plan) -> None:
+    """Raises RunConflict, naming one cell, when live jobs make chosen cells differently than they are wanted now."""
+    if not plan.conflicts:
+        return
+    one = plan.conflicts[0]
+    more = f" and {len(plan.conflicts) - 1} more cells" if len(plan.conflicts) > 1 else ""
+    raise RunConflict(
+        f"Run {one.run_id} is still working on {one.step} of sample {one.sample}{more} with other code, parameters or"
+        f" inputs than now. Wait for it (status --watch), or cancel it: cancel {one.run_id}."
+    )
 
 
 def require_ready(findings: Iterable[Finding]) -> None:
