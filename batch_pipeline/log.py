@@ -1,20 +1,104 @@
-"""Our own logger: quiet on the terminal, complete in a run's folder.
+"""Structured logging: quiet on the terminal, complete in a driver's log and in `--log-file`.
 
-Everything in the package logs to `batch_pipeline.…`. Warnings reach stderr, with `--verbose` the rest too; a run adds a
-file with all of it. Other libraries' loggers are left as they are.
+Everything in the package logs through `logging` to `batch_pipeline.…`, loggers named by module, one line an event:
+
+    2026-11-21T16:30:00.123Z INFO    01KA… run.submit: submitted job=kallisto-0-0 native_id=… size=100
+
+that is time (ISO-8601, UTC), level, run id (`-`: none yet), logger, event, and its facts as `key=value`. Warnings reach
+stderr, with `--verbose` the rest too. Who drives runs keeps all lines in the runs' folders (`records.driver_log`).
+Other libraries' loggers are left as they are. Every line that is kept goes through `wire.scrub`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from batch_pipeline.wire.scrub import scrubbed, scrubbed_value
 
 LOGGER: Final = logging.getLogger("batch_pipeline")
-_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+#: Characters of a value that are kept.
+MOST_CHARACTERS: Final = 1000
+
+
+class Facts:
+    """The facts of a log line as `key=value`, quoted where a value has blanks; rendered no sooner than the line is."""
+
+    def __init__(self, **values: Any) -> None:
+        self._values = values
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={_quoted(scrubbed_value(_plain(item), key))}" for key, item in self._values.items())
+
+
+class RunHandler(logging.Handler):
+    """A handler that keeps the lines of one context, and is told which run they are about."""
+
+    #: The run that lines are about now; empty: none is known.
+    run_id: str = ""
+
+    def turn_to(self, run_id: str) -> None:
+        """Lines are about this run from here on; empty: about none that is known yet."""
+        self.run_id = run_id
+
+
+_CURRENT: ContextVar[RunHandler | None] = ContextVar("batch_pipeline_log", default=None)
+
+
+def current() -> RunHandler | None:
+    """The handler that keeps the lines of this thread and context."""
+    return _CURRENT.get()
+
+
+def of_run(run_id: str) -> None:
+    """Says that what is logged from here on is about a run; empty: about one that has no id yet."""
+    handler = _CURRENT.get()
+    if handler is not None:
+        handler.turn_to(run_id)
+
+
+@contextmanager
+def kept_by(handler: RunHandler) -> Iterator[None]:
+    """Gives a handler all lines of this context while the block lasts, and closes it."""
+    token, level = _CURRENT.set(handler), LOGGER.level
+    LOGGER.addHandler(handler)
+    if not LOGGER.isEnabledFor(logging.INFO):
+        LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+        _CURRENT.reset(token)
+        handler.close()
+
+
+def line_of(record: logging.LogRecord, run_id: str) -> str:
+    """A record as one line without its end, and without what looks like a secret."""
+    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    name = record.name.removeprefix(f"{LOGGER.name}.")
+    message = record.getMessage()
+    if record.exc_info and record.exc_info[1] is not None:
+        message += f" {Facts(error=repr(record.exc_info[1]))}"
+    message = message.replace("\r", "\\r").replace("\n", "\\n")
+    return scrubbed(f"{moment} {record.levelname:<7} {run_id or '-'} {name}: {message}")
+
+
+class LineFormatter(logging.Formatter):
+    """See `line_of`; the run is the one that this context is at."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        handler = _CURRENT.get()
+        return line_of(record, handler.run_id if handler is not None else "")
 
 
 def set_up(*, verbose: bool = False) -> None:
@@ -23,7 +107,7 @@ def set_up(*, verbose: bool = False) -> None:
         LOGGER.removeHandler(handler)
     handler = _Terminal(sys.stderr)
     handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(LineFormatter() if verbose else logging.Formatter("%(message)s"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG)
     # Luigi configures the root logger; our messages would be printed twice.
@@ -32,10 +116,9 @@ def set_up(*, verbose: bool = False) -> None:
 
 @contextmanager
 def also_to(path: Path) -> Iterator[None]:
-    """Writes everything to a file as well, while the block lasts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    """Appends every line to a file as well, while the block lasts. Raises OSError when it cannot be opened."""
+    handler = _File(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(LineFormatter())
     LOGGER.addHandler(handler)
     try:
         yield
@@ -46,3 +129,37 @@ def also_to(path: Path) -> Iterator[None]:
 
 class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
     """The handler that `set_up` made; told from those of a run or a test."""
+
+
+class _File(logging.FileHandler):
+    """A file of lines: one that can no longer be written, on a full disk say, is said once and ends no run."""
+
+    _is_broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.handleError`."""
+        if not self._is_broken:
+            self._is_broken = True
+            print(f"The log file {self.baseFilename} cannot be written: {sys.exc_info()[1]}.", file=sys.stderr)
+
+    def close(self) -> None:
+        """See `logging.Handler.close`."""
+        try:
+            super().close()
+        except OSError:
+            pass  # What could not be flushed was told.
+
+
+def _plain(item: Any) -> Any:
+    return item.value if isinstance(item, Enum) else item
+
+
+def _quoted(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[:MOST_CHARACTERS]}…"
+    return (
+        text
+        if text.isprintable() and text and not set(text) & {" ", '"', "="}
+        else json.dumps(text, ensure_ascii=False)
+    )

@@ -23,7 +23,7 @@ PACKAGE = "batch_pipeline"
 #: place, see below.
 CORE: dict[str, set[str]] = {
     "wire": set(),
-    "log": set(),
+    "log": {"wire"},
     "config": {"wire"},
     "container": {"wire"},
     "localbatch": {"wire", "container"},
