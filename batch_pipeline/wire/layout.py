@@ -17,6 +17,7 @@
     runs/{run_id}/config.json  diff.patch             settings as merged; what was changed since the commit
     runs/{run_id}/workflow.py                         the file that wires the steps
     runs/{run_id}/events/{id}.json                    what happened to it (`records.history`)
+    runs/{run_id}/driver/{piece}.log                  what its drivers decided (`records.driver_log`)
     runs/{run_id}/driver.json  config.toml            what a driver job is ordered to run, and its configuration
     release/{date}/{run_id}/…                         results as released, never changed, with SHA256SUMS
     subsets/{id}.json                                 which samples were copied from where to where, on both sides
@@ -206,6 +207,11 @@ def driver_order(run_id: str) -> str:
 def driver_config(run_id: str) -> str:
     """Key of a driver's merged configuration."""
     return f"{RUNS}{run_id}/config.toml"
+
+
+def driver_log(run_id: str, piece: str = "") -> str:
+    """Key of a piece of the log of a run's drivers; the prefix of all when none is named."""
+    return f"{RUNS}{run_id}/driver/{piece}.log" if piece else f"{RUNS}{run_id}/driver/"
 
 
 def events(run_id: str) -> str:
