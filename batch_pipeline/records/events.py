@@ -185,10 +185,25 @@ class Silence:
 
 
 class Together(Silence):
-    """Several listeners as one, for the progress of running jobs."""
+    """Several listeners as one, each told in their order."""
 
     def __init__(self, hearers: Sequence[Listener]) -> None:
         self._hearers = hearers
+
+    def planned(self, plan: Plan) -> None:
+        """See `Listener.planned`."""
+        for hearer in self._hearers:
+            hearer.planned(plan)
+
+    def run_began(self, run_id: str, folder: str) -> None:
+        """See `Listener.run_began`."""
+        for hearer in self._hearers:
+            hearer.run_began(run_id, folder)
+
+    def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
+        """See `Listener.submitted`."""
+        for hearer in self._hearers:
+            hearer.submitted(run_id, step, job, native_id, size)
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
@@ -199,3 +214,13 @@ class Together(Silence):
         """See `Listener.stuck`."""
         for hearer in self._hearers:
             hearer.stuck(step, sentence)
+
+    def again(self, lines: Sequence[Again]) -> None:
+        """See `Listener.again`."""
+        for hearer in self._hearers:
+            hearer.again(lines)
+
+    def ended(self, outcome: Outcome) -> None:
+        """See `Listener.ended`."""
+        for hearer in self._hearers:
+            hearer.ended(outcome)
