@@ -12,6 +12,7 @@ fifth of a second more. Nothing is imported or connected before the first call.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -19,14 +20,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, InvalidConfig
 from batch_pipeline.wire.toolchain import HEADER, Toolchain
 
 if TYPE_CHECKING:
     from batch_pipeline.config import AwsSettings, EmbeddedSettings
 
+_LOG: Final = logging.getLogger(__name__)
 #: Seconds to wait for SubmitJob's answer: giving up earlier only makes doubt.
 SUBMIT_TIMEOUT_SECONDS = 120
 
@@ -145,6 +148,7 @@ class Clients:
         except aws_errors() as error:
             if not self.renewable or fate_of(error) is not Fate.UNSENT:
                 raise translated(operation, error, self._place(service)) from error
+        _LOG.info("retried %s", Facts(call=operation, at="a new endpoint"))
         self.renew()
         try:
             return self._call(service, operation, parameters)
@@ -188,6 +192,10 @@ class Clients:
 
     def _call(self, name: str, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._client(name), operation)(**parameters)
+        # botocore tries again by itself, after a throttled call or a lost answer, and says so in the answer alone.
+        retries = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+        if retries:
+            _LOG.info("retried %s", Facts(call=operation, times=retries, by="botocore"))
         return answer
 
     def _client(self, name: str) -> Any:

@@ -14,6 +14,7 @@ Logs are those of CloudWatch, for what the store does not have: containers write
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -42,6 +43,7 @@ from batch_pipeline.backends.pace import NotYet, TokenBucket, insisting
 from batch_pipeline.backends.payload import submit_json
 from batch_pipeline.backends.shapes import child_of, counts_of, forgotten, group_of, stream_of, summary_of
 from batch_pipeline.config import Settings
+from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused, SubmissionUnknown
 
@@ -57,6 +59,7 @@ MAX_REASON: Final = 1024
 ENDS_A_CALL: Final = 50
 #: The compute environment that the embedded Batch has from the start.
 EMBEDDED_ENVIRONMENT: Final = "embedded"
+_LOG: Final = logging.getLogger(__name__)
 
 
 class BatchBackend:
@@ -254,6 +257,7 @@ class BatchBackend:
             return self._clients.submit(parameters)
         except aws_errors() as error:
             fate = fate_of(error)
+            _LOG.info("%s %s", fate.value, Facts(call="SubmitJob", job=name, error=said(error)))
             if fate is Fate.REFUSED:
                 remedy = remedy_of(error, "Fix that and run the same command again.")
                 raise SubmissionRefused(f"{self._spoken} refused job {name} ({said(error)}). {remedy}") from error

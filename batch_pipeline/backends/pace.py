@@ -7,10 +7,12 @@ some two minutes have gone by without a single call getting through.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import BackendFailed
 
 T = TypeVar("T")
@@ -21,6 +23,7 @@ TRIES: Final = 10
 RECOVERY_SECONDS: Final = 60.0
 #: Calls a second at the least, however often the service says no.
 SLOWEST: Final = 1.0
+_LOG: Final = logging.getLogger(__name__)
 
 
 class NotYet(BackendFailed):
@@ -61,10 +64,11 @@ class TokenBucket:
         """Says that the service was asked too often: the rate halves, and no burst is left."""
         self._rate = max(min(SLOWEST, self._full), self._rate / 2)
         self._tokens = min(self._tokens, 0.0)
+        _LOG.info("slowed down %s", Facts(calls_a_second=round(self._rate, 2), of=round(self._full, 2)))
 
 
 def insisting(act: Callable[[], T]) -> T:
-    """The act's value; where it raises NotYet it is tried again after growing, jittered waits."""
+    """The act's value; where it raises NotYet it is tried again with exponential backoff and jitter."""
     try:
         return act()
     except NotYet as error:
@@ -78,5 +82,7 @@ def insisting(act: Callable[[], T]) -> T:
         with attempt:
             if first:
                 raise first.pop()
+            about = {"attempt": attempt.num, "of": TRIES, "method": "exponential backoff"}
+            _LOG.info("retried %s", Facts(**about))
             return act()
     raise AssertionError("stamina raises the last error")
