@@ -10,12 +10,14 @@ submitted, not while they run.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
+from batch_pipeline.log import Facts
 from batch_pipeline.records.people import user_name
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
@@ -24,6 +26,7 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Seconds after which a silent holder may be replaced. Submitting 300 arrays at 50 a second takes 6.
 LEASE_SECONDS = 300.0
+_LOG: Final = logging.getLogger(__name__)
 _NOBODY = (0, "")
 _JUST_NOW = "Another driver began to submit into this store just now. Run the same command again."
 
@@ -36,6 +39,8 @@ class DriverLock:
         self._clock = clock
         self._number = 0
         self._renewed = 0.0
+        #: Who had it and did not release it: a driver that died, or slept through its lease.
+        self._replaced: dict[str, Any] = {}
 
     def newest(self) -> tuple[int, str]:
         """The newest holder's number and what its record is by now; 0 when there was none. One LIST."""
@@ -59,6 +64,7 @@ class DriverLock:
         if self.newest()[0] != last + 1:
             raise RunConflict(_JUST_NOW)
         self._number = last + 1
+        self._log_taken()
         return is_unchanged
 
     def renew(self) -> None:
@@ -70,12 +76,21 @@ class DriverLock:
                 "Another driver took over while this one stood still. What was submitted goes on; see: status."
             )
         self._store.put(layout.driver(self._number), self._record(released=False))
+        _LOG.info("lease renewed %s", Facts(number=self._number, seconds=int(LEASE_SECONDS)))
 
     def release(self) -> None:
         """Lets others take over. Does nothing when it was not taken."""
         if self._number:
             self._store.put(layout.driver(self._number), self._record(released=True))
+            _LOG.info("lock released %s", Facts(number=self._number))
             self._number = 0
+
+    def _log_taken(self) -> None:
+        _LOG.info("lock acquired %s", Facts(number=self._number, lease_seconds=int(LEASE_SECONDS)))
+        if holder := self._replaced:
+            about = {key: holder.get(key, "") for key in ("pid", "host", "user")}
+            because = "its lease is over" if holder["expires_at"] < self._clock() else "its process is gone"
+            _LOG.info("lock taken over %s", Facts(number=self._number, **about, because=because))
 
     def _records(self) -> list[tuple[int, str]]:
         return [(_number_of(entry.key), entry.etag) for entry in self._store.list(layout.DRIVER)]
@@ -88,11 +103,13 @@ class DriverLock:
 
     def _is_released(self, number: int) -> bool:
         """Whether the holder let go of it itself. Raises RunConflict while it has it."""
+        self._replaced = {}
         try:
             holder = self._store.get_json(layout.driver(number))
         except NotInStore:
             return False
         if holder["released"] or holder["expires_at"] < self._clock() or _is_gone(holder):
+            self._replaced = {} if holder["released"] else holder
             return bool(holder["released"])
         raise RunConflict(
             f"Another driver (process {holder['pid']} of {holder['user']} on {holder['host']}) is submitting into"
