@@ -8,11 +8,14 @@ another driver is about to send it.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from batch_pipeline.backends.base import Backend, JobState, JobSummary
+from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import LiveJob
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import seconds_since
@@ -25,6 +28,7 @@ GRACE_SECONDS = 600.0
 #: How often a job in doubt is looked for, and seconds between: a listing may lag behind a submission.
 LOOKS = 3
 LOOK_SECONDS = 1.0
+_LOG: Final = logging.getLogger(__name__)
 
 
 def live_run_ids(store: Store) -> list[str]:
@@ -106,6 +110,8 @@ def _find(backend: Backend, name: str, queue: str) -> str | None:
 def _settle(store: Store, run_id: str, job: str, backend: Backend) -> Iterator[Submission]:
     intent = Submission(**store.get_json(layout.submission(run_id, job, "intent.json")))
     native_id = find_insistently(backend, intent.native_name, intent.queue)
+    result = "not queued" if native_id is None else "queued"
+    _LOG.info("looked up in doubt %s", Facts(of=run_id, job=job, native_id=native_id or "", result=result))
     if native_id is not None:
         submission = replace(intent, native_id=native_id)
         record_sent(store, submission)
@@ -139,6 +145,22 @@ def read_live_runs(store: Store, backend: Backend, run_ids: Sequence[str]) -> li
         )
         for run_id, items in sent.items()
     ]
+
+
+def adopt(runs: Sequence[LiveRun], known: Container[str]) -> list[str]:
+    """Ids of the runs with live jobs that are not among the known; what the driver does is logged with all of them."""
+    live = [run for run in runs if not run.over]
+    adopted = [run for run in live if run.run_id not in known]
+    for run in adopted:
+        for item in sorted(run.submissions, key=lambda item: item.sent_at):
+            summary = run.summaries[item.native_id]
+            if not summary.state.final:
+                counts = {state.value.lower(): count for state, count in summary.counts.items() if count}
+                about = {"of": run.run_id, "job": item.job, "step": item.step, "native_id": item.native_id}
+                _LOG.info("adopted %s", Facts(**about, size=item.size, **counts))
+    for run in live:
+        of_run(run.run_id)
+    return [run.run_id for run in adopted]
 
 
 def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], Backend]) -> list[LiveJob]:

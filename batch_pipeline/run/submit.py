@@ -8,15 +8,17 @@ queued, it is looked up by its name before it is sent again.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
+from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
 from batch_pipeline.records.events import Listener
 from batch_pipeline.records.history import Happened, append_if_possible
@@ -37,6 +39,8 @@ from batch_pipeline.run.owners import own
 from batch_pipeline.run.room import require_room
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, StoreFailed, SubmissionUnknown
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Submitter:
@@ -93,6 +97,8 @@ class Submitter:
         told = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
         record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, told)
         write_record(store, record, request, self._plan, told.code.diff if told.code else b"")
+        _LOG.info("recorded %s", Facts(run=self.run_id, jobs=len(self._plan.jobs), steps=",".join(sorted(wanted))))
+        of_run(self.run_id)
         with self._telling():
             pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
             write_definitions(store, self.run_id, definitions, pinned)
@@ -181,6 +187,8 @@ class Submitter:
         record_sent(self._request.store, submission)
         self._native[job.name] = native_id
         self.sent.append(submission)
+        about = {"job": job.name, "step": job.step, "native_id": native_id, "size": job.size}
+        _LOG.info("submitted %s", Facts(**about, queue=request.queue, memory_mb=memory_mb, after=len(job.after)))
         # Whoever cancels the run meanwhile writes that down before looking at its jobs, this one perhaps not yet.
         carry_out(self._request.store, self._backend, read_orders(self._request.store, self.run_id), submission)
         self._listener.submitted(self.run_id, job.step, job.name, native_id, job.size)
@@ -189,11 +197,14 @@ class Submitter:
         was_unsent, self._is_unsent = self._is_unsent, False
         try:
             return self._backend.submit(request)
-        except SubmissionUnknown:
+        except SubmissionUnknown as error:
+            _LOG.info("in doubt %s", Facts(name=request.name, error=error.message))
             self._sleep(LOOK_SECONDS)
             native_id = find_insistently(self._backend, request.name, request.queue, self._sleep)
             if native_id is not None:
+                _LOG.info("looked up in doubt %s", Facts(name=request.name, native_id=native_id, result="queued"))
                 return native_id
+            _LOG.info("looked up in doubt %s", Facts(name=request.name, result="not queued, sent again"))
             # Several looks did not find it: it was not taken, and once more is safe. A second doubt goes to the user.
             return self._backend.submit(request)
         except BackendFailed:

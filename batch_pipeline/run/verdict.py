@@ -6,13 +6,16 @@ failure records are read for the first hundred failed cells only: the reasons of
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 from batch_pipeline.backends.base import Backend, Child, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
+from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import FailedCell, StepProgress
@@ -29,6 +32,7 @@ from batch_pipeline.wire.store import NotInStore, Store
 RUNS_LOOKED_AT = 5
 #: Failure records that are read at once.
 MOST_RECORDS = 100
+_LOG: Final = logging.getLogger(__name__)
 _LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
 
 
@@ -49,6 +53,7 @@ def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submissio
     """Judges the cells of jobs that have ended: a retired receipt is no success."""
     retirements = read_retirements(store)
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
+    by_step: Counter[str] = Counter()
     failed: list[FailedCell] = []
     for step in dict.fromkeys(job.step for job in jobs if not job.join):
         # A step at a time: of a million samples the receipts' names alone are hundreds of megabytes.
@@ -63,11 +68,25 @@ def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submissio
                 if fingerprint not in receipts.get(sample, ())
             }
             done[job.run_id] += len(cells) - len(missing)
+            by_step[step] += len(cells) - len(missing)
             if missing:
                 failed.extend(_failures(backend, job, missing))
     detailed = [with_record(store, cell) for cell in failed[:MOST_RECORDS]]
     ordered = as_ordered(store, [*detailed, *failed[MOST_RECORDS:]])
-    return Verdict(done=done, failed=tuple(_folded(graph, ordered)))
+    verdict = Verdict(done=done, failed=tuple(_folded(graph, ordered)))
+    _log_verdict(verdict, jobs, by_step)
+    return verdict
+
+
+def _log_verdict(verdict: Verdict, jobs: Sequence[Submission], done: Mapping[str, int]) -> None:
+    """A line a step, with its failures by reason."""
+    failures: dict[str, Counter[str]] = {}
+    for cell in verdict.failed:
+        failures.setdefault(cell.step, Counter())[cell.reason.value] += 1
+    for step in dict.fromkeys(job.step for job in jobs if not job.join):
+        reasons = failures.get(step, Counter())
+        runs = ",".join(dict.fromkeys(job.run_id for job in jobs if job.step == step))
+        _LOG.info("judged %s", Facts(step=step, of=runs, done=done.get(step, 0), failed=reasons.total(), **reasons))
 
 
 def _failures(backend: Backend, job: Submission, missing: Mapping[int, str]) -> Iterator[FailedCell]:
