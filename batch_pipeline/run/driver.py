@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions, resources
+from batch_pipeline.log import of_run
 from batch_pipeline.luigi_adapter.submit import Coat
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_sound
+from batch_pipeline.records.event_log import logged
 from batch_pipeline.records.events import Again, FailedCell, Listener, Outcome, StepProgress, Together
 from batch_pipeline.records.history import Happened, append_if_possible
 from batch_pipeline.records.receipts import close_retirements, read_retirements
@@ -34,7 +36,7 @@ from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.interrupts import pause
-from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
+from batch_pipeline.run.live import LiveRun, adopt, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
 from batch_pipeline.run.preflight import preflight, refuse_conflicts, require_ready
@@ -205,7 +207,11 @@ class Driver:
             self._request = replace(self._request, settings=settings)
 
     def run(self, listener: Listener, *, detach: bool) -> Outcome:
-        """See `run`."""
+        """See `run`. Every decision leaves a line in the driver's log."""
+        with logged(self._store, listener) as listening:
+            return self._run(listening, detach=detach)
+
+    def _run(self, listener: Listener, *, detach: bool) -> Outcome:
         failed: list[FailedCell] = []
         pending: list[FailedCell] = []
         first: Plan | None = None
@@ -257,6 +263,7 @@ class Driver:
 
     def _wave(self, listener: Listener) -> tuple[Look, list[Submission]]:
         """Plans and submits what can be submitted now. Returns what there was and the jobs to follow."""
+        of_run("")
         seen = self._lock.newest()
         found = self.look()
         listener.planned(found.plan)
@@ -334,7 +341,7 @@ class Driver:
         self._coat.submit_all()
 
     def _follows(self, found: Look) -> None:
-        self.run_ids.extend(run_id for run_id in found.live_runs if run_id not in self.run_ids)
+        self.run_ids.extend(adopt(found.live, self.run_ids))
 
     def _follow(self, found: Look, jobs: Sequence[Submission], listener: Listener) -> None:
         self._watch(found, jobs).until_over(Together(self._hearers(listener)))
@@ -401,6 +408,7 @@ class Driver:
         """Closes runs whose jobs have all ended while nobody watched; whether some of their cells may go again."""
         failed: list[FailedCell] = []
         for live in over:
+            of_run(live.run_id)
             verdict = judge(self._request.graph, self._store, self.backend, live.submissions)
             self._write_ends(replace(verdict, done={live.run_id: 0, **verdict.done}), live.submissions)
             failed += [cell for cell in verdict.failed if cell.step in self._request.graph.names]
