@@ -22,6 +22,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.scrub import scrubbed, scrubbed_value
 
 LOGGER: Final = logging.getLogger("batch_pipeline")
@@ -105,7 +106,7 @@ def set_up(*, verbose: bool = False) -> None:
     """Sends our messages to stderr: warnings, or everything. May be called again; the last call holds."""
     for handler in [handler for handler in LOGGER.handlers if isinstance(handler, _Terminal)]:
         LOGGER.removeHandler(handler)
-    handler = _Terminal(sys.stderr)
+    handler = _Terminal()
     handler.setLevel(logging.DEBUG if verbose else logging.WARNING)
     handler.setFormatter(LineFormatter() if verbose else logging.Formatter("%(message)s"))
     LOGGER.addHandler(handler)
@@ -115,9 +116,18 @@ def set_up(*, verbose: bool = False) -> None:
 
 
 @contextmanager
-def also_to(path: Path) -> Iterator[None]:
-    """Appends every line to a file as well, while the block lasts. Raises OSError when it cannot be opened."""
-    handler = _File(path, encoding="utf-8", errors="backslashreplace")
+def also_to(path: Path | None) -> Iterator[None]:
+    """Appends every line to a file as well, if one is named, while the block lasts.
+
+    Raises InvalidUse for a file that cannot be opened.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        handler = _File(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InvalidUse(f"The log file {path} cannot be opened: {error.strerror}. Name another one.") from error
     handler.setFormatter(LineFormatter())
     LOGGER.addHandler(handler)
     try:
@@ -128,7 +138,15 @@ def also_to(path: Path) -> Iterator[None]:
 
 
 class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
-    """The handler that `set_up` made; told from those of a run or a test."""
+    """The handler that `set_up` made: stderr as it is at each line; progress bars replace it while they draw."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """See `logging.StreamHandler`."""
+        return sys.stderr
 
 
 class _File(logging.FileHandler):

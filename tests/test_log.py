@@ -13,6 +13,7 @@ import pytest
 from batch_pipeline import log
 from batch_pipeline.log import Facts, RunHandler, also_to, kept_by, line_of, of_run
 from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import InvalidUse
 
 LOG = logging.getLogger("batch_pipeline.run.submit")
 
@@ -115,6 +116,11 @@ def test_a_file_has_every_line_and_is_added_to(tmp_path: Path) -> None:
         with also_to(tmp_path / "log.txt"):
             LOG.info(event)
     assert [line.rpartition(" ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["first", "second"]
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidUse, match="cannot be opened"), also_to(tmp_path / "nowhere" / "log.txt"):
+        pass
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")

@@ -238,7 +238,9 @@ def command(
 
         log.set_up(verbose=bool(options.get("verbose")))
         _require_working_directory()
-        return body(Call(workflow, argv, options))
+        log_file = options.get("log_file")
+        with log.also_to(Path(log_file) if log_file else None):
+            return body(Call(workflow, argv, options))
 
     return Verb(
         name,

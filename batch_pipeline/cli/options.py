@@ -92,7 +92,8 @@ def common_options() -> list[click.Parameter]:
             type=click.Choice(["podman", "docker"]),
         ),
         CommandOption("--config", "Settings file instead of ./batch_pipeline.toml.", metavar="FILE"),
-        CommandOption("--verbose", "Say more; print tracebacks.", is_flag=True),
+        CommandOption("--verbose", "Say more: log lines on stderr; print tracebacks.", is_flag=True),
+        CommandOption("--log-file", "Append log lines to this file.", metavar="FILE"),
     ]
 
 
