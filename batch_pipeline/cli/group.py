@@ -21,7 +21,7 @@ VERBS: Final = {
     "plan": "Show what run would do; writes nothing.",
     "status": "Show how far every step is, and why cells failed.",
     "watch": "Follow live jobs to their end; submits nothing.",
-    "logs": "Print the log of a sample's step, or search a cohort's.",
+    "logs": "Print the log of a sample's step or a run's driver, or search a cohort's.",
     "cancel": "Cancel the live jobs of a run, or of all.",
     "rightsize": "Propose memory and vCPUs from what the cells took.",
     "runs": "List the runs of the store; show, compare or export some.",

@@ -1,10 +1,10 @@
-"""`logs`: what a sample's step said, or what a whole cohort's logs say of something."""
+"""`logs`: what a sample's step said, what a whole cohort's logs say of something, or what a run's drivers decided."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.run.logs import LogLine
 
+#: What chooses logs of cells, and means nothing for a driver's.
+_OF_CELLS: Final = ("sample", "step", "step_", "samples", "failed", "attempt", "all_attempts", "run", "follow")
+
 
 def logs(call: Call) -> int:
     """Prints the log of SAMPLE at STEP, or at all steps in order: of the last attempt of the last run.
 
     Without SAMPLE it searches the logs of the cohort, a line `SAMPLE: LINE` each: logs --step kallisto --grep
     pseudoaligned. --samples and --failed choose among them.
+
+    With --driver it prints what the drivers of a run decided: planned, submitted, adopted, throttled (rate limit),
+    retried, recovered, judged. A driver that was killed has left its lines too.
     """
     pattern = _pattern(call.options["grep"])
+    if call.options["driver"]:
+        return _driver(call, call.options["driver"], pattern)
     whole = [name for name in ("step_", "samples", "failed") if call.options[name]]
     if call.options["attempt"] and call.options["all_attempts"]:
         raise InvalidUse("--attempt and --all-attempts exclude each other. Give one of them.")
@@ -103,6 +111,32 @@ def _cohort(call: Call, pattern: re.Pattern[str] | None) -> int:
     return CommandExit.DONE
 
 
+def _driver(call: Call, run: str, pattern: re.Pattern[str] | None) -> int:
+    from batch_pipeline.records.driver_log import newest_logged, read_driver_log
+    from batch_pipeline.records.registry import LAST, resolve
+
+    if any(call.options[name] for name in _OF_CELLS):
+        raise InvalidUse("--driver goes with --grep and --json alone. Leave the other options away.")
+    run_id = newest_logged(call.store) if run == LAST else resolve(call.store, run).run_id
+    lines = read_driver_log(call.store, run_id) if run_id else []
+    if not lines:
+        of = f" of run {run_id}" if run_id else ""
+        raise InvalidUse(f"No driver{of} has left a log in {call.store.url}. `runs` lists what is recorded.")
+    for line in lines:
+        if pattern is not None and not pattern.search(line):
+            continue
+        if call.json:
+            print_json(_driver_record(line))
+        else:
+            data(line)
+    return CommandExit.DONE
+
+
+def _driver_record(line: str) -> dict[str, str]:
+    at, level, run_id, logger, text = [*line.split(None, 4), "", "", "", ""][:5]
+    return {"at": at, "level": level, "run_id": run_id, "logger": logger.rstrip(":"), "text": text}
+
+
 def _heading(line: LogLine) -> str:
     return f"== {line.step}, attempt {line.attempt}{', running' if line.running else ''}"
 
@@ -134,6 +168,12 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         CommandOption("--attempt", "This attempt instead of the last.", type=click.IntRange(min=1)),
         CommandOption("--all-attempts", "Every attempt, oldest first.", is_flag=True),
         CommandOption("--run", "This run instead of the last.", metavar="RUN", shell_complete=complete.runs(workflow)),
+        CommandOption(
+            "--driver",
+            "What the drivers of this run decided; `last`: of the newest run that has their log.",
+            metavar="RUN",
+            shell_complete=complete.runs(workflow),
+        ),
         CommandOption("--follow", "Go on until the step has ended.", is_flag=True),
         CommandOption("--grep", "Only lines that match this regular expression.", metavar="PATTERN"),
         CommandOption(
