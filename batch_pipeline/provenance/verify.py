@@ -144,14 +144,13 @@ def repair(store: Store, found: Sequence[Checked]) -> list[str]:
     for key in sorted({one.promise.witness for one in found if one.problem}):
         cell = layout.cell_of_receipt(key)
         version = store.version(store.head(key)) if cell and key.startswith(layout.RECEIPTS) else ""
-        if not cell or not version or not any(check(store, one).problem for one in _promises_at(store, key)):
-            continue
-        if store.version(store.head(key)) != version:
+        checked = [check(store, one) for one in _promises_at(store, key)] if version else []
+        if not cell or not any(one.problem for one in checked) or store.version(store.head(key)) != version:
             continue
         step, sample, fingerprint = cell
         receipts.setdefault(step, []).append((sample, fingerprint, version, False))
-        misleading |= {one.key for one in _promises_at(store, key) if _misleads(store, one)}
-        if any(one.key.startswith(layout.REFERENCES) for one in _promises_at(store, key)):
+        misleading |= {one.promise.key for one in checked if _misleads(store, one)}
+        if any(one.promise.key.startswith(layout.REFERENCES) for one in checked):
             references[sample] = step
         retired.append(key)
     for receipt in all_receipts(store, damaged=lambda key: None) if misleading else ():
@@ -168,9 +167,9 @@ def repair(store: Store, found: Sequence[Checked]) -> list[str]:
     return retired
 
 
-def _misleads(store: Store, promise: Promise) -> bool:
+def _misleads(store: Store, found: Checked) -> bool:
     """Whether a file has other bytes, and nothing else about it would have shown that to whoever read it."""
-    found = check(store, promise)
+    promise = found.promise
     if store.folder is None or not found.problem or found.size_bytes != promise.size_bytes:
         return False
     return promise.version in ("", store.version(store.head(promise.key)))
