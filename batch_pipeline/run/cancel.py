@@ -44,7 +44,7 @@ class Cancelled:
 
     def __str__(self) -> str:
         some = "" if self.cells == self.size else f" of {self.size:,}"
-        return f"{self.step}: job {self.job} of run {self.run_id} ({self.cells:,}{some} cells)"
+        return f"{self.step}: job {self.job} of run {self.run_id} ({self.cells:,}{some} cell{'s' * (self.size != 1)})"
 
 
 def cancel(

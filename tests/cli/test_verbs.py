@@ -268,6 +268,13 @@ def test_an_empty_history_is_told(world: Path, run: Run) -> None:
     assert "No reference is in" in run("reference", workflow=Aligned).out
 
 
+def test_one_cell_is_told_as_one() -> None:
+    from batch_pipeline.run.cancel import Cancelled
+
+    job = Cancelled(run_id="R1", step="total", job="total", native_id="n", cells=1, size=1)
+    assert str(job) == "total: job total of run R1 (1 cell)"
+
+
 def test_cancel_asks_and_needs_somebody_to_ask(
     world: Path, run: Run, cancelled: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
