@@ -49,11 +49,14 @@ class Sealer:
         self._next_round = self._loop.time() + ROUND_SECONDS
         batch, self._waiting = self._waiting, []
         outcomes = self._loop.run_in_executor(self._thread, sealed, [outcome for _, outcome in batch])
-        outcomes.add_done_callback(lambda done: self._tell([run for run, _ in batch], done.result()))
+        outcomes.add_done_callback(lambda done: self._tell(batch, done))
 
-    def _tell(self, runs: Sequence[Run], outcomes: Sequence[Outcome]) -> None:
+    def _tell(self, batch: Sequence[Ended], done: asyncio.Future[list[Outcome]]) -> None:
         self._is_busy = False
-        for run, outcome in zip(runs, outcomes, strict=True):
+        # Whatever we did not think of fails these attempts; it must not keep all later ones waiting.
+        error = done.exception()
+        outcomes = done.result() if error is None else [_unsealed(outcome, error) for _, outcome in batch]
+        for (run, _), outcome in zip(batch, outcomes, strict=True):
             self._told(run, outcome)
         self._begin()
 
@@ -76,6 +79,7 @@ def sealed(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return ended
 
 
-def _unsealed(outcome: Outcome, why: OSError) -> Outcome:
-    reason = f"StoreError: its results could not be brought to the disk: {why.strerror}"
+def _unsealed(outcome: Outcome, why: BaseException) -> Outcome:
+    words = why.strerror if isinstance(why, OSError) else repr(why)
+    reason = f"StoreError: its results could not be brought to the disk: {words}"
     return replace(outcome, seals=(), exit_code=int(ContainerExit.STORE_UNREACHABLE), reason=reason)

@@ -87,6 +87,33 @@ def test_who_ends_while_others_are_sealed_shares_the_next_round(monkeypatch: pyt
     assert job.spec.count == 6
 
 
+def test_a_round_that_fails_in_an_unforeseen_way_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seal(seals: Sequence[Seal]) -> list[OSError | None]:
+        if seals[0].target == "0":
+            raise AttributeError("no syncfs")
+        return [None] * len(seals)
+
+    monkeypatch.setattr(sealing, "seal_all", seal)
+    engine = engine_of(vcpus=10)
+    engine.submit(spec(1, size=2), 0)
+    runs = engine.schedule(0)
+    told: list[Outcome] = []
+
+    async def play() -> None:
+        sealer = Sealer(asyncio.get_running_loop(), lambda run, ended: told.append(ended))
+        for number in range(2):
+            sealer.add(runs[number], outcome(str(number)))
+            while len(told) <= number:
+                await asyncio.sleep(0)
+        monkeypatch.undo()
+        sealer.close()
+
+    asyncio.run(play())
+    assert "no syncfs" in str(told[0].reason)
+    assert told[0].exit_code
+    assert told[1] == Outcome(exit_code=0)
+
+
 def test_what_waits_for_the_next_round_is_sealed_when_the_server_stops(tmp_path: Path) -> None:
     part, target = tmp_path / "r#1", tmp_path / "r"
     part.write_text("receipt")
