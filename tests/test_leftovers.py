@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -36,11 +37,18 @@ class Trouble:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reading, self.writing = os.pipe()
+        #: One descriptor a process, readable once that has ended.
+        self._started: list[int] = []
+
+    def child(self) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(SLEEP, stdin=self.reading)
+        begun(child.pid)
+        return child
 
     def orphan(self, environment: dict[str, str] | None, **more: object) -> int:
         line = [sys.executable, "-c", ORPHAN, json.dumps(environment), *SLEEP]
-        told = subprocess.run(line, stdin=self.reading, stdout=subprocess.PIPE, check=True, **more)  # type: ignore[call-overload]
-        return begun(int(told.stdout))
+        starter = subprocess.run(line, stdin=self.reading, stdout=subprocess.PIPE, check=True, **more)  # type: ignore[call-overload]
+        return self._remember(begun(int(starter.stdout)))
 
     def fork(self) -> int:
         """A fork of a fork: it has no parent, and no environment but the session's."""
@@ -56,16 +64,27 @@ class Trouble:
             os._exit(0)
         os.waitpid(child, 0)
         os.close(writing)
-        with open(reading) as told:
-            return int(told.read())
+        with open(reading) as pid:
+            return self._remember(int(pid.read()))
+
+    def _remember(self, pid: int) -> int:
+        self._started.append(os.pidfd_open(pid))
+        return pid
+
+    def end(self) -> None:
+        """Returns once all have ended: the next test must not find them."""
+        os.close(self.writing)
+        os.close(self.reading)
+        for descriptor in self._started:
+            select.select([descriptor], [], [])
+            os.close(descriptor)
 
 
 @pytest.fixture
 def trouble(tmp_path: Path) -> Iterator[Trouble]:
     made = Trouble(tmp_path)
     yield made
-    os.close(made.writing)
-    os.close(made.reading)
+    made.end()
 
 
 WAYS: dict[str, Callable[[Trouble], int]] = {
@@ -83,14 +102,16 @@ def test_a_process_is_found_however_it_was_left(watch: Watch, trouble: Trouble, 
 
 
 def test_a_child_is_found_and_told_with_its_test(watch: Watch, trouble: Trouble) -> None:
-    with subprocess.Popen(SLEEP, stdin=trouble.reading) as child:
-        begun(child.pid)
-        [process] = watch.left(at_the_end=False)
-        told = watch.told(process)
+    child = trouble.child()
+    try:
+        left = watch.left(at_the_end=False)
+    finally:
         child.kill()
-    assert process.pid == child.pid
-    assert " ".join(SLEEP) in told
-    assert "test_leftovers.py::test_a_child_is_found_and_told_with_its_test" in told
+        child.wait()
+    assert [process.pid for process in left] == [child.pid]
+    description = watch.told(left[0])
+    assert " ".join(SLEEP) in description
+    assert "test_leftovers.py::test_a_child_is_found_and_told_with_its_test" in description
 
 
 def test_a_test_is_known_by_its_home(watch: Watch, trouble: Trouble) -> None:
