@@ -9,6 +9,8 @@ import pytest
 
 from scripts.release import Refused, release
 
+pytestmark = pytest.mark.git
+
 NEWS = "# Changelog\n\n## Unreleased\n\n### Added\n\n- Something.\n\n## 0.1.0 (2026-01-01)\n\n- The first.\n"
 
 

@@ -25,6 +25,8 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidConfig, Refused
 from tests.access.lab import ALICE, DIGEST, HEAD, POLICY, REPOSITORY, SHA, ask, facts, policy
 
+pytestmark = pytest.mark.properties
+
 PRIVILEGED = ["standard", "full"]
 LEVELS = ["test", *PRIVILEGED]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from batch_pipeline.access.desk import desk_of, identity_of
 from batch_pipeline.access.images import image_name
@@ -18,6 +17,8 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed
 
+pytestmark = pytest.mark.moto
+
 REGION = "eu-central-1"
 REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
 
@@ -26,6 +27,8 @@ REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
+    from moto import mock_aws
+
     with mock_aws():
         yield
 

@@ -10,9 +10,6 @@ import boto3
 import botocore.loaders
 import botocore.session
 import pytest
-from moto import mock_aws
-from moto.cloudformation import models as cloudformation
-from moto.cloudformation import parsing
 
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.deploy.infrastructure import Infrastructure
@@ -88,12 +85,17 @@ class MotoAsAws:
         return made
 
 
-_PARSE = cloudformation.Stack.parse_template
+@cache
+def _motos_parser() -> Callable[[str], dict[str, Any]]:
+    """The parser as it is before a test exchanges it."""
+    from moto.cloudformation.models import Stack
+
+    return Stack.parse_template
 
 
 @cache
 def _parsed_once(template: str) -> str:
-    return json.dumps(_PARSE(template), default=str)
+    return json.dumps(_motos_parser()(template), default=str)
 
 
 def _parsed(template: str) -> dict[str, Any]:
@@ -105,6 +107,11 @@ def _parsed(template: str) -> dict[str, Any]:
 @pytest.fixture
 def moto_as_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """See `MotoAsAws`."""
+    # A second to import, which tests that need none of it do not pay.
+    from moto.cloudformation import models as cloudformation
+    from moto.cloudformation import parsing
+
+    _motos_parser()
     execute = cloudformation.CloudFormationBackend.execute_change_set
 
     def parse_as_aws(self: Any) -> None:
@@ -150,6 +157,8 @@ LOADER = botocore.loaders.create_loader()
 @pytest.fixture
 def aws(moto_as_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty AWS account, in this process."""
+    from moto import mock_aws
+
     monkeypatch.setattr(botocore.session, "create_loader", lambda *_: LOADER)
     # boto3's own session adds its models to its loader, and is kept for the process.
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)

@@ -27,7 +27,7 @@ from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.receipt import FileRecord, Receipt, Usage
 from batch_pipeline.wire.store import Store, open_store
 
-pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse")
+pytestmark = [pytest.mark.moto, pytest.mark.filterwarnings("ignore:Tried to parse")]
 
 
 class Upper(Step):

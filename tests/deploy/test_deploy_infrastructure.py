@@ -22,6 +22,7 @@ from batch_pipeline.wire.errors import BackendFailed, DeploymentFailed, InvalidU
 
 # moto knows no bucket policies, and none of the delivery streams.
 pytestmark = [
+    pytest.mark.moto,
     pytest.mark.filterwarnings("ignore:Tried to parse"),
     # A resource whose condition did not hold.
     pytest.mark.filterwarnings("ignore:Unable to delete Repository, as it was never created"),

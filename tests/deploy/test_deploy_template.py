@@ -24,6 +24,8 @@ from batch_pipeline.config import known_keys
 from batch_pipeline.deploy.infrastructure import TEMPLATE, parameter_names
 from batch_pipeline.wire import layout
 
+pytestmark = pytest.mark.moto
+
 #: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
 MOST_BYTES = 51_200
 

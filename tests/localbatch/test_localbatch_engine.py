@@ -26,6 +26,8 @@ from batch_pipeline.localbatch.job import (
 )
 from tests.examples import examples
 
+pytestmark = pytest.mark.properties
+
 
 def spec(number: int, **changes: Any) -> JobSpec:
     values: dict[str, Any] = {

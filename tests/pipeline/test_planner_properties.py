@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,8 @@ from tests.pipeline.promises import (
     states_of,
 )
 from tests.pipeline.worlds import WORLDS, Cell, World, count, flag, one, some
+
+pytestmark = pytest.mark.properties
 
 
 def below(world: World, start: set[Cell]) -> set[Cell]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,8 @@ from tests.pipeline.promises import (
 )
 from tests.pipeline.test_planner_properties import disturb, everything, some_selection
 from tests.pipeline.worlds import WORLDS, Cell, PerSample, World, count, flag, graph_of, one, some
+
+pytestmark = pytest.mark.properties
 
 
 def some_failing(data: st.DataObject, world: World) -> set[Cell]:

@@ -37,6 +37,8 @@ from batch_pipeline.wire.scrub import (
 from batch_pipeline.wire.store import Store
 from tests.run.small import Ear, Stage, drive, look, request_of
 
+pytestmark = pytest.mark.git
+
 Git = Callable[..., str]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 
 from batch_pipeline.backends.account import Account, Unasked
 from batch_pipeline.backends.aws_clients import Clients, attached_maker, aws_maker
@@ -23,6 +22,8 @@ from batch_pipeline.run.driver import Driver
 from batch_pipeline.run.preflight import Finding, account_findings, preflight, require_ready
 from batch_pipeline.wire.errors import NotReady
 from tests.run.small import new_store, request_of
+
+pytestmark = pytest.mark.moto
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
@@ -62,6 +63,8 @@ class Lab:
 @pytest.fixture(scope="module")
 def made_once() -> Iterator[Lab]:
     """What takes time to make; no test changes it but for switching things off."""
+    from moto import mock_aws
+
     with mock_aws(config={"batch": {"use_docker": False}}):
         made = Lab()
         iam, ecr = made.client("iam"), made.client("ecr")

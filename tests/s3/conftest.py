@@ -10,8 +10,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.moto_api._internal.models import moto_api_backend
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from batch_pipeline.wire.s3 import S3Access
@@ -79,6 +77,9 @@ class _Quiet(WSGIRequestHandler):
 
 @pytest.fixture
 def service() -> Iterator[Service]:
+    from moto.moto_api._internal.models import moto_api_backend
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
     moto_api_backend.reset()
     app = DomainDispatcherApplication(create_backend_app)
     asked: list[Asked] = []

@@ -19,6 +19,8 @@ from batch_pipeline.wire.errors import InvalidConfig, StoreFailed
 from batch_pipeline.wire.store import open_store
 from tests.s3.conftest import BUCKET, REGION, Service
 
+pytestmark = pytest.mark.moto
+
 
 def settings_with(**values: str) -> Settings:
     flags = {key.replace("__", "."): value for key, value in values.items()}

@@ -15,6 +15,8 @@ import pytest
 from batch_pipeline.localbatch.client import stop
 from tests.s3.conftest import BUCKET, REGION, Service
 
+pytestmark = pytest.mark.moto
+
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = ROOT / "tests" / "flow" / "letters" / "chain.py"
 KEY = "alias/lab"

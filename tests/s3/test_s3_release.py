@@ -20,6 +20,8 @@ from tests.run.small import drive, request_of
 from tests.s3.conftest import REGION, Service
 from tests.s3.test_s3_store import access_of, store_of
 
+pytestmark = pytest.mark.moto
+
 
 @pytest.fixture
 def store(service: Service) -> Store:

@@ -19,6 +19,8 @@ from tests.access.service.oidc import Issuer
 from tests.s3.conftest import BUCKET, Service
 from tests.s3.test_s3_store import access_of
 
+pytestmark = pytest.mark.moto
+
 DATA = bytes(range(256)) * 40_000  # ten megabytes
 
 

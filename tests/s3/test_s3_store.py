@@ -14,6 +14,8 @@ from batch_pipeline.wire.s3 import S3Access
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 from tests.s3.conftest import BUCKET, REGION, Actor, Service
 
+pytestmark = pytest.mark.moto
+
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234"
 SSE = "x-amz-server-side-encryption"
 
