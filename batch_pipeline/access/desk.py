@@ -7,7 +7,7 @@ from typing import Final
 from batch_pipeline.access.admission import Desk
 from batch_pipeline.access.images import ImageName, ask_registry
 from batch_pipeline.access.request import Identity
-from batch_pipeline.backends.account import Inspectable, Unasked
+from batch_pipeline.backends.account import Inspectable, NotVisible
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
 from batch_pipeline.records.people import user_name
@@ -31,7 +31,7 @@ def desk_of(settings: Settings, backend: Backend) -> Desk:
             try:
                 told = f":{name.tag}" if name.tag else f"@{name.digest}" if name.digest else ""
                 return backend.account.image_digest(f"{name.repository}{told}")
-            except Unasked:
+            except NotVisible:
                 pass
         return ask_registry(name)
 
@@ -43,7 +43,7 @@ def identity_of(backend: Backend) -> Identity:
     if isinstance(backend, Inspectable) and backend.account.complete:
         try:
             arn = backend.account.identity()[1]
-        except Unasked:
+        except NotVisible:
             return Identity(name="", source="sts")
         head, session, rest = arn.partition(_SESSION)
         role = f"{head.replace(':sts:', ':iam:')}:role/{rest.partition('/')[0]}" if session else ""

@@ -19,7 +19,7 @@ from typing import Any
 from batch_pipeline.access.configuration import driver_config, to_toml
 from batch_pipeline.access.driver_job import DRIVER, order_of, record_of, request_of
 from batch_pipeline.access.gate import Grant
-from batch_pipeline.backends.base import Backend, Child, JobRequest, JobState
+from batch_pipeline.backends.base import ArrayChild, Backend, JobRequest, JobState
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
 from batch_pipeline.records.history import Happened, append, append_if_possible, new_run_id, now
@@ -159,7 +159,7 @@ def _attempt_of(key: str) -> tuple[int, str]:
     return (int(name) if name.isdigit() else 0, key)
 
 
-def _children(backend: Backend, launched: Launched) -> Iterator[Child]:
+def _children(backend: Backend, launched: Launched) -> Iterator[ArrayChild]:
     return backend.children(launched.native_id, (JobState.FAILED,))
 
 

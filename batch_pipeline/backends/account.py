@@ -1,8 +1,8 @@
-"""Asks AWS about what jobs need besides themselves: who we are, queues, machines, roles, images, log groups.
+"""Describes what jobs need besides themselves: our AWS identity, queues, machines, roles, images, log groups.
 
-Each question is one call, or one a hundred things. An AWS identity that may submit jobs need not have the right to ask
-all of this: `Unasked` says that a question was not answered, and is no reason not to submit. With the embedded Batch,
-or another service in AWS's place, there is nothing but queues and compute environments to ask about.
+Each question is one call, or one a hundred things. An AWS identity that may submit jobs need not have the right to
+read all of this: `NotVisible` says that a question was not answered, and is no reason not to submit. With the embedded
+Batch, or another service in AWS's place, there is nothing but queues and compute environments to describe.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
-from batch_pipeline.backends.aws_clients import Clients, code_of
-from batch_pipeline.backends.fit import Environment, Machine, Queue, Wanted
+from batch_pipeline.backends.aws_clients import Clients
+from batch_pipeline.backends.aws_errors import code_of
+from batch_pipeline.backends.capacity import Environment, InstanceType, Queue, ResourceRequest
 from batch_pipeline.wire.errors import BackendFailed
 
 T = TypeVar("T")
 
 #: What `optimal` means at the least, and AWS's newer words for about the same: the largest of each family. The families
 #: change with the years and grow: https://docs.aws.amazon.com/batch/latest/userguide/instance-type-compute-table.html
-_WORDS: Final[Mapping[str, Sequence[Machine]]] = {
+_WORDS: Final[Mapping[str, Sequence[InstanceType]]] = {
     word: (
-        Machine(name="c-family", vcpus=36, memory_mb=61_440),
-        Machine(name="r-family", vcpus=64, memory_mb=499_712),
+        InstanceType(name="c-family", vcpus=36, memory_mb=61_440),
+        InstanceType(name="r-family", vcpus=64, memory_mb=499_712),
     )
     for word in ("optimal", "default_x86_64", "default_arm64")
 }
@@ -38,7 +39,7 @@ _ECR_IMAGE = re.compile(
 _REFUSED: Final = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnknownOperationException")
 
 
-class Unasked(Exception):
+class NotVisible(Exception):
     """AWS does not tell this identity, or there is no AWS to ask. The text says why."""
 
 
@@ -46,7 +47,7 @@ class Unasked(Exception):
 class Waiting:
     """A job that waits, or the first of its children that does."""
 
-    wanted: Wanted
+    wanted: ResourceRequest
     #: AWS's own words; only the job at the head of a queue has some.
     status_reason: str = ""
 
@@ -68,12 +69,12 @@ class Account:
         self.complete = complete
 
     def identity(self) -> tuple[str, str]:
-        """Account and ARN of whoever we are. Raises BackendFailed, Unasked."""
+        """Account and ARN of whoever we are. Raises BackendFailed, NotVisible."""
         told = self._asked("get_caller_identity", "sts")
         return str(told["Account"]), str(told["Arn"])
 
     def queues(self, names: Iterable[str]) -> dict[str, Queue]:
-        """The queues that are there, by the name that was asked for. Two calls. Raises BackendFailed, Unasked."""
+        """The queues that are there, by the name that was asked for. Two calls. Raises BackendFailed, NotVisible."""
         asked = list(dict.fromkeys(names))
         answer = self._granted(lambda: self._clients.read("describe_job_queues", jobQueues=asked))
         found = {item["jobQueueName"]: item for item in answer.get("jobQueues", ())}
@@ -87,8 +88,8 @@ class Account:
             if short in found
         }
 
-    def machines(self, queues: Iterable[Queue]) -> dict[str, Sequence[Machine]]:
-        """Environment -> the types of instance that it may have. One call for all. Raises BackendFailed, Unasked."""
+    def machines(self, queues: Iterable[Queue]) -> dict[str, Sequence[InstanceType]]:
+        """Environment -> the types of instance that it may have. One call for all. Raises BackendFailed, NotVisible."""
         environments = {each.name: each for queue in queues for each in queue.environments if each.instance_types}
         patterns = {
             pattern if "." in pattern else f"{pattern}.*"
@@ -116,17 +117,17 @@ class Account:
             raise
 
     def has_image(self, image: str) -> bool:
-        """Whether an image is in its ECR repository. Raises Unasked for one of another registry."""
+        """Whether an image is in its ECR repository. Raises NotVisible for one of another registry."""
         return bool(self.image_digest(image))
 
     def image_digest(self, image: str) -> str:
         """The digest of an image in its ECR repository; empty: it is not there. Raises as `has_image`."""
         parts = _ECR_IMAGE.fullmatch(image)
         if parts is None:
-            raise Unasked(f"{image} is not in ECR")
+            raise NotVisible(f"{image} is not in ECR")
         region = self._clients.region("ecr") if self.complete else ""
         if self.complete and parts["region"] != region:
-            raise Unasked(f"{image} is in another region than {region}")
+            raise NotVisible(f"{image} is in another region than {region}")
         wanted = {"imageDigest": parts["digest"]} if parts["digest"] else {"imageTag": parts["tag"] or "latest"}
         try:
             told = self._asked(
@@ -143,7 +144,7 @@ class Account:
         return next((str(item["imageDigest"]) for item in told["imageDetails"]), "")
 
     def secret(self, name: str) -> str:
-        """The value of a secret in Secrets Manager. Raises BackendFailed, Unasked."""
+        """The value of a secret in Secrets Manager. Raises BackendFailed, NotVisible."""
         return str(self._asked("get_secret_value", "secretsmanager", SecretId=name)["SecretString"])
 
     def has_log_group(self, name: str) -> bool:
@@ -165,7 +166,9 @@ class Account:
             listed = self._clients.read("list_jobs", arrayJobId=native_id, jobStatus="RUNNABLE", maxResults=100)
             told = (item.get("statusReason", "") for item in listed.get("jobSummaryList", ()))
             reason = next(filter(None, told), reason)
-        return Waiting(wanted=wanted_of(detail["container"], detail.get("platformCapabilities")), status_reason=reason)
+        return Waiting(
+            wanted=resource_request_of(detail["container"], detail.get("platformCapabilities")), status_reason=reason
+        )
 
     def head(self, queue: str) -> str:
         """Id of the job that is the first to be started of a queue; empty: none waits."""
@@ -181,8 +184,8 @@ class Account:
         )
         return {item["computeEnvironmentName"]: _environment(item) for item in answer.get("computeEnvironments", ())}
 
-    def _instance_types(self, patterns: Sequence[str]) -> list[Machine]:
-        found: list[Machine] = []
+    def _instance_types(self, patterns: Sequence[str]) -> list[InstanceType]:
+        found: list[InstanceType] = []
         asked: dict[str, Any] = {"Filters": [{"Name": "instance-type", "Values": list(patterns[:_FILTER_VALUES])}]}
         while True:
             answer = self._asked("describe_instance_types", "ec2", **asked)
@@ -193,7 +196,7 @@ class Account:
 
     def _asked(self, operation: str, service: str, **parameters: Any) -> dict[str, Any]:
         if not self.complete:
-            raise Unasked("another service stands in for AWS")
+            raise NotVisible("another service stands in for AWS")
         return self._granted(lambda: self._clients.read(operation, service=service, **parameters))
 
     def _granted(self, ask: Callable[[], T]) -> T:
@@ -201,15 +204,15 @@ class Account:
             return ask()
         except BackendFailed as error:
             if code_of(error) in _REFUSED:
-                raise Unasked(error.message) from error
+                raise NotVisible(error.message) from error
             raise
 
 
-def wanted_of(container: Mapping[str, Any], capabilities: Sequence[str] | None = None) -> Wanted:
+def resource_request_of(container: Mapping[str, Any], capabilities: Sequence[str] | None = None) -> ResourceRequest:
     """What a job asks for, from `containerProperties` or what DescribeJobs shows of them."""
     told: dict[str, Any] = {"VCPU": container.get("vcpus") or 1, "MEMORY": container.get("memory") or 0}
     told |= {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
-    return Wanted(
+    return ResourceRequest(
         vcpus=float(told["VCPU"]),
         memory_mb=int(told["MEMORY"]),
         gpus=int(told.get("GPU", 0)),
@@ -249,12 +252,12 @@ def _environment(item: Mapping[str, Any]) -> Environment:
     )
 
 
-def _machine(item: Mapping[str, Any]) -> Machine:
-    return Machine(
+def _machine(item: Mapping[str, Any]) -> InstanceType:
+    return InstanceType(
         name=item["InstanceType"], vcpus=item["VCpuInfo"]["DefaultVCpus"], memory_mb=item["MemoryInfo"]["SizeInMiB"]
     )
 
 
-def _of(pattern: str, machine: Machine) -> str:
+def _of(pattern: str, machine: InstanceType) -> str:
     """The machine's name where its family is the pattern, else nothing."""
     return machine.name if machine.name.startswith(f"{pattern}.") else ""

@@ -1,4 +1,4 @@
-"""Makes every AWS client of the backend, counts calls, tells throttling from refusals, translates AWS's errors.
+"""Makes every AWS client of the backend, and counts the calls of each.
 
 There are two clients for Batch. The one that reads may send again what got no answer: ten times, with a rate that
 adapts to throttling. The one that submits sends once: SubmitJob has no client token, and botocore sends it again after
@@ -6,8 +6,6 @@ a read timeout in every retry mode, so that one call would queue two jobs.
 
 Clients come from botocore's own session, which is all that boto3's `client()` is; importing boto3 as well would cost a
 fifth of a second more. Nothing is imported or connected before the first call.
-
-(Longer than most modules: the backends know botocore here and nowhere else.)
 """
 
 from __future__ import annotations
@@ -18,12 +16,12 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from batch_pipeline.backends.aws_errors import CallOutcome, classify_error, translated
 from batch_pipeline.log import Facts
-from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, InvalidConfig
+from batch_pipeline.wire.errors import BatchPipelineError
 from batch_pipeline.wire.toolchain import HEADER, Toolchain
 
 if TYPE_CHECKING:
@@ -32,79 +30,6 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 #: Seconds to wait for SubmitJob's answer: giving up earlier only makes doubt.
 SUBMIT_TIMEOUT_SECONDS = 120
-
-
-class Fate(Enum):
-    """What became of a call that ended with an error."""
-
-    REFUSED = "refused"  #: The service understood it and refused it; it will do so again.
-    THROTTLED = "throttled"  #: The service was asked too often; nothing was done.
-    UNSENT = "unsent"  #: It never reached the service.
-    MISCONFIGURED = "misconfigured"  #: It was not sent: credentials, region or endpoint are wrong.
-    UNKNOWN = "unknown"  #: It may have taken effect.
-
-
-#: Error codes of throttling, as botocore's own retry handler knows them, and those of the gateway before Batch.
-_THROTTLES = frozenset(
-    {
-        "TooManyRequestsException",
-        "TooManyRequests",
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "RequestThrottledException",
-        "RequestThrottled",
-        "RequestLimitExceeded",
-        "LimitExceededException",
-        "SlowDown",
-        "EC2ThrottledException",
-    }
-)
-#: Kinds of botocore's own errors by the name of the class, subclasses included. Anything else may have taken effect.
-_FATES: Mapping[str, Fate] = {
-    "ParamValidationError": Fate.REFUSED,
-    "EndpointConnectionError": Fate.UNSENT,
-    "ConnectTimeoutError": Fate.UNSENT,
-    "ProxyConnectionError": Fate.UNSENT,
-    "SSLError": Fate.MISCONFIGURED,
-    "NoCredentialsError": Fate.MISCONFIGURED,
-    "PartialCredentialsError": Fate.MISCONFIGURED,
-    "CredentialRetrievalError": Fate.MISCONFIGURED,
-    "TokenRetrievalError": Fate.MISCONFIGURED,
-    "SSOError": Fate.MISCONFIGURED,
-    "NoRegionError": Fate.MISCONFIGURED,
-    "ProfileNotFound": Fate.MISCONFIGURED,
-    "ConfigParseError": Fate.MISCONFIGURED,
-    "InvalidRegionError": Fate.MISCONFIGURED,
-}
-#: What the user can do, by AWS's code or botocore's class.
-_REMEDIES: Mapping[str, str] = {
-    "AccessDeniedException": "Give your AWS identity the right to call it.",
-    "UnrecognizedClientException": "The AWS credentials are wrong; run `aws sts get-caller-identity`.",
-    "InvalidSignatureException": "The AWS credentials or this machine's clock are wrong.",
-    "ExpiredTokenException": "The AWS credentials have expired; sign in again.",
-    "NoCredentialsError": "Run `aws configure`, or set AWS_PROFILE or aws.profile.",
-    "PartialCredentialsError": "Set both the access key and the secret key.",
-    "NoRegionError": "Set aws.region in batch_pipeline.toml or AWS_REGION.",
-    "ProfileNotFound": "Name one of `aws configure list-profiles` as aws.profile.",
-    "EndpointConnectionError": "Check the network and aws.endpoint, then run the same command again.",
-    "InsufficientStorageException": "Free some space there and run the same command again.",
-    "WebPageAnswered": "Check aws.endpoint and its port, and that no proxy or sign-in page stands between.",
-}
-#: Services as people call them.
-_SPOKEN: Mapping[str, str] = {
-    "batch": "AWS Batch",
-    "embedded": "The embedded Batch",
-    "logs": "CloudWatch Logs",
-    "cloudformation": "CloudFormation",
-    "ec2": "EC2",
-    "ecr": "ECR",
-    "iam": "IAM",
-    "kms": "KMS",
-    "s3": "S3",
-    "sts": "STS",
-}
-_USERS_OWN = frozenset({"NoRegionError", "ProfileNotFound", "ConfigParseError", "InvalidRegionError"})
 
 
 class ClientMaker(Protocol):
@@ -145,14 +70,14 @@ class Clients:
         """Calls an operation that may be sent again. Raises BackendFailed, InvalidConfig."""
         try:
             return self._call(service, operation, parameters)
-        except aws_errors() as error:
-            if not self.renewable or fate_of(error) is not Fate.UNSENT:
+        except botocore_errors() as error:
+            if not self.renewable or classify_error(error) is not CallOutcome.UNSENT:
                 raise translated(operation, error, self._place(service)) from error
         _LOG.info("retried %s", Facts(call=operation, at="a new endpoint"))
         self.renew()
         try:
             return self._call(service, operation, parameters)
-        except aws_errors() as error:
+        except botocore_errors() as error:
             raise translated(operation, error, self._place(service)) from error
 
     def pages(self, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
@@ -165,10 +90,10 @@ class Clients:
             parameters["nextToken"] = answer["nextToken"]
 
     def submit(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends SubmitJob once. Raises `aws_errors`: the caller asks `fate_of` them."""
+        """Sends SubmitJob once. Raises `botocore_errors`: the caller asks `classify_error` them."""
         return self._call("submit", "submit_job", parameters)
 
-    def knows(self, operation: str) -> bool:
+    def has_operation(self, operation: str) -> bool:
         """Whether the Batch client that is installed has the operation: some are newer than botocore."""
         return hasattr(self._client("batch"), operation)
 
@@ -327,74 +252,11 @@ def _bare_session() -> Any:
     return botocore.session.Session(session_vars=unread)
 
 
-def aws_errors() -> tuple[type[Exception], ...]:
+def botocore_errors() -> tuple[type[Exception], ...]:
     """What a call of a client raises; botocore is imported no sooner than one did."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     return BotoCoreError, ClientError
-
-
-def fate_of(error: Exception) -> Fate:
-    """What became of the call that raised one of botocore's errors."""
-    code, status = _code_and_status(error)
-    if code:
-        if code in _THROTTLES or status == 429:
-            return Fate.THROTTLED
-        return Fate.REFUSED if 400 <= status < 500 and status != 408 else Fate.UNKNOWN
-    names = (kind.__name__ for kind in type(error).__mro__)
-    return next((_FATES[name] for name in names if name in _FATES), Fate.UNKNOWN)
-
-
-def said(error: Exception) -> str:
-    """AWS's or botocore's words, with its code, as one line."""
-    response: Any = getattr(error, "response", {})
-    words = response["Error"].get("Message", "") if _code_and_status(error)[0] else str(error)
-    return " ".join(f"{_name(error)}: {words}".split()).rstrip(".")
-
-
-def spoken(service: str) -> str:
-    """A service as people call it."""
-    return _SPOKEN.get(service, service)
-
-
-def remedy_of(error: Exception, default: str = "Run the same command again.") -> str:
-    """What the user can do about it."""
-    return _REMEDIES.get(_name(error), default)
-
-
-def translated(operation: str, error: Exception, service: str = "batch") -> BatchPipelineError:
-    """Our error for a call (`describe_jobs`) that queued nothing; `transient` is set where asking again may help."""
-    if _name(error) in _USERS_OWN:
-        return InvalidConfig(f"{said(error)}. {remedy_of(error, 'Correct the section aws of the settings.')}")
-    call, fate = operation.title().replace("_", ""), fate_of(error)
-    ended = "refused" if fate is Fate.REFUSED else "did not answer"
-    failed = BackendFailed(f"{spoken(service)} {ended} {call} ({said(error)}). {remedy_of(error)}")
-    failed.transient = fate in (Fate.THROTTLED, Fate.UNSENT, Fate.UNKNOWN)
-    return failed
-
-
-def is_absent(error: BaseException) -> bool:
-    """Whether AWS says that the thing asked about does not exist."""
-    return code_of(error) == "ResourceNotFoundException"
-
-
-def code_of(error: BaseException) -> str:
-    """AWS's code, or the name of botocore's class, behind one of our errors; empty when there is neither."""
-    cause = error.__cause__
-    return _name(cause) if isinstance(cause, Exception) else ""
-
-
-def _name(error: Exception) -> str:
-    return _code_and_status(error)[0] or type(error).__name__
-
-
-def _code_and_status(error: Exception) -> tuple[str, int]:
-    """Of a ClientError; else an empty code."""
-    response: Any = getattr(error, "response", None)
-    if not isinstance(response, dict) or "Error" not in response:
-        return "", 0
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return str(response["Error"].get("Code", "") or "Unknown"), status
 
 
 def _config(name: str, *, patient: bool) -> Any:

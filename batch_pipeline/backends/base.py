@@ -48,7 +48,7 @@ class JobSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Child:
+class ArrayChild:
     """One child of an array, or a plain job as its own only child (index 0)."""
 
     index: int
@@ -127,7 +127,7 @@ class Backend(Protocol):
     def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """What the backend itself says of jobs, in its own words, in bulk; a forgotten id is not there."""
 
-    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[ArrayChild]:
         """The children of an array in the given states (pages of 1,000); of a plain job, itself."""
 
     def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:

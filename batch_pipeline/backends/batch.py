@@ -22,26 +22,23 @@ from typing import Any, Final
 
 from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.account import Account
-from batch_pipeline.backends.aws_clients import (
-    Clients,
-    Fate,
-    aws_errors,
-    aws_maker,
-    embedded_maker,
-    fate_of,
+from batch_pipeline.backends.aws_clients import Clients, aws_maker, botocore_errors, embedded_maker
+from batch_pipeline.backends.aws_errors import (
+    CallOutcome,
+    classify_error,
+    display_name,
+    error_text,
     is_absent,
     remedy_of,
-    said,
-    spoken,
     translated,
 )
-from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.credentials import identity_of
 from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.backends.limits import check
-from batch_pipeline.backends.pace import NotYet, TokenBucket, insisting
+from batch_pipeline.backends.parsing import child_of, counts_of, forgotten, group_of, stream_of, summary_of
 from batch_pipeline.backends.payload import submit_json
-from batch_pipeline.backends.shapes import child_of, counts_of, forgotten, group_of, stream_of, summary_of
+from batch_pipeline.backends.rate_limit import RetryLater, TokenBucket, retry_transient
 from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import Limits
@@ -68,7 +65,7 @@ class BatchBackend:
     def __init__(self, settings: Settings, *, clients: Clients | None = None, pace: TokenBucket | None = None) -> None:
         self.name = settings.backend.name
         self._embedded = self.name == "embedded"
-        self._spoken = spoken("embedded" if self._embedded else "batch")
+        self._service_name = display_name("embedded" if self._embedded else "batch")
         self._stand_in = bool(settings.aws.endpoint)
         self._clients = clients or Clients(
             embedded_maker(settings.embedded, identity_of(settings)) if self._embedded else aws_maker(settings.aws),
@@ -119,7 +116,7 @@ class BatchBackend:
         self._make_queue(request.queue)
         self.prepare([request.definition])
         parameters = submit_json(request, self._pinned[request.definition["jobDefinitionName"]])
-        native_id = str(insisting(lambda: self._submit_once(request.name, parameters))["jobId"])
+        native_id = str(retry_transient(lambda: self._submit_once(request.name, parameters))["jobId"])
         self._sizes[native_id] = request.size if request.size > 1 else 0
         return native_id
 
@@ -141,7 +138,7 @@ class BatchBackend:
         """See `Backend.descriptions`."""
         return self._details(native_ids)
 
-    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[ArrayChild]:
         """See `Backend.children`."""
         wanted = set(states) - {JobState.UNKNOWN}
         if native_id not in self._sizes:
@@ -181,7 +178,7 @@ class BatchBackend:
             return
         ids = [f"{native_id}:{index}" for index in dict.fromkeys(indices)] if self._sizes[native_id] else [native_id]
         for each in _chunks(ids, ENDS_A_CALL):
-            insisting(partial(self._end_all, each, reason[:MAX_REASON] or "Cancelled"))
+            retry_transient(partial(self._end_all, each, reason[:MAX_REASON] or "Cancelled"))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -230,7 +227,7 @@ class BatchBackend:
 
     def _register(self, definition: Mapping[str, Any]) -> None:
         try:
-            self._pin(insisting(lambda: self._register_once(definition)))
+            self._pin(retry_transient(lambda: self._register_once(definition)))
         except BackendFailed as error:
             if error.transient:
                 raise
@@ -243,7 +240,7 @@ class BatchBackend:
         except BackendFailed as error:
             # Two drivers registering the same name at once: AWS asks one of them to come again.
             if "Too many concurrent attempts" in str(error):
-                raise NotYet(error.message) from error
+                raise RetryLater(error.message) from error
             raise
 
     def _pin(self, item: Mapping[str, Any]) -> None:
@@ -255,34 +252,39 @@ class BatchBackend:
         self._pace.take()
         try:
             return self._clients.submit(parameters)
-        except aws_errors() as error:
-            fate = fate_of(error)
-            _LOG.info("%s %s", fate.value, Facts(call="SubmitJob", job=name, error=said(error)))
-            if fate is Fate.REFUSED:
+        except botocore_errors() as error:
+            outcome = classify_error(error)
+            _LOG.info("%s %s", outcome.value, Facts(call="SubmitJob", job=name, error=error_text(error)))
+            if outcome is CallOutcome.REFUSED:
                 remedy = remedy_of(error, "Fix that and run the same command again.")
-                raise SubmissionRefused(f"{self._spoken} refused job {name} ({said(error)}). {remedy}") from error
-            if fate is Fate.UNKNOWN:
-                raise SubmissionUnknown(
-                    f"Nobody knows whether job {name} was queued ({said(error)}); it is looked up by name before it is "
-                    "sent again. Run the same command again."
+                raise SubmissionRefused(
+                    f"{self._service_name} refused job {name} ({error_text(error)}). {remedy}"
                 ) from error
-            if fate is Fate.MISCONFIGURED:
+            if outcome is CallOutcome.UNKNOWN:
+                raise SubmissionUnknown(
+                    f"Nobody knows whether job {name} was queued ({error_text(error)}); it is looked up by name before "
+                    "it is sent again. Run the same command again."
+                ) from error
+            if outcome is CallOutcome.MISCONFIGURED:
                 raise translated("submit_job", error) from error
-            if fate is Fate.THROTTLED:
+            if outcome is CallOutcome.THROTTLED:
                 self._pace.throttled()
-            if fate is Fate.UNSENT and self._clients.renewable:
+            if outcome is CallOutcome.UNSENT and self._clients.renewable:
                 self._clients.renew()
-            raise NotYet(
-                f"{self._spoken} took no job ({said(error)}); {name} is not queued. Run the same command again later."
+            raise RetryLater(
+                f"{self._service_name} took no job ({error_text(error)}); {name} is not queued. Run the same command "
+                "again later."
             ) from error
 
     def _end_all(self, ids: Sequence[str], reason: str) -> None:
-        """Ends jobs or children; those that the service had no time for raise NotYet, as ending again is harmless."""
-        if len(ids) > 1 and self._clients.knows("terminate_jobs"):
+        """Ends jobs or children. Raises RetryLater where the service was too busy: ending again is harmless."""
+        if len(ids) > 1 and self._clients.has_operation("terminate_jobs"):
             answer = self._clients.read("terminate_jobs", jobs=list(ids), reason=reason)
             errors = answer.get("errors", ())
             if any(error.get("code") in ("ThrottlingException", "ServerException") for error in errors):
-                raise NotYet(f"{self._spoken} had no time to end {len(errors)} jobs. Run the same command again.")
+                raise RetryLater(
+                    f"{self._service_name} had no time to end {len(errors)} jobs. Run the same command again."
+                )
             # What else it refuses is asked one by one: then it says why, and of a forgotten job nothing.
             ids = [str(error["job"]) for error in errors]
         for native_id in ids:
@@ -298,7 +300,7 @@ class BatchBackend:
                 details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
         return details
 
-    def _listed(self, native_id: str, state: JobState) -> Iterator[Child]:
+    def _listed(self, native_id: str, state: JobState) -> Iterator[ArrayChild]:
         any_listed = False
         for item in self._clients.pages("list_jobs", "jobSummaryList", arrayJobId=native_id, jobStatus=state.value):
             any_listed = True
@@ -306,7 +308,7 @@ class BatchBackend:
         if state is JobState.FAILED and not any_listed:
             yield from self._never_made(native_id)
 
-    def _never_made(self, native_id: str) -> Iterator[Child]:
+    def _never_made(self, native_id: str) -> Iterator[ArrayChild]:
         """The children of an array that failed before it had any, such as one with too long overrides."""
         detail = self._details([native_id]).get(native_id)
         if detail and detail["status"] == "FAILED" and not sum(counts_of(detail).values()):

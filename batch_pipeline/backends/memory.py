@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.limits import check
+from batch_pipeline.backends.parsing import forgotten
 from batch_pipeline.backends.reasons import end_reason
-from batch_pipeline.backends.shapes import forgotten
 from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
 
@@ -178,7 +178,7 @@ class MemoryBackend:
         self.calls["descriptions"] += 1
         return {native_id: self._description(native_id) for native_id in native_ids if self._job(native_id)}
 
-    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[ArrayChild]:
         """See `Backend.children`."""
         self.calls["children"] += 1
         wanted = set(states)
@@ -273,7 +273,7 @@ class MemoryBackend:
         )
 
 
-def _child(index: int, child: MemoryChild) -> Child:
+def _child(index: int, child: MemoryChild) -> ArrayChild:
     reason = None
     if child.state.final:
         reason = end_reason(
@@ -283,7 +283,7 @@ def _child(index: int, child: MemoryChild) -> Child:
             exit_code=child.exit_code,
             cancelled=child.cancelled,
         )
-    return Child(
+    return ArrayChild(
         index=index,
         state=child.state,
         end_reason=reason,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from batch_pipeline import __version__
-from batch_pipeline.backends.aws_clients import Clients, aws_maker, code_of
+from batch_pipeline.backends.aws_clients import Clients, aws_maker
+from batch_pipeline.backends.aws_errors import code_of
 from batch_pipeline.config import Settings
 from batch_pipeline.deploy.builders import Builder
 from batch_pipeline.deploy.recipes import Recipe, recipes

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from batch_pipeline.backends.aws_clients import Clients, aws_maker, code_of
+from batch_pipeline.backends.aws_clients import Clients, aws_maker
+from batch_pipeline.backends.aws_errors import code_of
 from batch_pipeline.deploy.stack import Stacks
 from batch_pipeline.deploy.stack_states import EMPTY, ChangeSet, Stack
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
-from batch_pipeline.backends.aws_clients import Clients, code_of, said
+from batch_pipeline.backends.aws_clients import Clients
+from batch_pipeline.backends.aws_errors import code_of, error_text
 from batch_pipeline.deploy.stack_states import EMPTY, Change, ChangeSet, Stack, ending, refuse_unready, told
 from batch_pipeline.wire.errors import BackendFailed, DeploymentFailed
 
@@ -201,7 +202,7 @@ class Stacks:
         """What is wrong with the template or a parameter is no failure to reach anybody."""
         if code_of(error) not in ("ValidationError", "InsufficientCapabilitiesException", "LimitExceededException"):
             return error
-        words = said(error.__cause__) if isinstance(error.__cause__, Exception) else error.message
+        words = error_text(error.__cause__) if isinstance(error.__cause__, Exception) else error.message
         return DeploymentFailed(f"CloudFormation refuses the change of stack {self.name}: {words}.")
 
     def _read(self, operation: str, **parameters: Any) -> dict[str, Any]:

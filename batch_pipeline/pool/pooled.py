@@ -18,7 +18,7 @@ from itertools import takewhile
 from typing import Any, Final
 
 from batch_pipeline.backends import LIMITS
-from batch_pipeline.backends.base import After, Child, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.base import After, ArrayChild, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.limits import check
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Limits
@@ -188,7 +188,7 @@ class PoolBackend:
                     found[name] = {**found.get(name, {}), **attempts_json(task)}
         return found
 
-    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[Child]:
+    def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[ArrayChild]:
         """See `Backend.children`."""
         wanted = frozenset(state for state, told in STATES.items() if told in frozenset(states))
         if wanted:

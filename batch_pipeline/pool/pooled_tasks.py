@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
-from batch_pipeline.backends.base import Child, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.parsing import forgotten
 from batch_pipeline.backends.payload import OWN_TAGS
-from batch_pipeline.backends.shapes import forgotten
 from batch_pipeline.pool.task import DEFAULT_CLASS, Nest, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason, Variable
 
@@ -82,10 +82,10 @@ def summary_of(name: str, nest: Nest | None) -> JobSummary:
     )
 
 
-def child_of(task: Task) -> Child:
+def child_of(task: Task) -> ArrayChild:
     """The child that a task is."""
     state, outcome = STATES[task.state], task.outcome
-    return Child(
+    return ArrayChild(
         index=int(task.id.rpartition("/")[2]),
         state=state,
         end_reason=_reason(task) if state.final else None,

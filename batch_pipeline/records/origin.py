@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import batch_pipeline
-from batch_pipeline.backends.account import Inspectable, Unasked
+from batch_pipeline.backends.account import Inspectable, NotVisible
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import SECTIONS, Settings
 from batch_pipeline.wire.contract import Variable
@@ -84,7 +84,7 @@ def identity_of(backend: Backend) -> str:
         return ""
     try:
         return backend.account.identity()[1]
-    except (Unasked, BackendFailed):
+    except (NotVisible, BackendFailed):
         return ""
 
 

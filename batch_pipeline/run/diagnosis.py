@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from batch_pipeline.backends.account import Account, Inspectable, Unasked, Waiting
+from batch_pipeline.backends.account import Account, Inspectable, NotVisible, Waiting
 from batch_pipeline.backends.base import Backend
-from batch_pipeline.backends.fit import Machine, Problem, Queue, misfits, queue_problems
+from batch_pipeline.backends.capacity import CapacityProblem, InstanceType, Queue, misfits, queue_problems
 from batch_pipeline.records.submissions import Submission
 
 _LARGER: Final = "Raise maxvCpus of the compute environment (deploy infrastructure), or wait for other jobs to end."
@@ -21,57 +21,61 @@ _LESS: Final = "Ask for less in the step's class or in job_definitions/, or name
 
 #: AWS's codes for a job that is stuck at the head of its queue, by their beginning; the first that fits decides.
 #: https://docs.aws.amazon.com/batch/latest/userguide/job_stuck_in_runnable.html
-CODES: Final[Sequence[tuple[str, Problem]]] = (
+CODES: Final[Sequence[tuple[str, CapacityProblem]]] = (
     (
         "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY",
-        Problem(
+        CapacityProblem(
             sentence="AWS has no free machine of the types and zones that the compute environment allows.",
             remedy="Wait, or allow more types and subnets.",
         ),
     ),
     (
         "CAPACITY:HELD_BY_OTHERS",
-        Problem(
+        CapacityProblem(
             sentence="Jobs of other stores take the vCPUs or memory of this machine.",
             remedy="Wait for them, or see to them: status --store URL.",
         ),
     ),
     (
         "CAPACITY:",
-        Problem(sentence="AWS has not the capacity that the job needs.", remedy="Wait, or allow more types and zones."),
+        CapacityProblem(
+            sentence="AWS has not the capacity that the job needs.", remedy="Wait, or allow more types and zones."
+        ),
     ),
     (
         "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE",
-        Problem(sentence="The job asks for more vCPUs than its compute environment may ever have.", remedy=_LARGER),
+        CapacityProblem(
+            sentence="The job asks for more vCPUs than its compute environment may ever have.", remedy=_LARGER
+        ),
     ),
     (
         "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT",
-        Problem(sentence="No machine of the queue is large enough for the job.", remedy=_LESS),
+        CapacityProblem(sentence="No machine of the queue is large enough for the job.", remedy=_LESS),
     ),
     (
         "MISCONFIGURATION:SERVICE_ROLE_PERMISSIONS",
-        Problem(
+        CapacityProblem(
             sentence="Batch's own role may not do what starting machines takes.",
             remedy="Give the compute environment's service role its permissions back: deploy infrastructure.",
         ),
     ),
     (
         "MISCONFIGURATION:EC2_INSTANCE_CONFIGURATION_UNSUPPORTED",
-        Problem(
+        CapacityProblem(
             sentence="The compute environment names types of instance that its zones or launch template do not allow.",
             remedy="Name other types: deploy infrastructure.",
         ),
     ),
     (
         "MISCONFIGURATION:",
-        Problem(
+        CapacityProblem(
             sentence="The queue or its compute environment is set up wrongly.",
             remedy="Fix what AWS names: deploy infrastructure.",
         ),
     ),
     (
         "ACTION_REQUIRED",
-        Problem(
+        CapacityProblem(
             sentence="AWS Batch waits for somebody to mend the queue's compute environments.",
             remedy="Do what it names; `doctor` tells more.",
         ),
@@ -93,7 +97,7 @@ def diagnose(backend: Backend, job: Submission) -> str:
         return ""
     try:
         queue = account.queues([job.queue]).get(job.queue)
-    except Unasked:
+    except NotVisible:
         queue = None
     machines = _machines(account, queue)
     head = _other_at_head(account, job) if queue is not None and not waiting.status_reason else ""
@@ -103,11 +107,11 @@ def diagnose(backend: Backend, job: Submission) -> str:
 def reasons_of(
     waiting: Waiting,
     queue: Queue | None,
-    machines: Mapping[str, Sequence[Machine]],
+    machines: Mapping[str, Sequence[InstanceType]],
     *,
     name: str = "",
     head: str = "",
-) -> list[Problem]:
+) -> list[CapacityProblem]:
     """Why a job waits.
 
     Parameters
@@ -125,61 +129,61 @@ def reasons_of(
         return [told]
     if head:
         sentence = f"Another job, {head}, is first in queue {name} and cannot start; all others wait behind it."
-        return [Problem(sentence=sentence, remedy="Ask its owner to cancel it, or name another queue.")]
+        return [CapacityProblem(sentence=sentence, remedy="Ask its owner to cancel it, or name another queue.")]
     return [_inferred(waiting, queue, name)]
 
 
-def _told(waiting: Waiting, queue: Queue | None) -> Problem | None:
+def _told(waiting: Waiting, queue: Queue | None) -> CapacityProblem | None:
     """What AWS's own words mean; None where there are none or they say nothing."""
     words = " ".join(waiting.status_reason.split())
     if not words or words.startswith(_UNDETERMINED):
         return None
     found = next((problem for code, problem in CODES if words.startswith(code)), None)
     if found is None:
-        return Problem(sentence=f"AWS Batch says: {words.rstrip('.')}.", remedy="Fix what it names.")
+        return CapacityProblem(sentence=f"AWS Batch says: {words.rstrip('.')}.", remedy="Fix what it names.")
     remedy = found.remedy
     if words.startswith("CAPACITY:") and queue is not None and all(each.is_spot for each in queue.environments):
         remedy = f"{remedy} The queue has Spot machines only: --queue can name one with on-demand machines."
-    return Problem(sentence=f"{found.sentence} ({words.rstrip('.')}.)", remedy=remedy)
+    return CapacityProblem(sentence=f"{found.sentence} ({words.rstrip('.')}.)", remedy=remedy)
 
 
-def _inferred(waiting: Waiting, queue: Queue | None, name: str) -> Problem:
+def _inferred(waiting: Waiting, queue: Queue | None, name: str) -> CapacityProblem:
     """The likeliest reason where AWS gives none."""
     if queue is not None and not any(each.kind for each in queue.environments):
         # The embedded Batch, or machines that somebody else looks after.
         sentence = f"Nothing is wrong with queue {name}; other jobs seem to hold its vCPUs or memory."
-        return Problem(sentence=sentence, remedy="Wait for them, or cancel them.")
+        return CapacityProblem(sentence=sentence, remedy="Wait for them, or cancel them.")
     works = [each for each in queue.environments if each.works and each.max_vcpus is not None] if queue else []
     known = [each for each in works if each.present_vcpus is not None]
     if known and len(known) == len(works):
         most, present = sum(each.max_vcpus or 0 for each in works), sum(each.present_vcpus or 0 for each in known)
         if present + waiting.wanted.vcpus > most:
-            return Problem(
+            return CapacityProblem(
                 sentence=f"Queue {name} has {present:,} of at most {most:,} vCPUs, and others' jobs use them.",
                 remedy=_LARGER,
             )
         if present:
-            return Problem(
+            return CapacityProblem(
                 sentence=f"Queue {name} has {present:,} vCPUs started, and none of them takes the job.",
                 remedy="Its machines may not reach ECS: check the subnets' route to the internet or VPC endpoints, the"
                 " security group, and the instance role.",
             )
         spot = " or of Spot machines" if any(each.is_spot for each in works) else ""
-        return Problem(
+        return CapacityProblem(
             sentence=f"No machine has been started for queue {name}, and AWS Batch does not say why.",
             remedy=f"Look at the account's quota of vCPUs{spot} (Service Quotas, EC2), and at the activity of the"
             " compute environment's Auto Scaling group.",
         )
-    return Problem(
+    return CapacityProblem(
         sentence=f"AWS Batch does not say why the job of queue {name} waits.",
         remedy="Look at the account's quota of vCPUs (Service Quotas), or wait.",
     )
 
 
-def _machines(account: Account, queue: Queue | None) -> Mapping[str, Sequence[Machine]]:
+def _machines(account: Account, queue: Queue | None) -> Mapping[str, Sequence[InstanceType]]:
     try:
         return account.machines([queue] if queue is not None else [])
-    except Unasked:
+    except NotVisible:
         return {}
 
 
@@ -187,6 +191,6 @@ def _other_at_head(account: Account, job: Submission) -> str:
     """The job at the head of the queue, where it is none of this array's."""
     try:
         head = account.head(job.queue)
-    except Unasked:
+    except NotVisible:
         return ""
     return head if head.partition(":")[0] != job.native_id else ""

@@ -14,7 +14,7 @@ from datetime import datetime
 from statistics import mean
 from typing import Any, Final
 
-from batch_pipeline.backends.account import Inspectable, Unasked, wanted_of
+from batch_pipeline.backends.account import Inspectable, NotVisible, resource_request_of
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions
 from batch_pipeline.config import PriceSettings, Settings
@@ -134,7 +134,7 @@ def room_of(settings: Settings, backend: Backend) -> Room:
         return Room()
     try:
         queue = backend.account.queues([settings.backend.queue]).get(settings.backend.queue)
-    except (Unasked, BackendFailed):
+    except (NotVisible, BackendFailed):
         return Room()
     bounds = [each.max_vcpus for each in queue.environments if each.works] if queue else []
     known = [bound for bound in bounds if bound is not None]
@@ -160,7 +160,7 @@ def estimate_of(
 def _step_estimate(
     plan: Plan, step: str, definition: Mapping[str, Any], durations: Sequence[float], prices: PriceSettings
 ) -> StepEstimate:
-    wanted = wanted_of(definition["containerProperties"])
+    wanted = resource_request_of(definition["containerProperties"])
     jobs = [job for job in plan.jobs if job.step == step and not job.join]
     seconds = mean(durations) if durations else GUESSED_SECONDS
     hours = seconds / _HOUR

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batch_pipeline.backends.base import Backend, JobState
-from batch_pipeline.backends.shapes import attempts_of
+from batch_pipeline.backends.parsing import attempts_of
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.manifests import cells_of

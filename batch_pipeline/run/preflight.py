@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
-from batch_pipeline.backends.account import Account, Inspectable, Unasked, wanted_of
+from batch_pipeline.backends.account import Account, Inspectable, NotVisible, resource_request_of
 from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.capacity import Queue, misfits, queue_problems
 from batch_pipeline.backends.definitions import NO_IMAGE
-from batch_pipeline.backends.fit import Queue, misfits, queue_problems
 from batch_pipeline.backends.limits import plan_problems
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Plan
@@ -116,7 +116,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
     """A check's findings; what may not be asked is unchecked, and what does not answer is wrong."""
     try:
         yield from check()
-    except Unasked as error:
+    except NotVisible as error:
         yield _unchecked(name, error)
     except BackendFailed as error:
         yield _bad(name, error.message)
@@ -175,12 +175,12 @@ def _shares(queue: Queue, settings: Settings) -> Iterator[Finding]:
 def _fits(account: Account, queues: Sequence[Queue], definitions: Definitions) -> Iterator[Finding]:
     try:
         machines = account.machines(queues)
-    except Unasked as error:
+    except NotVisible as error:
         machines = {}
         yield _unchecked("machines", error)
     told: dict[tuple[str, str], list[str]] = {}
     for step, definition in definitions.items():
-        asked = wanted_of(definition["containerProperties"], definition.get("platformCapabilities"))
+        asked = resource_request_of(definition["containerProperties"], definition.get("platformCapabilities"))
         for queue in queues:
             for problem in misfits(queue, asked, machines):
                 told.setdefault((problem.sentence, problem.remedy), []).append(step)

@@ -10,10 +10,10 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from batch_pipeline.backends.account import Inspectable, Unasked
+from batch_pipeline.backends.account import Inspectable, NotVisible
 from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.capacity import USABLE_MEMORY
 from batch_pipeline.backends.definitions import resources
-from batch_pipeline.backends.fit import USABLE_MEMORY
 from batch_pipeline.config import EmbeddedSettings, Settings
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -45,7 +45,7 @@ def _largest(settings: Settings, backend: Backend) -> int:
     names = filter(None, (settings.backend.queue, settings.backend.on_demand_queue))
     try:
         machines = backend.account.machines(backend.account.queues(names).values())
-    except Unasked:
+    except NotVisible:
         return 0
     return int(USABLE_MEMORY * max((machine.memory_mb for each in machines.values() for machine in each), default=0))
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from batch_pipeline.backends.base import Backend, Child, JobState
+from batch_pipeline.backends.base import ArrayChild, Backend, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState, Plan
@@ -96,7 +96,7 @@ def _failures(backend: Backend, job: Submission, missing: Mapping[int, str]) -> 
         yield _failure(job, sample, children.get(index))
 
 
-def _failure(job: Submission, sample: str, child: Child | None) -> FailedCell:
+def _failure(job: Submission, sample: str, child: ArrayChild | None) -> FailedCell:
     if child is None:
         reason, message = EndReason.LOST, "The backend no longer knows the job, and there is no receipt."
     elif child.state is JobState.SUCCEEDED:

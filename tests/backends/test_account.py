@@ -11,7 +11,7 @@ import pytest
 
 from batch_pipeline.access.desk import desk_of, identity_of
 from batch_pipeline.access.images import image_name
-from batch_pipeline.backends.account import Account, Unasked
+from batch_pipeline.backends.account import Account, NotVisible
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.wire.digest import sha256_of_bytes
@@ -73,7 +73,7 @@ def test_an_image_that_is_not_there_has_no_digest(backend: BatchBackend) -> None
 
 
 def test_an_image_elsewhere_is_not_ecrs_to_tell(backend: BatchBackend) -> None:
-    with pytest.raises(Unasked):
+    with pytest.raises(NotVisible):
         backend.account.image_digest("registry.example.org/team/driver:1")
 
 

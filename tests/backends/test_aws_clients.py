@@ -16,7 +16,7 @@ import stamina
 from botocore.exceptions import ClientError
 
 from batch_pipeline.backends import create
-from batch_pipeline.backends.aws_clients import Fate, fate_of, said, translated
+from batch_pipeline.backends.aws_errors import CallOutcome, classify_error, error_text, translated
 from batch_pipeline.backends.base import Backend, JobRequest, JobState
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.records.record import toolchain_of
@@ -31,40 +31,40 @@ def _client_error(code: str, status: int, message: str = "") -> ClientError:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (_client_error("ClientException", 400), Fate.REFUSED),
-        (_client_error("AccessDeniedException", 403), Fate.REFUSED),
-        (_client_error("ExpiredTokenException", 403), Fate.REFUSED),
-        (_client_error("TooManyRequestsException", 429), Fate.THROTTLED),
-        (_client_error("ThrottlingException", 400), Fate.THROTTLED),
-        (_client_error("429", 429), Fate.THROTTLED),
-        (_client_error("RequestTimeout", 408), Fate.UNKNOWN),
-        (_client_error("ServerException", 500), Fate.UNKNOWN),
-        (_client_error("", 503), Fate.UNKNOWN),
-        (botocore.exceptions.EndpointConnectionError(endpoint_url="u", error="e"), Fate.UNSENT),
-        (botocore.exceptions.ConnectTimeoutError(endpoint_url="u", error="e"), Fate.UNSENT),
-        (botocore.exceptions.ReadTimeoutError(endpoint_url="u", error="e"), Fate.UNKNOWN),
-        (botocore.exceptions.ConnectionClosedError(endpoint_url="u", error="e"), Fate.UNKNOWN),
-        (botocore.exceptions.HTTPClientError(error="e"), Fate.UNKNOWN),
-        (botocore.exceptions.SSLError(endpoint_url="u", error=OSError("e")), Fate.MISCONFIGURED),
-        (botocore.exceptions.NoCredentialsError(), Fate.MISCONFIGURED),
-        (botocore.exceptions.NoRegionError(), Fate.MISCONFIGURED),
-        (botocore.exceptions.ProfileNotFound(profile="p"), Fate.MISCONFIGURED),
-        (botocore.exceptions.SSOTokenLoadError(error_msg="e"), Fate.MISCONFIGURED),
-        (botocore.exceptions.ParamValidationError(report="r"), Fate.REFUSED),
+        (_client_error("ClientException", 400), CallOutcome.REFUSED),
+        (_client_error("AccessDeniedException", 403), CallOutcome.REFUSED),
+        (_client_error("ExpiredTokenException", 403), CallOutcome.REFUSED),
+        (_client_error("TooManyRequestsException", 429), CallOutcome.THROTTLED),
+        (_client_error("ThrottlingException", 400), CallOutcome.THROTTLED),
+        (_client_error("429", 429), CallOutcome.THROTTLED),
+        (_client_error("RequestTimeout", 408), CallOutcome.UNKNOWN),
+        (_client_error("ServerException", 500), CallOutcome.UNKNOWN),
+        (_client_error("", 503), CallOutcome.UNKNOWN),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="u", error="e"), CallOutcome.UNSENT),
+        (botocore.exceptions.ConnectTimeoutError(endpoint_url="u", error="e"), CallOutcome.UNSENT),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="u", error="e"), CallOutcome.UNKNOWN),
+        (botocore.exceptions.ConnectionClosedError(endpoint_url="u", error="e"), CallOutcome.UNKNOWN),
+        (botocore.exceptions.HTTPClientError(error="e"), CallOutcome.UNKNOWN),
+        (botocore.exceptions.SSLError(endpoint_url="u", error=OSError("e")), CallOutcome.MISCONFIGURED),
+        (botocore.exceptions.NoCredentialsError(), CallOutcome.MISCONFIGURED),
+        (botocore.exceptions.NoRegionError(), CallOutcome.MISCONFIGURED),
+        (botocore.exceptions.ProfileNotFound(profile="p"), CallOutcome.MISCONFIGURED),
+        (botocore.exceptions.SSOTokenLoadError(error_msg="e"), CallOutcome.MISCONFIGURED),
+        (botocore.exceptions.ParamValidationError(report="r"), CallOutcome.REFUSED),
     ],
 )
-def test_the_fate_of_a_call(error: Exception, expected: Fate) -> None:
-    assert fate_of(error) is expected
+def test_the_fate_of_a_call(error: Exception, expected: CallOutcome) -> None:
+    assert classify_error(error) is expected
 
 
 def test_every_kind_in_the_table_is_one_of_botocores() -> None:
-    from batch_pipeline.backends.aws_clients import _FATES
+    from batch_pipeline.backends.aws_errors import _OUTCOMES
 
-    assert all(hasattr(botocore.exceptions, name) for name in _FATES)
+    assert all(hasattr(botocore.exceptions, name) for name in _OUTCOMES)
 
 
 def test_words_are_one_line() -> None:
-    assert said(_client_error("ClientException", 400, "a\n  b.")) == "ClientException: a b"
+    assert error_text(_client_error("ClientException", 400, "a\n  b.")) == "ClientException: a b"
 
 
 def test_a_missing_region_is_the_users_to_set() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import stamina
 
-from batch_pipeline.backends.base import Child, JobRequest, JobState
+from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.definitions import NO_IMAGE, named
 from batch_pipeline.wire.contract import EndReason
@@ -252,7 +252,7 @@ def test_children_come_in_pages_of_the_states_asked_for(backend: BatchBackend, w
     wire.answers["ListJobs"] = listed
     found = list(backend.children("a", [JobState.RUNNING, JobState.SUCCEEDED]))
     assert [child.index for child in found] == list(range(2500))
-    assert found[0] == Child(index=0, state=JobState.RUNNING)
+    assert found[0] == ArrayChild(index=0, state=JobState.RUNNING)
     assert [sent["jobStatus"] for sent in wire.of("ListJobs")] == ["RUNNING"] * 3 + ["SUCCEEDED"]
 
 
@@ -266,7 +266,7 @@ def test_a_child_tells_why_it_ended(backend: BatchBackend, wire: Wire) -> None:
     wire.answers["DescribeJobs"] = lambda asked: {"jobs": [_parent()]}
     wire.answers["ListJobs"] = lambda asked: {"jobSummaryList": [failed]}
     assert list(backend.children("a", [JobState.FAILED])) == [
-        Child(
+        ArrayChild(
             index=2,
             state=JobState.FAILED,
             end_reason=EndReason.OUT_OF_MEMORY,
@@ -278,7 +278,7 @@ def test_a_child_tells_why_it_ended(backend: BatchBackend, wire: Wire) -> None:
 
 def test_a_plain_job_is_its_own_child(backend: BatchBackend, wire: Wire) -> None:
     wire.answers["DescribeJobs"] = lambda asked: {"jobs": [{"jobId": "p", "jobName": "job", "status": "RUNNING"}]}
-    assert list(backend.children("p", [JobState.RUNNING])) == [Child(index=0, state=JobState.RUNNING)]
+    assert list(backend.children("p", [JobState.RUNNING])) == [ArrayChild(index=0, state=JobState.RUNNING)]
     assert list(backend.children("p", [JobState.FAILED])) == []
 
 

@@ -11,8 +11,8 @@ import pytest
 from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.base import After, JobRequest, JobState
 from batch_pipeline.backends.batch import BatchBackend
-from batch_pipeline.backends.pace import TokenBucket
 from batch_pipeline.backends.payload import RunContext, request_of
+from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.border import AnswerLost
 from batch_pipeline.localbatch.job import Document

@@ -13,7 +13,7 @@ import pytest
 
 from batch_pipeline.backends import create
 from batch_pipeline.backends.aws_clients import Clients, attached_maker
-from batch_pipeline.backends.base import After, Backend, Child, JobRequest, JobState
+from batch_pipeline.backends.base import After, ArrayChild, Backend, JobRequest, JobState
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.definitions import named
 from batch_pipeline.backends.memory import MemoryBackend
@@ -206,7 +206,7 @@ def _whole(*native_ids: str) -> list[After]:
     return [After(native_id=native_id, index_by_index=False) for native_id in native_ids]
 
 
-def _ended(world: World, native_id: str) -> dict[int, Child]:
+def _ended(world: World, native_id: str) -> dict[int, ArrayChild]:
     return {child.index: child for child in world.backend.children(native_id, ENDED)}
 
 

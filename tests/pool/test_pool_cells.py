@@ -13,8 +13,8 @@ from batch_pipeline.backends.base import After, JobRequest, JobState
 from batch_pipeline.backends.definitions import named, pilot_definition, resources
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.memory import MemoryBackend
+from batch_pipeline.backends.parsing import attempts_of
 from batch_pipeline.backends.payload import submit_json
-from batch_pipeline.backends.shapes import attempts_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pool.base import AddReport, Claim, Filter, Settlement
 from batch_pipeline.pool.pilots.jobs import BatchLauncher

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.backends.account import Unasked
+from batch_pipeline.backends.account import NotVisible
 from batch_pipeline.config import load_settings
 from batch_pipeline.records import code_state
 from batch_pipeline.records.code_state import CodeState, read_code_state
@@ -339,7 +339,7 @@ def test_the_identity_is_the_arn_where_aws_tells_it() -> None:
     arn = "arn:aws:sts::123456789012:assumed-role/x/ada"
     assert identity_of(Backend(arn)) == arn  # type: ignore[arg-type]
     assert identity_of(Backend(arn, complete=False)) == ""  # type: ignore[arg-type]
-    assert identity_of(Backend(Unasked("no"))) == ""  # type: ignore[arg-type]
+    assert identity_of(Backend(NotVisible("no"))) == ""  # type: ignore[arg-type]
     assert identity_of(Backend(BackendFailed("away"))) == ""  # type: ignore[arg-type]
 
 

@@ -13,8 +13,8 @@ from batch_pipeline.backends.account import Waiting
 from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.batch import BatchBackend
+from batch_pipeline.backends.capacity import Environment, InstanceType, Queue, ResourceRequest
 from batch_pipeline.backends.definitions import named
-from batch_pipeline.backends.fit import Environment, Machine, Queue, Wanted
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.model import ApiError, Request
@@ -22,7 +22,7 @@ from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.diagnosis import CODES, diagnose, reasons_of
 
-WANTED = Wanted(vcpus=2, memory_mb=4096)
+WANTED = ResourceRequest(vcpus=2, memory_mb=4096)
 
 
 def queue(**changes: Any) -> Queue:
@@ -32,7 +32,11 @@ def queue(**changes: Any) -> Queue:
 
 
 def told(
-    reason: str = "", there: Queue | None = None, *, head: str = "", machines: dict[str, list[Machine]] | None = None
+    reason: str = "",
+    there: Queue | None = None,
+    *,
+    head: str = "",
+    machines: dict[str, list[InstanceType]] | None = None,
 ) -> str:
     waiting = Waiting(wanted=WANTED, status_reason=reason)
     problems = reasons_of(waiting, there or queue(), machines or {}, name="mixed", head=head)
@@ -69,7 +73,7 @@ def test_what_is_surely_wrong_is_told_whatever_aws_says() -> None:
     words = told("UNDETERMINED - Batch job is blocked", queue(enabled=False))
     assert words.startswith("The compute environment spot of queue mixed is disabled and starts no jobs.")
     assert "does not say why" not in words
-    small = {"spot": [Machine(name="m5.large", vcpus=1, memory_mb=1024)]}
+    small = {"spot": [InstanceType(name="m5.large", vcpus=1, memory_mb=1024)]}
     assert "fits no compute environment" in told("CAPACITY:X", machines=small)
 
 
@@ -88,7 +92,7 @@ def test_what_is_surely_wrong_is_told_whatever_aws_says() -> None:
 def test_where_aws_says_nothing_it_is_inferred(reason: str, changes: dict[str, Any], words: str) -> None:
     there = queue(**changes)
     capability = "FARGATE" if changes.get("kind") == "FARGATE" else "EC2"
-    asked = Waiting(wanted=Wanted(vcpus=2, memory_mb=4096, capability=capability), status_reason=reason)
+    asked = Waiting(wanted=ResourceRequest(vcpus=2, memory_mb=4096, capability=capability), status_reason=reason)
     (problem,) = reasons_of(asked, there, {}, name="mixed")
     assert words in problem.words
 

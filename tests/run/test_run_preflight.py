@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from batch_pipeline.backends.account import Account, Unasked
+from batch_pipeline.backends.account import Account, NotVisible
 from batch_pipeline.backends.aws_clients import Clients, attached_maker, aws_maker
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.definitions import NO_IMAGE
@@ -279,7 +279,7 @@ class Wary(Clients):
         if service != "batch":
             from botocore.exceptions import ClientError
 
-            from batch_pipeline.backends.aws_clients import translated
+            from batch_pipeline.backends.aws_errors import translated
 
             denied = {"Error": {"Code": self.code, "Message": "not you"}, "ResponseMetadata": {}}
             error = ClientError(denied, operation)  # type: ignore[arg-type]
@@ -308,7 +308,7 @@ def test_whom_aws_does_not_know_is_told_once(lab: Lab) -> None:
 
 def test_where_another_service_stands_in_for_aws_batch_alone_is_asked(lab: Lab) -> None:
     account = BatchBackend(settings_of(**{"aws.endpoint": "http://127.0.0.1:1"})).account
-    with pytest.raises(Unasked, match="stands in for AWS"):
+    with pytest.raises(NotVisible, match="stands in for AWS"):
         account.identity()
 
 

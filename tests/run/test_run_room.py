@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.backends.account import Unasked
-from batch_pipeline.backends.fit import Machine
+from batch_pipeline.backends.account import NotVisible
+from batch_pipeline.backends.capacity import InstanceType
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.run.room import embedded_room, memory_cap, require_room
@@ -22,7 +22,7 @@ def definition(vcpus: str, memory: str) -> dict[str, Any]:
 class Inspected(MemoryBackend):
     """A backend whose queues have machines; None: nobody may ask for them."""
 
-    def __init__(self, machines: Mapping[str, Sequence[Machine]] | None) -> None:
+    def __init__(self, machines: Mapping[str, Sequence[InstanceType]] | None) -> None:
         super().__init__()
         self._machines = machines
         self.asked: list[str] = []
@@ -35,9 +35,9 @@ class Inspected(MemoryBackend):
         self.asked = list(names)
         return {}
 
-    def machines(self, queues: Iterable[Any]) -> Mapping[str, Sequence[Machine]]:
+    def machines(self, queues: Iterable[Any]) -> Mapping[str, Sequence[InstanceType]]:
         if self._machines is None:
-            raise Unasked("not allowed")
+            raise NotVisible("not allowed")
         return self._machines
 
 
@@ -66,7 +66,9 @@ def test_what_is_not_set_is_what_the_machine_has() -> None:
 
 
 def test_the_largest_machine_of_the_queues_bounds_what_a_hungry_cell_is_given() -> None:
-    machines = {"hosts": [Machine(name="a", vcpus=2, memory_mb=8192), Machine(name="b", vcpus=8, memory_mb=32768)]}
+    machines = {
+        "hosts": [InstanceType(name="a", vcpus=2, memory_mb=8192), InstanceType(name="b", vcpus=8, memory_mb=32768)]
+    }
     backend = Inspected(machines)
     aws = {"backend.name": "aws", "backend.on_demand_queue": "steady"}
     assert memory_cap(load_settings(aws), backend) == int(0.97 * 32768)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from batch_pipeline import backends
-from batch_pipeline.backends.base import Child, JobState
+from batch_pipeline.backends.base import ArrayChild, JobState
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.records.record import read_record
@@ -411,7 +411,7 @@ def test_following_a_running_cell_yields_new_lines_until_it_ends(
     native_id = next(iter(stage.jobs))
     child = stage.jobs[native_id].children[1]
     child.log.append("first")
-    running = Child(index=1, state=JobState.RUNNING)
+    running = ArrayChild(index=1, state=JobState.RUNNING)
     monkeypatch.setattr(
         stage, "children", lambda job, wanted: iter([running] if job == native_id and len(child.log) < 2 else [])
     )

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from batch_pipeline.backends.base import JobSummary
-from batch_pipeline.backends.shapes import forgotten
+from batch_pipeline.backends.parsing import forgotten
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.live import live_run_ids, submissions
 from batch_pipeline.run.watch import OMISSIONS, SHORTEST, Watch

@@ -11,7 +11,7 @@ from typing import Any
 
 from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.batch import BatchBackend
-from batch_pipeline.backends.pace import TokenBucket
+from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.model import ApiError, Request
 from batch_pipeline.localbatch.scripted import Script

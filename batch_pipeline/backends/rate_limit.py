@@ -1,4 +1,4 @@
-"""Rate limit and exponential backoff for calls: a steady rate, and growing pauses while the service is throttling.
+"""Rate limit (token bucket) and exponential backoff for calls, with growing pauses while the service throttles.
 
 An account has one limit for all that calls Batch in a region, so the rate that is ours alone may still be too high:
 a throttled call halves it, and it grows back within a minute. Nothing is given up because of throttling alone before
@@ -26,8 +26,8 @@ SLOWEST: Final = 1.0
 _LOG: Final = logging.getLogger(__name__)
 
 
-class NotYet(BackendFailed):
-    """The service could not take the call; nothing was done."""
+class RetryLater(BackendFailed):
+    """The service could not take the call, and did nothing."""
 
     transient = True
 
@@ -67,17 +67,20 @@ class TokenBucket:
         _LOG.info("slowed down %s", Facts(calls_a_second=round(self._rate, 2), of=round(self._full, 2)))
 
 
-def insisting(act: Callable[[], T]) -> T:
-    """The act's value; where it raises NotYet it is tried again with exponential backoff and jitter."""
+def retry_transient(act: Callable[[], T]) -> T:
+    """Calls `act`, and again with exponential backoff and jitter while it raises RetryLater; returns its value.
+
+    Raises the last RetryLater after `TRIES` calls, and at once whatever else `act` raises.
+    """
     try:
         return act()
-    except NotYet as error:
-        first: list[NotYet] = [error]
+    except RetryLater as error:
+        first: list[RetryLater] = [error]
     # Only now: it is rare, and costs more to import than a submission takes.
     import stamina
 
     for attempt in stamina.retry_context(
-        on=NotYet, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=30.0, wait_jitter=1.0
+        on=RetryLater, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=30.0, wait_jitter=1.0
     ):
         with attempt:
             if first:

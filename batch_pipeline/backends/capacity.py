@@ -29,7 +29,7 @@ _GIB: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class InstanceType:
     """A type of instance."""
 
     name: str
@@ -84,7 +84,7 @@ class Queue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ResourceRequest:
     """What a job asks for."""
 
     vcpus: float
@@ -101,7 +101,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class CapacityProblem:
     """What is wrong and what to do."""
 
     sentence: str
@@ -113,19 +113,19 @@ class Problem:
         return f"{self.sentence} {self.remedy}"
 
 
-def queue_problems(queue: Queue) -> list[Problem]:
+def queue_problems(queue: Queue) -> list[CapacityProblem]:
     """Why the queue takes no job or starts none; a single environment that works is enough to start them."""
     problems = []
     if not queue.enabled:
         problems.append(
-            Problem(
+            CapacityProblem(
                 sentence=f"The job queue {queue.name} is disabled and takes no jobs.",
                 remedy=f"Enable it: aws batch update-job-queue --job-queue {queue.name} --state ENABLED",
             )
         )
     if not queue.valid:
         problems.append(
-            Problem(
+            CapacityProblem(
                 sentence=f"The job queue {queue.name} is not VALID{_because(queue.status_reason)}.",
                 remedy="Wait if it is being changed; else set it up anew: deploy infrastructure.",
             )
@@ -134,7 +134,7 @@ def queue_problems(queue: Queue) -> list[Problem]:
         problems += [_environment_problem(queue, each) for each in queue.environments]
     if not queue.environments:
         problems.append(
-            Problem(
+            CapacityProblem(
                 sentence=f"The job queue {queue.name} has no compute environment.",
                 remedy="Give it one: deploy infrastructure, or aws batch update-job-queue.",
             )
@@ -142,12 +142,12 @@ def queue_problems(queue: Queue) -> list[Problem]:
     return problems
 
 
-def _environment_problem(queue: Queue, environment: Environment) -> Problem:
+def _environment_problem(queue: Queue, environment: Environment) -> CapacityProblem:
     of = f"The compute environment {environment.name} of queue {queue.name}"
     if not environment.enabled:
         update = f"aws batch update-compute-environment --compute-environment {environment.name} --state ENABLED"
-        return Problem(sentence=f"{of} is disabled and starts no jobs.", remedy=f"Enable it: {update}")
-    return Problem(
+        return CapacityProblem(sentence=f"{of} is disabled and starts no jobs.", remedy=f"Enable it: {update}")
+    return CapacityProblem(
         sentence=f"{of} is not VALID{_because(environment.status_reason)}.",
         remedy="Fix what AWS names (mostly a role, a subnet or a launch template): deploy infrastructure.",
     )
@@ -157,7 +157,9 @@ def _because(reason: str) -> str:
     return f" ({reason.strip().rstrip('.')})" if reason.strip() else ""
 
 
-def misfits(queue: Queue, wanted: Wanted, machines: Mapping[str, Sequence[Machine]]) -> list[Problem]:
+def misfits(
+    queue: Queue, wanted: ResourceRequest, machines: Mapping[str, Sequence[InstanceType]]
+) -> list[CapacityProblem]:
     """Why no compute environment of the queue can ever hold the job; empty when one can, or may be able to.
 
     `machines` has the types of instance by environment; one that is not there is taken for large enough.
@@ -171,14 +173,14 @@ def misfits(queue: Queue, wanted: Wanted, machines: Mapping[str, Sequence[Machin
             return []
         reasons.append(f"{environment.name} {reason}")
     return [
-        Problem(
+        CapacityProblem(
             sentence=f"A job of {wanted.words} fits no compute environment of {queue.name}: {'; '.join(reasons)}.",
             remedy="Ask for less in the step's class or in job_definitions/, or name a queue with larger machines.",
         )
     ]
 
 
-def _misfit(environment: Environment, wanted: Wanted, machines: Sequence[Machine] | None) -> str | None:
+def _misfit(environment: Environment, wanted: ResourceRequest, machines: Sequence[InstanceType] | None) -> str | None:
     if environment.kind and environment.is_fargate != (wanted.capability == "FARGATE"):
         return f"is {environment.kind} and the job's definition is for {wanted.capability}"
     if environment.is_fargate and not _is_fargate_pair(wanted):
@@ -193,14 +195,14 @@ def _misfit(environment: Environment, wanted: Wanted, machines: Sequence[Machine
     return None
 
 
-def _is_fargate_pair(wanted: Wanted) -> bool:
+def _is_fargate_pair(wanted: ResourceRequest) -> bool:
     return wanted.memory_mb in [gib * _GIB for gib in _FARGATE_GIB.get(wanted.vcpus, ())] and not wanted.gpus
 
 
-def _holds(machine: Machine, wanted: Wanted) -> bool:
+def _holds(machine: InstanceType, wanted: ResourceRequest) -> bool:
     return machine.vcpus >= wanted.vcpus and usable(machine) >= wanted.memory_mb
 
 
-def usable(machine: Machine) -> int:
+def usable(machine: InstanceType) -> int:
     """MiB that a job can have on it."""
     return int(machine.memory_mb * USABLE_MEMORY)

@@ -4,12 +4,20 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.backends.fit import Environment, Machine, Queue, Wanted, misfits, queue_problems, usable
+from batch_pipeline.backends.capacity import (
+    Environment,
+    InstanceType,
+    Queue,
+    ResourceRequest,
+    misfits,
+    queue_problems,
+    usable,
+)
 
-LARGE = Machine(name="m5.large", vcpus=2, memory_mb=8192)
-XLARGE = Machine(name="m5.4xlarge", vcpus=16, memory_mb=65_536)
+LARGE = InstanceType(name="m5.large", vcpus=2, memory_mb=8192)
+XLARGE = InstanceType(name="m5.4xlarge", vcpus=16, memory_mb=65_536)
 #: Many vCPUs and little memory.
-LEAN = Machine(name="c5.18xlarge", vcpus=72, memory_mb=16_384)
+LEAN = InstanceType(name="c5.18xlarge", vcpus=72, memory_mb=16_384)
 
 
 def environment(name: str = "spot", **changes: Any) -> Environment:
@@ -21,8 +29,8 @@ def queue(*environments: Environment, **changes: Any) -> Queue:
     return Queue(name="mixed", **{"enabled": True, "valid": True, "environments": environments, **changes})
 
 
-def wanted(vcpus: float = 1, memory_mb: int = 1024, **more: Any) -> Wanted:
-    return Wanted(vcpus=vcpus, memory_mb=memory_mb, **more)
+def wanted(vcpus: float = 1, memory_mb: int = 1024, **more: Any) -> ResourceRequest:
+    return ResourceRequest(vcpus=vcpus, memory_mb=memory_mb, **more)
 
 
 def test_a_queue_that_works_has_no_problems() -> None:
@@ -67,7 +75,9 @@ def test_one_environment_that_can_hold_the_job_is_enough() -> None:
         (wanted(capability="FARGATE"), [XLARGE], "is SPOT and the job's definition is for FARGATE"),
     ],
 )
-def test_a_job_that_fits_nowhere_says_where_it_was_held(asked: Wanted, machines: list[Machine], words: str) -> None:
+def test_a_job_that_fits_nowhere_says_where_it_was_held(
+    asked: ResourceRequest, machines: list[InstanceType], words: str
+) -> None:
     (problem,) = misfits(queue(environment()), asked, {"spot": machines})
     assert words in problem.sentence
     assert asked.words in problem.sentence
@@ -82,7 +92,7 @@ def test_a_job_that_fits_nowhere_says_where_it_was_held(asked: Wanted, machines:
         (wanted(64, 1 << 20), {"spot": []}),
     ],
 )
-def test_what_fits_or_may_fit_is_no_problem(asked: Wanted, machines: dict[str, list[Machine]]) -> None:
+def test_what_fits_or_may_fit_is_no_problem(asked: ResourceRequest, machines: dict[str, list[InstanceType]]) -> None:
     assert misfits(queue(environment()), asked, machines) == []
 
 

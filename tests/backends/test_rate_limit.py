@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import stamina
 
-from batch_pipeline.backends.pace import NotYet, TokenBucket, insisting
+from batch_pipeline.backends.rate_limit import RetryLater, TokenBucket, retry_transient
 from batch_pipeline.wire.errors import SubmissionRefused
 
 
@@ -62,7 +62,7 @@ def test_a_call_a_second_is_made_however_often_the_service_says_no() -> None:
 
 
 def test_what_could_not_be_taken_is_tried_again_and_what_was_refused_is_not() -> None:
-    answers: list[Exception | str] = [NotYet("busy"), NotYet("busy"), "taken", SubmissionRefused("no")]
+    answers: list[Exception | str] = [RetryLater("busy"), RetryLater("busy"), "taken", SubmissionRefused("no")]
 
     def act() -> str:
         answer = answers.pop(0)
@@ -71,7 +71,7 @@ def test_what_could_not_be_taken_is_tried_again_and_what_was_refused_is_not() ->
         return answer
 
     with stamina.set_testing(True, attempts=10):
-        assert insisting(act) == "taken"
+        assert retry_transient(act) == "taken"
         with pytest.raises(SubmissionRefused):
-            insisting(act)
+            retry_transient(act)
     assert not answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batch_pipeline.backends.base import Child, JobState, JobSummary
+from batch_pipeline.backends.base import ArrayChild, JobState, JobSummary
 from batch_pipeline.backends.reasons import end_reason
 
 #: Where AWS Batch logs to, unless the job definition says otherwise.
@@ -54,7 +54,7 @@ def _complete(counts: dict[JobState, int], size: int, state: JobState) -> dict[J
     return counts
 
 
-def child_of(item: Mapping[str, Any]) -> Child:
+def child_of(item: Mapping[str, Any]) -> ArrayChild:
     """A child from DescribeJobs or ListJobs."""
     state = _STATES[item["status"]]
     container = item.get("container", {})
@@ -69,7 +69,7 @@ def child_of(item: Mapping[str, Any]) -> Child:
             exit_code=exit_code,
             cancelled=bool(item.get("isCancelled") or item.get("isTerminated")),
         )
-    return Child(
+    return ArrayChild(
         index=item.get("arrayProperties", {}).get("index", 0),
         state=state,
         end_reason=reason,
