@@ -8,7 +8,6 @@ from batch_pipeline.access.admission import Desk
 from batch_pipeline.access.images import ImageName, ask_registry
 from batch_pipeline.access.request import Identity
 from batch_pipeline.backends.account import Inspectable, NotVisible
-from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
 from batch_pipeline.records.people import user_name
 from batch_pipeline.wire.order import token_of
@@ -17,7 +16,7 @@ from batch_pipeline.wire.order import token_of
 _SESSION: Final = ":assumed-role/"
 
 
-def desk_of(settings: Settings, backend: Backend) -> Desk:
+def desk_of(settings: Settings, backend: object) -> Desk:
     """The desk of whoever submits with these settings: code by its remote, images by their registry."""
 
     def token(reference: str) -> str:
@@ -38,7 +37,7 @@ def desk_of(settings: Settings, backend: Backend) -> Desk:
     return Desk(policies=settings.access.policies, cache=settings.access.cache_folder, tokens=token, images=digest)
 
 
-def identity_of(backend: Backend) -> Identity:
+def identity_of(backend: object) -> Identity:
     """Who submits: as STS says on AWS, else the user of this machine."""
     if isinstance(backend, Inspectable) and backend.account.complete:
         try:

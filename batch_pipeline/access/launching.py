@@ -19,7 +19,7 @@ from typing import Any
 from batch_pipeline.access.configuration import driver_config, to_toml
 from batch_pipeline.access.driver_job import DRIVER, order_of, record_of, request_of
 from batch_pipeline.access.gate import Grant
-from batch_pipeline.backends.base import ArrayChild, Backend, JobRequest, JobState
+from batch_pipeline.backends.base import ArrayChild, JobCanceller, JobObserver, JobRequest, JobState, JobSubmitter
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
 from batch_pipeline.records.history import Happened, append, append_if_possible, new_run_id, now
@@ -47,7 +47,7 @@ class Launched:
 def launch(
     grant: Grant,
     settings: Settings,
-    backend: Backend,
+    backend: JobSubmitter,
     *,
     argv: Sequence[str] = (),
     sleep: Callable[[float], None] = time.sleep,
@@ -98,7 +98,7 @@ def write_run(store: Store, grant: Grant, settings: Settings, run_id: str, argv:
     return order
 
 
-def ended(store: Store, backend: Backend, launched: Launched) -> RunRecord | None:
+def ended(store: Store, backend: JobObserver, launched: Launched) -> RunRecord | None:
     """The record of a run that is over; None while it is not.
 
     A driver that could not write its own end (killed, or never started) gets one that says so.
@@ -132,7 +132,7 @@ def is_driver(store: Store, run_id: str) -> bool:
         return False
 
 
-def cancel_driver(store: Store, backend: Backend, run_id: str, by: str) -> list[str]:
+def cancel_driver(store: Store, backend: JobCanceller, run_id: str, by: str) -> list[str]:
     """Ends a driver, and says so in its record; returns the stores of runs that it had begun, which go on.
 
     Repeating it is harmless, and a driver that has ended stays as it ended.
@@ -159,11 +159,11 @@ def _attempt_of(key: str) -> tuple[int, str]:
     return (int(name) if name.isdigit() else 0, key)
 
 
-def _children(backend: Backend, launched: Launched) -> Iterator[ArrayChild]:
+def _children(backend: JobObserver, launched: Launched) -> Iterator[ArrayChild]:
     return backend.children(launched.native_id, (JobState.FAILED,))
 
 
-def _sent(backend: Backend, request: JobRequest, sleep: Callable[[float], None]) -> str:
+def _sent(backend: JobSubmitter, request: JobRequest, sleep: Callable[[float], None]) -> str:
     try:
         return backend.submit(request)
     except SubmissionUnknown:

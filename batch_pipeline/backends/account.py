@@ -54,11 +54,11 @@ class Waiting:
 
 @runtime_checkable
 class Inspectable(Protocol):
-    """A backend that can be asked about the place where it runs jobs."""
+    """A backend that describes the place where it runs jobs. Callers take any `object` and ask only one of these."""
 
     @property
     def account(self) -> Account:
-        """What can be asked."""
+        """The description."""
 
 
 class Account:

@@ -1,4 +1,4 @@
-"""The contract of a backend: a handful of verbs on jobs, and what each promises.
+"""The contract of a backend: protocols for submitting, observing and cancelling jobs, and what each call promises.
 
 A backend never decides anything: the plan says what is sent, receipts say what is done. What it says of a job is a
 hint, and a job that it has forgotten is `unknown`, never an error.
@@ -92,10 +92,18 @@ class JobRequest:
     priority: int | None = None
 
 
-class Backend(Protocol):
-    """A place where jobs run."""
+class JobLookup(Protocol):
+    """Finds a job by its name: the base of the others, because a doubt about any call is settled by looking."""
 
+    #: As in the settings: `aws`, `embedded`.
     name: str
+
+    def find(self, name: str, queue: str) -> str | None:
+        """Native id of the newest job of exactly that name, or None."""
+
+
+class JobSubmitter(JobLookup, Protocol):
+    """Queues jobs."""
 
     def limits(self) -> Limits:
         """What one submission may not exceed."""
@@ -118,8 +126,12 @@ class Backend(Protocol):
         BackendFailed means: nothing was queued, the backend could not be asked.
         """
 
-    def find(self, name: str, queue: str) -> str | None:
-        """Native id of the newest job of exactly that name, or None."""
+
+class JobObserver(JobLookup, Protocol):
+    """Reads states, descriptions and log lines of jobs.
+
+    Any call raises BackendFailed where the backend could not be asked, and that says nothing of the jobs.
+    """
 
     def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
         """The jobs' states and counts, in bulk (100 a request); a forgotten id is there as UNKNOWN."""
@@ -133,6 +145,14 @@ class Backend(Protocol):
     def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:
         """The lines that an attempt (default: the last) has written so far; empty when there are none."""
 
+
+class JobCanceller(JobLookup, Protocol):
+    """Ends jobs.
+
+    Returning means: the backend has the order, and carries it out in its own time. BackendFailed means: it may have
+    it in part; the same call again is harmless.
+    """
+
     def cancel(self, native_id: str, reason: str) -> None:
         """Ends a job and all its children, whatever their state. Idempotent; a forgotten id is no error."""
 
@@ -141,6 +161,10 @@ class Backend(Protocol):
 
         As idempotent as `cancel`. Children that wait for others end when those have.
         """
+
+
+class Backend(JobSubmitter, JobObserver, JobCanceller, Protocol):
+    """A place where jobs run: all of the above. Who needs less names less in its annotation."""
 
     def close(self) -> None:
         """Lets go of connections; jobs go on."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import batch_pipeline
 from batch_pipeline.backends.account import Inspectable, NotVisible
-from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import SECTIONS, Settings
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
@@ -62,7 +61,7 @@ class ProvenanceReader:
         self._thread = threading.Thread(target=self._look, name="provenance", daemon=True)
         self._thread.start()
 
-    def read(self, backend: Backend, code: Iterable[Path]) -> Provenance:
+    def read(self, backend: object, code: Iterable[Path]) -> Provenance:
         """All of it; `code` are the files of the bundle."""
         identity = identity_of(backend)
         self._thread.join(LONGEST)
@@ -78,7 +77,7 @@ class ProvenanceReader:
         self._code = self._read_code_state(self._folder)
 
 
-def identity_of(backend: Backend) -> str:
+def identity_of(backend: object) -> str:
     """The ARN by which AWS knows who submits; empty where there is no AWS, or it does not tell."""
     if not isinstance(backend, Inspectable) or not backend.account.complete:
         return ""

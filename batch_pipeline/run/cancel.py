@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from batch_pipeline.backends.base import Backend, JobState
+from batch_pipeline.backends.base import Backend, JobCanceller, JobObserver, JobState
 from batch_pipeline.config import Settings
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import read_record, write_end
@@ -162,7 +162,7 @@ def _planned(store: Store, run_id: str) -> int:
         return 0
 
 
-def carry_out(store: Store, backend: Backend, orders: Iterable[Order], item: Submission) -> None:
+def carry_out(store: Store, backend: JobCanceller, orders: Iterable[Order], item: Submission) -> None:
     """Ends what orders say of a job that was queued a moment ago, when they may not have seen it."""
     for order in orders:
         if order.steps is not None and item.step not in order.steps:
@@ -178,7 +178,7 @@ def carry_out(store: Store, backend: Backend, orders: Iterable[Order], item: Sub
                 backend.cancel_children(item.native_id, indices, REASON)
 
 
-def _whole(backend: Backend, run: LiveRun, item: Submission) -> Cancelled:
+def _whole(backend: JobCanceller, run: LiveRun, item: Submission) -> Cancelled:
     summary = run.summaries[item.native_id]
     backend.cancel(item.native_id, REASON)
     return _told(item, sum(summary.counts.get(state, 0) for state in _MOVING), summary.size)
@@ -196,7 +196,7 @@ def _some(store: Store, backend: Backend, run: LiveRun, item: Submission, order:
         yield _told(item, len(indices), len(cells))
 
 
-def _moving(backend: Backend, item: Submission, counts: Mapping[JobState, int]) -> set[int]:
+def _moving(backend: JobObserver, item: Submission, counts: Mapping[JobState, int]) -> set[int]:
     """Indices that have not ended; what a backend does not list yet is not left alone."""
     ended = (JobState.SUCCEEDED, JobState.FAILED)
     gone = {child.index for child in backend.children(item.native_id, ended)}

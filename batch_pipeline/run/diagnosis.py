@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from batch_pipeline.backends.account import Account, Inspectable, NotVisible, Waiting
-from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.capacity import CapacityProblem, InstanceType, Queue, misfits, queue_problems
 from batch_pipeline.records.submissions import Submission
 
@@ -84,7 +83,7 @@ CODES: Final[Sequence[tuple[str, CapacityProblem]]] = (
 _UNDETERMINED: Final = "UNDETERMINED"
 
 
-def diagnose(backend: Backend, job: Submission) -> str:
+def diagnose(backend: object, job: Submission) -> str:
     """Why a job waits, a sentence and a remedy for each reason; empty where nobody can say anything.
 
     Never raises for a question that this AWS identity may not ask; BackendFailed when Batch does not answer at all.

@@ -15,7 +15,6 @@ from statistics import mean
 from typing import Any, Final
 
 from batch_pipeline.backends.account import Inspectable, NotVisible, resource_request_of
-from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions
 from batch_pipeline.config import PriceSettings, Settings
 from batch_pipeline.pipeline.plan import Inventory, Plan
@@ -94,7 +93,7 @@ class Estimate:
         return tuple(step.step for step in self.steps if not step.receipts)
 
 
-def estimate(request: Request, plan: Plan, inventory: Inventory, backend: Backend) -> Estimate:
+def estimate(request: Request, plan: Plan, inventory: Inventory, backend: object) -> Estimate:
     """What the plan will take. Reads at most 200 receipts a step, and asks AWS how large the queue may get."""
     definitions = configured_definitions(request.graph, request.settings)
     durations = {step: read_durations(request.store, step, inventory) for step in request.graph.names}
@@ -125,7 +124,7 @@ def _seconds(receipt: Receipt) -> float:
     return max(0.0, (ended - began).total_seconds())
 
 
-def room_of(settings: Settings, backend: Backend) -> Room:
+def room_of(settings: Settings, backend: object) -> Room:
     """How much may be in use at once: of this machine, or of the queue's compute environments."""
     if settings.backend.name == "embedded":
         vcpus, memory_mb = embedded_room(settings.embedded)

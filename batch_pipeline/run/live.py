@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from batch_pipeline.backends.base import Backend, JobState, JobSummary
+from batch_pipeline.backends.base import JobLookup, JobObserver, JobState, JobSummary
 from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import LiveJob
 from batch_pipeline.records.manifests import cells_of
@@ -41,7 +41,7 @@ def has_begun(store: Store, run_id: str) -> bool:
     return any(key.endswith(("/intent.json", "/sent.json")) for key in store.keys(layout.submissions(run_id)))
 
 
-def submissions(store: Store, run_id: str, backend: Backend | None = None) -> list[Submission]:
+def submissions(store: Store, run_id: str, backend: JobLookup | None = None) -> list[Submission]:
     """The jobs that a run sent, in no order.
 
     With a backend, doubtful ones are looked up there and recorded; without, they are left out.
@@ -65,7 +65,7 @@ def record_sent(store: Store, submission: Submission) -> None:
 
 
 def find_insistently(
-    backend: Backend, name: str, queue: str, sleep: Callable[[float], None] = time.sleep
+    backend: JobLookup, name: str, queue: str, sleep: Callable[[float], None] = time.sleep
 ) -> str | None:
     """Native id of a job that may be queued, to deduplicate its submission; None after several looks."""
     for look in range(LOOKS):
@@ -91,7 +91,7 @@ def queued(item: Submission) -> JobSummary:
     )
 
 
-def _confirmed(backend: Backend, item: Submission, summary: JobSummary) -> JobSummary:
+def _confirmed(backend: JobLookup, item: Submission, summary: JobSummary) -> JobSummary:
     """The summary, unless the backend left the job out though it is there.
 
     A job that was sent lately is looked for several times by its name, an old one once.
@@ -103,11 +103,11 @@ def _confirmed(backend: Backend, item: Submission, summary: JobSummary) -> JobSu
     return queued(item) if find(backend, item.native_name, item.queue) is not None else summary
 
 
-def _find(backend: Backend, name: str, queue: str) -> str | None:
+def _find(backend: JobLookup, name: str, queue: str) -> str | None:
     return backend.find(name, queue)
 
 
-def _settle(store: Store, run_id: str, job: str, backend: Backend) -> Iterator[Submission]:
+def _settle(store: Store, run_id: str, job: str, backend: JobLookup) -> Iterator[Submission]:
     intent = Submission(**store.get_json(layout.submission(run_id, job, "intent.json")))
     native_id = find_insistently(backend, intent.native_name, intent.queue)
     result = "not queued" if native_id is None else "queued"
@@ -132,7 +132,7 @@ class LiveRun:
         return all(self.summaries[item.native_id].state.final for item in self.submissions)
 
 
-def read_live_runs(store: Store, backend: Backend, run_ids: Sequence[str]) -> list[LiveRun]:
+def read_live_runs(store: Store, backend: JobObserver, run_ids: Sequence[str]) -> list[LiveRun]:
     """The live runs, with one DescribeJobs a 100 jobs."""
     sent = {run_id: submissions(store, run_id, backend) for run_id in run_ids}
     ids = [item.native_id for items in sent.values() for item in items]
@@ -163,7 +163,7 @@ def adopt(runs: Sequence[LiveRun], known: Container[str]) -> list[str]:
     return [run.run_id for run in adopted]
 
 
-def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], Backend]) -> list[LiveJob]:
+def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], JobObserver]) -> list[LiveJob]:
     """The jobs that have not ended, with their cells as the manifests fixed them.
 
     Of arrays of which children have failed, these children are listed.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from batch_pipeline.backends.base import Backend, JobState
+from batch_pipeline.backends.base import Backend, JobObserver, JobState
 from batch_pipeline.backends.parsing import attempts_of
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.step import Scope
@@ -103,7 +103,7 @@ class _Tried:
 class _Child:
     """A cell as its backend knows it."""
 
-    backend: Backend
+    backend: JobObserver
     native_id: str
     index: int
     is_array: bool

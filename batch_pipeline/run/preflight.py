@@ -17,7 +17,6 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from batch_pipeline.backends.account import Account, Inspectable, NotVisible, resource_request_of
-from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.capacity import Queue, misfits, queue_problems
 from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.backends.limits import plan_problems
@@ -48,7 +47,7 @@ class Finding:
     stops: bool = True
 
 
-def preflight(request: Request, backend: Backend, plan: Plan, *, reference: str = "") -> list[Finding]:
+def preflight(request: Request, backend: object, plan: Plan, *, reference: str = "") -> list[Finding]:
     """Everything that can be known to be wrong with what the plan needs, and what was found well.
 
     Raises InvalidPipeline for definitions that cannot be read, BackendFailed when AWS does not answer at all.

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from batch_pipeline.backends.account import Inspectable, NotVisible
-from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.capacity import USABLE_MEMORY
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.config import EmbeddedSettings, Settings
@@ -26,7 +25,7 @@ def embedded_room(settings: EmbeddedSettings) -> tuple[int, int]:
     return settings.vcpus or len(os.sched_getaffinity(0)), settings.memory_mb or machine
 
 
-def memory_cap(settings: Settings, backend: Backend) -> int:
+def memory_cap(settings: Settings, backend: object) -> int:
     """The most MiB that a cell may be given when it ran out of memory; 0: as much as it takes.
 
     No more than the settings say, and no more than the largest machine has where that can be known. Raises
@@ -36,7 +35,7 @@ def memory_cap(settings: Settings, backend: Backend) -> int:
     return min(filter(None, known), default=0)
 
 
-def _largest(settings: Settings, backend: Backend) -> int:
+def _largest(settings: Settings, backend: object) -> int:
     """What a job can have on the largest machine of the queues; 0 when nobody knows."""
     if settings.backend.name == "embedded":
         return embedded_room(settings.embedded)[1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.base import JobLookup, JobObserver
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.step import Scope
@@ -110,7 +110,7 @@ def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Re
             yield f"{cells} not done since run {run_id} set out to make {them}, or what is read there, again."
 
 
-def waiting_notes(watched: Watch, backend: Backend) -> list[str]:
+def waiting_notes(watched: Watch, backend: JobLookup) -> list[str]:
     """Why jobs wait while nothing of theirs runs; the embedded Batch alone is asked, for AWS counts the calls."""
     jobs = watched.idle_jobs() if backend.name == "embedded" else []
     return [f"{job.step} waits: {why}" for job in jobs if (why := diagnose(backend, job))]
@@ -128,7 +128,7 @@ def _failed(store: Store, found: Look, driver: Driver) -> list[FailedCell]:
 
 
 def failed_before(
-    store: Store, plan: Plan, live: Sequence[str], ended: Sequence[LiveRun], backend: Callable[[], Backend]
+    store: Store, plan: Plan, live: Sequence[str], ended: Sequence[LiveRun], backend: Callable[[], JobObserver]
 ) -> list[FailedCell]:
     """Cells that are missing and failed when they were last tried, in the order of the steps and samples.
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from batch_pipeline.backends.base import ArrayChild, Backend, JobState
+from batch_pipeline.backends.base import ArrayChild, JobObserver, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState, Plan
@@ -49,7 +49,7 @@ class Verdict:
         return sum(cell.run_id == run_id for cell in self.failed)
 
 
-def judge(graph: Graph, store: Store, backend: Backend, jobs: Sequence[Submission]) -> Verdict:
+def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submission]) -> Verdict:
     """Judges the cells of jobs that have ended: a retired receipt is no success."""
     retirements = read_retirements(store)
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
@@ -89,7 +89,7 @@ def _log_verdict(verdict: Verdict, jobs: Sequence[Submission], done: Mapping[str
         _LOG.info("judged %s", Facts(step=step, of=runs, done=done.get(step, 0), failed=reasons.total(), **reasons))
 
 
-def _failures(backend: Backend, job: Submission, missing: Mapping[int, str]) -> Iterator[FailedCell]:
+def _failures(backend: JobObserver, job: Submission, missing: Mapping[int, str]) -> Iterator[FailedCell]:
     ended = (JobState.FAILED, JobState.SUCCEEDED)
     children = {child.index: child for child in backend.children(job.native_id, ended) if child.index in missing}
     for index, sample in missing.items():

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from batch_pipeline.backends.base import Backend, JobState, JobSummary
+from batch_pipeline.backends.base import JobObserver, JobState, JobSummary
 from batch_pipeline.config import WatchSettings
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
 from batch_pipeline.records.events import Listener, StepProgress
@@ -44,7 +44,7 @@ class Watch:
     def __init__(
         self,
         plan: Plan,
-        backend: Backend,
+        backend: JobObserver,
         submissions: Sequence[Submission],
         *,
         already: Mapping[str, int] | None = None,
@@ -189,7 +189,7 @@ class Watch:
 
 def watching(
     plan: Plan,
-    backend: Backend,
+    backend: JobObserver,
     jobs: Sequence[Submission],
     *,
     live: Sequence[LiveJob],

@@ -337,10 +337,10 @@ def test_the_identity_is_the_arn_where_aws_tells_it() -> None:
             self.account.complete = complete
 
     arn = "arn:aws:sts::123456789012:assumed-role/x/ada"
-    assert identity_of(Backend(arn)) == arn  # type: ignore[arg-type]
-    assert identity_of(Backend(arn, complete=False)) == ""  # type: ignore[arg-type]
-    assert identity_of(Backend(NotVisible("no"))) == ""  # type: ignore[arg-type]
-    assert identity_of(Backend(BackendFailed("away"))) == ""  # type: ignore[arg-type]
+    assert identity_of(Backend(arn)) == arn
+    assert identity_of(Backend(arn, complete=False)) == ""
+    assert identity_of(Backend(NotVisible("no"))) == ""
+    assert identity_of(Backend(BackendFailed("away"))) == ""
 
 
 def test_a_driver_says_on_whose_behalf_it_runs() -> None:

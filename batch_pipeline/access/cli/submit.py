@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch_pipeline.access.gate import Grant
     from batch_pipeline.access.launching import Launched
     from batch_pipeline.access.request import RunAsk
-    from batch_pipeline.backends.base import Backend
+    from batch_pipeline.backends.base import JobObserver
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
@@ -90,7 +90,7 @@ def _print_grant(call: Call, grant: Grant) -> None:
         data(f"  {name.replace('_', ' '):<14} {' '.join(value) if isinstance(value, list) else value or '-'}")
 
 
-def _follow(call: Call, backend: Backend, launched: Launched) -> int:
+def _follow(call: Call, backend: JobObserver, launched: Launched) -> int:
     """Prints the driver's log as it grows, until the run has ended; the exit code is 1 when the script failed."""
     from batch_pipeline.access.launching import ended, log_of, store_of
 

@@ -26,7 +26,7 @@ from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
 from batch_pipeline.access.service.service import Service
 from batch_pipeline.access.service.tokens import TokenRules, Verifier
-from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.base import JobSubmitter
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
@@ -40,7 +40,7 @@ _MOST_CONNECTIONS: Final = 200
 _MOST_STARTS: Final = 4
 
 
-def make_guarded(settings: Settings, backend: Backend, *, insecure_user: str = "") -> Guard:
+def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: str = "") -> Guard:
     """The whole application. Raises InvalidConfig for settings or policies that are wrong, StoreFailed."""
     if has_control(insecure_user) or insecure_user == "*":
         raise InvalidUse(f"{insecure_user!r} is nobody's name. Give one that policies may name.")
@@ -132,7 +132,7 @@ def _catalogue(settings: Settings) -> Catalogue:
 class _Starter:
     """Lets asks through the gate and submits them, as `submit` does."""
 
-    def __init__(self, settings: Settings, backend: Backend) -> None:
+    def __init__(self, settings: Settings, backend: JobSubmitter) -> None:
         self._settings = settings
         self._backend = backend
         self._desk = desk_of(settings, backend)
