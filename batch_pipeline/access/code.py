@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -50,13 +51,11 @@ def code_facts(ask: RunAsk, policy: Policy, cache: Path, tokens: Tokens = lambda
         modules = tuple(_submodules(git, found.commit, policy, cache, tokens, (rule.url,)))
         inside = [item.path for item in modules]
         cwd = folder_of(ask.cwd)
-        return CodeFacts(
-            **{
-                **vars(found),
-                "entry_kind": _entry_kind(git, found.commit, entry_of(ask.cwd, ask.script[0]), inside),
-                "cwd_missing": bool(cwd) and _entry_kind(git, found.commit, cwd, inside) is not EntryKind.FOLDER,
-                "submodules": modules,
-            }
+        return replace(
+            found,
+            entry_kind=_entry_kind(git, found.commit, entry_of(ask.cwd, ask.script[0]), inside),
+            cwd_missing=bool(cwd) and _entry_kind(git, found.commit, cwd, inside) is not EntryKind.FOLDER,
+            submodules=modules,
         )
 
 
@@ -108,16 +107,14 @@ def _known(git: Git, rule: RepositoryRule, commit: str) -> CodeFacts:
         return base
     pointing = git.run("for-each-ref", "--points-at", commit, "--format=%(refname)", TAGS).split()
     shallow = git.said("rev-parse", "--is-shallow-repository") == "true"
-    return CodeFacts(
-        **{
-            **vars(base),
-            "commit": commit,
-            "tree": git.run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}").strip(),
-            "merged": bool(head) and git.asks("merge-base", "--is-ancestor", commit, head),
-            "shallow": shallow,
-            "branches": tuple(name.removeprefix(HEADS) for name in leading if name.startswith(HEADS)),
-            "tags": tuple(name.removeprefix(TAGS) for name in pointing),
-        }
+    return replace(
+        base,
+        commit=commit,
+        tree=git.run("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}").strip(),
+        merged=bool(head) and git.asks("merge-base", "--is-ancestor", commit, head),
+        shallow=shallow,
+        branches=tuple(name.removeprefix(HEADS) for name in leading if name.startswith(HEADS)),
+        tags=tuple(name.removeprefix(TAGS) for name in pointing),
     )
 
 

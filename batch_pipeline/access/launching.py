@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from batch_pipeline.access.configuration import driver_config, to_toml
@@ -71,7 +71,7 @@ def launch(
         memory_mb=grant.memory_mb,
         sent_at=now(),
     )
-    store.put_json(layout.submission(run_id, DRIVER, "intent.json"), vars(intent))
+    store.put_json(layout.submission(run_id, DRIVER, "intent.json"), asdict(intent))
     try:
         native_id = _sent(backend, request, sleep)
     except BatchPipelineError as error:

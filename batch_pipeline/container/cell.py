@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -354,7 +354,7 @@ class Attempt:
             return {}
         from batch_pipeline.container.machine import machine_of
 
-        return vars(self.warm.keep("machine", lambda: machine_of(self.environment)))
+        return asdict(self.warm.keep("machine", lambda: machine_of(self.environment)))
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from batch_pipeline.backends.base import JobLookup, JobObserver, JobState, JobSummary
@@ -61,7 +61,7 @@ def submissions(store: Store, run_id: str, backend: JobLookup | None = None) -> 
 
 def record_sent(store: Store, submission: Submission) -> None:
     """Keeps the native id of a job that is queued."""
-    store.put_json(layout.submission(submission.run_id, submission.job, "sent.json"), vars(submission))
+    store.put_json(layout.submission(submission.run_id, submission.job, "sent.json"), asdict(submission))
 
 
 def find_insistently(

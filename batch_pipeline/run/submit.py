@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
@@ -181,9 +182,9 @@ class Submitter:
             memory_mb=memory_mb,
             sent_at=now(),
         )
-        self._request.store.put_json(layout.submission(self.run_id, job.name, "intent.json"), vars(intent))
+        self._request.store.put_json(layout.submission(self.run_id, job.name, "intent.json"), asdict(intent))
         native_id = self._send(request)
-        submission = Submission(**{**vars(intent), "native_id": native_id})
+        submission = replace(intent, native_id=native_id)
         record_sent(self._request.store, submission)
         self._native[job.name] = native_id
         self.sent.append(submission)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -35,7 +36,7 @@ def submit(call: Call) -> int:
     except Refused as error:
         if not call.json:
             raise
-        print_json({"status": error.status, "problems": [vars(problem) for problem in error.problems]})
+        print_json({"status": error.status, "problems": [asdict(problem) for problem in error.problems]})
         return CommandExit.USAGE
 
 
@@ -55,7 +56,7 @@ def _submit(call: Call, ask: RunAsk) -> int:
         launched = launch(grant, call.settings, backend, argv=call.argv)
         told = f"Run {launched.run_id} was submitted as job {launched.native_id}; it writes to {launched.output}."
         if call.json and not call.options["wait"]:
-            print_json(vars(launched))
+            print_json(asdict(launched))
         elif not call.json:
             data(told)
         return _follow(call, backend, launched) if call.options["wait"] else CommandExit.DONE
@@ -110,7 +111,7 @@ def _follow(call: Call, backend: JobObserver, launched: Launched) -> int:
         say(f"Run {launched.run_id} goes on.")
         raise
     if call.json:
-        print_json({**vars(launched), "status": record.status, "problem": record.problem})
+        print_json({**asdict(launched), "status": record.status, "problem": record.problem})
     else:
         how = "is done" if record.ok else f"failed: {record.problem.rstrip('.')}"
         say(f"Run {launched.run_id} {how}.")

@@ -6,6 +6,7 @@ Whoever runs the service finds the rest on its standard error and, under the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from starlette.requests import Request
@@ -84,7 +85,7 @@ def error_answer(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The one form of all answers that are none."""
-    told = {"error": sentence, "problems": [vars(problem) for problem in problems], "request_id": request_id}
+    told = {"error": sentence, "problems": [asdict(problem) for problem in problems], "request_id": request_id}
     return JSONResponse(told, status_code=status, headers=dict(headers or {}))
 
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -15,8 +16,6 @@ from batch_pipeline.access.names import MOST_BYTES, MOST_ITEMS, MOST_PATH, MOST_
 from batch_pipeline.access.request import RunAsk
 from batch_pipeline.access.service.catalogue import Found, Seen, Story
 from batch_pipeline.access.service.files import Listing
-from batch_pipeline.records.history import Event
-from batch_pipeline.records.submissions import Submission
 
 MOST_DEPTH: Final = 20
 _KINDS: Final = (str, bool, int, float, list, dict)
@@ -179,10 +178,10 @@ class RunDetail(BaseModel):
         """From all that is known."""
         return cls(
             run=RunSummary.of(story.seen),
-            record=_plain(story.seen.record),
-            jobs=[_plain(job) for job in story.sent],
-            events=[_plain(event) for event in story.events],
-            failed=[_plain(cell) | {"reason": cell.reason.value} for cell in story.failed],
+            record=asdict(story.seen.record),
+            jobs=[asdict(job) for job in story.sent],
+            events=[asdict(event) for event in story.events],
+            failed=[asdict(cell) | {"reason": cell.reason.value} for cell in story.failed],
         )
 
 
@@ -207,8 +206,3 @@ class FolderAnswer(BaseModel):
         """From a listing."""
         files = [Entry(name=name, size_bytes=size) for name, size in listing.files]
         return cls(path=path, folders=list(listing.folders), files=files, cut=listing.cut)
-
-
-def _plain(value: Submission | Event | Any) -> dict[str, Any]:
-    told: Mapping[str, Any] = vars(value)
-    return dict(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -132,7 +133,7 @@ def _references(call: Call) -> list[dict[str, Any]]:
             _data(call, f"  {problem}")
     if not found:
         _data(call, f"No reference is in {call.new_store.url}.")
-    return [{**vars(item), "problems": list(item.problems)} for item in found]
+    return [{**asdict(item), "problems": list(item.problems)} for item in found]
 
 
 def _prune(call: Call) -> list[str]:
