@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.plan import Limits
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 #: Backend's name -> what one submission may not exceed there. Known without a connection, for commands that only plan.
-LIMITS: Final = {"aws": Limits(), "embedded": Limits()}
+LIMITS: Final[dict[str, Limits]] = {"aws": AWS_BATCH, "embedded": AWS_BATCH}
 
 
 def create(settings: Settings) -> Backend:

@@ -38,22 +38,20 @@ from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.parsing import child_of, counts_of, forgotten, group_of, stream_of, summary_of
 from batch_pipeline.backends.payload import submit_json
+from batch_pipeline.backends.quotas import (
+    JOBS_PER_DESCRIBE,
+    JOBS_PER_TERMINATE,
+    MAX_REASON_CHARACTERS,
+    SUBMITS_PER_SECOND,
+)
 from batch_pipeline.backends.rate_limit import RetryLater, TokenBucket, retry_transient
 from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused, SubmissionUnknown
 
-#: https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
-IDS_A_CALL: Final = 100
-#: SubmitJob calls a second of one account in one region; not to be raised.
-#: https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
-SUBMITS_A_SECOND: Final = 50
 #: How often jobs are asked for that DescribeJobs leaves out.
 LOOKS: Final = 2
-MAX_REASON: Final = 1024
-#: https://docs.aws.amazon.com/batch/latest/APIReference/API_TerminateJobs.html
-ENDS_A_CALL: Final = 50
 #: The compute environment that the embedded Batch has from the start.
 EMBEDDED_ENVIRONMENT: Final = "embedded"
 _LOG: Final = logging.getLogger(__name__)
@@ -71,7 +69,7 @@ class BatchBackend:
             embedded_maker(settings.embedded, identity_of(settings)) if self._embedded else aws_maker(settings.aws),
             renewable=self._embedded,
         )
-        self._pace = pace or TokenBucket(SUBMITS_A_SECOND)
+        self._pace = pace or TokenBucket(SUBMITS_PER_SECOND)
         self._limits = LIMITS[self.name]
         #: Name of a definition -> its revision.
         self._pinned: dict[str, int] = {}
@@ -165,7 +163,7 @@ class BatchBackend:
     def cancel(self, native_id: str, reason: str) -> None:
         """See `Backend.cancel`. TerminateJob also cancels what has not started; CancelJob would leave what runs."""
         try:
-            self._clients.read("terminate_job", jobId=native_id, reason=reason[:MAX_REASON] or "Cancelled")
+            self._clients.read("terminate_job", jobId=native_id, reason=reason[:MAX_REASON_CHARACTERS] or "Cancelled")
         except BackendFailed as error:
             if error.transient or native_id in self._details([native_id]):
                 raise
@@ -177,8 +175,8 @@ class BatchBackend:
         if native_id not in self._sizes:
             return
         ids = [f"{native_id}:{index}" for index in dict.fromkeys(indices)] if self._sizes[native_id] else [native_id]
-        for each in _chunks(ids, ENDS_A_CALL):
-            retry_transient(partial(self._end_all, each, reason[:MAX_REASON] or "Cancelled"))
+        for each in _chunks(ids, JOBS_PER_TERMINATE):
+            retry_transient(partial(self._end_all, each, reason[:MAX_REASON_CHARACTERS] or "Cancelled"))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -331,5 +329,5 @@ class BatchBackend:
             parameters["nextToken"] = page["nextForwardToken"]
 
 
-def _chunks(items: list[str], most: int = IDS_A_CALL) -> Iterator[list[str]]:
+def _chunks(items: list[str], most: int = JOBS_PER_DESCRIBE) -> Iterator[list[str]]:
     return (items[start : start + most] for start in range(0, len(items), most))

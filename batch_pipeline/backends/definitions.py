@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from batch_pipeline.backends.quotas import MAX_DEFINITION_BYTES, MAX_DEFINITION_NAME, MAX_RETRY_RULES
 from batch_pipeline.pipeline.review import wrong_kinds
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, ContainerExit
@@ -33,11 +34,6 @@ FOLDER: Final = "job_definitions"
 #: Image of a step that names none: the embedded Batch runs the step as a process of this machine.
 NO_IMAGE: Final = "batch_pipeline/none"
 DIGEST_DIGITS: Final = 12
-MAX_NAME: Final = 128
-#: https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
-MAX_DEFINITION_BYTES: Final = 24 * 1024
-#: https://docs.aws.amazon.com/batch/latest/APIReference/API_RetryStrategy.html
-MAX_RETRY_RULES: Final = 5
 #: A join runs nothing; the container that says so needs this much.
 JOIN_MEMORY_MB: Final = 128
 JOIN_NAME: Final = "batch-pipeline-join"
@@ -143,7 +139,7 @@ def named(definition: Mapping[str, Any]) -> dict[str, Any]:
     """The definition under the name that ends in the digest of its content."""
     content = {key: value for key, value in definition.items() if key != "jobDefinitionName"}
     digest = sha256_of_bytes(canonical_json(content))[:DIGEST_DIGITS]
-    base = sanitised(str(definition.get("jobDefinitionName") or "job"))[: MAX_NAME - DIGEST_DIGITS - 1]
+    base = sanitised(str(definition.get("jobDefinitionName") or "job"))[: MAX_DEFINITION_NAME - DIGEST_DIGITS - 1]
     return {**definition, "jobDefinitionName": f"{base}-{digest}"}
 
 

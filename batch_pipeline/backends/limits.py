@@ -1,4 +1,4 @@
-"""What AWS Batch takes of a job, checked before anything is sent. Pure.
+"""Validates jobs and plans against the limits of a backend, before anything is sent. Pure.
 
 Some of it AWS refuses at once; some it accepts and fails later, when nobody looks. `check_all` holds a whole plan to
 the limits before the first call of a run, so that no run stops half-way because of its last job.
@@ -13,18 +13,14 @@ from typing import Final
 
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.payload import OWN_TAGS, RunContext, outline, overrides_bytes, request_bytes
+from batch_pipeline.backends.quotas import MAX_PRIORITY, MAX_SHARE_IDENTIFIER, MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS
 from batch_pipeline.pipeline.plan import Limits, Plan
 from batch_pipeline.wire.errors import InvalidPlan, SubmissionRefused
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-#: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
-_TAG_KEY = re.compile(r"(?!(?i:aws):)[\w +\-=.:/@]{1,128}")
-_TAG_VALUE = re.compile(r"[\w +\-=.:/@]{0,256}")
-#: Of the job and its definition together: they go to the task together, and with more it fails.
-MAX_TAGS: Final = 50
-#: https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html
-MAX_PRIORITY: Final = 9999
-_SHARE = re.compile(r"[A-Za-z0-9]{1,255}\*?")
+_TAG_KEY = re.compile(rf"(?!(?i:aws):)[\w +\-=.:/@]{{1,{MAX_TAG_KEY}}}")
+_TAG_VALUE = re.compile(rf"[\w +\-=.:/@]{{0,{MAX_TAG_VALUE}}}")
+_SHARE = re.compile(rf"[A-Za-z0-9]{{1,{MAX_SHARE_IDENTIFIER}}}\*?")
 #: Jobs that a problem of many is told of by name.
 _NAMED: Final = 3
 
@@ -109,8 +105,8 @@ def _tag_problems(request: JobRequest, limits: Limits) -> list[str]:
     for key, value in request.tags.items():
         if not _TAG_KEY.fullmatch(key) or not _TAG_VALUE.fullmatch(value):
             problems.append(
-                f"the tag {key}={value} must be letters, digits, spaces and + - = . _ : / @, at most 128 and 256 "
-                "characters, not beginning with aws:; change it."
+                f"the tag {key}={value} must be letters, digits, spaces and + - = . _ : / @, at most "
+                f"{MAX_TAG_KEY} and {MAX_TAG_VALUE} characters, not beginning with aws:; change it."
             )
     return problems
 
@@ -119,8 +115,8 @@ def _share_problems(request: JobRequest, limits: Limits) -> list[str]:
     problems = []
     if request.share_identifier and not _SHARE.fullmatch(request.share_identifier):
         problems.append(
-            f"the share identifier {request.share_identifier!r} must be 1 to 255 letters and digits, a * may follow; "
-            "change backend.share_identifier."
+            f"the share identifier {request.share_identifier!r} must be 1 to {MAX_SHARE_IDENTIFIER} letters and "
+            "digits, a * may follow; change backend.share_identifier."
         )
     if request.priority is not None and not 0 <= request.priority <= MAX_PRIORITY:
         problems.append(f"the priority {request.priority} must be 0 to {MAX_PRIORITY}; change backend.priority.")

@@ -16,6 +16,7 @@ from typing import Any
 from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.parsing import forgotten
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.backends.reasons import end_reason
 from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
@@ -74,7 +75,7 @@ class MemoryBackend:
     name = "memory"
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+        self._limits = limits or AWS_BATCH
         self._next: list[tuple[BackendFailed, bool]] = []
         self._numbers = count(1)
         self._draining = False

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from batch_pipeline.backends.base import After, JobRequest
 from batch_pipeline.backends.definitions import join_definition, sanitised
+from batch_pipeline.backends.quotas import MAX_TAG_VALUE
 from batch_pipeline.pipeline.plan import Limits, Plan, PlannedJob
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire import layout
@@ -169,7 +170,7 @@ def request_bytes(request: JobRequest) -> int:
 
 
 def _own_tags(job: PlannedJob, context: RunContext) -> dict[str, str]:
-    name = sanitised(context.pipeline_name)[:128]
+    name = sanitised(context.pipeline_name)[:MAX_TAG_VALUE]
     return dict(zip(OWN_TAGS, (name, context.run_id, job.step), strict=True))
 
 

@@ -64,13 +64,17 @@ class Retired:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one submission may not exceed: those of AWS Batch, unless a backend says otherwise."""
+    """What one submission may not exceed, as its backend states it."""
 
-    max_array_size: int = 10_000
-    max_dependencies: int = 20
-    max_name: int = 128
-    max_request_bytes: int = 30 * 1024
-    max_overrides_bytes: int = 6_500
+    #: Children of an array.
+    max_array_size: int
+    #: Jobs that one waits for.
+    max_dependencies: int
+    #: Characters of a job's name.
+    max_name: int
+    max_request_bytes: int
+    #: Environment and command as JSON.
+    max_overrides_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +222,7 @@ class Plan:
     #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: What its jobs do not exceed: the backend's.
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits
 
     def cells(self, step: str) -> Iterator[tuple[str, CellState]]:
         """Sample (COHORT for a gather) and state of each cell of a step."""

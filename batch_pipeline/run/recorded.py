@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Selection, Why
@@ -298,6 +300,7 @@ def _plan(
         blocked={},
         conflicts=(),
         missing={},
+        limits=LIMITS.get(record.backend, AWS_BATCH),
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.definitions import definitions_of, named
 from batch_pipeline.backends.payload import RunContext
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Selection
+from batch_pipeline.pipeline.plan import Inventory, Plan, Selection
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Input, Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
@@ -77,7 +79,7 @@ def plan_of(graph: Graph) -> Callable[..., Plan]:
             {node.name: StepParts(code=node.name, params={}, image="", references={}) for node in graph},
             Inventory(sources={sample: {"upper.text": (file,)} for sample in samples}),
             Selection(),
-            Limits(max_array_size=max_array_size, max_dependencies=max_dependencies),
+            replace(AWS_BATCH, max_array_size=max_array_size, max_dependencies=max_dependencies),
         )
 
     return make

@@ -10,8 +10,11 @@ import pytest
 from batch_pipeline.backends.base import After, JobRequest
 from batch_pipeline.backends.limits import check, check_all, plan_problems
 from batch_pipeline.backends.payload import RunContext, outline, request_bytes, request_of, submit_json
-from batch_pipeline.pipeline.plan import Edge, Limits, Plan
-from batch_pipeline.wire.errors import InvalidPlan, SubmissionRefused
+from batch_pipeline.backends.quotas import AWS_BATCH, MAX_PRIORITY
+from batch_pipeline.config import load_settings
+from batch_pipeline.localbatch import submit
+from batch_pipeline.pipeline.plan import Edge, Plan
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPlan, SubmissionRefused
 
 PlanOf = Callable[..., Plan]
 
@@ -55,30 +58,30 @@ def test_what_aws_would_refuse_is_refused_before(
 ) -> None:
     request = _request(context, **changes)
     if not sentence:
-        check(request, Limits())
+        check(request, AWS_BATCH)
         return
     with pytest.raises(SubmissionRefused) as raised:
-        check(request, Limits())
+        check(request, AWS_BATCH)
     assert sentence in raised.value.message
     assert raised.value.message.startswith(f"Job {request.name}: ")
 
 
 def test_a_request_past_30_kib_is_refused(context: RunContext) -> None:
     with pytest.raises(SubmissionRefused, match=r"the request takes \d+ bytes, at most 30720"):
-        check(_request(context, environment={"A": "x" * 30_700}), Limits(max_overrides_bytes=40_000))
+        check(_request(context, environment={"A": "x" * 30_700}), replace(AWS_BATCH, max_overrides_bytes=40_000))
 
 
 def test_all_that_is_wrong_is_told_at_once(context: RunContext) -> None:
     with pytest.raises(SubmissionRefused) as raised:
-        check(_request(context, size=0, name="a b"), Limits())
+        check(_request(context, size=0, name="a b"), AWS_BATCH)
     assert len(raised.value.message.splitlines()) == 2
 
 
 def test_the_definitions_tags_count_too(context: RunContext) -> None:
     definition = {**context.definitions["upper"], "tags": {f"d{i}": "" for i in range(30)}}
-    check(_request(context, definition=definition, tags={f"k{i}": "" for i in range(20)}), Limits())
+    check(_request(context, definition=definition, tags={f"k{i}": "" for i in range(20)}), AWS_BATCH)
     with pytest.raises(SubmissionRefused, match="it has 51 tags with those of its definition"):
-        check(_request(context, definition=definition, tags={f"k{i}": "" for i in range(21)}), Limits())
+        check(_request(context, definition=definition, tags={f"k{i}": "" for i in range(21)}), AWS_BATCH)
 
 
 # Whole plans.
@@ -127,3 +130,14 @@ def test_too_many_dependencies_are_found_before_anything_is_sent(plan_of: PlanOf
     greedy = replace(plan.jobs[-1], after=tuple(Edge(job=f"j{i}", index_by_index=False) for i in range(21)))
     with pytest.raises(InvalidPlan, match="Job total: it depends on 21 jobs, at most 20 are taken"):
         check_all(replace(plan, jobs=(*plan.jobs[:-1], greedy)), context)
+
+
+def test_the_embedded_batch_and_the_settings_hold_to_the_same_quotas() -> None:
+    assert AWS_BATCH.max_request_bytes == submit.REQUEST_BYTES
+    assert AWS_BATCH.max_dependencies == submit.DEPENDENCIES
+    assert submit.ARRAY_SIZES[1] == AWS_BATCH.max_array_size
+    assert AWS_BATCH.max_overrides_bytes < submit.OVERRIDE_CHARACTERS
+    assert submit.PRIORITIES == MAX_PRIORITY
+    load_settings({"backend.priority": MAX_PRIORITY})
+    with pytest.raises(InvalidConfig):
+        load_settings({"backend.priority": MAX_PRIORITY + 1})

@@ -17,7 +17,8 @@ from batch_pipeline.backends.payload import (
     samples_of,
     submit_json,
 )
-from batch_pipeline.pipeline.plan import Limits, Plan
+from batch_pipeline.backends.quotas import AWS_BATCH
+from batch_pipeline.pipeline.plan import Plan
 
 PlanOf = Callable[..., Plan]
 RUN = "01J00000000000000000000000"
@@ -78,7 +79,7 @@ def test_a_list_that_does_not_fit_becomes_the_url_of_a_file(count: int, plan_of:
     request = request_of(plan, plan.jobs[0], context)
     listed = request.environment["LIST_OF_SAMPLES"]
     assert overrides_bytes(request) <= 6_500
-    check(request, Limits())
+    check(request, AWS_BATCH)
     if needs_list_file(request):
         assert listed == f"file:///store/b/runs/{RUN}/submissions/upper-0-0/samples.txt"
         with_list = replace(request, environment={**request.environment, "LIST_OF_SAMPLES": ",".join(samples)})
@@ -106,7 +107,7 @@ def test_a_join_runs_nothing_and_needs_next_to_nothing(plan_of: PlanOf, context:
 def test_job_names_are_lawful_and_keep_run_and_job(pipeline: str, plan_of: PlanOf, context: RunContext) -> None:
     plan = plan_of(["a", "b"])
     request = request_of(plan, plan.jobs[0], replace(context, pipeline_name=pipeline))
-    check(request, Limits())
+    check(request, AWS_BATCH)
     assert len(request.name) <= 128
     assert request.name.endswith(f"{RUN}-upper-0-0")
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from batch_pipeline.pipeline.plan import CellState, Conflict, Limits, LiveJob, Plan, Selection, Why
+from batch_pipeline.backends.quotas import AWS_BATCH
+from batch_pipeline.pipeline.plan import CellState, Conflict, LiveJob, Plan, Selection, Why
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire.errors import InvalidPlan
@@ -431,7 +432,7 @@ def test_the_job_that_was_sent_last_has_the_cell() -> None:
         LiveJob(native_id="more-memory", run_id="A", step="picard", samples=("x1",), fingerprints=fingerprints[1:]),
     ]
     inventory = replace(inventory, live=jobs)
-    plan = make_plan(world.graph, world.samples, world.parts, inventory, Selection(), Limits())
+    plan = make_plan(world.graph, world.samples, world.parts, inventory, Selection(), AWS_BATCH)
     assert plan.states["kallisto"] == [DEFERRED, TO_RUN]
     assert told(plan)[0] == "kallisto-0-0 x1 <- more-memory (live)"
 
@@ -445,7 +446,7 @@ def test_live_jobs_of_other_samples_and_steps_do_not_matter() -> None:
         LiveJob(native_id="b", run_id="A", step="removed", samples=("x0",), fingerprints=("f",)),
     ]
     inventory = replace(inventory, live=strangers)
-    assert told(make_plan(world.graph, world.samples, world.parts, inventory, Selection(), Limits())) == before
+    assert told(make_plan(world.graph, world.samples, world.parts, inventory, Selection(), AWS_BATCH)) == before
 
 
 def test_counts_and_cells_name_a_gather_s_one_cell() -> None:

@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, Limits, LiveJob, Plan, PlannedJob, Remedy, Retired, Selection
+from batch_pipeline.pipeline.plan import Inventory, LiveJob, Plan, PlannedJob, Remedy, Retired, Selection
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
@@ -209,7 +210,7 @@ class World:
             self.parts,
             replace(self.inventory(), made=made, failed=failed or {}, remedies=remedies or {}),
             selection or Selection(),
-            Limits(max_array_size=self.max_array_size, max_dependencies=self.max_dependencies),
+            replace(AWS_BATCH, max_array_size=self.max_array_size, max_dependencies=self.max_dependencies),
         )
 
     def send(self, plan: Plan, jobs: Sequence[PlannedJob] | None = None) -> list[Sent]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, Limits, Retired, Selection
+from batch_pipeline.pipeline.plan import Inventory, Retired, Selection
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records import receipts
@@ -235,7 +236,7 @@ def test_a_reference_that_is_built_is_named_though_nothing_stands(store: Store) 
     sources = {
         "hg": {f"reference.{port}": (SourceFile(url=port, etag="e", size_bytes=1),) for port in ("fasta", "gtf")}
     }
-    plan = make_plan(graph, ("hg",), parts, Inventory(sources=sources), Selection(), Limits())
+    plan = make_plan(graph, ("hg",), parts, Inventory(sources=sources), Selection(), AWS_BATCH)
     assert receipts.retire(store, "RUN", plan, {}) == {}
     assert read_retirements(store).references == {"hg": ("reference", "RUN")}
     assert absent_reference(store, read_retirements(store), "hg") == "RUN"
@@ -243,7 +244,7 @@ def test_a_reference_that_is_built_is_named_though_nothing_stands(store: Store) 
     put(store, "reference", "hg", fingerprint)
     store.delete(list(store.keys(layout.RETIRED)))
     done = Inventory(sources=sources, receipts={"reference": {"hg": (fingerprint,)}})
-    receipts.retire(store, "RUN", make_plan(graph, ("hg",), parts, done, Selection(), Limits()), {})
+    receipts.retire(store, "RUN", make_plan(graph, ("hg",), parts, done, Selection(), AWS_BATCH), {})
     assert not list(store.keys(layout.RETIRED)), "nothing is built"
 
 

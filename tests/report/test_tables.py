@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Selection, Why
+from batch_pipeline.pipeline.plan import Inventory, Plan, Selection, Why
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
@@ -55,7 +56,7 @@ def planned(
         absent=missing,
     )
     parts = {node.name: StepParts(code=node.name, params={}, image="", references={}) for node in graph}
-    return make_plan(graph, samples, parts, inventory, Selection(**chosen), Limits())
+    return make_plan(graph, samples, parts, inventory, Selection(**chosen), AWS_BATCH)
 
 
 def cell(step: str, sample: str, reason: EndReason, because_of: str = "", message: str = "") -> FailedCell:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import JobRequest, JobState
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings, load_settings
-from batch_pipeline.pipeline.plan import CellState, Limits
+from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.run import lock
 from batch_pipeline.run.cancel import cancel, close_unbegun
@@ -43,7 +45,7 @@ def test_a_second_command_writes_nothing_and_never_needs_a_backend(store: Store,
 @pytest.mark.parametrize(("samples", "joins"), [(5, 0), (7, 2)])
 def test_a_backend_with_small_arrays_and_few_dependencies_is_obeyed(store: Store, samples: int, joins: int) -> None:
     names = [f"s{i}" for i in range(samples)]
-    limits = Limits(max_array_size=2, max_dependencies=3)
+    limits = replace(AWS_BATCH, max_array_size=2, max_dependencies=3)
     stage, ear = Stage(store, limits=limits), Ear()
     outcome = drive(request_of(store, *names), stage, ear)
 
@@ -59,7 +61,7 @@ def test_a_backend_with_small_arrays_and_few_dependencies_is_obeyed(store: Store
 def test_a_command_that_only_looks_plans_within_the_limits_of_a_backend_that_is_never_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = Limits(max_array_size=2)
+    limits = replace(AWS_BATCH, max_array_size=2)
     monkeypatch.setitem(backends.LIMITS, "embedded", limits)
     monkeypatch.setattr(backends, "create", lambda settings: pytest.fail("no backend is needed"))
     plan = Driver(request_of(store)).look().plan

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from batch_pipeline.backends.base import JobRequest
+from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.model import ApiError
 from batch_pipeline.localbatch.model import Request as ApiRequest
-from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.records.driver_log import DriverLog, read_driver_log
 from batch_pipeline.run import live, submit
 from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock
@@ -94,7 +95,7 @@ def test_a_command_with_nothing_to_do_writes_nothing(store: Store, stage: Stage)
 
 
 def test_the_log_of_any_number_of_jobs_is_two_calls(store: Store) -> None:
-    stage = Stage(store, limits=Limits(max_array_size=2))
+    stage = Stage(store, limits=replace(AWS_BATCH, max_array_size=2))
     (run_id,) = drive(request_of(store, *(f"s{number}" for number in range(40))), stage).run_ids
     assert events(store, run_id).count("submitted") > 40
     # One when the run is recorded, one at its end; and one every few seconds on a slow machine.
