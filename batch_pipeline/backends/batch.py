@@ -49,6 +49,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused, SubmissionUnknown
+from batch_pipeline.wire.native_id import NativeId
 
 #: How often jobs are asked for that DescribeJobs leaves out.
 LOOKS: Final = 2
@@ -154,7 +155,7 @@ class BatchBackend:
         """See `Backend.logs`."""
         if native_id not in self._sizes:
             self.summaries([native_id])
-        child_id = f"{native_id}:{index}" if self._sizes.get(native_id) else native_id
+        child_id = str(NativeId.of_child(native_id, index, is_array=bool(self._sizes.get(native_id))))
         detail = self._details([child_id]).get(child_id)
         stream = stream_of(detail, attempt) if detail else None
         if detail and stream:
@@ -174,7 +175,8 @@ class BatchBackend:
             self.summaries([native_id])
         if native_id not in self._sizes:
             return
-        ids = [f"{native_id}:{index}" for index in dict.fromkeys(indices)] if self._sizes[native_id] else [native_id]
+        is_array = bool(self._sizes[native_id])
+        ids = list(dict.fromkeys(str(NativeId.of_child(native_id, i, is_array=is_array)) for i in indices))
         for each in _chunks(ids, JOBS_PER_TERMINATE):
             retry_transient(partial(self._end_all, each, reason[:MAX_REASON_CHARACTERS] or "Cancelled"))
 

@@ -20,6 +20,7 @@ from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.backends.reasons import end_reason
 from batch_pipeline.pipeline.plan import Limits
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
+from batch_pipeline.wire.native_id import NativeId
 
 DEPENDENCY_FAILED = "Dependent Job failed"
 CHILD_FAILED = "Array Child Job failed"
@@ -197,9 +198,9 @@ class MemoryBackend:
     def cancel(self, native_id: str, reason: str) -> None:
         """See `Backend.cancel`. Children that wait end at once; AWS ends them when what they wait for has ended."""
         self.calls["cancel"] += 1
-        parent, _, index = native_id.partition(":")
-        children = self.jobs[parent].children if parent in self.jobs else []
-        self._end(children[int(index) : int(index) + 1] if index else children, reason)
+        wanted = NativeId.parse(native_id)
+        children = self.jobs[wanted.job].children if wanted.job in self.jobs else []
+        self._end(children if wanted.index is None else children[wanted.index : wanted.index + 1], reason)
 
     def cancel_children(self, native_id: str, indices: Sequence[int], reason: str) -> None:
         """See `Backend.cancel_children`."""
@@ -246,18 +247,19 @@ class MemoryBackend:
 
     def _job(self, native_id: str) -> MemoryJob | None:
         """The job of a native id, or of a child's."""
-        return self.jobs.get(native_id.partition(":")[0])
+        return self.jobs.get(NativeId.parse(native_id).job)
 
     def _description(self, native_id: str) -> dict[str, Any]:
         """Of a job or child, as far as it has begun."""
-        job, (_, is_child, index) = self.jobs[native_id.partition(":")[0]], native_id.partition(":")
-        told: dict[str, Any] = {"jobId": native_id, "jobName": job.request.name, "status": job.state.value}
-        if not is_child and job.request.size > 1:
-            return told
-        child = job.children[int(index or 0)]
+        wanted = NativeId.parse(native_id)
+        job = self.jobs[wanted.job]
+        description: dict[str, Any] = {"jobId": native_id, "jobName": job.request.name, "status": job.state.value}
+        if wanted.index is None and job.request.size > 1:
+            return description
+        child = job.children[wanted.index or 0]
         begun = child.log or child.exit_code is not None
         stream = {"container": {"logStreamName": native_id}} if begun else {}
-        return told | {"status": child.state.value} | stream
+        return description | {"status": child.state.value} | stream
 
     def _summary(self, native_id: str) -> JobSummary:
         job = self.jobs.get(native_id)

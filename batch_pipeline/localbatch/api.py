@@ -18,6 +18,7 @@ from batch_pipeline.localbatch.logs import Logs
 from batch_pipeline.localbatch.model import ApiError, Request
 from batch_pipeline.localbatch.registry import Registry, check_tags
 from batch_pipeline.localbatch.submit import resolve
+from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.toolchain import Toolchain
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
@@ -94,13 +95,11 @@ class Api:
 
     def _find(self, name: str) -> tuple[Job, int | None] | None:
         """A job or child by id or ARN; None for one that is not known (any more)."""
-        parent, _, index = name.rpartition("/")[2].partition(":")
-        job = self._engine.jobs.get(parent)
-        if job is None:
+        native_id = NativeId.parse(name.rpartition("/")[2])
+        job = self._engine.jobs.get(native_id.job)
+        if job is None or (native_id.index is not None and native_id.index >= job.spec.size):
             return None
-        if not index:
-            return job, None
-        return (job, int(index)) if index.isdecimal() and int(index) < job.spec.size else None
+        return job, native_id.index
 
     def _describe_jobs(self, request: Document) -> Document:
         if len(request["jobs"]) > DESCRIBED_JOBS:
@@ -216,7 +215,7 @@ def _resource(arn: str) -> tuple[str, str]:
     kind = kinds.get(place.rpartition(":")[2])
     if kind is None:
         raise refused(f"Resource ARN {arn} is not valid.")
-    if kind == "job" and ":" in name:
+    if kind == "job" and NativeId.parse(name).index is not None:
         raise refused("Tagging child jobs of array jobs is not supported.")
     return kind, name
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batch_pipeline.wire.durable import Seal
+from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.toolchain import Toolchain
 
 #: A JSON object as it comes over the wire.
@@ -96,7 +97,7 @@ class JobSpec:
 
     def child_id(self, index: int) -> str:
         """The id that AWS would give: `parent:index`, or the job's own."""
-        return f"{self.id}:{index}" if self.size else self.id
+        return str(NativeId.of_child(self.id, index, is_array=bool(self.size)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

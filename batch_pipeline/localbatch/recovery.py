@@ -14,6 +14,7 @@ from batch_pipeline.localbatch.job import TERMINAL, Job, Outcome
 from batch_pipeline.localbatch.journal import Journal, read_journal
 from batch_pipeline.localbatch.retry import HOST_LOST
 from batch_pipeline.localbatch.sealing import sealed
+from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.processes import is_alive, kill_all, started_by
 
 
@@ -66,6 +67,6 @@ def _apply(
 
 
 def _find(engine: Engine, child: str) -> tuple[Job, int] | None:
-    parent, _, index = child.partition(":")
-    job = engine.jobs.get(parent)
-    return (job, int(index or 0)) if job else None
+    native_id = NativeId.parse(child)
+    job = engine.jobs.get(native_id.job)
+    return (job, native_id.index or 0) if job else None

@@ -20,6 +20,7 @@ from batch_pipeline.localbatch.definitions import (
 )
 from batch_pipeline.localbatch.job import Dependency, Document, Job, JobSpec
 from batch_pipeline.localbatch.registry import Registry, check_name, check_tags
+from batch_pipeline.wire.native_id import NativeId
 
 # https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
 REQUEST_BYTES = 30 * 1024
@@ -152,15 +153,16 @@ def _dependencies(
 
 
 def _dependency(job_id: str, each: bool, size: int, jobs: Mapping[str, Job]) -> Dependency:
-    parent, _, index = job_id.partition(":")
-    job = jobs.get(parent)
-    if job is None or (index and not (index.isdecimal() and int(index) < job.spec.size)):
+    native_id = NativeId.parse(job_id)
+    index = native_id.index
+    job = jobs.get(native_id.job)
+    if job is None or (index is not None and index >= job.spec.size):
         raise refused(f"Job dependency {job_id} does not exist.")
-    if each and (index or not size or job.spec.size != size):
+    if each and (index is not None or not size or job.spec.size != size):
         raise refused(
             f"N_TO_N dependency on {job_id} needs two arrays of the same size, got {job.spec.size} and {size}."
         )
-    return Dependency(job_id=parent, index=int(index) if index else None, each=each)
+    return Dependency(job_id=native_id.job, index=index, each=each)
 
 
 def _substitute(command: list[str], parameters: Document) -> list[str]:

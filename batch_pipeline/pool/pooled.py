@@ -33,14 +33,16 @@ from batch_pipeline.pool.pooled_tasks import (
     child_of,
     description_of,
     ids_of,
-    is_child,
+    joins_of,
     summary_of,
+    task_id,
     task_id_of,
     task_of,
 )
 from batch_pipeline.pool.settings import pool_of
 from batch_pipeline.pool.task import Action, Nest, TaskSpec, TaskState
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionRefused, SubmissionUnknown
+from batch_pipeline.wire.native_id import NativeId
 
 #: A task waits for so many others at the most, and a join too.
 MOST_AFTER: Final = 100
@@ -93,7 +95,7 @@ class PoolBackend:
         with _translated():
             self._refuse_dependencies(request)
             native_id = self._new_id(request.name, request.queue)
-            joins = [self._waited_for(f"{native_id}/after/{n}", after) for n, after in enumerate(request.after)]
+            joins = [self._waited_for(f"{joins_of(native_id)}{n}", after) for n, after in enumerate(request.after)]
         specs = [spec for some, _ in joins for spec in some]
         for index in range(request.size):
             specs.append(task_of(native_id, request, index, [waits(index) for _, waits in joins]))
@@ -128,7 +130,7 @@ class PoolBackend:
     def _waited_for(self, parent: str, after: After) -> tuple[list[TaskSpec], Callable[[int], tuple[str, ...]]]:
         """Joins to add, as sub-tasks of `parent`, and for each index what it waits for of one dependency."""
         if after.index_by_index:
-            return [], lambda index: (f"{after.native_id}/{index}",)
+            return [], lambda index: (task_id(after.native_id, index),)
         ids = [task.id for task in tasks_of(self._pool, Filter(parent=after.native_id))]
         joins: list[TaskSpec] = []
         level = 0
@@ -170,7 +172,7 @@ class PoolBackend:
             if not nest.counts.get(TaskState.WAITING) or self._looked_at.get(nest.parent) == bad:
                 continue
             self._looked_at[nest.parent] = bad
-            joins = [name for name in nests if name.startswith(f"{nest.parent}/after/")]
+            joins = [name for name in nests if name.startswith(joins_of(nest.parent))]
             for parent in (*joins, nest.parent):
                 wanted = Filter(parent=parent, states=frozenset({TaskState.WAITING}))
                 ids = [task.id for task in tasks_of(self._pool, wanted) if task.reason]
@@ -184,7 +186,7 @@ class PoolBackend:
             found = {name: description_of(name, nests[name], self._pool.name) for name in native_ids if name in nests}
             alone = [name for name in native_ids if name not in nests or nests[name].size == 1]
             for name in alone:
-                if task := self._pool.get(task_id_of(name)):
+                if task := self._pool.get(task_id_of(NativeId.parse(name))):
                     found[name] = {**found.get(name, {}), **attempts_json(task)}
         return found
 
@@ -198,7 +200,7 @@ class PoolBackend:
     def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:
         """See `Backend.logs`. What a pilot kept of the last attempt; the container's own log is in the store."""
         with _translated():
-            task = self._pool.get(f"{native_id}/{index}")
+            task = self._pool.get(task_id(native_id, index))
         if task is None or task.outcome is None:
             return
         # The outcome of one that runs is that of the attempt before.
@@ -209,13 +211,15 @@ class PoolBackend:
 
     def cancel(self, native_id: str, reason: str) -> None:
         """See `Backend.cancel`. A pilot that is at one of the tasks hears of it when it prolongs its lease."""
-        wanted = Filter(ids=frozenset({task_id_of(native_id)})) if is_child(native_id) else Filter(parent=native_id)
+        child = NativeId.parse(native_id)
+        is_job = child.index is None
+        wanted = Filter(parent=native_id) if is_job else Filter(ids=frozenset({task_id_of(child)}))
         with _translated():
             self._cancel(replace(wanted, states=_MOVING), reason)
 
     def cancel_children(self, native_id: str, indices: Sequence[int], reason: str) -> None:
         """See `Backend.cancel_children`."""
-        ids = frozenset(f"{native_id}/{index}" for index in indices)
+        ids = frozenset(task_id(native_id, index) for index in indices)
         with _translated():
             self._cancel(Filter(ids=ids, states=_MOVING), reason)
 

@@ -11,6 +11,7 @@ from batch_pipeline.backends.parsing import forgotten
 from batch_pipeline.backends.payload import OWN_TAGS
 from batch_pipeline.pool.task import DEFAULT_CLASS, Nest, Task, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason, Variable
+from batch_pipeline.wire.native_id import NativeId
 
 #: Pilots of other languages and images run it as it stands; ours takes its own interpreter.
 CELL: Final = ("python3", "-m", "batch_pipeline.container")
@@ -32,16 +33,29 @@ def ids_of(name: str, queue: str) -> Iterator[str]:
     return (base if number == 1 else f"{base}~{number}" for number in count(1))
 
 
-def is_child(native_id: str) -> bool:
-    """Whether it is the id of an array's child: `job:index`, as Batch has it."""
-    index = native_id.rpartition(":")[2]
-    return ":" in native_id and index.isascii() and index.isdigit()
+def job_name_of(native_id: str) -> str:
+    """The name that a job was submitted by, from one of `ids_of`."""
+    return native_id.rpartition("@")[0]
 
 
-def task_id_of(native_id: str) -> str:
+def task_id(job: str, index: int) -> str:
+    """The task of a child of a job."""
+    return f"{job}/{index}"
+
+
+def index_of(task: Task) -> int:
+    """The index of the child that a task is."""
+    return int(task.id.rpartition("/")[2])
+
+
+def joins_of(job: str) -> str:
+    """What the ids of the joins begin with that tasks of a job wait for."""
+    return f"{job}/after/"
+
+
+def task_id_of(native_id: NativeId) -> str:
     """The task of a child, or of a plain job."""
-    job, _, index = native_id.rpartition(":")
-    return f"{job}/{index}" if is_child(native_id) else f"{native_id}/0"
+    return task_id(native_id.job, native_id.index or 0)
 
 
 def task_of(native_id: str, request: JobRequest, index: int, waits: Sequence[tuple[str, ...]]) -> TaskSpec:
@@ -49,11 +63,11 @@ def task_of(native_id: str, request: JobRequest, index: int, waits: Sequence[tup
     strategy = request.definition.get("retryStrategy") or {}
     timeout = request.definition.get("timeout") or {}
     is_array = request.size > 1
-    own = {Variable.JOB_ID: f"{native_id}:{index}" if is_array else native_id, Variable.QUEUE: request.queue}
+    own = {Variable.JOB_ID: str(NativeId.of_child(native_id, index, is_array=is_array)), Variable.QUEUE: request.queue}
     if is_array:
         own |= {Variable.ARRAY_INDEX: str(index), Variable.ARRAY_SIZE: str(request.size)}
     return TaskSpec(
-        id=f"{native_id}/{index}",
+        id=task_id(native_id, index),
         command=tuple(request.command) or CELL,
         resource_class=request.tags.get(OWN_TAGS[-1]) or DEFAULT_CLASS,
         environment={**request.environment, **own},
@@ -78,7 +92,7 @@ def summary_of(name: str, nest: Nest | None) -> JobSummary:
     else:
         state = JobState.FAILED if counts.get(JobState.FAILED) else JobState.SUCCEEDED
     return JobSummary(
-        native_id=name, name=name.rpartition("@")[0], state=state, counts=counts, size=nest.size, is_array=is_array
+        native_id=name, name=job_name_of(name), state=state, counts=counts, size=nest.size, is_array=is_array
     )
 
 
@@ -86,7 +100,7 @@ def child_of(task: Task) -> ArrayChild:
     """The child that a task is."""
     state, outcome = STATES[task.state], task.outcome
     return ArrayChild(
-        index=int(task.id.rpartition("/")[2]),
+        index=index_of(task),
         state=state,
         end_reason=_reason(task) if state.final else None,
         exit_code=outcome.exit_code if outcome else None,
@@ -119,4 +133,4 @@ def attempts_json(task: Task) -> dict[str, Any]:
 def description_of(name: str, nest: Nest, pool: str) -> dict[str, Any]:
     """A job in the pool's words."""
     tasks = {state.value: number for state, number in nest.counts.items()}
-    return {"jobName": name.rpartition("@")[0], "pool": pool, "tasks": tasks}
+    return {"jobName": job_name_of(name), "pool": pool, "tasks": tasks}

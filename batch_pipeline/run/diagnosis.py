@@ -14,6 +14,7 @@ from typing import Final
 from batch_pipeline.backends.account import Account, Inspectable, NotVisible, Waiting
 from batch_pipeline.backends.capacity import CapacityProblem, InstanceType, Queue, misfits, queue_problems
 from batch_pipeline.records.submissions import Submission
+from batch_pipeline.wire.native_id import NativeId
 
 _LARGER: Final = "Raise maxvCpus of the compute environment (deploy infrastructure), or wait for other jobs to end."
 _LESS: Final = "Ask for less in the step's class or in job_definitions/, or name a queue with larger machines."
@@ -192,4 +193,4 @@ def _other_at_head(account: Account, job: Submission) -> str:
         head = account.head(job.queue)
     except NotVisible:
         return ""
-    return head if head.partition(":")[0] != job.native_id else ""
+    return head if NativeId.parse(head).job != job.native_id else ""

@@ -24,6 +24,7 @@ from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Runs that are searched for a sample's logs, newest first.
@@ -111,7 +112,7 @@ class _Child:
     @property
     def attempts(self) -> int:
         """How many attempts have begun; 0 for a job that was forgotten."""
-        child_id = f"{self.native_id}:{self.index}" if self.is_array else self.native_id
+        child_id = str(NativeId.of_child(self.native_id, self.index, is_array=self.is_array))
         detail = self.backend.descriptions([child_id]).get(child_id)
         return attempts_of(detail) if detail else 0
 
