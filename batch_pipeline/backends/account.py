@@ -70,22 +70,24 @@ class Account:
 
     def identity(self) -> tuple[str, str]:
         """Account and ARN of whoever we are. Raises BackendFailed, NotVisible."""
-        told = self._asked("get_caller_identity", "sts")
-        return str(told["Account"]), str(told["Arn"])
+        identity = self._call("get_caller_identity", "sts")
+        return str(identity["Account"]), str(identity["Arn"])
 
     def queues(self, names: Iterable[str]) -> dict[str, Queue]:
         """The queues that are there, by the name that was asked for. Two calls. Raises BackendFailed, NotVisible."""
-        asked = list(dict.fromkeys(names))
-        answer = self._granted(lambda: self._clients.read("describe_job_queues", jobQueues=asked))
-        found = {item["jobQueueName"]: item for item in answer.get("jobQueues", ())}
+        unique = list(dict.fromkeys(names))
+        answer = self._permitted(lambda: self._clients.read("describe_job_queues", jobQueues=unique))
+        by_name = {item["jobQueueName"]: item for item in answer.get("jobQueues", ())}
         arns = [
-            entry["computeEnvironment"] for item in found.values() for entry in item.get("computeEnvironmentOrder", ())
+            entry["computeEnvironment"]
+            for item in by_name.values()
+            for entry in item.get("computeEnvironmentOrder", ())
         ]
         environments = self._environments(list(dict.fromkeys(arns)))
         return {
-            name: _queue(found[short], environments)
-            for name, short in ((name, name.rpartition("/")[2]) for name in asked)
-            if short in found
+            name: _queue(by_name[short], environments)
+            for name, short in ((name, name.rpartition("/")[2]) for name in unique)
+            if short in by_name
         }
 
     def machines(self, queues: Iterable[Queue]) -> dict[str, Sequence[InstanceType]]:
@@ -110,7 +112,7 @@ class Account:
     def role(self, arn: str) -> Mapping[str, Any] | None:
         """The role's document, with the services that may take it on; None: there is none."""
         try:
-            return dict(self._asked("get_role", "iam", RoleName=arn.rpartition("/")[2])["Role"])
+            return dict(self._call("get_role", "iam", RoleName=arn.rpartition("/")[2])["Role"])
         except BackendFailed as error:
             if code_of(error) in ("NoSuchEntity", "NoSuchEntityException"):
                 return None
@@ -130,7 +132,7 @@ class Account:
             raise NotVisible(f"{image} is in another region than {region}")
         wanted = {"imageDigest": parts["digest"]} if parts["digest"] else {"imageTag": parts["tag"] or "latest"}
         try:
-            told = self._asked(
+            answer = self._call(
                 "describe_images",
                 "ecr",
                 registryId=parts["registry"],
@@ -141,16 +143,16 @@ class Account:
             if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
                 return ""
             raise
-        return next((str(item["imageDigest"]) for item in told["imageDetails"]), "")
+        return next((str(item["imageDigest"]) for item in answer["imageDetails"]), "")
 
     def secret(self, name: str) -> str:
         """The value of a secret in Secrets Manager. Raises BackendFailed, NotVisible."""
-        return str(self._asked("get_secret_value", "secretsmanager", SecretId=name)["SecretString"])
+        return str(self._call("get_secret_value", "secretsmanager", SecretId=name)["SecretString"])
 
     def has_log_group(self, name: str) -> bool:
         """Whether there is a log group of exactly that name."""
-        told = self._asked("describe_log_groups", "logs", logGroupNamePrefix=name)
-        return any(item["logGroupName"] == name for item in told.get("logGroups", ()))
+        answer = self._call("describe_log_groups", "logs", logGroupNamePrefix=name)
+        return any(item["logGroupName"] == name for item in answer.get("logGroups", ()))
 
     def waiting(self, native_id: str) -> Waiting | None:
         """What a job that waits asks for, and AWS's words about it; None for one that is forgotten.
@@ -164,44 +166,44 @@ class Account:
         reason = detail.get("statusReason", "")
         if detail.get("arrayProperties", {}).get("size"):
             listed = self._clients.read("list_jobs", arrayJobId=native_id, jobStatus="RUNNABLE", maxResults=100)
-            told = (item.get("statusReason", "") for item in listed.get("jobSummaryList", ()))
-            reason = next(filter(None, told), reason)
+            reasons = (item.get("statusReason", "") for item in listed.get("jobSummaryList", ()))
+            reason = next(filter(None, reasons), reason)
         return Waiting(
             wanted=resource_request_of(detail["container"], detail.get("platformCapabilities")), status_reason=reason
         )
 
     def head(self, queue: str) -> str:
         """Id of the job that is the first to be started of a queue; empty: none waits."""
-        snapshot = self._granted(lambda: self._clients.read("get_job_queue_snapshot", jobQueue=queue))
+        snapshot = self._permitted(lambda: self._clients.read("get_job_queue_snapshot", jobQueue=queue))
         jobs = snapshot.get("frontOfQueue", {}).get("jobs", ())
         return next((str(job["jobArn"]).rpartition("/")[2] for job in islice(jobs, 1)), "")
 
     def _environments(self, arns: Sequence[str]) -> dict[str, Environment]:
         if not arns:
             return {}
-        answer = self._granted(
+        answer = self._permitted(
             lambda: self._clients.read("describe_compute_environments", computeEnvironments=list(arns))
         )
         return {item["computeEnvironmentName"]: _environment(item) for item in answer.get("computeEnvironments", ())}
 
     def _instance_types(self, patterns: Sequence[str]) -> list[InstanceType]:
-        found: list[InstanceType] = []
-        asked: dict[str, Any] = {"Filters": [{"Name": "instance-type", "Values": list(patterns[:_FILTER_VALUES])}]}
+        machines: list[InstanceType] = []
+        parameters: dict[str, Any] = {"Filters": [{"Name": "instance-type", "Values": list(patterns[:_FILTER_VALUES])}]}
         while True:
-            answer = self._asked("describe_instance_types", "ec2", **asked)
-            found += map(_machine, answer.get("InstanceTypes", ()))
+            answer = self._call("describe_instance_types", "ec2", **parameters)
+            machines += map(_machine, answer.get("InstanceTypes", ()))
             if not answer.get("NextToken"):
-                return found
-            asked["NextToken"] = answer["NextToken"]
+                return machines
+            parameters["NextToken"] = answer["NextToken"]
 
-    def _asked(self, operation: str, service: str, **parameters: Any) -> dict[str, Any]:
+    def _call(self, operation: str, service: str, **parameters: Any) -> dict[str, Any]:
         if not self.complete:
             raise NotVisible("another service stands in for AWS")
-        return self._granted(lambda: self._clients.read(operation, service=service, **parameters))
+        return self._permitted(lambda: self._clients.read(operation, service=service, **parameters))
 
-    def _granted(self, ask: Callable[[], T]) -> T:
+    def _permitted(self, call: Callable[[], T]) -> T:
         try:
-            return ask()
+            return call()
         except BackendFailed as error:
             if code_of(error) in _REFUSED:
                 raise NotVisible(error.message) from error
@@ -210,12 +212,12 @@ class Account:
 
 def resource_request_of(container: Mapping[str, Any], capabilities: Sequence[str] | None = None) -> ResourceRequest:
     """What a job asks for, from `containerProperties` or what DescribeJobs shows of them."""
-    told: dict[str, Any] = {"VCPU": container.get("vcpus") or 1, "MEMORY": container.get("memory") or 0}
-    told |= {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
+    amounts: dict[str, Any] = {"VCPU": container.get("vcpus") or 1, "MEMORY": container.get("memory") or 0}
+    amounts |= {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
     return ResourceRequest(
-        vcpus=float(told["VCPU"]),
-        memory_mb=int(told["MEMORY"]),
-        gpus=int(told.get("GPU", 0)),
+        vcpus=float(amounts["VCPU"]),
+        memory_mb=int(amounts["MEMORY"]),
+        gpus=int(amounts.get("GPU", 0)),
         capability="FARGATE" if "FARGATE" in (capabilities or ()) else "EC2",
     )
 

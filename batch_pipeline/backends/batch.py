@@ -123,15 +123,15 @@ class BatchBackend:
         """See `Backend.find`. AWS's filter takes upper and lower case for the same; names are compared exactly."""
         self._make_queue(queue)
         named = {"name": "JOB_NAME", "values": [name]}
-        found = self._clients.pages("list_jobs", "jobSummaryList", jobQueue=queue, filters=[named])
-        return next((str(item["jobId"]) for item in found if item["jobName"] == name), None)
+        items = self._clients.pages("list_jobs", "jobSummaryList", jobQueue=queue, filters=[named])
+        return next((str(item["jobId"]) for item in items if item["jobName"] == name), None)
 
     def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
         """See `Backend.summaries`."""
         details = self._details(native_ids)
-        found = {native_id: summary_of(details[native_id]) for native_id in details}
-        self._sizes |= {summary.native_id: summary.size * summary.is_array for summary in found.values()}
-        return {native_id: found.get(native_id) or forgotten(native_id) for native_id in native_ids}
+        summaries = {native_id: summary_of(detail) for native_id, detail in details.items()}
+        self._sizes |= {summary.native_id: summary.size * summary.is_array for summary in summaries.values()}
+        return {native_id: summaries.get(native_id) or forgotten(native_id) for native_id in native_ids}
 
     def descriptions(self, native_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         """See `Backend.descriptions`."""
@@ -221,8 +221,8 @@ class BatchBackend:
             else:
                 inactive.append(item["jobDefinitionName"])
         for name in inactive:
-            asked = {"jobDefinitionName": name, "status": "ACTIVE"}
-            for item in self._clients.pages("describe_job_definitions", "jobDefinitions", **asked):
+            active = {"jobDefinitionName": name, "status": "ACTIVE"}
+            for item in self._clients.pages("describe_job_definitions", "jobDefinitions", **active):
                 self._pin(item)
 
     def _register(self, definition: Mapping[str, Any]) -> None:
@@ -292,10 +292,10 @@ class BatchBackend:
 
     def _details(self, native_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         details: dict[str, dict[str, Any]] = {}
-        asked = list(dict.fromkeys(native_ids))
+        unique = list(dict.fromkeys(native_ids))
         # A job that was left out of one answer may be in the next; what is left out of both is taken for forgotten.
         for _ in range(LOOKS):
-            for ids in _chunks([native_id for native_id in asked if native_id not in details]):
+            for ids in _chunks([native_id for native_id in unique if native_id not in details]):
                 answer = self._clients.read("describe_jobs", jobs=ids)
                 details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
         return details

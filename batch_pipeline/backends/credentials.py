@@ -54,12 +54,12 @@ def reach_of(settings: Settings) -> Callable[[], S3Access]:
 
     @cache
     def reach() -> S3Access:
-        told = S3Access.from_environment()
+        by_environment = S3Access.from_environment()
         access = replace(
-            told,
-            endpoint=settings.aws.s3_endpoint or told.endpoint,
-            region=settings.aws.region or told.region,
-            kms_key=settings.store.kms_key or told.kms_key,
+            by_environment,
+            endpoint=settings.aws.s3_endpoint or by_environment.endpoint,
+            region=settings.aws.region or by_environment.region,
+            kms_key=settings.store.kms_key or by_environment.kms_key,
         )
         return access if _is_complete(access, settings.aws.profile) else _by_botocore(access, settings.aws.profile)
 
@@ -68,21 +68,21 @@ def reach_of(settings: Settings) -> Callable[[], S3Access]:
 
 def identity_of(settings: Settings) -> dict[str, str]:
     """The variables that make another process of this user's the same AWS identity. Some may be secrets."""
-    found = {name: os.environ[name] for name in IDENTITY if os.environ.get(name)}
+    variables = {name: os.environ[name] for name in IDENTITY if os.environ.get(name)}
     if settings.aws.profile:
         # As in botocore: a profile that was asked for goes before keys that happen to be there.
         keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        found = {name: value for name, value in found.items() if name not in keys}
-        found["AWS_PROFILE"] = settings.aws.profile
-    return found
+        variables = {name: value for name, value in variables.items() if name not in keys}
+        variables["AWS_PROFILE"] = settings.aws.profile
+    return variables
 
 
 def _is_complete(access: S3Access, profile: str) -> bool:
     """Whether obstore finds by itself what botocore would find."""
     if os.environ.get("AWS_SKIP_SIGNATURE"):
         return True
-    keys = os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")
-    return bool(keys and access.region and not profile)
+    has_keys = os.environ.get("AWS_ACCESS_KEY_ID") and os.environ.get("AWS_SECRET_ACCESS_KEY")
+    return bool(has_keys and access.region and not profile)
 
 
 def _by_botocore(access: S3Access, profile: str) -> S3Access:
@@ -94,15 +94,17 @@ def _by_botocore(access: S3Access, profile: str) -> S3Access:
         credentials = session.get_credentials()
         region = access.region or session.get_config_variable("region") or ""
     except (ProfileNotFound, ConfigParseError) as error:
-        raise InvalidConfig(f"{_said(error)}. Set aws.profile to one of `aws configure list-profiles`.") from error
+        raise InvalidConfig(
+            f"{_error_text(error)}. Set aws.profile to one of `aws configure list-profiles`."
+        ) from error
     except BotoCoreError as error:
-        raise _final(f"The AWS credentials cannot be had ({_said(error)}). Sign in again.") from error
+        raise _final(f"The AWS credentials cannot be had ({_error_text(error)}). Sign in again.") from error
     if credentials is None:
         raise _final("No AWS credentials were found. Run `aws configure`, or set AWS_PROFILE or aws.profile.")
     return replace(access, region=region, credentials=_lender(credentials))
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 

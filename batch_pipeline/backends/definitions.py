@@ -70,8 +70,8 @@ def definitions_of(
 
     Raises InvalidPipeline for a file in `job_definitions/` that is no definition or has an unknown placeholder.
     """
-    told = {"JOB_ROLE_ARN": job_role_arn, "EXECUTION_ROLE_ARN": execution_role_arn, "LOG_GROUP": log_group}
-    return {node.name: _definition_of(node, graph.root, pipeline, attempts, told) for node in graph}
+    roles = {"JOB_ROLE_ARN": job_role_arn, "EXECUTION_ROLE_ARN": execution_role_arn, "LOG_GROUP": log_group}
+    return {node.name: _definition_of(node, graph.root, pipeline, attempts, roles) for node in graph}
 
 
 def pilot_definition(settings: Settings, *, cpus: int, memory_mb: int) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def driver_definition(
     definition = _filled(_GENERATED, values, Path(FOLDER))
     if secrets:
         # AWS hands them to the container alone; a description of the job names the ARN.
-        told = [{"name": name, "valueFrom": arn} for name, arn in sorted(secrets.items())]
-        definition["containerProperties"]["secrets"] = told
+        references = [{"name": name, "valueFrom": arn} for name, arn in sorted(secrets.items())]
+        definition["containerProperties"]["secrets"] = references
     definition |= {"jobDefinitionName": DRIVER_NAME, "retryStrategy": retry_strategy(settings.backend.attempts)}
     return named(definition)
 
@@ -183,11 +183,11 @@ _GENERATED: Final[Mapping[str, Any]] = {
 }
 
 
-def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, told: Mapping[str, str]) -> dict[str, Any]:
+def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, roles: Mapping[str, str]) -> dict[str, Any]:
     step = node.step
     if problems := list(wrong_kinds(type(step))):
         raise InvalidPipeline("\n".join(problems))
-    values = {"IMAGE": node.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **told}
+    values = {"IMAGE": node.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **roles}
     path = root / FOLDER / f"{node.name}.json"
     definition = _filled(_read(path) if path.is_file() else _GENERATED, values, path)
     definition.setdefault("jobDefinitionName", f"{pipeline}-{node.name}")

@@ -47,7 +47,7 @@ def plan_problems(plan: Plan, context: RunContext) -> list[str]:
         names[request.name] += 1
         for problem in problems_of(request, plan.limits):
             jobs_with.setdefault(problem, []).append(job.name)
-    problems = [f"The tag {tag} is set by the program itself; name yours otherwise." for tag in _taken(context)]
+    problems = [f"The tag {tag} is set by the program itself; name yours otherwise." for tag in _reserved_tags(context)]
     problems += [f"{count} jobs are called {name}; rename a step." for name, count in names.items() if count > 1]
     return problems + [f"{_jobs(jobs)}: {problem}" for problem, jobs in jobs_with.items()]
 
@@ -58,7 +58,7 @@ def problems_of(request: JobRequest, limits: Limits) -> list[str]:
     return [problem for check_one in checks for problem in check_one(request, limits)]
 
 
-def _taken(context: RunContext) -> list[str]:
+def _reserved_tags(context: RunContext) -> list[str]:
     return [tag for tag in OWN_TAGS if tag in context.tags]
 
 

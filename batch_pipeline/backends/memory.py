@@ -183,10 +183,10 @@ class MemoryBackend:
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[ArrayChild]:
         """See `Backend.children`."""
         self.calls["children"] += 1
-        wanted = set(states)
+        wanted_states = set(states)
         job = self.jobs.get(native_id)
         for index, child in enumerate(job.children if job else ()):
-            if child.state in wanted:
+            if child.state in wanted_states:
                 yield _child(index, child)
 
     def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:

@@ -38,8 +38,8 @@ def summary_of(detail: Mapping[str, Any]) -> JobSummary:
 
 def counts_of(detail: Mapping[str, Any]) -> dict[JobState, int]:
     """The children that AWS has counted, by state; it lags behind."""
-    told = detail["arrayProperties"].get("statusSummary", {})
-    return {_STATES[word]: number for word, number in told.items() if number}
+    summary = detail["arrayProperties"].get("statusSummary", {})
+    return {_STATES[word]: number for word, number in summary.items() if number}
 
 
 def _complete(counts: dict[JobState, int], size: int, state: JobState) -> dict[JobState, int]:

@@ -97,9 +97,9 @@ def outline(plan: Plan, context: RunContext) -> Iterator[tuple[PlannedJob, JobRe
         yield job, request_of(plan, job, context, after)
 
 
-def placeholder(job: str) -> str:
+def placeholder(name: str) -> str:
     """Stands for the id of a job that is not queued yet, and is as long."""
-    return f"<{job}>".ljust(ID_CHARACTERS, "_")
+    return f"<{name}>".ljust(ID_CHARACTERS, "_")
 
 
 def needs_list_file(request: JobRequest) -> bool:

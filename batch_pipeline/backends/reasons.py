@@ -15,21 +15,21 @@ def end_reason(
     """Why a child that has ended did so; LOST where nothing tells."""
     if succeeded:
         return EndReason.FINISHED
-    told = reason_of_words(status_reason)
-    if told is not None and told is not EndReason.IMAGE:
-        return told
+    by_status = reason_of_words(status_reason)
+    if by_status is not None and by_status is not EndReason.IMAGE:
+        return by_status
     if cancelled:
         return EndReason.CANCELLED
     # "Task failed to start" is vague; the container's reason is not.
-    spoken = reason_of_words(container_reason) or told
+    by_words = reason_of_words(container_reason) or by_status
     # FAILED with exit code 0, or with none, is nobody's verdict: the agent lost sight of the container.
-    return spoken or (EndReason.of_exit(exit_code) if exit_code else EndReason.LOST)
+    return by_words or (EndReason.of_exit(exit_code) if exit_code else EndReason.LOST)
 
 
 def reason_of_words(text: str) -> EndReason | None:
     """What AWS's sentence means, or None for one that says nothing, such as `Essential container in task exited`."""
-    spoken = text.strip().lower()
-    return next((reason for words, reason in REASON_OF_STATUS if spoken.startswith(words.lower())), None)
+    lowered = text.strip().lower()
+    return next((reason for words, reason in REASON_OF_STATUS if lowered.startswith(words.lower())), None)
 
 
 def says_out_of_memory(text: str) -> bool:

@@ -68,8 +68,8 @@ class CodeState:
 def read_code_state(folder: Path) -> CodeState:
     """The state of the repository that a folder is in."""
     with ThreadPoolExecutor(2, thread_name_prefix="git") as pool:
-        remotes = pool.submit(_asked, folder, "config", "--get-regexp", r"^remote\..*\.url$")
-        status = _asked(folder, "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal")
+        remotes = pool.submit(_git_output, folder, "config", "--get-regexp", r"^remote\..*\.url$")
+        status = _git_output(folder, "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal")
         if status is None:
             return CodeState()
         commit, branch, changed, untracked = _read_status(status.decode(errors="replace").split("\0"))
@@ -78,8 +78,8 @@ def read_code_state(folder: Path) -> CodeState:
         if changed and commit:
             sha256, size, diff = _difference(folder)
         elif commit:
-            told = _asked(folder, "for-each-ref", "--points-at=HEAD", "--format=%(refname:strip=2)", "refs/tags")
-            tags = tuple((told or b"").decode(errors="replace").split())
+            names = _git_output(folder, "for-each-ref", "--points-at=HEAD", "--format=%(refname:strip=2)", "refs/tags")
+            tags = tuple((names or b"").decode(errors="replace").split())
         return CodeState(
             repository=_remote((remotes.result() or b"").decode(errors="replace").splitlines()),
             commit=commit,
@@ -152,7 +152,7 @@ def _digested(stream: IO[bytes]) -> tuple[str, int, bytes]:
     return digest.hexdigest(), size, bytes(kept) if size <= MOST_DIFF else b""
 
 
-def _asked(folder: Path, *words: str) -> bytes | None:
+def _git_output(folder: Path, *words: str) -> bytes | None:
     """What git prints; None when it cannot tell."""
     try:
         ended = subprocess.run(

@@ -42,8 +42,8 @@ class Difference:
 def differences(store: Store, before: RunRecord, after: RunRecord) -> list[Difference]:
     """Everything that differs, in the order: the runs, their settings, their steps, their samples."""
     return [
-        *_told("run", _record(before), _record(after)),
-        *_told("settings", _settings(store, before), _settings(store, after)),
+        *_changed("run", _record(before), _record(after)),
+        *_changed("settings", _settings(store, before), _settings(store, after)),
         *_steps(_parts(store, before), _parts(store, after)),
         *_samples(_listed(store, before), _listed(store, after)),
     ]
@@ -76,7 +76,7 @@ def _steps(before: Mapping[str, dict[str, str]], after: Mapping[str, dict[str, s
             there = ("there", ABSENT) if step in before else (ABSENT, "there")
             yield Difference(about=f"step {step}", field="step", before=there[0], after=there[1])
         else:
-            yield from _told(f"step {step}", before[step], after[step])
+            yield from _changed(f"step {step}", before[step], after[step])
 
 
 def _listed(store: Store, record: RunRecord) -> dict[str, str]:
@@ -98,7 +98,7 @@ def _row(line: str | None) -> str:
     return ABSENT if line is None else line.partition("\t")[2] or "listed"
 
 
-def _told(about: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Difference]:
+def _changed(about: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Difference]:
     for name in [*before, *(name for name in after if name not in before)]:
         one, other = before.get(name, ABSENT), after.get(name, ABSENT)
         if one != other:

@@ -121,8 +121,8 @@ def read_events(store: Store, run_id: str) -> list[Event]:
 
 def problem_of(events: Sequence[Event]) -> str:
     """Why a run did not do all that it was to do: the newest such event in words; empty: none."""
-    told = [event for event in events if event.event in _PROBLEMS]
-    return f"{told[-1].event}: {told[-1].message}" if told else ""
+    problems = [event for event in events if event.event in _PROBLEMS]
+    return f"{problems[-1].event}: {problems[-1].message}" if problems else ""
 
 
 _PROBLEMS: Final = frozenset(item.value for item in Happened if item.is_problem)

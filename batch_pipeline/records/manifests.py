@@ -90,13 +90,13 @@ def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
 
 def _upstream(plan: Plan, node: Node, position: int) -> dict[str, str]:
     """Step -> fingerprint of the one cell that this cell reads there; a gather's samples are in the header."""
-    found = {}
+    upstream = {}
     for step in node.upstream:
         if plan.graph[step].scope is Scope.COHORT:
-            found[step] = plan.fingerprints[step][0]
+            upstream[step] = plan.fingerprints[step][0]
         elif node.scope is Scope.SAMPLE:
-            found[step] = plan.fingerprints[step][position]
-    return found
+            upstream[step] = plan.fingerprints[step][position]
+    return upstream
 
 
 def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:

@@ -89,31 +89,36 @@ def identity_of(backend: object) -> str:
 
 def on_behalf_of(environment: Mapping[str, str]) -> dict[str, str]:
     """In which run, for which dataset, at which level and below which prefix we are, if a driver job says so."""
-    told = {
+    variables = {
         "parent_run": Variable.PARENT_RUN,
         "dataset": Variable.DATASET,
         "access_level": Variable.ACCESS_LEVEL,
         "output_prefix": Variable.OUTPUT_PREFIX,
     }
-    return {name: environment[variable] for name, variable in told.items() if environment.get(variable)}
+    return {name: environment[variable] for name, variable in variables.items() if environment.get(variable)}
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that are there; none is imported. Luigi has loaded what this needs: milliseconds."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"batch_pipeline": batch_pipeline.__version__, "python": sys.version.split()[0]}
+    versions = {"batch_pipeline": batch_pipeline.__version__, "python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def config_json(settings: Settings) -> dict[str, Any]:
     """The settings as merged from all places, and where each that is no default was written; no secrets."""
     values = {section: asdict(getattr(settings, section)) for section in SECTIONS}
     values |= {"tags": dict(settings.tags), "params": dict(settings.params)}
-    told: dict[str, Any] = scrubbed_value(values)
-    return {"format": 1, "sha256": sha256_of_bytes(canonical_json(told)), "settings": told, "origins": settings.origins}
+    scrubbed: dict[str, Any] = scrubbed_value(values)
+    return {
+        "format": 1,
+        "sha256": sha256_of_bytes(canonical_json(scrubbed)),
+        "settings": scrubbed,
+        "origins": settings.origins,
+    }

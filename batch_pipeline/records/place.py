@@ -20,8 +20,8 @@ def place_of(settings: Settings) -> dict[str, str]:
         state = {"embedded.state": str(settings.embedded.folder), "embedded.container": settings.embedded.container}
         return {**state, **pilots}
     region = settings.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    found = {"aws.region": region, "aws.endpoint": settings.aws.endpoint, **pilots}
-    return {key: value for key, value in found.items() if value}
+    values = {"aws.region": region, "aws.endpoint": settings.aws.endpoint, **pilots}
+    return {key: value for key, value in values.items() if value}
 
 
 def pool_url(settings: Settings) -> str:

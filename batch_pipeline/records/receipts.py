@@ -123,12 +123,12 @@ def close_retirements(store: Store) -> None:
     lists = _lists(store)
     retirements = _merged(lists.values())
     steps = {step for one in lists.values() for step in one.receipts}
-    standing = {
+    standing_keys = {
         key for step in steps for key, _, retired in _listed(store, retirements, layout.step_receipts(step)) if retired
     }
     for key, one in lists.items():
         rows = {
-            step: [row for row in rows if layout.receipt(step, row[0], row[1]) in standing]
+            step: [row for row in rows if layout.receipt(step, row[0], row[1]) in standing_keys]
             for step, rows in one.receipts.items()
         }
         left = replace(
@@ -186,15 +186,15 @@ def _lists(store: Store) -> dict[str, Retirement]:
     return lists
 
 
-def _merged(lists: Iterable[Retirement]) -> Retirements:
+def _merged(retirements: Iterable[Retirement]) -> Retirements:
     receipts: dict[tuple[str, str], Retired] = {}
-    references: dict[str, tuple[str, str]] = {}
-    for one in lists:
-        references |= {name: (step, one.run_id) for name, step in one.references.items()}
+    builds: dict[str, tuple[str, str]] = {}
+    for one in retirements:
+        builds |= {name: (step, one.run_id) for name, step in one.references.items()}
         for step, rows in one.receipts.items():
             for sample, fingerprint, version, must_run in rows:
                 key = (layout.receipt(step, sample, fingerprint), version)
                 # Named twice, the cell must run if either list said so.
                 must_run |= key in receipts and receipts[key].must_run
                 receipts[key] = Retired(run_id=one.run_id, version=version, must_run=must_run, untrue=one.untrue)
-    return Retirements(receipts=receipts, references=references)
+    return Retirements(receipts=receipts, references=builds)

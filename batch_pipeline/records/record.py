@@ -195,8 +195,8 @@ def toolchain_of(settings: Settings) -> dict[str, Any]:
     if settings.backend.name != "embedded":
         return {}
     # A name on the disk need not be text, and a record is.
-    told = json.dumps(Toolchain.of_this_process().to_json(), ensure_ascii=False)
-    return dict(json.loads(told.encode(errors="replace")))
+    text = json.dumps(Toolchain.of_this_process().to_json(), ensure_ascii=False)
+    return dict(json.loads(text.encode(errors="replace")))
 
 
 def _workflow_file(request: Request) -> Path | None:
@@ -205,21 +205,21 @@ def _workflow_file(request: Request) -> Path | None:
     return Path(file) if file and Path(file).is_file() else None
 
 
-def _with_provenance(record: RunRecord, found: Provenance) -> RunRecord:
-    told = replace(
+def _with_provenance(record: RunRecord, provenance: Provenance) -> RunRecord:
+    merged = replace(
         record,
-        identity=found.identity or record.identity,
-        dirty=found.dirty,
-        versions=found.versions,
-        dataset=found.behalf.get("dataset", ""),
-        access_level=found.behalf.get("access_level", ""),
-        output_prefix=found.behalf.get("output_prefix", ""),
-        parent_run=found.behalf.get("parent_run", ""),
+        identity=provenance.identity or record.identity,
+        dirty=provenance.dirty,
+        versions=provenance.versions,
+        dataset=provenance.behalf.get("dataset", ""),
+        access_level=provenance.behalf.get("access_level", ""),
+        output_prefix=provenance.behalf.get("output_prefix", ""),
+        parent_run=provenance.behalf.get("parent_run", ""),
     )
-    if (code := found.code) is None:
-        return told
+    if (code := provenance.code) is None:
+        return merged
     return replace(
-        told,
+        merged,
         repository=code.repository,
         commit=code.commit,
         branch=code.branch,
@@ -279,8 +279,8 @@ def write_end(store: Store, run_id: str, *, done: int, failed: int, spent: Mappi
     end: dict[str, Any] = {"ended_at": now(), "done": done, "failed": failed, "problem": problem, "format": FORMAT}
     end |= {"spent": spent} if spent else {}
     if store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1).encode()):
-        told = f"{done:,} done, {failed:,} failed"
-        append_if_possible(store, run_id, Happened.ENDED, told, done=done, failed=failed)
+        message = f"{done:,} done, {failed:,} failed"
+        append_if_possible(store, run_id, Happened.ENDED, message, done=done, failed=failed)
     store.delete([layout.live(run_id)])
 
 
@@ -288,12 +288,12 @@ def write_definitions(
     store: Store, run_id: str, definitions: Mapping[str, Mapping[str, Any]], pinned: Mapping[str, str]
 ) -> None:
     """Keeps by which job definition each step's jobs are submitted: its content, and the revision that they name."""
-    told = {
+    steps = {
         step: {"pinned": pinned[definition["jobDefinitionName"]], **definition}
         for step, definition in definitions.items()
         if definition["jobDefinitionName"] in pinned
     }
-    store.put_json(layout.run_definitions(run_id), {"format": FORMAT, "steps": told})
+    store.put_json(layout.run_definitions(run_id), {"format": FORMAT, "steps": steps})
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:

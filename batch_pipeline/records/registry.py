@@ -71,15 +71,15 @@ class Query:
 def find_runs(store: Store, query: Query, *, most: int | None = None) -> list[RunRecord]:
     """The runs that fit, newest first; a folder without a record (a driver died there) is left out."""
     ids = [run_id for run_id in _ids(store) if query.takes_moment(moment_of(run_id))]
-    found: list[RunRecord] = []
+    matching: list[RunRecord] = []
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="runs") as pool:
         for start in range(0, len(ids), AT_ONCE):
             for record in pool.map(lambda run_id: _fitting(store, run_id, query), ids[start : start + AT_ONCE]):
                 if record is not None:
-                    found.append(record)
-            if most is not None and len(found) >= most:
-                return found[:most]
-    return found
+                    matching.append(record)
+            if most is not None and len(matching) >= most:
+                return matching[:most]
+    return matching
 
 
 def resolve(store: Store, text: str) -> RunRecord:
@@ -124,11 +124,11 @@ def moment(text: str, *, ends: bool = False) -> datetime:
         except OverflowError:
             return datetime.min.replace(tzinfo=UTC)
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         raise InvalidUse(f"{text!r} is no time. Write 2026-11-21, 2026-11-21T16:30, 12h, 7d or 2w.") from error
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return found + timedelta(days=1) if ends and len(text) == len("2026-11-21") else found
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time + timedelta(days=1) if ends and len(text) == len("2026-11-21") else time
 
 
 def _ids(store: Store) -> list[str]:

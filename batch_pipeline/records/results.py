@@ -51,8 +51,7 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
         wanted += [(step, layout.COHORT)] if scope == Scope.COHORT.value else [(step, name) for name in names]
     retirements = read_retirements(store)
     there = {step: _listed(store, retirements, layout.step_receipts(step)) for step in scopes}
-    found = read_receipts(store, [key for cell in wanted for key in there[cell[0]].get(cell, ())])
-    newest = _newest(found)
+    newest = _newest(read_receipts(store, [key for cell in wanted for key in there[cell[0]].get(cell, ())]))
     return RunResults(
         receipts=[newest[cell] for cell in wanted if cell in newest],
         missing=[cell for cell in wanted if cell not in newest],
@@ -142,9 +141,9 @@ def _keys_of(receipts: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[tu
 
 def _newest(receipts: Iterator[Receipt]) -> dict[Cell, Receipt]:
     """Of two receipts of a cell, one is about to be removed: the older."""
-    found: dict[Cell, Receipt] = {}
+    newest: dict[Cell, Receipt] = {}
     for receipt in receipts:
         cell = (receipt.step, receipt.sample)
-        if cell not in found or found[cell].stopped_at < receipt.stopped_at:
-            found[cell] = receipt
-    return found
+        if cell not in newest or newest[cell].stopped_at < receipt.stopped_at:
+            newest[cell] = receipt
+    return newest

@@ -52,13 +52,13 @@ def spent_of(store: Store, run_id: str, jobs: Sequence[Submission], settings: Se
     read = 0
     for sent in steps.values():
         looked_at = _spread(sent, MOST_JOBS)
-        found = [receipt for job in looked_at for receipt in _some_receipts(store, job)]
+        receipts = [receipt for job in looked_at for receipt in _some_receipts(store, job)]
         # What stands for one that was looked at; of the rest nothing else is known.
         seen = sum(min(job.size, MOST_RECEIPTS) for job in looked_at)
         weight = sum(job.size for job in sent) / seen if seen else 0.0
-        vcpu_hours += weight * sum(receipt.cpus * _hours(receipt) for receipt in found)
-        gib_hours += weight * sum(receipt.memory_mb / _GIB * _hours(receipt) for receipt in found)
-        read += len(found)
+        vcpu_hours += weight * sum(receipt.cpus * _hours(receipt) for receipt in receipts)
+        gib_hours += weight * sum(receipt.memory_mb / _GIB * _hours(receipt) for receipt in receipts)
+        read += len(receipts)
     prices = settings.prices
     paid = settings.backend.name != "embedded"
     cost = vcpu_hours * prices.vcpu_hour + gib_hours * prices.gib_hour if paid else 0.0
