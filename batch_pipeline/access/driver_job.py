@@ -18,7 +18,8 @@ from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.records.history import now
 from batch_pipeline.records.origin import package_versions
 from batch_pipeline.records.place import place_of
-from batch_pipeline.records.record import RunRecord, toolchain_of
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.record_writing import toolchain_of
 from batch_pipeline.run.folders import local_path
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable

@@ -15,7 +15,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 #: Seconds to wait for SubmitJob's answer: giving up earlier only makes doubt.
 SUBMIT_TIMEOUT_SECONDS = 120
+
+
+def chunks(items: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """The items in their order, at most so many at once: as a request takes them."""
+    return (items[start : start + most] for start in range(0, len(items), most))
 
 
 class ClientMaker(Protocol):

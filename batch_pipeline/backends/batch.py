@@ -1,15 +1,13 @@
 """The backend for AWS Batch, on AWS or embedded: the same calls, another endpoint.
 
-Submitting. A job definition is registered when the name that ends in its digest is not there, and jobs name its
-revision. SubmitJob is sent once. Where AWS was too busy or could not be reached the same call is made again after a
-while; where the answer was lost the caller is told that nobody knows, and looks the job up by name.
+Submitting. Jobs name the revision of a job definition that `registration` looks up or registers. SubmitJob is sent
+once. Where AWS was too busy or could not be reached the same call is made again after a while; where the answer was
+lost SubmissionUnknown is raised, and the caller looks the job up by name.
 
 Watching. One DescribeJobs tells the counts of 100 arrays. Children are listed by state, 1,000 a page, and ListJobs says
 enough of each to tell why it ended. AWS forgets jobs after some days and then leaves them out without a word.
 
 Logs are those of CloudWatch, for what the store does not have: containers write their own log there in any case.
-
-(Longer than most modules: each verb of the contract is a few lines, and they share the clients and what is pinned.)
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from typing import Any, Final
 
 from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.account import Account
-from batch_pipeline.backends.aws_clients import Clients, aws_maker, botocore_errors, embedded_maker
+from batch_pipeline.backends.aws_clients import Clients, aws_maker, botocore_errors, chunks, embedded_maker
 from batch_pipeline.backends.aws_errors import (
     CallOutcome,
     classify_error,
@@ -34,7 +32,6 @@ from batch_pipeline.backends.aws_errors import (
 )
 from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState, JobSummary
 from batch_pipeline.backends.credentials import identity_of
-from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.parsing import child_of, counts_of, forgotten, group_of, stream_of, summary_of
 from batch_pipeline.backends.payload import submit_json
@@ -45,6 +42,7 @@ from batch_pipeline.backends.quotas import (
     SUBMITS_PER_SECOND,
 )
 from batch_pipeline.backends.rate_limit import RetryLater, TokenBucket, retry_transient
+from batch_pipeline.backends.registration import DefinitionRegistrar
 from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import Limits
@@ -72,8 +70,7 @@ class BatchBackend:
         )
         self._pace = pace or TokenBucket(SUBMITS_PER_SECOND)
         self._limits = LIMITS[self.name]
-        #: Name of a definition -> its revision.
-        self._pinned: dict[str, int] = {}
+        self._definitions = DefinitionRegistrar(self._clients, allows_no_image=self._embedded)
         self._queues: set[str] = set()
         #: Native id -> number of children; 0 for a plain job.
         self._sizes: dict[str, int] = {}
@@ -99,22 +96,14 @@ class BatchBackend:
 
     def prepare(self, definitions: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
         """See `Backend.prepare`."""
-        wanted = {definition["jobDefinitionName"]: definition for definition in definitions}
-        new = {name: definition for name, definition in wanted.items() if name not in self._pinned}
-        self._refuse_without_image(new.values())
-        for names in _chunks(list(new)):
-            self._look_up(names)
-        for name, definition in new.items():
-            if name not in self._pinned:
-                self._register(definition)
-        return {name: f"{name}:{self._pinned[name]}" for name in wanted}
+        return self._definitions.prepare(definitions)
 
     def submit(self, request: JobRequest) -> str:
         """See `Backend.submit`."""
         check(request, self._limits)
         self._make_queue(request.queue)
         self.prepare([request.definition])
-        parameters = submit_json(request, self._pinned[request.definition["jobDefinitionName"]])
+        parameters = submit_json(request, self._definitions.revisions[request.definition["jobDefinitionName"]])
         native_id = str(retry_transient(lambda: self._submit_once(request.name, parameters))["jobId"])
         self._sizes[native_id] = request.size if request.size > 1 else 0
         return native_id
@@ -177,14 +166,14 @@ class BatchBackend:
             return
         is_array = bool(self._sizes[native_id])
         ids = list(dict.fromkeys(str(NativeId.of_child(native_id, i, is_array=is_array)) for i in indices))
-        for each in _chunks(ids, JOBS_PER_TERMINATE):
+        for each in chunks(ids, JOBS_PER_TERMINATE):
             retry_transient(partial(self._end_all, each, reason[:MAX_REASON_CHARACTERS] or "Cancelled"))
 
     def close(self) -> None:
         """See `Backend.close`."""
         self._clients.close()
 
-    # Queues and job definitions.
+    # Queues.
 
     def _make_queue(self, queue: str) -> None:
         """The embedded Batch has whatever queue is asked for; AWS has those that were set up."""
@@ -199,52 +188,6 @@ class BatchBackend:
                 if not self._clients.read("describe_job_queues", jobQueues=[queue]).get("jobQueues"):
                     raise
         self._queues.add(queue)
-
-    def _refuse_without_image(self, definitions: Iterable[Mapping[str, Any]]) -> None:
-        for definition in definitions:
-            if not self._embedded and definition["containerProperties"]["image"] == NO_IMAGE:
-                raise SubmissionRefused(
-                    f"The job definition {definition['jobDefinitionName']} names no image, and AWS runs containers "
-                    "only. Set `image` in the step's class or in job_definitions/."
-                )
-
-    def _look_up(self, names: Sequence[str]) -> None:
-        """Pins the names that are registered. Their content is in the name, so the first revision is the one.
-
-        Unless somebody deregistered it: then any active one is as good. `jobDefinitions` goes with no other parameter.
-        """
-        first = [f"{name}:1" for name in names]
-        inactive = []
-        for item in self._clients.pages("describe_job_definitions", "jobDefinitions", jobDefinitions=first):
-            if item["status"] == "ACTIVE":
-                self._pin(item)
-            else:
-                inactive.append(item["jobDefinitionName"])
-        for name in inactive:
-            active = {"jobDefinitionName": name, "status": "ACTIVE"}
-            for item in self._clients.pages("describe_job_definitions", "jobDefinitions", **active):
-                self._pin(item)
-
-    def _register(self, definition: Mapping[str, Any]) -> None:
-        try:
-            self._pin(retry_transient(lambda: self._register_once(definition)))
-        except BackendFailed as error:
-            if error.transient:
-                raise
-            name = definition["jobDefinitionName"]
-            raise SubmissionRefused(f"The job definition {name} is refused: nothing was queued. {error}") from error
-
-    def _register_once(self, definition: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            return self._clients.read("register_job_definition", **definition)
-        except BackendFailed as error:
-            # Two drivers registering the same name at once: AWS asks one of them to come again.
-            if "Too many concurrent attempts" in str(error):
-                raise RetryLater(error.message) from error
-            raise
-
-    def _pin(self, item: Mapping[str, Any]) -> None:
-        self._pinned[item["jobDefinitionName"]] = item["revision"]
 
     # Jobs.
 
@@ -295,7 +238,7 @@ class BatchBackend:
         unique = list(dict.fromkeys(native_ids))
         # A job that was left out of one answer may be in the next; what is left out of both is taken for forgotten.
         for _ in range(LOOKS):
-            for ids in _chunks([native_id for native_id in unique if native_id not in details]):
+            for ids in chunks([native_id for native_id in unique if native_id not in details], JOBS_PER_DESCRIBE):
                 answer = self._clients.read("describe_jobs", jobs=ids)
                 details |= {str(item["jobId"]): item for item in answer.get("jobs", ())}
         return details
@@ -329,7 +272,3 @@ class BatchBackend:
             if page.get("nextForwardToken") in (None, parameters.get("nextToken")):
                 return
             parameters["nextToken"] = page["nextForwardToken"]
-
-
-def _chunks(items: list[str], most: int = JOBS_PER_DESCRIBE) -> Iterator[list[str]]:
-    return (items[start : start + most] for start in range(0, len(items), most))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from batch_pipeline.backends.aws_clients import Clients, aws_maker, embedded_maker
+from batch_pipeline.backends.aws_clients import Clients, aws_maker, chunks, embedded_maker
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.credentials import identity_of
 from batch_pipeline.backends.definitions import DIGEST_DIGITS, PIPELINE_TAG, join_definition
@@ -85,9 +85,9 @@ def retire(clients: Clients, definitions: Sequence[str]) -> None:
 def _registered(clients: Clients, names: Sequence[str]) -> dict[str, str]:
     """Name -> `name:revision` of those that are registered; the first revision of a name is as good as any."""
     found = {}
-    for start in range(0, len(names), JOBS_PER_DESCRIBE):
-        asked = [f"{name}:1" for name in names[start : start + JOBS_PER_DESCRIBE]]
-        for item in clients.pages("describe_job_definitions", "jobDefinitions", jobDefinitions=asked):
+    for some in chunks(names, JOBS_PER_DESCRIBE):
+        first = [f"{name}:1" for name in some]
+        for item in clients.pages("describe_job_definitions", "jobDefinitions", jobDefinitions=first):
             if item["status"] == "ACTIVE":
                 found[str(item["jobDefinitionName"])] = f"{item['jobDefinitionName']}:{item['revision']}"
     return found

@@ -26,7 +26,8 @@ from batch_pipeline.records.history import Happened, append_if_possible
 from batch_pipeline.records.manifests import write_manifest
 from batch_pipeline.records.origin import ProvenanceReader
 from batch_pipeline.records.receipts import retire, with_retired
-from batch_pipeline.records.record import make_record, new_run_id, now, write_definitions, write_end, write_record
+from batch_pipeline.records.record import new_run_id, now, write_end
+from batch_pipeline.records.record_writing import make_record, write_definitions, write_record
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import bundle as bundles

@@ -19,7 +19,7 @@ from batch_pipeline.backends import create
 from batch_pipeline.backends.aws_errors import CallOutcome, classify_error, error_text, translated
 from batch_pipeline.backends.base import Backend, JobRequest, JobState
 from batch_pipeline.config import Settings, load_settings
-from batch_pipeline.records.record import toolchain_of
+from batch_pipeline.records.record_writing import toolchain_of
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig, SubmissionUnknown
 
 

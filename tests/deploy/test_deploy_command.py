@@ -20,7 +20,7 @@ from batch_pipeline.deploy.definitions import deploy_definitions, names_in_use, 
 from batch_pipeline.deploy.references import verify_references
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.record import write_definitions
+from batch_pipeline.records.record_writing import write_definitions
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import StoreFailed

@@ -20,7 +20,8 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.records import code_state
 from batch_pipeline.records.code_state import CodeState, read_code_state
 from batch_pipeline.records.origin import config_json, identity_of, on_behalf_of, package_versions
-from batch_pipeline.records.record import RunRecord, read_record, write_record
+from batch_pipeline.records.record import RunRecord, read_record
+from batch_pipeline.records.record_writing import write_record
 from batch_pipeline.run import submit
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
