@@ -234,11 +234,11 @@ def _scheduler(call: Call) -> Iterator[Finding]:
     luigi = call.settings.luigi
     if not luigi.scheduler_host:
         return
-    from batch_pipeline.luigi_adapter.submit import answers, scheduler_url
+    from batch_pipeline.luigi_adapter import scheduler
 
-    url = scheduler_url(luigi.scheduler_host, luigi.scheduler_port)
+    url = scheduler.scheduler_url(luigi.scheduler_host, luigi.scheduler_port)
     try:
-        there = answers(url)
+        there = bool(scheduler.call(url, "is_paused"))
     except OSError:
         there = False
     sentence = f"luigid at {url} {'answers' if there else 'does not answer'}"

@@ -1,1 +1,1 @@
-"""Luigi as the coat of a pipeline: its tasks, its scheduler, and its page; nothing is decided here."""
+"""Luigi's adapter: a pipeline as Luigi tasks, its central scheduler, and its page; nothing is decided here."""

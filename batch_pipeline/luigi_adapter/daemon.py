@@ -1,9 +1,9 @@
 """Starts Luigi's central scheduler, `luigid`, and opens its page.
 
-It listens on loopback unless told otherwise: luigid knows no passwords, and whoever reaches it may mark tasks as done
-or pause everybody's work. Process id, log and state lie in one folder, which is the user's alone, because luigid
-unpickles its state when it starts; a `luigi.cfg` in that folder, and no other, sets luigid up. It outlives the command
-that started it; `stop` ends it.
+It listens on loopback unless remote access is allowed: luigid knows no passwords, and whoever reaches it may mark tasks
+as done or pause everybody's work. Process id, log and state lie in one folder, which is the user's alone, because
+luigid unpickles its state when it starts; a `luigi.cfg` in that folder, and no other, sets luigid up. It outlives the
+command that started it; `stop` ends it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
-from urllib.error import HTTPError
 
-from batch_pipeline.luigi_adapter.submit import answers, scheduler_url
+from batch_pipeline.luigi_adapter.scheduler import call, scheduler_url
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
-from batch_pipeline.wire.processes import birth_of
+from batch_pipeline.wire.processes import birth_of, identity_of, is_alive, send
 from batch_pipeline.wire.scratch import private_folder, require_private
 
 #: How long luigid may take to answer; a second is usual.
@@ -45,7 +42,7 @@ def start(
     foreground: bool = False,
     allow_remote: bool = False,
 ) -> str:
-    """Starts luigid, or finds it running, and gives the URL of its page; in the foreground, when it has ended.
+    """Starts luigid unless it runs, and returns the URL of its page; in the foreground, when it has ended.
 
     Raises
     ------
@@ -54,7 +51,7 @@ def start(
     UnsafeFolder
         The state folder is somebody else's, or others may write to it.
     BackendFailed
-        Something else listens there, or luigid does not come up; its own words are in the message.
+        Something else listens there, or luigid does not come up; the end of its log is in the message.
     """
     if not (allow_remote or is_loopback(host)):
         raise InvalidConfig(
@@ -62,17 +59,24 @@ def start(
             "Leave the host away, or allow remote access explicitly."
         )
     url = scheduler_url(host, port)
-    if _runs(url):
-        _say(f"luigid already runs at {url}")
+    if _is_running(url):
+        print(f"luigid already runs at {url}", file=sys.stderr)
         _open(url, open_browser)
         return url
     process = _launch(host, port, state_folder, foreground)
-    with _ended_with_us(process, state_folder) if foreground else nullcontext():
+    try:
         _await(process, url, state_folder)
-        _say(f"luigid runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})")
+        print(f"luigid runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})", file=sys.stderr)
         _open(url, open_browser)
         if foreground:
             process.wait()
+    except KeyboardInterrupt:
+        if not foreground:
+            raise
+        process.terminate()
+        process.wait()
+    if foreground:
+        (state_folder / "luigid.pid").unlink(missing_ok=True)
     process.returncode = process.returncode or 0  # it may be meant to outlive us: no ResourceWarning
     return url
 
@@ -83,15 +87,16 @@ def stop(state_folder: Path) -> bool:
         require_private(state_folder.resolve(), _REMEDY)
     pid_file = state_folder / "luigid.pid"
     try:
-        pid, birth = map(int, (pid_file.read_text() + " 0").split()[:2])
+        pid, birth = pid_file.read_text().split()
+        pid_file.unlink()
+        luigid = identity_of(int(pid))
     except (FileNotFoundError, ValueError):
         return False
-    pid_file.unlink()
-    if not _is_luigid(pid, birth):
-        return False
-    os.kill(pid, signal.SIGTERM)
+    if luigid is None or str(luigid.start_ticks) != birth:
+        return False  # The number is another process's by now.
+    send(luigid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while _is_luigid(pid, birth) and time.monotonic() < deadline:
+    while is_alive(luigid) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     return True
 
@@ -104,28 +109,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _runs(url: str) -> bool:
+def _is_running(url: str) -> bool:
     try:
-        if answers(url):
-            return True
-        found = "a program that is no Luigi scheduler"
-    except HTTPError as error:
-        found = f"a program that says {error.code} {error.reason}"
+        call(url, "is_paused")
+    except ConnectionRefusedError:
+        return False
     except OSError as error:
-        if isinstance(getattr(error, "reason", error), ConnectionRefusedError):
-            return False
-        found = f"something that does not answer as one ({getattr(error, 'reason', error)})"
-    raise BackendFailed(f"At {url} there is {found}. Choose another port with --port.")
+        raise BackendFailed(f"At {url} luigid cannot listen: {error}. Choose another port with --port.") from error
+    return True
 
 
 def _launch(host: str, port: int, state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
     private_folder(state_folder.resolve(), _REMEDY)
     state = state_folder.resolve() / "luigid.state"
-    arguments = ("--address", host, "--port", str(port), "--state-path", str(state))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")}
     with (state_folder / "luigid.log").open("ab") as log:
         process = subprocess.Popen(
-            [*_COMMAND, *arguments],
+            [*_COMMAND, "--address", host, "--port", str(port), "--state-path", str(state)],
             cwd=state_folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -142,45 +142,19 @@ def _await(process: subprocess.Popen[bytes], url: str, state_folder: Path) -> No
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if answers(url):
-                return
+            call(url, "is_paused")
+            return
         except OSError:
             time.sleep(_POLL_SECONDS)
     process.kill()
     process.wait()
     (state_folder / "luigid.pid").unlink(missing_ok=True)
     log = state_folder / "luigid.log"
-    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-    raise BackendFailed(f"luigid did not come up at {url}; its last words: {last[0]} (all of them: {log}).")
+    last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+    raise BackendFailed(f"luigid did not come up at {url}; its last words: {last} (all of them: {log}).")
 
 
-@contextmanager
-def _ended_with_us(process: subprocess.Popen[bytes], state_folder: Path) -> Iterator[None]:
-    """Takes Ctrl-C, whenever it comes, for the wish that it ends."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-    finally:
-        (state_folder / "luigid.pid").unlink(missing_ok=True)
-
-
-def _open(url: str, wanted: bool) -> None:
+def _open(url: str, is_wanted: bool) -> None:
     # Without a display webbrowser would fall back on one that takes the terminal.
-    display = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if wanted and display:
+    if is_wanted and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         webbrowser.open(url)
-
-
-def _is_luigid(pid: int, birth: int) -> bool:
-    """Whether a process is the one that was started; the number may be another's by now."""
-    if birth:
-        return birth_of(pid) == str(birth)
-    # Where no birth was written down its command tells; a zombie has none.
-    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return "luigid" in listing.stdout
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

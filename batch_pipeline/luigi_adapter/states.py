@@ -1,4 +1,4 @@
-"""What Luigi's page shows of a run, decided from what the driver tells. Pure, and free of Luigi.
+"""Decides what Luigi's page shows of a run. Pure, and free of Luigi.
 
 Every step that is not over is RUNNING, also while all of its cells wait: luigid takes no PENDING for ten seconds after
 a task was DONE, and Luigi's part of the step, its submission, is behind it. The page takes a status line for HTML, so
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.events import Outcome, StepProgress
 from batch_pipeline.wire.contract import EndReason
 
 RUNNING: Final = "RUNNING"
@@ -23,11 +23,12 @@ FAILED: Final = "FAILED"
 CELLS_NAMED: Final = 20
 
 #: Below an explanation luigid's page shows a command that would find no such task.
-NOT_LUIGIS: Final = "To run what is missing, give the pipeline's own command again (not the one that Luigi shows)."
+_REMEDY: Final = "To run what is missing, give the pipeline's own command again (not the one that Luigi shows)."
+_ABANDONED: Final = "The driver ended before the jobs did; they may go on. The same command adopts them."
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskState:
+class LuigiTaskStatus:
     """What the page shows of a task."""
 
     #: RUNNING, DONE or FAILED.
@@ -38,73 +39,64 @@ class TaskState:
     explanation: str = ""
 
 
+NOTHING_TO_SUBMIT: Final = LuigiTaskStatus(status=DONE, percent=100, line="nothing to submit")
+
+
 def whole(name: str, progress: Mapping[str, StepProgress]) -> StepProgress:
     """The counts of all steps together, under the workflow's name."""
     steps = progress.values()
     failed: Counter[EndReason] = Counter()
     for step in steps:
         failed.update(step.failed)
+    fields = ("done_before", "done", "running", "waiting", "left_out")
     return StepProgress(
-        step=name,
-        done_before=sum(step.done_before for step in steps),
-        done=sum(step.done for step in steps),
-        running=sum(step.running for step in steps),
-        waiting=sum(step.waiting for step in steps),
-        failed=failed,
-        left_out=sum(step.left_out for step in steps),
+        step=name, failed=failed, **{field: sum(getattr(step, field) for step in steps) for field in fields}
     )
 
 
-def state_of(progress: StepProgress) -> TaskState:
-    """A step's, or the workflow's, state while the driver watches."""
+def status_of(progress: StepProgress) -> LuigiTaskStatus:
+    """The status of a step, or of the workflow, while the driver watches."""
     # Rounded down: 100 is for those that are over.
-    shown = TaskState(status=RUNNING, percent=int(100 * progress.fraction), line=progress.line)
-    if not progress.over:
-        return shown
-    if progress.failures:
-        return replace(shown, status=FAILED, explanation=f"{progress.step}: {progress.line}.")
-    return replace(shown, status=DONE)
+    shown = LuigiTaskStatus(status=RUNNING, percent=int(100 * progress.fraction), line=progress.line)
+    if progress.over and progress.failures:
+        return _failed(shown, f"{progress.step}: {progress.line}.")
+    return replace(shown, status=DONE) if progress.over else shown
 
 
-def last_state_of(progress: StepProgress, outcome: Outcome) -> TaskState:
-    """A step's state when the driver returns."""
-    failed = [cell for cell in outcome.failed if cell.step == progress.step]
-    blocked = [f"{sample}: {sentence}" for step, sample, sentence in outcome.blocked if step == progress.step]
-    state = state_of(progress)
-    if failed or blocked:
-        lines = [f"{progress.step}: {progress.line}.", *_shortened([*map(_words, failed), *blocked]), NOT_LUIGIS]
-        return replace(state, status=FAILED, explanation="\n".join(lines))
-    return _left(state, outcome) if state.status == RUNNING else state
+def last_status_of(progress: StepProgress, outcome: Outcome) -> LuigiTaskStatus:
+    """The status of a step when the driver returns."""
+    cells = [
+        f"{cell.sample}: {cell.reason.words}{f' of {cell.because_of}' if cell.because_of else ''}: {cell.message}"
+        for cell in outcome.failed
+        if cell.step == progress.step
+    ]
+    cells += [f"{sample}: {sentence}" for step, sample, sentence in outcome.blocked if step == progress.step]
+    more = [f"and {len(cells) - CELLS_NAMED} more"] if len(cells) > CELLS_NAMED else []
+    return _last(progress, outcome, ["", *cells[:CELLS_NAMED], *more, _REMEDY] if cells else [])
 
 
-def last_state_of_all(progress: StepProgress, outcome: Outcome) -> TaskState:
-    """The workflow's state when the driver returns."""
-    state = state_of(progress)
-    if outcome.failed or outcome.blocked:
-        return replace(state, status=FAILED, explanation=f"{progress.step}: {progress.line}. See its steps.")
-    return _left(state, outcome) if state.status == RUNNING else state
+def last_status_of_all(progress: StepProgress, outcome: Outcome) -> LuigiTaskStatus:
+    """The status of the workflow when the driver returns."""
+    return _last(progress, outcome, [" See its steps."] if outcome.failed or outcome.blocked else [])
 
 
-def abandoned(state: TaskState) -> TaskState:
-    """The state of a task whose driver ended without saying how."""
-    sentence = "The driver ended before the jobs did; they may go on. The same command adopts them."
-    return replace(state, status=FAILED, explanation=sentence) if state.status == RUNNING else state
+def abandoned(status: LuigiTaskStatus) -> LuigiTaskStatus:
+    """The status of a task whose driver ended without an outcome."""
+    return _failed(status, _ABANDONED) if status.status == RUNNING else status
 
 
-def _left(state: TaskState, outcome: Outcome) -> TaskState:
+def _last(progress: StepProgress, outcome: Outcome, reasons: Sequence[str]) -> LuigiTaskStatus:
+    status = status_of(progress)
+    if reasons:
+        return _failed(status, f"{progress.step}: {progress.line}." + "\n".join(reasons))
+    if status.status != RUNNING:
+        return status
     if outcome.detached:
         return replace(
-            state, status=DONE, line=f"submitted, driver detached: {state.line}; the jobs go on, see `status`"
+            status, status=DONE, line=f"submitted, driver detached: {status.line}; the jobs go on, see `status`"
         )
-    word = "interrupted" if outcome.interrupted else "ended"
-    return replace(state, status=FAILED, explanation=f"The driver was {word} at: {state.line}.")
+    return _failed(status, f"The driver was {'interrupted' if outcome.interrupted else 'ended'} at: {status.line}.")
 
 
-def _words(cell: FailedCell) -> str:
-    because = f" of {cell.because_of}" if cell.because_of else ""
-    return f"{cell.sample}: {cell.reason.words}{because}: {cell.message}"
-
-
-def _shortened(lines: Sequence[str]) -> list[str]:
-    more = len(lines) - CELLS_NAMED
-    return [*lines[:CELLS_NAMED], *([f"and {more} more"] if more > 0 else [])]
+def _failed(status: LuigiTaskStatus, explanation: str) -> LuigiTaskStatus:
+    return replace(status, status=FAILED, explanation=explanation)

@@ -1,6 +1,6 @@
 """What a driver tells while it works, as values, and who may listen.
 
-The command line listens to draw bars, Luigi's coat to tell its scheduler; neither is known to the driver.
+The command line listens to draw bars, Luigi's adapter to report to its scheduler; neither is known to the driver.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.definitions import configured_definitions, resources
 from batch_pipeline.log import of_run
-from batch_pipeline.luigi_adapter.submit import Coat
+from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Limits, Plan, Remedy
 from batch_pipeline.pipeline.planner import make_plan
@@ -143,7 +143,7 @@ class Driver:
         #: Cells of its earlier waves: what is forced is forced once.
         self._made: frozenset[tuple[str, str]] = frozenset()
         self._submitted = 0
-        self._coat: Coat | None = None
+        self._luigi: LuigiAdapter | None = None
         #: Runs that it submitted or follows, oldest first.
         self.run_ids: list[str] = []
 
@@ -162,8 +162,8 @@ class Driver:
     def close(self) -> None:
         """Lets go of the lock and the backend's connections; jobs go on."""
         self._lock.release()
-        if self._coat is not None:
-            self._coat.close()
+        if self._luigi is not None:
+            self._luigi.close()
         if self._backend is not None:
             self._backend.close()
 
@@ -259,7 +259,7 @@ class Driver:
         return outcome
 
     def _hearers(self, listener: Listener) -> list[Listener]:
-        return [listener, self._coat] if self._coat is not None else [listener]
+        return [listener, self._luigi] if self._luigi is not None else [listener]
 
     def _wave(self, listener: Listener) -> tuple[Look, list[Submission]]:
         """Plans and submits what can be submitted now. Returns what there was and the jobs to follow."""
@@ -329,16 +329,16 @@ class Driver:
             self.run_ids.append(submitter.run_id)
             submitter.submit_step(self._request.graph.names[0])
             return
-        if self._coat is not None:
-            self._coat.close()
+        if self._luigi is not None:
+            self._luigi.close()
         try:
-            self._coat = _coat(self._request, submitter)
+            self._luigi = _luigi_adapter(self._request, submitter)
         except OSError as error:
             place = self._store.url_of(layout.run_folder(submitter.run_id))
             raise StoreFailed(f"{place} cannot be written: {error.strerror}. Check the folder of the store.") from error
         submitter.begin()
         self.run_ids.append(submitter.run_id)
-        self._coat.submit_all()
+        self._luigi.submit_all()
 
     def _follows(self, found: Look) -> None:
         self.run_ids.extend(adopt(found.live, self.run_ids))
@@ -423,11 +423,11 @@ class Driver:
             write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id), spent=spent)
 
 
-def _coat(request: Request, submitter: Submitter) -> Coat:
+def _luigi_adapter(request: Request, submitter: Submitter) -> LuigiAdapter:
     """Luigi's side of one submission."""
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
     luigi = request.settings.luigi
-    return Coat(
+    return LuigiAdapter(
         request.workflow,
         run_id=submitter.run_id,
         steps=request.graph.names,

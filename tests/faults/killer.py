@@ -23,8 +23,6 @@ from typing import Any
 def load(file: Path) -> Any:
     """The pipeline's class; everything that a command will import is imported too."""
     import botocore.session  # noqa: F401
-    import luigi  # noqa: F401
-    import sciluigi  # noqa: F401
 
     import batch_pipeline.luigi_adapter.imports
     from batch_pipeline import WorkflowTask

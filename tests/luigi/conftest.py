@@ -15,7 +15,7 @@ import pytest
 
 from batch_pipeline import Input, Output, Param, Step, WorkflowTask
 from batch_pipeline.luigi_adapter import daemon
-from batch_pipeline.luigi_adapter.submit import Coat
+from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.records.events import StepProgress
 from tests.leftovers import keep_until_the_end
 
@@ -67,14 +67,14 @@ class Diamond(WorkflowTask):
 
 
 class Driver:
-    """What stands behind a coat: it submits into a list and remembers in a set."""
+    """What stands behind an adapter: it submits into a list and remembers in a set."""
 
     def __init__(self, url: str | None = None, log_folder: Path | None = None) -> None:
         self.url = url
         self.log_folder = log_folder
         self.calls: list[str] = []
         self.records: set[str] = set()
-        self.coats: list[Coat] = []
+        self.adapters: list[LuigiAdapter] = []
         self.failing: dict[str, BaseException] = {}
 
     def submit(self, step: str) -> None:
@@ -83,9 +83,9 @@ class Driver:
         self.calls.append(step)
         self.records.add(step)
 
-    def coat(self, run_id: str, *, steps: tuple[str, ...] = STEPS) -> Coat:
+    def adapter(self, run_id: str, *, steps: tuple[str, ...] = STEPS) -> LuigiAdapter:
         place = urlsplit(self.url) if self.url else None
-        coat = Coat(
+        adapter = LuigiAdapter(
             Diamond,
             run_id=run_id,
             steps=steps,
@@ -97,8 +97,8 @@ class Driver:
             port=place.port or 0 if place else 8082,
             log_folder=self.log_folder,
         )
-        self.coats.append(coat)
-        return coat
+        self.adapters.append(adapter)
+        return adapter
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def drivers() -> Iterator[Callable[..., Driver]]:
 
     yield make
     for driver in made:
-        for coat in driver.coats:
-            coat.close()
+        for adapter in driver.adapters:
+            adapter.close()
 
 
 @pytest.fixture

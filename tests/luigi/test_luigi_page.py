@@ -100,16 +100,16 @@ def page(tmp_path: Path, port: int, eventually: Callable[..., None]) -> Iterator
 def test_the_page_shows_every_step_with_progress_status_and_edges(
     luigid: str, drivers: Any, progress: Any, rpc: Any, page: Page, eventually: Any
 ) -> None:
-    coat = drivers(luigid).coat("04A")
-    coat.submit_all()
+    adapter = drivers(luigid).adapter("04A")
+    adapter.submit_all()
     counts = progress(
         trim={"done": 9},
         count={"done": 7, "running": 1, "failed": {EndReason.OUT_OF_MEMORY: 1}},
         sort={"done": 3, "running": 2, "waiting": 4},
         merge={"running": 1, "waiting": 8},
     )
-    coat.progressed(counts)
-    diamond = coat.task_ids["Diamond"]  # the last that is told
+    adapter.progressed(counts)
+    diamond = adapter.task_ids["Diamond"]  # the last that is told
     eventually(lambda: rpc(luigid, "dep_graph", task_id=diamond)[diamond]["status"], "RUNNING")
 
     visualiser = f"{luigid}/static/visualiser/index.html"
@@ -129,7 +129,7 @@ def test_the_page_shows_every_step_with_progress_status_and_edges(
     assert set(links) == {"http://127.0.0.1/runs/it"}
     page.shoot("luigi-tasks.png")
 
-    page.click(f"#taskTable button.statusMessage[data-task-id={coat.task_ids['count']}]")
+    page.click(f"#taskTable button.statusMessage[data-task-id={adapter.task_ids['count']}]")
     modal = "#statusMessageModal"
     eventually(lambda: page.text(f"{modal} pre"), ["7/9 done, 1 running, 1 failed: out of memory"])
     eventually(lambda: page.text(f"{modal} .progress-bar"), ["88%"])
@@ -138,8 +138,8 @@ def test_the_page_shows_every_step_with_progress_status_and_edges(
     page.open("about:blank")
     page.open(f"{visualiser}#tab=workers")
     bar = "#workerList .taskProgressBar[data-task-id={}]".format
-    eventually(lambda: page.text(bar(coat.task_ids["sort"])), ["33%"])
-    assert page.text(bar(coat.task_ids["count"])) == ["88%"]
+    eventually(lambda: page.text(bar(adapter.task_ids["sort"])), ["33%"])
+    assert page.text(bar(adapter.task_ids["count"])) == ["88%"]
     page.shoot("luigi-workers.png")
 
     page.open("about:blank")
@@ -151,8 +151,8 @@ def test_the_page_shows_every_step_with_progress_status_and_edges(
 def test_the_page_shows_a_failure_with_its_reason(
     luigid: str, drivers: Any, progress: Any, page: Page, eventually: Any
 ) -> None:
-    coat = drivers(luigid).coat("04B")
-    coat.submit_all()
+    adapter = drivers(luigid).adapter("04B")
+    adapter.submit_all()
     counts = progress(
         trim={"done": 9},
         count={"done": 8, "failed": {EndReason.OUT_OF_MEMORY: 1}},
@@ -160,8 +160,8 @@ def test_the_page_shows_a_failure_with_its_reason(
         merge={"done": 8, "failed": {EndReason.DEPENDENCY: 1}},
     )
     cell = FailedCell(step="count", sample="NA<b>1", reason=EndReason.OUT_OF_MEMORY, message="It needed 9 GiB.")
-    coat.ended(Outcome(run_ids=["04B"], progress=counts, failed=[cell]))
-    coat.close()
+    adapter.ended(Outcome(run_ids=["04B"], progress=counts, failed=[cell]))
+    adapter.close()
 
     page.open(f"{luigid}/static/visualiser/index.html#search__search=04B")
     button = "#taskTable button.showError"

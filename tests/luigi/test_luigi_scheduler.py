@@ -1,4 +1,4 @@
-"""The coat with a real luigid: what its page gets to know, and that it refuses nothing behind our back."""
+"""The adapter with a real luigid: what its page gets to know, and that it refuses nothing behind our back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.luigi_adapter import daemon, report
-from batch_pipeline.luigi_adapter.submit import Coat
+from batch_pipeline.luigi_adapter import daemon, scheduler
+from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.records.events import FailedCell, Outcome
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
@@ -27,10 +27,10 @@ STEPS = ["trim", "count", "sort", "merge"]
 
 @pytest.fixture
 def shown(rpc: Make) -> Make:
-    """One field of each of a coat's tasks, by step, as the scheduler has it."""
+    """One field of each of an adapter's tasks, by step, as the scheduler has it."""
 
-    def ask(url: str, coat: Coat, field: str) -> dict[str, Any]:
-        found = {step: rpc(url, "dep_graph", task_id=id).get(id, {}) for step, id in coat.task_ids.items()}
+    def ask(url: str, adapter: LuigiAdapter, field: str) -> dict[str, Any]:
+        found = {step: rpc(url, "dep_graph", task_id=id).get(id, {}) for step, id in adapter.task_ids.items()}
         return {step: about.get(field) for step, about in found.items()}
 
     return ask
@@ -42,9 +42,9 @@ def everywhere(value: Any) -> dict[str, Any]:
 
 def test_the_graph_has_the_ports_edges(luigid: str, drivers: Make, rpc: Make) -> None:
     driver = drivers(luigid)
-    coat = driver.coat("02A")
-    coat.submit_all()
-    ids = coat.task_ids
+    adapter = driver.adapter("02A")
+    adapter.submit_all()
+    ids = adapter.task_ids
     graph = rpc(luigid, "dep_graph", task_id=ids["Diamond"])
     edges = {(down, up) for down in ids for up in ids if ids[up] in graph[ids[down]]["deps"]}
     assert edges == {
@@ -61,54 +61,54 @@ def test_the_graph_has_the_ports_edges(luigid: str, drivers: Make, rpc: Make) ->
 def test_progress_of_all_steps_shows_at_once_and_the_edges_stay(
     luigid: str, drivers: Make, progress: Make, shown: Make, eventually: Make
 ) -> None:
-    coat = drivers(luigid).coat("02B")
-    coat.submit_all()
-    before = shown(luigid, coat, "deps")
-    coat.progressed(
+    adapter = drivers(luigid).adapter("02B")
+    adapter.submit_all()
+    before = shown(luigid, adapter, "deps")
+    adapter.progressed(
         progress(
             trim={"done": 3, "running": 1},
             count={"done": 7, "running": 1, "failed": {EndReason.OUT_OF_MEMORY: 1}},
             sort={"done_before": 4},
         )
     )
-    eventually(lambda: shown(luigid, coat, "status"), {**everywhere("RUNNING"), "sort": "DONE"})
+    eventually(lambda: shown(luigid, adapter, "status"), {**everywhere("RUNNING"), "sort": "DONE"})
     eventually(
-        lambda: shown(luigid, coat, "progress_percentage"),
+        lambda: shown(luigid, adapter, "progress_percentage"),
         {"trim": 75, "count": 88, "sort": 100, "merge": 0, "Diamond": 71},
     )
-    assert shown(luigid, coat, "status_message")["count"] == "7/9 done, 1 running, 1 failed: out of memory"
-    assert shown(luigid, coat, "tracking_url") == everywhere("http://127.0.0.1/runs/it")
-    assert {step: sorted(deps) for step, deps in shown(luigid, coat, "deps").items()} == {
+    assert shown(luigid, adapter, "status_message")["count"] == "7/9 done, 1 running, 1 failed: out of memory"
+    assert shown(luigid, adapter, "tracking_url") == everywhere("http://127.0.0.1/runs/it")
+    assert {step: sorted(deps) for step, deps in shown(luigid, adapter, "deps").items()} == {
         step: sorted(deps) for step, deps in before.items()
     }
-    assert shown(luigid, coat, "params")["count"]["settings"] == "depth=7"
+    assert shown(luigid, adapter, "params")["count"]["settings"] == "depth=7"
 
 
 def test_a_finished_run_is_done(luigid: str, drivers: Make, progress: Make, shown: Make) -> None:
-    coat = drivers(luigid).coat("02C")
-    coat.submit_all()
-    coat.progressed(progress())
-    coat.ended(Outcome(run_ids=["02C"], progress=progress(**{step: {"done": 4} for step in STEPS}), failed=[]))
-    coat.close()
-    assert shown(luigid, coat, "status") == everywhere("DONE")
-    assert shown(luigid, coat, "progress_percentage") == everywhere(100)
+    adapter = drivers(luigid).adapter("02C")
+    adapter.submit_all()
+    adapter.progressed(progress())
+    adapter.ended(Outcome(run_ids=["02C"], progress=progress(**{step: {"done": 4} for step in STEPS}), failed=[]))
+    adapter.close()
+    assert shown(luigid, adapter, "status") == everywhere("DONE")
+    assert shown(luigid, adapter, "progress_percentage") == everywhere(100)
 
 
 def test_a_failure_is_failed_and_says_why(
     luigid: str, drivers: Make, progress: Make, shown: Make, rpc: Make, eventually: Make
 ) -> None:
-    coat = drivers(luigid).coat("02D")
-    coat.submit_all()
+    adapter = drivers(luigid).adapter("02D")
+    adapter.submit_all()
     counts = progress(
         trim={"done": 4}, count={"done": 3, "failed": {EndReason.OUT_OF_MEMORY: 1}}, sort={"done": 4}, merge={"done": 4}
     )
-    coat.progressed(counts)
-    eventually(lambda: shown(luigid, coat, "status")["count"], "FAILED")
+    adapter.progressed(counts)
+    eventually(lambda: shown(luigid, adapter, "status")["count"], "FAILED")
     cell = FailedCell(step="count", sample="NA12878", reason=EndReason.OUT_OF_MEMORY, message="It needed 9 GiB.")
-    coat.ended(Outcome(run_ids=["02D"], progress=counts, failed=[cell]))
-    coat.close()
-    assert shown(luigid, coat, "status") == {**everywhere("DONE"), "count": "FAILED", "Diamond": "FAILED"}
-    error = json.loads(rpc(luigid, "fetch_error", task_id=coat.task_ids["count"])["error"])
+    adapter.ended(Outcome(run_ids=["02D"], progress=counts, failed=[cell]))
+    adapter.close()
+    assert shown(luigid, adapter, "status") == {**everywhere("DONE"), "count": "FAILED", "Diamond": "FAILED"}
+    error = json.loads(rpc(luigid, "fetch_error", task_id=adapter.task_ids["count"])["error"])
     assert "NA12878: out of memory: It needed 9 GiB." in error
 
 
@@ -116,24 +116,24 @@ def test_a_failed_step_that_is_retried_runs_again(
     luigid: str, drivers: Make, progress: Make, shown: Make, eventually: Make
 ) -> None:
     driver = drivers(luigid)
-    coat = driver.coat("02E")
-    coat.submit_all()
-    coat.progressed(progress(trim={"failed": {EndReason.OUT_OF_MEMORY: 1}}))
-    eventually(lambda: shown(luigid, coat, "status")["trim"], "FAILED")
+    adapter = driver.adapter("02E")
+    adapter.submit_all()
+    adapter.progressed(progress(trim={"failed": {EndReason.OUT_OF_MEMORY: 1}}))
+    eventually(lambda: shown(luigid, adapter, "status")["trim"], "FAILED")
     driver.records.discard("trim")
-    coat.submit_all()
-    coat.progressed(progress(trim={"running": 1}))
-    eventually(lambda: shown(luigid, coat, "status")["trim"], "RUNNING")
+    adapter.submit_all()
+    adapter.progressed(progress(trim={"running": 1}))
+    eventually(lambda: shown(luigid, adapter, "status")["trim"], "RUNNING")
     assert driver.calls == [*STEPS, "trim"]
 
 
 def test_a_failing_submission_shows_as_failed(luigid: str, drivers: Make, shown: Make) -> None:
     driver = drivers(luigid)
     driver.failing["count"] = BackendFailed("The queue is disabled.")
-    coat = driver.coat("02F")
+    adapter = driver.adapter("02F")
     with pytest.raises(BackendFailed, match="queue is disabled"):
-        coat.submit_all()
-    assert shown(luigid, coat, "status")["count"] == "FAILED"
+        adapter.submit_all()
+    assert shown(luigid, adapter, "status")["count"] == "FAILED"
 
 
 @pytest.mark.parametrize("run_ids", [("02G", "02H"), ("02GG", "02GG")], ids=["a new run", "the same run"])
@@ -142,7 +142,7 @@ def test_a_rerun_of_deleted_results_within_the_cooldown_really_runs(
 ) -> None:
     for run_id in run_ids:
         driver = drivers(luigid)
-        driver.coat(run_id).submit_all()
+        driver.adapter(run_id).submit_all()
         assert driver.calls == STEPS
 
 
@@ -152,24 +152,24 @@ def test_a_driver_that_adopts_the_run_of_one_that_died_is_not_refused(
     dead = drivers(luigid)
     dead.failing["sort"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        dead.coat("02I").submit_all()
+        dead.adapter("02I").submit_all()
     adopting = drivers(luigid)
     adopting.records = dead.records
-    coat = adopting.coat("02I")
-    coat.submit_all()
+    adapter = adopting.adapter("02I")
+    adapter.submit_all()
     assert (dead.calls, adopting.calls) == (["trim", "count"], ["sort", "merge"])
-    coat.progressed(progress())
-    eventually(lambda: shown(luigid, coat, "status"), everywhere("RUNNING"))
+    adapter.progressed(progress())
+    eventually(lambda: shown(luigid, adapter, "status"), everywhere("RUNNING"))
 
 
 @pytest.mark.parametrize("held", ["RUNNING", "DONE"])
 def test_a_refused_step_is_an_error(luigid: str, drivers: Make, rpc: Make, held: str) -> None:
     driver = drivers(luigid)
-    coat = driver.coat(f"02J{held}")
-    other = {"worker": "somebody else", "family": "count", "params": {}, "task_id": coat.task_ids["count"]}
+    adapter = driver.adapter(f"02J{held}")
+    other = {"worker": "somebody else", "family": "count", "params": {}, "task_id": adapter.task_ids["count"]}
     rpc(luigid, "add_task", status=held, **other)
     with pytest.raises(RunConflict, match=rf"count \(which it holds as {held}\).*not queued"):
-        coat.submit_all()
+        adapter.submit_all()
     assert "count" not in driver.calls
 
 
@@ -178,38 +178,38 @@ def test_a_paused_scheduler_is_an_error(luigid: str, drivers: Make, rpc: Make) -
     rpc(luigid, "pause")
     try:
         with pytest.raises(RunConflict, match=r"paused.*Resume"):
-            driver.coat("02K").submit_all()
+            driver.adapter("02K").submit_all()
     finally:
         rpc(luigid, "unpause")
     assert driver.calls == []
 
 
 def test_a_detached_runs_tasks_say_that_the_jobs_go_on(luigid: str, drivers: Make, progress: Make, shown: Make) -> None:
-    coat = drivers(luigid).coat("02L")
-    coat.submit_all()
-    coat.ended(Outcome(run_ids=["02L"], progress=progress(), failed=[], detached=True))
-    coat.close()
-    assert shown(luigid, coat, "status") == everywhere("DONE")
-    assert all("the jobs go on" in line for line in shown(luigid, coat, "status_message").values())
+    adapter = drivers(luigid).adapter("02L")
+    adapter.submit_all()
+    adapter.ended(Outcome(run_ids=["02L"], progress=progress(), failed=[], detached=True))
+    adapter.close()
+    assert shown(luigid, adapter, "status") == everywhere("DONE")
+    assert all("the jobs go on" in line for line in shown(luigid, adapter, "status_message").values())
 
 
 def test_a_driver_that_ends_without_a_word_leaves_no_success(
     luigid: str, drivers: Make, progress: Make, shown: Make
 ) -> None:
-    coat = drivers(luigid).coat("02M")
-    coat.submit_all()
-    coat.progressed(progress(trim={"done": 4}))
-    coat.close()
-    assert shown(luigid, coat, "status") == {**everywhere("FAILED"), "trim": "DONE"}
+    adapter = drivers(luigid).adapter("02M")
+    adapter.submit_all()
+    adapter.progressed(progress(trim={"done": 4}))
+    adapter.close()
+    assert shown(luigid, adapter, "status") == {**everywhere("FAILED"), "trim": "DONE"}
 
 
 def test_a_step_with_nothing_to_submit_is_known_too(luigid: str, drivers: Make, shown: Make, eventually: Make) -> None:
     driver = drivers(luigid)
     driver.records |= {"trim", "count", "sort"}
-    coat = driver.coat("02N")
-    coat.submit_all()
-    eventually(lambda: shown(luigid, coat, "status_message")["trim"], "nothing to submit")
-    assert shown(luigid, coat, "deps")["count"] == [coat.task_ids["trim"]]
+    adapter = driver.adapter("02N")
+    adapter.submit_all()
+    eventually(lambda: shown(luigid, adapter, "status_message")["trim"], "nothing to submit")
+    assert shown(luigid, adapter, "deps")["count"] == [adapter.task_ids["trim"]]
 
 
 def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
@@ -221,23 +221,23 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
     eventually: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(report, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "BEAT_SECONDS", 0.1)
     url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     try:
-        coat = drivers(url).coat("02O")
-        coat.submit_all()
+        adapter = drivers(url).adapter("02O")
+        adapter.submit_all()
         counts = progress(count={"done": 1, "running": 2, "failed": {EndReason.TIMEOUT: 1}}, sort={"done": 4})
-        coat.progressed(counts)
+        adapter.progressed(counts)
         expected = {**everywhere("RUNNING"), "sort": "DONE"}
-        eventually(lambda: shown(url, coat, "status"), expected)
+        eventually(lambda: shown(url, adapter, "status"), expected)
         pid = int((tmp_path / "luigid.pid").read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        coat.progressed(counts)  # nobody listens: it neither raises nor waits
+        adapter.progressed(counts)  # nobody listens: it neither raises nor waits
         daemon.start(port=port, open_browser=False, state_folder=tmp_path)
-        eventually(lambda: shown(url, coat, "status"), expected)
-        assert shown(url, coat, "status_message")["count"] == counts["count"].line
-        assert coat.task_ids["trim"] in shown(url, coat, "deps")["count"]
+        eventually(lambda: shown(url, adapter, "status"), expected)
+        assert shown(url, adapter, "status_message")["count"] == counts["count"].line
+        assert adapter.task_ids["trim"] in shown(url, adapter, "deps")["count"]
     finally:
         daemon.stop(tmp_path)
 
@@ -245,10 +245,10 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
 def test_a_scheduler_that_dies_while_submitting_is_a_clear_error(tmp_path: Path, port: int, drivers: Make) -> None:
     url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     driver = drivers(url)
-    coat = driver.coat("02P")
+    adapter = driver.adapter("02P")
     assert daemon.stop(tmp_path)
     with pytest.raises(BackendFailed, match="went away while the steps were submitted"):
-        coat.submit_all()
+        adapter.submit_all()
     assert driver.calls == []
 
 
@@ -256,13 +256,13 @@ WATCHER = """
 import sys
 sys.path[:0] = [{root!r}, {here!r}]
 import conftest
-from batch_pipeline.luigi_adapter import report
+from batch_pipeline.luigi_adapter import scheduler
 from batch_pipeline.records.events import StepProgress
-report.BEAT_SECONDS = 0.2
-coat = conftest.Driver({url!r}).coat("02Q")
-coat.submit_all()
-coat.progressed({{step: StepProgress(step=step, running=1) for step in conftest.STEPS}})
-print(*coat.task_ids.values(), flush=True)
+scheduler.BEAT_SECONDS = 0.2
+adapter = conftest.Driver({url!r}).adapter("02Q")
+adapter.submit_all()
+adapter.progressed({{step: StepProgress(step=step, running=1) for step in conftest.STEPS}})
+print(*adapter.task_ids.values(), flush=True)
 input()
 """
 

@@ -9,9 +9,9 @@ import pytest
 from batch_pipeline.luigi_adapter.states import (
     CELLS_NAMED,
     abandoned,
-    last_state_of,
-    last_state_of_all,
-    state_of,
+    last_status_of,
+    last_status_of_all,
+    status_of,
     whole,
 )
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
@@ -41,14 +41,14 @@ def outcome(*progress: StepProgress, **fields: Any) -> Outcome:
     ],
 )
 def test_a_step_is_running_until_it_is_over(progress: StepProgress, status: str, percent: int) -> None:
-    state = state_of(progress)
+    state = status_of(progress)
     assert (state.status, state.percent, state.line) == (status, percent, progress.line)
     assert bool(state.explanation) == (status == "FAILED")
 
 
 def test_the_workflow_counts_all_cells() -> None:
     together = whole("All", {"a": counts(done=9), "b": counts(done=1, running=2, failed=MEMORY, waiting=5)})
-    assert state_of(together).line == "10/18 done, 2 running, 5 waiting, 1 failed: out of memory"
+    assert status_of(together).line == "10/18 done, 2 running, 5 waiting, 1 failed: out of memory"
 
 
 def test_a_failure_names_its_cells_and_says_how_many_more() -> None:
@@ -57,7 +57,7 @@ def test_a_failure_names_its_cells_and_says_how_many_more() -> None:
         for i in range(CELLS_NAMED + 3)
     ]
     progress = counts(failed={EndReason.DEPENDENCY: CELLS_NAMED + 3})
-    state = last_state_of(progress, outcome(progress, failed=failed))
+    state = last_status_of(progress, outcome(progress, failed=failed))
     assert state.status == "FAILED"
     assert "s00: dependency of trim: never ran" in state.explanation.splitlines()
     assert "and 3 more" in state.explanation.splitlines()
@@ -66,13 +66,13 @@ def test_a_failure_names_its_cells_and_says_how_many_more() -> None:
 def test_a_blocked_cell_is_a_failure() -> None:
     progress = counts(done=3, left_out=1)
     ended = outcome(progress, blocked=[("count", "s1", "Its BAM is not there.")])
-    assert "s1: Its BAM is not there." in last_state_of(progress, ended).explanation
-    assert last_state_of_all(whole("All", ended.progress), ended).status == "FAILED"
+    assert "s1: Its BAM is not there." in last_status_of(progress, ended).explanation
+    assert last_status_of_all(whole("All", ended.progress), ended).status == "FAILED"
 
 
 def test_a_detached_step_is_submitted_and_says_so() -> None:
     progress = counts(done=3, running=1)
-    state = last_state_of(progress, outcome(progress, detached=True))
+    state = last_status_of(progress, outcome(progress, detached=True))
     assert state.status == "DONE"
     assert "3/4 done, 1 running" in state.line
     assert "jobs go on" in state.line
@@ -80,15 +80,15 @@ def test_a_detached_step_is_submitted_and_says_so() -> None:
 
 def test_detaching_hides_no_failure() -> None:
     progress = counts(done=3, failed=MEMORY)
-    assert last_state_of(progress, outcome(progress, detached=True)).status == "FAILED"
+    assert last_status_of(progress, outcome(progress, detached=True)).status == "FAILED"
 
 
 def test_an_interrupted_step_is_no_success() -> None:
     progress = counts(done=3, running=1)
-    state = last_state_of(progress, outcome(progress, interrupted=True))
+    state = last_status_of(progress, outcome(progress, interrupted=True))
     assert (state.status, "interrupted" in state.explanation) == ("FAILED", True)
 
 
 def test_what_was_over_stays_when_the_driver_dies() -> None:
-    assert abandoned(state_of(counts(done=1))).status == "DONE"
-    assert abandoned(state_of(counts(running=1))).status == "FAILED"
+    assert abandoned(status_of(counts(done=1))).status == "DONE"
+    assert abandoned(status_of(counts(running=1))).status == "FAILED"

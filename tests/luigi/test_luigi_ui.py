@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.luigi_adapter import daemon
-from batch_pipeline.luigi_adapter.submit import answers
+from batch_pipeline.luigi_adapter.scheduler import call
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ def test_starts_once_is_found_again_and_stops(
     url = daemon.start(port=port, state_folder=folder)
     try:
         assert url == f"http://127.0.0.1:{port}"
-        assert answers(url)
+        assert call(url, "is_paused") == {"paused": False}
         assert daemon.start(port=port, open_browser=False, state_folder=folder) == url
         said = capsys.readouterr()
         assert said.out == ""
@@ -79,7 +79,7 @@ def test_starts_once_is_found_again_and_stops(
         assert daemon.stop(folder)
     assert not daemon.stop(folder)
     with pytest.raises(OSError, match="refused"):
-        answers(url)
+        call(url, "is_paused")
 
 
 @pytest.mark.engine
@@ -96,12 +96,12 @@ def test_luigid_remembers_across_a_restart(
     tmp_path: Path, port: int, drivers: Callable[..., Any], rpc: Callable[..., Any]
 ) -> None:
     url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
-    coat = drivers(url).coat("03A")
-    coat.submit_all()
+    adapter = drivers(url).adapter("03A")
+    adapter.submit_all()
     daemon.stop(tmp_path)
     daemon.start(port=port, open_browser=False, state_folder=tmp_path)
     try:
-        assert set(coat.task_ids.values()) <= set(rpc(url, "task_list"))
+        assert set(adapter.task_ids.values()) <= set(rpc(url, "task_list"))
     finally:
         daemon.stop(tmp_path)
 
@@ -126,7 +126,7 @@ def test_in_the_foreground_it_stays_until_it_is_interrupted(
 
     def up() -> bool:
         try:
-            return answers(url)
+            return bool(call(url, "is_paused"))
         except OSError:
             return False
 

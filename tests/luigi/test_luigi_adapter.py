@@ -1,4 +1,4 @@
-"""The coat without a central scheduler: order, errors, and that nothing of Luigi leaks out."""
+"""The adapter without a central scheduler: order, errors, and that nothing of Luigi leaks out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline import Input, Output, Step, WorkflowTask
-from batch_pipeline.luigi_adapter.submit import Coat
+from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.wire.errors import BackendFailed, SubmissionRefused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,26 +23,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_submits_each_step_once_in_the_order_of_the_steps(drivers: Callable[..., Any]) -> None:
     driver = drivers()
-    driver.coat("01A").submit_all()
+    driver.adapter("01A").submit_all()
     assert driver.calls == ["trim", "count", "sort", "merge"]
 
 
 def test_takes_ready_steps_in_the_given_order(drivers: Callable[..., Any]) -> None:
     driver = drivers()
-    driver.coat("01B", steps=("trim", "sort", "count", "merge")).submit_all()
+    driver.adapter("01B", steps=("trim", "sort", "count", "merge")).submit_all()
     assert driver.calls == ["trim", "sort", "count", "merge"]
 
 
 def test_submits_only_what_is_not_submitted(drivers: Callable[..., Any]) -> None:
     driver = drivers()
     driver.records |= {"trim", "sort"}
-    driver.coat("01C").submit_all()
+    driver.adapter("01C").submit_all()
     assert driver.calls == ["count", "merge"]
 
 
 def test_steps_that_are_not_named_have_nothing_to_submit(drivers: Callable[..., Any]) -> None:
     driver = drivers()
-    driver.coat("01D", steps=("merge",)).submit_all()
+    driver.adapter("01D", steps=("merge",)).submit_all()
     assert driver.calls == ["merge"]
 
 
@@ -71,7 +71,7 @@ class Link(Step):
 
 def test_the_pipelines_own_methods_and_attributes_are_there() -> None:
     calls: list[str] = []
-    coat = Coat(
+    adapter = LuigiAdapter(
         Prepared,
         run_id="01P",
         steps=["first", "second"],
@@ -83,17 +83,17 @@ def test_the_pipelines_own_methods_and_attributes_are_there() -> None:
         port=8082,
         log_folder=None,
     )
-    coat.submit_all()
-    coat.close()
+    adapter.submit_all()
+    adapter.close()
     assert calls == ["first", "second"]
 
 
 def test_can_be_asked_again_and_again(drivers: Callable[..., Any]) -> None:
     driver = drivers()
-    coat = driver.coat("01E")
-    coat.submit_all()
+    adapter = driver.adapter("01E")
+    adapter.submit_all()
     driver.records.discard("sort")
-    coat.submit_all()
+    adapter.submit_all()
     assert driver.calls == ["trim", "count", "sort", "merge", "sort"]
 
 
@@ -101,7 +101,7 @@ def test_the_submissions_own_exception_comes_out_unchanged(drivers: Callable[...
     driver = drivers()
     driver.failing["count"] = refusal = SubmissionRefused("The queue is disabled.")
     with pytest.raises(SubmissionRefused) as raised:
-        driver.coat("01F").submit_all()
+        driver.adapter("01F").submit_all()
     assert raised.value is refusal
     assert "in submit" in "".join(traceback.format_tb(raised.value.__traceback__))
     assert driver.calls == ["trim"], "nothing is submitted after a failure, not even the other branch"
@@ -112,7 +112,7 @@ def test_an_interrupt_comes_out(drivers: Callable[..., Any], error: BaseExceptio
     driver = drivers()
     driver.failing["trim"] = error
     with pytest.raises(type(error)):
-        driver.coat("01G").submit_all()
+        driver.adapter("01G").submit_all()
     assert driver.calls == []
 
 
@@ -126,7 +126,7 @@ def test_an_exception_of_the_records_comes_out(drivers: Callable[..., Any]) -> N
     driver = drivers()
     driver.records = Broken()
     with pytest.raises(OSError, match="the records are gone"):
-        driver.coat("01H").submit_all()
+        driver.adapter("01H").submit_all()
     assert driver.calls == ["trim"]
 
 
@@ -134,11 +134,11 @@ def test_a_submission_without_a_record_is_an_error(drivers: Callable[..., Any]) 
     driver = drivers()
     driver.submit = driver.calls.append
     with pytest.raises(BackendFailed, match="did not submit count, sort, merge"):
-        driver.coat("01I").submit_all()
+        driver.adapter("01I").submit_all()
 
 
 def test_log_and_audit_land_in_the_folder(drivers: Callable[..., Any], tmp_path: Path) -> None:
-    drivers(log_folder=tmp_path / "luigi").coat("01J").submit_all()
+    drivers(log_folder=tmp_path / "luigi").adapter("01J").submit_all()
     log = (tmp_path / "luigi" / "luigi.log").read_text()
     (audit,) = (tmp_path / "luigi").glob("*.audit")
     assert "5 ran successfully" in log
@@ -154,9 +154,9 @@ assert not {{"luigi", "sciluigi", "boto3"}} & set(sys.modules), "Luigi was impor
 before = [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in
           ("", "luigi", "luigi-interface", "sciluigi-interface")]
 driver = conftest.Driver()
-coat = driver.coat("01K")
-coat.submit_all()
-coat.close()
+adapter = driver.adapter("01K")
+adapter.submit_all()
+adapter.close()
 assert driver.calls == list(conftest.STEPS)
 assert before == [(logging.getLogger(name).handlers, logging.getLogger(name).level) for name in
                   ("", "luigi", "luigi-interface", "sciluigi-interface")]
@@ -182,7 +182,7 @@ def test_neither_folder_nor_terminal_show_that_luigi_was_there(tmp_path: Path) -
 def test_no_scheduler_is_one_clear_error(drivers: Callable[..., Any], port: int) -> None:
     driver = drivers(f"http://127.0.0.1:{port}")
     with pytest.raises(BackendFailed, match=rf"No Luigi scheduler at http://127\.0\.0\.1:{port}.*main\.py ui"):
-        driver.coat("01L")
+        driver.adapter("01L")
     assert driver.calls == []
 
 
@@ -198,15 +198,15 @@ def test_another_server_is_not_taken_for_a_scheduler(drivers: Callable[..., Any]
     with HTTPServer(("127.0.0.1", 0), Other) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(BackendFailed, match="something else"):
-            drivers(f"http://127.0.0.1:{server.server_port}").coat("01M")
+            drivers(f"http://127.0.0.1:{server.server_port}").adapter("01M")
         server.shutdown()
 
 
-def test_a_coat_is_a_listener_that_says_nothing_without_a_scheduler(
+def test_an_adapter_is_a_listener_that_says_nothing_without_a_scheduler(
     drivers: Callable[..., Any], progress: Callable[..., Any]
 ) -> None:
-    coat: Coat = drivers().coat("01N")
-    coat.progressed(progress())
-    coat.close()
-    coat.progressed(progress())
-    coat.close()
+    adapter: LuigiAdapter = drivers().adapter("01N")
+    adapter.progressed(progress())
+    adapter.close()
+    adapter.progressed(progress())
+    adapter.close()

@@ -1,0 +1,127 @@
+"""Calls a central Luigi scheduler over HTTP, without Luigi: its import takes a fifth of a second."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
+
+_log = logging.getLogger("luigi-interface")
+
+#: How long a scheduler may take to answer.
+ANSWER_SECONDS: Final = 3.0
+#: Between heartbeats; well under `worker_disconnect_delay`, 60 s.
+BEAT_SECONDS: Final = 5.0
+#: Well under `retry_delay`, 900 s.
+REPEAT_SECONDS: Final = 300.0
+_RETRY_SECONDS: Final = 1.0
+
+
+def scheduler_url(host: str, port: int) -> str:
+    """Where a central scheduler answers."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def call(url: str, method: str, **arguments: Any) -> Any:
+    """The response of an RPC method of the scheduler.
+
+    Raises ConnectionRefusedError when nothing listens there, and OSError with the reason when no scheduler answers.
+    """
+    # Tens of milliseconds that a run without a scheduler need not pay.
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.parse import urlencode
+    from urllib.request import urlopen
+
+    body = urlencode({"data": json.dumps(arguments)}).encode() if arguments else None
+    try:
+        with urlopen(f"{url}/api/{method}", data=body, timeout=ANSWER_SECONDS) as response:
+            return json.load(response)["response"]
+    except HTTPError as error:
+        raise ConnectionError(f"a program that says {error.code} {error.reason} answers there") from error
+    except URLError as error:
+        raise error.reason if isinstance(error.reason, OSError) else ConnectionError(error.reason) from error
+    except (HTTPException, ValueError, LookupError, TypeError) as error:
+        raise ConnectionError(f"something else answers there, which is no Luigi scheduler ({error!r})") from error
+
+
+class Reporter(threading.Thread):
+    """Reports the newest status of each task, until it is finished; the driver never waits for the scheduler.
+
+    `tasks` has by step what `add_task` has to know of each (`tasks.described`); the last is the workflow itself.
+
+    What the scheduler accepts, from luigi's `scheduler.py`: `add_task` may set a DONE or FAILED task RUNNING again, and
+    from RUNNING only the worker that runs it may set DONE or FAILED; it keeps the edges when `deps` are sent along; the
+    status line and the percentage are accepted at any time. A worker without a heartbeat for a minute is forgotten and
+    its RUNNING tasks turn FAILED. A FAILED task would turn PENDING after a quarter of an hour, and a scheduler that was
+    restarted may know nothing: so everything is sent again now and then, and at once when it lost our status line.
+    """
+
+    def __init__(self, *, url: str, worker_id: str, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__(name="luigi-reporter", daemon=True)
+        self._call = partial(call, url)
+        self._worker_id = worker_id
+        self._tasks = dict(tasks)
+        #: The newest statuses by step, and those that the scheduler has.
+        self.statuses: dict[str, LuigiTaskStatus] = {}
+        self._sent: dict[str, LuigiTaskStatus] = {}
+        self._sent_since = 0.0
+        self._news = threading.Event()
+        self._is_ending = False
+
+    def report(self, statuses: Mapping[str, LuigiTaskStatus]) -> None:
+        """Has the statuses sent soon; those of other steps stay."""
+        self.statuses = {**self.statuses, **statuses}
+        self._news.set()
+
+    def finish(self, timeout_seconds: float) -> None:
+        """Sends what is left and ends; gives up after the time."""
+        self._is_ending = True
+        self._news.set()
+        self.join(timeout_seconds)
+
+    def run(self) -> None:
+        """See `threading.Thread.run`."""
+        is_ending = False
+        while not is_ending:
+            self._news.wait(BEAT_SECONDS)
+            self._news.clear()
+            is_ending = self._is_ending
+            if not self._is_sent() and is_ending:
+                time.sleep(_RETRY_SECONDS)
+                self._is_sent()
+
+    def _is_sent(self) -> bool:
+        try:
+            self._send()
+        except OSError as error:
+            _log.warning("The scheduler could not be updated: %s", error)
+            self._sent = {}
+        return bool(self._sent)
+
+    def _send(self) -> None:
+        self._call("ping", worker=self._worker_id)
+        if self._must_repeat():
+            self._sent, self._sent_since = {}, time.monotonic()
+            first_task = next(reversed(self._tasks.values()))["task_id"]
+            self._call("add_worker", worker=self._worker_id, info={"workers": 1, "first_task": first_task})
+        for name, status in self.statuses.items():
+            if status != self._sent.get(name):
+                task, expl = self._tasks[name], json.dumps(status.explanation)
+                self._call("add_task", worker=self._worker_id, status=status.status, expl=expl, **task)
+                self._call("set_task_status_message", task_id=task["task_id"], status_message=status.line)
+                self._call("set_task_progress_percentage", task_id=task["task_id"], progress_percentage=status.percent)
+                self._sent[name] = status
+
+    def _must_repeat(self) -> bool:
+        if not self._sent or time.monotonic() - self._sent_since > REPEAT_SECONDS:
+            return True
+        name, status = next(reversed(self._sent.items()))
+        response = self._call("get_task_status_message", task_id=self._tasks[name]["task_id"])
+        return bool(response["statusMessage"] != status.line)
