@@ -28,9 +28,8 @@ START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
 _REMEDY: Final = "Name another state folder (embedded.state)"
-
 # Not bin/luigid: a virtual environment that was moved has broken scripts, its interpreter still works.
-_COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()")
+_COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()", "--state-path", "luigid.state")
 
 
 def start(
@@ -44,14 +43,8 @@ def start(
 ) -> str:
     """Starts luigid unless it runs, and returns the URL of its page; in the foreground, when it has ended.
 
-    Raises
-    ------
-    InvalidConfig
-        The host is not this machine's loopback and `allow_remote` is not given.
-    UnsafeFolder
-        The state folder is somebody else's, or others may write to it.
-    BackendFailed
-        Something else listens there, or luigid does not come up; the end of its log is in the message.
+    Raises InvalidConfig when the host is not this machine's loopback and `allow_remote` is not given, UnsafeFolder when
+    others may write to the state folder, and BackendFailed when something else listens or luigid does not come up.
     """
     if not (allow_remote or is_loopback(host)):
         raise InvalidConfig(
@@ -59,25 +52,26 @@ def start(
             "Leave the host away, or allow remote access explicitly."
         )
     url = scheduler_url(host, port)
-    if _is_running(url):
-        print(f"luigid already runs at {url}", file=sys.stderr)
-        _open(url, open_browser)
-        return url
-    process = _launch(host, port, state_folder, foreground)
+    process = None if _is_running(url) else _launch(host, port, state_folder, foreground)
     try:
-        _await(process, url, state_folder)
-        print(f"luigid runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})", file=sys.stderr)
-        _open(url, open_browser)
-        if foreground:
+        if process:
+            _await(process, url, state_folder)
+        where = f"runs at {url} (process {process.pid}, log {state_folder / 'luigid.log'})" if process else ""
+        print(f"luigid {where or f'already runs at {url}'}", file=sys.stderr)
+        # Without a display webbrowser would fall back on one that takes the terminal.
+        if open_browser and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+            webbrowser.open(url)
+        if process and foreground:
             process.wait()
     except KeyboardInterrupt:
-        if not foreground:
+        if not (process and foreground):
             raise
         process.terminate()
         process.wait()
-    if foreground:
+    if process and foreground:
         (state_folder / "luigid.pid").unlink(missing_ok=True)
-    process.returncode = process.returncode or 0  # it may be meant to outlive us: no ResourceWarning
+    elif process:
+        process.returncode = 0  # It outlives this process: no ResourceWarning.
     return url
 
 
@@ -121,13 +115,11 @@ def _is_running(url: str) -> bool:
 
 def _launch(host: str, port: int, state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
     private_folder(state_folder.resolve(), _REMEDY)
-    state = state_folder.resolve() / "luigid.state"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")}
     with (state_folder / "luigid.log").open("ab") as log:
         process = subprocess.Popen(
-            [*_COMMAND, "--address", host, "--port", str(port), "--state-path", str(state)],
+            [*_COMMAND, "--address", host, "--port", str(port)],
             cwd=state_folder,
-            env=environment,
+            env={name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -152,9 +144,3 @@ def _await(process: subprocess.Popen[bytes], url: str, state_folder: Path) -> No
     log = state_folder / "luigid.log"
     last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
     raise BackendFailed(f"luigid did not come up at {url}; its last words: {last} (all of them: {log}).")
-
-
-def _open(url: str, is_wanted: bool) -> None:
-    # Without a display webbrowser would fall back on one that takes the terminal.
-    if is_wanted and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        webbrowser.open(url)

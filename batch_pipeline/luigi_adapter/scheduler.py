@@ -16,10 +16,8 @@ _log = logging.getLogger("luigi-interface")
 
 #: How long a scheduler may take to answer.
 ANSWER_SECONDS: Final = 3.0
-#: Between heartbeats; well under `worker_disconnect_delay`, 60 s.
-BEAT_SECONDS: Final = 5.0
-#: Well under `retry_delay`, 900 s.
-REPEAT_SECONDS: Final = 300.0
+#: Between heartbeats; well under `worker_disconnect_delay`, 60 s, and `retry_delay`, 900 s.
+BEAT_SECONDS: Final = 20.0
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -54,13 +52,13 @@ def call(url: str, method: str, **arguments: Any) -> Any:
 class Reporter(threading.Thread):
     """Reports the newest status of each task, until it is finished; the driver never waits for the scheduler.
 
-    `tasks` has by step what `add_task` has to know of each (`tasks.described`); the last is the workflow itself.
+    `tasks` has by step what `add_task` has to know of each (`tasks.described`).
 
     What the scheduler accepts, from luigi's `scheduler.py`: `add_task` may set a DONE or FAILED task RUNNING again, and
     from RUNNING only the worker that runs it may set DONE or FAILED; it keeps the edges when `deps` are sent along; the
-    status line and the percentage are accepted at any time. A worker without a heartbeat for a minute is forgotten and
-    its RUNNING tasks turn FAILED. A FAILED task would turn PENDING after a quarter of an hour, and a scheduler that was
-    restarted may know nothing: so everything is sent again now and then, and at once when it lost our status line.
+    status line and the percentage are accepted at any time. A worker that is silent for a minute is forgotten and its
+    RUNNING tasks turn FAILED; a FAILED task would turn PENDING after a quarter of an hour; and a scheduler that was
+    restarted may know nothing. So everything is sent again now and then, which is the heartbeat too.
     """
 
     def __init__(self, *, url: str, worker_id: str, tasks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -71,7 +69,6 @@ class Reporter(threading.Thread):
         #: The newest statuses by step, and those that the scheduler has.
         self.statuses: dict[str, LuigiTaskStatus] = {}
         self._sent: dict[str, LuigiTaskStatus] = {}
-        self._sent_since = 0.0
         self._news = threading.Event()
         self._is_ending = False
 
@@ -88,40 +85,31 @@ class Reporter(threading.Thread):
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
-        is_ending = False
+        is_ending, repeat_at = False, 0.0
         while not is_ending:
             self._news.wait(BEAT_SECONDS)
             self._news.clear()
             is_ending = self._is_ending
-            if not self._is_sent() and is_ending:
+            if time.monotonic() >= repeat_at:
+                self._sent, repeat_at = {}, time.monotonic() + BEAT_SECONDS
+            if not self._is_sent():
                 time.sleep(_RETRY_SECONDS)
                 self._is_sent()
 
     def _is_sent(self) -> bool:
         try:
-            self._send()
+            for name, status in self.statuses.items():
+                if status != self._sent.get(name):
+                    self._send(self._tasks[name], status)
+                    self._sent[name] = status
         except OSError as error:
             _log.warning("The scheduler could not be updated: %s", error)
             self._sent = {}
-        return bool(self._sent)
+            return False
+        return True
 
-    def _send(self) -> None:
-        self._call("ping", worker=self._worker_id)
-        if self._must_repeat():
-            self._sent, self._sent_since = {}, time.monotonic()
-            first_task = next(reversed(self._tasks.values()))["task_id"]
-            self._call("add_worker", worker=self._worker_id, info={"workers": 1, "first_task": first_task})
-        for name, status in self.statuses.items():
-            if status != self._sent.get(name):
-                task, expl = self._tasks[name], json.dumps(status.explanation)
-                self._call("add_task", worker=self._worker_id, status=status.status, expl=expl, **task)
-                self._call("set_task_status_message", task_id=task["task_id"], status_message=status.line)
-                self._call("set_task_progress_percentage", task_id=task["task_id"], progress_percentage=status.percent)
-                self._sent[name] = status
-
-    def _must_repeat(self) -> bool:
-        if not self._sent or time.monotonic() - self._sent_since > REPEAT_SECONDS:
-            return True
-        name, status = next(reversed(self._sent.items()))
-        response = self._call("get_task_status_message", task_id=self._tasks[name]["task_id"])
-        return bool(response["statusMessage"] != status.line)
+    def _send(self, task: Mapping[str, Any], status: LuigiTaskStatus) -> None:
+        task_id, explanation = task["task_id"], json.dumps(status.explanation)
+        self._call("add_task", worker=self._worker_id, status=status.status, expl=explanation, **task)
+        self._call("set_task_status_message", task_id=task_id, status_message=status.line)
+        self._call("set_task_progress_percentage", task_id=task_id, progress_percentage=status.percent)

@@ -19,6 +19,8 @@ RUNNING: Final = "RUNNING"
 DONE: Final = "DONE"
 FAILED: Final = "FAILED"
 
+_COUNTS: Final = ("done_before", "done", "running", "waiting", "left_out")
+
 #: How many cells an explanation names.
 CELLS_NAMED: Final = 20
 
@@ -43,59 +45,57 @@ NOTHING_TO_SUBMIT: Final = LuigiTaskStatus(status=DONE, percent=100, line="nothi
 
 
 def whole(name: str, progress: Mapping[str, StepProgress]) -> StepProgress:
-    """The counts of all steps together, under the workflow's name."""
+    """The counts of all steps together, under the pipeline's name."""
     steps = progress.values()
     failed: Counter[EndReason] = Counter()
     for step in steps:
         failed.update(step.failed)
-    fields = ("done_before", "done", "running", "waiting", "left_out")
-    return StepProgress(
-        step=name, failed=failed, **{field: sum(getattr(step, field) for step in steps) for field in fields}
-    )
+    counts = {field: sum(getattr(step, field) for step in steps) for field in _COUNTS}
+    return StepProgress(step=name, failed=failed, **counts)
 
 
 def status_of(progress: StepProgress) -> LuigiTaskStatus:
-    """The status of a step, or of the workflow, while the driver watches."""
+    """The status of a step, or of all, while the driver watches."""
     # Rounded down: 100 is for those that are over.
-    shown = LuigiTaskStatus(status=RUNNING, percent=int(100 * progress.fraction), line=progress.line)
+    status = LuigiTaskStatus(status=RUNNING, percent=int(100 * progress.fraction), line=progress.line)
     if progress.over and progress.failures:
-        return _failed(shown, f"{progress.step}: {progress.line}.")
-    return replace(shown, status=DONE) if progress.over else shown
+        return _failed(status, f"{progress.step}: {progress.line}.")
+    return replace(status, status=DONE) if progress.over else status
 
 
-def last_status_of(progress: StepProgress, outcome: Outcome) -> LuigiTaskStatus:
-    """The status of a step when the driver returns."""
-    cells = [
-        f"{cell.sample}: {cell.reason.words}{f' of {cell.because_of}' if cell.because_of else ''}: {cell.message}"
-        for cell in outcome.failed
-        if cell.step == progress.step
-    ]
-    cells += [f"{sample}: {sentence}" for step, sample, sentence in outcome.blocked if step == progress.step]
-    more = [f"and {len(cells) - CELLS_NAMED} more"] if len(cells) > CELLS_NAMED else []
-    return _last(progress, outcome, ["", *cells[:CELLS_NAMED], *more, _REMEDY] if cells else [])
-
-
-def last_status_of_all(progress: StepProgress, outcome: Outcome) -> LuigiTaskStatus:
-    """The status of the workflow when the driver returns."""
-    return _last(progress, outcome, [" See its steps."] if outcome.failed or outcome.blocked else [])
-
-
-def abandoned(status: LuigiTaskStatus) -> LuigiTaskStatus:
-    """The status of a task whose driver ended without an outcome."""
-    return _failed(status, _ABANDONED) if status.status == RUNNING else status
+def last_statuses_of(name: str, outcome: Outcome) -> dict[str, LuigiTaskStatus]:
+    """The statuses of the steps, and of all under the pipeline's name, when the driver returns."""
+    statuses = {step: _last(counts, outcome, _reasons(step, outcome)) for step, counts in outcome.progress.items()}
+    see_steps = ["See its steps."] if outcome.failed or outcome.blocked else []
+    return {**statuses, name: _last(whole(name, outcome.progress), outcome, see_steps)}
 
 
 def _last(progress: StepProgress, outcome: Outcome, reasons: Sequence[str]) -> LuigiTaskStatus:
     status = status_of(progress)
     if reasons:
-        return _failed(status, f"{progress.step}: {progress.line}." + "\n".join(reasons))
+        return _failed(status, "\n".join([f"{progress.step}: {progress.line}.", *reasons]))
     if status.status != RUNNING:
         return status
     if outcome.detached:
-        return replace(
-            status, status=DONE, line=f"submitted, driver detached: {status.line}; the jobs go on, see `status`"
-        )
+        line = f"submitted, driver detached: {status.line}; the jobs go on, see `status`"
+        return replace(status, status=DONE, line=line)
     return _failed(status, f"The driver was {'interrupted' if outcome.interrupted else 'ended'} at: {status.line}.")
+
+
+def _reasons(step: str, outcome: Outcome) -> list[str]:
+    cells = [
+        f"{cell.sample}: {cell.reason.words}{f' of {cell.because_of}' if cell.because_of else ''}: {cell.message}"
+        for cell in outcome.failed
+        if cell.step == step
+    ]
+    cells += [f"{sample}: {sentence}" for blocked, sample, sentence in outcome.blocked if blocked == step]
+    more = [f"and {len(cells) - CELLS_NAMED} more"] if len(cells) > CELLS_NAMED else []
+    return [*cells[:CELLS_NAMED], *more, _REMEDY] if cells else []
+
+
+def abandoned(status: LuigiTaskStatus) -> LuigiTaskStatus:
+    """The status of a task whose driver ended without an outcome."""
+    return _failed(status, _ABANDONED) if status.status == RUNNING else status
 
 
 def _failed(status: LuigiTaskStatus, explanation: str) -> LuigiTaskStatus:

@@ -21,11 +21,11 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from batch_pipeline.luigi_adapter import states
 from batch_pipeline.luigi_adapter.scheduler import Reporter, call, scheduler_url
-from batch_pipeline.pipeline.workflow import WorkflowTask
+from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import Outcome, Silence, StepProgress
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 
@@ -37,21 +37,17 @@ _REMEDY: Final = "Wait a minute and run the same command again, or leave --sched
 class LuigiAdapter(Silence):
     """Submits a pipeline's steps through Luigi and, with a central scheduler, shows their progress on its page.
 
-    `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit. Steps
-    of the pipeline that `steps` does not name have nothing to submit.
-
+    `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit.
     Raises BackendFailed when no scheduler answers at the host and port; nothing was submitted.
     """
 
     def __init__(
         self,
-        workflow: type[WorkflowTask],
+        graph: Graph,
         *,
         run_id: str,
-        steps: Sequence[str],
         submit: Callable[[str], None],
         submitted: Callable[[str], bool],
-        params: Mapping[str, str],
         tracking_url: str,
         host: str | None,
         port: int,
@@ -65,24 +61,21 @@ class LuigiAdapter(Silence):
         imports.load()
         from batch_pipeline.luigi_adapter import tasks
 
-        self._name, self._run_id, self._tracking_url = workflow.__name__, run_id, tracking_url
-        self._submissions = tasks.StepSubmissions(steps, submit, submitted)
+        self._graph, self._run_id, self._tracking_url = graph, run_id, tracking_url
+        self._submissions = tasks.StepSubmissions(submit, submitted)
         # A driver that adopts a run of one that died must not meet its tasks, RUNNING under a worker that is no more.
         driver = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self._worker_id = f"Worker(run={run_id}, driver={driver})"
         with ExitStack() as stack:
             folder = stack.enter_context(imports.logged(log_folder))
-            self._workflow = tasks.adapted(
-                workflow, submissions=self._submissions, run_id=run_id, driver=driver, params=params, folder=folder
-            )
+            self._tasks = tasks.tasks_of(graph, self._submissions, run_id=run_id, driver=driver, folder=folder)
             self._cleanup = stack.pop_all()
-        self._tasks: Mapping[str, Any] = {**self._workflow.step_tasks, self._name: self._workflow}
         self._reporter: Reporter | None = None
         self._is_built = False
 
     @property
     def task_ids(self) -> Mapping[str, str]:
-        """Luigi's id of each step's task; the workflow's is under its class's name."""
+        """Luigi's id of each step's task; the whole pipeline's is under its name."""
         return {name: task.task_id for name, task in self._tasks.items()}
 
     def submit_all(self) -> None:
@@ -94,22 +87,22 @@ class LuigiAdapter(Silence):
         Raises RunConflict when the central scheduler did not let a step be submitted, whose jobs are then not queued,
         and BackendFailed when the scheduler went away on the way.
         """
-        steps = self._submissions.open_steps()
+        steps = [step for step in self._graph.names if not self._submissions.is_submitted(step)]
         if self._is_built:
             for step in steps:
                 self._submissions.submit(step)
         elif steps:
             self._is_built = True
             self._build(steps)
-            self._report({step: states.NOTHING_TO_SUBMIT for step in self._workflow.step_tasks if step not in steps})
+            self._report({step: states.NOTHING_TO_SUBMIT for step in self._graph.names if step not in steps})
 
     def _build(self, steps: Sequence[str]) -> None:
         from luigi.rpc import RPCError
 
-        from batch_pipeline.luigi_adapter.tasks import run_tasks
+        from batch_pipeline.luigi_adapter.tasks import run_task
 
         try:
-            run_tasks(self._workflow, url=self._url, worker_id=self._worker_id)
+            run_task(self._tasks[self._graph.name], url=self._url, worker_id=self._worker_id)
             refused = [step for step in steps if step not in self._submissions.ran]
             refusal = self._refusal(refused) if refused else None
         except (RPCError, OSError) as error:
@@ -118,9 +111,9 @@ class LuigiAdapter(Silence):
                 "Run the same command again: it goes on where this one stopped."
             )
             refusal.__cause__ = error
-        self._submissions.raise_failure()
-        if refusal is not None:
-            raise refusal
+        failure = self._submissions.failure or refusal
+        if failure is not None:
+            raise failure
 
     def _refusal(self, refused: Sequence[str]) -> BackendFailed | RunConflict:
         names = ", ".join(refused)
@@ -141,14 +134,12 @@ class LuigiAdapter(Silence):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        statuses = {step: states.status_of(counts) for step, counts in progress.items()}
-        self._report({**statuses, self._name: states.status_of(states.whole(self._name, progress))})
+        together = states.whole(self._graph.name, progress)
+        self._report({counts.step: states.status_of(counts) for counts in (*progress.values(), together)})
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
-        statuses = {step: states.last_status_of(counts, outcome) for step, counts in outcome.progress.items()}
-        together = states.whole(self._name, outcome.progress)
-        self._report({**statuses, self._name: states.last_status_of_all(together, outcome)})
+        self._report(states.last_statuses_of(self._graph.name, outcome))
 
     def close(self) -> None:
         """Sends the last statuses and gives Luigi's loggers back. May be called twice."""

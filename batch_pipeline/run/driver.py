@@ -428,14 +428,10 @@ def _luigi_adapter(request: Request, submitter: Submitter) -> LuigiAdapter:
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
     luigi = request.settings.luigi
     return LuigiAdapter(
-        request.workflow,
+        request.graph,
         run_id=submitter.run_id,
-        steps=request.graph.names,
         submit=submitter.submit_step,
         submitted=submitter.is_submitted,
-        params={
-            f"{step}.{name}": str(value) for step, params in request.params.items() for name, value in params.items()
-        },
         tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
         host=luigi.scheduler_host or None,
         port=luigi.scheduler_port,

@@ -16,6 +16,7 @@ import pytest
 from batch_pipeline import Input, Output, Param, Step, WorkflowTask
 from batch_pipeline.luigi_adapter import daemon
 from batch_pipeline.luigi_adapter.submit import LuigiAdapter
+from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import StepProgress
 from tests.leftovers import keep_until_the_end
 
@@ -56,8 +57,8 @@ class Diamond(WorkflowTask):
 
     def workflow(self) -> None:
         trim = self.new_task("trim", Trim)
-        sort = self.new_task("sort", Sort)
         count = self.new_task("count", Count)
+        sort = self.new_task("sort", Sort)
         merge = self.new_task("merge", Merge)
         trim.in_reads = self.source("{sample}.fq")
         count.in_reads = trim.out_trimmed
@@ -83,15 +84,13 @@ class Driver:
         self.calls.append(step)
         self.records.add(step)
 
-    def adapter(self, run_id: str, *, steps: tuple[str, ...] = STEPS) -> LuigiAdapter:
+    def adapter(self, run_id: str, pipeline: type[WorkflowTask] = Diamond) -> LuigiAdapter:
         place = urlsplit(self.url) if self.url else None
         adapter = LuigiAdapter(
-            Diamond,
+            Graph.of(pipeline, {"depth": 7} if pipeline is Diamond else {}),
             run_id=run_id,
-            steps=steps,
             submit=self.submit,
             submitted=self.records.__contains__,
-            params={"depth": "7"},
             tracking_url="http://127.0.0.1/runs/it",
             host=place.hostname if place else None,
             port=place.port or 0 if place else 8082,

@@ -9,8 +9,7 @@ import pytest
 from batch_pipeline.luigi_adapter.states import (
     CELLS_NAMED,
     abandoned,
-    last_status_of,
-    last_status_of_all,
+    last_statuses_of,
     status_of,
     whole,
 )
@@ -57,7 +56,7 @@ def test_a_failure_names_its_cells_and_says_how_many_more() -> None:
         for i in range(CELLS_NAMED + 3)
     ]
     progress = counts(failed={EndReason.DEPENDENCY: CELLS_NAMED + 3})
-    state = last_status_of(progress, outcome(progress, failed=failed))
+    state = last_statuses_of("All", outcome(progress, failed=failed))["count"]
     assert state.status == "FAILED"
     assert "s00: dependency of trim: never ran" in state.explanation.splitlines()
     assert "and 3 more" in state.explanation.splitlines()
@@ -66,13 +65,13 @@ def test_a_failure_names_its_cells_and_says_how_many_more() -> None:
 def test_a_blocked_cell_is_a_failure() -> None:
     progress = counts(done=3, left_out=1)
     ended = outcome(progress, blocked=[("count", "s1", "Its BAM is not there.")])
-    assert "s1: Its BAM is not there." in last_status_of(progress, ended).explanation
-    assert last_status_of_all(whole("All", ended.progress), ended).status == "FAILED"
+    assert "s1: Its BAM is not there." in last_statuses_of("All", ended)["count"].explanation
+    assert last_statuses_of("All", ended)["All"].status == "FAILED"
 
 
 def test_a_detached_step_is_submitted_and_says_so() -> None:
     progress = counts(done=3, running=1)
-    state = last_status_of(progress, outcome(progress, detached=True))
+    state = last_statuses_of("All", outcome(progress, detached=True))["count"]
     assert state.status == "DONE"
     assert "3/4 done, 1 running" in state.line
     assert "jobs go on" in state.line
@@ -80,12 +79,12 @@ def test_a_detached_step_is_submitted_and_says_so() -> None:
 
 def test_detaching_hides_no_failure() -> None:
     progress = counts(done=3, failed=MEMORY)
-    assert last_status_of(progress, outcome(progress, detached=True)).status == "FAILED"
+    assert last_statuses_of("All", outcome(progress, detached=True))["count"].status == "FAILED"
 
 
 def test_an_interrupted_step_is_no_success() -> None:
     progress = counts(done=3, running=1)
-    state = last_status_of(progress, outcome(progress, interrupted=True))
+    state = last_statuses_of("All", outcome(progress, interrupted=True))["count"]
     assert (state.status, "interrupted" in state.explanation) == ("FAILED", True)
 
 
