@@ -82,7 +82,8 @@ def logged(folder: Path | None) -> Iterator[Path]:
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="batch-pipeline-luigi-")))
         make_folder(os.fspath(folder), synced=True)
-        handler = logging.FileHandler(folder / "luigi.log", encoding="utf-8", delay=True)
+        # Mode "w": a closed handler is not opened again by a thread that still logs.
+        handler = logging.FileHandler(folder / "luigi.log", "w", encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
         stack.callback(handler.close)
         _redirect(handler, _handlers.append)

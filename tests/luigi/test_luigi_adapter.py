@@ -143,34 +143,79 @@ def test_log_and_audit_land_in_the_folder(drivers: Callable[..., Any], tmp_path:
 CONTAINMENT = """
 import logging, os, sys
 sys.path[:0] = [{root!r}, {here!r}]
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+{before}
 import conftest
-assert not {{"luigi", "sciluigi", "boto3"}} & set(sys.modules), "Luigi was imported before it was needed"
-before = [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in
-          ("", "luigi", "luigi-interface", "sciluigi-interface")]
+assert not {{"sciluigi", "boto3"}} & set(sys.modules), "sciluigi was imported before it was needed"
+names = ("", "luigi", "luigi-interface", "sciluigi-interface")
+def loggers():
+    return [(list(each.handlers), each.level, each.propagate) for each in map(logging.getLogger, names)]
+before = loggers()
 driver = conftest.Driver()
-adapter = driver.adapter("01K")
-adapter.submit_all()
-adapter.close()
+adapters = [driver.adapter("01K"), driver.adapter("01KK")]
+assert loggers()[1:] != before[1:]
+adapters[0].submit_all()
+for adapter in adapters:
+    adapter.close()
 assert driver.calls == list(conftest.STEPS)
-assert before == [(logging.getLogger(name).handlers, logging.getLogger(name).level) for name in
-                  ("", "luigi", "luigi-interface", "sciluigi-interface")]
-import sciluigi
-assert "setup_logging" in vars(sciluigi.interface), "the module is whole but for its last line"
+assert before == loggers()
+assert os.getcwd() == {cwd!r}
+import luigi, sciluigi
+assert sciluigi.interface.setup_logging.__code__.co_filename == sciluigi.interface.__file__
+assert luigi.configuration.get_config().get("core", "rpc_retry_attempts") == "2"
+if not {before!r}:
+    assert not [path for path in opened if path.endswith((".cfg", ".toml")) and "luigi" in path or "client.cfg" in path]
+"""
+
+
+USERS_IMPORT = "import warnings\nwith warnings.catch_warnings(action='ignore'):\n    import luigi"
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("before", ["", USERS_IMPORT], ids=["alone", "after the pipeline imported luigi"])
+def test_neither_folder_nor_terminal_show_that_luigi_was_there(tmp_path: Path, before: str) -> None:
+    folder, temporary = tmp_path / "cwd", tmp_path / "tmp"
+    folder.mkdir()
+    temporary.mkdir()
+    if not before:
+        (folder / "luigi.cfg").write_text("this is [no configuration\n")
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONDEVMODE": "1", "LUIGI_CONFIG_PARSER": "cfg"}
+    if not before:
+        environment |= {"LUIGI_CONFIG_PARSER": "toml", "LUIGI_CONFIG_PATH": str(folder / "luigi.cfg")}
+    code = CONTAINMENT.format(root=str(ROOT), here=str(Path(__file__).parent), before=before, cwd=str(folder))
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert [entry.name for entry in folder.iterdir()] == ([] if before else ["luigi.cfg"])
+    assert list(temporary.iterdir()) == []
+
+
+THREADS = """
+import logging, os, sys, threading
+sys.path[:0] = [{root!r}, {here!r}]
+import conftest
+drivers = [conftest.Driver() for _ in range(8)]
+started = threading.Barrier(len(drivers))
+def submit(number, driver):
+    started.wait()
+    adapter = driver.adapter(f"01T{{number}}")
+    adapter.submit_all()
+    adapter.close()
+threads = [threading.Thread(target=submit, args=item) for item in enumerate(drivers)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert [driver.calls for driver in drivers] == [list(conftest.STEPS)] * len(drivers)
+assert not [name for name in ("luigi", "luigi-interface", "sciluigi-interface") if logging.getLogger(name).handlers]
+assert os.getcwd() == {cwd!r}
 """
 
 
 @pytest.mark.engine
-def test_neither_folder_nor_terminal_show_that_luigi_was_there(tmp_path: Path) -> None:
-    folder, temporary = tmp_path / "cwd", tmp_path / "tmp"
-    folder.mkdir()
-    temporary.mkdir()
-    (folder / "luigi.cfg").write_text("this is [no configuration\n")
-    environment = {**os.environ, "TMPDIR": str(temporary), "LUIGI_CONFIG_PARSER": "toml", "PYTHONDEVMODE": "1"}
-    code = CONTAINMENT.format(root=str(ROOT), here=str(Path(__file__).parent))
-    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+def test_several_threads_may_import_luigi_at_once(tmp_path: Path) -> None:
+    code = THREADS.format(root=str(ROOT), here=str(Path(__file__).parent), cwd=str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
-    assert [entry.name for entry in folder.iterdir()] == ["luigi.cfg"]
-    assert list(temporary.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_scheduler_is_one_clear_error(drivers: Callable[..., Any], port: int) -> None:
