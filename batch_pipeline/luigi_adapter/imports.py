@@ -25,10 +25,6 @@ from batch_pipeline.wire.durable import make_folder
 #: `luigi` carries the scheduler and the set-up, `luigi-interface` all else of Luigi, the third sciluigi's audit.
 LOGGERS = ("luigi", "luigi-interface", "sciluigi-interface")
 
-#: luigi's own defaults are 3 attempts with 30 s between them: a minute of silence when luigid is down.
-RPC_ATTEMPTS = 2
-RPC_WAIT_SECONDS = 1
-
 _importing = threading.Lock()
 _redirecting = threading.Lock()
 _handlers: list[logging.Handler] = []
@@ -45,8 +41,9 @@ def load() -> None:
         if "sciluigi" not in sys.modules:
             _import_sciluigi(scratch)
         config = importlib.import_module("luigi.configuration").get_config()
-        config.set("core", "rpc_retry_attempts", str(RPC_ATTEMPTS))
-        config.set("core", "rpc_retry_wait", str(RPC_WAIT_SECONDS))
+        # luigi's own defaults are 3 attempts with 30 s between them: a minute of silence when luigid is down.
+        config.set("core", "rpc_retry_attempts", "2")
+        config.set("core", "rpc_retry_wait", "1")
 
 
 def _import_luigi() -> None:

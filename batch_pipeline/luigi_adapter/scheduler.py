@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
+from batch_pipeline.wire.errors import BackendFailed
 
 _log = logging.getLogger("luigi-interface")
 
@@ -18,6 +19,8 @@ _log = logging.getLogger("luigi-interface")
 ANSWER_SECONDS: Final = 3.0
 #: Between heartbeats; well under `worker_disconnect_delay`, 60 s, and `retry_delay`, 900 s.
 BEAT_SECONDS: Final = 20.0
+#: How long the driver waits at its end until the last statuses are sent.
+FAREWELL_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -49,6 +52,15 @@ def call(url: str, method: str, **arguments: Any) -> Any:
         raise ConnectionError(f"something else answers there, which is no Luigi scheduler ({error!r})") from error
 
 
+def require_scheduler(url: str) -> None:
+    """Raises BackendFailed unless a scheduler answers at the URL."""
+    try:
+        call(url, "is_paused")
+    except OSError as error:
+        remedy = "Start it with `main.py ui`, or leave --scheduler-host away; nothing was submitted."
+        raise BackendFailed(f"No Luigi scheduler at {url}: {error}. {remedy}") from error
+
+
 class Reporter(threading.Thread):
     """Reports the newest status of each task, until it is finished; the driver never waits for the scheduler.
 
@@ -77,11 +89,11 @@ class Reporter(threading.Thread):
         self.statuses = {**self.statuses, **statuses}
         self._news.set()
 
-    def finish(self, timeout_seconds: float) -> None:
-        """Sends what is left and ends; gives up after the time."""
+    def finish(self) -> None:
+        """Sends what is left and ends; gives up after `FAREWELL_SECONDS`."""
         self._is_ending = True
         self._news.set()
-        self.join(timeout_seconds)
+        self.join(FAREWELL_SECONDS)
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
@@ -92,24 +104,21 @@ class Reporter(threading.Thread):
             is_ending = self._is_ending
             if time.monotonic() >= repeat_at:
                 self._sent, repeat_at = {}, time.monotonic() + BEAT_SECONDS
-            if not self._is_sent():
-                time.sleep(_RETRY_SECONDS)
-                self._is_sent()
+            for pause in (_RETRY_SECONDS, 0.0):
+                try:
+                    self._send()
+                    break
+                except OSError as error:
+                    _log.warning("The scheduler could not be updated: %s", error)
+                    self._sent = {}
+                    time.sleep(pause)
 
-    def _is_sent(self) -> bool:
-        try:
-            for name, status in self.statuses.items():
-                if status != self._sent.get(name):
-                    self._send(self._tasks[name], status)
-                    self._sent[name] = status
-        except OSError as error:
-            _log.warning("The scheduler could not be updated: %s", error)
-            self._sent = {}
-            return False
-        return True
-
-    def _send(self, task: Mapping[str, Any], status: LuigiTaskStatus) -> None:
-        task_id, explanation = task["task_id"], json.dumps(status.explanation)
-        self._call("add_task", worker=self._worker_id, status=status.status, expl=explanation, **task)
-        self._call("set_task_status_message", task_id=task_id, status_message=status.line)
-        self._call("set_task_progress_percentage", task_id=task_id, progress_percentage=status.percent)
+    def _send(self) -> None:
+        for name, status in self.statuses.items():
+            if status != self._sent.get(name):
+                task = self._tasks[name]
+                expl, task_id = json.dumps(status.explanation), task["task_id"]
+                self._call("add_task", worker=self._worker_id, status=status.status, expl=expl, **task)
+                self._call("set_task_status_message", task_id=task_id, status_message=status.line)
+                self._call("set_task_progress_percentage", task_id=task_id, progress_percentage=status.percent)
+                self._sent[name] = status

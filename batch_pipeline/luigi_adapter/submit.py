@@ -24,13 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from batch_pipeline.luigi_adapter import states
-from batch_pipeline.luigi_adapter.scheduler import Reporter, call, scheduler_url
+from batch_pipeline.luigi_adapter.scheduler import Reporter, call, require_scheduler, scheduler_url
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import Outcome, Silence, StepProgress
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 
-#: How long `LuigiAdapter.close` waits until the last statuses are sent.
-FAREWELL_SECONDS: Final = 10.0
 _REMEDY: Final = "Wait a minute and run the same command again, or leave --scheduler-host away."
 
 
@@ -55,7 +53,7 @@ class LuigiAdapter(Silence):
     ) -> None:
         self._url = scheduler_url(host, port) if host else None
         if self._url:
-            _require_scheduler(self._url)
+            require_scheduler(self._url)
         from batch_pipeline.luigi_adapter import imports
 
         imports.load()
@@ -71,7 +69,6 @@ class LuigiAdapter(Silence):
             self._tasks = tasks.tasks_of(graph, self._submissions, run_id=run_id, driver=driver, folder=folder)
             self._cleanup = stack.pop_all()
         self._reporter: Reporter | None = None
-        self._is_built = False
 
     @property
     def task_ids(self) -> Mapping[str, str]:
@@ -81,29 +78,23 @@ class LuigiAdapter(Silence):
     def submit_all(self) -> None:
         """Calls `submit` once for each step that is not submitted, each after those that it reads from.
 
-        A failing `submit` ends it: its exception comes out unchanged, and no other step is submitted. Called again,
-        for a further wave, it submits without Luigi: a scheduler would refuse tasks that it holds as DONE or RUNNING.
+        A failing `submit` ends it: its exception comes out unchanged, and no other step is submitted. A further wave
+        needs an adapter of its own: a scheduler would refuse tasks that it holds as DONE or RUNNING.
 
         Raises RunConflict when the central scheduler did not let a step be submitted, whose jobs are then not queued,
         and BackendFailed when the scheduler went away on the way.
         """
-        steps = [step for step in self._graph.names if not self._submissions.is_submitted(step)]
-        if self._is_built:
-            for step in steps:
-                self._submissions.submit(step)
-        elif steps:
-            self._is_built = True
-            self._build(steps)
-            self._report({step: states.NOTHING_TO_SUBMIT for step in self._graph.names if step not in steps})
-
-    def _build(self, steps: Sequence[str]) -> None:
         from luigi.rpc import RPCError
 
         from batch_pipeline.luigi_adapter.tasks import run_task
 
+        submissions, names = self._submissions, self._graph.names
+        steps = [step for step in names if not submissions.is_submitted(step)]
+        if not steps:
+            return
         try:
             run_task(self._tasks[self._graph.name], url=self._url, worker_id=self._worker_id)
-            refused = [step for step in steps if step not in self._submissions.ran]
+            refused = [step for step in steps if step not in submissions.ran]
             refusal = self._refusal(refused) if refused else None
         except (RPCError, OSError) as error:
             refusal = BackendFailed(
@@ -111,9 +102,10 @@ class LuigiAdapter(Silence):
                 "Run the same command again: it goes on where this one stopped."
             )
             refusal.__cause__ = error
-        failure = self._submissions.failure or refusal
+        failure = submissions.failure or refusal
         if failure is not None:
             raise failure
+        self._report({step: states.NOTHING_TO_SUBMIT for step in names if step not in steps})
 
     def _refusal(self, refused: Sequence[str]) -> BackendFailed | RunConflict:
         names = ", ".join(refused)
@@ -145,7 +137,7 @@ class LuigiAdapter(Silence):
         """Sends the last statuses and gives Luigi's loggers back. May be called twice."""
         if self._reporter is not None:
             self._report({step: states.abandoned(status) for step, status in self._reporter.statuses.items()})
-            self._reporter.finish(FAREWELL_SECONDS)
+            self._reporter.finish()
         self._url = self._reporter = None
         self._cleanup.close()
 
@@ -159,13 +151,3 @@ class LuigiAdapter(Silence):
             self._reporter = Reporter(url=self._url, worker_id=self._worker_id, tasks=tasks)
             self._reporter.start()
         self._reporter.report(statuses)
-
-
-def _require_scheduler(url: str) -> None:
-    try:
-        call(url, "is_paused")
-    except OSError as error:
-        raise BackendFailed(
-            f"No Luigi scheduler at {url}: {error}. "
-            "Start it with `main.py ui`, or leave --scheduler-host away; nothing was submitted."
-        ) from error

@@ -82,15 +82,6 @@ def test_the_pipelines_own_methods_and_attributes_are_there(drivers: Callable[..
     assert driver.calls == ["first", "second"]
 
 
-def test_can_be_asked_again_and_again(drivers: Callable[..., Any]) -> None:
-    driver = drivers()
-    adapter = driver.adapter("01E")
-    adapter.submit_all()
-    driver.records.discard("sort")
-    adapter.submit_all()
-    assert driver.calls == ["trim", "count", "sort", "merge", "sort"]
-
-
 def test_the_submissions_own_exception_comes_out_unchanged(drivers: Callable[..., Any]) -> None:
     driver = drivers()
     driver.failing["count"] = refusal = SubmissionRefused("The queue is disabled.")
