@@ -17,8 +17,10 @@ _log = logging.getLogger("luigi-interface")
 
 #: How long a scheduler may take to answer.
 ANSWER_SECONDS: Final = 3.0
-#: Between heartbeats; well under `worker_disconnect_delay`, 60 s, and `retry_delay`, 900 s.
-BEAT_SECONDS: Final = 20.0
+#: Between heartbeats; well under `worker_disconnect_delay`, 60 s.
+BEAT_SECONDS: Final = 5.0
+#: Until everything is sent again; well under `retry_delay`, 900 s.
+REPEAT_SECONDS: Final = 300.0
 #: How long the driver waits at its end until the last statuses are sent.
 FAREWELL_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
@@ -64,13 +66,13 @@ def require_scheduler(url: str) -> None:
 class Reporter(threading.Thread):
     """Reports the newest status of each task, until it is finished; the driver never waits for the scheduler.
 
-    `tasks` has by step what `add_task` has to know of each (`tasks.described`).
+    `tasks` has by step what `add_task` has to know of each (`tasks.described`); the last is the whole pipeline.
 
     What the scheduler accepts, from luigi's `scheduler.py`: `add_task` may set a DONE or FAILED task RUNNING again, and
     from RUNNING only the worker that runs it may set DONE or FAILED; it keeps the edges when `deps` are sent along; the
     status line and the percentage are accepted at any time. A worker that is silent for a minute is forgotten and its
     RUNNING tasks turn FAILED; a FAILED task would turn PENDING after a quarter of an hour; and a scheduler that was
-    restarted may know nothing. So everything is sent again now and then, which is the heartbeat too.
+    restarted may know nothing. So everything is sent again now and then, and at once when our status line is lost.
     """
 
     def __init__(self, *, url: str, worker_id: str, tasks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -103,7 +105,7 @@ class Reporter(threading.Thread):
             self._news.clear()
             is_ending = self._is_ending
             if time.monotonic() >= repeat_at:
-                self._sent, repeat_at = {}, time.monotonic() + BEAT_SECONDS
+                self._sent, repeat_at = {}, time.monotonic() + REPEAT_SECONDS
             for pause in (_RETRY_SECONDS, 0.0):
                 try:
                     self._send()
@@ -114,6 +116,14 @@ class Reporter(threading.Thread):
                     time.sleep(pause)
 
     def _send(self) -> None:
+        self._call("ping", worker=self._worker_id)
+        for name, status in list(self._sent.items())[-1:]:
+            response = self._call("get_task_status_message", task_id=self._tasks[name]["task_id"])
+            if response["statusMessage"] != status.line:
+                self._sent = {}
+        if not self._sent:
+            first_task = next(reversed(self._tasks.values()))["task_id"]
+            self._call("add_worker", worker=self._worker_id, info={"workers": 1, "first_task": first_task})
         for name, status in self.statuses.items():
             if status != self._sent.get(name):
                 task = self._tasks[name]

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -60,13 +60,16 @@ class LuigiAdapter(Silence):
         from batch_pipeline.luigi_adapter import tasks
 
         self._graph, self._run_id, self._tracking_url = graph, run_id, tracking_url
-        self._submissions = tasks.StepSubmissions(submit, submitted)
+        self._submit, self._submitted = submit, submitted
+        #: The first exception of the driver's, which Luigi only logs, and the steps that were submitted here.
+        self._failure: BaseException | None = None
+        self._ran: list[str] = []
         # A driver that adopts a run of one that died must not meet its tasks, RUNNING under a worker that is no more.
         driver = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         self._worker_id = f"Worker(run={run_id}, driver={driver})"
         with ExitStack() as stack:
             folder = stack.enter_context(imports.logged(log_folder))
-            self._tasks = tasks.tasks_of(graph, self._submissions, run_id=run_id, driver=driver, folder=folder)
+            self._tasks = tasks.tasks_of(graph, self, run_id=run_id, driver=driver, folder=folder)
             self._cleanup = stack.pop_all()
         self._reporter: Reporter | None = None
 
@@ -88,13 +91,12 @@ class LuigiAdapter(Silence):
 
         from batch_pipeline.luigi_adapter.tasks import run_task
 
-        submissions, names = self._submissions, self._graph.names
-        steps = [step for step in names if not submissions.is_submitted(step)]
+        steps = [step for step in self._graph.names if not self.is_submitted(step)]
         if not steps:
             return
         try:
             run_task(self._tasks[self._graph.name], url=self._url, worker_id=self._worker_id)
-            refused = [step for step in steps if step not in submissions.ran]
+            refused = [step for step in steps if step not in self._ran]
             refusal = self._refusal(refused) if refused else None
         except (RPCError, OSError) as error:
             refusal = BackendFailed(
@@ -102,10 +104,31 @@ class LuigiAdapter(Silence):
                 "Run the same command again: it goes on where this one stopped."
             )
             refusal.__cause__ = error
-        failure = submissions.failure or refusal
+        failure = self._failure or refusal
         if failure is not None:
             raise failure
-        self._report({step: states.NOTHING_TO_SUBMIT for step in names if step not in steps})
+        self._report({step: states.NOTHING_TO_SUBMIT for step in self._graph.names if step not in steps})
+
+    def is_submitted(self, step: str) -> bool:
+        """Whether nothing of a step is left to submit; for its task."""
+        with self._keeping_failure():
+            return self._submitted(step)
+
+    def submit(self, step: str) -> None:
+        """Submits a step; for its task. Raises BackendFailed after another step could not be submitted."""
+        if self._failure is not None:
+            raise BackendFailed(f"{step} is not submitted, because another step could not be.")
+        with self._keeping_failure():
+            self._submit(step)
+        self._ran.append(step)
+
+    @contextmanager
+    def _keeping_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
 
     def _refusal(self, refused: Sequence[str]) -> BackendFailed | RunConflict:
         names = ", ".join(refused)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import luigi
 import sciluigi
@@ -28,41 +27,12 @@ from luigi.worker import Worker
 
 from batch_pipeline.pipeline.workflow import Graph, Port
 from batch_pipeline.wire.durable import make_folder
-from batch_pipeline.wire.errors import BackendFailed
+
+if TYPE_CHECKING:
+    from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 
 # sciluigi's own two parameters would fill the scheduler's page with each other's repr.
 _HIDDEN: dict[str, Any] = {"significant": False, "visibility": ParameterVisibility.PRIVATE}
-
-
-class StepSubmissions:
-    """Submits steps for Luigi's tasks, and keeps the first exception, which Luigi only logs."""
-
-    def __init__(self, submit: Callable[[str], None], submitted: Callable[[str], bool]) -> None:
-        self._submit, self._submitted = submit, submitted
-        self.failure: BaseException | None = None
-        #: Steps that were submitted here.
-        self.ran: list[str] = []
-
-    def is_submitted(self, step: str) -> bool:
-        """Whether nothing of the step is left to submit."""
-        with self._keeping_failure():
-            return self._submitted(step)
-
-    def submit(self, step: str) -> None:
-        """Puts the step's jobs on the queue. Raises BackendFailed after another step could not be submitted."""
-        if self.failure is not None:
-            raise BackendFailed(f"{step} is not submitted, because another step could not be.")
-        with self._keeping_failure():
-            self._submit(step)
-        self.ran.append(step)
-
-    @contextmanager
-    def _keeping_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self.failure = self.failure or error
-            raise
 
 
 class SubmissionTarget(sciluigi.TargetInfo, luigi.Target):  # type: ignore[misc]  # sciluigi ships no types
@@ -78,7 +48,7 @@ class SubmissionTarget(sciluigi.TargetInfo, luigi.Target):  # type: ignore[misc]
 
     def exists(self) -> bool:
         """See `luigi.Target.exists`."""
-        return self.task.submissions.is_submitted(self.task.instance_name)
+        return self.task.adapter.is_submitted(self.task.instance_name)
 
 
 class StepTask(sciluigi.Task):  # type: ignore[misc]
@@ -89,7 +59,7 @@ class StepTask(sciluigi.Task):  # type: ignore[misc]
     run_id = luigi.Parameter()
     driver = luigi.Parameter()
     settings = luigi.Parameter(significant=False)
-    submissions: ClassVar[StepSubmissions]
+    adapter: ClassVar[LuigiAdapter]
 
     def out_submission(self) -> SubmissionTarget:
         """The output port."""
@@ -97,7 +67,7 @@ class StepTask(sciluigi.Task):  # type: ignore[misc]
 
     def run(self) -> None:
         """See `luigi.Task.run`."""
-        self.submissions.submit(self.instance_name)
+        self.adapter.submit(self.instance_name)
 
 
 class PipelineTask(sciluigi.WorkflowTask):  # type: ignore[misc]
@@ -120,7 +90,7 @@ class PipelineTask(sciluigi.WorkflowTask):  # type: ignore[misc]
         return [task for task in tasks if task not in (reached if task in still_open else read)]
 
 
-def tasks_of(graph: Graph, submissions: StepSubmissions, *, run_id: str, driver: str, folder: Path) -> dict[str, Any]:
+def tasks_of(graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, folder: Path) -> dict[str, Any]:
     """The tasks by step, wired, and the whole pipeline's under its name; run id and driver are their identity."""
     began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
     audit = folder / f".audit_{began}"
@@ -143,7 +113,7 @@ def tasks_of(graph: Graph, submissions: StepSubmissions, *, run_id: str, driver:
         # One class a step, of its name: that is what the scheduler's page groups by and its graph shows.
         body = {
             "__module__": type(node.step).__module__,
-            "submissions": submissions,
+            "adapter": adapter,
             "priority": len(graph.nodes) - number,
         }
         step_class = type(node.name, (StepTask,), body)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.luigi_adapter import daemon, scheduler
+from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
 from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.records.events import FailedCell, Outcome
 from batch_pipeline.wire.contract import EndReason
@@ -291,3 +292,20 @@ def test_a_driver_is_alive_while_it_watches_and_found_out_when_it_is_killed(
             eventually(statuses, {"FAILED"})
     finally:
         daemon.stop(tmp_path)
+
+
+def test_the_last_statuses_get_a_second_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def call(url: str, method: str, **arguments: Any) -> None:
+        calls.append(method)
+        if len(calls) == 1:
+            raise ConnectionError("just restarted")
+
+    monkeypatch.setattr(scheduler, "call", call)
+    monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.0)
+    reporter = scheduler.Reporter(url="", worker_id="it", tasks={"trim": {"task_id": "trim"}})
+    reporter.report({"trim": LuigiTaskStatus(status="DONE")})
+    reporter.start()
+    reporter.finish()
+    assert calls[:4] == ["ping", "ping", "add_worker", "add_task"]
