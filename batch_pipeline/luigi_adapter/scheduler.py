@@ -110,7 +110,7 @@ class Reporter(threading.Thread):
                 try:
                     self._send()
                     break
-                except OSError as error:
+                except (OSError, LookupError, TypeError) as error:
                     _log.warning("The scheduler could not be updated: %s", error)
                     self._sent = {}
                     time.sleep(pause)

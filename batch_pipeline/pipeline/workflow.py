@@ -10,7 +10,7 @@
     if __name__ == "__main__":
         Fusions.main()
 
-The words are sciluigi's, and when a run begins the class becomes a `sciluigi.WorkflowTask` with one Luigi task a step
+The words are sciluigi's, and when a run begins the graph becomes a `sciluigi.WorkflowTask` with one Luigi task a step
 (`luigi_adapter`). Until then it is this light thing: importing Luigi costs more than finding out that nothing is to do.
 Edges come from ports alone; a cycle or an unconnected input is told by name.
 """

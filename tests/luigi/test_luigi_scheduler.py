@@ -297,10 +297,11 @@ def test_a_driver_is_alive_while_it_watches_and_found_out_when_it_is_killed(
 def test_the_last_statuses_get_a_second_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def call(url: str, method: str, **arguments: Any) -> None:
+    def call(url: str, method: str, **arguments: Any) -> dict[str, str]:
         calls.append(method)
         if len(calls) == 1:
             raise ConnectionError("just restarted")
+        return {"statusMessage": ""}
 
     monkeypatch.setattr(scheduler, "call", call)
     monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.0)
