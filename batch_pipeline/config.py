@@ -325,12 +325,12 @@ def load_settings(
 
     Raises InvalidConfig with every unknown key and wrong value at once.
     """
-    given = {key: _Written(value=value, origin="the command line") for key, value in (flags or {}).items()}
+    from_flags = {key: _Written(value=value, origin="the command line") for key, value in (flags or {}).items()}
     merged = {key: _Written(value=value, origin="defaults") for key, value in default_values().items()}
     merged |= _from_file(config, folder or Path())
     merged |= _from_environment(os.environ if environ is None else environ)
-    merged |= given
-    if given.get("store.bucket") and not given.get("store.url"):
+    merged |= from_flags
+    if from_flags.get("store.bucket") and not from_flags.get("store.url"):
         merged["store.url"] = _Written(value="", origin="--bucket-name")
     _refuse_unknown(merged)
     return _validated(merged)

@@ -45,16 +45,16 @@ def code_facts(ask: RunAsk, policy: Policy, cache: Path, tokens: Tokens = lambda
         return None
     with fetched(rule, cache, tokens) as git:
         commit = _resolved(git, ask.commit)
-        found = _known(git, rule, commit)
-        if not found.commit:
-            return found
-        modules = tuple(_submodules(git, found.commit, policy, cache, tokens, (rule.url,)))
+        facts = _known(git, rule, commit)
+        if not facts.commit:
+            return facts
+        modules = tuple(_submodules(git, facts.commit, policy, cache, tokens, (rule.url,)))
         inside = [item.path for item in modules]
         cwd = folder_of(ask.cwd)
         return replace(
-            found,
-            entry_kind=_entry_kind(git, found.commit, entry_of(ask.cwd, ask.script[0]), inside),
-            cwd_missing=bool(cwd) and _entry_kind(git, found.commit, cwd, inside) is not EntryKind.FOLDER,
+            facts,
+            entry_kind=_entry_kind(git, facts.commit, entry_of(ask.cwd, ask.script[0]), inside),
+            cwd_missing=bool(cwd) and _entry_kind(git, facts.commit, cwd, inside) is not EntryKind.FOLDER,
             submodules=modules,
         )
 
@@ -86,15 +86,15 @@ def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _resolved(git: Git, asked: str) -> str:
+def _resolved(git: Git, revision: str) -> str:
     """The full SHA of a commit that was asked for by SHA, branch, tag or beginning of a SHA; empty: there is none."""
-    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", asked):
-        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{asked}^{{commit}}")
-    for name in (f"{HEADS}{asked}", f"{TAGS}{asked}"):
+    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", revision):
+        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    for name in (f"{HEADS}{revision}", f"{TAGS}{revision}"):
         if git.said("show-ref", "--verify", "--", name):
             return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
-    if _SHORT.fullmatch(asked):
-        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{asked}^{{commit}}")
+    if _SHORT.fullmatch(revision):
+        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     return ""
 
 
@@ -129,9 +129,9 @@ def _entry_kind(git: Git, commit: str, path: str, submodules: list[str]) -> Entr
         return EntryKind.MISSING
     if any(path == inside or path.startswith(f"{inside}/") for inside in submodules):
         return EntryKind.SUBMODULE
-    told = git.said("ls-tree", "-z", "--full-tree", commit, "--", path).rstrip("\0")
-    mode, _, rest = told.partition(" ")
-    if not told or "\0" in told or rest.partition("\t")[2] != path:
+    listing = git.said("ls-tree", "-z", "--full-tree", commit, "--", path).rstrip("\0")
+    mode, _, rest = listing.partition(" ")
+    if not listing or "\0" in listing or rest.partition("\t")[2] != path:
         return EntryKind.MISSING
     kinds = {
         _LINK_MODE: EntryKind.LINK,
@@ -151,45 +151,47 @@ def _submodules(
     """
     links = dict(_links(git, commit))
     urls = _urls(git, commit) if links else {}
-    for path, wanted in links.items():
+    for path, pinned in links.items():
         place = f"{above}{path}"
         url = _whole(urls.get(path, ""), held[-1])
         rule = policy.repository(url) if repository_key(url) else None
         if rule is None or rule.url in held or len(held) > MOST_DEPTH:
-            yield SubmoduleFacts(path=place, url=url, commit=wanted, allowed=False)
+            yield SubmoduleFacts(path=place, url=url, commit=pinned, allowed=False)
             continue
         with fetched(rule, cache, tokens) as inner:
-            found = _known(inner, rule, _resolved(inner, wanted))
+            facts = _known(inner, rule, _resolved(inner, pinned))
             yield SubmoduleFacts(
                 path=place,
                 url=rule.url,
-                commit=found.commit,
-                tree=found.tree,
+                commit=facts.commit,
+                tree=facts.tree,
                 allowed=True,
-                merged=found.merged and not found.shallow,
+                merged=facts.merged and not facts.shallow,
                 secret=rule.secret,
             )
-            if found.commit:
-                yield from _submodules(inner, found.commit, policy, cache, tokens, (*held, rule.url), f"{place}/")
+            if facts.commit:
+                yield from _submodules(inner, facts.commit, policy, cache, tokens, (*held, rule.url), f"{place}/")
 
 
 def _links(git: Git, commit: str) -> Iterator[tuple[str, str]]:
     """Path and commit of the submodules in a tree."""
     for entry in git.run("ls-tree", "-r", "-z", "--full-tree", commit).split("\0"):
-        told, _, path = entry.partition("\t")
-        if told.startswith(f"{_SUBMODULE_MODE} "):
-            yield path, told.split()[2]
+        header, _, path = entry.partition("\t")
+        if header.startswith(f"{_SUBMODULE_MODE} "):
+            yield path, header.split()[2]
 
 
 def _urls(git: Git, commit: str) -> dict[str, str]:
     """Path -> URL, as `.gitmodules` in a tree has them."""
-    told = git.said("config", "--blob", f"{commit}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$")
-    found: dict[str, dict[str, str]] = {}
-    for entry in told.split("\0"):
+    configured = git.said(
+        "config", "--blob", f"{commit}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$"
+    )
+    modules: dict[str, dict[str, str]] = {}
+    for entry in configured.split("\0"):
         key, _, value = entry.partition("\n")
         name, _, what = key.rpartition(".")
-        found.setdefault(name, {})[what] = value
-    return {item["path"]: item["url"] for item in found.values() if {"path", "url"} <= set(item)}
+        modules.setdefault(name, {})[what] = value
+    return {item["path"]: item["url"] for item in modules.values() if {"path", "url"} <= set(item)}
 
 
 def _whole(url: str, above: str) -> str:

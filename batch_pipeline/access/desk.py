@@ -28,8 +28,8 @@ def desk_of(settings: Settings, backend: object) -> Desk:
     def digest(name: ImageName) -> str:
         if isinstance(backend, Inspectable):
             try:
-                told = f":{name.tag}" if name.tag else f"@{name.digest}" if name.digest else ""
-                return backend.account.image_digest(f"{name.repository}{told}")
+                suffix = f":{name.tag}" if name.tag else f"@{name.digest}" if name.digest else ""
+                return backend.account.image_digest(f"{name.repository}{suffix}")
             except NotVisible:
                 pass
         return ask_registry(name)

@@ -148,19 +148,19 @@ def _folders(grant: Grant, settings: Settings) -> list[str]:
 
 def _settings_of(grant: Grant, settings: Settings) -> dict[str, str]:
     """The variables by which a pipeline in the script submits where its driver ran, with the level's roles."""
-    told: dict[str, object] = {
+    values: dict[str, object] = {
         "backend.name": settings.backend.name,
         "backend.queue": grant.queue,
         "pipeline.description": grant.description,
     }
     if settings.backend.name == "embedded":
-        told |= {f"embedded.{key}": value for key, value in asdict(settings.embedded).items()}
-        told["embedded.state"] = str(settings.embedded.folder)
+        values |= {f"embedded.{key}": value for key, value in asdict(settings.embedded).items()}
+        values["embedded.state"] = str(settings.embedded.folder)
     else:
         place = place_of(settings)
-        told |= {**place, "aws.job_role": grant.job_role, "aws.log_group": settings.aws.log_group}
-        told["aws.execution_role"] = grant.execution_role or settings.aws.execution_role
-    variables = {variable_of(key): str(value) for key, value in told.items() if value not in ("", 0)}
+        values |= {**place, "aws.job_role": grant.job_role, "aws.log_group": settings.aws.log_group}
+        values["aws.execution_role"] = grant.execution_role or settings.aws.execution_role
+    variables = {variable_of(key): str(value) for key, value in values.items() if value not in ("", 0)}
     return variables | _of_this_machine(settings)
 
 

@@ -313,7 +313,7 @@ def _entry(ask: RunAsk, level: Level, rule: RepositoryRule, code: CodeFacts) -> 
                 thing=f"script {path}", rule="It is no file of the commit.", remedy="Commit and push it.", status=409
             )
         return
-    told = {
+    rules = {
         EntryKind.LINK: "It is a symbolic link, which may lead anywhere.",
         EntryKind.SUBMODULE: "It lies in a submodule, whose review is another one.",
         EntryKind.FOLDER: "It is a folder.",
@@ -326,10 +326,10 @@ def _entry(ask: RunAsk, level: Level, rule: RepositoryRule, code: CodeFacts) -> 
             remedy=f"Use one of them: {', '.join(rule.entry_points) or 'there is none'}.",
             status=403,
         )
-    elif code.entry_kind in told:
+    elif code.entry_kind in rules:
         yield Problem(
             thing=f"script {path}",
-            rule=told[code.entry_kind],
+            rule=rules[code.entry_kind],
             remedy="Make it a file of the repository.",
             status=409 if code.entry_kind is EntryKind.MISSING else 403,
         )
@@ -362,8 +362,8 @@ def _submodules(level: Level, code: CodeFacts) -> Iterator[Problem]:
 
 def _image(ask: RunAsk, level: Level, policy: Policy, place: LevelRule, image: ImageFacts | None) -> Iterator[Problem]:
     """What the registry says of the image."""
-    asked = ask.image or place.image
-    if not asked:
+    name = ask.image or place.image
+    if not name:
         if not place.without_image:
             yield Problem(
                 thing="--image",
@@ -373,7 +373,7 @@ def _image(ask: RunAsk, level: Level, policy: Policy, place: LevelRule, image: I
         return
     if image is None or not _DIGEST.fullmatch(image.digest):
         yield Problem(
-            thing=f"image {asked}",
+            thing=f"image {name}",
             rule="The registry has no such image, so that it has no digest.",
             remedy="Push it, or name another.",
             status=409,
@@ -381,7 +381,7 @@ def _image(ask: RunAsk, level: Level, policy: Policy, place: LevelRule, image: I
         return
     if image.asked_digest and image.asked_digest != image.digest:
         yield Problem(
-            thing=f"image {asked}",
+            thing=f"image {name}",
             rule=f"Its tag leads to {image.digest[:19]} now and not to the digest beside it: it was moved.",
             remedy="Name the image by digest alone.",
             status=409,

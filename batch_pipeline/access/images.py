@@ -61,8 +61,8 @@ class ImageName:
 
 def image_name(image: str) -> ImageName:
     """Takes an image's name apart. Raises Refused for one that is none."""
-    found = _NAME.fullmatch(image)
-    if found is None or not ("." in found["host"] or ":" in found["host"] or found["host"] == "localhost"):
+    parts = _NAME.fullmatch(image)
+    if parts is None or not ("." in parts["host"] or ":" in parts["host"] or parts["host"] == "localhost"):
         raise Refused(
             [
                 Problem(
@@ -72,7 +72,7 @@ def image_name(image: str) -> ImageName:
                 )
             ]
         )
-    return ImageName(host=found["host"], path=found["path"], tag=found["tag"] or "", digest=found["digest"] or "")
+    return ImageName(host=parts["host"], path=parts["path"], tag=parts["tag"] or "", digest=parts["digest"] or "")
 
 
 def image_facts(image: str, resolve: Resolver | None = None) -> ImageFacts | None:
@@ -115,10 +115,10 @@ def _digest(url: str, token: str) -> str:
 def _token(challenge: str) -> str:
     """An anonymous token, from where the registry says. Raises BackendFailed when it wants a password."""
     kind, _, rest = challenge.partition(" ")
-    told = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-    realm = told.pop("realm", "")
+    parameters = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+    realm = parameters.pop("realm", "")
     if kind.lower() != "bearer" or urlsplit(realm).scheme != "https":
         raise BackendFailed("The registry wants a password. Use one in ECR, or one that anybody may read.")
-    with urllib.request.urlopen(f"{realm}?{urlencode(told)}", timeout=_SECONDS) as answer:
+    with urllib.request.urlopen(f"{realm}?{urlencode(parameters)}", timeout=_SECONDS) as answer:
         value = json.load(answer)
     return str(value.get("token") or value.get("access_token") or "")

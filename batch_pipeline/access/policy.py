@@ -108,15 +108,15 @@ class Policy:
     repositories: tuple[RepositoryRule, ...] = ()
     images: tuple[ImageRule, ...] = ()
 
-    def repository(self, asked: str) -> RepositoryRule | None:
+    def repository(self, name: str) -> RepositoryRule | None:
         """The rule for a repository, by its URL in any spelling, or by its name when only one is called so."""
-        wanted = repository_key(asked)
+        key = repository_key(name)
         for rule in self.repositories:
-            if wanted and repository_key(rule.url) == wanted:
+            if key and repository_key(rule.url) == key:
                 return rule
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", asked):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", name):
             return None
-        named = [rule for rule in self.repositories if f"/{repository_key(rule.url)}".endswith(f"/{asked}")]
+        named = [rule for rule in self.repositories if f"/{repository_key(rule.url)}".endswith(f"/{name}")]
         return named[0] if len(named) == 1 else None
 
     def is_member(self, level: Level, names: frozenset[str]) -> bool:
@@ -156,8 +156,8 @@ def repository_key(url: str) -> str:
         if parts.scheme not in ("https", "ssh", "file") or bool(host) == (parts.scheme == "file"):
             return ""
         host += port
-    elif found := re.fullmatch(r"git@([A-Za-z0-9.-]+):([^/].*)", url):
-        host, path, secret = found[1].lower(), f"/{found[2]}", None
+    elif scp_form := re.fullmatch(r"git@([A-Za-z0-9.-]+):([^/].*)", url):
+        host, path, secret = scp_form[1].lower(), f"/{scp_form[2]}", None
     else:
         return ""
     segments = path.strip("/").removesuffix(".git").rstrip("/").split("/")
@@ -205,8 +205,10 @@ def parse_policy(data: bytes, origin: str) -> Policy:
     try:
         value = SchemaValidator(_SCHEMA).validate_python(written)
     except ValidationError as error:
-        told = [f"The policy {origin}: {'.'.join(map(str, item['loc']))}: {item['msg']}." for item in error.errors()]
-        raise InvalidConfig("\n".join(told)) from error
+        sentences = [
+            f"The policy {origin}: {'.'.join(map(str, item['loc']))}: {item['msg']}." for item in error.errors()
+        ]
+        raise InvalidConfig("\n".join(sentences)) from error
     policy = Policy(
         dataset=value["dataset"],
         sha256=sha256_of_bytes(data),

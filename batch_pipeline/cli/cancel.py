@@ -44,19 +44,21 @@ def cancel(call: Call) -> int:
     steps = frozenset(call.options["step"]) or None
     samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
     _ask(call, chosen, steps, samples)
-    found = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples)
-    unheard = [] if steps or samples else [run_id for run_id in chosen if run_id not in {one.run_id for one in found}]
+    cancelled = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples)
+    unheard = (
+        [] if steps or samples else [run_id for run_id in chosen if run_id not in {one.run_id for one in cancelled}]
+    )
     closed = close_unbegun(call.store, unheard)
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"cancelled": [plain(one) for one in found], "closed": closed})
+        print_json({"cancelled": [plain(one) for one in cancelled], "closed": closed})
         return CommandExit.DONE
-    if found or not closed:
-        data(_counted(found))
+    if cancelled or not closed:
+        data(_counted(cancelled))
     for run_id in closed:
         data(f"Closed run {run_id}: it had sent no job.")
-    for one in found:
+    for one in cancelled:
         data(f"  {one}")
     return CommandExit.DONE
 
@@ -90,10 +92,10 @@ def _cancel_driver(call: Call, run_id: str) -> int:
     return CommandExit.DONE
 
 
-def _counted(found: Sequence[Cancelled]) -> str:
-    if not found:
+def _counted(cancelled: Sequence[Cancelled]) -> str:
+    if not cancelled:
         return "Nothing to cancel: none of these cells is live."
-    return f"Cancelled {counted(sum(one.cells for one in found), 'cell')} of {counted(len(found), 'job')}."
+    return f"Cancelled {counted(sum(one.cells for one in cancelled), 'cell')} of {counted(len(cancelled), 'job')}."
 
 
 def _ask(call: Call, chosen: Sequence[str], steps: frozenset[str] | None, samples: frozenset[str] | None) -> None:

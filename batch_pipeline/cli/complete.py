@@ -39,12 +39,12 @@ def runs(workflow: type[WorkflowTask] | None) -> Completer:
 def _completer(workflow: type[WorkflowTask] | None, names: Callable[[Call], Iterable[str]]) -> Completer:
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
-            found: Sequence[str] = [
+            matching: Sequence[str] = [
                 name for name in names(Call(workflow, (), ctx.params)) if name.startswith(incomplete)
             ]
         except (BatchPipelineError, click.ClickException):
             return []
-        return [CompletionItem(name) for name in found[:MOST]]
+        return [CompletionItem(name) for name in matching[:MOST]]
 
     return complete
 

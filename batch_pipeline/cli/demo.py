@@ -85,8 +85,8 @@ def _room(call: Call) -> dict[str, Any]:
     from batch_pipeline.run.room import embedded_room
 
     builder = call.workflow.reference_builder
-    asked = max(step.memory_mb for step in (*(node.step for node in call.graph), builder) if step is not None)
-    return {"embedded__memory_mb": asked} if asked > embedded_room(call.settings.embedded)[1] else {}
+    memory_mb = max(step.memory_mb for step in (*(node.step for node in call.graph), builder) if step is not None)
+    return {"embedded__memory_mb": memory_mb} if memory_mb > embedded_room(call.settings.embedded)[1] else {}
 
 
 def _write_settings(folder: Path, fitting: Mapping[str, Any]) -> None:
@@ -126,21 +126,21 @@ def _verdict(call: Call, cohort: Cohort) -> int:
     from batch_pipeline.demo.cohort import score
 
     files = {sample: _file(call.store, sample, "json") for sample in cohort.samples}
-    found = score(cohort, {sample: path for sample, path in files.items() if path is not None})
+    verdict = score(cohort, {sample: path for sample, path in files.items() if path is not None})
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json(plain(found) | {"perfect": found.perfect, "sentence": found.sentence})
+        print_json(plain(verdict) | {"perfect": verdict.perfect, "sentence": verdict.sentence})
     else:
-        _tell(call, cohort, found)
-    return CommandExit.DONE if found.perfect else CommandExit.FAILED
+        _tell(call, cohort, verdict)
+    return CommandExit.DONE if verdict.perfect else CommandExit.FAILED
 
 
-def _tell(call: Call, cohort: Cohort, found: Score) -> None:
-    header, *rows = found.table()
+def _tell(call: Call, cohort: Cohort, verdict: Score) -> None:
+    header, *rows = verdict.table()
     data("")
     print_table(header, rows)
-    data(f"\n{found.sentence}.")
+    data(f"\n{verdict.sentence}.")
     data("\nFusion tables:")
     for sample in cohort.samples:
         data(f"  {sample}: {_file(call.store, sample, 'fusions.tsv') or 'none'}")

@@ -54,26 +54,26 @@ def doctor(call: Call) -> int:
     is wrong. With --clean it removes what attempts that were killed left in the scratch of this machine.
     """
     findings = [_guarded(name, check, call) for name, check in CHECKS.items()]
-    told = _once(finding for found in findings for finding in found)
+    reported = _once(finding for of_check in findings for finding in of_check)
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json(plain(told))
+        print_json(plain(reported))
     else:
-        for finding in told:
+        for finding in reported:
             data(f"{'ok  ' if finding.ok else 'BAD '} {finding.check}: {finding.sentence}")
             if finding.remedy:
                 data(f"       {finding.remedy}")
-    return CommandExit.DONE if all(finding.ok for finding in told) else CommandExit.FAILED
+    return CommandExit.DONE if all(finding.ok for finding in reported) else CommandExit.FAILED
 
 
 def _once(findings: Iterable[Finding]) -> list[Finding]:
     """The findings without what another check has stumbled over before."""
-    told: dict[tuple[str, str], Finding] = {}
+    by_sentence: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         is_error = not finding.ok and not finding.remedy
-        told.setdefault(("" if is_error else finding.check, finding.sentence), finding)
-    return list(told.values())
+        by_sentence.setdefault(("" if is_error else finding.check, finding.sentence), finding)
+    return list(by_sentence.values())
 
 
 def _guarded(name: str, check: Callable[[Call], Iterator[Finding]], call: Call) -> list[Finding]:
@@ -218,11 +218,11 @@ def _run(call: Call) -> Iterator[Finding]:
         if call.has_pipeline and settings.samples.file:
             request = call.request()
             look = Driver(request, backend).look()
-            found = preflight(request, backend, look.plan, reference=look.reference)
-            if not any(finding.check == "limits" for finding in found):
+            needs = preflight(request, backend, look.plan, reference=look.reference)
+            if not any(finding.check == "limits" for finding in needs):
                 jobs = counted(len(look.plan.jobs), "job")
                 yield Finding(check="plan", ok=True, sentence=f"{jobs} to send, within what AWS takes")
-            yield from found
+            yield from needs
         elif settings.backend.name != "embedded" and isinstance(backend, Inspectable):
             definitions = configured_definitions(call.graph, settings) if call.has_pipeline else {}
             yield from account_findings(backend.account, settings, definitions)

@@ -96,9 +96,9 @@ def _cohort(call: Call, pattern: re.Pattern[str] | None) -> int:
         all_attempts=all_attempts,
     )
     several = len({log.step for log in wanted}) > 1
-    told: set[tuple[str, str, int]] = set()
+    with_lines: set[tuple[str, str, int]] = set()
     for line in search(call.store, call.settings, wanted, pattern):
-        told.add((line.step, line.sample, line.attempt))
+        with_lines.add((line.step, line.sample, line.attempt))
         if call.json:
             print_json(_record(line))
             continue
@@ -107,7 +107,7 @@ def _cohort(call: Call, pattern: re.Pattern[str] | None) -> int:
         place += f" {line.attempt}" if all_attempts else ""
         data(f"{place}: {line.text}")
     what = f"have a line with {call.options['grep']!r}" if pattern is not None else "have a line"
-    say(f"{len(told):,} of {counted(len(wanted), 'log')} {what}.")
+    say(f"{len(with_lines):,} of {counted(len(wanted), 'log')} {what}.")
     return CommandExit.DONE
 
 

@@ -47,9 +47,9 @@ class SettingOption(click.Option):
         extra = super().get_help_extra(ctx)
         extra["envvars"] = (variable_of(self.key),)
         default = default_values().get(self.key, "")
-        told = self._default_text or (str(default).lower() if isinstance(default, bool) else str(default))
-        if told:
-            extra["default"] = told
+        shown = self._default_text or (str(default).lower() if isinstance(default, bool) else str(default))
+        if shown:
+            extra["default"] = shown
         return extra
 
 
@@ -64,16 +64,18 @@ class CommandOption(click.Option):
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """`section.key` -> value of the options that were given, for `load_settings`."""
-    found = {name.replace("__", ".", 1): value for name, value in values.items() if "__" in name and value is not None}
-    if found.get("store.url") == "":
+    values_by_key = {
+        name.replace("__", ".", 1): value for name, value in values.items() if "__" in name and value is not None
+    }
+    if values_by_key.get("store.url") == "":
         raise click.BadParameter("it names no store; a variable may be empty.", param_hint="--store")
     for option, section in (("tag", "tags"), ("param", "params")):
         for pair in values.get(option) or ():
             key, equals, value = pair.partition("=")
             if not equals or not key:
                 raise click.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint=f"--{option}")
-            found[f"{section}.{key}"] = value
-    return found
+            values_by_key[f"{section}.{key}"] = value
+    return values_by_key
 
 
 def common_options() -> list[click.Parameter]:
@@ -168,22 +170,22 @@ def selection_options(steps: Completer, samples: Completer) -> list[click.Parame
     ]
 
 
-def parameter_options(steps: Sequence[type[Step]], taken: Sequence[click.Parameter]) -> list[click.Parameter]:
+def parameter_options(steps: Sequence[type[Step]], others: Sequence[click.Parameter]) -> list[click.Parameter]:
     """One option a parameter; one that several steps have sets it for all. Raises InvalidPipeline for a taken name."""
-    names = {flag: option for option in taken for flag in option.opts}
-    found: dict[str, SettingOption] = {}
+    names = {flag: option for option in others for flag in option.opts}
+    parameters: dict[str, SettingOption] = {}
     for step in steps:
         for name, parameter in step.declared(Parameter).items():
             flag = _flag_of(name)
             if flag in names:
                 raise InvalidPipeline(f"Parameter {name!r} of {step.__name__} would hide the option {flag}. Rename it.")
-            found.setdefault(name, _parameter_option(flag, name, parameter))
-    if not found:
+            parameters.setdefault(name, _parameter_option(flag, name, parameter))
+    if not parameters:
         return []
     per_step = CommandOption(
         "--param", "A parameter of one step; repeatable.", heading=PARAMETERS, multiple=True, metavar="STEP.NAME=VALUE"
     )
-    return [*found.values(), per_step]
+    return [*parameters.values(), per_step]
 
 
 def steps_of(workflow: type[WorkflowTask]) -> list[type[Step]]:

@@ -60,5 +60,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 def print_store_calls(calls: dict[str, int]) -> None:
     """The store calls that planning took, as `--verbose` tells them."""
-    told = ", ".join(f"{count} {kind}" for kind, count in calls.items() if count) or "none"
-    say(f"Store calls for planning: {told} ({sum(calls.values())} in all).")
+    counts = ", ".join(f"{count} {kind}" for kind, count in calls.items() if count) or "none"
+    say(f"Store calls for planning: {counts} ({sum(calls.values())} in all).")

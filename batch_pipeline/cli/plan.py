@@ -100,10 +100,10 @@ class _Details:
         from batch_pipeline.report.estimates import estimate_record
         from batch_pipeline.report.records import plain
 
-        found: dict[str, Any] = {"problems": self.problems} if self.problems else {}
+        record: dict[str, Any] = {"problems": self.problems} if self.problems else {}
         if self.payloads is not None:
-            found |= {"payloads": plain(self.payloads), "problems": self.problems}
-        return found | ({"estimate": estimate_record(self.estimate)} if self.estimate is not None else {})
+            record |= {"payloads": plain(self.payloads), "problems": self.problems}
+        return record | ({"estimate": estimate_record(self.estimate)} if self.estimate is not None else {})
 
     def tell(self) -> None:
         """As text."""

@@ -28,7 +28,7 @@ class PlainProgress(Silence):
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
         self._clock = clock
-        self._told: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._latest: Mapping[str, StepProgress] = {}
         self._when = float("-inf")
 
@@ -47,7 +47,7 @@ class PlainProgress(Silence):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        if not self._told and all(step.over for step in progress.values()):
+        if not self._shown and all(step.over for step in progress.values()):
             return  # Nothing moves, and nothing did: what there is to say is said at the end.
         self._latest = progress
         if self._clock() - self._when >= PAUSE_SECONDS:
@@ -64,16 +64,16 @@ class PlainProgress(Silence):
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
-        if self._told or outcome.run_ids:
+        if self._shown or outcome.run_ids:
             self._latest = outcome.progress
             self._tell()
 
     def _tell(self) -> None:
-        changed = {name: step.line for name, step in self._latest.items() if self._told.get(name) != step.line}
+        changed = {name: step.line for name, step in self._latest.items() if self._shown.get(name) != step.line}
         for name, line in changed.items():
             self._say(f"{name}: {line}")
         if changed:
-            self._told |= changed
+            self._shown |= changed
             self._when = self._clock()
 
     def _say(self, line: str) -> None:

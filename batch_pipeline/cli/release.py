@@ -31,16 +31,16 @@ def release(call: Call) -> int:
     run = resolve(call.store, call.options["run"])
     to = call.options["to"]
     target = opened(call, to, create=True) if to else call.store
-    with shown() as told:
-        found = released(call.store, run, target, partial=bool(call.options["partial"]), told=told)
+    with shown() as on_copied:
+        result = released(call.store, run, target, partial=bool(call.options["partial"]), on_copied=on_copied)
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"format": 1, "run_id": run.run_id, **plain(found)})
+        print_json({"format": 1, "run_id": run.run_id, **plain(result)})
         return CommandExit.DONE
-    data(f"Released {counted(found.files, 'file')}, {found.size_bytes:,} bytes: {found.url}")
-    if found.missing:
-        say(f"Not in it, as not done: {counted(found.missing, 'cell')} of the run.")
+    data(f"Released {counted(result.files, 'file')}, {result.size_bytes:,} bytes: {result.url}")
+    if result.missing:
+        say(f"Not in it, as not done: {counted(result.missing, 'cell')} of the run.")
     return CommandExit.DONE
 
 

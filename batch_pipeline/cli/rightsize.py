@@ -33,7 +33,7 @@ def rightsize(call: Call) -> int:
     from batch_pipeline.report.tables import counted
 
     steps = call.options["steps"]
-    found = sizes.rightsize(
+    proposals = sizes.rightsize(
         call.store,
         steps=[known(step, call.graph.names, "step") for step in steps] if call.has_pipeline else steps,
         now=_defined(call),
@@ -42,16 +42,16 @@ def rightsize(call: Call) -> int:
         headroom=call.options["headroom"],
         progress=_progress,
     )
-    if not found:
+    if not proposals:
         which = f" of {', '.join(steps)}" if steps else ""
         raise InvalidUse(f"No receipt{which} in {call.store.url} tells what a cell took. Run some samples first.")
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"format": 1, "share": int(call.options["share"]), "steps": [plain(one) for one in found]})
+        print_json({"format": 1, "share": int(call.options["share"]), "steps": [plain(one) for one in proposals]})
         return CommandExit.DONE
-    _show(found)
-    read, cells = sum(one.cells for one in found), sum(one.all_cells for one in found)
+    _show(proposals)
+    read, cells = sum(one.cells for one in proposals), sum(one.all_cells for one in proposals)
     if read < cells:
         say(f"From {read:,} of {counted(cells, 'cell')}; --all reads all.")
     return CommandExit.DONE
@@ -67,13 +67,13 @@ def _defined(call: Call) -> dict[str, tuple[int, int]] | None:
     return {step: resources(definition) for step, definition in definitions.items()}
 
 
-def _show(found: Sequence[Proposal]) -> None:
+def _show(proposals: Sequence[Proposal]) -> None:
     from batch_pipeline.report.sizes import rightsize_lines, rightsize_rows
 
     columns = ["step", "cells", "MiB now", "fit now", *(f"{share} %" for share in SHARES), "propose MiB"]
-    print_table([*columns, "vCPUs now", "busy", "propose vCPUs"], rightsize_rows(found))
+    print_table([*columns, "vCPUs now", "busy", "propose vCPUs"], rightsize_rows(proposals))
     data("")
-    for line in rightsize_lines(found):
+    for line in rightsize_lines(proposals):
         data(line)
 
 

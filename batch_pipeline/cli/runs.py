@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch_pipeline.records.registry import Query
 
 #: Options that ask for runs, by the query's field; times apart.
-_ASKED: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
+_FILTERS: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
 
 
 def runs(call: Call) -> int:
@@ -37,7 +37,7 @@ def runs(call: Call) -> int:
     wanted, act = _ACTIONS[word]
     if len(names) != wanted:
         raise InvalidUse(f"`runs {word}` takes {wanted} run{'s' if wanted != 1 else ''}, not {len(names)}.")
-    if word != "list" and any(call.options[name] for name in (*_ASKED, "since", "until")):
+    if word != "list" and any(call.options[name] for name in (*_FILTERS, "since", "until")):
         raise InvalidUse("Options that choose runs go with the list only: runs --user ada.")
     if word != "list" and call.options["server__url"]:
         raise InvalidUse("A service is asked for the list only; it shows a run on its page, /runs/RUN.")
@@ -52,16 +52,16 @@ def _list(call: Call, _: Sequence[str]) -> int:
     # Only where the command names it: one that stands in a settings file is there for `submit`.
     if call.options["server__url"]:
         return runs_by_service(call, _filters(call.options))
-    found = find_runs(call.store, _query(call.options), most=call.options["number"])
+    records = find_runs(call.store, _query(call.options), most=call.options["number"])
     if call.json:
-        print_json([_value(run) for run in found])
+        print_json([_value(run) for run in records])
         return CommandExit.DONE
-    if not found:
-        asked = any(call.options[name] for name in (*_ASKED, "since", "until"))
-        data(f"No run {'that fits ' if asked else ''}is recorded in {call.store.url}.")
+    if not records:
+        filtered = any(call.options[name] for name in (*_FILTERS, "since", "until"))
+        data(f"No run {'that fits ' if filtered else ''}is recorded in {call.store.url}.")
         return CommandExit.DONE
     columns = ["run", "pipeline", "started (UTC)", "by", "code", "samples", "jobs", "state", "command"]
-    print_table(columns, [_row(run) for run in found])
+    print_table(columns, [_row(run) for run in records])
     return CommandExit.DONE
 
 
@@ -70,7 +70,7 @@ def _query(options: Mapping[str, Any]) -> Query:
 
     since, until = options["since"], options["until"]
     return Query(
-        **{name: options[name] or "" for name in _ASKED},
+        **{name: options[name] or "" for name in _FILTERS},
         since=moment(since) if since else None,
         until=moment(until, ends=True) if until else None,
     )
@@ -81,7 +81,7 @@ def _filters(options: Mapping[str, Any]) -> dict[str, Any]:
     from batch_pipeline.records.registry import moment
 
     days = {name: moment(options[name]).date().isoformat() for name in ("since", "until") if options[name]}
-    return {name: options[name] for name in _ASKED} | days | {"most": min(options["number"], 200)}
+    return {name: options[name] for name in _FILTERS} | days | {"most": min(options["number"], 200)}
 
 
 def _value(run: RunRecord) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def _row(run: RunRecord) -> list[object]:
 
     began = run.started_at[:19].replace("T", " ")
     by = f"{run.user}@{run.host}"
-    told = run.description or " ".join(run.argv)
-    return [run.run_id, run.pipeline, began, by, code_of(run), run.samples, run.jobs, state_of(run), told]
+    about = run.description or " ".join(run.argv)
+    return [run.run_id, run.pipeline, began, by, code_of(run), run.samples, run.jobs, state_of(run), about]
 
 
 def _show(call: Call, names: Sequence[str]) -> int:
@@ -116,8 +116,8 @@ def _show(call: Call, names: Sequence[str]) -> int:
     except NotInStore:
         failed = []
     if call.json:
-        told = {"jobs_sent": plain(sent), "failed_cells": plain(failed), "events": plain(events)}
-        print_json(_value(run) | told)
+        details = {"jobs_sent": plain(sent), "failed_cells": plain(failed), "events": plain(events)}
+        print_json(_value(run) | details)
         return CommandExit.DONE
     for section in page_of(run, sent, events, failed):
         data(section.title)
@@ -137,13 +137,13 @@ def _diff(call: Call, names: Sequence[str]) -> int:
     from batch_pipeline.report.records import plain
 
     before, after = (resolve(call.store, name) for name in names)
-    found = differences(call.store, before, after)
+    changes = differences(call.store, before, after)
     if call.json:
-        print_json({"before": before.run_id, "after": after.run_id, "differences": plain(found)})
-    elif not found:
+        print_json({"before": before.run_id, "after": after.run_id, "differences": plain(changes)})
+    elif not changes:
         data(f"{before.run_id} and {after.run_id} differ in nothing that is recorded.")
     else:
-        rows = [[one.about, one.field, one.before, one.after] for one in found]
+        rows = [[one.about, one.field, one.before, one.after] for one in changes]
         print_table(["what", "field", before.run_id, after.run_id], rows)
     return CommandExit.DONE
 

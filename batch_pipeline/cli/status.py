@@ -51,8 +51,10 @@ def status(call: Call) -> int:
         whole = sample in (*gathers, layout.COHORT) and sample not in request.samples.by_name
         if not whole:
             known(sample, [*request.samples.names, *gathers], "sample")
-        told = reader.explain(request, layout.COHORT if whole else sample)
-        return _explain(call, [part for part in told if part.step == sample or sample not in gathers or not whole])
+        explanations = reader.explain(request, layout.COHORT if whole else sample)
+        return _explain(
+            call, [part for part in explanations if part.step == sample or sample not in gathers or not whole]
+        )
     return _show(call, reader.status(request))
 
 
@@ -76,60 +78,60 @@ def follow(call: Call) -> int:
     return finish(call, outcome)
 
 
-def _show(call: Call, found: Status) -> int:
+def _show(call: Call, state: Status) -> int:
     if call.json:
-        print_json(_record(found))
+        print_json(_record(state))
     else:
-        _tell(found)
+        _tell(state)
     # What somebody cancelled did not fail.
-    failed = any(cell.reason is not EndReason.CANCELLED for cell in found.failed)
+    failed = any(cell.reason is not EndReason.CANCELLED for cell in state.failed)
     return CommandExit.FAILED if failed else CommandExit.DONE
 
 
-def _tell(found: Status) -> None:
+def _tell(state: Status) -> None:
     from batch_pipeline.cli.failures import print_failures
     from batch_pipeline.report.tables import blocked_lines, status_rows
 
-    rows = status_rows(found.plan, found.progress, found.failed)
-    moving = ("running", "waiting") if found.live_runs else ()
+    rows = status_rows(state.plan, state.progress, state.failed)
+    moving = ("running", "waiting") if state.live_runs else ()
     ended = ("failed", "cancelled") if any(row.cancelled for row in rows) else ("failed",)
     shown = ["cells", "done", *moving, *ended, "to run", "cannot run"]
     values = [[getattr(row, name.replace(" ", "_")) for name in shown] for row in rows]
     print_table(["step", *shown, ""], [[row.step, *cells, row.words] for row, cells in zip(rows, values, strict=True)])
-    if found.live_runs:
-        say(f"Live: {', '.join(found.live_runs)}.")
-    for note in found.notes:
+    if state.live_runs:
+        say(f"Live: {', '.join(state.live_runs)}.")
+    for note in state.notes:
         say(note)
-    print_failures(found.failed)
-    for line in blocked_lines(found.plan.blocked):
+    print_failures(state.failed)
+    for line in blocked_lines(state.plan.blocked):
         data(f"Cannot run: {line}")
 
 
-def _record(found: Status) -> dict[str, object]:
+def _record(state: Status) -> dict[str, object]:
     from batch_pipeline.report.records import FORMAT, failed_record, progress_record
     from batch_pipeline.report.tables import status_rows
 
-    rows = status_rows(found.plan, found.progress, found.failed)
+    rows = status_rows(state.plan, state.progress, state.failed)
     return {
         "format": FORMAT,
         "steps": [
             step | {"cancelled": row.cancelled, "to_run": row.to_run, "cannot_run": row.cannot_run}
-            for step, row in zip(progress_record(found.progress), rows, strict=True)
+            for step, row in zip(progress_record(state.progress), rows, strict=True)
         ],
-        "failed": failed_record(found.failed),
-        "live_runs": list(found.live_runs),
-        "notes": list(found.notes),
-        "blocked": [{"step": step, "sample": name, "message": why} for (step, name), why in found.plan.blocked.items()],
+        "failed": failed_record(state.failed),
+        "live_runs": list(state.live_runs),
+        "notes": list(state.notes),
+        "blocked": [{"step": step, "sample": name, "message": why} for (step, name), why in state.plan.blocked.items()],
     }
 
 
-def _explain(call: Call, told: Sequence[Explanation]) -> int:
+def _explain(call: Call, explanations: Sequence[Explanation]) -> int:
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json(plain(told))
+        print_json(plain(explanations))
         return CommandExit.DONE
-    for part in told:
+    for part in explanations:
         word = _word(part.state)
         data(f"{part.step}: {part.sentence if part.sentence.startswith(word) else f'{word}: {part.sentence}'}")
     return CommandExit.DONE

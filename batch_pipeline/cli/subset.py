@@ -36,24 +36,24 @@ def subset(call: Call) -> int:
         raise InvalidUse("Say which samples, and where to: subset --samples A,B --from URL --to URL.")
     source = opened(call, options["source"]) if options["source"] else call.store
     target = opened(call, options["to"], create=True)
-    with shown() as told:
-        found = copied(
+    with shown() as on_copied:
+        copy = copied(
             source,
             target,
             samples,
             prefix=call.settings.samples.sources,
             patterns=options["files"] or FILES,
             results=bool(options["results"]),
-            told=told,
+            on_copied=on_copied,
         )
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"format": 1, "samples": samples, "from": source.url, "to": target.url, **plain(found)})
+        print_json({"format": 1, "samples": samples, "from": source.url, "to": target.url, **plain(copy)})
         return CommandExit.DONE
-    there = f", {found.there:,} of them there already" if found.there else ""
-    data(f"{counted(found.files, 'file')} of {counted(len(samples), 'sample')}, {found.size_bytes:,} bytes{there}.")
-    data(f"Recorded in both stores as subset {found.subset_id}.")
+    there = f", {copy.there:,} of them there already" if copy.there else ""
+    data(f"{counted(copy.files, 'file')} of {counted(len(samples), 'sample')}, {copy.size_bytes:,} bytes{there}.")
+    data(f"Recorded in both stores as subset {copy.subset_id}.")
     return CommandExit.DONE
 
 

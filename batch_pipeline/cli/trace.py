@@ -30,14 +30,14 @@ def trace(call: Call) -> int:
     from batch_pipeline.report.trace_pages import trace_record, tree_of
 
     names = frozenset(name for text in call.options["samples"] for name in names_in(text))
-    found = traced(call.store, call.options["path"], samples=names or None)
+    history = traced(call.store, call.options["path"], samples=names or None)
     if call.json:
-        print_json(trace_record(found))
+        print_json(trace_record(history))
     else:
-        _print(tree_of(found))
-    for problem in found.problems:
+        _print(tree_of(history))
+    for problem in history.problems:
         say(problem)
-    return CommandExit.FAILED if found.problems else CommandExit.DONE
+    return CommandExit.FAILED if history.problems else CommandExit.DONE
 
 
 def _print(branch: Branch) -> None:

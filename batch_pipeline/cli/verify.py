@@ -42,9 +42,9 @@ def verify(call: Call) -> int:
                 data(f"{checked.promise.key}: {checked.problem}")
     repaired = repair(call.store, bad) if call.options["repair"] else []
     if call.json:
-        told = [{"file": one.promise.key, "problem": one.problem, "witness": one.promise.witness} for one in bad]
+        problems = [{"file": one.promise.key, "problem": one.problem, "witness": one.promise.witness} for one in bad]
         done = {"repaired": repaired} if call.options["repair"] else {}
-        print_json({"format": 1, "ok": not bad, "files": files, "size_bytes": size_bytes, "problems": told} | done)
+        print_json({"format": 1, "ok": not bad, "files": files, "size_bytes": size_bytes, "problems": problems} | done)
     elif bad:
         data(f"{counted(len(bad), 'file')} of {files:,} {'is' if len(bad) == 1 else 'are'} not what the receipts say.")
         if call.options["repair"]:
@@ -69,15 +69,15 @@ def _promises(call: Call) -> list[Promise]:
     return promises_of_run(call.store, resolve(call.store, what))
 
 
-def _shown(found: Iterable[Checked], total: int) -> Iterator[Checked]:
+def _shown(results: Iterable[Checked], total: int) -> Iterator[Checked]:
     """The same, with a bar on a terminal."""
     if not sys.stderr.isatty():
-        yield from found
+        yield from results
         return
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(found, "Verifying", total=total, console=Console(stderr=True), transient=True)
+    yield from track(results, "Verifying", total=total, console=Console(stderr=True), transient=True)
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:

@@ -131,7 +131,7 @@ class Builder:
             *self._options(registry),
             registry,
             what=f"log in to {registry}",
-            told=password,
+            stdin=password,
         )
 
     def _options(self, image: str) -> list[str]:
@@ -144,7 +144,7 @@ class Builder:
         own = {"REGISTRY_AUTH_FILE": str(self._authority)} if self._authority else {}
         return {**os.environ, **own}
 
-    def _run(self, *arguments: str, what: str, told: str = "") -> str:
+    def _run(self, *arguments: str, what: str, stdin: str = "") -> str:
         """Runs the program and returns what it printed; its talk is kept for when it fails."""
         import sh
 
@@ -155,7 +155,7 @@ class Builder:
             printed.append(line)
             talk.append(line)
 
-        streams: dict[str, Any] = {"_out": listen, "_err": talk.append, "_in": told or None}
+        streams: dict[str, Any] = {"_out": listen, "_err": talk.append, "_in": stdin or None}
         try:
             self._command(*arguments, _env=self._environment(), _tty_out=False, _tty_in=False, **streams)
         except sh.ErrorReturnCode as error:

@@ -66,14 +66,14 @@ def names_in_use(definitions: Mapping[str, Mapping[str, Any]]) -> frozenset[str]
 
 def unused(clients: Clients, pipeline: str, used: Collection[str]) -> list[str]:
     """`name:revision` of the pipeline's ACTIVE definitions that are not used, oldest name first."""
-    found = []
+    revisions = []
     # All of the account's, page by page: AWS can filter by an exact name alone.
     for item in clients.pages("describe_job_definitions", "jobDefinitions", status="ACTIVE"):
         name = str(item["jobDefinitionName"])
         ours = item.get("tags", {}).get(PIPELINE_TAG) == pipeline and _OURS.fullmatch(name)
         if ours and name not in used and item.get("status") == "ACTIVE":
-            found.append((name, int(item["revision"])))
-    return [f"{name}:{revision}" for name, revision in sorted(found)]
+            revisions.append((name, int(item["revision"])))
+    return [f"{name}:{revision}" for name, revision in sorted(revisions)]
 
 
 def retire(clients: Clients, definitions: Sequence[str]) -> None:
@@ -84,10 +84,10 @@ def retire(clients: Clients, definitions: Sequence[str]) -> None:
 
 def _registered(clients: Clients, names: Sequence[str]) -> dict[str, str]:
     """Name -> `name:revision` of those that are registered; the first revision of a name is as good as any."""
-    found = {}
+    registered = {}
     for some in chunks(names, JOBS_PER_DESCRIBE):
         first = [f"{name}:1" for name in some]
         for item in clients.pages("describe_job_definitions", "jobDefinitions", jobDefinitions=first):
             if item["status"] == "ACTIVE":
-                found[str(item["jobDefinitionName"])] = f"{item['jobDefinitionName']}:{item['revision']}"
-    return found
+                registered[str(item["jobDefinitionName"])] = f"{item['jobDefinitionName']}:{item['revision']}"
+    return registered

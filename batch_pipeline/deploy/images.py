@@ -148,9 +148,9 @@ class Ecr(AnyRegistry):
         return f"{repository}@{digest}" if digest else ""
 
     def _digest(self, repository: str, **image: str) -> str:
-        asked = {"repositoryName": self._repository(repository), "imageIds": [image]}
+        parameters = {"repositoryName": self._repository(repository), "imageIds": [image]}
         try:
-            details = self._read("describe_images", **asked).get("imageDetails", ())
+            details = self._read("describe_images", **parameters).get("imageDetails", ())
         except BackendFailed as error:
             if code_of(error) in ("ImageNotFoundException", "RepositoryNotFoundException"):
                 return ""
@@ -189,32 +189,32 @@ def deploy_images(
     BackendFailed: AWS did not make a repository.
     DeploymentFailed: an image could not be built or pushed; those before it are pinned.
     """
-    found = recipes(graph.root, settings.deploy.base_image, only)
-    wanted = _wanted(found, graph.names, only)
+    available = recipes(graph.root, settings.deploy.base_image, only)
+    wanted = _wanted(available, graph.names, only)
     names = [recipe.name for recipe in wanted if force]
     with Builder(settings.deploy.builder, say=say) as builder:
         registry = _registry(settings, builder, push=push, clients=clients)
         work = _Work(root=graph.root, builder=builder, registry=registry, say=say, forced=frozenset(names))
         for recipe in wanted:
-            work.do(recipe, found[BASE])
+            work.do(recipe, available[BASE])
         return tuple(work.done.values())
 
 
-def _wanted(found: Mapping[str, Recipe], steps: Sequence[str], only: Collection[str]) -> list[Recipe]:
-    unknown = sorted(set(only) - set(found) - set(steps))
+def _wanted(available: Mapping[str, Recipe], steps: Sequence[str], only: Collection[str]) -> list[Recipe]:
+    unknown = sorted(set(only) - set(available) - set(steps))
     if unknown:
-        raise InvalidUse(f"There is no image or step {unknown[0]!r}; there are: {', '.join((*found, *steps))}.")
-    names = {name if name in found else BASE for name in only} or set(found)
-    return [recipe for name, recipe in found.items() if name in names]
+        raise InvalidUse(f"There is no image or step {unknown[0]!r}; there are: {', '.join((*available, *steps))}.")
+    names = {name if name in available else BASE for name in only} or set(available)
+    return [recipe for name, recipe in available.items() if name in names]
 
 
 def _registry(settings: Settings, builder: Builder, *, push: bool, clients: Clients | None) -> Registry:
-    told, path = settings.deploy.registry.rstrip("/"), settings.deploy.stack.lower()
+    prefix, path = settings.deploy.registry.rstrip("/"), settings.deploy.stack.lower()
     if not push:
         return ThisMachine(path, builder)
-    if not told or ".dkr.ecr." in told.partition("/")[0]:
-        return Ecr(told, path, clients or Clients(aws_maker(settings.aws)), builder)
-    return AnyRegistry(told, builder)
+    if not prefix or ".dkr.ecr." in prefix.partition("/")[0]:
+        return Ecr(prefix, path, clients or Clients(aws_maker(settings.aws)), builder)
+    return AnyRegistry(prefix, builder)
 
 
 @dataclass(kw_only=True)
@@ -238,9 +238,9 @@ class _Work:
         if forced:
             # What stands under the tag stays, and another build of the same needs another tag.
             tag += f"-{secrets.token_hex(4)}"
-        found = "" if forced else self._found(recipe, tag)
-        if found:
-            image = found
+        current = "" if forced else self._current_image(recipe, tag)
+        if current:
+            image = current
             self.say(f"{recipe.name}: up to date ({image})")
         else:
             if recipe is not base:
@@ -249,9 +249,9 @@ class _Work:
             image = self.registry.put(tag)
             self.say(f"{recipe.name}: {image}")
         self._pin(recipe, image)
-        self.done[recipe.name] = BuiltImage(name=recipe.name, image=image, tag=tag, built=not found)
+        self.done[recipe.name] = BuiltImage(name=recipe.name, image=image, tag=tag, built=not current)
 
-    def _found(self, recipe: Recipe, tag: str) -> str:
+    def _current_image(self, recipe: Recipe, tag: str) -> str:
         """The image as it was built before, by whomever; empty: it must be built."""
         pin = read_pins(self.root).get(recipe.name)
         is_meant = pin and pin.inputs == recipe.inputs and pin.image.startswith(tag.rpartition(":")[0])

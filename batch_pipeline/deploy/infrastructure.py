@@ -78,7 +78,7 @@ class Infrastructure:
         stack = self._stacks.find()
         return None if stack is None or stack.status == EMPTY else stack
 
-    def propose(self, given: Mapping[str, str], images: Iterable[str] = ()) -> Proposal:
+    def propose(self, overrides: Mapping[str, str], images: Iterable[str] = ()) -> Proposal:
         """Works out what would change; nothing is done. Each image gets a repository.
 
         Raises InvalidUse for a parameter or bucket that cannot be, and what `Stacks.propose` raises.
@@ -86,7 +86,7 @@ class Infrastructure:
         stack = self._stacks.find()
         known = stack if stack is not None and stack.status != EMPTY else None
         template = TEMPLATE.read_text(encoding="utf-8")
-        wanted = self._parameters(known, given, images)
+        wanted = self._parameters(known, overrides, images)
         change_set = self._stacks.propose(stack, template, wanted)
         before = self._stacks.template() if known else ""
         values = known.parameters if known else {}
@@ -113,19 +113,19 @@ class Infrastructure:
     # Parameters.
 
     def _parameters(
-        self, stack: Stack | None, given: Mapping[str, str], images: Iterable[str]
+        self, stack: Stack | None, overrides: Mapping[str, str], images: Iterable[str]
     ) -> dict[str, str | None]:
         """Parameter -> value, or None where the stack's own is kept; those at their default are not there."""
         names = parameter_names(TEMPLATE.read_text(encoding="utf-8"))
-        for name in given:
+        for name in overrides:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names)}."
                 raise InvalidUse(f"The infrastructure has no parameter {name!r}. {hint}")
         wanted: dict[str, str | None] = {name: None for name in names if stack and name in stack.parameters}
         wanted.update(self._of_settings())
-        wanted.update(given)
-        listed = given.get("Repositories") or (stack.parameters.get("Repositories", "") if stack else "")
+        wanted.update(overrides)
+        listed = overrides.get("Repositories") or (stack.parameters.get("Repositories", "") if stack else "")
         kept = set(filter(None, listed.split(",")))
         new = {name for name in sorted({BASE, *images} - kept) if not self._has_repository(name)}
         wanted["Repositories"] = ",".join(sorted(kept | new))

@@ -164,8 +164,8 @@ def _install_packages(context: Path, requirements: str) -> None:
             _tty_out=False,
         )
     except sh.ErrorReturnCode as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
+        words = error.stderr.decode(errors="replace").strip().splitlines()
         raise DeploymentFailed(
-            f"pip could not fetch the packages of the base image: {said[-1] if said else 'it said nothing'}. See that "
-            f"`{sys.executable} -m pip download obstore` works, and run the same command again."
+            f"pip could not fetch the packages of the base image: {words[-1] if words else 'it said nothing'}. See"
+            f" that `{sys.executable} -m pip download obstore` works, and run the same command again."
         ) from None

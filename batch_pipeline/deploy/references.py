@@ -85,8 +85,10 @@ def _of_sums(store: Store, key: str, prefix: str) -> dict[str, str]:
     for line in lines:
         digest, separator, file = line.partition("  ")
         if not separator or len(digest) != 64:
-            said = json.dumps(line)
-            raise StoreFailed(f"{store.url_of(key)} has the line {said}, which is no checksum. Fix or remove the file.")
+            shown = json.dumps(line)
+            raise StoreFailed(
+                f"{store.url_of(key)} has the line {shown}, which is no checksum. Fix or remove the file."
+            )
         promised[f"{prefix}{file}"] = digest
     return promised
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from batch_pipeline.backends.aws_clients import Clients
 from batch_pipeline.backends.aws_errors import code_of, error_text
-from batch_pipeline.deploy.stack_states import EMPTY, Change, ChangeSet, Stack, ending, refuse_unready, told
+from batch_pipeline.deploy.stack_states import EMPTY, Change, ChangeSet, Stack, ending, event_sentence, refuse_unready
 from batch_pipeline.wire.errors import BackendFailed, DeploymentFailed
 
 #: IAM resources are made, and Fn::ForEach is a transform:
@@ -49,14 +49,14 @@ class Stacks:
     def find(self, name: str = "") -> Stack | None:
         """The stack, or None when there is none. Raises BackendFailed."""
         try:
-            found = self._read("describe_stacks", StackName=name or self.name)["Stacks"][0]
+            described = self._read("describe_stacks", StackName=name or self.name)["Stacks"][0]
         except BackendFailed as error:
             if code_of(error) == "ValidationError" and "does not exist" in str(error):
                 return None
             raise
-        if found["StackStatus"] == "DELETE_COMPLETE" and not name:
+        if described["StackStatus"] == "DELETE_COMPLETE" and not name:
             return None
-        return _stack_of(found)
+        return _stack_of(described)
 
     def template(self) -> str:
         """The template that the stack was made of, as it was sent."""
@@ -122,13 +122,15 @@ class Stacks:
     def _ready(self, arn: str, stack_id: str, creates: bool) -> ChangeSet:
         """The change set when CloudFormation has worked it out."""
         while True:
-            found = self._read("describe_change_set", ChangeSetName=arn)
-            status = found.get("Status", "")
+            described = self._read("describe_change_set", ChangeSetName=arn)
+            status = described.get("Status", "")
             if status == "CREATE_COMPLETE":
-                return ChangeSet(arn=arn, stack_id=stack_id, creates=creates, changes=tuple(self._changes(arn, found)))
+                return ChangeSet(
+                    arn=arn, stack_id=stack_id, creates=creates, changes=tuple(self._changes(arn, described))
+                )
             if status == "FAILED":
                 self.discard(ChangeSet(arn=arn, stack_id=stack_id, creates=creates))
-                reason = found.get("StatusReason", "it gives no reason")
+                reason = described.get("StatusReason", "it gives no reason")
                 if any(words in reason for words in _NO_CHANGES):
                     return ChangeSet(arn="", stack_id=stack_id, creates=False)
                 raise DeploymentFailed(f"CloudFormation refuses the change of stack {self.name}: {reason}")
@@ -154,7 +156,7 @@ class Stacks:
         while True:
             stack = self._described(stack_id)
             new = self._new_events(stack_id, seen)
-            for sentence, failed in filter(itemgetter(0), map(told, new)):
+            for sentence, failed in filter(itemgetter(0), map(event_sentence, new)):
                 failures.append(sentence) if failed else self._say(sentence)
             begun, looks = begun + len(new), looks + 1
             # What was asked for shows a moment later: a stack at rest without an event has not begun.
@@ -209,14 +211,16 @@ class Stacks:
         return self._clients.read(operation, service="cloudformation", **parameters)
 
 
-def _stack_of(found: Mapping[str, Any]) -> Stack:
+def _stack_of(described: Mapping[str, Any]) -> Stack:
     return Stack(
-        name=found["StackName"],
-        stack_id=found["StackId"],
-        status=found["StackStatus"],
-        reason=found.get("StackStatusReason", ""),
-        parameters={item["ParameterKey"]: _text(item.get("ParameterValue")) for item in found.get("Parameters", ())},
-        outputs={item["OutputKey"]: item.get("OutputValue", "") for item in found.get("Outputs", ())},
+        name=described["StackName"],
+        stack_id=described["StackId"],
+        status=described["StackStatus"],
+        reason=described.get("StackStatusReason", ""),
+        parameters={
+            item["ParameterKey"]: _text(item.get("ParameterValue")) for item in described.get("Parameters", ())
+        },
+        outputs={item["OutputKey"]: item.get("OutputValue", "") for item in described.get("Outputs", ())},
     )
 
 

@@ -68,7 +68,7 @@ class ChangeSet:
     changes: Sequence[Change] = ()
 
 
-def told(event: Mapping[str, Any]) -> tuple[str, bool]:
+def event_sentence(event: Mapping[str, Any]) -> tuple[str, bool]:
     """An event as a sentence, and whether it is a failure; no sentence for one that is of no use to a person."""
     status, reason = event.get("ResourceStatus", ""), event.get("ResourceStatusReason", "")
     is_the_stack = event.get("PhysicalResourceId") == event.get("StackId")

@@ -71,13 +71,13 @@ def export(store: Store, run: RunRecord, to: str, *, results: bool = True) -> Ex
     with _opened(Path(to).expanduser()) as target:
         crate = _Crate(store, target)
         main = crate.records(run)
-        found = results_of(store, run)
-        for receipt in found.receipts:
+        outcome = results_of(store, run)
+        for receipt in outcome.receipts:
             crate.cell(receipt, results=results)
         crate.text("README.md", _README.format(run_id=run.run_id, pipeline=run.pipeline), "What this is")
-        told = metadata(run, found.receipts, crate.members, crate.places(found.receipts), main)
-        crate.write(METADATA, [json.dumps(told, indent=1, ensure_ascii=False).encode()])
-    return Exported(place=to, files=crate.files, size_bytes=crate.size_bytes, left_out=len(found.missing))
+        document = metadata(run, outcome.receipts, crate.members, crate.places(outcome.receipts), main)
+        crate.write(METADATA, [json.dumps(document, indent=1, ensure_ascii=False).encode()])
+    return Exported(place=to, files=crate.files, size_bytes=crate.size_bytes, left_out=len(outcome.missing))
 
 
 class _Crate:
@@ -113,12 +113,12 @@ class _Crate:
 
     def places(self, receipts: Iterable[Receipt]) -> dict[str, str]:
         """Where everything is that receipts name, sources by their URLs."""
-        found = dict(self._places)
+        places = dict(self._places)
         for receipt in receipts:
             for file in receipt.inputs:
-                if file.key not in found:
-                    found[file.key] = file.key if "://" in file.key else self._store.url_of(file.key)
-        return found
+                if file.key not in places:
+                    places[file.key] = file.key if "://" in file.key else self._store.url_of(file.key)
+        return places
 
     def copy(self, key: str, name: str, description: str) -> bool:
         """Copies an object of the store, if it is there: whether it is."""

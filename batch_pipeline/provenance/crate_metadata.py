@@ -128,7 +128,7 @@ def _profiles() -> Iterator[Entity]:
 
 def _workflow(run: RunRecord, main: str, ports: Sequence[Entity]) -> Entity:
     made = [port["@id"] for port in ports if port["@id"].startswith("#output-")]
-    found: Entity = {
+    entity: Entity = {
         "@id": main,
         "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
         "conformsTo": _to(_WORKFLOW),
@@ -142,10 +142,10 @@ def _workflow(run: RunRecord, main: str, ports: Sequence[Entity]) -> Entity:
         "output": list(map(_to, made)),
     }
     if run.repository.startswith("http"):
-        found |= {"codeRepository": run.repository, "url": run.repository}
+        entity |= {"codeRepository": run.repository, "url": run.repository}
     if run.commit:
-        found["version"] = f"{run.commit}{' with changes' if run.dirty else ''}"
-    return found
+        entity["version"] = f"{run.commit}{' with changes' if run.dirty else ''}"
+    return entity
 
 
 def _language() -> Entity:
@@ -178,7 +178,7 @@ def _action(
     place_of: Mapping[str, str],
 ) -> Entity:
     ended = "FailedActionStatus" if run.ended and not run.ok else "CompletedActionStatus"
-    found: Entity = {
+    entity: Entity = {
         "@id": _ACTION,
         "@type": "CreateAction",
         "name": f"Run {run.run_id}",
@@ -192,10 +192,10 @@ def _action(
         "result": [_to(place_of[output.key]) for _, output in results],
     }
     if run.problem:
-        found["error"] = run.problem
+        entity["error"] = run.problem
     if images:
-        found["containerImage"] = [_to(image["@id"]) for image in images]
-    return found
+        entity["containerImage"] = [_to(image["@id"]) for image in images]
+    return entity
 
 
 def _files(members: Sequence[Member], main: str) -> Iterator[Entity]:
@@ -208,8 +208,8 @@ def _files(members: Sequence[Member], main: str) -> Iterator[Entity]:
 def _results(results: Sequence[tuple[Receipt, FileRecord]], place_of: Mapping[str, str]) -> Iterator[Entity]:
     for receipt, output in results:
         tools = ", ".join(f"{tool} {version}" for tool, version in receipt.versions.items())
-        told = f"{output.port} of {receipt.step}, sample {receipt.sample}{f', made by {tools}' if tools else ''}"
-        entity = _file(place_of[output.key], told, output.size_bytes, output.sha256)
+        description = f"{output.port} of {receipt.step}, sample {receipt.sample}{f', made by {tools}' if tools else ''}"
+        entity = _file(place_of[output.key], description, output.size_bytes, output.sha256)
         yield entity | {"exampleOfWork": _to(_output(receipt, output)), "dateModified": receipt.stopped_at}
 
 
@@ -249,9 +249,9 @@ def _parameters(run: RunRecord) -> Iterator[tuple[Entity, Entity]]:
     for step, params in run.params.items():
         for name, value in params.items():
             formal, of_run = f"#parameter-{step}.{name}", f"#value-{step}.{name}"
-            told = {"@id": of_run, "@type": "PropertyValue", "name": f"{step}.{name}", "value": value}
+            value_entity = {"@id": of_run, "@type": "PropertyValue", "name": f"{step}.{name}", "value": value}
             kind = _KINDS.get(type(value), "Text")
-            yield _formal(formal, f"{step}.{name}", kind, [of_run]), told | {"exampleOfWork": _to(formal)}
+            yield _formal(formal, f"{step}.{name}", kind, [of_run]), value_entity | {"exampleOfWork": _to(formal)}
 
 
 def _formal(name: str, words: str, kind: str, examples: Sequence[str]) -> Entity:
@@ -272,18 +272,18 @@ def _images(run: RunRecord) -> Iterator[Entity]:
         name, _, digest = image.partition("@sha256:")
         registry, _, rest = name.partition("/")
         path, _, tag = rest.partition(":")
-        found: Entity = {
+        entity: Entity = {
             "@id": f"#image-{digest or name}",
             "@type": "ContainerImage",
             "additionalType": _to(f"{_TERMS}DockerImage"),
             "registry": registry,
             "name": path or registry,
         }
-        yield found | ({"sha256": digest} if digest else {}) | ({"tag": tag} if tag else {})
+        yield entity | ({"sha256": digest} if digest else {}) | ({"tag": tag} if tag else {})
 
 
 def _file(place: str, description: str, size_bytes: int | None, sha256: str) -> Entity:
-    found: Entity = {
+    entity: Entity = {
         "@id": place,
         "@type": "File",
         "name": place.rpartition("/")[2],
@@ -291,8 +291,8 @@ def _file(place: str, description: str, size_bytes: int | None, sha256: str) -> 
         "encodingFormat": _format(place),
     }
     if size_bytes is not None:
-        found["contentSize"] = str(size_bytes)
-    return found | ({"sha256": sha256} if sha256 else {})
+        entity["contentSize"] = str(size_bytes)
+    return entity | ({"sha256": sha256} if sha256 else {})
 
 
 def _moment(text: str) -> str:

@@ -54,29 +54,29 @@ def release(
     target: Store,
     *,
     partial: bool = False,
-    told: Callable[[File], None] = lambda file: None,
+    on_copied: Callable[[File], None] = lambda file: None,
 ) -> Released:
     """Copies the results of a run to `release/{date}/{run_id}/` of the target.
 
     Raises InvalidUse for a run with cells that are not done, unless `partial`; RunConflict for a run that is released
     there already; StoreFailed for a result that is not what its receipt says.
     """
-    found = results_of(store, run)
-    if not found.receipts or (found.missing and not partial):
-        step, sample = found.missing[0] if found.missing else ("no step", "any sample")
+    results = results_of(store, run)
+    if not results.receipts or (results.missing and not partial):
+        step, sample = results.missing[0] if results.missing else ("no step", "any sample")
         raise InvalidUse(
-            f"Run {run.run_id} has {len(found.missing):,} cells that are not done, {step} of {sample} first. Run them,"
-            " or give --partial to release the others."
+            f"Run {run.run_id} has {len(results.missing):,} cells that are not done, {step} of {sample} first. Run"
+            " them, or give --partial to release the others."
         )
     prefix = _prefix(store, run, target)
-    record = _begun(store, run, target, prefix, found.receipts)
+    record = _begun(store, run, target, prefix, results.receipts)
     files = [File(**file) for file in record["files"]]
-    copied = Transfer(store, target, prefix).copy_all(files, told)
+    copied = Transfer(store, target, prefix).copy_all(files, on_copied)
     _finish(target, prefix, copied)
     size = sum(file.size_bytes for file in copied)
     url = target.url_of(prefix)
     append(store, run.run_id, Happened.RELEASED, url, to=target.url, prefix=prefix, files=len(copied), size_bytes=size)
-    return Released(url=url, prefix=prefix, files=len(copied), size_bytes=size, missing=len(found.missing))
+    return Released(url=url, prefix=prefix, files=len(copied), size_bytes=size, missing=len(results.missing))
 
 
 def _prefix(store: Store, run: RunRecord, target: Store) -> str:

@@ -40,7 +40,7 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class CellUsage:
     """What one cell took."""
 
     memory_bytes: int
@@ -116,25 +116,25 @@ def rightsize(
     order = [*(step for step in now or {} if step in listed or step in hungry)]
     order += sorted(step for step in {*listed, *hungry} if step not in order and (not steps or step in steps))
     chosen = {step: _spread(sorted(listed.get(step, {}).values()), most) for step in order}
-    total, done, found = sum(map(len, chosen.values())), 0, []
+    total, done, proposals = sum(map(len, chosen.values())), 0, []
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="receipts") as pool:
         for step in order:
-            taken: list[Taken] = []
+            usages: list[CellUsage] = []
             for one in pool.map(lambda key: _read(store, key), chosen[step]):
                 done += 1
                 progress(done, total)
                 if one is not None:
-                    taken.append(one)
-            taken += hungry.get(step, [])
-            if taken:
+                    usages.append(one)
+            usages += hungry.get(step, [])
+            if usages:
                 cells = len(listed.get(step, {})) + len(hungry.get(step, []))
-                found.append(propose(step, taken, cells, (now or {}).get(step), share=share, headroom=headroom))
-    return found
+                proposals.append(propose(step, usages, cells, (now or {}).get(step), share=share, headroom=headroom))
+    return proposals
 
 
 def propose(
     step: str,
-    taken: Sequence[Taken],
+    usages: Sequence[CellUsage],
     cells: int,
     now: tuple[int, int] | None,
     *,
@@ -142,18 +142,18 @@ def propose(
     headroom: float = 0.2,
 ) -> Proposal:
     """The proposal for a step from what at least one of its cells took. Pure."""
-    told = max((one for one in taken if one.memory_mb), key=lambda one: one.started_at, default=None)
-    cpus_now, memory_mb_now = now or ((told.cpus, told.memory_mb) if told else (0, 0))
-    needs = sorted(one.memory_bytes // MIB if one.guessed else with_room(one.memory_bytes, headroom) for one in taken)
-    busy = sorted(one.cpu_seconds / one.seconds for one in taken if not one.guessed and one.seconds > 0)
+    newest = max((one for one in usages if one.memory_mb), key=lambda one: one.started_at, default=None)
+    cpus_now, memory_mb_now = now or ((newest.cpus, newest.memory_mb) if newest else (0, 0))
+    needs = sorted(one.memory_bytes // MIB if one.guessed else with_room(one.memory_bytes, headroom) for one in usages)
+    busy = sorted(one.cpu_seconds / one.seconds for one in usages if not one.guessed and one.seconds > 0)
     table = {percent: _quantile(needs, percent) for percent in SHARES}
     most_busy = _quantile(busy, 95) if busy else 0.0
     wanted = max(1, math.ceil(most_busy - SLACK_CPUS)) if busy else cpus_now
     return Proposal(
         step=step,
-        cells=len(taken),
+        cells=len(usages),
         all_cells=cells,
-        out_of_memory=sum(one.guessed for one in taken),
+        out_of_memory=sum(one.guessed for one in usages),
         memory_mb_now=memory_mb_now,
         cpus_now=cpus_now,
         memory_mb_for=table,
@@ -172,7 +172,7 @@ def with_room(memory_bytes: int, headroom: float) -> int:
     return ROUND_MB * max(1, math.ceil(wanted / ROUND_MB))
 
 
-def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, list[Taken]]:
+def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, list[CellUsage]]:
     """Step -> cells that ran out of memory in the newest runs and have no receipt."""
     most: dict[tuple[str, str], int] = {}
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]:
@@ -185,11 +185,11 @@ def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, 
             if hungry and cell.sample not in listed.get(cell.step, {}):
                 place = (cell.step, cell.sample)
                 most[place] = max(most.get(place, 0), cell.memory_mb)
-    found: dict[str, list[Taken]] = {}
+    guesses: dict[str, list[CellUsage]] = {}
     for (step, _), had in most.items():
-        guess = Taken(memory_bytes=2 * had * MIB, cpu_seconds=0.0, seconds=0.0, memory_mb=had, guessed=True)
-        found.setdefault(step, []).append(guess)
-    return found
+        guess = CellUsage(memory_bytes=2 * had * MIB, cpu_seconds=0.0, seconds=0.0, memory_mb=had, guessed=True)
+        guesses.setdefault(step, []).append(guess)
+    return guesses
 
 
 def _spread(keys: Sequence[str], most: int | None) -> Sequence[str]:
@@ -199,7 +199,7 @@ def _spread(keys: Sequence[str], most: int | None) -> Sequence[str]:
     return [keys[number * len(keys) // most] for number in range(most)]
 
 
-def _read(store: Store, key: str) -> Taken | None:
+def _read(store: Store, key: str) -> CellUsage | None:
     """What a cell took; None for a receipt that went meanwhile or tells nothing."""
     try:
         receipt = Receipt.from_json(store.get_json(key))
@@ -207,7 +207,7 @@ def _read(store: Store, key: str) -> Taken | None:
         return None
     if not receipt.usage.peak_memory_bytes:
         return None
-    return Taken(
+    return CellUsage(
         memory_bytes=receipt.usage.peak_memory_bytes,
         cpu_seconds=receipt.usage.cpu_seconds,
         seconds=_seconds(receipt.started_at, receipt.stopped_at),

@@ -47,7 +47,7 @@ def subset(
     prefix: str,
     patterns: Sequence[str],
     results: bool = False,
-    told: Callable[[File], None] = lambda file: None,
+    on_copied: Callable[[File], None] = lambda file: None,
 ) -> Copied:
     """Copies the files of these samples below a prefix, and with `results` their results and receipts too.
 
@@ -74,7 +74,7 @@ def subset(
     subset_id = new_run_id()
     about = _about(subset_id, source, target, samples)
     _record(layout.subset(subset_id), {**about, "files": [asdict(file) for file in files]}, source, target)
-    copied = transfer.copy_all(files, told)
+    copied = transfer.copy_all(files, on_copied)
     end = {"format": FORMAT, "ended_at": now(), "files": [asdict(file) for file in copied]}
     _record(layout.subset_end(subset_id), end, source, target)
     return Copied(
@@ -110,9 +110,9 @@ def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequen
     absent = []
     for sample in samples:
         keys = [f"{place}{pattern.replace(SAMPLE, sample)}" for pattern in patterns]
-        found = [key for key in keys if key in there]
-        yield from (File(key=key, size_bytes=there[key]) for key in found)
-        if not found:
+        present = [key for key in keys if key in there]
+        yield from (File(key=key, size_bytes=there[key]) for key in present)
+        if not present:
             absent.append(sample)
     if absent:
         names = ", ".join(pattern.replace(SAMPLE, absent[0]) for pattern in patterns)

@@ -68,14 +68,14 @@ class Trace:
     @property
     def sources(self) -> list[Traced]:
         """The files that no step made, each once."""
-        found = {one.key: one for files in self.inputs.values() for one in files if one.maker is None}
-        return list(found.values())
+        by_key = {one.key: one for files in self.inputs.values() for one in files if one.maker is None}
+        return list(by_key.values())
 
     @property
     def problems(self) -> list[str]:
         """All that cannot be followed."""
-        told = [self.file, *(one for files in self.inputs.values() for one in files)]
-        return [f"{one.key}: {one.problem}" for one in told if one.problem]
+        files = [self.file, *(one for files in self.inputs.values() for one in files)]
+        return [f"{one.key}: {one.problem}" for one in files if one.problem]
 
 
 def trace(store: Store, text: str, *, samples: frozenset[str] | None = None) -> Trace:
@@ -95,9 +95,9 @@ def trace(store: Store, text: str, *, samples: frozenset[str] | None = None) -> 
     if output is None:
         known = ", ".join(one.key for one in receipt.outputs[:10])
         raise InvalidUse(f"{key} is no output of {cell[0]}, whose receipt has: {known}.")
-    found = _Found(store, samples)
-    found.follow(cell, receipt)
-    return Trace(file=_traced(output, cell), makers=found.makers, inputs=found.inputs)
+    tracer = _Tracer(store, samples)
+    tracer.follow(cell, receipt)
+    return Trace(file=_traced(output, cell), makers=tracer.makers, inputs=tracer.inputs)
 
 
 def key_of(store: Store, text: str) -> str:
@@ -127,7 +127,7 @@ def _base_of(key: str) -> tuple[str, str]:
     return "", key
 
 
-class _Found:
+class _Tracer:
     """What was found so far."""
 
     def __init__(self, store: Store, samples: frozenset[str] | None) -> None:
@@ -144,15 +144,15 @@ class _Found:
         """Goes back to the sources, level by level."""
         level = {cell: receipt}
         while level:
-            read = {one: list(self._read_by(told)) for one, told in level.items()}
+            read = {one: list(self._read_by(receipt)) for one, receipt in level.items()}
             wanted = {maker for files in read.values() for _, maker in files if maker}
             self._fetch([maker for maker in wanted if maker not in self._receipts and maker not in level])
             following: dict[Cell, Receipt] = {}
-            for one, told in level.items():
-                self._receipts[one] = told
-                self.makers[one] = self._maker(told)
-            for one, told in level.items():
-                self.inputs[one] = [self._linked(file, maker, told) for file, maker in read[one]]
+            for one, receipt in level.items():
+                self._receipts[one] = receipt
+                self.makers[one] = self._maker(receipt)
+            for one, receipt in level.items():
+                self.inputs[one] = [self._linked(file, maker, receipt) for file, maker in read[one]]
                 for file in self.inputs[one]:
                     before = self._receipts.get(file.maker) if file.maker else None
                     if file.maker and before and not file.problem and file.maker not in self.makers:
@@ -176,8 +176,8 @@ class _Found:
 
     def _fetch(self, cells: Sequence[Cell]) -> None:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="trace") as pool:
-            found = pool.map(lambda cell: receipt_of(self._store, *cell), cells)
-            self._receipts |= dict(zip(cells, found, strict=True))
+            receipts = pool.map(lambda cell: receipt_of(self._store, *cell), cells)
+            self._receipts |= dict(zip(cells, receipts, strict=True))
 
     def _linked(self, file: FileRecord, maker: Cell | None, reader: Receipt) -> Traced:
         if maker is None:

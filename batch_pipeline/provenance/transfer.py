@@ -56,7 +56,7 @@ class Transfer:
         #: Size of what the target has below the prefix.
         self.there = {entry.key.removeprefix(prefix): entry.size_bytes for entry in target.list(prefix)}
 
-    def copy_all(self, files: Sequence[File], told: Callable[[File], None]) -> list[File]:
+    def copy_all(self, files: Sequence[File], on_copied: Callable[[File], None]) -> list[File]:
         """Copies those that are not there yet, several at once; each with its SHA-256, as far as anybody knows it.
 
         Raises StoreFailed for an object that is gone or another one by now.
@@ -67,7 +67,7 @@ class Transfer:
             try:
                 for file in pool.map(self._copy, missing):
                     done[file.key] = file
-                    told(file)
+                    on_copied(file)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
         return list(done.values())

@@ -73,14 +73,14 @@ def promises_below(store: Store, key: str) -> list[Promise]:
     head, _, rest = key.partition("/")
     parts = [part for part in rest.split("/") if part]
     if head == layout.RELEASE.rstrip("/"):
-        found = _of_release(store, key)
+        promises = _of_release(store, key)
     elif head in ("results", "cohort") and len(parts) == 1:
-        found = _all_below(store, layout.step_receipts(parts[0]))
+        promises = _all_below(store, layout.step_receipts(parts[0]))
     elif head in ("results", "cohort") and not parts:
-        found = all_promises(store)
+        promises = all_promises(store)
     else:
-        found = _of_cell(store, key, head, parts)
-    chosen = [one for one in found if one.key in (key, one.witness) or one.key.startswith(f"{key}/")]
+        promises = _of_cell(store, key, head, parts)
+    chosen = [one for one in promises if one.key in (key, one.witness) or one.key.startswith(f"{key}/")]
     if not chosen:
         raise InvalidUse(f"No receipt in {store.url} vouches for {key}. Name a file or folder below results/.")
     return chosen
@@ -119,15 +119,15 @@ def check(store: Store, promise: Promise) -> Checked:
     except NotInStore:
         return Checked(promise=promise, problem=f"It is not there, but {promise.witness} vouches for it.")
     if promise.size_bytes is not None and size != promise.size_bytes:
-        told = f"It has {size:,} bytes; {promise.witness} says {promise.size_bytes:,}."
-        return Checked(promise=promise, size_bytes=size, problem=told)
+        problem = f"It has {size:,} bytes; {promise.witness} says {promise.size_bytes:,}."
+        return Checked(promise=promise, size_bytes=size, problem=problem)
     if promise.sha256 and digest.hexdigest() != promise.sha256:
-        told = f"Its SHA-256 is {digest.hexdigest()}; {promise.witness} says {promise.sha256}."
-        return Checked(promise=promise, size_bytes=size, problem=told)
+        problem = f"Its SHA-256 is {digest.hexdigest()}; {promise.witness} says {promise.sha256}."
+        return Checked(promise=promise, size_bytes=size, problem=problem)
     return Checked(promise=promise, size_bytes=size)
 
 
-def repair(store: Store, found: Sequence[Checked]) -> list[str]:
+def repair(store: Store, results: Sequence[Checked]) -> list[str]:
     """Retires the receipts of files that are not what they say, so that the next run makes them again.
 
     So it does for cells that read a file which has other bytes at the size that it should have: in a folder they may
@@ -141,7 +141,7 @@ def repair(store: Store, found: Sequence[Checked]) -> list[str]:
     references: dict[str, str] = {}
     retired = []
     misleading: set[str] = set()
-    for key in sorted({one.promise.witness for one in found if one.problem}):
+    for key in sorted({one.promise.witness for one in results if one.problem}):
         cell = layout.cell_of_receipt(key)
         version = store.version(store.head(key)) if cell and key.startswith(layout.RECEIPTS) else ""
         checked = [check(store, one) for one in _promises_at(store, key)] if version else []
@@ -167,10 +167,10 @@ def repair(store: Store, found: Sequence[Checked]) -> list[str]:
     return retired
 
 
-def _misleads(store: Store, found: Checked) -> bool:
+def _misleads(store: Store, result: Checked) -> bool:
     """Whether a file has other bytes, and nothing else about it would have shown that to whoever read it."""
-    promise = found.promise
-    if store.folder is None or not found.problem or found.size_bytes != promise.size_bytes:
+    promise = result.promise
+    if store.folder is None or not result.problem or result.size_bytes != promise.size_bytes:
         return False
     return promise.version in ("", store.version(store.head(promise.key)))
 

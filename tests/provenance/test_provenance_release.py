@@ -135,12 +135,12 @@ def test_a_killed_release_is_finished_by_the_same_command(
     store: Store, run: RunRecord, other: Store, files: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        release(store, run, other, told=stopping_after(files))
+        release(store, run, other, on_copied=stopping_after(files))
     (prefix,) = {key.rsplit(f"/{run.run_id}/")[0] for key in other.keys("release")}
     assert not any(key.endswith("SHA256SUMS") for key in other.keys("release"))
     copied: list[File] = []
 
-    told = release(store, run, other, told=copied.append)
+    told = release(store, run, other, on_copied=copied.append)
 
     assert told.prefix == f"{prefix}/{run.run_id}/"
     assert len(copied) < told.files
@@ -256,7 +256,7 @@ def test_doing_it_again_copies_nothing(store: Store, other: Store) -> None:
     sources(store, "S1.bam", "S2.bam")
     subset(store, other, ["S1"], prefix="SR", patterns=BAMS)
     copied: list[File] = []
-    told = subset(store, other, ["S1", "S2"], prefix="SR", patterns=BAMS, told=copied.append)
+    told = subset(store, other, ["S1", "S2"], prefix="SR", patterns=BAMS, on_copied=copied.append)
     assert [file.key for file in copied] == ["SR/S2.bam"]
     assert (told.files, told.there) == (2, 1)
 
@@ -293,6 +293,6 @@ def test_a_killed_copy_left_its_record_on_both_sides(store: Store, other: Store)
     sources(store, *(f"S{number}.bam" for number in range(30)))
     names = [f"S{number}" for number in range(30)]
     with pytest.raises(KeyboardInterrupt):
-        subset(store, other, names, prefix="SR", patterns=BAMS, told=stopping_after(3))
+        subset(store, other, names, prefix="SR", patterns=BAMS, on_copied=stopping_after(3))
     (record,) = (key for key in other.keys("subsets"))
     assert len(json.loads(store.get(record))["files"]) == 30

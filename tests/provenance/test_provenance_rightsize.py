@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.provenance.rightsize import MIB, SHARES, Taken, propose, rightsize, with_room
+from batch_pipeline.provenance.rightsize import MIB, SHARES, CellUsage, propose, rightsize, with_room
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.report.sizes import rightsize_lines, rightsize_rows
 from batch_pipeline.run.verdict import write_failed
@@ -126,7 +126,7 @@ def test_a_store_without_receipts_has_no_proposal(store: Store) -> None:
     headroom=st.floats(0, 3),
 )
 def test_at_least_the_share_of_the_cells_fits(peaks: list[int], share: int, headroom: float) -> None:
-    taken = [Taken(memory_bytes=peak, cpu_seconds=1.0, seconds=1.0) for peak in peaks]
+    taken = [CellUsage(memory_bytes=peak, cpu_seconds=1.0, seconds=1.0) for peak in peaks]
     found = propose("s", taken, len(taken), (1, 64), share=share, headroom=headroom)
     fitting = sum(peak * (1 + headroom) <= found.memory_mb * MIB for peak in peaks)
     assert fitting >= len(peaks) * share / 100
@@ -135,5 +135,5 @@ def test_at_least_the_share_of_the_cells_fits(peaks: list[int], share: int, head
 
 @pytest.mark.parametrize(("busy", "now", "wanted"), [(0.3, 4, 1), (1.1, 4, 1), (3.7, 4, 4), (7.9, 4, 4), (2.5, 0, 3)])
 def test_vcpus_are_those_that_were_busy(busy: float, now: int, wanted: int) -> None:
-    taken = [Taken(memory_bytes=MIB, cpu_seconds=busy * 10, seconds=10.0)]
+    taken = [CellUsage(memory_bytes=MIB, cpu_seconds=busy * 10, seconds=10.0)]
     assert propose("s", taken, 1, (now, 128)).cpus == wanted

@@ -81,20 +81,20 @@ def ask_of(call: Call, *, confirm: bool = True) -> RunAsk:
 def _code(call: Call) -> dict[str, Any]:
     """Repository, commit and folder as told, else those of the working directory, and whether that has changes."""
     options = call.options
-    told = {"repository": options["repository"] or "", "commit": options["commit"] or "", "cwd": options["cwd"] or ""}
-    if told["repository"] or told["commit"] or options["skip_repo_checkout"]:
-        return told
+    named = {"repository": options["repository"] or "", "commit": options["commit"] or "", "cwd": options["cwd"] or ""}
+    if named["repository"] or named["commit"] or options["skip_repo_checkout"]:
+        return named
     from batch_pipeline.records.code_state import read_code_state
 
     here = Path.cwd()
     state = read_code_state(here)
     if not state.commit:
-        return told
+        return named
     cwd = here.resolve().relative_to(Path(state.root).resolve()) if state.root else Path()
     return {
         "repository": _remote(state),
         "commit": state.commit,
-        "cwd": told["cwd"] or ("" if cwd == Path() else str(cwd)),
+        "cwd": named["cwd"] or ("" if cwd == Path() else str(cwd)),
         "dirty": state.changed or bool(state.untracked),
     }
 
@@ -115,10 +115,10 @@ def _confirmed(call: Call) -> bool:
 
 
 def _variables(pairs: Sequence[str]) -> dict[str, str]:
-    found = {}
+    variables = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.BadParameter("A variable is NAME=VALUE.", param_hint="--env")
-        found[name] = value
-    return found
+        variables[name] = value
+    return variables

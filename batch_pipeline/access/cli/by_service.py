@@ -54,25 +54,25 @@ def runs_by_service(call: Call, filters: Mapping[str, Any]) -> int:
     """Lists the runs of the datasets whose member one is."""
     from batch_pipeline.access.service.client import client_of
 
-    found = client_of(call.settings).runs(filters)
+    listing = client_of(call.settings).runs(filters)
     if call.json:
-        print_json(found["runs"])
+        print_json(listing["runs"])
         return CommandExit.DONE
-    if found["unread"]:
-        say(f"Not every run may be here: {', '.join(found['unread'])} cannot be reached now.")
-    if not found["runs"]:
+    if listing["unread"]:
+        say(f"Not every run may be here: {', '.join(listing['unread'])} cannot be reached now.")
+    if not listing["runs"]:
         data("No run fits among those that you may see.")
         return CommandExit.DONE
-    print_table(_COLUMNS, [_row(run) for run in found["runs"]])
+    print_table(_COLUMNS, [_row(run) for run in listing["runs"]])
     return CommandExit.DONE
 
 
 def _row(run: Mapping[str, Any]) -> list[object]:
     began = run["started_at"][:19].replace("T", " ")
-    told = run["description"] or " ".join(run["argv"])
+    about = run["description"] or " ".join(run["argv"])
     state = f"{run['status']}: {run['problem']}" if run["problem"] else run["status"]
     code = run["commit"][:12]
-    return [run["run_id"], run["dataset"], run["access_level"], began, run["user"], code, state, told]
+    return [run["run_id"], run["dataset"], run["access_level"], began, run["user"], code, state, about]
 
 
 def _why(run: Mapping[str, Any]) -> str:

@@ -54,11 +54,11 @@ def _submit(call: Call, ask: RunAsk) -> int:
             _print_grant(call, grant)
             return CommandExit.DONE
         launched = launch(grant, call.settings, backend, argv=call.argv)
-        told = f"Run {launched.run_id} was submitted as job {launched.native_id}; it writes to {launched.output}."
+        sentence = f"Run {launched.run_id} was submitted as job {launched.native_id}; it writes to {launched.output}."
         if call.json and not call.options["wait"]:
             print_json(asdict(launched))
         elif not call.json:
-            data(told)
+            data(sentence)
         return _follow(call, backend, launched) if call.options["wait"] else CommandExit.DONE
     finally:
         backend.close()
@@ -66,7 +66,7 @@ def _submit(call: Call, ask: RunAsk) -> int:
 
 def _print_grant(call: Call, grant: Grant) -> None:
     """What would be submitted, for `--dry-run`."""
-    told = {
+    values = {
         "dataset": grant.dataset,
         "access_level": grant.level.value,
         "identity": grant.identity.name,
@@ -84,10 +84,10 @@ def _print_grant(call: Call, grant: Grant) -> None:
         "policy_sha256": grant.policy_sha256,
     }
     if call.json:
-        print_json(told)
+        print_json(values)
         return
     data("The gate lets this run through; nothing was submitted.")
-    for name, value in told.items():
+    for name, value in values.items():
         data(f"  {name.replace('_', ' '):<14} {' '.join(value) if isinstance(value, list) else value or '-'}")
 
 

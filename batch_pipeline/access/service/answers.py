@@ -85,8 +85,8 @@ def error_answer(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The one form of all answers that are none."""
-    told = {"error": sentence, "problems": [asdict(problem) for problem in problems], "request_id": request_id}
-    return JSONResponse(told, status_code=status, headers=dict(headers or {}))
+    body = {"error": sentence, "problems": [asdict(problem) for problem in problems], "request_id": request_id}
+    return JSONResponse(body, status_code=status, headers=dict(headers or {}))
 
 
 def wants_page(request: Request) -> bool:
@@ -99,4 +99,4 @@ def wants_page(request: Request) -> bool:
 
 
 def _entry(error: BatchPipelineError) -> tuple[int, str | None]:
-    return next((status, told) for kind, status, told in _STATUSES if isinstance(error, kind))
+    return next((status, sentence) for kind, status, sentence in _STATUSES if isinstance(error, kind))

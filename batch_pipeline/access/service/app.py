@@ -42,7 +42,7 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-def _told(request: Request, status: int, sentence: str, json: Response) -> Response:
+def _response(request: Request, status: int, sentence: str, json: Response) -> Response:
     if not wants_page(request):
         return json
     page = pages.error(status, sentence, request.state.request_id)
@@ -55,7 +55,7 @@ async def _ours(request: Request, error: Exception) -> Response:
         request.state.problems = [problem.thing for problem in error.problems]
     elif status_of(error) >= 500:
         _LOG.error("Request %s: %s", request.state.request_id, scrubbed(error.message))
-    return _told(request, status_of(error), sentence_of(error), answer_to(error, request.state.request_id))
+    return _response(request, status_of(error), sentence_of(error), answer_to(error, request.state.request_id))
 
 
 async def _of_form(request: Request, error: Exception) -> Response:
@@ -63,7 +63,7 @@ async def _of_form(request: Request, error: Exception) -> Response:
     problems = [_problem(item) for item in error.errors()]
     sentence = "The request is not of its form."
     json = error_answer(422, sentence, request.state.request_id, problems=problems)
-    return _told(request, 422, " ".join([sentence, *map(str, problems)]), json)
+    return _response(request, 422, " ".join([sentence, *map(str, problems)]), json)
 
 
 async def _of_http(request: Request, error: Exception) -> Response:
@@ -72,13 +72,13 @@ async def _of_http(request: Request, error: Exception) -> Response:
         error.status_code, str(error.detail)
     )
     json = error_answer(error.status_code, sentence, request.state.request_id, headers=error.headers)
-    return _told(request, error.status_code, sentence, json)
+    return _response(request, error.status_code, sentence, json)
 
 
 async def _defect(request: Request, _: Exception) -> Response:
     # The traceback follows: the server below prints what goes on beyond here.
     _LOG.error("Request %s met a defect.", request.state.request_id)
-    return _told(request, 500, _DEFECT, error_answer(500, _DEFECT, request.state.request_id))
+    return _response(request, 500, _DEFECT, error_answer(500, _DEFECT, request.state.request_id))
 
 
 def _problem(item: Mapping[str, Any]) -> Problem:

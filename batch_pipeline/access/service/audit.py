@@ -26,10 +26,10 @@ class AuditLog:
         self.path = path
         self._lock = threading.Lock()
 
-    def write(self, **told: Any) -> None:
+    def write(self, **values: Any) -> None:
         """Appends a line. Raises StoreFailed."""
         # ASCII: what disguises text on a screen stays an escape.
-        known = {name: scrubbed_value(item) for name, item in told.items() if item not in ("", None)}
+        known = {name: scrubbed_value(item) for name, item in values.items() if item not in ("", None)}
         line = f"{json.dumps({'at': now(), **known})}\n".encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

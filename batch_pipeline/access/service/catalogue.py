@@ -26,7 +26,7 @@ from batch_pipeline.wire.errors import InvalidConfig, Problem, Refused, StoreFai
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 #: Datasets cannot have these names: their results would lie where something else is.
-TAKEN: Final = ("runs", "health")
+RESERVED: Final = ("runs", "health")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -92,7 +92,7 @@ class Catalogue:
         """Names of the datasets. Raises InvalidConfig for a policy that is wrong, StoreFailed."""
         names = self._names()
         for name in names:
-            if name in TAKEN:
+            if name in RESERVED:
                 raise InvalidConfig(
                     f"No dataset can be called {name!r} here: its results would hide a page. Rename it."
                 )
@@ -101,7 +101,7 @@ class Catalogue:
 
     def datasets(self, identity: Identity) -> list[Policy]:
         """The policies of whose datasets somebody is a member, by name. One that is wrong is left out."""
-        found = []
+        policies = []
         for name in self._names():
             try:
                 policy = read_policy(self._policies, name)
@@ -109,8 +109,8 @@ class Catalogue:
                 _LOG.warning("The dataset %s is left out: %s", name, error.message)
                 continue
             if any(policy.is_member(level, identity.names) for level in policy.levels):
-                found.append(policy)
-        return found
+                policies.append(policy)
+        return policies
 
     def find(self, identity: Identity, query: Query, *, most: int, before: str = "") -> Found:
         """The runs that fit and that somebody may see, newest first, those older than the run `before` only."""
@@ -182,8 +182,8 @@ class Catalogue:
                 if policy.is_member(level, identity.names):
                     area = (policy.dataset, level, rule.output_prefix.strip("/"))
                     areas.setdefault(rule.store.rstrip("/"), []).append(area)
-        for url, found in areas.items():
-            yield Place(store=url, datasets=tuple(dict.fromkeys(item[0] for item in found)), areas=tuple(found))
+        for url, visible in areas.items():
+            yield Place(store=url, datasets=tuple(dict.fromkeys(item[0] for item in visible)), areas=tuple(visible))
 
     def _in_place(self, place: Place, query: Query, most: int, before: str) -> list[Seen]:
         store = self._store(place.store)
@@ -191,18 +191,18 @@ class Catalogue:
             return []
         # Records of pipelines that ran in the store by themselves name no dataset.
         wide = replace(query, dataset="")
-        found: list[Seen] = []
+        views: list[Seen] = []
         room = most + 1
         while True:
             records = find_runs(store, wide, most=room)
-            found = [
+            views = [
                 _seen(place, record)
                 for record in records
                 if place.shows(record) and (not before or record.run_id < before)
             ]
-            found = [item for item in found if query.dataset in ("", item.dataset)]
-            if len(found) > most or len(records) < room:
-                return found
+            views = [item for item in views if query.dataset in ("", item.dataset)]
+            if len(views) > most or len(records) < room:
+                return views
             room *= 2
 
     def _store(self, url: str) -> Store | None:

@@ -47,21 +47,21 @@ class ServiceClient:
 
     def start(self, ask: RunAsk) -> dict[str, Any]:
         """Has a run started: its id, where it writes, its page. Raises Refused, InvalidUse, ServiceUnreachable."""
-        return self._asked("POST", "/runs", asdict(ask))
+        return self._request("POST", "/runs", asdict(ask))
 
     def runs(self, filters: Mapping[str, Any]) -> dict[str, Any]:
         """The runs that fit. Raises InvalidUse, ServiceUnreachable."""
-        return self._asked("GET", f"/runs?{urlencode({name: value for name, value in filters.items() if value})}")
+        return self._request("GET", f"/runs?{urlencode({name: value for name, value in filters.items() if value})}")
 
     def run(self, run_id: str) -> dict[str, Any]:
         """One run. Raises InvalidUse, ServiceUnreachable."""
-        return self._asked("GET", f"/runs/{quote(run_id, safe='')}")
+        return self._request("GET", f"/runs/{quote(run_id, safe='')}")
 
     def page(self, path: str) -> str:
         """The whole URL of a page."""
         return f"{self._url}{path}"
 
-    def _asked(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
         data = None
         if body is not None:
@@ -75,16 +75,16 @@ class ServiceClient:
             with error:
                 raise self._error(error.code, error.read(_MOST_BYTES)) from error
         except (OSError, ValueError) as error:
-            told = f"The service {self._url} cannot be asked: {getattr(error, 'reason', error)}. Check server.url."
+            sentence = f"The service {self._url} cannot be asked: {getattr(error, 'reason', error)}. Check server.url."
             # Nothing is sent twice by itself: a run whose answer was lost is there.
             doubt = " It may have started the run all the same: look at its runs before you ask again."
-            raise ServiceUnreachable(told + (doubt if method == "POST" else "")) from error
+            raise ServiceUnreachable(sentence + (doubt if method == "POST" else "")) from error
 
     def _error(self, status: int, body: bytes) -> InvalidUse | ServiceUnreachable:
         try:
-            told = json.loads(body)
-            problems = [Problem(**problem) for problem in told["problems"]]
-            sentence = f"{told['error']} (request {told['request_id']})"
+            answer = json.loads(body)
+            problems = [Problem(**problem) for problem in answer["problems"]]
+            sentence = f"{answer['error']} (request {answer['request_id']})"
         except (ValueError, TypeError, KeyError):
             problems, sentence = [], f"It answered {status}, and not as such a service does. Check server.url."
         if problems:

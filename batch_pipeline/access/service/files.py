@@ -88,10 +88,10 @@ def _in_store(store: Store, parts: Sequence[str]) -> File:
     def pieces(start: int, end: int) -> Iterator[bytes]:
         if start >= end:
             return
-        now, found = store.stream(key, (start, end))
+        now, data = store.stream(key, (start, end))
         if now.etag != entry.etag:
             raise StoreFailed("The file changed while it was read. Ask again.")
-        yield from found
+        yield from data
 
     return File(name=parts[-1], size_bytes=entry.size_bytes, etag=entry.etag, pieces=pieces)
 
@@ -99,8 +99,8 @@ def _in_store(store: Store, parts: Sequence[str]) -> File:
 def _in_folder(root: Path, parts: Sequence[str]) -> File:
     with _Walk(root, parts[:-1]) as folder:
         handle = _opened(parts[-1], _FILE, folder)
-    told = os.fstat(handle)
-    if not stat.S_ISREG(told.st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise NotInStore("It is no plain file.")
 
@@ -112,8 +112,8 @@ def _in_folder(root: Path, parts: Sequence[str]) -> File:
             start += len(piece)
             yield piece
 
-    etag = f"{told.st_ino:x}-{told.st_mtime_ns:x}-{told.st_size:x}"
-    return File(name=parts[-1], size_bytes=told.st_size, etag=etag, pieces=pieces, close=file.close)
+    etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+    return File(name=parts[-1], size_bytes=status.st_size, etag=etag, pieces=pieces, close=file.close)
 
 
 def _listed(root: Path, parts: Sequence[str]) -> tuple[list[str], list[tuple[str, int]]]:
@@ -121,11 +121,11 @@ def _listed(root: Path, parts: Sequence[str]) -> tuple[list[str], list[tuple[str
     files: list[tuple[str, int]] = []
     with _Walk(root, parts) as folder, os.scandir(folder) as entries:
         for entry in entries:
-            told = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(told.st_mode):
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
                 folders.append(entry.name)
-            elif stat.S_ISREG(told.st_mode):
-                files.append((entry.name, told.st_size))
+            elif stat.S_ISREG(status.st_mode):
+                files.append((entry.name, status.st_size))
     return folders, files
 
 

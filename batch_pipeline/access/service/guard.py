@@ -79,8 +79,10 @@ class Guard:
         if scope["method"] not in _SAFE:
             body = await _whole_body(scope, receive)
             if body is None:
-                told = f"A request has at most {MOST_BODY_BYTES >> 20} MiB, and comes within {_BODY_SECONDS} seconds."
-                await error_answer(413, told, state["request_id"])(scope, receive, outgoing)
+                sentence = (
+                    f"A request has at most {MOST_BODY_BYTES >> 20} MiB, and comes within {_BODY_SECONDS} seconds."
+                )
+                await error_answer(413, sentence, state["request_id"])(scope, receive, outgoing)
                 return
             receive = _replayed(body, receive)
         await self._app(scope, receive, outgoing)
@@ -151,8 +153,8 @@ class _Outgoing:
 
 async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
     """The body; None when it is too large or too slow."""
-    told = Headers(scope=scope).get("content-length", "0")
-    if not told.isdecimal() or int(told) > MOST_BODY_BYTES:
+    length = Headers(scope=scope).get("content-length", "0")
+    if not length.isdecimal() or int(length) > MOST_BODY_BYTES:
         return None
     body = bytearray()
     deadline = asyncio.get_running_loop().time() + _BODY_SECONDS
@@ -171,13 +173,13 @@ async def _whole_body(scope: Scope, receive: Receive) -> bytes | None:
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """What the application receives: the body at once, then what the connection says."""
-    told = False
+    replayed = False
 
     async def replay() -> Message:
-        nonlocal told
-        if told:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        told = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

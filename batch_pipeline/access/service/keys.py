@@ -79,12 +79,12 @@ class IssuerKeys:
                 raise IssuerUnreachable from error
 
     def _published(self) -> dict[str, Mapping[str, Any]]:
-        told = self._fetch(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
-        if told["issuer"] != self.issuer:
+        document = self._fetch(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+        if document["issuer"] != self.issuer:
             raise ValueError("The document is another issuer's.")
-        if not is_safe(told["jwks_uri"]):
+        if not is_safe(document["jwks_uri"]):
             raise ValueError("The keys are not served by https.")
-        keys = self._fetch(told["jwks_uri"])["keys"]
+        keys = self._fetch(document["jwks_uri"])["keys"]
         return {key["kid"]: key for key in keys if key.get("kid") and key.get("use", "sig") == "sig"}
 
     def _fetch(self, url: str) -> Any:

@@ -158,10 +158,10 @@ class RunList(BaseModel):
     unread: list[str]
 
     @classmethod
-    def of(cls, found: Found) -> RunList:
+    def of(cls, page: Found) -> RunList:
         """From what was found."""
-        last = found.runs[-1].record.run_id if found.more and found.runs else ""
-        return cls(runs=[RunSummary.of(seen) for seen in found.runs], next=last, unread=list(found.unread))
+        last = page.runs[-1].record.run_id if page.more and page.runs else ""
+        return cls(runs=[RunSummary.of(seen) for seen in page.runs], next=last, unread=list(page.unread))
 
 
 class RunDetail(BaseModel):

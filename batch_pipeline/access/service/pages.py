@@ -17,11 +17,13 @@ from batch_pipeline.report.run_pages import page_of
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def runs(found: RunList, filters: Mapping[str, Any], datasets: Sequence[str], user: str) -> str:
+def runs(listing: RunList, filters: Mapping[str, Any], datasets: Sequence[str], user: str) -> str:
     """The page that lists and filters the runs."""
-    given = {name: value for name, value in filters.items() if value and name not in ("before", "most")}
-    older = urlencode({**given, "before": found.next}) if found.next else ""
-    return _page("runs.html", found=found, filters=filters, given=given, datasets=datasets, older=older, user=user)
+    active = {name: value for name, value in filters.items() if value and name not in ("before", "most")}
+    older = urlencode({**active, "before": listing.next}) if listing.next else ""
+    return _page(
+        "runs.html", listing=listing, filters=filters, active=active, datasets=datasets, older=older, user=user
+    )
 
 
 def run(story: Story, user: str) -> str:
@@ -48,8 +50,8 @@ def style() -> bytes:
     return resources.files("batch_pipeline.access.service").joinpath("pages", "style.css").read_bytes()
 
 
-def _page(name: str, **told: Any) -> str:
-    return _environment().get_template(name).render(**told)
+def _page(name: str, **values: Any) -> str:
+    return _environment().get_template(name).render(**values)
 
 
 @cache

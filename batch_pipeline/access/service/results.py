@@ -60,13 +60,13 @@ class FileResponse(StreamingResponse):
             self._file.close()
 
 
-def answer(file: File, method: str, asked: Mapping[str, str]) -> Response:
+def answer(file: File, method: str, conditions: Mapping[str, str]) -> Response:
     """The answer to a GET or HEAD of a file; it closes the file."""
     tag = f'"{file.etag}"'
     headers = _headers(file, tag)
-    if _is_known(tag, asked.get("if-none-match", "")):
+    if _is_known(tag, conditions.get("if-none-match", "")):
         return _empty(file, 304, headers)
-    span = _span(asked, tag, file.size_bytes)
+    span = _span(conditions, tag, file.size_bytes)
     if span is None:
         return _empty(file, 416, headers | {"Content-Range": f"bytes */{file.size_bytes}"})
     start, end = span
@@ -107,22 +107,22 @@ def _empty(file: File, status: int, headers: Mapping[str, str]) -> Response:
     return response
 
 
-def _is_known(tag: str, told: str) -> bool:
+def _is_known(tag: str, condition: str) -> bool:
     """Whether who asks has it: https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2, by the weak comparison."""
-    known = [item.strip().removeprefix("W/") for item in told.split(",")]
+    known = [item.strip().removeprefix("W/") for item in condition.split(",")]
     return tag in known or known == ["*"]
 
 
-def _span(asked: Mapping[str, str], tag: str, size: int) -> tuple[int, int] | None:
+def _span(conditions: Mapping[str, str], tag: str, size: int) -> tuple[int, int] | None:
     """First byte and the one after the last; None when the file has none of them. What is no single range is all."""
-    found = _RANGE.fullmatch(asked.get("range", "").strip())
-    if found is None or not (found[1] or found[2]) or asked.get("if-range", tag).strip() != tag:
+    wanted = _RANGE.fullmatch(conditions.get("range", "").strip())
+    if wanted is None or not (wanted[1] or wanted[2]) or conditions.get("if-range", tag).strip() != tag:
         return 0, size
-    if not found[1]:
-        length = min(int(found[2]), size)
+    if not wanted[1]:
+        length = min(int(wanted[2]), size)
         return (size - length, size) if length else None
-    start = int(found[1])
-    if found[2] and int(found[2]) < start:
+    start = int(wanted[1])
+    if wanted[2] and int(wanted[2]) < start:
         return 0, size
-    end = min(int(found[2]) + 1, size) if found[2] else size
+    end = min(int(wanted[2]) + 1, size) if wanted[2] else size
     return (start, end) if start < size else None

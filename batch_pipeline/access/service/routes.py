@@ -62,9 +62,9 @@ router: Final = APIRouter()
 
 
 @router.post("/runs", status_code=201, response_model=Started, responses=_errors(400, 403, 409, 413, 502))
-def start(request: Request, response: Response, asked: RunRequest, identity: Who, service: Of) -> Started:
+def start(request: Request, response: Response, body: RunRequest, identity: Who, service: Of) -> Started:
     """Starts a run: the gate decides by the dataset's policy, then it is recorded and its driver submitted."""
-    ask = asked.ask()
+    ask = body.ask()
     service.audit.write(
         event="asked",
         request_id=request.state.request_id,
@@ -87,9 +87,9 @@ def start(request: Request, response: Response, asked: RunRequest, identity: Who
 @router.get("/runs", response_model=RunList, responses=_errors() | _PAGE)
 def runs(request: Request, filters: Annotated[Filters, Query()], identity: Who, service: Of) -> Any:
     """The runs of the datasets whose member one is, newest first."""
-    found = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
-    told = RunList.of(found)
-    return HTMLResponse(_runs_page(service, identity, filters, told)) if wants_page(request) else told
+    page = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
+    listing = RunList.of(page)
+    return HTMLResponse(_runs_page(service, identity, filters, listing)) if wants_page(request) else listing
 
 
 @router.get("/runs/{run_id}", response_model=RunDetail, responses=_errors(404) | _PAGE)
@@ -105,16 +105,16 @@ def health() -> Health:
     return Health(status="ok", version=batch_pipeline.__version__)
 
 
-def _runs_page(service: Service, identity: Identity, filters: Filters, told: RunList) -> str:
+def _runs_page(service: Service, identity: Identity, filters: Filters, listing: RunList) -> str:
     names = [policy.dataset for policy in service.catalogue.datasets(identity)]
-    return pages.runs(told, filters.model_dump(mode="json"), names, identity.name)
+    return pages.runs(listing, filters.model_dump(mode="json"), names, identity.name)
 
 
 @router.get("/", include_in_schema=False)
 def home(filters: Annotated[Filters, Query()], identity: Who, service: Of) -> Response:
     """The page of the runs."""
-    found = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
-    return HTMLResponse(_runs_page(service, identity, filters, RunList.of(found)))
+    page = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
+    return HTMLResponse(_runs_page(service, identity, filters, RunList.of(page)))
 
 
 @router.get("/_/style.css", include_in_schema=False)
@@ -152,10 +152,10 @@ def results(
     whole = (*parts_of(prefix), *parts)
     if not path or path.endswith("/"):
         listing = list_folder(store, whole)
-        told = FolderAnswer.of(path, listing)
+        answered = FolderAnswer.of(path, listing)
         if wants_page(request):
-            return HTMLResponse(pages.folder(dataset, (level.value, *parts), told))
-        return Response(told.model_dump_json(), media_type="application/json")
+            return HTMLResponse(pages.folder(dataset, (level.value, *parts), answered))
+        return Response(answered.model_dump_json(), media_type="application/json")
     try:
         return answer(open_file(store, whole), request.method, request.headers)
     except NotInStore:

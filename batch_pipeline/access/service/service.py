@@ -39,8 +39,8 @@ class Service:
 
 def service_of(request: Request) -> Service:
     """The service that a request is of."""
-    found: Service = request.app.state.service
-    return found
+    service: Service = request.app.state.service
+    return service
 
 
 _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", description="An OIDC identity token.")
@@ -61,10 +61,10 @@ def who(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> Identity:
 
 def _token(request: Request, header: str) -> str:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    found = token.strip() if kind.lower() == "bearer" else request.headers.get(header, "") if header else ""
-    if not found:
+    value = token.strip() if kind.lower() == "bearer" else request.headers.get(header, "") if header else ""
+    if not value:
         raise TokenRefused("Nobody is named. Send an identity token: `Authorization: Bearer …`, or log in.")
-    return found
+    return value
 
 
 #: Parameters of requests.

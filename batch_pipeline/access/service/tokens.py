@@ -111,9 +111,9 @@ def _key(published: Mapping[str, Any], algorithm: str) -> Any:
 
 
 def _sentence(error: Exception) -> str:
-    for kind, told in _SENTENCES.items():
+    for kind, sentence in _SENTENCES.items():
         if isinstance(error, kind):
-            return told
+            return sentence
     return "The identity token is not valid: its signature or form is wrong. Get a new one from the issuer."
 
 

@@ -35,12 +35,12 @@ def deploy(call: Call) -> int:
     if part != "infrastructure" and (call.options["diff"] or call.options["delete"]):
         raise InvalidUse("--diff and --delete are for the infrastructure: deploy infrastructure --diff.")
     chosen = [part] if part else [name for name in ALL if _applies(call, name)]
-    told = {}
+    results = {}
     for name in chosen:
-        told[name] = PARTS[name](call)
+        results[name] = PARTS[name](call)
     if call.json:
-        print_json(told)
-    problems = [problem for item in told.get("references", ()) for problem in item["problems"]]
+        print_json(results)
+    problems = [problem for item in results.get("references", ()) for problem in item["problems"]]
     return CommandExit.FAILED if problems else CommandExit.DONE
 
 
@@ -78,24 +78,24 @@ def _stale_images(call: Call) -> list[dict[str, Any]]:
     from batch_pipeline.pipeline.images import read_pins
 
     pins = read_pins(call.graph.root)
-    told = []
+    images = []
     for name, recipe in recipes(call.graph.root, call.settings.deploy.base_image, call.options["names"]).items():
         pin = pins.get(name)
         stale = pin is None or pin.inputs != recipe.inputs
         _data(call, f"image {name}: {'would be built' if stale else 'up to date'}")
-        told.append({"name": name, "image": pin.image if pin else "", "new": stale})
-    return told
+        images.append({"name": name, "image": pin.image if pin else "", "new": stale})
+    return images
 
 
 def _definitions(call: Call) -> list[dict[str, Any]]:
     from batch_pipeline.deploy.definitions import batch_clients, deploy_definitions
 
     dry_run = bool(call.options["dry_run"])
-    found = deploy_definitions(_wanted(call), call.settings, batch_clients(call.settings), dry_run=dry_run)
-    for item in found:
+    definitions = deploy_definitions(_wanted(call), call.settings, batch_clients(call.settings), dry_run=dry_run)
+    for item in definitions:
         state = ("would be registered" if dry_run else "registered") if item.new else "there already"
         _data(call, f"definition {item.step}: {item.definition}, {state}")
-    return [{"step": item.step, "definition": item.definition, "new": item.new} for item in found]
+    return [{"step": item.step, "definition": item.definition, "new": item.new} for item in definitions]
 
 
 def _code(call: Call) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def _references(call: Call) -> list[dict[str, Any]]:
     builds = call.workflow.reference_builder is not None
     builder = Graph.of_reference(call.workflow).names[0] if builds else ""
     dry_run = bool(call.options["dry_run"])
-    found = verify_references(call.new_store, builder, dry_run=dry_run)
-    for item in found:
+    verified = verify_references(call.new_store, builder, dry_run=dry_run)
+    for item in verified:
         size = f"{counted(item.files, 'file')}, {item.size_bytes:,} bytes"
         state = f"as {item.vouched_by} says" if item.vouched_by else "checksums are recorded now"
         if dry_run and not item.vouched_by:
@@ -131,9 +131,9 @@ def _references(call: Call) -> list[dict[str, Any]]:
         _data(call, f"reference {item.name}: {size}, {'WRONG' if item.problems else state}")
         for problem in item.problems:
             _data(call, f"  {problem}")
-    if not found:
+    if not verified:
         _data(call, f"No reference is in {call.new_store.url}.")
-    return [{**asdict(item), "problems": list(item.problems)} for item in found]
+    return [{**asdict(item), "problems": list(item.problems)} for item in verified]
 
 
 def _prune(call: Call) -> list[str]:
@@ -141,16 +141,16 @@ def _prune(call: Call) -> list[str]:
 
     clients = batch_clients(call.settings)
     used = names_in_use(_wanted(call)) | _live_names(call.new_store)
-    found = unused(clients, call.graph.name, used)
-    for definition in found:
+    unused_definitions = unused(clients, call.graph.name, used)
+    for definition in unused_definitions:
         _data(call, f"unused: {definition}")
-    if not found:
+    if not unused_definitions:
         _data(call, f"Nothing to prune: every job definition of {call.graph.name} is in use.")
     elif not call.options["dry_run"]:
-        ask(call, f"Take {counted(len(found), 'job definition')} out of use?")
-        retire(clients, found)
-        _data(call, f"Took {counted(len(found), 'job definition')} out of use.")
-    return found
+        ask(call, f"Take {counted(len(unused_definitions), 'job definition')} out of use?")
+        retire(clients, unused_definitions)
+        _data(call, f"Took {counted(len(unused_definitions), 'job definition')} out of use.")
+    return unused_definitions
 
 
 def _wanted(call: Call) -> Mapping[str, Mapping[str, Any]]:

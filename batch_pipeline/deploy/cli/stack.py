@@ -26,7 +26,7 @@ def deploy_infrastructure(call: Call) -> dict[str, Any]:
     infrastructure = Infrastructure(call.settings, say=say)
     if call.options["delete"]:
         return _delete(call, infrastructure)
-    proposal = infrastructure.propose(_given(call), _images(call))
+    proposal = infrastructure.propose(_overrides(call), _images(call))
     only_looks = bool(call.options["diff"] or call.options["dry_run"])
     if only_looks:
         infrastructure.discard(proposal)
@@ -50,14 +50,14 @@ def ask(call: Call, question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _given(call: Call) -> dict[str, str]:
-    given = {}
+def _overrides(call: Call) -> dict[str, str]:
+    parameters = {}
     for pair in call.options["parameter"]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise InvalidUse(f"--parameter {pair} is not NAME=VALUE.")
-        given[name] = value
-    return given
+        parameters[name] = value
+    return parameters
 
 
 def _images(call: Call) -> list[str]:
@@ -84,18 +84,18 @@ def _ask_to_apply(call: Call, infrastructure: Infrastructure, proposal: Proposal
 
 def _delete(call: Call, infrastructure: Infrastructure) -> dict[str, Any]:
     stack = infrastructure.find()
-    told = {"stack": infrastructure.name, "status": "absent"}
+    record = {"stack": infrastructure.name, "status": "absent"}
     if stack is None:
         _data(call, f"There is no stack {infrastructure.name}.")
-        return told
+        return record
     bucket = stack.parameters.get("BucketName", "")
     if call.options["dry_run"] or call.options["diff"]:
         _data(call, f"Stack {stack.name} would be deleted; bucket {bucket} would stay.")
-        return {**told, "status": stack.status}
+        return {**record, "status": stack.status}
     ask(call, f"Delete stack {stack.name} with its queues, live jobs, images and logs? Bucket {bucket} stays.")
     infrastructure.delete(stack)
     _data(call, f"Stack {stack.name} is deleted. Bucket {bucket} is kept.")
-    return {**told, "bucket": bucket}
+    return {**record, "bucket": bucket}
 
 
 def _tell(call: Call, infrastructure: Infrastructure, proposal: Proposal, only_looks: bool) -> None:
