@@ -1,1 +1,1 @@
-"""Who may run which code on a dataset: policy, gate, and what is found out about code and image before it decides."""
+"""Who may run which code on a dataset: policy, gate, and the facts about code and image that it decides on."""

@@ -1,6 +1,6 @@
 """Admission of a run, from request to grant, in one order: policy, precheck, remote and registry, decision.
 
-The command line and the server both come through here, and nothing is submitted that did not.
+The command line and the service both come through here; nothing else makes a `Grant`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from batch_pipeline.access.code import Tokens, code_facts
 from batch_pipeline.access.gate import Grant, decide, precheck
 from batch_pipeline.access.images import Resolver, image_facts
 from batch_pipeline.access.policy import read_policy
-from batch_pipeline.access.request import Facts, Identity, Level, RunAsk
+from batch_pipeline.access.request import AdmissionFacts, Level, SubmitRequest, UserIdentity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
-    """Where asks are looked at: where policies lie, and who can be asked about code and images."""
+class AdmissionContext:
+    """What admission needs beside the request: the policies, and access to git remotes and image registries."""
 
     #: Folder or prefix of the policies.
     policies: str
-    #: Folder of fetched repositories; nobody else writes there.
+    #: Cache of fetched repositories; nobody else writes there.
     cache: Path
-    #: Gives the token that a policy's reference names. No sooner asked than the ask has passed what needs none.
+    #: Gives the token that a policy's reference names. Called only after the checks that need no token.
     tokens: Tokens = lambda reference: ""
     #: None: registries that anybody may read.
     images: Resolver | None = None
 
 
-def admit(ask: RunAsk, identity: Identity, desk: Desk) -> Grant:
-    """Lets an ask through. Raises Refused with all that stands against it, InvalidConfig, RepositoryFailed, …"""
-    policy = read_policy(desk.policies, ask.dataset)
-    precheck(ask, policy, identity)
-    image = ask.image or policy.levels[Level(ask.access_level)].image
-    facts = Facts(code=code_facts(ask, policy, desk.cache, desk.tokens), image=image_facts(image, desk.images))
-    return decide(ask, policy, identity, facts)
+def admit(request: SubmitRequest, identity: UserIdentity, context: AdmissionContext) -> Grant:
+    """Admits a request, or raises Refused with all that stands against it; also InvalidConfig, RepositoryFailed, …"""
+    policy = read_policy(context.policies, request.dataset)
+    precheck(request, policy, identity)
+    image = request.image or policy.levels[Level(request.access_level)].image
+    facts = AdmissionFacts(
+        code=code_facts(request, policy, context.cache, context.tokens), image=image_facts(image, context.images)
+    )
+    return decide(request, policy, identity, facts)

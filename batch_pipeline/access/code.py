@@ -1,9 +1,9 @@
-"""What the remote itself says of a commit: fetched for each ask, into a cache that nobody else writes to.
+"""Facts about a commit, from the remote itself: fetched for each request, into a cache that nobody else writes to.
 
-The working copy of whoever asks is never looked at: its branches may be old, its history cut off, its objects replaced,
-its configuration lead elsewhere. The cache holds the remote's branches and tags as they are now (what was force-pushed
-away or deleted is gone from them), and what leads to a commit is asked of these alone. The URL is the policy's.
-Submodules are found in the tree of the commit, and each is looked up in its own repository in the same way.
+The user's working copy is never looked at: its branches may be old, its history cut off, its objects replaced, its
+configuration lead elsewhere. The cache holds the remote's branches and tags as they are now (what was force-pushed away
+or deleted is gone from them), and whether a commit can be reached is decided by these alone. The URL is the policy's.
+Submodules are listed from the tree of the commit, and each is looked up in its own repository in the same way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 
 from batch_pipeline.access.names import entry_of, folder_of
 from batch_pipeline.access.policy import Policy, RepositoryRule, repository_key
-from batch_pipeline.access.request import CodeFacts, EntryKind, RunAsk, SubmoduleFacts
+from batch_pipeline.access.request import CodeFacts, EntryKind, SubmitRequest, SubmoduleFacts
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.git import Git
 from batch_pipeline.wire.scratch import private_folder
@@ -35,25 +35,27 @@ MOST_DEPTH: Final = 5
 Tokens = Callable[[str], str]
 
 
-def code_facts(ask: RunAsk, policy: Policy, cache: Path, tokens: Tokens = lambda reference: "") -> CodeFacts | None:
-    """What the repository of an ask says of its commit; None when the ask or the policy names no repository.
+def code_facts(
+    request: SubmitRequest, policy: Policy, cache: Path, tokens: Tokens = lambda reference: ""
+) -> CodeFacts | None:
+    """Facts about the commit of a request; None when the request or the policy names no repository.
 
-    `tokens` is asked only for references of the policy. Raises RepositoryFailed.
+    `tokens` is called only with references of the policy. Raises RepositoryFailed.
     """
-    rule = policy.repository(ask.repository) if ask.repository else None
+    rule = policy.repository(request.repository) if request.repository else None
     if rule is None:
         return None
     with fetched(rule, cache, tokens) as git:
-        commit = _resolved(git, ask.commit)
+        commit = _resolved(git, request.commit)
         facts = _known(git, rule, commit)
         if not facts.commit:
             return facts
         modules = tuple(_submodules(git, facts.commit, policy, cache, tokens, (rule.url,)))
         inside = [item.path for item in modules]
-        cwd = folder_of(ask.cwd)
+        cwd = folder_of(request.cwd)
         return replace(
             facts,
-            entry_kind=_entry_kind(git, facts.commit, entry_of(ask.cwd, ask.script[0]), inside),
+            entry_kind=_entry_kind(git, facts.commit, entry_of(request.cwd, request.script[0]), inside),
             cwd_missing=bool(cwd) and _entry_kind(git, facts.commit, cwd, inside) is not EntryKind.FOLDER,
             submodules=modules,
         )
@@ -82,12 +84,12 @@ def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
             yield git
         finally:
             if (folder / "shallow").exists():
-                # Where history was cut off once, it stays so: the next ask begins anew.
+                # Where history was cut off once, it stays so: the next request fetches from scratch.
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _resolved(git: Git, revision: str) -> str:
-    """The full SHA of a commit that was asked for by SHA, branch, tag or beginning of a SHA; empty: there is none."""
+    """The full SHA of a commit named by SHA, branch, tag or beginning of a SHA; empty: there is none."""
     if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", revision):
         return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     for name in (f"{HEADS}{revision}", f"{TAGS}{revision}"):

@@ -20,7 +20,7 @@ from typing import Any
 from batch_pipeline.access.gate import Grant
 from batch_pipeline.access.names import folder_of
 from batch_pipeline.access.policy import Policy
-from batch_pipeline.access.request import Identity, Level, RunAsk
+from batch_pipeline.access.request import Level, SubmitRequest, UserIdentity
 from batch_pipeline.wire.errors import InvalidConfig
 
 
@@ -59,24 +59,28 @@ def driver_config(grant: Grant, run_id: str) -> dict[str, Any]:
     return {**grant.config, "workflow": workflow, "storage": _storage(grant.store, grant.output)}
 
 
-def previewed_config(ask: RunAsk, policy: Policy, identity: Identity) -> dict[str, Any]:
-    """The same of an ask that has passed `precheck` and nothing more: commit and image are as they were asked for."""
-    place = policy.levels[Level(ask.access_level)]
-    rule = policy.repository(ask.repository) if ask.repository else None
+def previewed_config(request: SubmitRequest, policy: Policy, identity: UserIdentity) -> dict[str, Any]:
+    """The same for a request that has passed `precheck` alone: commit and image are as the request names them."""
+    place = policy.levels[Level(request.access_level)]
+    rule = policy.repository(request.repository) if request.repository else None
     workflow = {
         "run_id": "(given when it is submitted)",
-        "dataset": ask.dataset,
-        "access_level": ask.access_level,
-        "description": ask.description.strip(),
+        "dataset": request.dataset,
+        "access_level": request.access_level,
+        "description": request.description.strip(),
         "user": identity.name,
         "repository": rule.url if rule is not None else "",
-        "commit": ask.commit,
-        "cwd": folder_of(ask.cwd),
-        "script": list(ask.script),
-        "image": ask.image or place.image,
+        "commit": request.commit,
+        "cwd": folder_of(request.cwd),
+        "script": list(request.script),
+        "image": request.image or place.image,
         "policy_sha256": policy.sha256,
     }
-    return {**ask.config, "workflow": workflow, "storage": _storage(place.store, place.output_of(ask.output_dir))}
+    return {
+        **request.config,
+        "workflow": workflow,
+        "storage": _storage(place.store, place.output_of(request.output_dir)),
+    }
 
 
 def _storage(store: str, output: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The gate: whether a run may be, from what is asked, the policy, who asks, and what was found out. Pure.
+"""The gate: decides whether a run is admitted, from the request, the policy, the identity and the facts. Pure.
 
-    precheck(ask, policy, identity)          before anything is looked up with a credential of ours
-    decide(ask, policy, identity, facts)     all of it again, and what was found out; returns the only Grant there is
+    precheck(request, policy, identity)        before anything is looked up with a credential of ours
+    decide(request, policy, identity, facts)   all of it again, and the facts; returns the only Grant there is
 
-Nothing that runs at a level is made from the ask: everything behind the gate (the job, its role, its queue, its
-store, the driver's orders) takes a `Grant`, and only `decide` makes one. There is no flag around it. All problems are
-told at once; to somebody who is no member, nothing but that.
+Nothing that runs at a level is made from the request: everything behind the gate (the job, its role, its queue, its
+store, the driver's orders) takes a `Grant`, and only `decide` makes one. There is no flag around it. A
+refusal lists all problems at once; a user who is no member learns only that.
 
 (Longer than most modules: half of it is sentences, and whoever reviews the gate reads all of its rules in one place.)
 """
@@ -30,14 +30,14 @@ from batch_pipeline.access.names import (
 )
 from batch_pipeline.access.policy import DATASET, LevelRule, Policy, RepositoryRule
 from batch_pipeline.access.request import (
+    AdmissionFacts,
     CodeFacts,
     EntryKind,
-    Facts,
-    Identity,
     ImageFacts,
     Level,
-    RunAsk,
+    SubmitRequest,
     SubmoduleFacts,
+    UserIdentity,
 )
 from batch_pipeline.wire.errors import Problem, Refused
 
@@ -57,7 +57,7 @@ class Grant:
 
     dataset: str
     level: Level
-    identity: Identity
+    identity: UserIdentity
     description: str
     #: URL of the dataset's store at this level; the run's record lies there.
     store: str
@@ -90,40 +90,42 @@ class Grant:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def precheck(ask: RunAsk, policy: Policy, identity: Identity) -> None:
+def precheck(request: SubmitRequest, policy: Policy, identity: UserIdentity) -> None:
     """Refuses what can be refused without looking anything up. Raises Refused."""
-    problems = list(_membership(ask, policy, identity)) or list(_form(ask, policy))
+    problems = list(_membership(request, policy, identity)) or list(_form(request, policy))
     if problems:
         raise Refused(problems)
 
 
-def decide(ask: RunAsk, policy: Policy, identity: Identity, facts: Facts) -> Grant:
+def decide(request: SubmitRequest, policy: Policy, identity: UserIdentity, facts: AdmissionFacts) -> Grant:
     """Lets a run through, or raises Refused with all that stands against it."""
-    precheck(ask, policy, identity)
-    level = Level(ask.access_level)
+    precheck(request, policy, identity)
+    level = Level(request.access_level)
     place = policy.levels[level]
-    rule = policy.repository(ask.repository) if ask.repository else None
-    problems = [*_code(ask, level, rule, facts.code), *_image(ask, level, policy, place, facts.image)]
+    rule = policy.repository(request.repository) if request.repository else None
+    problems = [*_code(request, level, rule, facts.code), *_image(request, level, policy, place, facts.image)]
     if problems:
         raise Refused(problems)
-    return _grant(ask, policy, identity, rule, facts)
+    return _grant(request, policy, identity, rule, facts)
 
 
-def _grant(ask: RunAsk, policy: Policy, identity: Identity, rule: RepositoryRule | None, facts: Facts) -> Grant:
-    level = Level(ask.access_level)
+def _grant(
+    request: SubmitRequest, policy: Policy, identity: UserIdentity, rule: RepositoryRule | None, facts: AdmissionFacts
+) -> Grant:
+    level = Level(request.access_level)
     place, code = policy.levels[level], facts.code if rule is not None else None
     inside = code is not None and code.entry_kind in (EntryKind.PROGRAM, EntryKind.FILE)
     return Grant(
         dataset=policy.dataset,
         level=level,
         identity=identity,
-        description=ask.description.strip(),
+        description=request.description.strip(),
         store=place.store,
-        output=place.output_of(ask.output_dir),
+        output=place.output_of(request.output_dir),
         queue=place.queue,
         job_role=place.job_role,
         execution_role=place.execution_role,
-        image=facts.image.pinned if facts.image is not None and (ask.image or place.image) else "",
+        image=facts.image.pinned if facts.image is not None and (request.image or place.image) else "",
         repository=rule.url if rule is not None else "",
         protected_branch=rule.protected_branch if rule is not None else "",
         commit=code.commit if code is not None else "",
@@ -132,23 +134,23 @@ def _grant(ask: RunAsk, policy: Policy, identity: Identity, rule: RepositoryRule
         tags=code.tags if code is not None else (),
         submodules=code.submodules if code is not None else (),
         secret=rule.secret if rule is not None else "",
-        cwd=folder_of(ask.cwd),
-        entry=entry_of(ask.cwd, ask.script[0]) if inside else "",
-        script=tuple(ask.script),
-        cpu=ask.cpu,
-        memory_mb=ask.memory_mb,
+        cwd=folder_of(request.cwd),
+        entry=entry_of(request.cwd, request.script[0]) if inside else "",
+        script=tuple(request.script),
+        cpu=request.cpu,
+        memory_mb=request.memory_mb,
         policy_sha256=policy.sha256,
-        environment=dict(ask.environment),
-        config=dict(ask.config),
+        environment=dict(request.environment),
+        config=dict(request.config),
     )
 
 
-def _membership(ask: RunAsk, policy: Policy, identity: Identity) -> Iterator[Problem]:
+def _membership(request: SubmitRequest, policy: Policy, identity: UserIdentity) -> Iterator[Problem]:
     """Whoever is no member learns nothing else."""
     known = {level.value: level for level in Level}
-    if not DATASET.fullmatch(ask.dataset) or ask.dataset != policy.dataset:
+    if not DATASET.fullmatch(request.dataset) or request.dataset != policy.dataset:
         yield Problem(
-            thing=f"--dataset {ask.dataset!r}", rule="There is no such dataset.", remedy="Name another.", status=403
+            thing=f"--dataset {request.dataset!r}", rule="There is no such dataset.", remedy="Name another.", status=403
         )
     elif not any(policy.is_member(level, identity.names) for level in Level):
         yield Problem(
@@ -157,34 +159,34 @@ def _membership(ask: RunAsk, policy: Policy, identity: Identity) -> Iterator[Pro
             remedy="Ask its maintainers.",
             status=403,
         )
-    elif ask.access_level not in known:
+    elif request.access_level not in known:
         yield Problem(
-            thing=f"--access-level {ask.access_level!r}",
+            thing=f"--access-level {request.access_level!r}",
             rule="There is no such level.",
             remedy=f"Choose among {', '.join(known)}.",
         )
-    elif not policy.is_member(known[ask.access_level], identity.names):
+    elif not policy.is_member(known[request.access_level], identity.names):
         yield Problem(
-            thing=f"--access-level {ask.access_level}",
+            thing=f"--access-level {request.access_level}",
             rule=f"{identity.name} may not use this level of the dataset {policy.dataset}.",
             remedy="Use level test, or ask its maintainers.",
             status=403,
         )
 
 
-def _form(ask: RunAsk, policy: Policy) -> Iterator[Problem]:
-    """What the ask itself shows, remote and registry aside."""
-    level = Level(ask.access_level)
-    yield from text_problems("--description", ask.description)
-    yield from output_problems(ask.output_dir)
-    yield from folder_problems(ask.cwd)
-    yield from script_problems(ask.script)
-    yield from variable_problems(ask.environment)
-    yield from config_problems(ask.config)
-    yield from text_problems("--image", ask.image, empty=True, most=512)
-    yield from _size(ask)
-    yield from _named_code(ask, level, policy)
-    if level is Level.FULL and not ask.confirmed:
+def _form(request: SubmitRequest, policy: Policy) -> Iterator[Problem]:
+    """Checks the request itself, without remote and registry."""
+    level = Level(request.access_level)
+    yield from text_problems("--description", request.description)
+    yield from output_problems(request.output_dir)
+    yield from folder_problems(request.cwd)
+    yield from script_problems(request.script)
+    yield from variable_problems(request.environment)
+    yield from config_problems(request.config)
+    yield from text_problems("--image", request.image, empty=True, most=512)
+    yield from _size(request)
+    yield from _named_code(request, level, policy)
+    if level is Level.FULL and not request.confirmed:
         yield Problem(
             thing="--access-level full",
             rule="It may change and remove everything of the dataset, and is asked for twice.",
@@ -192,18 +194,18 @@ def _form(ask: RunAsk, policy: Policy) -> Iterator[Problem]:
         )
 
 
-def _size(ask: RunAsk) -> Iterator[Problem]:
-    if not 0.25 <= ask.cpu <= MOST_CPU:  # also false for a NaN
+def _size(request: SubmitRequest) -> Iterator[Problem]:
+    if not 0.25 <= request.cpu <= MOST_CPU:  # also false for a NaN
         yield Problem(thing="--cpu", rule=f"A driver has 0.25 to {MOST_CPU} vCPUs.", remedy="Give another number.")
-    if not 128 <= ask.memory_mb <= MOST_MEMORY_MB:
+    if not 128 <= request.memory_mb <= MOST_MEMORY_MB:
         yield Problem(
             thing="--memory", rule=f"A driver has 128 to {MOST_MEMORY_MB} MiB of memory.", remedy="Give another number."
         )
 
 
-def _named_code(ask: RunAsk, level: Level, policy: Policy) -> Iterator[Problem]:
+def _named_code(request: SubmitRequest, level: Level, policy: Policy) -> Iterator[Problem]:
     """Which repository and commit are named."""
-    if not ask.repository and not ask.commit:
+    if not request.repository and not request.commit:
         if level.privileged:
             yield Problem(
                 thing="--repository",
@@ -212,21 +214,23 @@ def _named_code(ask: RunAsk, level: Level, policy: Policy) -> Iterator[Problem]:
                 status=403,
             )
         return
-    if not (ask.repository and ask.commit):
+    if not (request.repository and request.commit):
         yield Problem(
             thing="--repository, --commit", rule="One of them says nothing without the other.", remedy="Give both."
         )
         return
-    if policy.repository(ask.repository) is None:
-        named = ask.repository if "@" not in ask.repository and not has_control(ask.repository) else "as given"
+    if policy.repository(request.repository) is None:
+        named = (
+            request.repository if "@" not in request.repository and not has_control(request.repository) else "as given"
+        )
         yield Problem(
             thing=f"--repository {named}",
             rule=f"The dataset {policy.dataset} does not allow this repository.",
             remedy="Use one that the policy names, by its URL without names or passwords.",
             status=403,
         )
-    yield from _revision(ask.commit, level)
-    if level.privileged and ask.dirty:
+    yield from _revision(request.commit, level)
+    if level.privileged and request.dirty:
         yield Problem(
             thing="working tree",
             rule=f"It has changes that the commit lacks, and level {level.value} would run without them.",
@@ -250,11 +254,13 @@ def _revision(commit: str, level: Level) -> Iterator[Problem]:
         )
 
 
-def _code(ask: RunAsk, level: Level, rule: RepositoryRule | None, code: CodeFacts | None) -> Iterator[Problem]:
+def _code(
+    request: SubmitRequest, level: Level, rule: RepositoryRule | None, code: CodeFacts | None
+) -> Iterator[Problem]:
     """What the remote says of the commit."""
     if rule is None:
         return
-    thing = f"commit {ask.commit}"
+    thing = f"commit {request.commit}"
     if code is None or code.repository != rule.url or not FULL_SHA.fullmatch(code.commit):
         yield Problem(
             thing=thing,
@@ -263,7 +269,7 @@ def _code(ask: RunAsk, level: Level, rule: RepositoryRule | None, code: CodeFact
             status=409,
         )
         return
-    if FULL_SHA.fullmatch(ask.commit) and code.commit != ask.commit:
+    if FULL_SHA.fullmatch(request.commit) and code.commit != request.commit:
         yield Problem(
             thing=thing,
             rule=f"It names no commit of its own: it stands for {code.commit}.",
@@ -272,7 +278,7 @@ def _code(ask: RunAsk, level: Level, rule: RepositoryRule | None, code: CodeFact
         )
     if level.privileged:
         yield from _review(thing, rule, code)
-    yield from _entry(ask, level, rule, code)
+    yield from _entry(request, level, rule, code)
     yield from _submodules(level, code)
 
 
@@ -301,14 +307,17 @@ def _review(thing: str, rule: RepositoryRule, code: CodeFacts) -> Iterator[Probl
         )
 
 
-def _entry(ask: RunAsk, level: Level, rule: RepositoryRule, code: CodeFacts) -> Iterator[Problem]:
-    path = entry_of(ask.cwd, ask.script[0])
+def _entry(request: SubmitRequest, level: Level, rule: RepositoryRule, code: CodeFacts) -> Iterator[Problem]:
+    path = entry_of(request.cwd, request.script[0])
     if code.cwd_missing:
         yield Problem(
-            thing=f"--cwd {ask.cwd}", rule="The commit has no such folder.", remedy="Name one that it has.", status=409
+            thing=f"--cwd {request.cwd}",
+            rule="The commit has no such folder.",
+            remedy="Name one that it has.",
+            status=409,
         )
     if not level.privileged:
-        if "/" in ask.script[0] and path and code.entry_kind is EntryKind.MISSING:
+        if "/" in request.script[0] and path and code.entry_kind is EntryKind.MISSING:
             yield Problem(
                 thing=f"script {path}", rule="It is no file of the commit.", remedy="Commit and push it.", status=409
             )
@@ -321,7 +330,7 @@ def _entry(ask: RunAsk, level: Level, rule: RepositoryRule, code: CodeFacts) -> 
     }
     if not path or not rule.allows_entry(path):
         yield Problem(
-            thing=f"script {path or ask.script[0]!r}",
+            thing=f"script {path or request.script[0]!r}",
             rule=f"It is none of the entry points of {rule.url} that level {level.value} may start.",
             remedy=f"Use one of them: {', '.join(rule.entry_points) or 'there is none'}.",
             status=403,
@@ -360,9 +369,11 @@ def _submodules(level: Level, code: CodeFacts) -> Iterator[Problem]:
             )
 
 
-def _image(ask: RunAsk, level: Level, policy: Policy, place: LevelRule, image: ImageFacts | None) -> Iterator[Problem]:
+def _image(
+    request: SubmitRequest, level: Level, policy: Policy, place: LevelRule, image: ImageFacts | None
+) -> Iterator[Problem]:
     """What the registry says of the image."""
-    name = ask.image or place.image
+    name = request.image or place.image
     if not name:
         if not place.without_image:
             yield Problem(

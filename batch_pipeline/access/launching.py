@@ -5,7 +5,7 @@
     runs/{run_id}/driver.json                     the order                     then: the job names its digest
     runs/{run_id}/submissions/driver/intent.json  before SubmitJob, and sent.json with the native id after it
 
-Nothing here takes an ask: who has no `Grant` cannot call it. What cannot be sent leaves a record that says so.
+Nothing here takes a request: only a `Grant` is launched. What cannot be sent leaves a record that says so.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from batch_pipeline.wire.store import NotInStore, Store, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launched:
-    """A driver that was submitted."""
+class SubmittedDriver:
+    """A driver job that was submitted."""
 
     run_id: str
     native_id: str
@@ -51,7 +51,7 @@ def launch(
     *,
     argv: Sequence[str] = (),
     sleep: Callable[[float], None] = time.sleep,
-) -> Launched:
+) -> SubmittedDriver:
     """Records a run and submits its driver.
 
     Raises StoreFailed with nothing sent, and what `Backend.submit` raises, after the record says so.
@@ -79,7 +79,7 @@ def launch(
         write_end(store, run_id, done=0, failed=0)
         raise
     record_sent(store, replace(intent, native_id=native_id))
-    return Launched(run_id=run_id, native_id=native_id, store=store.url, output=store.url_of(grant.output))
+    return SubmittedDriver(run_id=run_id, native_id=native_id, store=store.url, output=store.url_of(grant.output))
 
 
 def store_of(url: str, settings: Settings) -> Store:
@@ -98,21 +98,21 @@ def write_run(store: Store, grant: Grant, settings: Settings, run_id: str, argv:
     return order
 
 
-def ended(store: Store, backend: JobObserver, launched: Launched) -> RunRecord | None:
+def ended(store: Store, backend: JobObserver, driver: SubmittedDriver) -> RunRecord | None:
     """The record of a run that is over; None while it is not.
 
     A driver that could not write its own end (killed, or never started) gets one that says so.
     """
-    record = read_record(store, launched.run_id)
+    record = read_record(store, driver.run_id)
     if record.ended:
         return record
-    summary = backend.summaries([launched.native_id])[launched.native_id]
+    summary = backend.summaries([driver.native_id])[driver.native_id]
     if not summary.state.final:
         return None
     # It may have written its end between the two looks.
-    record = read_record(store, launched.run_id)
+    record = read_record(store, driver.run_id)
     if not record.ended and summary.state is not JobState.SUCCEEDED:
-        why = summary.status_reason or next((child.status_reason for child in _children(backend, launched)), "")
+        why = summary.status_reason or next((child.status_reason for child in _children(backend, driver)), "")
         end = {
             "format": 1,
             "ended_at": now(),
@@ -120,8 +120,8 @@ def ended(store: Store, backend: JobObserver, launched: Launched) -> RunRecord |
             "failed": 1,
             "problem": f"the driver left no end: {why or summary.state.value}",
         }
-        store.put_if_absent(layout.run_end(launched.run_id), _json(end))
-    return read_record(store, launched.run_id)
+        store.put_if_absent(layout.run_end(driver.run_id), _json(end))
+    return read_record(store, driver.run_id)
 
 
 def is_driver(store: Store, run_id: str) -> bool:
@@ -159,8 +159,8 @@ def _attempt_of(key: str) -> tuple[int, str]:
     return (int(name) if name.isdigit() else 0, key)
 
 
-def _children(backend: JobObserver, launched: Launched) -> Iterator[ArrayChild]:
-    return backend.children(launched.native_id, (JobState.FAILED,))
+def _children(backend: JobObserver, driver: SubmittedDriver) -> Iterator[ArrayChild]:
+    return backend.children(driver.native_id, (JobState.FAILED,))
 
 
 def _sent(backend: JobSubmitter, request: JobRequest, sleep: Callable[[float], None]) -> str:

@@ -1,6 +1,6 @@
-"""Which names and paths an ask may hold: of outputs, variables, configuration. Pure, and the same at all levels.
+"""Rules for names and paths in a request: outputs, variables, configuration. Pure, and the same at all levels.
 
-Each function yields the problems that it found and goes on, so that whoever asks learns of all of them at once.
+Each function yields its problems and goes on, so that the user learns of all of them at once.
 
 (Longer than most modules: a third of it is lists of names, each beside the rule that reads it.)
 """

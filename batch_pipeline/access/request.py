@@ -1,7 +1,7 @@
-"""What is asked of the gate, by whom, and what was found out about it. Values only.
+"""Values that the gate decides on: the request to submit a run, the user's identity, and facts about code and image.
 
-A `RunAsk` comes from the command line or over HTTP and is not trusted in any word. `CodeFacts` and `ImageFacts` come
-from the remote repository and the registry themselves (`access.code`, `access.images`), never from who asks.
+A `SubmitRequest` comes from the command line or over HTTP, and no word of it is trusted. `CodeFacts` and `ImageFacts`
+come from the remote repository and the registry themselves (`access.code`, `access.images`), never from the user.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Level(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
-    """Who asks, as somebody who can know it says."""
+class UserIdentity:
+    """An authenticated user, and who authenticated them."""
 
     #: What policies name as a member: an e-mail address, an ARN, a user of this machine.
     name: str
@@ -45,8 +45,8 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAsk:
-    """One run, as it is asked for."""
+class SubmitRequest:
+    """A request to submit one run, before it is checked."""
 
     dataset: str
     description: str
@@ -71,8 +71,8 @@ class RunAsk:
     confirmed: bool = False
 
     @classmethod
-    def from_json(cls, value: Any) -> RunAsk:
-        """Reads an ask that came over a wire, unknown keys refused. Raises Refused with all that is wrong."""
+    def from_json(cls, value: Any) -> SubmitRequest:
+        """Parses a request in JSON; unknown keys are refused. Raises Refused with all that is wrong."""
         if not isinstance(value, Mapping):
             raise Refused([Problem(thing="request", rule="It is no JSON object.", remedy="Send one.")])
         known = {item.name: item for item in fields(cls)}
@@ -147,7 +147,7 @@ class SubmoduleFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFacts:
-    """What the remote itself says of a commit, fetched for this ask."""
+    """What the remote itself says of a commit, fetched for this request."""
 
     #: URL of the repository as the policy has it.
     repository: str
@@ -179,7 +179,7 @@ class ImageFacts:
     tag: str = ""
     #: `sha256:…`; empty: the registry has no such image.
     digest: str = ""
-    #: The digest that the ask named beside the tag; empty: none.
+    #: The digest that the request names beside the tag; empty: none.
     asked_digest: str = ""
 
     @property
@@ -189,8 +189,8 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """All that was found out before the gate decides."""
+class AdmissionFacts:
+    """Facts about code and image, looked up before the gate decides."""
 
     code: CodeFacts | None = None
     image: ImageFacts | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def run_command_line(workflow: type[WorkflowTask] | None, args: Sequence[str] | None = None) -> int:
     """Runs one command of a pipeline, or of the package when there is none, and returns the exit code."""
     try:
-        from batch_pipeline.cli.border import guarded
+        from batch_pipeline.cli.error_handling import guarded
 
         return guarded(workflow, args)
     except ModuleNotFoundError as error:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import get_completion_class
 
-from batch_pipeline.cli.border import program
 from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.error_handling import program
 from batch_pipeline.cli.output import data
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batch_pipeline.cli.call import Call
 
 if TYPE_CHECKING:
-    from batch_pipeline.provenance.transfer import File
+    from batch_pipeline.provenance.transfer import FileToCopy
     from batch_pipeline.wire.store import Store
 
 
@@ -22,7 +22,7 @@ def opened(call: Call, location: str, *, create: bool = False) -> Store:
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[File], None]]:
+def shown() -> Iterator[Callable[[FileToCopy], None]]:
     """Who is told of each file that was copied: a line that moves, on a terminal."""
     if not sys.stderr.isatty():
         yield lambda file: None

@@ -17,7 +17,7 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.provenance.rightsize import Proposal
+    from batch_pipeline.provenance.rightsize import ResourceProposal
 
 #: Shares that `--share` may be; `provenance.rightsize` tells the same.
 SHARES = ("50", "90", "95", "99", "100")
@@ -67,7 +67,7 @@ def _defined(call: Call) -> dict[str, tuple[int, int]] | None:
     return {step: resources(definition) for step, definition in definitions.items()}
 
 
-def _show(proposals: Sequence[Proposal]) -> None:
+def _show(proposals: Sequence[ResourceProposal]) -> None:
     from batch_pipeline.report.sizes import rightsize_lines, rightsize_rows
 
     columns = ["step", "cells", "MiB now", "fit now", *(f"{share} %" for share in SHARES), "propose MiB"]

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from batch_pipeline.access.admission_context import identity_of
     from batch_pipeline.access.cli.by_service import runs_by_service, server_option
-    from batch_pipeline.access.desk import identity_of
     from batch_pipeline.access.launching import cancel_driver, is_driver
     from batch_pipeline.deploy.images import deploy_images
 
@@ -26,7 +26,7 @@ VERBS_OF_WINGS: Final = {
 _HOME: Final = {
     "cancel_driver": "batch_pipeline.access.launching",
     "deploy_images": "batch_pipeline.deploy.images",
-    "identity_of": "batch_pipeline.access.desk",
+    "identity_of": "batch_pipeline.access.admission_context",
     "is_driver": "batch_pipeline.access.launching",
     "runs_by_service": "batch_pipeline.access.cli.by_service",
     "server_option": "batch_pipeline.access.cli.by_service",

@@ -44,7 +44,7 @@ class BuiltImage:
     built: bool
 
 
-class Registry(Protocol):
+class ImageRegistry(Protocol):
     """Where images go."""
 
     #: What stands before `/name:tag`.
@@ -64,53 +64,53 @@ class Registry(Protocol):
 
 
 class ThisMachine:
-    """See `Registry`. Images stay where they were built."""
+    """See `ImageRegistry`. Images stay where they were built."""
 
     def __init__(self, path: str, builder: Builder) -> None:
         self.prefix = f"{LOCAL}/{path}"
         self._builder = builder
 
     def prepare(self, name: str) -> None:
-        """See `Registry.prepare`."""
+        """See `ImageRegistry.prepare`."""
 
     def has(self, image: str) -> bool:
-        """See `Registry.has`."""
+        """See `ImageRegistry.has`."""
         return self._builder.is_here(image)
 
     def find(self, tag: str) -> str:
-        """See `Registry.find`."""
+        """See `ImageRegistry.find`."""
         return self._builder.kept(tag) if self._builder.is_here(tag) else ""
 
     def put(self, tag: str) -> str:
-        """See `Registry.put`."""
+        """See `ImageRegistry.put`."""
         return self._builder.kept(tag)
 
 
 class AnyRegistry:
-    """See `Registry`. Whoever deploys has logged in with the builder, if that is needed."""
+    """See `ImageRegistry`. Whoever deploys has logged in with the builder, if that is needed."""
 
     def __init__(self, prefix: str, builder: Builder) -> None:
         self.prefix = prefix
         self._builder = builder
 
     def prepare(self, name: str) -> None:
-        """See `Registry.prepare`."""
+        """See `ImageRegistry.prepare`."""
 
     def has(self, image: str) -> bool:
-        """See `Registry.has`."""
+        """See `ImageRegistry.has`."""
         return self._builder.can_pull(image)
 
     def find(self, tag: str) -> str:
-        """See `Registry.find`."""
+        """See `ImageRegistry.find`."""
         return self._builder.pulled(tag)
 
     def put(self, tag: str) -> str:
-        """See `Registry.put`."""
+        """See `ImageRegistry.put`."""
         return self._builder.push(tag)
 
 
 class Ecr(AnyRegistry):
-    """See `Registry`. AWS's own: repositories are made, and the builder is logged in for twelve hours.
+    """See `ImageRegistry`. AWS's own: repositories are made, and the builder is logged in for twelve hours.
 
     https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html
     """
@@ -124,7 +124,7 @@ class Ecr(AnyRegistry):
         builder.log_in(self.prefix.partition("/")[0], user, password)
 
     def prepare(self, name: str) -> None:
-        """See `Registry.prepare`. Tags cannot be changed: a tag is a digest of what the image is made of."""
+        """See `ImageRegistry.prepare`. Tags cannot be changed: a tag is a digest of what the image is made of."""
         try:
             self._read(
                 "create_repository",
@@ -137,12 +137,12 @@ class Ecr(AnyRegistry):
                 raise
 
     def has(self, image: str) -> bool:
-        """See `Registry.has`."""
+        """See `ImageRegistry.has`."""
         repository, _, digest = image.partition("@")
         return bool(self._digest(repository, imageDigest=digest))
 
     def find(self, tag: str) -> str:
-        """See `Registry.find`."""
+        """See `ImageRegistry.find`."""
         repository, _, name = tag.rpartition(":")
         digest = self._digest(repository, imageTag=name)
         return f"{repository}@{digest}" if digest else ""
@@ -208,7 +208,7 @@ def _wanted(available: Mapping[str, Recipe], steps: Sequence[str], only: Collect
     return [recipe for name, recipe in available.items() if name in names]
 
 
-def _registry(settings: Settings, builder: Builder, *, push: bool, clients: Clients | None) -> Registry:
+def _registry(settings: Settings, builder: Builder, *, push: bool, clients: Clients | None) -> ImageRegistry:
     prefix, path = settings.deploy.registry.rstrip("/"), settings.deploy.stack.lower()
     if not push:
         return ThisMachine(path, builder)
@@ -223,7 +223,7 @@ class _Work:
 
     root: Path
     builder: Builder
-    registry: Registry
+    registry: ImageRegistry
     say: Callable[[str], None]
     #: Names of images that are built though nothing has changed.
     forced: frozenset[str]

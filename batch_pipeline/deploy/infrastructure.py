@@ -34,7 +34,7 @@ BASE: Final = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proposal:
+class StackProposal:
     """What would be done, and what it is compared with."""
 
     #: None: the stack is not there yet.
@@ -78,7 +78,7 @@ class Infrastructure:
         stack = self._stacks.find()
         return None if stack is None or stack.status == EMPTY else stack
 
-    def propose(self, overrides: Mapping[str, str], images: Iterable[str] = ()) -> Proposal:
+    def propose(self, overrides: Mapping[str, str], images: Iterable[str] = ()) -> StackProposal:
         """Works out what would change; nothing is done. Each image gets a repository.
 
         Raises InvalidUse for a parameter or bucket that cannot be, and what `Stacks.propose` raises.
@@ -96,13 +96,13 @@ class Infrastructure:
             if value is not None and value != values.get(name, "")
         }
         diff = tuple(_diff(before, template)) if known else ()
-        return Proposal(stack=known, change_set=change_set, template_diff=diff, parameters=changed)
+        return StackProposal(stack=known, change_set=change_set, template_diff=diff, parameters=changed)
 
-    def discard(self, proposal: Proposal) -> None:
+    def discard(self, proposal: StackProposal) -> None:
         """Forgets a proposal."""
         self._stacks.discard(proposal.change_set)
 
-    def apply(self, proposal: Proposal) -> Stack:
+    def apply(self, proposal: StackProposal) -> Stack:
         """Does what was proposed and waits for it. Raises DeploymentFailed."""
         return self._stacks.apply(proposal.change_set)
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from batch_pipeline.provenance.transfer import File, Transfer
+from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.records.history import Happened, append, now, read_events
 from batch_pipeline.records.people import user_name
 from batch_pipeline.records.record import RunRecord
@@ -54,7 +54,7 @@ def release(
     target: Store,
     *,
     partial: bool = False,
-    on_copied: Callable[[File], None] = lambda file: None,
+    on_copied: Callable[[FileToCopy], None] = lambda file: None,
 ) -> Released:
     """Copies the results of a run to `release/{date}/{run_id}/` of the target.
 
@@ -70,7 +70,7 @@ def release(
         )
     prefix = _prefix(store, run, target)
     record = _begun(store, run, target, prefix, results.receipts)
-    files = [File(**file) for file in record["files"]]
+    files = [FileToCopy(**file) for file in record["files"]]
     copied = Transfer(store, target, prefix).copy_all(files, on_copied)
     _finish(target, prefix, copied)
     size = sum(file.size_bytes for file in copied)
@@ -126,12 +126,12 @@ def _begun(store: Store, run: RunRecord, target: Store, prefix: str, receipts: S
     return record
 
 
-def _files(store: Store, receipts: Sequence[Receipt]) -> Iterator[File]:
+def _files(store: Store, receipts: Sequence[Receipt]) -> Iterator[FileToCopy]:
     """Results, receipts, those of the references that were read, and the records of all their runs."""
     built = _references(store, receipts)
     for receipt in receipts:
         for output in receipt.outputs:
-            yield File(key=output.key, size_bytes=output.size_bytes, sha256=output.sha256)
+            yield FileToCopy(key=output.key, size_bytes=output.size_bytes, sha256=output.sha256)
     for receipt in (*receipts, *built):
         yield from _small(store, layout.receipt(receipt.step, receipt.sample, receipt.fingerprint))
     for run_id in dict.fromkeys(receipt.run_id for receipt in (*receipts, *built)):
@@ -140,16 +140,16 @@ def _files(store: Store, receipts: Sequence[Receipt]) -> Iterator[File]:
         yield from _bundle(store, run_id)
 
 
-def _small(store: Store, key: str) -> Iterator[File]:
+def _small(store: Store, key: str) -> Iterator[FileToCopy]:
     """A file of ours, with its checksum, if it is there."""
     try:
         data = store.get(key)
     except NotInStore:
         return
-    yield File(key=key, size_bytes=len(data), sha256=sha256_of_bytes(data))
+    yield FileToCopy(key=key, size_bytes=len(data), sha256=sha256_of_bytes(data))
 
 
-def _bundle(store: Store, run_id: str) -> Iterator[File]:
+def _bundle(store: Store, run_id: str) -> Iterator[FileToCopy]:
     try:
         sha256 = str(store.get_json(layout.run_record(run_id)).get("bundle_sha256") or "")
     except NotInStore:
@@ -165,9 +165,9 @@ def _references(store: Store, receipts: Sequence[Receipt]) -> list[Receipt]:
     return [receipt for receipt in (receipt_of(store, *cell) for cell in cells) if receipt is not None]
 
 
-def _finish(target: Store, prefix: str, files: Sequence[File]) -> None:
+def _finish(target: Store, prefix: str, files: Sequence[FileToCopy]) -> None:
     """Writes the checksums, which makes it a release; in a folder, files can be read only from then on."""
-    record = File(key=RECORD, size_bytes=0, sha256=sha256_of_bytes(target.get(f"{prefix}{RECORD}")))
+    record = FileToCopy(key=RECORD, size_bytes=0, sha256=sha256_of_bytes(target.get(f"{prefix}{RECORD}")))
     lines = [f"{file.sha256}  {file.key}\n" for file in sorted((*files, record), key=lambda file: file.key)]
     _protect(target, [f"{prefix}{file.key}" for file in (*files, record)])
     if not target.put_if_absent(f"{prefix}{SUMS}", "".join(lines).encode()):

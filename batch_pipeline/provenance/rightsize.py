@@ -56,7 +56,7 @@ class CellUsage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proposal:
+class ResourceProposal:
     """What a step's job definition should say."""
 
     step: str
@@ -93,7 +93,7 @@ def rightsize(
     share: int = 99,
     headroom: float = 0.2,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Proposal]:
+) -> list[ResourceProposal]:
     """One proposal a step that has receipts, in the order of `now`, then by name.
 
     Parameters
@@ -140,7 +140,7 @@ def propose(
     *,
     share: int = 99,
     headroom: float = 0.2,
-) -> Proposal:
+) -> ResourceProposal:
     """The proposal for a step from what at least one of its cells took. Pure."""
     newest = max((one for one in usages if one.memory_mb), key=lambda one: one.started_at, default=None)
     cpus_now, memory_mb_now = now or ((newest.cpus, newest.memory_mb) if newest else (0, 0))
@@ -149,7 +149,7 @@ def propose(
     table = {percent: _quantile(needs, percent) for percent in SHARES}
     most_busy = _quantile(busy, 95) if busy else 0.0
     wanted = max(1, math.ceil(most_busy - SLACK_CPUS)) if busy else cpus_now
-    return Proposal(
+    return ResourceProposal(
         step=step,
         cells=len(usages),
         all_cells=cells,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from batch_pipeline.provenance.transfer import File, Transfer
+from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.records.history import new_run_id, now
 from batch_pipeline.records.people import user_name
 from batch_pipeline.records.results import all_receipts
@@ -47,7 +47,7 @@ def subset(
     prefix: str,
     patterns: Sequence[str],
     results: bool = False,
-    on_copied: Callable[[File], None] = lambda file: None,
+    on_copied: Callable[[FileToCopy], None] = lambda file: None,
 ) -> Copied:
     """Copies the files of these samples below a prefix, and with `results` their results and receipts too.
 
@@ -103,7 +103,7 @@ def _record(key: str, value: dict[str, Any], *stores: Store) -> None:
         store.put(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
-def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequence[str]) -> Iterator[File]:
+def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequence[str]) -> Iterator[FileToCopy]:
     """The samples' own files. One LIST."""
     place = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
     there = {entry.key: entry.size_bytes for entry in store.list(place)}
@@ -111,7 +111,7 @@ def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequen
     for sample in samples:
         keys = [f"{place}{pattern.replace(SAMPLE, sample)}" for pattern in patterns]
         present = [key for key in keys if key in there]
-        yield from (File(key=key, size_bytes=there[key]) for key in present)
+        yield from (FileToCopy(key=key, size_bytes=there[key]) for key in present)
         if not present:
             absent.append(sample)
     if absent:
@@ -122,13 +122,13 @@ def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequen
         )
 
 
-def _results(store: Store, samples: Sequence[str]) -> Iterator[File]:
+def _results(store: Store, samples: Sequence[str]) -> Iterator[FileToCopy]:
     wanted = frozenset(samples)
     for receipt in all_receipts(store):
         if receipt.sample not in wanted or any(file.key.startswith(layout.REFERENCES) for file in receipt.outputs):
             continue
         key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
         for output in receipt.outputs:
-            yield File(key=output.key, size_bytes=output.size_bytes, sha256=output.sha256)
+            yield FileToCopy(key=output.key, size_bytes=output.size_bytes, sha256=output.sha256)
         data = store.get(key)
-        yield File(key=key, size_bytes=len(data), sha256=sha256_of_bytes(data))
+        yield FileToCopy(key=key, size_bytes=len(data), sha256=sha256_of_bytes(data))

@@ -35,7 +35,7 @@ NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class FileToCopy:
     """One object to copy."""
 
     #: In the source, and below the target's prefix.
@@ -56,7 +56,7 @@ class Transfer:
         #: Size of what the target has below the prefix.
         self.there = {entry.key.removeprefix(prefix): entry.size_bytes for entry in target.list(prefix)}
 
-    def copy_all(self, files: Sequence[File], on_copied: Callable[[File], None]) -> list[File]:
+    def copy_all(self, files: Sequence[FileToCopy], on_copied: Callable[[FileToCopy], None]) -> list[FileToCopy]:
         """Copies those that are not there yet, several at once; each with its SHA-256, as far as anybody knows it.
 
         Raises StoreFailed for an object that is gone or another one by now.
@@ -72,7 +72,7 @@ class Transfer:
                 pool.shutdown(wait=True, cancel_futures=True)
         return list(done.values())
 
-    def _copy(self, file: File) -> File:
+    def _copy(self, file: FileToCopy) -> FileToCopy:
         if self._bucket is not None and self._copied_there(file, self._bucket):
             return file
         try:
@@ -80,7 +80,7 @@ class Transfer:
         except NotInStore as error:
             raise StoreFailed(f"{self._source.url_of(file.key)} is gone. See `verify`, and make it again.") from error
 
-    def _copied_there(self, file: File, bucket: Store) -> bool:
+    def _copied_there(self, file: FileToCopy, bucket: Store) -> bool:
         """Whether S3 copied it; not what it takes for too large, or may not read and write at once."""
         source, target = (_below(store.url, key) for store, key in self._ends(file))
         try:
@@ -93,10 +93,10 @@ class Transfer:
             f"{self._source.url_of(file.key)} has not the {file.size_bytes:,} bytes that it must have. See `verify`."
         )
 
-    def _ends(self, file: File) -> tuple[tuple[Store, str], tuple[Store, str]]:
+    def _ends(self, file: FileToCopy) -> tuple[tuple[Store, str], tuple[Store, str]]:
         return (self._source, file.key), (self._target, self._prefix + file.key)
 
-    def _copied_through(self, file: File) -> str:
+    def _copied_through(self, file: FileToCopy) -> str:
         """Copies through this machine; the SHA-256 of what went through. What is not as it must be is not written."""
         to = self._prefix + file.key
         if file.size_bytes <= SMALL:
@@ -141,7 +141,7 @@ class Transfer:
                 raise DiskFull(f"No space is left for {place}. Free some and run the same command again.") from error
             raise StoreFailed(f"{place} cannot be written: {error.strerror}. Check the rights on it.") from error
 
-    def _held(self, file: File, size_bytes: int, sha256: str) -> str:
+    def _held(self, file: FileToCopy, size_bytes: int, sha256: str) -> str:
         """The SHA-256, when a file is what it must be. Raises StoreFailed."""
         if size_bytes == file.size_bytes and file.sha256 in ("", sha256):
             return sha256

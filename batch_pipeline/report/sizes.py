@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batch_pipeline.provenance.rightsize import Proposal
+from batch_pipeline.provenance.rightsize import ResourceProposal
 from batch_pipeline.report.tables import counted
 
 
-def rightsize_rows(found: Sequence[Proposal]) -> list[list[object]]:
+def rightsize_rows(found: Sequence[ResourceProposal]) -> list[list[object]]:
     """A step's cells, memory now, the share that fits, memory a share, proposal; vCPUs now, busy and proposed."""
     return [
         [
@@ -26,12 +26,12 @@ def rightsize_rows(found: Sequence[Proposal]) -> list[list[object]]:
     ]
 
 
-def rightsize_lines(found: Sequence[Proposal]) -> list[str]:
+def rightsize_lines(found: Sequence[ResourceProposal]) -> list[str]:
     """What to change, a sentence a step."""
     return [f"{one.step}: {_change(one)}" for one in found]
 
 
-def _change(one: Proposal) -> str:
+def _change(one: ResourceProposal) -> str:
     sentences = []
     if one.memory_mb_now and one.memory_mb != one.memory_mb_now:
         times = one.memory_mb / one.memory_mb_now

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from batch_pipeline.access.policy import Policy, parse_policy
-from batch_pipeline.access.request import CodeFacts, EntryKind, Facts, Identity, ImageFacts, RunAsk
+from batch_pipeline.access.request import AdmissionFacts, CodeFacts, EntryKind, ImageFacts, SubmitRequest, UserIdentity
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 HEAD = "fedcba9876543210fedcba9876543210fedcba98"
 DIGEST = "sha256:" + "3fa9" * 16
 REPOSITORY = "https://github.com/example/fusions"
-ALICE = Identity(name="alice@example.org", source="oidc")
+ALICE = UserIdentity(name="alice@example.org", source="oidc")
 
 POLICY = """
 dataset = "fusions"
@@ -51,8 +51,8 @@ def policy(text: str = POLICY) -> Policy:
     return parse_policy(text.encode(), "fusions.toml")
 
 
-def ask(level: str = "standard", **changes: Any) -> RunAsk:
-    base = RunAsk(
+def ask(level: str = "standard", **changes: Any) -> SubmitRequest:
+    base = SubmitRequest(
         dataset="fusions",
         description="The spring cohort",
         access_level=level,
@@ -79,5 +79,5 @@ CODE = CodeFacts(
 IMAGE = ImageFacts(repository="registry.example.org/driver", tag="1", digest=DIGEST)
 
 
-def facts(*, code: dict[str, Any] | None = None, image: dict[str, Any] | None = None) -> Facts:
-    return Facts(code=replace(CODE, **(code or {})), image=replace(IMAGE, **(image or {})))
+def facts(*, code: dict[str, Any] | None = None, image: dict[str, Any] | None = None) -> AdmissionFacts:
+    return AdmissionFacts(code=replace(CODE, **(code or {})), image=replace(IMAGE, **(image or {})))

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.access.admission import Desk, admit
+from batch_pipeline.access.admission import AdmissionContext, admit
 from batch_pipeline.access.gate import Grant
 from batch_pipeline.access.images import ImageName
-from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.request import SubmitRequest, UserIdentity
 
-ALICE = Identity(name="alice", source="machine")
-MALLORY = Identity(name="mallory", source="machine")
+ALICE = UserIdentity(name="alice", source="machine")
+MALLORY = UserIdentity(name="mallory", source="machine")
 DIGEST = "sha256:" + "3fa9" * 16
 
 _POLICY = """
@@ -121,8 +121,8 @@ class Dataset:
     def url(self, name: str = "code") -> str:
         return f"file://{self.root}/{name}.git"
 
-    def ask(self, level: str = "standard", **changes: Any) -> RunAsk:
-        base = RunAsk(
+    def ask(self, level: str = "standard", **changes: Any) -> SubmitRequest:
+        base = SubmitRequest(
             dataset="fusions",
             description="The spring cohort",
             access_level=level,
@@ -135,10 +135,12 @@ class Dataset:
         )
         return replace(base, **changes)
 
-    def admit(self, ask: RunAsk, identity: Identity = ALICE) -> Grant:
+    def admit(self, ask: SubmitRequest, identity: UserIdentity = ALICE) -> Grant:
         """The whole way, as the command line and the server go it."""
         (self.policies / "fusions.toml").write_text(self.policy)
-        desk = Desk(policies=str(self.policies), cache=self.root / "cache", tokens=self._token, images=self._digest)
+        desk = AdmissionContext(
+            policies=str(self.policies), cache=self.root / "cache", tokens=self._token, images=self._digest
+        )
         return admit(ask, identity, desk)
 
     def _token(self, reference: str) -> str:

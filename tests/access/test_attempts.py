@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.request import SubmitRequest, UserIdentity
 from batch_pipeline.wire.errors import Refused
 from tests.access.repositories import ALICE, DIGEST, MALLORY, Dataset, Repository, git
 
 pytestmark = pytest.mark.engine
 
 OTHER = "sha256:" + "0" * 64
-Attempt = Callable[[Dataset], RunAsk]
+Attempt = Callable[[Dataset], SubmitRequest]
 
 
 @pytest.fixture
@@ -35,28 +35,28 @@ def evil(dataset: Dataset) -> str:
 # Commits.
 
 
-def a_dirty_tree(dataset: Dataset) -> RunAsk:
+def a_dirty_tree(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(dirty=True)
 
 
-def a_commit_that_was_not_pushed(dataset: Dataset) -> RunAsk:
+def a_commit_that_was_not_pushed(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(commit=evil(dataset))
 
 
-def a_commit_of_an_unmerged_branch(dataset: Dataset) -> RunAsk:
+def a_commit_of_an_unmerged_branch(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push(f"{commit}:refs/heads/feature")
     return dataset.ask(commit=commit)
 
 
-def a_local_branch_that_claims_to_be_merged(dataset: Dataset) -> RunAsk:
+def a_local_branch_that_claims_to_be_merged(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push(f"{commit}:refs/heads/feature")
     dataset.code.git("update-ref", "refs/remotes/origin/main", commit)
     return dataset.ask(commit=commit)
 
 
-def a_commit_that_was_force_pushed_away(dataset: Dataset) -> RunAsk:
+def a_commit_that_was_force_pushed_away(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push()
     dataset.admit(dataset.ask(commit=commit))
@@ -65,63 +65,63 @@ def a_commit_that_was_force_pushed_away(dataset: Dataset) -> RunAsk:
     return dataset.ask(commit=commit)
 
 
-def a_commit_kept_by_a_tag_after_a_force_push(dataset: Dataset) -> RunAsk:
+def a_commit_kept_by_a_tag_after_a_force_push(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push("main", f"{commit}:refs/tags/keep")
     dataset.code.push(f"+{dataset.reviewed}:refs/heads/main")
     return dataset.ask(commit=commit)
 
 
-def a_tag_instead_of_a_commit(dataset: Dataset) -> RunAsk:
+def a_tag_instead_of_a_commit(dataset: Dataset) -> SubmitRequest:
     dataset.code.push(f"{dataset.reviewed}:refs/tags/v1")
     return dataset.ask(commit="v1")
 
 
-def a_tag_that_is_called_like_the_branch(dataset: Dataset) -> RunAsk:
+def a_tag_that_is_called_like_the_branch(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push(f"{commit}:refs/tags/main")
     return dataset.ask(commit=commit)
 
 
-def the_sha_of_an_annotated_tag(dataset: Dataset) -> RunAsk:
+def the_sha_of_an_annotated_tag(dataset: Dataset) -> SubmitRequest:
     dataset.code.git("tag", "-a", "-m", "reviewed", "v1")
     dataset.code.push("v1")
     return dataset.ask(commit=dataset.code.git("rev-parse", "v1"))
 
 
-def the_sha_of_a_tree(dataset: Dataset) -> RunAsk:
+def the_sha_of_a_tree(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(commit=dataset.code.git("rev-parse", "HEAD^{tree}"))
 
 
-def a_branch_whose_name_looks_like_a_sha(dataset: Dataset) -> RunAsk:
+def a_branch_whose_name_looks_like_a_sha(dataset: Dataset) -> SubmitRequest:
     name = "a" * 40
     dataset.code.push(f"{evil(dataset)}:refs/heads/{name}")
     return dataset.ask(commit=name)
 
 
-def a_shortened_sha(dataset: Dataset) -> RunAsk:
+def a_shortened_sha(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(commit=dataset.reviewed[:12])
 
 
-def head_as_the_commit(dataset: Dataset) -> RunAsk:
+def head_as_the_commit(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", commit="HEAD")
 
 
-def an_expression_as_the_commit(dataset: Dataset) -> RunAsk:
+def an_expression_as_the_commit(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", commit=f"{dataset.reviewed}~1")
 
 
-def an_option_as_the_commit(dataset: Dataset) -> RunAsk:
+def an_option_as_the_commit(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", commit="--upload-pack=touch /tmp/owned")
 
 
-def a_commit_of_a_ref_that_is_no_branch(dataset: Dataset) -> RunAsk:
+def a_commit_of_a_ref_that_is_no_branch(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push(f"{commit}:refs/pull/7/head")
     return dataset.ask("test", commit=commit)
 
 
-def a_remote_whose_history_is_cut_off(dataset: Dataset) -> RunAsk:
+def a_remote_whose_history_is_cut_off(dataset: Dataset) -> SubmitRequest:
     first = dataset.reviewed
     dataset.code.commit({"more.txt": "x"})
     dataset.code.push()
@@ -133,14 +133,14 @@ def a_remote_whose_history_is_cut_off(dataset: Dataset) -> RunAsk:
     return dataset.ask(repository=f"file://{shallow}", commit=head)
 
 
-def an_object_that_replaces_the_reviewed_one(dataset: Dataset) -> RunAsk:
+def an_object_that_replaces_the_reviewed_one(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.git("replace", dataset.reviewed, commit)
     dataset.code.push(f"refs/replace/{dataset.reviewed}", f"{commit}:refs/heads/feature")
     return dataset.ask(commit=commit)
 
 
-def a_history_that_a_graft_makes_merged(dataset: Dataset) -> RunAsk:
+def a_history_that_a_graft_makes_merged(dataset: Dataset) -> SubmitRequest:
     commit = evil(dataset)
     dataset.code.push(f"{commit}:refs/heads/feature")
     grafts = dataset.code.remote / "info" / "grafts"
@@ -148,7 +148,7 @@ def a_history_that_a_graft_makes_merged(dataset: Dataset) -> RunAsk:
     return dataset.ask(commit=commit)
 
 
-def a_protected_branch_that_is_gone(dataset: Dataset) -> RunAsk:
+def a_protected_branch_that_is_gone(dataset: Dataset) -> SubmitRequest:
     dataset.code.push(f"{dataset.reviewed}:refs/heads/other")
     git(dataset.code.remote, "update-ref", "-d", "refs/heads/main")
     return dataset.ask()
@@ -157,38 +157,38 @@ def a_protected_branch_that_is_gone(dataset: Dataset) -> RunAsk:
 # Repositories.
 
 
-def another_repository(dataset: Dataset) -> RunAsk:
+def another_repository(dataset: Dataset) -> SubmitRequest:
     fork = Repository(dataset.root, "fork")
     commit = fork.commit({"main.sh": "#!/bin/sh\necho evil\n"})
     fork.push()
     return dataset.ask("test", repository=f"file://{fork.remote}", commit=commit)
 
 
-def a_way_round_to_another_repository(dataset: Dataset) -> RunAsk:
+def a_way_round_to_another_repository(dataset: Dataset) -> SubmitRequest:
     Repository(dataset.root, "fork")
     return dataset.ask(repository=f"file://{dataset.root}/code.git/../fork.git")
 
 
-def a_transport_that_runs_a_command(dataset: Dataset) -> RunAsk:
+def a_transport_that_runs_a_command(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", repository="ext::sh -c touch% /tmp/owned")
 
 
-def a_repository_with_a_password_in_its_url(dataset: Dataset) -> RunAsk:
+def a_repository_with_a_password_in_its_url(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", repository="https://mallory:hunter2@github.com/example/code")
 
 
-def no_repository_at_all(dataset: Dataset) -> RunAsk:
+def no_repository_at_all(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(repository="", commit="", script=("bash", "-c", "id"))
 
 
-def a_repository_without_a_commit(dataset: Dataset) -> RunAsk:
+def a_repository_without_a_commit(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", commit="")
 
 
 # Submodules and entry points.
 
 
-def _with_submodule(dataset: Dataset, url: str, commit: str, path: str = "lib") -> RunAsk:
+def _with_submodule(dataset: Dataset, url: str, commit: str, path: str = "lib") -> SubmitRequest:
     """A merged commit of the code with a submodule in it."""
     work = dataset.code.work
     (work / ".gitmodules").write_text(f'[submodule "lib"]\n\tpath = {path}\n\turl = {url}\n')
@@ -200,12 +200,12 @@ def _with_submodule(dataset: Dataset, url: str, commit: str, path: str = "lib") 
     return dataset.ask(commit=head)
 
 
-def a_submodule_of_a_foreign_repository(dataset: Dataset) -> RunAsk:
+def a_submodule_of_a_foreign_repository(dataset: Dataset) -> SubmitRequest:
     fork = Repository(dataset.root, "fork")
     return _with_submodule(dataset, f"file://{fork.remote}", fork.commit({"a": "b"}))
 
 
-def a_submodule_with_an_unmerged_commit(dataset: Dataset) -> RunAsk:
+def a_submodule_with_an_unmerged_commit(dataset: Dataset) -> SubmitRequest:
     dataset.library.commit({"a": "b"})
     dataset.library.push()
     commit = dataset.library.commit({"a": "evil"})
@@ -213,40 +213,40 @@ def a_submodule_with_an_unmerged_commit(dataset: Dataset) -> RunAsk:
     return _with_submodule(dataset, "../library.git", commit)
 
 
-def a_submodule_with_a_commit_that_is_nowhere(dataset: Dataset) -> RunAsk:
+def a_submodule_with_a_commit_that_is_nowhere(dataset: Dataset) -> SubmitRequest:
     dataset.library.commit({"a": "b"})
     dataset.library.push()
     return _with_submodule(dataset, dataset.url("library"), "1" * 40)
 
 
-def a_submodule_that_runs_a_command(dataset: Dataset) -> RunAsk:
+def a_submodule_that_runs_a_command(dataset: Dataset) -> SubmitRequest:
     return _with_submodule(dataset, "ext::sh -c touch% /tmp/owned", "1" * 40)
 
 
-def a_submodule_that_no_file_tells_of(dataset: Dataset) -> RunAsk:
+def a_submodule_that_no_file_tells_of(dataset: Dataset) -> SubmitRequest:
     return _with_submodule(dataset, dataset.url("library"), "1" * 40, path="lib2\n\turl = x")
 
 
-def a_submodule_that_leads_back(dataset: Dataset) -> RunAsk:
+def a_submodule_that_leads_back(dataset: Dataset) -> SubmitRequest:
     return _with_submodule(dataset, "../code.git", dataset.reviewed)
 
 
-def a_shell_instead_of_an_entry_point(dataset: Dataset) -> RunAsk:
+def a_shell_instead_of_an_entry_point(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(script=("bash", "-c", "id"))
 
 
-def a_script_above_the_repository(dataset: Dataset) -> RunAsk:
+def a_script_above_the_repository(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(cwd="scripts", script=("../../main.sh",))
 
 
-def an_entry_point_that_is_a_link(dataset: Dataset) -> RunAsk:
+def an_entry_point_that_is_a_link(dataset: Dataset) -> SubmitRequest:
     (dataset.code.work / "scripts" / "link.sh").symlink_to("/bin/sh")
     commit = dataset.code.commit({})
     dataset.code.push()
     return dataset.ask(commit=commit, script=("scripts/link.sh",))
 
 
-def an_entry_point_in_a_linked_folder(dataset: Dataset) -> RunAsk:
+def an_entry_point_in_a_linked_folder(dataset: Dataset) -> SubmitRequest:
     (dataset.code.work / "scripts" / "count.sh").unlink()
     (dataset.code.work / "scripts").rmdir()
     (dataset.code.work / "scripts").symlink_to("/usr/bin")
@@ -255,99 +255,99 @@ def an_entry_point_in_a_linked_folder(dataset: Dataset) -> RunAsk:
     return dataset.ask(commit=commit, script=("scripts/run.sh",))
 
 
-def an_entry_point_that_only_a_later_commit_has(dataset: Dataset) -> RunAsk:
+def an_entry_point_that_only_a_later_commit_has(dataset: Dataset) -> SubmitRequest:
     dataset.code.commit({"scripts/late.sh": "#!/bin/sh\n"})
     dataset.code.push()
     return dataset.ask(script=("scripts/late.sh",))
 
 
-def a_working_directory_outside(dataset: Dataset) -> RunAsk:
+def a_working_directory_outside(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", cwd="../..")
 
 
 # Places, variables, configuration.
 
 
-def an_output_outside_the_dataset(dataset: Dataset) -> RunAsk:
+def an_output_outside_the_dataset(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", output_dir="../main/cohort-7")
 
 
-def an_absolute_output(dataset: Dataset) -> RunAsk:
+def an_absolute_output(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", output_dir=f"{dataset.root}/main")
 
 
-def an_output_that_is_a_url(dataset: Dataset) -> RunAsk:
+def an_output_that_is_a_url(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", output_dir="s3://fusions-main/cohort-7")
 
 
-def an_output_with_a_hidden_character(dataset: Dataset) -> RunAsk:
+def an_output_with_a_hidden_character(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", output_dir="cohort\u202e-7\x00")
 
 
-def a_variable_that_moves_the_store(dataset: Dataset) -> RunAsk:
+def a_variable_that_moves_the_store(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", environment={"BATCH_PIPELINE__STORE__URL": f"{dataset.root}/main"})
 
 
-def a_variable_that_takes_another_identity(dataset: Dataset) -> RunAsk:
+def a_variable_that_takes_another_identity(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", environment={"AWS_PROFILE": "admin"})
 
 
-def a_variable_that_loads_other_code(dataset: Dataset) -> RunAsk:
+def a_variable_that_loads_other_code(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", environment={"LD_PRELOAD": "./evil.so"})
 
 
-def a_variable_that_git_obeys(dataset: Dataset) -> RunAsk:
+def a_variable_that_git_obeys(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(environment={"GIT_CONFIG_COUNT": "1"})
 
 
-def a_configuration_that_raises_the_level(dataset: Dataset) -> RunAsk:
+def a_configuration_that_raises_the_level(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", config={"workflow": {"access_level": "full"}})
 
 
-def a_configuration_that_moves_the_storage(dataset: Dataset) -> RunAsk:
+def a_configuration_that_moves_the_storage(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("test", config={"storage": {"url": f"{dataset.root}/main"}})
 
 
 # Images, members, levels.
 
 
-def a_tag_that_moved_to_another_image(dataset: Dataset) -> RunAsk:
+def a_tag_that_moved_to_another_image(dataset: Dataset) -> SubmitRequest:
     dataset.registry["registry.example.org/driver:1"] = OTHER
     return dataset.ask()
 
 
-def a_tag_that_left_the_digest_beside_it(dataset: Dataset) -> RunAsk:
+def a_tag_that_left_the_digest_beside_it(dataset: Dataset) -> SubmitRequest:
     dataset.registry["registry.example.org/driver:1"] = DIGEST[:-4] + "0000"
     return dataset.ask(image=f"registry.example.org/driver:1@{DIGEST}")
 
 
-def an_image_of_another_registry(dataset: Dataset) -> RunAsk:
+def an_image_of_another_registry(dataset: Dataset) -> SubmitRequest:
     dataset.registry["mallory.example.org/driver:1"] = DIGEST
     return dataset.ask(image="mallory.example.org/driver:1")
 
 
-def an_image_whose_name_only_begins_alike(dataset: Dataset) -> RunAsk:
+def an_image_whose_name_only_begins_alike(dataset: Dataset) -> SubmitRequest:
     dataset.registry["registry.example.org/driver-evil:1"] = DIGEST
     return dataset.ask(image="registry.example.org/driver-evil:1")
 
 
-def an_image_that_is_not_there(dataset: Dataset) -> RunAsk:
+def an_image_that_is_not_there(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(image="registry.example.org/driver:2")
 
 
-def no_image(dataset: Dataset) -> RunAsk:
+def no_image(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(image="")
 
 
-def a_level_that_there_is_not(dataset: Dataset) -> RunAsk:
+def a_level_that_there_is_not(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("root")
 
 
-def full_without_a_yes(dataset: Dataset) -> RunAsk:
+def full_without_a_yes(dataset: Dataset) -> SubmitRequest:
     return dataset.ask("full", confirmed=False)
 
 
-def another_dataset(dataset: Dataset) -> RunAsk:
+def another_dataset(dataset: Dataset) -> SubmitRequest:
     return dataset.ask(dataset="../fusions")
 
 
@@ -427,9 +427,9 @@ def test_an_attempt_is_refused(attempt: Attempt, dataset: Dataset) -> None:
 MEMBERS = {
     "a stranger": (MALLORY, "test"),
     "a stranger at level full": (MALLORY, "full"),
-    "a member of level test only": (Identity(name="bob", source="machine"), "standard"),
-    "nobody": (Identity(name="", source="machine"), "test"),
-    "a name that looks like a member's": (Identity(name="alice ", source="machine"), "standard"),
+    "a member of level test only": (UserIdentity(name="bob", source="machine"), "standard"),
+    "nobody": (UserIdentity(name="", source="machine"), "test"),
+    "a name that looks like a member's": (UserIdentity(name="alice ", source="machine"), "standard"),
 }
 
 

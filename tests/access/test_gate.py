@@ -19,7 +19,7 @@ from batch_pipeline.access.driver_job import order_of, record_of
 from batch_pipeline.access.gate import decide, precheck
 from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES, STORES_OWN
 from batch_pipeline.access.policy import parse_policy, repository_key
-from batch_pipeline.access.request import EntryKind, Facts, Identity, Level, RunAsk, SubmoduleFacts
+from batch_pipeline.access.request import AdmissionFacts, EntryKind, Level, SubmitRequest, SubmoduleFacts, UserIdentity
 from batch_pipeline.config import load_settings
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidConfig, Refused
@@ -31,7 +31,7 @@ PRIVILEGED = ["standard", "full"]
 LEVELS = ["test", *PRIVILEGED]
 
 
-def refused(asked: RunAsk, found: Facts | None = None, identity: Identity = ALICE) -> Refused:
+def refused(asked: SubmitRequest, found: AdmissionFacts | None = None, identity: UserIdentity = ALICE) -> Refused:
     with pytest.raises(Refused) as caught:
         decide(asked, policy(), identity, facts() if found is None else found)
     assert {problem.status for problem in caught.value.problems} <= {400, 403, 409}
@@ -61,21 +61,21 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 
 
 def test_who_is_no_member_learns_nothing_else() -> None:
-    error = refused(ask(description="", output_dir=".."), identity=Identity(name="eve@example.org", source="oidc"))
+    error = refused(ask(description="", output_dir=".."), identity=UserIdentity(name="eve@example.org", source="oidc"))
     assert [problem.status for problem in error.problems] == [403]
     assert "eve@example.org" in error.message
 
 
 def test_whoever_is_known_may_use_level_test_where_the_policy_says_so() -> None:
-    eve = Identity(name="eve@example.org", source="oidc")
+    eve = UserIdentity(name="eve@example.org", source="oidc")
     assert decide(ask("test"), policy(), eve, facts()).identity == eve
-    error = refused(ask("test"), identity=Identity(name="", source="oidc"))
+    error = refused(ask("test"), identity=UserIdentity(name="", source="oidc"))
     assert [(problem.thing, problem.status) for problem in error.problems] == [("membership", 403)]
 
 
 def test_a_role_that_was_taken_is_a_member_by_its_alias() -> None:
     text = POLICY.replace('"alice@example.org"', '"arn:aws:iam::1:role/team"')
-    session = Identity(
+    session = UserIdentity(
         name="arn:aws:sts::1:assumed-role/team/alice", source="sts", aliases=("arn:aws:iam::1:role/team",)
     )
     assert decide(ask(), policy(text), session, facts()).identity.name == session.name
@@ -339,7 +339,7 @@ def test_an_image_named_by_digest_passes_only_while_its_tag_leads_there(level: s
 @pytest.mark.parametrize("digest", ["", "sha256:3fa9", f"{DIGEST}0", DIGEST.upper()])
 def test_an_image_without_a_whole_digest_runs_at_no_level(level: str, digest: str) -> None:
     assert refused(ask(level), facts(image={"digest": digest})).status == 409
-    assert refused(ask(level), Facts(code=facts().code)).status == 409
+    assert refused(ask(level), AdmissionFacts(code=facts().code)).status == 409
 
 
 SECOND_IMAGE = """
@@ -375,13 +375,13 @@ def test_where_no_image_is_allowed_reviewed_code_runs_in_none(level: str) -> Non
     rules = replace(policy(POLICY.replace("queue =", "without_image = true\nqueue =")), images=())
     with pytest.raises(Refused, match="Use one of none"):
         decide(ask(level), rules, ALICE, facts())
-    assert decide(ask(level, image=""), rules, ALICE, Facts(code=facts().code)).image == ""
+    assert decide(ask(level, image=""), rules, ALICE, AdmissionFacts(code=facts().code)).image == ""
 
 
 def test_a_run_needs_an_image_unless_the_policy_says_otherwise() -> None:
-    assert refused(ask("test", image=""), Facts(code=facts().code)).status == 400
+    assert refused(ask("test", image=""), AdmissionFacts(code=facts().code)).status == 400
     text = POLICY.replace('members = ["*"]', 'members = ["*"]\nwithout_image = true')
-    assert decide(ask("test", image=""), policy(text), ALICE, Facts(code=facts().code)).image == ""
+    assert decide(ask("test", image=""), policy(text), ALICE, AdmissionFacts(code=facts().code)).image == ""
     assert decide(ask("test", image=""), policy(text), ALICE, facts()).image == "", "nobody named an image"
 
 
@@ -537,7 +537,7 @@ def test_whatever_passes_obeys_the_policy(
 
 def test_an_ask_is_read_from_json() -> None:
     value = {**vars(ask()), "script": list(ask().script)}
-    assert RunAsk.from_json(value) == replace(ask(), script=list(ask().script))
+    assert SubmitRequest.from_json(value) == replace(ask(), script=list(ask().script))
 
 
 @pytest.mark.parametrize(
@@ -556,7 +556,7 @@ def test_an_ask_is_read_from_json() -> None:
 )
 def test_json_of_another_shape_is_refused(value: Any) -> None:
     with pytest.raises(Refused) as caught:
-        RunAsk.from_json(value)
+        SubmitRequest.from_json(value)
     assert caught.value.status == 400
 
 
@@ -567,14 +567,14 @@ _JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
     max_leaves=8,
 )
-_FIELDS = [item.name for item in fields(RunAsk)]
+_FIELDS = [item.name for item in fields(SubmitRequest)]
 
 
 @given(changes=st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=3), level=st.sampled_from(LEVELS))
 def test_whatever_comes_over_a_wire_is_refused_or_can_be_recorded(changes: dict[str, Any], level: str) -> None:
     value = {**vars(ask(level)), **changes}
     try:
-        grant = decide(RunAsk.from_json(value), policy(), ALICE, facts())
+        grant = decide(SubmitRequest.from_json(value), policy(), ALICE, facts())
     except Refused as error:
         _ = error.message.encode()
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.access.desk import desk_of, identity_of
+from batch_pipeline.access.admission_context import admission_context_of, identity_of
 from batch_pipeline.access.gate import Grant, decide
 from batch_pipeline.access.launching import cancel_driver, ended, is_driver, launch
 from batch_pipeline.backends.base import JobRequest, JobState
@@ -229,7 +229,7 @@ def test_tokens_are_read_where_their_references_say(
 ) -> None:
     (tmp_path / "token").write_text("from a file\n")
     monkeypatch.setenv("MY_TOKEN", "from a variable")
-    tokens = desk_of(settings, OnAws()).tokens
+    tokens = admission_context_of(settings, OnAws()).tokens
     assert tokens(f"file:{tmp_path}/token") == "from a file"
     assert tokens("env:MY_TOKEN") == "from a variable"
     assert tokens(f"secretsmanager:{ARN}") == "hunter2"
@@ -238,4 +238,4 @@ def test_tokens_are_read_where_their_references_say(
 @pytest.mark.parametrize("reference", ["env:NOT_THERE", "file:/not/there"])
 def test_a_token_that_is_not_there_is_named_by_its_reference(reference: str, settings: Settings) -> None:
     with pytest.raises(ContractBroken, match=r"NOT_THERE|/not/there"):
-        desk_of(settings, MemoryBackend()).tokens(reference)
+        admission_context_of(settings, MemoryBackend()).tokens(reference)

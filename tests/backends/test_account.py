@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
-from batch_pipeline.access.desk import desk_of, identity_of
+from batch_pipeline.access.admission_context import admission_context_of, identity_of
 from batch_pipeline.access.images import image_name
 from batch_pipeline.backends.account import Account, NotVisible
 from batch_pipeline.backends.batch import BatchBackend
@@ -53,7 +53,7 @@ def pushed(tag: str, content: str) -> str:
 
 
 def test_a_tag_is_what_it_leads_to_now(backend: BatchBackend) -> None:
-    images = desk_of(load_settings(environ={}), backend).images
+    images = admission_context_of(load_settings(environ={}), backend).images
     assert images is not None
     name = image_name(f"{REGISTRY}/team/driver:1")
     first = pushed("1", "sha256:" + "a" * 64)
@@ -79,7 +79,7 @@ def test_an_image_elsewhere_is_not_ecrs_to_tell(backend: BatchBackend) -> None:
 
 def test_a_secret_is_read_by_its_reference(backend: BatchBackend) -> None:
     made = boto3.client("secretsmanager", region_name=REGION).create_secret(Name="git", SecretString="hunter2")
-    desk = desk_of(load_settings(environ={}), backend)
+    desk = admission_context_of(load_settings(environ={}), backend)
     assert desk.tokens(f"secretsmanager:{made['ARN']}") == "hunter2"
     with pytest.raises(BackendFailed):
         desk.tokens(f"secretsmanager:{made['ARN'].replace('git', 'not')}")

@@ -27,7 +27,7 @@ def load(file: Path) -> Any:
     import batch_pipeline.luigi_adapter.imports
     from batch_pipeline import WorkflowTask
     from batch_pipeline.backends import batch  # noqa: F401
-    from batch_pipeline.cli import border, progress, run  # noqa: F401
+    from batch_pipeline.cli import error_handling, progress, run  # noqa: F401
     from batch_pipeline.localbatch import client  # noqa: F401
     from batch_pipeline.run import driver  # noqa: F401
 

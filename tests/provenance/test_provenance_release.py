@@ -15,7 +15,7 @@ from batch_pipeline.provenance import transfer
 from batch_pipeline.provenance.release import release
 from batch_pipeline.provenance.subset import subset
 from batch_pipeline.provenance.trace import trace
-from batch_pipeline.provenance.transfer import File, Transfer
+from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.provenance.verify import promises_below, verify
 from batch_pipeline.records.history import read_events
 from batch_pipeline.records.record import RunRecord, read_record
@@ -48,11 +48,11 @@ def run(store: Store, maker: Maker) -> RunRecord:
     return read_record(store, drive(request_of(store), maker).run_ids[0])
 
 
-def stopping_after(files: int) -> Callable[[File], None]:
+def stopping_after(files: int) -> Callable[[FileToCopy], None]:
     """A listener in whose hands the command is killed."""
-    seen: list[File] = []
+    seen: list[FileToCopy] = []
 
-    def told(file: File) -> None:
+    def told(file: FileToCopy) -> None:
         seen.append(file)
         if len(seen) == files:
             raise KeyboardInterrupt
@@ -138,7 +138,7 @@ def test_a_killed_release_is_finished_by_the_same_command(
         release(store, run, other, on_copied=stopping_after(files))
     (prefix,) = {key.rsplit(f"/{run.run_id}/")[0] for key in other.keys("release")}
     assert not any(key.endswith("SHA256SUMS") for key in other.keys("release"))
-    copied: list[File] = []
+    copied: list[FileToCopy] = []
 
     told = release(store, run, other, on_copied=copied.append)
 
@@ -182,9 +182,9 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "SMALL", 0)
 
 
-def file_of(data: bytes, **changes: Any) -> File:
+def file_of(data: bytes, **changes: Any) -> FileToCopy:
     told = {"key": "big", "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    return File(**{**told, **changes})
+    return FileToCopy(**{**told, **changes})
 
 
 def test_large_files_go_in_pieces(store: Store, other: Store, streamed: None) -> None:
@@ -255,7 +255,7 @@ def test_results_go_along_when_asked_for(store: Store, run: RunRecord, other: St
 def test_doing_it_again_copies_nothing(store: Store, other: Store) -> None:
     sources(store, "S1.bam", "S2.bam")
     subset(store, other, ["S1"], prefix="SR", patterns=BAMS)
-    copied: list[File] = []
+    copied: list[FileToCopy] = []
     told = subset(store, other, ["S1", "S2"], prefix="SR", patterns=BAMS, on_copied=copied.append)
     assert [file.key for file in copied] == ["SR/S2.bam"]
     assert (told.files, told.there) == (2, 1)

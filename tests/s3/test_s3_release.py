@@ -10,7 +10,7 @@ import pytest
 
 from batch_pipeline.provenance.release import release
 from batch_pipeline.provenance.trace import trace
-from batch_pipeline.provenance.transfer import File, Transfer
+from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.provenance.verify import promises_below, verify
 from batch_pipeline.records.record import read_record
 from batch_pipeline.wire.errors import StoreFailed
@@ -57,7 +57,7 @@ def test_another_bucket_gets_what_went_through_this_machine(
     data = os.urandom(9 << 20)
     store.put("big", data)
     store.put("small", b"x")
-    files = [File(key="big", size_bytes=len(data)), File(key="small", size_bytes=1)]
+    files = [FileToCopy(key="big", size_bytes=len(data)), FileToCopy(key="small", size_bytes=1)]
 
     copied = Transfer(store, other, "at/").copy_all(files, lambda file: None)
 
@@ -70,7 +70,7 @@ def test_another_bucket_gets_what_went_through_this_machine(
 def test_what_s3_copied_is_held_against_its_size(service: Service, store: Store) -> None:
     store.put("file", b"0123456789")
     with pytest.raises(StoreFailed, match="has not the 11 bytes"):
-        Transfer(store, store, "at/").copy_all([File(key="file", size_bytes=11)], lambda file: None)
+        Transfer(store, store, "at/").copy_all([FileToCopy(key="file", size_bytes=11)], lambda file: None)
 
 
 def test_what_s3_does_not_copy_goes_through_this_machine(
@@ -81,7 +81,7 @@ def test_what_s3_does_not_copy_goes_through_this_machine(
 
     monkeypatch.setattr("obstore.copy", refuse)
     store.put("file", b"0123456789")
-    (copied,) = Transfer(store, store, "at/").copy_all([File(key="file", size_bytes=10)], lambda file: None)
+    (copied,) = Transfer(store, store, "at/").copy_all([FileToCopy(key="file", size_bytes=10)], lambda file: None)
     assert store.get("at/file") == b"0123456789"
     assert copied.sha256 == hashlib.sha256(b"0123456789").hexdigest()
     assert service.read("some/prefix/at/file") == b"0123456789"

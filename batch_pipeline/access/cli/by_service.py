@@ -13,7 +13,7 @@ from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
-    from batch_pipeline.access.request import RunAsk
+    from batch_pipeline.access.request import SubmitRequest
 
 #: Between two looks at a run that is waited for: a service has others to answer too.
 LEAST_POLL_SECONDS: Final = 1.0
@@ -25,14 +25,14 @@ def server_option() -> SettingOption:
     return SettingOption("--server-url", "server.url", "Have this service do it, in your name.", metavar="URL")
 
 
-def submit_by_service(call: Call, ask: RunAsk) -> int:
+def submit_by_service(call: Call, request: SubmitRequest) -> int:
     """Has a run started by the service; it decides, with its own identity, by who the token says one is."""
     from batch_pipeline.access.service.client import client_of
 
     if call.options["dry_run"]:
         raise InvalidUse("A service starts a run or refuses it. Leave --dry-run out, or --server-url.")
     client = client_of(call.settings)
-    started = client.start(ask)
+    started = client.start(request)
     if not call.json:
         data(f"Run {started['run_id']} was started; it writes to {started['output']}.")
         say(client.page(started["url"]))

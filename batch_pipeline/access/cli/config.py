@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.access.cli.asking import ask_of, ask_options
+from batch_pipeline.access.cli.submit_options import submit_options, submit_request_of
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.wire.contract import CommandExit
@@ -23,26 +23,26 @@ def config(call: Call) -> int:
     The policy and the form of what is asked are checked as there; repository and registry are not asked.
     """
     from batch_pipeline import backends
+    from batch_pipeline.access.admission_context import identity_of
     from batch_pipeline.access.configuration import previewed_config, to_toml
-    from batch_pipeline.access.desk import identity_of
     from batch_pipeline.access.gate import precheck
     from batch_pipeline.access.policy import read_policy
 
-    ask = replace(ask_of(call, confirm=False), confirmed=True)
+    request = replace(submit_request_of(call, confirm=False), confirmed=True)
     backend = backends.create(call.settings)
     try:
         identity = identity_of(backend)
     finally:
         backend.close()
-    policy = read_policy(call.settings.access.policies, ask.dataset)
-    precheck(ask, policy, identity)
-    value = previewed_config(ask, policy, identity)
+    policy = read_policy(call.settings.access.policies, request.dataset)
+    precheck(request, policy, identity)
+    value = previewed_config(request, policy, identity)
     print_json(value) if call.json else data(to_toml(value).rstrip())
     return CommandExit.DONE
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    made = command("config", workflow, argv, config, ask_options())
+    made = command("config", workflow, argv, config, submit_options())
     made.allow_interspersed_args = False
     return made

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.access.cli.asking import ask_of, ask_options
 from batch_pipeline.access.cli.by_service import server_option, submit_by_service
+from batch_pipeline.access.cli.submit_options import submit_options, submit_request_of
 from batch_pipeline.cli.call import Call, command
 from batch_pipeline.cli.options import CommandOption
 from batch_pipeline.cli.output import data, print_json, say
@@ -19,8 +19,8 @@ from batch_pipeline.wire.errors import Refused
 
 if TYPE_CHECKING:
     from batch_pipeline.access.gate import Grant
-    from batch_pipeline.access.launching import Launched
-    from batch_pipeline.access.request import RunAsk
+    from batch_pipeline.access.launching import SubmittedDriver
+    from batch_pipeline.access.request import SubmitRequest
     from batch_pipeline.backends.base import JobObserver
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
@@ -32,7 +32,7 @@ def submit(call: Call) -> int:
     somebody else is refused above level test. Everything behind SCRIPT is the script's. Ends with 2 when it is refused.
     """
     try:
-        return (submit_by_service if call.settings.server.url else _submit)(call, ask_of(call))
+        return (submit_by_service if call.settings.server.url else _submit)(call, submit_request_of(call))
     except Refused as error:
         if not call.json:
             raise
@@ -40,26 +40,26 @@ def submit(call: Call) -> int:
         return CommandExit.USAGE
 
 
-def _submit(call: Call, ask: RunAsk) -> int:
+def _submit(call: Call, request: SubmitRequest) -> int:
     """Decides and submits on this machine, with the AWS identity of who asks."""
     from batch_pipeline import backends
     from batch_pipeline.access.admission import admit
-    from batch_pipeline.access.desk import desk_of, identity_of
+    from batch_pipeline.access.admission_context import admission_context_of, identity_of
     from batch_pipeline.access.launching import launch
 
     backend = backends.create(call.settings)
     try:
-        grant = admit(ask, identity_of(backend), desk_of(call.settings, backend))
+        grant = admit(request, identity_of(backend), admission_context_of(call.settings, backend))
         if call.options["dry_run"]:
             _print_grant(call, grant)
             return CommandExit.DONE
-        launched = launch(grant, call.settings, backend, argv=call.argv)
-        sentence = f"Run {launched.run_id} was submitted as job {launched.native_id}; it writes to {launched.output}."
+        driver = launch(grant, call.settings, backend, argv=call.argv)
+        sentence = f"Run {driver.run_id} was submitted as job {driver.native_id}; it writes to {driver.output}."
         if call.json and not call.options["wait"]:
-            print_json(asdict(launched))
+            print_json(asdict(driver))
         elif not call.json:
             data(sentence)
-        return _follow(call, backend, launched) if call.options["wait"] else CommandExit.DONE
+        return _follow(call, backend, driver) if call.options["wait"] else CommandExit.DONE
     finally:
         backend.close()
 
@@ -91,16 +91,16 @@ def _print_grant(call: Call, grant: Grant) -> None:
         data(f"  {name.replace('_', ' '):<14} {' '.join(value) if isinstance(value, list) else value or '-'}")
 
 
-def _follow(call: Call, backend: JobObserver, launched: Launched) -> int:
+def _follow(call: Call, backend: JobObserver, driver: SubmittedDriver) -> int:
     """Prints the driver's log as it grows, until the run has ended; the exit code is 1 when the script failed."""
     from batch_pipeline.access.launching import ended, log_of, store_of
 
-    store = store_of(launched.store, call.settings)
+    store = store_of(driver.store, call.settings)
     shown: dict[str, int] = {}
     try:
         while True:
-            record = ended(store, backend, launched)
-            for key, text in log_of(store, launched.run_id).items():
+            record = ended(store, backend, driver)
+            for key, text in log_of(store, driver.run_id).items():
                 if len(text) > shown.get(key, 0) and not call.json:
                     click.echo(text[shown.get(key, 0) :], nl=False)
                 shown[key] = len(text)
@@ -108,20 +108,20 @@ def _follow(call: Call, backend: JobObserver, launched: Launched) -> int:
                 break
             pause(call.settings.watch.poll_seconds)
     except KeyboardInterrupt:
-        say(f"Run {launched.run_id} goes on.")
+        say(f"Run {driver.run_id} goes on.")
         raise
     if call.json:
-        print_json({**asdict(launched), "status": record.status, "problem": record.problem})
+        print_json({**asdict(driver), "status": record.status, "problem": record.problem})
     else:
         how = "is done" if record.ok else f"failed: {record.problem.rstrip('.')}"
-        say(f"Run {launched.run_id} {how}.")
+        say(f"Run {driver.run_id} {how}.")
     return CommandExit.DONE if record.ok else CommandExit.FAILED
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
     options = [
-        *ask_options(),
+        *submit_options(),
         server_option(),
         CommandOption("--dry-run", "Ask the gate, and submit nothing.", is_flag=True),
         CommandOption("--wait", "Follow the run to its end, and end with 1 when its script failed.", is_flag=True),

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from batch_pipeline.access.policy import Policy, read_policy
-from batch_pipeline.access.request import Identity, Level
+from batch_pipeline.access.request import Level, UserIdentity
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.history import Event, moment_of, read_events
 from batch_pipeline.records.record import RunRecord, read_record
@@ -31,7 +31,7 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class VisibleStore:
     """A store with runs, as one member sees it."""
 
     store: str
@@ -46,7 +46,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class RunView:
     """A run with where it was seen."""
 
     record: RunRecord
@@ -57,10 +57,10 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class RunPage:
     """An answer to a query."""
 
-    runs: Sequence[Seen]
+    runs: Sequence[RunView]
     #: There are older ones.
     more: bool = False
     #: Which datasets could not be asked.
@@ -68,10 +68,10 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class RunHistory:
     """All that is known of one run."""
 
-    seen: Seen
+    view: RunView
     sent: Sequence[Submission]
     events: Sequence[Event]
     failed: Sequence[FailedCell]
@@ -99,7 +99,7 @@ class Catalogue:
             read_policy(self._policies, name)
         return names
 
-    def datasets(self, identity: Identity) -> list[Policy]:
+    def datasets(self, identity: UserIdentity) -> list[Policy]:
         """The policies of whose datasets somebody is a member, by name. One that is wrong is left out."""
         policies = []
         for name in self._names():
@@ -112,42 +112,44 @@ class Catalogue:
                 policies.append(policy)
         return policies
 
-    def find(self, identity: Identity, query: Query, *, most: int, before: str = "") -> Found:
+    def find(self, identity: UserIdentity, query: Query, *, most: int, before: str = "") -> RunPage:
         """The runs that fit and that somebody may see, newest first, those older than the run `before` only."""
         if before and (moment := moment_of(before)) is not None:
             limit = moment + timedelta(milliseconds=1)
             query = replace(query, until=min(limit, query.until) if query.until else limit)
-        seen: list[Seen] = []
+        views: list[RunView] = []
         unread: list[str] = []
-        for place in self._places(identity):
-            if query.dataset and query.dataset not in place.datasets:
+        for visible in self._visible_stores(identity):
+            if query.dataset and query.dataset not in visible.datasets:
                 continue
             try:
-                seen += self._in_place(place, query, most, before)
+                views += self._views_in(visible, query, most, before)
             except StoreFailed:
-                unread += place.datasets
-        seen.sort(key=lambda item: item.record.run_id, reverse=True)
-        return Found(runs=seen[:most], more=len(seen) > most, unread=sorted(set(unread)))
+                unread += visible.datasets
+        views.sort(key=lambda item: item.record.run_id, reverse=True)
+        return RunPage(runs=views[:most], more=len(views) > most, unread=sorted(set(unread)))
 
-    def story(self, identity: Identity, run_id: str) -> Story:
+    def history(self, identity: UserIdentity, run_id: str) -> RunHistory:
         """One run. Raises NotInStore when there is none that somebody may see, StoreFailed."""
-        for place in self._places(identity):
-            store = self._store(place.store)
+        for visible in self._visible_stores(identity):
+            store = self._store(visible.store)
             try:
                 record = read_record(store, run_id) if store is not None else None
             except NotInStore:
                 continue
-            if store is None or record is None or not place.shows(record):
+            if store is None or record is None or not visible.shows(record):
                 continue
             try:
                 failed: Sequence[FailedCell] = read_failed(store, run_id)
             except NotInStore:
                 failed = ()
             sent = sorted(submissions(store, run_id), key=lambda job: job.sent_at)
-            return Story(seen=_seen(place, record), sent=sent, events=read_events(store, run_id), failed=failed)
+            return RunHistory(
+                view=_view_of(visible, record), sent=sent, events=read_events(store, run_id), failed=failed
+            )
         raise NotInStore("There is no such run among those that you may see.")
 
-    def area(self, identity: Identity, dataset: str, level: Level) -> tuple[Store, str]:
+    def area(self, identity: UserIdentity, dataset: str, level: Level) -> tuple[Store, str]:
         """The store of an area and where in it the outputs begin. Raises Refused, NotInStore, InvalidConfig."""
         try:
             policy = read_policy(self._policies, dataset)
@@ -174,7 +176,7 @@ class Catalogue:
         _, entries = open_store(self._policies).children("")
         return sorted(entry.key.removesuffix(".toml") for entry in entries if entry.key.endswith(".toml"))
 
-    def _places(self, identity: Identity) -> Iterator[Place]:
+    def _visible_stores(self, identity: UserIdentity) -> Iterator[VisibleStore]:
         """The stores that somebody may see runs of, each once."""
         areas: dict[str, list[tuple[str, Level, str]]] = {}
         for policy in self.datasets(identity):
@@ -182,23 +184,25 @@ class Catalogue:
                 if policy.is_member(level, identity.names):
                     area = (policy.dataset, level, rule.output_prefix.strip("/"))
                     areas.setdefault(rule.store.rstrip("/"), []).append(area)
-        for url, visible in areas.items():
-            yield Place(store=url, datasets=tuple(dict.fromkeys(item[0] for item in visible)), areas=tuple(visible))
+        for url, levels in areas.items():
+            yield VisibleStore(
+                store=url, datasets=tuple(dict.fromkeys(item[0] for item in levels)), areas=tuple(levels)
+            )
 
-    def _in_place(self, place: Place, query: Query, most: int, before: str) -> list[Seen]:
-        store = self._store(place.store)
+    def _views_in(self, visible: VisibleStore, query: Query, most: int, before: str) -> list[RunView]:
+        store = self._store(visible.store)
         if store is None:
             return []
         # Records of pipelines that ran in the store by themselves name no dataset.
         wide = replace(query, dataset="")
-        views: list[Seen] = []
+        views: list[RunView] = []
         room = most + 1
         while True:
             records = find_runs(store, wide, most=room)
             views = [
-                _seen(place, record)
+                _view_of(visible, record)
                 for record in records
-                if place.shows(record) and (not before or record.run_id < before)
+                if visible.shows(record) and (not before or record.run_id < before)
             ]
             views = [item for item in views if query.dataset in ("", item.dataset)]
             if len(views) > most or len(records) < room:
@@ -220,15 +224,17 @@ class Catalogue:
             return self._stores.setdefault(url, store)
 
 
-def _seen(place: Place, record: RunRecord) -> Seen:
-    dataset = record.dataset or place.datasets[0]
-    for name, level, prefix in place.areas:
+def _view_of(visible: VisibleStore, record: RunRecord) -> RunView:
+    dataset = record.dataset or visible.datasets[0]
+    for name, level, prefix in visible.areas:
         if name == dataset and record.access_level in ("", level.value):
             output = record.output_prefix.strip("/")
             inside = output.removeprefix(prefix).lstrip("/") if _is_below(output, prefix) else None
             if inside is not None:
-                return Seen(record=record, dataset=dataset, results="/".join(filter(None, (name, level.value, inside))))
-    return Seen(record=record, dataset=dataset)
+                return RunView(
+                    record=record, dataset=dataset, results="/".join(filter(None, (name, level.value, inside)))
+                )
+    return RunView(record=record, dataset=dataset)
 
 
 def _is_below(path: str, prefix: str) -> bool:

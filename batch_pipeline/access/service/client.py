@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from batch_pipeline.access.request import RunAsk
+from batch_pipeline.access.request import SubmitRequest
 from batch_pipeline.access.service.keys import NoRedirects, is_safe, proxies
 from batch_pipeline.config import Settings
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse, Problem, Refused
@@ -45,9 +45,9 @@ class ServiceClient:
         # A redirect would take the token along.
         self._opener = urllib.request.build_opener(proxies(url), NoRedirects())
 
-    def start(self, ask: RunAsk) -> dict[str, Any]:
+    def start(self, request: SubmitRequest) -> dict[str, Any]:
         """Has a run started: its id, where it writes, its page. Raises Refused, InvalidUse, ServiceUnreachable."""
-        return self._request("POST", "/runs", asdict(ask))
+        return self._request("POST", "/runs", asdict(request))
 
     def runs(self, filters: Mapping[str, Any]) -> dict[str, Any]:
         """The runs that fit. Raises InvalidUse, ServiceUnreachable."""

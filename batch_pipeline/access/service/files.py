@@ -28,7 +28,7 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class OpenedFile:
     """A file as it is now. Whoever opened it closes it, read or not."""
 
     name: str
@@ -60,7 +60,7 @@ def parts_of(path: str) -> tuple[str, ...]:
     return parts
 
 
-def open_file(store: Store, parts: Sequence[str]) -> File:
+def open_file(store: Store, parts: Sequence[str]) -> OpenedFile:
     """The file. Raises NotInStore, also for what is no plain file, and StoreFailed."""
     return _in_store(store, parts) if store.folder is None else _in_folder(store.folder, parts)
 
@@ -81,7 +81,7 @@ def list_folder(store: Store, parts: Sequence[str]) -> Listing:
     return Listing(folders=folders, files=files[: MOST_ENTRIES - len(folders)], cut=cut)
 
 
-def _in_store(store: Store, parts: Sequence[str]) -> File:
+def _in_store(store: Store, parts: Sequence[str]) -> OpenedFile:
     key = "/".join(parts)
     entry = store.head(key)
 
@@ -93,10 +93,10 @@ def _in_store(store: Store, parts: Sequence[str]) -> File:
             raise StoreFailed("The file changed while it was read. Ask again.")
         yield from data
 
-    return File(name=parts[-1], size_bytes=entry.size_bytes, etag=entry.etag, pieces=pieces)
+    return OpenedFile(name=parts[-1], size_bytes=entry.size_bytes, etag=entry.etag, pieces=pieces)
 
 
-def _in_folder(root: Path, parts: Sequence[str]) -> File:
+def _in_folder(root: Path, parts: Sequence[str]) -> OpenedFile:
     with _Walk(root, parts[:-1]) as folder:
         handle = _opened(parts[-1], _FILE, folder)
     status = os.fstat(handle)
@@ -113,7 +113,7 @@ def _in_folder(root: Path, parts: Sequence[str]) -> File:
             yield piece
 
     etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
-    return File(name=parts[-1], size_bytes=status.st_size, etag=etag, pieces=pieces, close=file.close)
+    return OpenedFile(name=parts[-1], size_bytes=status.st_size, etag=etag, pieces=pieces, close=file.close)
 
 
 def _listed(root: Path, parts: Sequence[str]) -> tuple[list[str], list[tuple[str, int]]]:

@@ -47,7 +47,7 @@ _HEADERS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gatekeeping:
+class GuardConfig:
     """What the guard needs."""
 
     audit: AuditLog
@@ -57,12 +57,12 @@ class Gatekeeping:
     hosts: frozenset[str] = field(default=frozenset())
 
 
-class Guard:
+class RequestGuard:
     """An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, keeping: Gatekeeping) -> None:
+    def __init__(self, app: ASGIApp, config: GuardConfig) -> None:
         self._app = app
-        self._keeping = keeping
+        self._config = config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See https://asgi.readthedocs.io/en/latest/specs/www.html."""
@@ -71,7 +71,7 @@ class Guard:
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = uuid.uuid4().hex
-        outgoing = _Outgoing(scope, send, self._keeping.audit)
+        outgoing = _Outgoing(scope, send, self._config.audit)
         refused = self._refused(scope)
         if refused is not None:
             await refused(scope, receive, outgoing)
@@ -89,9 +89,9 @@ class Guard:
 
     def _refused(self, scope: Scope) -> ASGIApp | None:
         request_id, headers = scope["state"]["request_id"], Headers(scope=scope)
-        if seconds := self._keeping.addresses.wait(_address(scope)):
+        if seconds := self._config.addresses.wait(_address(scope)):
             return answer_to(TooOften(seconds), request_id)
-        if self._keeping.hosts and _called(headers.get("host", "")) not in self._keeping.hosts:
+        if self._config.hosts and _called(headers.get("host", "")) not in self._config.hosts:
             return error_answer(400, "The service is not called by this name. Use 127.0.0.1.", request_id)
         # A browser says from where a request comes; those of a page from elsewhere act on nobody's behalf here.
         if scope["method"] not in _SAFE and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):

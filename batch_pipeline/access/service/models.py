@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from batch_pipeline.access.names import MOST_BYTES, MOST_ITEMS, MOST_PATH, MOST_TEXT
-from batch_pipeline.access.request import RunAsk
-from batch_pipeline.access.service.catalogue import Found, Seen, Story
+from batch_pipeline.access.request import SubmitRequest
+from batch_pipeline.access.service.catalogue import RunHistory, RunPage, RunView
 from batch_pipeline.access.service.files import Listing
 
 MOST_DEPTH: Final = 20
@@ -73,9 +73,9 @@ class RunRequest(Strict):
     dirty: bool = False
     confirmed: bool = False
 
-    def ask(self) -> RunAsk:
+    def to_submit_request(self) -> SubmitRequest:
         """As the gate takes it. Raises Refused."""
-        return RunAsk.from_json(self.model_dump())
+        return SubmitRequest.from_json(self.model_dump())
 
 
 class Started(BaseModel):
@@ -90,7 +90,7 @@ class Started(BaseModel):
     url: str
 
 
-class ProblemTold(BaseModel):
+class ProblemDetail(BaseModel):
     """One thing that stands against what was asked."""
 
     thing: str
@@ -103,7 +103,7 @@ class ErrorAnswer(BaseModel):
     """Every answer that is none."""
 
     error: str
-    problems: list[ProblemTold]
+    problems: list[ProblemDetail]
     request_id: str
 
 
@@ -140,12 +140,12 @@ class RunSummary(BaseModel):
     results: str
 
     @classmethod
-    def of(cls, seen: Seen) -> RunSummary:
+    def of(cls, view: RunView) -> RunSummary:
         """From a record."""
-        record = seen.record
+        record = view.record
         plain = {name: getattr(record, name) for name in cls.model_fields if hasattr(record, name)}
-        url = f"/{seen.results}/" if seen.results else ""
-        return cls(**plain | {"dataset": seen.dataset, "results": url, "argv": list(record.argv)})
+        url = f"/{view.results}/" if view.results else ""
+        return cls(**plain | {"dataset": view.dataset, "results": url, "argv": list(record.argv)})
 
 
 class RunList(BaseModel):
@@ -158,10 +158,10 @@ class RunList(BaseModel):
     unread: list[str]
 
     @classmethod
-    def of(cls, page: Found) -> RunList:
+    def of(cls, page: RunPage) -> RunList:
         """From what was found."""
         last = page.runs[-1].record.run_id if page.more and page.runs else ""
-        return cls(runs=[RunSummary.of(seen) for seen in page.runs], next=last, unread=list(page.unread))
+        return cls(runs=[RunSummary.of(view) for view in page.runs], next=last, unread=list(page.unread))
 
 
 class RunDetail(BaseModel):
@@ -174,18 +174,18 @@ class RunDetail(BaseModel):
     failed: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, story: Story) -> RunDetail:
+    def of(cls, history: RunHistory) -> RunDetail:
         """From all that is known."""
         return cls(
-            run=RunSummary.of(story.seen),
-            record=asdict(story.seen.record),
-            jobs=[asdict(job) for job in story.sent],
-            events=[asdict(event) for event in story.events],
-            failed=[asdict(cell) | {"reason": cell.reason.value} for cell in story.failed],
+            run=RunSummary.of(history.view),
+            record=asdict(history.view.record),
+            jobs=[asdict(job) for job in history.sent],
+            events=[asdict(event) for event in history.events],
+            failed=[asdict(cell) | {"reason": cell.reason.value} for cell in history.failed],
         )
 
 
-class Entry(BaseModel):
+class FolderEntry(BaseModel):
     """A file of a folder."""
 
     name: str
@@ -197,12 +197,12 @@ class FolderAnswer(BaseModel):
 
     path: str
     folders: list[str]
-    files: list[Entry]
+    files: list[FolderEntry]
     #: There is more than is shown.
     cut: bool
 
     @classmethod
     def of(cls, path: str, listing: Listing) -> FolderAnswer:
         """From a listing."""
-        files = [Entry(name=name, size_bytes=size) for name, size in listing.files]
+        files = [FolderEntry(name=name, size_bytes=size) for name, size in listing.files]
         return cls(path=path, folders=list(listing.folders), files=files, cut=listing.cut)

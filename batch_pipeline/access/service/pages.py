@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from batch_pipeline.access.service.catalogue import Story
+from batch_pipeline.access.service.catalogue import RunHistory
 from batch_pipeline.access.service.models import FolderAnswer, RunList, RunSummary
 from batch_pipeline.report.run_pages import page_of
 
@@ -26,10 +26,10 @@ def runs(listing: RunList, filters: Mapping[str, Any], datasets: Sequence[str], 
     )
 
 
-def run(story: Story, user: str) -> str:
+def run(history: RunHistory, user: str) -> str:
     """The page of one run."""
-    sections = page_of(story.seen.record, story.sent, story.events, story.failed)
-    return _page("run.html", run=RunSummary.of(story.seen), sections=sections, user=user)
+    sections = page_of(history.view.record, history.sent, history.events, history.failed)
+    return _page("run.html", run=RunSummary.of(history.view), sections=sections, user=user)
 
 
 def folder(dataset: str, parts: Sequence[str], listing: FolderAnswer) -> str:

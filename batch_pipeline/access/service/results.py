@@ -16,7 +16,7 @@ from urllib.parse import quote
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from batch_pipeline.access.service.files import File
+from batch_pipeline.access.service.files import OpenedFile
 
 _TEXT: Final = "text/plain; charset=utf-8"
 #: Ending -> type. What is not here is saved and not shown; types are told by us and never guessed by a browser.
@@ -48,7 +48,7 @@ _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 class FileResponse(StreamingResponse):
     """Streams a file, and closes it whatever becomes of the connection."""
 
-    def __init__(self, file: File, start: int, end: int, **more: Any) -> None:
+    def __init__(self, file: OpenedFile, start: int, end: int, **more: Any) -> None:
         super().__init__(file.pieces(start, end), **more)
         self._file = file
 
@@ -60,7 +60,7 @@ class FileResponse(StreamingResponse):
             self._file.close()
 
 
-def answer(file: File, method: str, conditions: Mapping[str, str]) -> Response:
+def answer(file: OpenedFile, method: str, conditions: Mapping[str, str]) -> Response:
     """The answer to a GET or HEAD of a file; it closes the file."""
     tag = f'"{file.etag}"'
     headers = _headers(file, tag)
@@ -85,7 +85,7 @@ def type_of(name: str) -> str:
     return _TYPES.get(PurePosixPath(name).suffix.lower(), "application/octet-stream")
 
 
-def _headers(file: File, tag: str) -> dict[str, str]:
+def _headers(file: OpenedFile, tag: str) -> dict[str, str]:
     kind = type_of(file.name)
     shown = kind != "application/octet-stream"
     return {
@@ -99,7 +99,7 @@ def _headers(file: File, tag: str) -> dict[str, str]:
     }
 
 
-def _empty(file: File, status: int, headers: Mapping[str, str]) -> Response:
+def _empty(file: OpenedFile, status: int, headers: Mapping[str, str]) -> Response:
     file.close()
     response = Response(status_code=status)
     for name, value in headers.items():

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 import batch_pipeline
-from batch_pipeline.access.request import Identity, Level
+from batch_pipeline.access.request import Level, UserIdentity
 from batch_pipeline.access.service import pages
 from batch_pipeline.access.service.answers import wants_page
 from batch_pipeline.access.service.files import list_folder, open_file, parts_of
@@ -33,7 +33,7 @@ from batch_pipeline.access.service.models import (
     Started,
 )
 from batch_pipeline.access.service.results import answer
-from batch_pipeline.access.service.service import Filters, Of, Service, Who
+from batch_pipeline.access.service.service import CurrentService, CurrentUser, Filters, Service
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.scrub import scrubbed_words
 from batch_pipeline.wire.store import NotInStore
@@ -62,30 +62,32 @@ router: Final = APIRouter()
 
 
 @router.post("/runs", status_code=201, response_model=Started, responses=_errors(400, 403, 409, 413, 502))
-def start(request: Request, response: Response, body: RunRequest, identity: Who, service: Of) -> Started:
+def start(
+    request: Request, response: Response, body: RunRequest, identity: CurrentUser, service: CurrentService
+) -> Started:
     """Starts a run: the gate decides by the dataset's policy, then it is recorded and its driver submitted."""
-    ask = body.ask()
+    submit_request = body.to_submit_request()
     service.audit.write(
         event="asked",
         request_id=request.state.request_id,
         user=identity.name,
         source=identity.source,
-        dataset=ask.dataset,
-        level=ask.access_level,
-        repository=ask.repository,
-        commit=ask.commit,
-        image=ask.image,
-        output=ask.output_dir,
-        script=scrubbed_words(list(ask.script)),
+        dataset=submit_request.dataset,
+        level=submit_request.access_level,
+        repository=submit_request.repository,
+        commit=submit_request.commit,
+        image=submit_request.image,
+        output=submit_request.output_dir,
+        script=scrubbed_words(list(submit_request.script)),
     )
-    started = service.start(ask, identity)
+    started = service.start(submit_request, identity)
     request.state.run_id = started.run_id
     response.headers["Location"] = started.url
     return started
 
 
 @router.get("/runs", response_model=RunList, responses=_errors() | _PAGE)
-def runs(request: Request, filters: Annotated[Filters, Query()], identity: Who, service: Of) -> Any:
+def runs(request: Request, filters: Annotated[Filters, Query()], identity: CurrentUser, service: CurrentService) -> Any:
     """The runs of the datasets whose member one is, newest first."""
     page = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
     listing = RunList.of(page)
@@ -93,10 +95,12 @@ def runs(request: Request, filters: Annotated[Filters, Query()], identity: Who, 
 
 
 @router.get("/runs/{run_id}", response_model=RunDetail, responses=_errors(404) | _PAGE)
-def run(request: Request, run_id: Annotated[str, Path(pattern=RUN_ID)], identity: Who, service: Of) -> Any:
+def run(
+    request: Request, run_id: Annotated[str, Path(pattern=RUN_ID)], identity: CurrentUser, service: CurrentService
+) -> Any:
     """One run: its record, its jobs, and what happened to it."""
-    story = service.catalogue.story(identity, run_id)
-    return HTMLResponse(pages.run(story, identity.name)) if wants_page(request) else RunDetail.of(story)
+    history = service.catalogue.history(identity, run_id)
+    return HTMLResponse(pages.run(history, identity.name)) if wants_page(request) else RunDetail.of(history)
 
 
 @router.get("/health", response_model=Health, responses={429: {"model": ErrorAnswer}})
@@ -105,13 +109,13 @@ def health() -> Health:
     return Health(status="ok", version=batch_pipeline.__version__)
 
 
-def _runs_page(service: Service, identity: Identity, filters: Filters, listing: RunList) -> str:
+def _runs_page(service: Service, identity: UserIdentity, filters: Filters, listing: RunList) -> str:
     names = [policy.dataset for policy in service.catalogue.datasets(identity)]
     return pages.runs(listing, filters.model_dump(mode="json"), names, identity.name)
 
 
 @router.get("/", include_in_schema=False)
-def home(filters: Annotated[Filters, Query()], identity: Who, service: Of) -> Response:
+def home(filters: Annotated[Filters, Query()], identity: CurrentUser, service: CurrentService) -> Response:
     """The page of the runs."""
     page = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
     return HTMLResponse(_runs_page(service, identity, filters, RunList.of(page)))
@@ -124,7 +128,7 @@ def style() -> Response:
 
 
 @router.get("/{dataset}/", include_in_schema=False)
-def levels(dataset: Annotated[str, Path(pattern=_DATASET)], identity: Who, service: Of) -> Response:
+def levels(dataset: Annotated[str, Path(pattern=_DATASET)], identity: CurrentUser, service: CurrentService) -> Response:
     """The levels of a dataset that one may use."""
     policies = [policy for policy in service.catalogue.datasets(identity) if policy.dataset == dataset]
     if not policies:
@@ -140,8 +144,8 @@ def results(
     dataset: Annotated[str, Path(pattern=_DATASET)],
     level: Level,
     path: str,
-    identity: Who,
-    service: Of,
+    identity: CurrentUser,
+    service: CurrentService,
 ) -> Response:
     """A file of a dataset, streamed, with ranges and conditions; or a folder's list."""
     raw = (request.scope.get("raw_path") or b"").lower()

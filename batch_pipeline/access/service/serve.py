@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from batch_pipeline import backends
 from batch_pipeline.access.admission import admit
-from batch_pipeline.access.desk import desk_of
+from batch_pipeline.access.admission_context import admission_context_of
 from batch_pipeline.access.launching import launch
 from batch_pipeline.access.names import has_control
-from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.request import SubmitRequest, UserIdentity
 from batch_pipeline.access.service.app import make_app
 from batch_pipeline.access.service.audit import AuditLog
 from batch_pipeline.access.service.catalogue import Catalogue
-from batch_pipeline.access.service.guard import Gatekeeping, Guard
+from batch_pipeline.access.service.guard import GuardConfig, RequestGuard
 from batch_pipeline.access.service.keys import IssuerKeys
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
@@ -40,7 +40,7 @@ _MOST_CONNECTIONS: Final = 200
 _MOST_STARTS: Final = 4
 
 
-def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: str = "") -> Guard:
+def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: str = "") -> RequestGuard:
     """The whole application. Raises InvalidConfig for settings or policies that are wrong, StoreFailed."""
     if has_control(insecure_user) or insecure_user == "*":
         raise InvalidUse(f"{insecure_user!r} is nobody's name. Give one that policies may name.")
@@ -54,12 +54,12 @@ def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: st
         insecure_user=insecure_user,
         token_header=settings.server.token_header,
     )
-    keeping = Gatekeeping(
+    guard_config = GuardConfig(
         audit=audit,
         addresses=Limiter(settings.server.requests_per_minute * ADDRESS_FACTOR),
         hosts=_OWN_NAMES if insecure_user else frozenset(),
     )
-    return Guard(make_app(service), keeping)
+    return RequestGuard(make_app(service), guard_config)
 
 
 def verifier_of(settings: Settings) -> Verifier:
@@ -135,20 +135,20 @@ class _Starter:
     def __init__(self, settings: Settings, backend: JobSubmitter) -> None:
         self._settings = settings
         self._backend = backend
-        self._desk = desk_of(settings, backend)
-        self._room = threading.BoundedSemaphore(_MOST_STARTS)
+        self._context = admission_context_of(settings, backend)
+        self._slots = threading.BoundedSemaphore(_MOST_STARTS)
         #: A backend is no one's to share between threads.
-        self._one = threading.Lock()
+        self._backend_lock = threading.Lock()
 
-    def __call__(self, ask: RunAsk, identity: Identity) -> Started:
+    def __call__(self, request: SubmitRequest, identity: UserIdentity) -> Started:
         """Raises Refused with nothing done, and what `launch` raises."""
-        with self._room:
-            grant = admit(ask, identity, self._desk)
-            with self._one:
-                launched = launch(grant, self._settings, self._backend)
+        with self._slots:
+            grant = admit(request, identity, self._context)
+            with self._backend_lock:
+                driver = launch(grant, self._settings, self._backend)
         return Started(
-            run_id=launched.run_id,
-            native_id=launched.native_id,
-            output=launched.output,
-            url=f"/runs/{launched.run_id}",
+            run_id=driver.run_id,
+            native_id=driver.native_id,
+            output=driver.output,
+            url=f"/runs/{driver.run_id}",
         )

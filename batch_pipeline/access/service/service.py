@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.request import SubmitRequest, UserIdentity
 from batch_pipeline.access.service.answers import TooOften
 from batch_pipeline.access.service.audit import AuditLog
 from batch_pipeline.access.service.catalogue import Catalogue
@@ -27,7 +27,7 @@ class Service:
 
     catalogue: Catalogue
     #: Lets an ask through the gate and submits it. Raises as `admit` and `launch`.
-    start: Callable[[RunAsk, Identity], Started]
+    start: Callable[[SubmitRequest, UserIdentity], Started]
     audit: AuditLog
     users: Limiter
     #: None on a machine of one developer: everybody is `insecure_user`.
@@ -46,11 +46,11 @@ def service_of(request: Request) -> Service:
 _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", description="An OIDC identity token.")
 
 
-def who(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> Identity:
-    """Who asks. Raises TokenRefused, IssuerUnreachable, TooOften."""
+def who(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> UserIdentity:
+    """Returns the user who asks. Raises TokenRefused, IssuerUnreachable, TooOften."""
     service = service_of(request)
     if service.verifier is None:
-        identity = Identity(name=service.insecure_user, source="insecure")
+        identity = UserIdentity(name=service.insecure_user, source="insecure")
     else:
         identity = service.verifier.identity(_token(request, service.token_header))
     request.state.user, request.state.source = identity.name, identity.source
@@ -68,8 +68,8 @@ def _token(request: Request, header: str) -> str:
 
 
 #: Parameters of requests.
-Who = Annotated[Identity, Depends(who)]
-Of = Annotated[Service, Depends(service_of)]
+CurrentUser = Annotated[UserIdentity, Depends(who)]
+CurrentService = Annotated[Service, Depends(service_of)]
 
 
 def _day(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import jwt
 
 from batch_pipeline.access.names import has_control
-from batch_pipeline.access.request import Identity
+from batch_pipeline.access.request import UserIdentity
 from batch_pipeline.access.service.keys import IssuerKeys
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
 
@@ -58,7 +58,7 @@ class Verifier:
         self._keys = keys
         self._rules = rules
 
-    def identity(self, token: str) -> Identity:
+    def identity(self, token: str) -> UserIdentity:
         """Who the token is of. Raises TokenRefused, IssuerUnreachable; no message has anything of the token."""
         if len(token) > MOST_CHARACTERS or not _FORM.fullmatch(token):
             raise TokenRefused("What was sent is no identity token (a JWT). Get one from the issuer.")
@@ -66,7 +66,7 @@ class Verifier:
             claims = self._claims(token)
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise TokenRefused(_sentence(error)) from error
-        return Identity(name=self._name(claims), source="oidc")
+        return UserIdentity(name=self._name(claims), source="oidc")
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         header = jwt.get_unverified_header(token)

@@ -15,7 +15,7 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.cli.call import Call
-    from batch_pipeline.deploy.infrastructure import Infrastructure, Proposal
+    from batch_pipeline.deploy.infrastructure import Infrastructure, StackProposal
     from batch_pipeline.deploy.stack_states import Stack
 
 
@@ -69,7 +69,7 @@ def _images(call: Call) -> list[str]:
     return sorted(folder.parent.name for folder in (call.graph.root / FOLDER).glob("*/Dockerfile"))
 
 
-def _ask_to_apply(call: Call, infrastructure: Infrastructure, proposal: Proposal) -> None:
+def _ask_to_apply(call: Call, infrastructure: Infrastructure, proposal: StackProposal) -> None:
     if not proposal.changes_something:
         return
     for change in proposal.change_set.changes:
@@ -98,7 +98,7 @@ def _delete(call: Call, infrastructure: Infrastructure) -> dict[str, Any]:
     return {**record, "bucket": bucket}
 
 
-def _tell(call: Call, infrastructure: Infrastructure, proposal: Proposal, only_looks: bool) -> None:
+def _tell(call: Call, infrastructure: Infrastructure, proposal: StackProposal, only_looks: bool) -> None:
     name = infrastructure.name
     if not proposal.changes_something:
         _data(call, f"Stack {name} is up to date.")
@@ -135,7 +135,7 @@ def _data(call: Call, text: str) -> None:
         data(text)
 
 
-def _as_json(infrastructure: Infrastructure, proposal: Proposal, stack: Stack | None) -> dict[str, Any]:
+def _as_json(infrastructure: Infrastructure, proposal: StackProposal, stack: Stack | None) -> dict[str, Any]:
     return {
         "stack": infrastructure.name,
         "status": stack.status if stack else "absent",

@@ -12,13 +12,13 @@ from urllib.parse import unquote
 import httpx
 from starlette.types import ASGIApp, Message, Scope
 
-from batch_pipeline.access.admission import Desk, admit
+from batch_pipeline.access.admission import AdmissionContext, admit
 from batch_pipeline.access.launching import store_of, write_run
-from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.request import SubmitRequest, UserIdentity
 from batch_pipeline.access.service.app import make_app
 from batch_pipeline.access.service.audit import AuditLog
 from batch_pipeline.access.service.catalogue import Catalogue
-from batch_pipeline.access.service.guard import Gatekeeping, Guard
+from batch_pipeline.access.service.guard import GuardConfig, RequestGuard
 from batch_pipeline.access.service.keys import IssuerKeys
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
@@ -137,10 +137,10 @@ class Lab:
         )
         return replace(base, **changes)
 
-    def app(self, *, per_minute: int = 100_000, hosts: frozenset[str] = frozenset(), **changes: Any) -> Guard:
+    def app(self, *, per_minute: int = 100_000, hosts: frozenset[str] = frozenset(), **changes: Any) -> RequestGuard:
         service = self.service(**changes)
-        keeping = Gatekeeping(audit=service.audit, addresses=Limiter(per_minute), hosts=hosts)
-        return Guard(make_app(service), keeping)
+        keeping = GuardConfig(audit=service.audit, addresses=Limiter(per_minute), hosts=hosts)
+        return RequestGuard(make_app(service), keeping)
 
     def client(self, token: str | None = "", *, app: ASGIApp | None = None, **changes: Any) -> Client:
         """As alice; None: as nobody."""
@@ -148,9 +148,9 @@ class Lab:
         headers = {} if told is None else {"Authorization": f"Bearer {told}"}
         return Client(app or self.app(**changes), headers)
 
-    def start(self, ask: RunAsk, identity: Identity) -> Started:
+    def start(self, ask: SubmitRequest, identity: UserIdentity) -> Started:
         """The real gate and the real record; no job is sent."""
-        grant = admit(ask, identity, Desk(policies=str(self.root / "policies"), cache=self.root / "cache"))
+        grant = admit(ask, identity, AdmissionContext(policies=str(self.root / "policies"), cache=self.root / "cache"))
         run_id = new_run_id()
         store = store_of(grant.store, self.settings)
         write_run(store, grant, self.settings, run_id, ())

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from batch_pipeline.access.request import RunAsk
+from batch_pipeline.access.request import SubmitRequest
 from batch_pipeline.access.service.client import ServiceClient, ServiceUnreachable, token_of
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.cli import run_command_line
@@ -127,7 +127,7 @@ def test_an_answer_that_was_lost_is_told_as_a_doubt(lab: Lab) -> None:
         thread.start()
         client = ServiceClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "a.b.c")
         with pytest.raises(ServiceUnreachable, match="may have started the run"):
-            client.start(RunAsk(**lab.ask()))
+            client.start(SubmitRequest(**lab.ask()))
         thread.join()
 
 
@@ -174,5 +174,5 @@ def test_what_is_no_token_is_not_sent(text: str, tmp_path: Path) -> None:
 
 def test_a_refusal_keeps_its_status(url: str, lab: Lab) -> None:
     with pytest.raises(Refused) as caught:
-        ServiceClient(url, lab.issuer.token()).start(RunAsk(**lab.ask(output_dir="..")))
+        ServiceClient(url, lab.issuer.token()).start(SubmitRequest(**lab.ask(output_dir="..")))
     assert caught.value.status == 400

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from batch_pipeline.access.request import Identity, RunAsk
+from batch_pipeline.access.request import SubmitRequest, UserIdentity
 from batch_pipeline.access.service.audit import AuditLog
 from batch_pipeline.access.service.catalogue import Catalogue
 from batch_pipeline.access.service.guard import MOST_BODY_BYTES
@@ -163,7 +163,7 @@ FAILURES = {
 def test_what_fails_behind_the_gate_is_told_without_its_insides(
     status: int, lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def start(ask: RunAsk, identity: Identity) -> Started:
+    def start(ask: SubmitRequest, identity: UserIdentity) -> Started:
         raise FAILURES[status]
 
     answer = lab.client(start=start).post("/runs", json=lab.ask())
@@ -178,7 +178,7 @@ def test_what_fails_behind_the_gate_is_told_without_its_insides(
 
 
 def test_a_message_with_a_password_is_told_without_it(lab: Lab) -> None:
-    def start(ask: RunAsk, identity: Identity) -> Started:
+    def start(ask: SubmitRequest, identity: UserIdentity) -> Started:
         raise RepositoryFailed("git: https://x:hunter2@example.org/code is not there.")
 
     answer = lab.client(start=start).post("/runs", json=lab.ask())
@@ -220,9 +220,9 @@ def test_a_refusal_is_written_down_with_its_reasons(lab: Lab) -> None:
 
 
 def test_nothing_starts_that_cannot_be_written_down(lab: Lab, tmp_path: Path) -> None:
-    started: list[RunAsk] = []
+    started: list[SubmitRequest] = []
 
-    def start(ask: RunAsk, identity: Identity) -> Started:
+    def start(ask: SubmitRequest, identity: UserIdentity) -> Started:
         started.append(ask)
         return lab.start(ask, identity)
 

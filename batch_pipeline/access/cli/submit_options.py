@@ -1,4 +1,4 @@
-"""What `submit` and `config` are asked: their options, and from these and the working directory a `RunAsk`."""
+"""Options of `submit` and `config`, and the `SubmitRequest` made from them and the working directory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from batch_pipeline.cli.call import Call
 from batch_pipeline.cli.options import CommandOption, SettingOption, json_option, yes_option
 
 if TYPE_CHECKING:
-    from batch_pipeline.access.request import RunAsk
+    from batch_pipeline.access.request import SubmitRequest
     from batch_pipeline.records.code_state import CodeState
 
 
-def ask_options() -> list[click.Parameter]:
-    """What a run is asked for by. Everything behind the first word that is no option is the script's."""
+def submit_options() -> list[click.Parameter]:
+    """Options that describe a run. Everything behind the first word that is no option is the script's."""
     script = click.Argument(["script"], nargs=-1, required=True, type=click.UNPROCESSED, metavar="SCRIPT [ARGUMENT]...")
     levels = click.Choice(["test", "standard", "full"])
     return [
@@ -56,13 +56,13 @@ def ask_options() -> list[click.Parameter]:
     ]
 
 
-def ask_of(call: Call, *, confirm: bool = True) -> RunAsk:
-    """The ask; at level full somebody at a terminal is asked for a yes. Raises InvalidConfig, BadParameter."""
+def submit_request_of(call: Call, *, confirm: bool = True) -> SubmitRequest:
+    """Makes the request; at level full a user at a terminal must confirm. Raises InvalidConfig, BadParameter."""
     from batch_pipeline.access.configuration import read_configs
-    from batch_pipeline.access.request import RunAsk
+    from batch_pipeline.access.request import SubmitRequest
 
     options = call.options
-    return RunAsk(
+    return SubmitRequest(
         dataset=options["dataset"],
         description=options["description"],
         access_level=options["access_level"],
@@ -79,7 +79,7 @@ def ask_of(call: Call, *, confirm: bool = True) -> RunAsk:
 
 
 def _code(call: Call) -> dict[str, Any]:
-    """Repository, commit and folder as told, else those of the working directory, and whether that has changes."""
+    """Repository, commit and folder of the options, else of the working directory, and whether that has changes."""
     options = call.options
     named = {"repository": options["repository"] or "", "commit": options["commit"] or "", "cwd": options["cwd"] or ""}
     if named["repository"] or named["commit"] or options["skip_repo_checkout"]:

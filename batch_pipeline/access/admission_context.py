@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from batch_pipeline.access.admission import Desk
+from batch_pipeline.access.admission import AdmissionContext
 from batch_pipeline.access.images import ImageName, ask_registry
-from batch_pipeline.access.request import Identity
+from batch_pipeline.access.request import UserIdentity
 from batch_pipeline.backends.account import Inspectable, NotVisible
 from batch_pipeline.config import Settings
 from batch_pipeline.records.people import user_name
@@ -16,8 +16,8 @@ from batch_pipeline.wire.order import token_of
 _SESSION: Final = ":assumed-role/"
 
 
-def desk_of(settings: Settings, backend: object) -> Desk:
-    """The desk of whoever submits with these settings: code by its remote, images by their registry."""
+def admission_context_of(settings: Settings, backend: object) -> AdmissionContext:
+    """Returns the context for these settings: code by its remote, images by their registry."""
 
     def token(reference: str) -> str:
         kind, _, name = reference.partition(":")
@@ -34,17 +34,19 @@ def desk_of(settings: Settings, backend: object) -> Desk:
                 pass
         return ask_registry(name)
 
-    return Desk(policies=settings.access.policies, cache=settings.access.cache_folder, tokens=token, images=digest)
+    return AdmissionContext(
+        policies=settings.access.policies, cache=settings.access.cache_folder, tokens=token, images=digest
+    )
 
 
-def identity_of(backend: object) -> Identity:
-    """Who submits: as STS says on AWS, else the user of this machine."""
+def identity_of(backend: object) -> UserIdentity:
+    """Returns the identity of the user: from STS on AWS, else the user of this machine."""
     if isinstance(backend, Inspectable) and backend.account.complete:
         try:
             arn = backend.account.identity()[1]
         except NotVisible:
-            return Identity(name="", source="sts")
+            return UserIdentity(name="", source="sts")
         head, session, rest = arn.partition(_SESSION)
         role = f"{head.replace(':sts:', ':iam:')}:role/{rest.partition('/')[0]}" if session else ""
-        return Identity(name=arn, source="sts", aliases=(role,) if role else ())
-    return Identity(name=user_name(), source="machine")
+        return UserIdentity(name=arn, source="sts", aliases=(role,) if role else ())
+    return UserIdentity(name=user_name(), source="machine")
