@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
 
-from batch_pipeline.provenance.crate_metadata import METADATA, Member, metadata
+from batch_pipeline.provenance.crate_metadata import DRIVER_LOG, METADATA, README, Member, metadata
+from batch_pipeline.records.driver_log import read_driver_log
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.results import results_of
 from batch_pipeline.wire import layout
@@ -31,7 +32,7 @@ _README: Final = """# Run {run_id} of {pipeline}
 
 What this run was, what it read and what it made: an RO-Crate (Workflow Run Crate). `ro-crate-metadata.json` describes
 every file, with sizes and SHA-256. `workflow/` has the file that wires the steps, `code/` the steps as they ran, `run/`
-the run's record, `receipts/` what each cell did, `results/` and `cohort/` what was made.
+the run's record and the log of its drivers, `receipts/` what each cell did, `results/` and `cohort/` what was made.
 """
 #: Of a run's folder: file -> what it is.
 _RECORDS: Final = {
@@ -74,7 +75,7 @@ def export(store: Store, run: RunRecord, to: str, *, results: bool = True) -> Ex
         outcome = results_of(store, run)
         for receipt in outcome.receipts:
             crate.cell(receipt, results=results)
-        crate.text("README.md", _README.format(run_id=run.run_id, pipeline=run.pipeline), "What this is")
+        crate.text(README, _README.format(run_id=run.run_id, pipeline=run.pipeline), "What this is")
         document = metadata(run, outcome.receipts, crate.members, crate.places(outcome.receipts), main)
         crate.write(METADATA, [json.dumps(document, indent=1, ensure_ascii=False).encode()])
     return Exported(place=to, files=crate.files, size_bytes=crate.size_bytes, left_out=len(outcome.missing))
@@ -97,6 +98,8 @@ class _Crate:
         folder = layout.run_folder(run.run_id)
         for name, description in _RECORDS.items():
             self.copy(f"{folder}{name}", f"run/{name}", description)
+        if lines := read_driver_log(self._store, run.run_id):
+            self.text(DRIVER_LOG, "".join(f"{line}\n" for line in lines), "What the run's drivers decided, by time")
         self.copy(layout.bundle(run.bundle_sha256), f"code/{run.bundle_sha256}.zip", "The steps' code, as it ran")
         main = f"workflow/{run.workflow_file or 'workflow.py'}"
         # Records of before the wiring was kept have it in the plan.

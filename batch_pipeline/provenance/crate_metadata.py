@@ -18,6 +18,8 @@ from batch_pipeline.records.record import RunRecord
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 
 METADATA: Final = "ro-crate-metadata.json"
+README: Final = "README.md"
+DRIVER_LOG: Final = "run/driver.log"
 _TERMS: Final = "https://w3id.org/ro/terms/workflow-run#"
 #: The terms of the profile that RO-Crate's own context lacks stand in the crate: it needs no other document.
 CONTEXT: Final = (
@@ -34,6 +36,8 @@ NO_LICENCE: Final = "No licence was stated for these data. Ask whoever made them
 _PARAMETER: Final = "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"
 _WORKFLOW: Final = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 _ACTION: Final = "#run"
+#: Path in the crate -> the entity that the file is about.
+_ABOUT: Final = {README: "./", DRIVER_LOG: _ACTION}
 _KINDS: Final = {bool: "Boolean", int: "Integer", float: "Float"}
 _FORMATS: Final = {
     ".json": "application/json",
@@ -201,7 +205,7 @@ def _action(
 def _files(members: Sequence[Member], main: str) -> Iterator[Entity]:
     for member in members:
         if member.place != main:
-            about = {"about": _to("./")} if member.place == "README.md" else {}
+            about = {"about": _to(_ABOUT[member.place])} if member.place in _ABOUT else {}
             yield _file(member.place, member.description, member.size_bytes, member.sha256) | about
 
 

@@ -96,6 +96,27 @@ def test_the_action_names_workflow_agent_objects_and_results(store: Store, run: 
     assert (entities[image]["registry"], entities[image]["name"]) == ("registry.example.org", "lab/upper")
 
 
+def test_the_log_of_all_drivers_is_a_file_about_the_run(store: Store, run: RunRecord, tmp_path: Path) -> None:
+    earlier = f"2026-11-21T16:30:00.000Z INFO    {run.run_id} run.lock: lock acquired number=1"
+    store.put(layout.driver_log(run.run_id, "20261121T163000.000000Z-another"), f"{earlier}\n".encode())
+    export(store, run, str(tmp_path / "crate"))
+    entities = graph_of(tmp_path / "crate")
+    log = entities["run/driver.log"]
+    assert (log["@type"], log["encodingFormat"]) == ("File", "text/plain")
+    assert ids(log["about"]) == ["#run"]
+    assert "run/driver.log" in ids(entities["./"]["hasPart"])
+    lines = (tmp_path / "crate" / "run" / "driver.log").read_text().splitlines()
+    assert lines[0] == earlier
+    assert any("run.submit: submitted job=upper" in line for line in lines[1:])
+
+
+def test_a_run_whose_drivers_left_no_log_has_none_in_its_crate(store: Store, run: RunRecord, tmp_path: Path) -> None:
+    store.delete(list(store.keys(layout.driver_log(run.run_id))))
+    export(store, run, str(tmp_path / "crate"))
+    assert "run/driver.log" not in graph_of(tmp_path / "crate")
+    assert not (tmp_path / "crate" / "run" / "driver.log").exists()
+
+
 def test_everything_that_is_named_is_described(store: Store, run: RunRecord, tmp_path: Path) -> None:
     """Every reference within the crate leads to an entity; parameters and their examples name each other."""
     export(store, run, str(tmp_path / "crate"))
