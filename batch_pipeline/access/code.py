@@ -9,8 +9,10 @@ Submodules are listed from the tree of the commit, and each is looked up in its 
 from __future__ import annotations
 
 import fcntl
+import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,12 +22,14 @@ from typing import Final
 from batch_pipeline.access.names import entry_of, folder_of
 from batch_pipeline.access.policy import Policy, RepositoryRule, repository_key
 from batch_pipeline.access.request import CodeFacts, EntryKind, SubmitRequest, SubmoduleFacts
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.git import Git
 from batch_pipeline.wire.scratch import private_folder
 
 HEADS: Final = "refs/asked/heads/"
 TAGS: Final = "refs/asked/tags/"
+_LOG: Final = logging.getLogger(__name__)
 _SHORT: Final = re.compile(r"[0-9a-f]{7,64}")
 _LINK_MODE, _FOLDER_MODE, _SUBMODULE_MODE, _PROGRAM_MODE = "120000", "040000", "160000", "100755"
 #: Submodules of submodules of …; more is a mistake.
@@ -69,8 +73,10 @@ def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
     """
     private_folder(cache.resolve(), "Name another folder (access.cache)")
     folder = cache / f"{fingerprint_of(rule.url)}.git"
+    begun = time.monotonic()
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        waited = time.monotonic() - begun
         git = Git(folder, token=tokens(rule.secret) if rule.secret else "")
         if not (folder / "HEAD").is_file():
             folder.mkdir(exist_ok=True)
@@ -80,6 +86,8 @@ def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
             *("--no-write-fetch-head", "--end-of-options", rule.url),
             *(f"+refs/heads/*:{HEADS}*", f"+refs/tags/*:{TAGS}*"),
         )
+        seconds = time.monotonic() - begun - waited
+        _LOG.info("fetched %s", Facts(repository=rule.url, lock_seconds=round(waited, 3), seconds=round(seconds, 3)))
         try:
             yield git
         finally:

@@ -11,10 +11,11 @@ Nothing here takes a request: only a `Grant` is launched. What cannot be sent le
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from batch_pipeline.access.configuration import driver_config, to_toml
 from batch_pipeline.access.driver_job import DRIVER, order_of, record_of, request_of
@@ -22,6 +23,7 @@ from batch_pipeline.access.gate import Grant
 from batch_pipeline.backends.base import ArrayChild, JobCanceller, JobObserver, JobRequest, JobState, JobSubmitter
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
+from batch_pipeline.log import Facts
 from batch_pipeline.records.history import Happened, append, append_if_possible, new_run_id, now
 from batch_pipeline.records.record import RunRecord, read_record, write_end
 from batch_pipeline.records.submissions import Submission
@@ -31,6 +33,8 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict, SubmissionUnknown
 from batch_pipeline.wire.store import NotInStore, Store, open_store
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +81,12 @@ def launch(
     except BatchPipelineError as error:
         append_if_possible(store, run_id, Happened.SUBMISSION_FAILED, error.message, job=DRIVER)
         write_end(store, run_id, done=0, failed=0)
+        _LOG.info("launch failed %s", Facts(run=run_id, job=request.name, error=error.message))
         raise
     record_sent(store, replace(intent, native_id=native_id))
+    level, user = grant.level, grant.identity.name
+    about = {"run": run_id, "job": request.name, "native_id": native_id, "queue": request.queue}
+    _LOG.info("launched %s", Facts(**about, user=user, dataset=grant.dataset, level=level, store=store.url))
     return SubmittedDriver(run_id=run_id, native_id=native_id, store=store.url, output=store.url_of(grant.output))
 
 
@@ -140,6 +148,7 @@ def cancel_driver(store: Store, backend: JobCanceller, run_id: str, by: str) -> 
     if read_record(store, run_id).ended:
         return []
     append(store, run_id, Happened.CANCELLED, f"by {by}", job=DRIVER)
+    _LOG.info("cancelled %s", Facts(run=run_id, by=by))
     for submission in submissions(store, run_id, backend):
         backend.cancel(submission.native_id, REASON)
     end = {"format": 1, "ended_at": now(), "done": 0, "failed": 1, "problem": f"cancelled: by {by}"}
@@ -166,9 +175,12 @@ def _children(backend: JobObserver, driver: SubmittedDriver) -> Iterator[ArrayCh
 def _sent(backend: JobSubmitter, request: JobRequest, sleep: Callable[[float], None]) -> str:
     try:
         return backend.submit(request)
-    except SubmissionUnknown:
+    except SubmissionUnknown as error:
+        _LOG.info("in doubt %s", Facts(job=request.name, error=error.message))
         sleep(LOOK_SECONDS)
         native_id = find_insistently(backend, request.name, request.queue, sleep)
+        result = "queued" if native_id is not None else "not queued, sent again"
+        _LOG.info("looked up in doubt %s", Facts(job=request.name, native_id=native_id or "", result=result))
         return native_id if native_id is not None else backend.submit(request)
 
 

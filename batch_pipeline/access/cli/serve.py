@@ -44,6 +44,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
             "--backend", "backend.name", "Where jobs run.", type=click.Choice(["embedded", "aws"]), show_choices=True
         ),
         CommandOption("--config", "Settings file instead of ./batch_pipeline.toml.", metavar="FILE"),
-        CommandOption("--verbose", "Say more; print tracebacks.", is_flag=True),
+        CommandOption("--verbose", "Say more: each decision as a log line, and tracebacks.", is_flag=True),
+        CommandOption("--log-file", "Append log lines to this file.", metavar="FILE"),
     ]
     return command("serve", workflow, argv, serve, options)

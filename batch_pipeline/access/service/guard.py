@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batch_pipeline.access.service.answers import TooOften, answer_to, error_answer
 from batch_pipeline.access.service.audit import AuditLog
 from batch_pipeline.access.service.limits import Limiter
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import StoreFailed
 
-#: An ask's arguments and configuration may have 256 KiB each (`access.names`).
+_LOG: Final = logging.getLogger(__name__)
+
+#: A request's arguments and configuration may have 256 KiB each (`access.names`).
 MOST_BODY_BYTES: Final = 1 << 20
 _BODY_SECONDS: Final = 30
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
@@ -90,6 +94,7 @@ class RequestGuard:
     def _refused(self, scope: Scope) -> ASGIApp | None:
         request_id, headers = scope["state"]["request_id"], Headers(scope=scope)
         if seconds := self._config.addresses.wait(_address(scope)):
+            _LOG.info("throttled %s", Facts(request=request_id, address=_address(scope), seconds=round(seconds, 1)))
             return answer_to(TooOften(seconds), request_id)
         if self._config.hosts and _called(headers.get("host", "")) not in self._config.hosts:
             return error_answer(400, "The service is not called by this name. Use 127.0.0.1.", request_id)
@@ -124,18 +129,15 @@ class _Outgoing:
         if self._scope["path"] in _PUBLIC and status < 400:
             return
         decision = "allowed" if status < 400 else "refused" if status < 500 else "failed"
-        self._audit.write(
-            event="answered",
-            address=_address(self._scope),
-            method=self._scope["method"],
-            path=self._scope["path"],
-            status=status,
-            decision=decision,
-            **self._scope["state"],
-        )
+        state, path = self._scope["state"], self._scope["path"]
+        about = {"address": _address(self._scope), "method": self._scope["method"], "path": path, "status": status}
+        self._audit.write(event="answered", **about, decision=decision, **state)
+        more = {"request": state["request_id"], "user": state.get("user", ""), "run": state.get("run_id", "")}
+        _LOG.info("answered %s", Facts(**about, decision=decision, **more))
 
     async def _instead(self, error: StoreFailed) -> None:
         self._silent = True
+        _LOG.error("Request %s is not answered: %s", self._scope["state"]["request_id"], error.message)
         response = answer_to(error, self._scope["state"]["request_id"])
         start: Message = {"type": "http.response.start", "status": response.status_code, "headers": []}
         start["headers"] = list(response.raw_headers)

@@ -9,6 +9,7 @@ nothing. While the issuer cannot be reached, keys that are not a day old serve o
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 import urllib.error
@@ -17,8 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 
+_LOG: Final = logging.getLogger(__name__)
 FRESH_SECONDS: Final = 3600.0
 STALE_SECONDS: Final = 86_400.0
 #: Between two fetches, whatever key ids tokens name.
@@ -74,7 +77,9 @@ class IssuerKeys:
         try:
             self._keys = self._published()
             self._fetched = self._clock()
+            _LOG.info("issuer's keys fetched %s", Facts(issuer=self.issuer, key_ids=",".join(sorted(self._keys))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _LOG.warning("The keys of the issuer %s cannot be fetched: %s", self.issuer, error)
             if self._age() > STALE_SECONDS:
                 raise IssuerUnreachable from error
 

@@ -1,13 +1,17 @@
 """Starts the service from settings: everything is checked before it listens.
 
-It listens on this machine unless told otherwise, and speaks plain HTTP: anywhere else a proxy with https stands before
-it. `--insecure-user` asks nobody for a token and is for a developer's own machine: it listens nowhere else, and answers
-under no name but this machine's.
+It listens on `server.host`, by default this machine alone, and speaks plain HTTP: anywhere else a reverse proxy with
+https stands before it. `--insecure-user` requires no token and is for a developer's own machine: it listens nowhere
+else, and answers under no name but this machine's.
+
+Each decision is a log line (`batch_pipeline.log`): started, admitted, refused, launched, throttled, token refused,
+answered, stopped. `--verbose` and `--log-file` show them; the audit log (`audit`) is kept in any case.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 from typing import Any, Final
 
@@ -29,14 +33,16 @@ from batch_pipeline.access.service.tokens import TokenRules, Verifier
 from batch_pipeline.backends.base import JobSubmitter
 from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
 from batch_pipeline.wire.store import Store, open_store
 
+_LOG: Final = logging.getLogger(__name__)
 #: An address may be a whole institute's.
 ADDRESS_FACTOR: Final = 10
 _OWN_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _MOST_CONNECTIONS: Final = 200
-#: Asks that are looked at at once; the rest wait.
+#: Requests to start a run that are handled at once; the rest wait.
 _MOST_STARTS: Final = 4
 
 
@@ -63,7 +69,7 @@ def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: st
 
 
 def verifier_of(settings: Settings) -> Verifier:
-    """Who says who asks. Raises InvalidConfig."""
+    """Makes the verifier of identity tokens. Raises InvalidConfig."""
     if not settings.server.issuer:
         raise InvalidConfig(
             "server.issuer is not set, so users cannot be authenticated. Set server.issuer and server.audience, or, on"
@@ -90,7 +96,14 @@ def serve(settings: Settings, *, insecure_user: str = "") -> None:
         )
     backend = backends.create(settings)
     try:
-        uvicorn.run(make_guarded(settings, backend, insecure_user=insecure_user), **listening_of(settings))
+        app = make_guarded(settings, backend, insecure_user=insecure_user)
+        users = {"insecure_user": insecure_user} if insecure_user else {"issuer": settings.server.issuer}
+        about = {"host": host, "port": settings.server.port, "backend": settings.backend.name}
+        _LOG.info("started %s", Facts(**about, policies=settings.access.policies, **users))
+        try:
+            uvicorn.run(app, **listening_of(settings))
+        finally:
+            _LOG.info("stopped %s", Facts(**about))
     finally:
         backend.close()
 
@@ -130,7 +143,7 @@ def _catalogue(settings: Settings) -> Catalogue:
 
 
 class _Starter:
-    """Lets asks through the gate and submits them, as `submit` does."""
+    """Admits requests and submits their drivers, as `submit` does."""
 
     def __init__(self, settings: Settings, backend: JobSubmitter) -> None:
         self._settings = settings

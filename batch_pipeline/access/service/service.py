@@ -1,11 +1,12 @@
-"""What the requests of the service share: what they work with, who asks, and what is asked of runs."""
+"""What the requests of the service share: their dependencies, the authenticated user, and the filters of runs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -18,7 +19,10 @@ from batch_pipeline.access.service.catalogue import Catalogue
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
 from batch_pipeline.access.service.tokens import TokenRefused, Verifier
+from batch_pipeline.log import Facts
 from batch_pipeline.records.registry import Query as RunQuery
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class Service:
     """What the requests need."""
 
     catalogue: Catalogue
-    #: Lets an ask through the gate and submits it. Raises as `admit` and `launch`.
+    #: Admits a request and submits its driver. Raises as `admit` and `launch`.
     start: Callable[[SubmitRequest, UserIdentity], Started]
     audit: AuditLog
     users: Limiter
@@ -52,9 +56,16 @@ def who(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> UserIdentity:
     if service.verifier is None:
         identity = UserIdentity(name=service.insecure_user, source="insecure")
     else:
-        identity = service.verifier.identity(_token(request, service.token_header))
+        try:
+            identity = service.verifier.identity(_token(request, service.token_header))
+        except TokenRefused as error:
+            _LOG.info("token refused %s", Facts(request=request.state.request_id, because=error.message))
+            raise
     request.state.user, request.state.source = identity.name, identity.source
     if seconds := service.users.wait(identity.name):
+        _LOG.info(
+            "throttled %s", Facts(request=request.state.request_id, user=identity.name, seconds=round(seconds, 1))
+        )
         raise TooOften(seconds)
     return identity
 
