@@ -24,7 +24,8 @@ PACKAGE = "batch_pipeline"
 CORE: dict[str, set[str]] = {
     "wire": set(),
     "log": {"wire"},
-    "config": {"wire"},
+    "settings": {"wire"},
+    "config": {"wire", "settings"},
     "container": {"wire"},
     "localbatch": {"wire", "container"},
     "pipeline": {"wire"},
