@@ -1,4 +1,4 @@
-"""What a driver's job is, from the gate's grant: its record, its order, its request. Writes and sends nothing."""
+"""Builds a driver job from a grant: the run's record, the container's order, the job request. Pure: writes nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,20 @@ def record_of(
     grant: Grant, settings: Settings, run_id: str, argv: Sequence[str], config_sha256: str, store_url: str
 ) -> dict[str, Any]:
     """The record: what every run's has, and what the gate knew besides."""
-    record = RunRecord(
+    record = asdict(_run_record(grant, settings, run_id, config_sha256, store_url))
+    begun = {key: item for key, item in record.items() if key not in ("ended_at", "done", "failed", "problem")}
+    return begun | {
+        "command": scrubbed_words(list(argv)),
+        "tree": grant.tree,
+        "submodules": {item.path: item.commit for item in grant.submodules},
+        "environment": dict(grant.environment),
+        "identity_source": grant.identity.source,
+        "policy_sha256": grant.policy_sha256,
+    }
+
+
+def _run_record(grant: Grant, settings: Settings, run_id: str, config_sha256: str, store_url: str) -> RunRecord:
+    return RunRecord(
         run_id=run_id,
         started_at=now(),
         kind=DRIVER,
@@ -66,19 +79,10 @@ def record_of(
         place=place_of(settings),
         toolchain=toolchain_of(settings),
     )
-    begun = {key: item for key, item in asdict(record).items() if key not in ("ended_at", "done", "failed", "problem")}
-    return begun | {
-        "command": scrubbed_words(list(argv)),
-        "tree": grant.tree,
-        "submodules": {item.path: item.commit for item in grant.submodules},
-        "environment": dict(grant.environment),
-        "identity_source": grant.identity.source,
-        "policy_sha256": grant.policy_sha256,
-    }
 
 
 def order_of(grant: Grant, settings: Settings, run_id: str, config_sha256: str) -> DriverOrder:
-    """What the container is told."""
+    """The order that the container carries out."""
     root = Checkout(url=grant.repository, commit=grant.commit, tree=grant.tree, secret=grant.secret)
     inside = (
         Checkout(url=item.url, commit=item.commit, tree=item.tree, path=item.path, secret=item.secret)
