@@ -1,12 +1,13 @@
-"""Structured logging: quiet on the terminal, complete in a driver's log and in `--log-file`.
+"""Structured logging: the form of a line, and its handlers for the terminal, `--log-file` and the driver's log.
 
 Everything in the package logs through `logging` to `batch_pipeline.…`, loggers named by module, one line an event:
 
     2026-11-21T16:30:00.123Z INFO    01KA… run.submit: submitted job=kallisto-0-0 native_id=… size=100
 
-that is time (ISO-8601, UTC), level, run id (`-`: none yet), logger, event, and its facts as `key=value`. Warnings reach
-stderr, with `--verbose` the rest too. Who drives runs keeps all lines in the runs' folders (`records.driver_log`).
-Other libraries' loggers are left as they are. Every line that is kept goes through `wire.scrub`.
+that is time (ISO-8601, UTC), level, run id (`-`: none yet), logger, event, and its facts as `key=value`, each cut at
+1,000 characters. stderr has the messages of warnings and errors alone; with `--verbose`, and in the file of
+`--log-file`, every line stands in this form. A driver's own lines are also kept in its runs' folders by a `RunHandler`
+(`records.driver_log`). Other libraries' loggers are left as they are. Lines in this form go through `wire.scrub`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Facts:
 
 
 class RunHandler(logging.Handler):
-    """A handler that keeps the lines of one context, and is told which run they are about."""
+    """A handler that keeps the lines of one context, with the id of the run that they are about."""
 
     #: The run that lines are about now; empty: none is known.
     run_id: str = ""
@@ -150,7 +151,7 @@ class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 class _File(logging.FileHandler):
-    """A file of lines: one that can no longer be written, on a full disk say, is said once and ends no run."""
+    """A file of lines: one that can no longer be written, on a full disk say, is reported once and ends no run."""
 
     _is_broken = False
 
@@ -165,7 +166,7 @@ class _File(logging.FileHandler):
         try:
             super().close()
         except OSError:
-            pass  # What could not be flushed was told.
+            pass  # What could not be flushed was reported.
 
 
 def _plain(item: Any) -> Any:

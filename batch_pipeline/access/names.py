@@ -16,7 +16,7 @@ from batch_pipeline.wire.errors import Problem
 
 #: A variable's name as POSIX has it.
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-#: Part of an output's path: what a store's prefix admits (`config.StoreSettings`).
+#: Part of an output's path: what a store's prefix admits (`settings.StoreSettings`).
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@-]*")
 #: Control characters, line separators, and marks that turn the direction of what stands on a screen.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -278,7 +278,7 @@ def variable_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """Of the configuration that comes with an ask: none of the tables that are written for it."""
+    """Of the configuration that comes with a request: none of the tables that are written for it."""
     for key in config:
         if re.split(r"[.\s]", key.strip().casefold())[0] in PROTECTED_TABLES:
             yield Problem(

@@ -83,12 +83,12 @@ class LevelRule:
     output_prefix: str = ""
     job_role: str = ""
     execution_role: str = ""
-    #: The image when the ask names none.
+    #: The image when the request names none.
     image: str = ""
     without_image: bool = False
 
     def output_of(self, output_dir: str) -> str:
-        """Where outputs of an ask lie, from the store's root."""
+        """Where outputs of a request lie, from the store's root."""
         return "/".join(part for part in (self.output_prefix, output_dir.rstrip("/")) if part)
 
     @property

@@ -1,14 +1,18 @@
 """The command line: one command a file, stdout for data, stderr for talk, and an exit code that means something.
 
-border      the outermost call: every error becomes sentences and an exit code
-group       the verbs, loaded when they are used; `run` when none is given
-options     options that stand for settings, with their environment variables
-call        what a command is called with: settings, store, samples, graph, request
+error_handling   the outermost call: every error becomes sentences and an exit code
+group            the verbs, loaded when they are used; `run` when none is given
+options          options that stand for settings, with their environment variables
+call             what a command is called with: settings, store, samples, graph, request
 run plan status watch logs cancel rightsize runs trace verify release subset reference doctor ui demo completion
-            one command each
-progress    live bars, or plain lines without a terminal
-output      tables and sentences
-wings       the verbs that wings bring, from their own folders
+                 one command each
+wings            the verbs `submit`, `config`, `pool`, `deploy` and `serve`, from the folders of their wings
+progress         live bars, or plain lines without a terminal
+output failures  tables and sentences
+copying          the other store and the progress of `release` and `subset`
+complete         names that a shell completes
+
+Many files, and flat on purpose: `batch_pipeline.cli.VERB` is where the verb is, and `group` loads it by that name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a command is called with: its options, and from them the settings, store, samples, graph and request.
 
-Each is made when it is asked for, once: `logs` reads no sample list, `--help` opens no store. `command` puts a verb's
+Each is made at its first use, once: `logs` reads no sample list, `--help` opens no store. `command` puts a verb's
 body and options together.
 """
 
@@ -70,7 +70,7 @@ class Call:
 
     @cached_property
     def reach(self) -> Callable[[], S3Access]:
-        """How S3 is reached; botocore is asked no sooner than a store in S3 is opened."""
+        """How S3 is reached; botocore is loaded no sooner than a store in S3 is opened."""
         from batch_pipeline.backends.credentials import reach_of
 
         return reach_of(self.settings)

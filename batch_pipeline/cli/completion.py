@@ -1,4 +1,4 @@
-"""`completion`: the script that teaches a shell our words."""
+"""`completion`: the script that makes a shell complete verbs, options and names."""
 
 from __future__ import annotations
 

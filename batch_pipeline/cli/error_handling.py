@@ -1,4 +1,4 @@
-"""The border between the program and the person: every error ends here as sentences and an exit code."""
+"""Handles the errors of the command line: each ends here as sentences and an exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def guarded(workflow: type[WorkflowTask] | None, args: Sequence[str] | None) -> 
         return CommandExit.INTERRUPTED
     except ModuleNotFoundError:
         raise
-    # One of the three borders that catch everything: a person must be told whose it is.
+    # One of the few places that catch everything: a user must learn whose error it is.
     except Exception as error:
         sentence, code = _foreign(error, workflow)
         click.echo(sentence, err=True)

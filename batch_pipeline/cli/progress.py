@@ -1,4 +1,4 @@
-"""Tells how far a run is: bars on a terminal, plain lines elsewhere. Both go to stderr.
+"""Progress of a run: bars on a terminal, plain lines elsewhere. Both go to stderr.
 
 A plain line is printed when a step's line changed, at most one round every few seconds, and always for the last word:
 a log of a run of hours stays readable.

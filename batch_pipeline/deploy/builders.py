@@ -1,6 +1,6 @@
 """What builds and pushes images: docker, podman or buildah, through `sh`. All three speak the same words, nearly.
 
-Secrets go to standard input; podman and buildah keep what they were told in a file that goes with the builder, docker
+Secrets go to standard input; podman and buildah keep their login in a file that goes with the builder, docker
 in its own configuration, encrypted if it has a credential helper.
 """
 

@@ -50,7 +50,7 @@ class Recipe:
     folder: Path
     #: Digest of everything that goes in.
     inputs: str
-    #: Build arguments; the base image, if it is built upon that, is told by whoever builds.
+    #: Build arguments; the base image, if it is built upon that, is set by the caller that builds.
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -1,4 +1,4 @@
-"""What CloudFormation says of a stack, as values and sentences: its state, what would change, how a change ended."""
+"""Values and sentences for a stack of CloudFormation: its state, a change set, how a change ended."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
     ro-crate-metadata.json  README.md  workflow/…  code/…  run/…  results/…  cohort/…  receipts/…
 
+`run/` has the run's records and `driver.log`, the log of its drivers (`records.driver_log`), joined.
+
 The metadata (`crate_metadata`) are written last. What a receipt vouches for is digested on the way: a file that is
 not what its receipt says is not exported. With `results` false the crate names the results' URLs instead.
 """

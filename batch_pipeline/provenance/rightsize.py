@@ -1,4 +1,4 @@
-"""What memory and how many vCPUs the steps need, from what their cells took: the receipts tell.
+"""Right-sizing: the memory and vCPUs that steps need, from the usage that the receipts of their cells record.
 
 A bounded number of receipts a step is read, spread evenly over the samples, or all of them. A cell that ran out of
 memory and was never done since left no receipt; it needed more than it had, and is taken to need twice that, or a
@@ -26,7 +26,7 @@ MOST: Final = 1_000
 AT_ONCE: Final = 16
 #: Runs that are searched for cells that ran out of memory, newest first.
 RUNS_SEARCHED: Final = 50
-#: Shares of the cells that are told, in percent.
+#: Shares of the cells in the table, in percent.
 SHARES: Final = (50, 90, 95, 99, 100)
 #: MiB of the container's own process and libraries, beside the step's.
 OWN_MB: Final = 64
@@ -65,12 +65,12 @@ class ResourceProposal:
     all_cells: int
     #: Of those looked at, cells that ran out of memory and were never done.
     out_of_memory: int
-    #: What the step has now; 0 where nobody told.
+    #: What the step has now; 0 where that is unknown.
     memory_mb_now: int
     cpus_now: int
     #: Percent of the cells -> MiB in which they fit, with room.
     memory_mb_for: Mapping[int, int]
-    #: Percent of the cells that fit into what the step has now; None where nobody told.
+    #: Percent of the cells that fit into what the step has now; None where that is unknown.
     fit_now: float | None
     memory_mb: int
     cpus: int

@@ -128,7 +128,7 @@ def _base_of(key: str) -> tuple[str, str]:
 
 
 class _Tracer:
-    """What was found so far."""
+    """Follows receipts back from one cell, and collects makers and inputs."""
 
     def __init__(self, store: Store, samples: frozenset[str] | None) -> None:
         self._store = store

@@ -49,7 +49,7 @@ class Promise:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """One file as it was found."""
+    """One file as it is, compared with its promise."""
 
     promise: Promise
     size_bytes: int = 0

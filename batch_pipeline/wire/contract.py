@@ -1,7 +1,7 @@
 """What both sides of the wire agree on: names of variables, exit codes, why an attempt ended.
 
 The driver writes the variables into a job's environment, the container reads them; the container ends with one of the
-exit codes, the driver reads its meaning here. Nothing in this module does anything.
+exit codes, the driver reads its meaning here. Constants and enums; nothing here acts.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class ContainerExit(IntEnum):
 
 
 class EndReason(Enum):
-    """Why an attempt ended. The value is the word in records; the docstring of each is the sentence for people."""
+    """Why an attempt ended. The value is the word in records; the comment beside each says when it applies."""
 
     FINISHED = "finished"  #: It did what it should.
     STEP_FAILED = "step_failed"  #: The tool said that it failed.

@@ -1,6 +1,6 @@
-"""Errors as answers: a status, a sentence, what stands against the request, and an id to ask about. No tracebacks.
+"""Error responses: a status, a sentence, the problems of the request, and the request's id. No tracebacks.
 
-Whoever runs the service finds the rest on its standard error and, under the same id, in the audit log.
+The maintainers find the same id in the service's log and in the audit log.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def answer_to(error: BatchPipelineError, request_id: str) -> Response:
 
 
 def sentence_of(error: BatchPipelineError) -> str:
-    """What whoever asked is told of an error."""
+    """The sentence about an error that is sent to the client."""
     if isinstance(error, Refused):
         return "The run was refused; nothing was started." if len(error.problems) > 1 else str(error.problems[0])
     return _entry(error)[1] or scrubbed(error.message)
@@ -90,7 +90,7 @@ def error_answer(
 
 
 def wants_page(request: Request) -> bool:
-    """Whether whoever asks would rather have a page than JSON: browsers say so."""
+    """Whether the client prefers a page to JSON, as browsers do."""
     for kind in request.headers.get("accept", "").split(","):
         name = kind.partition(";")[0].strip().lower()
         if name in ("text/html", "application/json"):

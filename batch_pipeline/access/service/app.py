@@ -1,4 +1,4 @@
-"""The application: its routes, and how what goes wrong in them is told."""
+"""Builds the FastAPI application: its routes, and the handlers that turn errors into responses."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The audit log: who asked for what and what was decided, a JSON object a line, appended and never changed.
+"""The audit log: each request with its user and the decision, a JSON object a line, appended and never changed.
 
-What starts a run is written before it is started, and again when that is decided: a run that nobody could write down is
-not started. Tokens, variables' values and configurations are never written, and what looks like a secret elsewhere in
-an ask, as a password in a repository's URL, is hidden.
+A request to start a run is written before the run is started, and again with the decision: a run that cannot be written
+down is not started. Tokens, variables' values and configurations are never written, and what looks like a secret
+elsewhere in a request, such as a password in a repository's URL, is hidden.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What somebody may see: the runs and the areas of the datasets whose members they are.
+"""Runs and areas that a user may see: those of the datasets that they are a member of.
 
-The policies are read anew for each question, so that who was taken out of one sees nothing from then on. A store that
-levels or datasets share is asked once. What is not visible is told like what is not there.
+The policies are read for each request, so that a user who was removed from one sees nothing from then on. A store that
+levels or datasets share is read once. What is not visible is answered like what does not exist.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Asks a service for what this machine may not do itself: `submit --server-url`, `runs --server-url`.
+"""Client of a service, for what this machine may not do itself: `submit --server-url`, `runs --server-url`.
 
 The identity token comes from where the settings say (`env:NAME`, `file:PATH`), goes to the service by https alone, and
-is told nowhere. What the gate refuses there is Refused here, problem by problem.
+is printed and logged nowhere. What the gate refuses there is Refused here, problem by problem.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads the files of a dataset's area: one that is streamed, or a folder's list. Nothing outside of it is ever opened.
 
-Paths come from whoever asks. Their parts are names and nothing else (`parts_of`). A store that is a folder of this
+Paths come from the client. Their parts are names and nothing else (`parts_of`). A store that is a folder of this
 machine may hold links that a job has put there: it is walked from its root, each part opened without following one, so
 that nothing can be exchanged between a look and its use.
 """

@@ -1,4 +1,4 @@
-"""An OIDC issuer's public keys: found by discovery, kept, and fetched anew when the issuer changes them.
+"""An OIDC issuer's public keys (JWKS): discovered, cached, and fetched again when the issuer rotates them.
 
 https://openid.net/specs/openid-connect-discovery-1_0.html. Keys come from the issuer that the settings name and from
 nowhere else: what a token says of keys (`jku`, `jwk`, `x5u`) is not read. A key id that is not known is looked up once

@@ -1,4 +1,4 @@
-"""How often somebody may ask: a token bucket for each user and each address."""
+"""Rate limit: a token bucket for each user and each address."""
 
 from __future__ import annotations
 

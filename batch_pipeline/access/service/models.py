@@ -1,6 +1,6 @@
-"""What goes over HTTP, as OpenAPI tells it. Strict: a number in quotes is no number, an unknown key is an error.
+"""Pydantic models of requests and responses, as in OpenAPI. Strict: nothing is coerced, unknown keys are errors.
 
-(`access.gate` judges what an ask says; here is only its form.)
+(`access.gate` decides on a request's content; here is only its form.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file as an answer: its type, conditions, ranges, and what a browser may do with it.
+"""A file as an HTTP response: type, conditional requests, ranges, and the sandbox that a browser puts it in.
 
 https://www.rfc-editor.org/rfc/rfc9110 §13 and §14. Files are made by runs, so a page among them may hold anything: it
 is shown in a sandbox without an origin, where it reaches neither this service nor another one. What no browser shows is
@@ -108,7 +108,7 @@ def _empty(file: OpenedFile, status: int, headers: Mapping[str, str]) -> Respons
 
 
 def _is_known(tag: str, condition: str) -> bool:
-    """Whether who asks has it: https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2, by the weak comparison."""
+    """Whether the client has it: https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2, by the weak comparison."""
     known = [item.strip().removeprefix("W/") for item in condition.split(",")]
     return tag in known or known == ["*"]
 

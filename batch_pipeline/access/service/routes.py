@@ -1,13 +1,14 @@
-"""The service's requests: start a run, find runs, show one, view results. Told by `/openapi.json`.
+"""Routes of the service: start a run, list runs, show one, view results. `/openapi.json` describes them.
 
-    POST /runs                        asks the gate, records and submits: the same as `submit`
+    POST /runs                        admits by the gate, records and submits: the same as `submit`
     GET  /runs, /runs/{run_id}        as JSON, or as a page for a browser
     GET  /                            the page of the runs
-    GET  /{dataset}/{level}/{path}    a file of a dataset, or the list of a folder
-    GET  /health
+    GET  /{dataset}/                  the page of a dataset's levels
+    GET  /{dataset}/{level}/{path}    a file of a dataset, or the list of a folder; HEAD too
+    GET  /health, /_/style.css
 
-Each request but the last says who asks by an identity token. What somebody may see and start is decided by the
-policies (`access.policy`), for each request anew.
+All but the last line require an identity token. What a user may see and start is decided by the policies
+(`access.policy`), read for each request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who a token says somebody is: verified against the issuer, the audience and the algorithms of the settings.
+"""Verifies OIDC identity tokens against the issuer, the audience and the algorithms of the settings.
 
 A token is an OIDC identity token (https://openid.net/specs/openid-connect-core-1_0.html#IDTokenValidation). Its header
 chooses among the issuer's keys and decides nothing else: which algorithms are taken stands in the settings, all of them
