@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from batch_pipeline.access.names import entry_of, folder_of
-from batch_pipeline.access.policy import Policy, RepositoryRule, repository_key
+from batch_pipeline.access.policy import DatasetPolicy, RepositoryRule, repository_key
 from batch_pipeline.access.request import CodeFacts, EntryKind, SubmitRequest, SubmoduleFacts
 from batch_pipeline.log import Facts
 from batch_pipeline.wire.digest import fingerprint_of
@@ -40,7 +40,7 @@ Tokens = Callable[[str], str]
 
 
 def code_facts(
-    request: SubmitRequest, policy: Policy, cache: Path, tokens: Tokens = lambda reference: ""
+    request: SubmitRequest, policy: DatasetPolicy, cache: Path, tokens: Tokens = lambda reference: ""
 ) -> CodeFacts | None:
     """Facts about the commit of a request; None when the request or the policy names no repository.
 
@@ -153,7 +153,7 @@ def _entry_kind(git: Git, commit: str, path: str, submodules: list[str]) -> Entr
 
 
 def _submodules(
-    git: Git, commit: str, policy: Policy, cache: Path, tokens: Tokens, held: tuple[str, ...], above: str = ""
+    git: Git, commit: str, policy: DatasetPolicy, cache: Path, tokens: Tokens, held: tuple[str, ...], above: str = ""
 ) -> Iterator[SubmoduleFacts]:
     """The submodules of a commit, and theirs, each as its own repository knows it.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from batch_pipeline.access.gate import Grant
 from batch_pipeline.access.names import folder_of
-from batch_pipeline.access.policy import Policy
+from batch_pipeline.access.policy import DatasetPolicy
 from batch_pipeline.access.request import Level, SubmitRequest, UserIdentity
 from batch_pipeline.wire.errors import InvalidConfig
 
@@ -59,7 +59,7 @@ def driver_config(grant: Grant, run_id: str) -> dict[str, Any]:
     return {**grant.config, "workflow": workflow, "storage": _storage(grant.store, grant.output)}
 
 
-def previewed_config(request: SubmitRequest, policy: Policy, identity: UserIdentity) -> dict[str, Any]:
+def previewed_config(request: SubmitRequest, policy: DatasetPolicy, identity: UserIdentity) -> dict[str, Any]:
     """The same for a request that has passed `precheck` alone: commit and image are as the request names them."""
     place = policy.levels[Level(request.access_level)]
     rule = policy.repository(request.repository) if request.repository else None

@@ -28,7 +28,7 @@ from batch_pipeline.access.names import (
     text_problems,
     variable_problems,
 )
-from batch_pipeline.access.policy import DATASET, LevelRule, Policy, RepositoryRule
+from batch_pipeline.access.policy import DATASET, DatasetPolicy, LevelRule, RepositoryRule
 from batch_pipeline.access.request import (
     AdmissionFacts,
     CodeFacts,
@@ -90,14 +90,14 @@ class Grant:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def precheck(request: SubmitRequest, policy: Policy, identity: UserIdentity) -> None:
+def precheck(request: SubmitRequest, policy: DatasetPolicy, identity: UserIdentity) -> None:
     """Refuses what can be refused without looking anything up. Raises Refused."""
     problems = list(_membership(request, policy, identity)) or list(_form(request, policy))
     if problems:
         raise Refused(problems)
 
 
-def decide(request: SubmitRequest, policy: Policy, identity: UserIdentity, facts: AdmissionFacts) -> Grant:
+def decide(request: SubmitRequest, policy: DatasetPolicy, identity: UserIdentity, facts: AdmissionFacts) -> Grant:
     """Lets a run through, or raises Refused with all that stands against it."""
     precheck(request, policy, identity)
     level = Level(request.access_level)
@@ -110,7 +110,11 @@ def decide(request: SubmitRequest, policy: Policy, identity: UserIdentity, facts
 
 
 def _grant(
-    request: SubmitRequest, policy: Policy, identity: UserIdentity, rule: RepositoryRule | None, facts: AdmissionFacts
+    request: SubmitRequest,
+    policy: DatasetPolicy,
+    identity: UserIdentity,
+    rule: RepositoryRule | None,
+    facts: AdmissionFacts,
 ) -> Grant:
     level = Level(request.access_level)
     place, code = policy.levels[level], facts.code if rule is not None else None
@@ -145,7 +149,7 @@ def _grant(
     )
 
 
-def _membership(request: SubmitRequest, policy: Policy, identity: UserIdentity) -> Iterator[Problem]:
+def _membership(request: SubmitRequest, policy: DatasetPolicy, identity: UserIdentity) -> Iterator[Problem]:
     """Whoever is no member learns nothing else."""
     known = {level.value: level for level in Level}
     if not DATASET.fullmatch(request.dataset) or request.dataset != policy.dataset:
@@ -174,7 +178,7 @@ def _membership(request: SubmitRequest, policy: Policy, identity: UserIdentity) 
         )
 
 
-def _form(request: SubmitRequest, policy: Policy) -> Iterator[Problem]:
+def _form(request: SubmitRequest, policy: DatasetPolicy) -> Iterator[Problem]:
     """Checks the request itself, without remote and registry."""
     level = Level(request.access_level)
     yield from text_problems("--description", request.description)
@@ -203,7 +207,7 @@ def _size(request: SubmitRequest) -> Iterator[Problem]:
         )
 
 
-def _named_code(request: SubmitRequest, level: Level, policy: Policy) -> Iterator[Problem]:
+def _named_code(request: SubmitRequest, level: Level, policy: DatasetPolicy) -> Iterator[Problem]:
     """Which repository and commit are named."""
     if not request.repository and not request.commit:
         if level.privileged:
@@ -370,7 +374,7 @@ def _submodules(level: Level, code: CodeFacts) -> Iterator[Problem]:
 
 
 def _image(
-    request: SubmitRequest, level: Level, policy: Policy, place: LevelRule, image: ImageFacts | None
+    request: SubmitRequest, level: Level, policy: DatasetPolicy, place: LevelRule, image: ImageFacts | None
 ) -> Iterator[Problem]:
     """What the registry says of the image."""
     name = request.image or place.image

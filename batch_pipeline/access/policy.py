@@ -98,7 +98,7 @@ class LevelRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class DatasetPolicy:
     """What is allowed on one dataset."""
 
     dataset: str
@@ -166,7 +166,7 @@ def repository_key(url: str) -> str:
     return f"{host}/{'/'.join(segments)}"
 
 
-def read_policy(location: str, dataset: str) -> Policy:
+def read_policy(location: str, dataset: str) -> DatasetPolicy:
     """The policy of a dataset, from the folder or prefix of policies.
 
     Raises Refused for a dataset that has none, InvalidConfig for a policy that is wrong, StoreFailed.
@@ -194,7 +194,7 @@ def read_policy(location: str, dataset: str) -> Policy:
     return policy
 
 
-def parse_policy(data: bytes, origin: str) -> Policy:
+def parse_policy(data: bytes, origin: str) -> DatasetPolicy:
     """Reads a policy. Raises InvalidConfig with all that is wrong in it."""
     from pydantic_core import SchemaValidator, ValidationError
 
@@ -209,7 +209,7 @@ def parse_policy(data: bytes, origin: str) -> Policy:
             f"The policy {origin}: {'.'.join(map(str, item['loc']))}: {item['msg']}." for item in error.errors()
         ]
         raise InvalidConfig("\n".join(sentences)) from error
-    policy = Policy(
+    policy = DatasetPolicy(
         dataset=value["dataset"],
         sha256=sha256_of_bytes(data),
         levels={Level(name): LevelRule(**_tuples(rule)) for name, rule in value["levels"].items()},
@@ -226,7 +226,7 @@ def _tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(item) if isinstance(item, list) else item for key, item in rule.items()}
 
 
-def _contradictions(policy: Policy) -> Iterator[str]:
+def _contradictions(policy: DatasetPolicy) -> Iterator[str]:
     keys = [repository_key(rule.url) for rule in policy.repositories]
     for rule, key in zip(policy.repositories, keys, strict=True):
         if not key:

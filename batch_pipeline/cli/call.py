@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Call:
+class CommandCall:
     """One call of a command."""
 
     def __init__(self, workflow: type[WorkflowTask] | None, argv: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -226,7 +226,7 @@ def command(
     name: str,
     workflow: type[WorkflowTask] | None,
     argv: Sequence[str],
-    body: Callable[[Call], int],
+    body: Callable[[CommandCall], int],
     params: Sequence[click.Parameter],
     *,
     epilog: str = "",
@@ -240,7 +240,7 @@ def command(
         _require_working_directory()
         log_file = options.get("log_file")
         with log.also_to(Path(log_file) if log_file else None):
-            return body(Call(workflow, argv, options))
+            return body(CommandCall(workflow, argv, options))
 
     return Verb(
         name,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command, known, names_in
+from batch_pipeline.cli.call import CommandCall, command, known, names_in
 from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.report.tables import counted, first_few
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch_pipeline.run.cancel import Cancelled
 
 
-def cancel(call: Call) -> int:
+def cancel(call: CommandCall) -> int:
     """Cancels the live jobs of RUN, or of all live runs; with --samples only their cells, and no sibling's.
 
     What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
@@ -63,12 +63,12 @@ def cancel(call: Call) -> int:
     return CommandExit.DONE
 
 
-def _nothing(call: Call, why: str) -> int:
+def _nothing(call: CommandCall, why: str) -> int:
     print_json({"cancelled": []}) if call.json else data(f"Nothing to cancel: {why}.")
     return CommandExit.DONE
 
 
-def _cancel_driver(call: Call, run_id: str) -> int:
+def _cancel_driver(call: CommandCall, run_id: str) -> int:
     """Ends a driver that `submit` began."""
     from batch_pipeline import backends
     from batch_pipeline.cli.wings import cancel_driver, identity_of
@@ -98,7 +98,9 @@ def _counted(cancelled: Sequence[Cancelled]) -> str:
     return f"Cancelled {counted(sum(one.cells for one in cancelled), 'cell')} of {counted(len(cancelled), 'job')}."
 
 
-def _ask(call: Call, chosen: Sequence[str], steps: frozenset[str] | None, samples: frozenset[str] | None) -> None:
+def _ask(
+    call: CommandCall, chosen: Sequence[str], steps: frozenset[str] | None, samples: frozenset[str] | None
+) -> None:
     if call.options["yes"]:
         return
     what = f"the live jobs of {', '.join(chosen)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from batch_pipeline.cli.call import Call
+from batch_pipeline.cli.call import CommandCall
 from batch_pipeline.wire.errors import BatchPipelineError
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def runs(workflow: type[WorkflowTask] | None) -> Completer:
     return _completer(workflow, _runs)
 
 
-def _completer(workflow: type[WorkflowTask] | None, names: Callable[[Call], Iterable[str]]) -> Completer:
+def _completer(workflow: type[WorkflowTask] | None, names: Callable[[CommandCall], Iterable[str]]) -> Completer:
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         try:
             matching: Sequence[str] = [
-                name for name in names(Call(workflow, (), ctx.params)) if name.startswith(incomplete)
+                name for name in names(CommandCall(workflow, (), ctx.params)) if name.startswith(incomplete)
             ]
         except (BatchPipelineError, click.ClickException):
             return []
@@ -49,10 +49,10 @@ def _completer(workflow: type[WorkflowTask] | None, names: Callable[[Call], Iter
     return complete
 
 
-def _samples(call: Call) -> Iterable[str]:
+def _samples(call: CommandCall) -> Iterable[str]:
     return call.samples.names if Path(call.settings.samples.file).is_file() else ()
 
 
-def _runs(call: Call) -> Iterable[str]:
+def _runs(call: CommandCall) -> Iterable[str]:
     folder = call.store.path_of("runs")
     return sorted(os.listdir(folder), reverse=True) if folder is not None and folder.is_dir() else ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import get_completion_class
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.error_handling import program
 from batch_pipeline.cli.output import data
 from batch_pipeline.wire.contract import CommandExit
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
 
-    def completion(call: Call) -> int:
+    def completion(call: CommandCall) -> int:
         """Prints the completion script of SHELL.
 
         bash: eval "$(./main.py completion bash)" in ~/.bashrc; zsh likewise. fish: ./main.py completion fish >

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from batch_pipeline.cli.call import Call
+from batch_pipeline.cli.call import CommandCall
 
 if TYPE_CHECKING:
     from batch_pipeline.provenance.transfer import FileToCopy
     from batch_pipeline.wire.store import Store
 
 
-def opened(call: Call, location: str, *, create: bool = False) -> Store:
+def opened(call: CommandCall, location: str, *, create: bool = False) -> Store:
     """The store at a URL or folder, reached as the settings say; a folder is made when asked for."""
     from batch_pipeline.wire.store import open_store
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batch_pipeline.cli import reference, run
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option, run_options, yes_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.pipeline.step import Input
@@ -31,7 +31,7 @@ STEP = "pizzly"
 SETTINGS = "demo.toml"
 
 
-def demo(call: Call) -> int:
+def demo(call: CommandCall) -> int:
     """Makes a cohort with known fusions, builds the reference, runs the pipeline, and holds the result to the truth.
 
     Ends with 1 when a known fusion is missed or one is listed that is not true. Given again, it finds everything done.
@@ -60,7 +60,7 @@ def demo(call: Call) -> int:
     return max(code, _verdict(own, cohort))
 
 
-def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
+def _call_for(call: CommandCall, cohort: Cohort, folder: Path) -> CommandCall:
     """The same call with the options that fit the cohort; the store that the user names stays."""
     named = {key: call.options[key] for key in ("store__url", "store__bucket") if call.options.get(key)}
     fitting: dict[str, Any] = {
@@ -77,10 +77,10 @@ def _call_for(call: Call, cohort: Cohort, folder: Path) -> Call:
     for step, params in cohort.params.items():
         fitting |= {f"params__{step}.{name}": value for name, value in params.items()}
     _write_settings(folder, named | fitting)
-    return Call(call.workflow, call.argv, {**call.options, **fitting})
+    return CommandCall(call.workflow, call.argv, {**call.options, **fitting})
 
 
-def _room(call: Call) -> dict[str, Any]:
+def _room(call: CommandCall) -> dict[str, Any]:
     """A setting that lets the steps start on a small machine: the samples of the demonstration need little memory."""
     from batch_pipeline.run.room import embedded_room
 
@@ -104,25 +104,25 @@ def _toml_key(key: str) -> str:
     return key if key.isidentifier() else json.dumps(key)
 
 
-def _quiet(call: Call) -> Call:
+def _quiet(call: CommandCall) -> CommandCall:
     """The call without `--json`: the verdict alone is printed as JSON."""
-    return Call(call.workflow, call.argv, {**call.options, "json": False, "quiet": call.json})
+    return CommandCall(call.workflow, call.argv, {**call.options, "json": False, "quiet": call.json})
 
 
-def _reference(call: Call, cohort: Cohort) -> int:
+def _reference(call: CommandCall, cohort: Cohort) -> int:
     builder = call.workflow.reference_builder
     if builder is None:
         return CommandExit.USAGE
     files = {f"file_{port}": str(getattr(cohort, port)) for port in builder.declared(Input)}
     say(f"Preparing the reference {cohort.reference} …")
-    own = Call(call.workflow, call.argv, {**call.options, **files, "force": False})
+    own = CommandCall(call.workflow, call.argv, {**call.options, **files, "force": False})
     outcome = run.watched(own, lambda listener: reference.build(own, builder, cohort.reference, listener))
     if isinstance(outcome, int):
         return outcome
     return CommandExit.DONE if outcome.ok else run.finish(own, outcome)
 
 
-def _verdict(call: Call, cohort: Cohort) -> int:
+def _verdict(call: CommandCall, cohort: Cohort) -> int:
     from batch_pipeline.demo.cohort import score
 
     files = {sample: _file(call.store, sample, "json") for sample in cohort.samples}
@@ -136,7 +136,7 @@ def _verdict(call: Call, cohort: Cohort) -> int:
     return CommandExit.DONE if verdict.perfect else CommandExit.FAILED
 
 
-def _tell(call: Call, cohort: Cohort, verdict: Score) -> None:
+def _tell(call: CommandCall, cohort: Cohort, verdict: Score) -> None:
     header, *rows = verdict.table()
     data("")
     print_table(header, rows)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import (
     CommandOption,
     common_options,
@@ -47,7 +47,7 @@ PACKAGES: Final = ("boto3", "click", "luigi", "obstore", "pydantic", "rich", "sc
 LOW_SPACE: Final = 5 * 1024**3
 
 
-def doctor(call: Call) -> int:
+def doctor(call: CommandCall) -> int:
     """Checks Python, packages, tools, store, scratch, disk, backend and scheduler, and what a run would need now.
 
     On AWS that is the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
@@ -76,7 +76,7 @@ def _once(findings: Iterable[Finding]) -> list[Finding]:
     return list(by_sentence.values())
 
 
-def _guarded(name: str, check: Callable[[Call], Iterator[Finding]], call: Call) -> list[Finding]:
+def _guarded(name: str, check: Callable[[CommandCall], Iterator[Finding]], call: CommandCall) -> list[Finding]:
     """A check's findings; an error that it raises is one."""
     try:
         return list(check(call))
@@ -84,7 +84,7 @@ def _guarded(name: str, check: Callable[[Call], Iterator[Finding]], call: Call) 
         return [Finding(check=name, ok=False, sentence=error.message)]
 
 
-def _python(call: Call) -> Iterator[Finding]:
+def _python(call: CommandCall) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     new_enough = sys.version_info >= OLDEST_PYTHON
     wanted = ".".join(map(str, OLDEST_PYTHON))
@@ -92,7 +92,7 @@ def _python(call: Call) -> Iterator[Finding]:
     yield Finding(check="python", ok=new_enough, sentence=f"{version} ({sys.executable})", remedy=remedy)
 
 
-def _packages(call: Call) -> Iterator[Finding]:
+def _packages(call: CommandCall) -> Iterator[Finding]:
     # `sh` replaces itself in sys.modules and has no spec from then on.
     absent = [name for name in PACKAGES if name not in sys.modules and find_spec(name) is None]
     if absent:
@@ -102,7 +102,7 @@ def _packages(call: Call) -> Iterator[Finding]:
         yield Finding(check="packages", ok=True, sentence=f"all {len(PACKAGES)} are there")
 
 
-def _tools(call: Call) -> Iterator[Finding]:
+def _tools(call: CommandCall) -> Iterator[Finding]:
     """Tools that the steps' classes name (`tools = ("kallisto",)`), where jobs look; containers have their own."""
     settings = call.settings
     if not call.has_pipeline or settings.backend.name != "embedded" or settings.embedded.container:
@@ -122,17 +122,17 @@ def _package_of(tool: str) -> str:
     return {"PicardCommandLine": "picard-tools", "java": "default-jre-headless"}.get(tool, tool)
 
 
-def _pipeline(call: Call) -> Iterator[Finding]:
+def _pipeline(call: CommandCall) -> Iterator[Finding]:
     if call.has_pipeline:
         yield Finding(check="pipeline", ok=True, sentence=f"{call.graph.name}: {' -> '.join(call.graph.names)}")
 
 
-def _samples(call: Call) -> Iterator[Finding]:
+def _samples(call: CommandCall) -> Iterator[Finding]:
     if call.has_pipeline and call.settings.samples.file:
         yield Finding(check="samples", ok=True, sentence=f"{len(call.samples):,} in {call.samples.origin}")
 
 
-def _store(call: Call) -> Iterator[Finding]:
+def _store(call: CommandCall) -> Iterator[Finding]:
     store = call.store
     folder = store.folder
     if folder is not None and not os.access(folder, os.W_OK | os.X_OK):
@@ -145,7 +145,7 @@ def _store(call: Call) -> Iterator[Finding]:
     yield Finding(check="store", ok=True, sentence=f"{store.url} can be read and written")
 
 
-def _scratch(call: Call) -> Iterator[Finding]:
+def _scratch(call: CommandCall) -> Iterator[Finding]:
     """Whether attempts could work on this machine, beside those of its other users; tried."""
     if call.settings.backend.name != "embedded":
         return
@@ -166,7 +166,7 @@ def _scratch(call: Call) -> Iterator[Finding]:
         yield Finding(check="scratch", ok=True, sentence="earlier versions left folders here", remedy=remedy)
 
 
-def _state(call: Call) -> Iterator[Finding]:
+def _state(call: CommandCall) -> Iterator[Finding]:
     """Whether the folders of state, where they are, are this user's alone."""
     state = call.settings.embedded.folder
     for folder in filter(Path.exists, (state, folder_beside(state, "pools"), folder_beside(state, "luigid"))):
@@ -174,7 +174,7 @@ def _state(call: Call) -> Iterator[Finding]:
     yield Finding(check="state", ok=True, sentence=f"{state} is yours alone")
 
 
-def _space(call: Call) -> Iterator[Finding]:
+def _space(call: CommandCall) -> Iterator[Finding]:
     settings = call.settings
     if settings.backend.name == "embedded":
         yield _space_of("scratch", Path(scratch_root(os.environ)))
@@ -192,7 +192,7 @@ def _space_of(what: str, folder: Path) -> Finding:
     return Finding(check=f"disk of the {what}", ok=enough, sentence=f"{free / 1024**3:.1f} GiB free", remedy=remedy)
 
 
-def _backend(call: Call) -> Iterator[Finding]:
+def _backend(call: CommandCall) -> Iterator[Finding]:
     from batch_pipeline import backends
 
     backend = backends.create(call.settings)
@@ -203,7 +203,7 @@ def _backend(call: Call) -> Iterator[Finding]:
     yield Finding(check="backend", ok=True, sentence=f"{call.settings.backend.name} answers")
 
 
-def _run(call: Call) -> Iterator[Finding]:
+def _run(call: CommandCall) -> Iterator[Finding]:
     """What a run would need now; without a sample list, what every run of the pipeline needs."""
     from batch_pipeline import backends
     from batch_pipeline.backends.account import Inspectable
@@ -230,7 +230,7 @@ def _run(call: Call) -> Iterator[Finding]:
         backend.close()
 
 
-def _scheduler(call: Call) -> Iterator[Finding]:
+def _scheduler(call: CommandCall) -> Iterator[Finding]:
     luigi = call.settings.luigi
     if not luigi.scheduler_host:
         return
@@ -246,7 +246,7 @@ def _scheduler(call: Call) -> Iterator[Finding]:
     yield Finding(check="scheduler", ok=there, sentence=sentence, remedy=remedy)
 
 
-CHECKS: Final[dict[str, Callable[[Call], Iterator[Finding]]]] = {
+CHECKS: Final[dict[str, Callable[[CommandCall], Iterator[Finding]]]] = {
     "python": _python,
     "packages": _packages,
     "pipeline": _pipeline,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command, known, names_in
+from batch_pipeline.cli.call import CommandCall, command, known, names_in
 from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.wire.contract import CommandExit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OF_CELLS: Final = ("sample", "step", "step_", "samples", "failed", "attempt", "all_attempts", "run", "follow")
 
 
-def logs(call: Call) -> int:
+def logs(call: CommandCall) -> int:
     """Prints the log of SAMPLE at STEP, or at all steps in order: of the last attempt of the last run.
 
     Without SAMPLE it searches the logs of the cohort, a line `SAMPLE: LINE` each: logs --step kallisto --grep
@@ -48,7 +48,7 @@ def logs(call: Call) -> int:
     return _one(call, pattern)
 
 
-def _one(call: Call, pattern: re.Pattern[str] | None) -> int:
+def _one(call: CommandCall, pattern: re.Pattern[str] | None) -> int:
     from batch_pipeline.run.logs import logs as read
 
     step = call.options["step"]
@@ -78,7 +78,7 @@ def _one(call: Call, pattern: re.Pattern[str] | None) -> int:
     return CommandExit.DONE
 
 
-def _cohort(call: Call, pattern: re.Pattern[str] | None) -> int:
+def _cohort(call: CommandCall, pattern: re.Pattern[str] | None) -> int:
     from batch_pipeline.report.tables import counted, spoken
     from batch_pipeline.run.search import logs_of, search
 
@@ -111,7 +111,7 @@ def _cohort(call: Call, pattern: re.Pattern[str] | None) -> int:
     return CommandExit.DONE
 
 
-def _driver(call: Call, run: str, pattern: re.Pattern[str] | None) -> int:
+def _driver(call: CommandCall, run: str, pattern: re.Pattern[str] | None) -> int:
     from batch_pipeline.records.driver_log import newest_logged, read_driver_log
     from batch_pipeline.records.registry import LAST, resolve
 

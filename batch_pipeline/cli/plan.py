@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import (
     CommandOption,
     common_options,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MOST_JOBS = 40
 
 
-def plan(call: Call) -> int:
+def plan(call: CommandCall) -> int:
     """Shows what run would do: the cells of every step, why they run, and the jobs. Writes nothing."""
     from batch_pipeline.run import driver
 
@@ -65,7 +65,7 @@ def plan(call: Call) -> int:
 class _Details:
     """What `--payloads` and `--estimate` add; nothing is computed that was not asked for."""
 
-    def __init__(self, call: Call, request: Request, look: Look) -> None:
+    def __init__(self, call: CommandCall, request: Request, look: Look) -> None:
         self.payloads: list[Payload] | None = None
         from batch_pipeline.pipeline.review import code_problems, code_warnings
         from batch_pipeline.run.owners import sharing_problem

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batch_pipeline.records.events import Listener, Outcome
 
 
-def reference(call: Call) -> int:
+def reference(call: CommandCall) -> int:
     """Builds the reference NAME from the files given, once, and keeps it in the store; without NAME lists them.
 
     Steps then read it with --reference NAME, or by themselves when it is the only one.
@@ -51,7 +51,7 @@ def reference(call: Call) -> int:
     return finish(call, watched(call, lambda listener: build(call, builder, name, listener)))
 
 
-def build(call: Call, builder: type[Step], name: str, listener: Listener) -> Outcome:
+def build(call: CommandCall, builder: type[Step], name: str, listener: Listener) -> Outcome:
     """Builds one reference from the options that are named like the builder's ports."""
     from batch_pipeline.run.reference import build_reference
 
@@ -70,7 +70,7 @@ def build(call: Call, builder: type[Step], name: str, listener: Listener) -> Out
     )
 
 
-def _list(call: Call) -> int:
+def _list(call: CommandCall) -> int:
     from batch_pipeline.wire import layout
 
     names = sorted(call.store.folders(layout.REFERENCES))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.copying import opened, shown
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, say
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
-def release(call: Call) -> int:
+def release(call: CommandCall) -> int:
     """Copies the results of RUN, its receipts and records to release/DATE/RUN/, with SHA256SUMS.
 
     RUN is an id, its beginning or end, or `last`. A release is never changed: one that is there is refused. The same

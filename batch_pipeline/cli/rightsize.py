@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command, known
+from batch_pipeline.cli.call import CommandCall, command, known
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.wire.contract import CommandExit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHARES = ("50", "90", "95", "99", "100")
 
 
-def rightsize(call: Call) -> int:
+def rightsize(call: CommandCall) -> int:
     """Proposes memory and vCPUs of each STEP (default: of all) from the receipts of its cells, and changes nothing.
 
     The table says how many MiB hold 50, 90, 95, 99 and 100 % of the cells, with room. Cells that ran out of memory and
@@ -57,7 +57,7 @@ def rightsize(call: Call) -> int:
     return CommandExit.DONE
 
 
-def _defined(call: Call) -> dict[str, tuple[int, int]] | None:
+def _defined(call: CommandCall) -> dict[str, tuple[int, int]] | None:
     """Step -> vCPUs and MiB as the pipeline says now; without a pipeline the receipts tell."""
     if not call.has_pipeline:
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete, plan
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _ANSWERS = click.Choice(["leave", "cancel"], case_sensitive=False)
 
 
-def run(call: Call) -> int:
+def run(call: CommandCall) -> int:
     """Runs what is missing: plans, submits one array job a step, and watches until all of them have ended.
 
     Cells that are done stay as they are. The command may be killed at any time and given again: it goes on where it
@@ -57,7 +57,7 @@ def run(call: Call) -> int:
     return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach)))
 
 
-def _bring_images_up_to_date(call: Call) -> None:
+def _bring_images_up_to_date(call: CommandCall) -> None:
     """Builds and pushes what `deploy images` would, and has the pins read anew."""
     from batch_pipeline.cli.wings import deploy_images
 
@@ -75,7 +75,7 @@ def drive(request: Request, listener: Listener, *, detach: bool = False) -> Outc
     return driver.run(request, listener, detach=detach)
 
 
-def watched(call: Call, drive: Callable[[Listener], Outcome]) -> Outcome | int:
+def watched(call: CommandCall, drive: Callable[[Listener], Outcome]) -> Outcome | int:
     """Drives with live progress; on Ctrl-C asks what shall become of the jobs and returns the exit code instead."""
     from batch_pipeline.cli.progress import listening
 
@@ -86,7 +86,7 @@ def watched(call: Call, drive: Callable[[Listener], Outcome]) -> Outcome | int:
         return _interrupted(call, tuple(getattr(error, "run_ids", ())))
 
 
-def _interrupted(call: Call, run_ids: Sequence[str]) -> int:
+def _interrupted(call: CommandCall, run_ids: Sequence[str]) -> int:
     if not run_ids:
         say("Interrupted; nothing was submitted.")
         return CommandExit.INTERRUPTED
@@ -100,7 +100,7 @@ def _interrupted(call: Call, run_ids: Sequence[str]) -> int:
     return CommandExit.INTERRUPTED
 
 
-def _answer(call: Call) -> str:
+def _answer(call: CommandCall) -> str:
     """`leave` or `cancel`; a second Ctrl-C, or nobody there to ask, leaves the jobs running."""
     wanted = call.settings.watch.on_interrupt
     if wanted != "ask":
@@ -127,7 +127,7 @@ def _answered(text: str) -> str:
     return answer
 
 
-def finish(call: Call, outcome: Outcome | int) -> int:
+def finish(call: CommandCall, outcome: Outcome | int) -> int:
     """Tells how it ended and returns the exit code."""
     if isinstance(outcome, int):
         return outcome

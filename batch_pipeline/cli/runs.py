@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.cli.wings import runs_by_service, server_option
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FILTERS: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
 
 
-def runs(call: Call) -> int:
+def runs(call: CommandCall) -> int:
     """Lists the runs of the store, newest first: who began what, when, with which code, and how it ended.
 
     Given `show RUN` it shows all that is known of one; given `diff RUN RUN` what differs between two; given `export
@@ -46,7 +46,7 @@ def runs(call: Call) -> int:
     return act(call, names)
 
 
-def _list(call: Call, _: Sequence[str]) -> int:
+def _list(call: CommandCall, _: Sequence[str]) -> int:
     from batch_pipeline.records.registry import find_runs
 
     # Only where the command names it: one that stands in a settings file is there for `submit`.
@@ -100,7 +100,7 @@ def _row(run: RunRecord) -> list[object]:
     return [run.run_id, run.pipeline, began, by, code_of(run), run.samples, run.jobs, state_of(run), about]
 
 
-def _show(call: Call, names: Sequence[str]) -> int:
+def _show(call: CommandCall, names: Sequence[str]) -> int:
     from batch_pipeline.records.history import read_events
     from batch_pipeline.records.registry import resolve
     from batch_pipeline.report.records import plain
@@ -131,7 +131,7 @@ def _show(call: Call, names: Sequence[str]) -> int:
     return CommandExit.DONE
 
 
-def _diff(call: Call, names: Sequence[str]) -> int:
+def _diff(call: CommandCall, names: Sequence[str]) -> int:
     from batch_pipeline.records.compare import differences
     from batch_pipeline.records.registry import resolve
     from batch_pipeline.report.records import plain
@@ -148,7 +148,7 @@ def _diff(call: Call, names: Sequence[str]) -> int:
     return CommandExit.DONE
 
 
-def _export(call: Call, names: Sequence[str]) -> int:
+def _export(call: CommandCall, names: Sequence[str]) -> int:
     from batch_pipeline.provenance.crate import export
     from batch_pipeline.records.registry import resolve
 
@@ -167,7 +167,7 @@ def _export(call: Call, names: Sequence[str]) -> int:
     return CommandExit.DONE
 
 
-_ACTIONS: Final[Mapping[str, tuple[int, Callable[[Call, Sequence[str]], int]]]] = {
+_ACTIONS: Final[Mapping[str, tuple[int, Callable[[CommandCall, Sequence[str]], int]]]] = {
     "list": (0, _list),
     "show": (1, _show),
     "diff": (2, _diff),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command, known
+from batch_pipeline.cli.call import CommandCall, command, known
 from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch_pipeline.run.status import Explanation, Status
 
 
-def status(call: Call) -> int:
+def status(call: CommandCall) -> int:
     """Shows how far every step is, and groups what failed by its cause. Ends with 1 when a cell failed.
 
     Without a pipeline's file, or of the RUN that is named, it is told as the run recorded it.
@@ -58,7 +58,7 @@ def status(call: Call) -> int:
     return _show(call, reader.status(request))
 
 
-def follow(call: Call) -> int:
+def follow(call: CommandCall) -> int:
     """Follows the live jobs to their end, with the pipeline or as their run recorded it; submits nothing."""
     from batch_pipeline.cli.run import finish, watched
 
@@ -78,7 +78,7 @@ def follow(call: Call) -> int:
     return finish(call, outcome)
 
 
-def _show(call: Call, state: Status) -> int:
+def _show(call: CommandCall, state: Status) -> int:
     if call.json:
         print_json(_record(state))
     else:
@@ -125,7 +125,7 @@ def _record(state: Status) -> dict[str, object]:
     }
 
 
-def _explain(call: Call, explanations: Sequence[Explanation]) -> int:
+def _explain(call: CommandCall, explanations: Sequence[Explanation]) -> int:
     if call.json:
         from batch_pipeline.report.records import plain
 

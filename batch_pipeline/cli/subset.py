@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from batch_pipeline.cli.call import Call, command, names_in
+from batch_pipeline.cli.call import CommandCall, command, names_in
 from batch_pipeline.cli.copying import opened, shown
 from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILES: Final = ("{sample}.bam", "{sample}.bam.bai")
 
 
-def subset(call: Call) -> int:
+def subset(call: CommandCall) -> int:
     """Copies the files of chosen samples from one store to another, and records that in both.
 
     From production to test, say: for a pipeline to be tried on real data that somebody chose. What is there already is

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command, names_in
+from batch_pipeline.cli.call import CommandCall, command, names_in
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import WIDE, print_json, say
 from batch_pipeline.wire.contract import CommandExit
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batch_pipeline.report.trace_pages import Branch
 
 
-def trace(call: Call) -> int:
+def trace(call: CommandCall) -> int:
     """Tells where PATH comes from: its receipt, the run that made it, and what it read, back to the sources.
 
     PATH is a key of the store, a file in it or its URL; a gather's too. Ends with 1 when something cannot be followed:

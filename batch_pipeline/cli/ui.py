@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options
 from batch_pipeline.cli.output import data
 from batch_pipeline.wire.contract import CommandExit
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
-def ui(call: Call) -> int:
+def ui(call: CommandCall) -> int:
     """Starts Luigi's scheduler (luigid) on this machine and opens its page; prints the address.
 
     Runs show up there when they are given --scheduler-host 127.0.0.1. It goes on until `ui --stop`.

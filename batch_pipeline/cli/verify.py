@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.report.tables import counted
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batch_pipeline.provenance.verify import Checked, Promise
 
 
-def verify(call: Call) -> int:
+def verify(call: CommandCall) -> int:
     """Reads results again and compares size and SHA-256 with what their receipts say.
 
     WHAT is a run (an id, its beginning or end, or `last`), a file or folder of results, or a release; with --all every
@@ -54,7 +54,7 @@ def verify(call: Call) -> int:
     return CommandExit.FAILED if bad else CommandExit.DONE
 
 
-def _promises(call: Call) -> list[Promise]:
+def _promises(call: CommandCall) -> list[Promise]:
     from batch_pipeline.provenance.trace import key_of
     from batch_pipeline.provenance.verify import all_promises, promises_below, promises_of_run
     from batch_pipeline.records.registry import resolve

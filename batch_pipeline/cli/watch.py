@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.status import follow, watch_options
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
-def watch(call: Call) -> int:
+def watch(call: CommandCall) -> int:
     """Follows the live jobs until they end, and tells what came of them; submits nothing.
 
     Without a pipeline's file it follows what the newest run, or RUN, left in the store: its URL is enough.

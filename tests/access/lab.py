@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from batch_pipeline.access.policy import Policy, parse_policy
+from batch_pipeline.access.policy import DatasetPolicy, parse_policy
 from batch_pipeline.access.request import AdmissionFacts, CodeFacts, EntryKind, ImageFacts, SubmitRequest, UserIdentity
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -47,7 +47,7 @@ members = ["alice@example.org"]
 """
 
 
-def policy(text: str = POLICY) -> Policy:
+def policy(text: str = POLICY) -> DatasetPolicy:
     return parse_policy(text.encode(), "fusions.toml")
 
 

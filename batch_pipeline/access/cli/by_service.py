@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from batch_pipeline.cli.call import Call
+from batch_pipeline.cli.call import CommandCall
 from batch_pipeline.cli.options import SettingOption
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.run.interrupts import pause
@@ -25,7 +25,7 @@ def server_option() -> SettingOption:
     return SettingOption("--server-url", "server.url", "Have this service do it, in your name.", metavar="URL")
 
 
-def submit_by_service(call: Call, request: SubmitRequest) -> int:
+def submit_by_service(call: CommandCall, request: SubmitRequest) -> int:
     """Has a run started by the service; it decides, with its own identity, by who the token says one is."""
     from batch_pipeline.access.service.client import client_of
 
@@ -50,7 +50,7 @@ def submit_by_service(call: Call, request: SubmitRequest) -> int:
     return CommandExit.DONE if run["status"] == "done" else CommandExit.FAILED
 
 
-def runs_by_service(call: Call, filters: Mapping[str, Any]) -> int:
+def runs_by_service(call: CommandCall, filters: Mapping[str, Any]) -> int:
     """Lists the runs of the datasets whose member one is."""
     from batch_pipeline.access.service.client import client_of
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.access.cli.submit_options import submit_options, submit_request_of
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.wire.contract import CommandExit
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
-def config(call: Call) -> int:
+def config(call: CommandCall) -> int:
     """Prints the merged TOML that the script of `submit`, asked the same, would get. Submits and writes nothing.
 
     The policy and the form of what is asked are checked as there; repository and registry are not asked.

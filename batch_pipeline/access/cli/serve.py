@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, SettingOption
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import NotReady
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
-def serve(call: Call) -> int:
+def serve(call: CommandCall) -> int:
     """Starts runs for others, by the policies of the datasets, and shows what ran; listens until it is stopped.
 
     Who asks is known by an identity token of the issuer that the settings name. Without one it starts only with

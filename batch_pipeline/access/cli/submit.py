@@ -10,7 +10,7 @@ import click
 
 from batch_pipeline.access.cli.by_service import server_option, submit_by_service
 from batch_pipeline.access.cli.submit_options import submit_options, submit_request_of
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.run.interrupts import pause
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
 
 
-def submit(call: Call) -> int:
+def submit(call: CommandCall) -> int:
     """Runs SCRIPT on a dataset: the commit of the working directory, or one that is named, in a driver job.
 
     A gate decides first whether it may, by the dataset's policy: what is dirty, not merged, in another image or by
@@ -40,7 +40,7 @@ def submit(call: Call) -> int:
         return CommandExit.USAGE
 
 
-def _submit(call: Call, request: SubmitRequest) -> int:
+def _submit(call: CommandCall, request: SubmitRequest) -> int:
     """Decides and submits on this machine, with the AWS identity of who asks."""
     from batch_pipeline import backends
     from batch_pipeline.access.admission import admit
@@ -64,7 +64,7 @@ def _submit(call: Call, request: SubmitRequest) -> int:
         backend.close()
 
 
-def _print_grant(call: Call, grant: Grant) -> None:
+def _print_grant(call: CommandCall, grant: Grant) -> None:
     """What would be submitted, for `--dry-run`."""
     values = {
         "dataset": grant.dataset,
@@ -91,7 +91,7 @@ def _print_grant(call: Call, grant: Grant) -> None:
         data(f"  {name.replace('_', ' '):<14} {' '.join(value) if isinstance(value, list) else value or '-'}")
 
 
-def _follow(call: Call, backend: JobObserver, driver: SubmittedDriver) -> int:
+def _follow(call: CommandCall, backend: JobObserver, driver: SubmittedDriver) -> int:
     """Prints the driver's log as it grows, until the run has ended; the exit code is 1 when the script failed."""
     from batch_pipeline.access.launching import ended, log_of, store_of
 

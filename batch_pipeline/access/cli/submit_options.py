@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_pipeline.cli.call import Call
+from batch_pipeline.cli.call import CommandCall
 from batch_pipeline.cli.options import CommandOption, SettingOption, json_option, yes_option
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def submit_options() -> list[click.Parameter]:
     ]
 
 
-def submit_request_of(call: Call, *, confirm: bool = True) -> SubmitRequest:
+def submit_request_of(call: CommandCall, *, confirm: bool = True) -> SubmitRequest:
     """Makes the request; at level full a user at a terminal must confirm. Raises InvalidConfig, BadParameter."""
     from batch_pipeline.access.configuration import read_configs
     from batch_pipeline.access.request import SubmitRequest
@@ -78,7 +78,7 @@ def submit_request_of(call: Call, *, confirm: bool = True) -> SubmitRequest:
     )
 
 
-def _code(call: Call) -> dict[str, Any]:
+def _code(call: CommandCall) -> dict[str, Any]:
     """Repository, commit and folder of the options, else of the working directory, and whether that has changes."""
     options = call.options
     named = {"repository": options["repository"] or "", "commit": options["commit"] or "", "cwd": options["cwd"] or ""}
@@ -106,7 +106,7 @@ def _remote(state: CodeState) -> str:
     return str((Path(state.root) / url).resolve()) if local else url
 
 
-def _confirmed(call: Call) -> bool:
+def _confirmed(call: CommandCall) -> bool:
     if call.options["access_level"] != "full" or call.options.get("dry_run") or not sys.stdin.isatty():
         return False
     return click.confirm(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from batch_pipeline.access.policy import Policy, read_policy
+from batch_pipeline.access.policy import DatasetPolicy, read_policy
 from batch_pipeline.access.request import Level, UserIdentity
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.history import Event, moment_of, read_events
@@ -99,7 +99,7 @@ class Catalogue:
             read_policy(self._policies, name)
         return names
 
-    def datasets(self, identity: UserIdentity) -> list[Policy]:
+    def datasets(self, identity: UserIdentity) -> list[DatasetPolicy]:
         """The policies of whose datasets somebody is a member, by name. One that is wrong is left out."""
         policies = []
         for name in self._names():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from batch_pipeline.cli import complete
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, SettingOption, common_options, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.deploy.cli.stack import ask, deploy_infrastructure
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batch_pipeline.wire.store import Store
 
 
-def deploy(call: Call) -> int:
+def deploy(call: CommandCall) -> int:
     """Sets up what runs need: infrastructure, images, definitions, code, references; one PART, or all that apply.
 
     Doing it again does nothing. `run` registers definitions and uploads code by itself. PART prune takes job
@@ -44,7 +44,7 @@ def deploy(call: Call) -> int:
     return CommandExit.FAILED if problems else CommandExit.DONE
 
 
-def _applies(call: Call, part: str) -> bool:
+def _applies(call: CommandCall, part: str) -> bool:
     """Whether a part has something to do for this pipeline on this backend."""
     on_aws = call.settings.backend.name == "aws"
     if part == "infrastructure":
@@ -56,7 +56,7 @@ def _applies(call: Call, part: str) -> bool:
     return part != "references" or any(node.references for node in call.graph)
 
 
-def _images(call: Call) -> list[dict[str, Any]]:
+def _images(call: CommandCall) -> list[dict[str, Any]]:
     graph, settings = call.graph, call.settings
     if call.options["dry_run"]:
         return _stale_images(call)
@@ -73,7 +73,7 @@ def _images(call: Call) -> list[dict[str, Any]]:
     return [{"name": image.name, "image": image.image, "new": image.built} for image in built]
 
 
-def _stale_images(call: Call) -> list[dict[str, Any]]:
+def _stale_images(call: CommandCall) -> list[dict[str, Any]]:
     from batch_pipeline.deploy.recipes import recipes
     from batch_pipeline.pipeline.images import read_pins
 
@@ -87,7 +87,7 @@ def _stale_images(call: Call) -> list[dict[str, Any]]:
     return images
 
 
-def _definitions(call: Call) -> list[dict[str, Any]]:
+def _definitions(call: CommandCall) -> list[dict[str, Any]]:
     from batch_pipeline.deploy.definitions import batch_clients, deploy_definitions
 
     dry_run = bool(call.options["dry_run"])
@@ -98,7 +98,7 @@ def _definitions(call: Call) -> list[dict[str, Any]]:
     return [{"step": item.step, "definition": item.definition, "new": item.new} for item in definitions]
 
 
-def _code(call: Call) -> dict[str, Any]:
+def _code(call: CommandCall) -> dict[str, Any]:
     from batch_pipeline.run.bundle import make_bundle, upload
     from batch_pipeline.wire.store import NotInStore
 
@@ -115,7 +115,7 @@ def _code(call: Call) -> dict[str, Any]:
     return {"url": store.url_of(bundle.key), "sha256": bundle.sha256, "new": new}
 
 
-def _references(call: Call) -> list[dict[str, Any]]:
+def _references(call: CommandCall) -> list[dict[str, Any]]:
     from batch_pipeline.deploy.references import verify_references
     from batch_pipeline.pipeline.workflow import Graph
 
@@ -136,7 +136,7 @@ def _references(call: Call) -> list[dict[str, Any]]:
     return [{**asdict(item), "problems": list(item.problems)} for item in verified]
 
 
-def _prune(call: Call) -> list[str]:
+def _prune(call: CommandCall) -> list[str]:
     from batch_pipeline.deploy.definitions import batch_clients, names_in_use, retire, unused
 
     clients = batch_clients(call.settings)
@@ -153,7 +153,7 @@ def _prune(call: Call) -> list[str]:
     return unused_definitions
 
 
-def _wanted(call: Call) -> Mapping[str, Mapping[str, Any]]:
+def _wanted(call: CommandCall) -> Mapping[str, Mapping[str, Any]]:
     """The definitions of the pipeline's steps, and of the step that builds its references."""
     from batch_pipeline.backends.definitions import configured_definitions
     from batch_pipeline.pipeline.images import with_pinned_images
@@ -186,12 +186,12 @@ def _live_names(store: Store) -> frozenset[str]:
     return names
 
 
-def _data(call: Call, text: str) -> None:
+def _data(call: CommandCall, text: str) -> None:
     if not call.json:
         data(text)
 
 
-PARTS: Final[dict[str, Callable[[Call], Any]]] = {
+PARTS: Final[dict[str, Callable[[CommandCall], Any]]] = {
     "infrastructure": deploy_infrastructure,
     "images": _images,
     "definitions": _definitions,

@@ -14,12 +14,12 @@ from batch_pipeline.report.tables import counted
 from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
-    from batch_pipeline.cli.call import Call
+    from batch_pipeline.cli.call import CommandCall
     from batch_pipeline.deploy.infrastructure import Infrastructure, StackProposal
     from batch_pipeline.deploy.stack_states import Stack
 
 
-def deploy_infrastructure(call: Call) -> dict[str, Any]:
+def deploy_infrastructure(call: CommandCall) -> dict[str, Any]:
     """Makes or changes the stack, or shows how; the later parts of this call use what it has."""
     from batch_pipeline.deploy.infrastructure import Infrastructure, deployed_settings
 
@@ -41,7 +41,7 @@ def deploy_infrastructure(call: Call) -> dict[str, Any]:
     return _as_json(infrastructure, proposal, stack)
 
 
-def ask(call: Call, question: str) -> None:
+def ask(call: CommandCall, question: str) -> None:
     """Asks before something that cannot be taken back. Raises InvalidUse when nobody is there, click.Abort for a no."""
     if call.options["yes"]:
         return
@@ -50,7 +50,7 @@ def ask(call: Call, question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _overrides(call: Call) -> dict[str, str]:
+def _overrides(call: CommandCall) -> dict[str, str]:
     parameters = {}
     for pair in call.options["parameter"]:
         name, equals, value = pair.partition("=")
@@ -60,7 +60,7 @@ def _overrides(call: Call) -> dict[str, str]:
     return parameters
 
 
-def _images(call: Call) -> list[str]:
+def _images(call: CommandCall) -> list[str]:
     """Names of the images that the pipeline has: the folders of `dockerfiles/`."""
     if not call.has_pipeline:
         return []
@@ -69,7 +69,7 @@ def _images(call: Call) -> list[str]:
     return sorted(folder.parent.name for folder in (call.graph.root / FOLDER).glob("*/Dockerfile"))
 
 
-def _ask_to_apply(call: Call, infrastructure: Infrastructure, proposal: StackProposal) -> None:
+def _ask_to_apply(call: CommandCall, infrastructure: Infrastructure, proposal: StackProposal) -> None:
     if not proposal.changes_something:
         return
     for change in proposal.change_set.changes:
@@ -82,7 +82,7 @@ def _ask_to_apply(call: Call, infrastructure: Infrastructure, proposal: StackPro
         raise
 
 
-def _delete(call: Call, infrastructure: Infrastructure) -> dict[str, Any]:
+def _delete(call: CommandCall, infrastructure: Infrastructure) -> dict[str, Any]:
     stack = infrastructure.find()
     record = {"stack": infrastructure.name, "status": "absent"}
     if stack is None:
@@ -98,7 +98,7 @@ def _delete(call: Call, infrastructure: Infrastructure) -> dict[str, Any]:
     return {**record, "bucket": bucket}
 
 
-def _tell(call: Call, infrastructure: Infrastructure, proposal: StackProposal, only_looks: bool) -> None:
+def _tell(call: CommandCall, infrastructure: Infrastructure, proposal: StackProposal, only_looks: bool) -> None:
     name = infrastructure.name
     if not proposal.changes_something:
         _data(call, f"Stack {name} is up to date.")
@@ -115,7 +115,7 @@ def _tell(call: Call, infrastructure: Infrastructure, proposal: StackProposal, o
     _data(call, f"Stack {name} would be {'changed' if proposal.stack else 'made'}; nothing was done.")
 
 
-def _tell_settings(call: Call, stack: Stack) -> None:
+def _tell_settings(call: CommandCall, stack: Stack) -> None:
     from batch_pipeline.deploy.infrastructure import settings_text
 
     text = settings_text(stack, call.settings)
@@ -130,7 +130,7 @@ def _tell_settings(call: Call, stack: Stack) -> None:
         _data(call, f"{file.absolute()} is written.")
 
 
-def _data(call: Call, text: str) -> None:
+def _data(call: CommandCall, text: str) -> None:
     if not call.json:
         data(text)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from batch_pipeline.cli.call import Call
+from batch_pipeline.cli.call import CommandCall
 from batch_pipeline.cli.options import CELLS, CommandOption, SettingOption, common_options
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -68,7 +68,7 @@ def filter_options(*, ids: bool = True) -> list[click.Parameter]:
     ]
 
 
-def filter_of(call: Call) -> Filter:
+def filter_of(call: CommandCall) -> Filter:
     """The filter that the options make."""
     from batch_pipeline.pool.base import Filter
     from batch_pipeline.pool.task import TaskState
@@ -88,7 +88,7 @@ def filter_of(call: Call) -> Filter:
 
 
 @contextmanager
-def opened(call: Call, *, create: bool = False) -> Iterator[PoolStore]:
+def opened(call: CommandCall, *, create: bool = False) -> Iterator[PoolStore]:
     """The pool that is meant. Raises PoolFailed, InvalidUse."""
     from batch_pipeline.pool.settings import pool_of
 
@@ -99,7 +99,7 @@ def opened(call: Call, *, create: bool = False) -> Iterator[PoolStore]:
         pool.close()
 
 
-def url_of(call: Call) -> str:
+def url_of(call: CommandCall) -> str:
     """The URL of the pool that is meant."""
     from batch_pipeline.records.place import pool_url
 
@@ -114,7 +114,7 @@ def pairs(given: Sequence[str], flag: str) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in given)}
 
 
-def require_some(call: Call, verb: str) -> None:
+def require_some(call: CommandCall, verb: str) -> None:
     """Raises InvalidUse when nothing says which tasks are meant: no names never means all."""
     given = ("ids", "state", "of_class", "id_pattern", "parent", "owner", "older_than", "error", "all")
     if not any(call.options.get(name) for name in given):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, json_option, yes_option
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.pool.cli.call import filter_of, filter_options, now_ms, opened, pool_options, require_some, who
@@ -26,27 +26,27 @@ _DONE = {"retry": "retried", "reset": "reset", "cancel": "cancelled", "delete": 
 _MOST_REFUSALS = 10
 
 
-def retry(call: Call) -> int:
+def retry(call: CommandCall) -> int:
     """Has failed and cancelled tasks done again; what is known of their last attempt stays to be seen."""
     return _move(call, "retry")
 
 
-def reset(call: Call) -> int:
+def reset(call: CommandCall) -> int:
     """Has tasks done from the beginning, whatever they are. Their history stays, and `undo` takes it back."""
     return _move(call, "reset")
 
 
-def cancel(call: Call) -> int:
+def cancel(call: CommandCall) -> int:
     """Has tasks that have not ended not done. One that a pilot holds needs --force: the pilot then stops it."""
     return _move(call, "cancel")
 
 
-def delete(call: Call) -> int:
+def delete(call: CommandCall) -> int:
     """Takes tasks out of the pool. Their history stays, and `undo` brings them back."""
     return _move(call, "delete")
 
 
-def _move(call: Call, verb: str) -> int:
+def _move(call: CommandCall, verb: str) -> int:
     from ulid import ULID
 
     from batch_pipeline.pool.task import Action
@@ -70,7 +70,7 @@ def _refuse_unknown(pool: PoolStore, ids: Collection[str]) -> None:
             raise InvalidUse(f"There is no task {name!r} in the pool; nothing was done. `pool show` lists them.")
 
 
-def _ask(call: Call, verb: str, report: MoveReport) -> None:
+def _ask(call: CommandCall, verb: str, report: MoveReport) -> None:
     if call.options["yes"] or not report.moved:
         return
     what = (
@@ -81,7 +81,7 @@ def _ask(call: Call, verb: str, report: MoveReport) -> None:
     click.confirm(f"{what.capitalize()}?", abort=True, err=True)
 
 
-def undo(call: Call) -> int:
+def undo(call: CommandCall) -> int:
     """Takes back what a retry, reset, cancel or delete did, of the tasks to which nothing happened since.
 
     ACT is what that verb printed; `show ID` has it too.
@@ -94,7 +94,7 @@ def undo(call: Call) -> int:
     return _tell(call, report, "would be as before" if dry_run else "as before", "")
 
 
-def reap(call: Call) -> int:
+def reap(call: CommandCall) -> int:
     """Takes back what pilots hold that are not heard of, and frees tasks that wait for nothing any more.
 
     Pilots do it too; this is for when there is none.
@@ -109,7 +109,7 @@ def reap(call: Call) -> int:
     return CommandExit.DONE
 
 
-def _tell(call: Call, report: MoveReport, word: str, act: str) -> int:
+def _tell(call: CommandCall, report: MoveReport, word: str, act: str) -> int:
     if call.json:
         refusals = dict(report.refusals)
         told = {"moved": report.moved, "ids": list(report.moved_ids), "refused": report.refused, "refusals": refusals}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.pool.cli.call import filter_of, filter_options, opened, pool_options, url_of
@@ -33,7 +33,7 @@ VIEWS: Mapping[str, Sequence[str]] = {
 }
 
 
-def show(call: Call) -> int:
+def show(call: CommandCall) -> int:
     """Lists the tasks that are meant; tells everything about those that are named by their ids.
 
     A task's history has every move since it was added, resets and deletions among them.
@@ -69,7 +69,7 @@ def _about(task: Task) -> str:
     return task.reason or error.split("\n", 1)[0][:120]
 
 
-def _show_some(call: Call, pool: PoolStore, wanted: Filter) -> int:
+def _show_some(call: CommandCall, pool: PoolStore, wanted: Filter) -> int:
     from batch_pipeline.pool.records import record_of_event, record_of_task
 
     found = {name: (pool.get(name), list(pool.events(task_id=name))) for name in sorted(wanted.ids)}
@@ -121,7 +121,7 @@ def _print_task(name: str, task: Task | None) -> None:
             data(f"  {word}: {value}")
 
 
-def _print_log(call: Call, task: Task) -> None:
+def _print_log(call: CommandCall, task: Task) -> None:
     outcome = task.outcome
     if outcome is None:
         return
@@ -140,7 +140,7 @@ def _moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def views(call: Call) -> int:
+def views(call: CommandCall) -> int:
     """Lists the ids of tasks as PiCaS's views have them: todo, locked, done, error; without VIEW, their numbers."""
     from dataclasses import replace
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.pool.cli.call import in_words, now_ms, opened, pool_options, url_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_NAMED = 5
 
 
-def status(call: Call) -> int:
+def status(call: CommandCall) -> int:
     """Shows how far the pool is: tasks by class and state, items by progress, rate, time left, and who holds what.
 
     `--watch` follows it until nothing moves any more. It ends with 1 when tasks failed.
@@ -39,14 +39,14 @@ def status(call: Call) -> int:
     return CommandExit.FAILED if found.counts.of(TaskState.FAILED) else CommandExit.DONE
 
 
-def _look(call: Call, pool: PoolStore) -> Overview:
+def _look(call: CommandCall, pool: PoolStore) -> Overview:
     from batch_pipeline.pool.overview import overview
     from batch_pipeline.pool.settings import job_states
 
     return overview(pool, now_ms=now_ms(), job_states=lambda ids: job_states(call.settings, ids))
 
 
-def _watched(call: Call, pool: PoolStore) -> Overview:
+def _watched(call: CommandCall, pool: PoolStore) -> Overview:
     from batch_pipeline.pool.overview import overview
     from batch_pipeline.pool.task import TaskState
 
@@ -65,7 +65,7 @@ def _watched(call: Call, pool: PoolStore) -> Overview:
         pause(call.settings.watch.poll_seconds)
 
 
-def _print(call: Call, found: Overview) -> None:
+def _print(call: CommandCall, found: Overview) -> None:
     from batch_pipeline.pool.task import TaskState
 
     counts = found.counts
@@ -130,7 +130,7 @@ def _named(ids: Sequence[str], count: int) -> str:
     return ", ".join(ids[:_MOST_NAMED]) + (", …" if count > _MOST_NAMED else "")
 
 
-def _record(call: Call, found: Overview) -> dict[str, Any]:
+def _record(call: CommandCall, found: Overview) -> dict[str, Any]:
     from batch_pipeline.pool.task import TaskState
 
     counts = found.counts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, json_option
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.pool.cli.call import (
@@ -41,7 +41,7 @@ EXPORTS = ("csv", "tsv", "jsonl", "sqlite")
 _MOST_NAMED = 10
 
 
-def init(call: Call) -> int:
+def init(call: CommandCall) -> int:
     """Makes a pool where --pool or the settings say; one that is there stays as it is.
 
     Without --pool it is a SQLite file: in the store, if that is a folder, else in the state folder of this machine.
@@ -55,7 +55,7 @@ def init(call: Call) -> int:
     return CommandExit.DONE
 
 
-def import_(call: Call) -> int:
+def import_(call: CommandCall) -> int:
     """Adds the tasks of FILE. Idempotent: a task that is there stays as it is, whatever its state.
 
     All bad rows are told at once, with their lines, and then nothing is added. `-` reads from standard input.
@@ -103,7 +103,7 @@ def _reading(options: Mapping[str, Any], path: Path) -> Reading:
     return Reading(format=kind, defaults=_defaults(options), **given)
 
 
-def add(call: Call) -> int:
+def add(call: CommandCall) -> int:
     """Adds one task: `pool add ID -- COMMAND…` with its words, or --shell with a line for bash."""
     from batch_pipeline.pool.task import TaskSpec, problems_of
 
@@ -140,7 +140,7 @@ def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _tell_added(call: Call, report: AddReport) -> int:
+def _tell_added(call: CommandCall, report: AddReport) -> int:
     if call.json:
         told = {"added": report.added, "unchanged": report.unchanged, "differing": report.differing}
         print_json({"format": 1, **told, "differing_ids": list(report.differing_ids)})
@@ -155,7 +155,7 @@ def _tell_added(call: Call, report: AddReport) -> int:
     return CommandExit.CONFLICT if report.differing else CommandExit.DONE
 
 
-def export(call: Call) -> int:
+def export(call: CommandCall) -> int:
     """Writes the tasks that are meant to FILE, with states, results and errors; `-` writes to standard output."""
     from batch_pipeline.pool.files.exchange import ExportFormat, export_file, guessed_export
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from batch_pipeline.cli.call import Call, command
+from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, SettingOption, json_option
 from batch_pipeline.cli.output import print_json, say
 from batch_pipeline.pool.cli.call import Duration, now_ms, opened, pairs, pool_options, url_of
@@ -28,7 +28,7 @@ _HOOKS: Final = ("prepare_env", "cleanup_env", "prepare_run", "cleanup_run")
 _UNTIL: Final = ("empty", "settled", "endless")
 
 
-def work(call: Call) -> int:
+def work(call: CommandCall) -> int:
     """Is a pilot: claims tasks, runs their commands, settles them, until nothing is left or a criterion ends it.
 
     It runs items x nests commands at once. TERM and Ctrl-C give back what it holds within seconds. It ends with 0,
@@ -55,7 +55,7 @@ def work(call: Call) -> int:
     return CommandExit.FAILED if failed else CommandExit.DONE
 
 
-def _config(call: Call) -> PilotConfig:
+def _config(call: CommandCall) -> PilotConfig:
     from batch_pipeline.pool.pilots.launch import identity
     from batch_pipeline.pool.pilots.terms import PilotConfig, StopCriteria, Until
 
@@ -82,7 +82,7 @@ def _config(call: Call) -> PilotConfig:
     )
 
 
-def _tell(call: Call, config: PilotConfig, report: Report) -> None:
+def _tell(call: CommandCall, config: PilotConfig, report: Report) -> None:
     standing = report.standing
     if call.json:
         told = {"done": standing.done, "failed": standing.failed, "again": standing.again}
@@ -111,7 +111,7 @@ def numbers(given: Sequence[str], flag: str) -> Mapping[str, int]:
     return {name: int(value) for name, value in found.items()}
 
 
-def autopilot(call: Call) -> int:
+def autopilot(call: CommandCall) -> int:
     """Keeps as many pilots as the backlog of each class needs, up to a cap, until the pool is drained.
 
     Pilots that are queued or at work count. With --once it looks once, for cron. What stands after `--` goes to the
@@ -135,7 +135,7 @@ def autopilot(call: Call) -> int:
     return CommandExit.DONE
 
 
-def _launcher(call: Call) -> Launcher:
+def _launcher(call: CommandCall) -> Launcher:
     from batch_pipeline.pool.settings import batch_launcher, local_launcher
 
     options, settings = call.options, call.settings
