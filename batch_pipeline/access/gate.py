@@ -7,7 +7,7 @@ Nothing that runs at a level is made from the request: everything behind the gat
 store, the driver's orders) takes a `Grant`, and only `decide` makes one. There is no flag around it. A
 refusal lists all problems at once; a user who is no member learns only that.
 
-(Longer than most modules: half of it is sentences, and whoever reviews the gate reads all of its rules in one place.)
+(Longer than most modules: half of it is sentences, and a reviewer of the gate reads all of its rules in one place.)
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def _review(thing: str, rule: RepositoryRule, code: CodeFacts) -> Iterator[Probl
     elif code.shallow:
         yield Problem(
             thing=thing,
-            rule=f"The history of {rule.url} is cut off (shallow), so nobody can say what was merged.",
+            rule=f"The history of {rule.url} is cut off (shallow), so what was merged cannot be checked.",
             remedy="Serve the repository with its whole history.",
             status=403,
         )

@@ -1,7 +1,7 @@
 """What a registry itself says of an image: its digest, by the API that all registries have.
 
 https://distribution.github.io/distribution/spec/api/ — one HEAD of the manifest, with a bearer token where the registry
-tells where to get one. A registry that wants a password is asked by whoever can (`Resolver`): ECR by the backend's own
+tells where to get one. A registry that wants a password is read through a `Resolver`: ECR by the backend's own
 clients. What comes back is what runs: jobs name the digest, so a tag that moves afterwards changes nothing.
 """
 

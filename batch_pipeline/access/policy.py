@@ -120,7 +120,7 @@ class DatasetPolicy:
         return named[0] if len(named) == 1 else None
 
     def is_member(self, level: Level, names: frozenset[str]) -> bool:
-        """Whether somebody may use a level."""
+        """Whether a user of these names may use a level."""
         rule = self.levels.get(level)
         if rule is None:
             return False
@@ -173,7 +173,7 @@ def read_policy(location: str, dataset: str) -> DatasetPolicy:
     """
     if not location:
         raise InvalidConfig(
-            "No place of policies is set, and without a policy nobody may run on a dataset. Set access.policies."
+            "access.policies is not set, and without a policy no user may run on a dataset. Set access.policies."
         )
     unknown = Problem(
         thing=f"--dataset {dataset!r}",

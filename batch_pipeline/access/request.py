@@ -141,7 +141,7 @@ class SubmoduleFacts:
     tree: str = ""
     #: Reference to the repository's token.
     secret: str = ""
-    #: Whether its commit is on that repository's protected branch; None: nobody could look.
+    #: Whether its commit is on that repository's protected branch; None: that is unknown.
     merged: bool | None = None
 
 
@@ -160,7 +160,7 @@ class CodeFacts:
     protected_head: str = ""
     #: Whether the commit is an ancestor of that head, or is it.
     merged: bool = False
-    #: The remote's history is cut off: nobody can say what is whose ancestor.
+    #: The remote's history is cut off: ancestry cannot be decided.
     shallow: bool = False
     branches: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         *run_options(),
         json_option(),
         yes_option(),
-        CommandOption("--force", "Build it anew though it is there.", is_flag=True),
+        CommandOption("--force", "Build it again though it is there.", is_flag=True),
     ]
     builder = workflow.reference_builder if workflow is not None else None
     if builder is not None:

@@ -58,7 +58,7 @@ def run(call: CommandCall) -> int:
 
 
 def _bring_images_up_to_date(call: CommandCall) -> None:
-    """Builds and pushes what `deploy images` would, and has the pins read anew."""
+    """Builds and pushes what `deploy images` would, and reads the pins again."""
     from batch_pipeline.cli.wings import deploy_images
 
     push = call.settings.backend.name == "aws"

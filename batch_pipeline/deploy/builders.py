@@ -50,7 +50,7 @@ class Builder:
     def build(
         self, context: Path, tag: str, arguments: Mapping[str, str], labels: Mapping[str, str], *, fresh: bool = False
     ) -> None:
-        """Builds the Dockerfile of a folder under a tag; `fresh` does every step anew.
+        """Builds the Dockerfile of a folder under a tag; `fresh` uses no cache.
 
         Raises DeploymentFailed with the end of its talk.
         """

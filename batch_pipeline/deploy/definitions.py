@@ -1,4 +1,4 @@
-"""Job definitions at the backend: registered when their content is new, and taken out of use when nobody needs them.
+"""Job definitions at the backend: registered when their content is new, and deregistered when no job needs them.
 
 A definition's name ends in the digest of its content (`backends.definitions`), so that one which is there needs
 nothing, and its tag says whose it is. Pruning touches only ACTIVE ones with this pipeline's tag and such a name that

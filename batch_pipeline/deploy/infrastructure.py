@@ -155,7 +155,7 @@ class Infrastructure:
         return {**wanted, "BucketName": bucket, "MakeBucket": make}
 
     def _has_repository(self, name: str) -> bool:
-        """Whether somebody made it already, such as `deploy images` before there was a stack."""
+        """Whether it exists already, such as `deploy images` before there was a stack."""
         try:
             self._clients.read("describe_repositories", service="ecr", repositoryNames=[f"{self.name}/{name}"])
         except BackendFailed as error:
@@ -166,7 +166,7 @@ class Infrastructure:
         return True
 
     def _default_bucket(self) -> str:
-        """A name that nobody else in the world has taken."""
+        """A bucket name that is globally unique: it has the account's id."""
         arn = str(self._clients.read("get_caller_identity", service="sts")["Arn"])
         return f"{self.name}-{arn.split(':')[4]}"
 
@@ -217,7 +217,7 @@ def settings_text(stack: Stack, settings: Settings) -> str:
 
 
 def deployed_settings(settings: Settings, stack: Stack) -> Settings:
-    """The settings with what the stack has, where nobody said otherwise."""
+    """The settings with what the stack has, where the settings leave it open."""
     outputs = stack.outputs
     return replace(
         settings,

@@ -1,6 +1,6 @@
 """What each image is made of: its folder in `dockerfiles/`, and for the base the container's side of this package.
 
-A recipe's digest stands for everything that goes in: image and tag are made anew when it changes and only then. The
+A recipe's digest stands for everything that goes in: image and tag are made again when it changes and only then. The
 packages of the base come from Pipfile.lock, by checksum; pip, as this machine has it set up, fetches them when the base
 is built, so that no Dockerfile and no image knows an index.
 """
@@ -20,7 +20,7 @@ from batch_pipeline.pipeline.images import BASE, FOLDER
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
 from batch_pipeline.wire.errors import DeploymentFailed, InvalidUse
 
-#: Raised when images must be built anew though nothing that they are made of has changed.
+#: Raised when images must be built again though nothing that they are made of has changed.
 FORMAT: Final = 1
 #: Images of drivers (`submit`): built when they are named, for no step runs in them.
 DRIVERS: Final = ("driver", "r")

@@ -97,9 +97,9 @@ def _problems(store: Store, promised: Mapping[str, str], entries: Mapping[str, E
     problems = []
     for key, digest in promised.items():
         if key not in entries:
-            problems.append(f"{store.url_of(key)} is gone. Build or upload the reference anew.")
+            problems.append(f"{store.url_of(key)} is gone. Build or upload the reference again.")
         elif _sha256(store, key) != digest:
-            problems.append(f"{store.url_of(key)} is not what it was. Build or upload the reference anew.")
+            problems.append(f"{store.url_of(key)} is not what it was. Build or upload the reference again.")
     return problems
 
 

@@ -86,8 +86,7 @@ def refuse_unready(stack: Stack | None) -> None:
         return
     if stack.status.endswith("_IN_PROGRESS"):
         raise RunConflict(
-            f"Stack {stack.name} is being changed by somebody ({stack.status}). Run the same command again when that is"
-            " over."
+            f"Stack {stack.name} is being changed now ({stack.status}). Run the same command again when that is over."
         )
     if stack.status in _STUCK:
         raise DeploymentFailed(ending(stack))
@@ -96,7 +95,7 @@ def refuse_unready(stack: Stack | None) -> None:
 def ending(stack: Stack) -> str:
     """What a stack's last change came to, and the way out."""
     because = f" ({stack.reason.rstrip('.')})" if stack.reason else ""
-    delete = "`deploy infrastructure --delete` removes what is left; then deploy it anew."
+    delete = "`deploy infrastructure --delete` removes what is left; then deploy it again."
     endings = {
         "ROLLBACK_COMPLETE": f"could not be made, and what was made of it is gone again{because}. {delete}",
         "ROLLBACK_FAILED": f"could not be made, nor could all of it be removed again{because}. {delete}",

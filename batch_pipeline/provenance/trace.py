@@ -1,7 +1,7 @@
 """Provenance of a file: its receipt, the run that made it, and what it read, back to files that no step made.
 
 Level by level: the receipts of all cells that a level read are fetched side by side, each cell once. A file that was
-made again after somebody had read it cannot be the one that was read: the trace says so instead of telling of another.
+made again after it was read cannot be the one that was read: the trace says so instead of showing another.
 """
 
 from __future__ import annotations

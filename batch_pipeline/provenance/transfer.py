@@ -1,8 +1,8 @@
 """Copies objects between stores: by the store itself where both are in one bucket, else through this machine.
 
-Each object is there whole or not at all, so whoever was killed goes on with those that are missing. What comes through
-this machine is digested on the way, and held against what it must be; what S3 copies itself is held against its size.
-Large objects on their way to S3 lie in the temporary folder, eight at most.
+Each object is there whole or not at all, so a command given again after a kill copies only those that are missing. What
+comes through this machine is digested on the way and compared with what it must be; what S3 copies itself is compared
+by size. Large objects on their way to S3 lie in the temporary folder, eight at most.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FileToCopy:
     #: In the source, and below the target's prefix.
     key: str
     size_bytes: int
-    #: What it must be; empty: nobody knows.
+    #: What it must be; empty: unknown.
     sha256: str = ""
 
 

@@ -39,7 +39,7 @@ class Promise:
 
     key: str
     sha256: str
-    #: None: nobody said.
+    #: None: unknown.
     size_bytes: int | None
     #: Key of the receipt or of the checksums.
     witness: str

@@ -389,7 +389,7 @@ def test_missing_rights_are_no_failure_of_the_template(scripted: Scripted) -> No
         ("ROLLBACK_COMPLETE", DeploymentFailed, "deploy infrastructure --delete"),
         ("DELETE_FAILED", DeploymentFailed, "by hand"),
         ("UPDATE_ROLLBACK_FAILED", DeploymentFailed, "continue-update-rollback --stack-name lab"),
-        ("UPDATE_IN_PROGRESS", RunConflict, "being changed by somebody"),
+        ("UPDATE_IN_PROGRESS", RunConflict, "is being changed now"),
     ],
 )
 def test_a_stack_that_cannot_be_changed_is_refused_with_the_way_out(

@@ -40,7 +40,7 @@ def submit_by_service(call: CommandCall, request: SubmitRequest) -> int:
         print_json(started)
     if not call.options["wait"]:
         return CommandExit.DONE
-    # A token lasts an hour or so: whoever renews the file that it is in is not sent away.
+    # A token lasts an hour or so: it is read again, so that a renewed file is used.
     while (run := client_of(call.settings).run(started["run_id"])["run"])["status"] == "live":
         pause(max(LEAST_POLL_SECONDS, call.settings.watch.poll_seconds))
     if call.json:

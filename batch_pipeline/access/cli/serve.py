@@ -37,9 +37,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     options: list[click.Parameter] = [
         SettingOption("--host", "server.host", "Address to listen on.", metavar="ADDRESS"),
         SettingOption("--port", "server.port", "Port to listen on.", metavar="PORT"),
-        CommandOption(
-            "--insecure-user", "Ask nobody for a token: everybody is NAME. On this machine only.", metavar="NAME"
-        ),
+        CommandOption("--insecure-user", "Require no token: every user is NAME. On this machine only.", metavar="NAME"),
         SettingOption(
             "--backend", "backend.name", "Where jobs run.", type=click.Choice(["embedded", "aws"]), show_choices=True
         ),

@@ -37,7 +37,7 @@ class TooOften(BatchPipelineError):
         self.seconds = max(1, round(seconds + 0.5))
 
 
-#: The first that fits. A sentence is told instead of the error's own, which is for whoever runs the service.
+#: The first that fits. A sentence here replaces the error's own, which is for the service's maintainers.
 _STATUSES: Final[Sequence[tuple[type[BatchPipelineError], int, str | None]]] = (
     (TokenRefused, 401, None),
     (TooOften, 429, None),

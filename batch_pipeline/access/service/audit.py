@@ -34,7 +34,7 @@ class AuditLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._lock:
-                # Opened anew for each line, so that a log that is moved away is begun again.
+                # Opened for each line, so that after a rotation the next line begins a new file.
                 handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 try:
                     if os.write(handle, line) < len(line):

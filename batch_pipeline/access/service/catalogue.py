@@ -82,7 +82,9 @@ class Catalogue:
 
     def __init__(self, policies: str, opened: Callable[[str], Store]) -> None:
         if not policies:
-            raise InvalidConfig("No place of policies is set, and without them nobody may do anything here.")
+            raise InvalidConfig(
+                "access.policies is not set, and without policies no user may do anything. Set access.policies."
+            )
         self._policies = policies
         self._open = opened
         self._stores: dict[str, Store] = {}
@@ -100,7 +102,7 @@ class Catalogue:
         return names
 
     def datasets(self, identity: UserIdentity) -> list[DatasetPolicy]:
-        """The policies of whose datasets somebody is a member, by name. One that is wrong is left out."""
+        """The policies of the datasets that the user is a member of, by name. One that is wrong is left out."""
         policies = []
         for name in self._names():
             try:
@@ -113,7 +115,7 @@ class Catalogue:
         return policies
 
     def find(self, identity: UserIdentity, query: Query, *, most: int, before: str = "") -> RunPage:
-        """The runs that fit and that somebody may see, newest first, those older than the run `before` only."""
+        """The runs that fit and that the user may see, newest first, those older than the run `before` only."""
         if before and (moment := moment_of(before)) is not None:
             limit = moment + timedelta(milliseconds=1)
             query = replace(query, until=min(limit, query.until) if query.until else limit)
@@ -130,7 +132,7 @@ class Catalogue:
         return RunPage(runs=views[:most], more=len(views) > most, unread=sorted(set(unread)))
 
     def history(self, identity: UserIdentity, run_id: str) -> RunHistory:
-        """One run. Raises NotInStore when there is none that somebody may see, StoreFailed."""
+        """One run. Raises NotInStore when there is none that the user may see, StoreFailed."""
         for visible in self._visible_stores(identity):
             store = self._store(visible.store)
             try:
@@ -177,7 +179,7 @@ class Catalogue:
         return sorted(entry.key.removesuffix(".toml") for entry in entries if entry.key.endswith(".toml"))
 
     def _visible_stores(self, identity: UserIdentity) -> Iterator[VisibleStore]:
-        """The stores that somebody may see runs of, each once."""
+        """The stores that the user may see runs of, each once."""
         areas: dict[str, list[tuple[str, Level, str]]] = {}
         for policy in self.datasets(identity):
             for level, rule in policy.levels.items():

@@ -104,7 +104,7 @@ def _in_folder(root: Path, parts: Sequence[str]) -> OpenedFile:
         os.close(handle)
         raise NotInStore("It is no plain file.")
 
-    file = open(handle, "rb", buffering=0)  # noqa: SIM115 -- whoever asked for it closes it
+    file = open(handle, "rb", buffering=0)  # noqa: SIM115 -- the caller closes it
 
     def pieces(start: int, end: int) -> Iterator[bytes]:
         file.seek(start)

@@ -56,7 +56,7 @@ class GuardConfig:
 
     audit: AuditLog
     addresses: Limiter
-    #: Names by which the service may be called; empty: any. For a service that asks nobody who they are, or a page from
+    #: Names by which the service may be called; empty: any. For a service that authenticates no user, or a page from
     #: elsewhere could reach it under a name of its own.
     hosts: frozenset[str] = field(default=frozenset())
 
@@ -98,7 +98,7 @@ class RequestGuard:
             return answer_to(TooOften(seconds), request_id)
         if self._config.hosts and _called(headers.get("host", "")) not in self._config.hosts:
             return error_answer(400, "The service is not called by this name. Use 127.0.0.1.", request_id)
-        # A browser says from where a request comes; those of a page from elsewhere act on nobody's behalf here.
+        # A browser says from where a request comes; those of a page from elsewhere act in no user's name here.
         if scope["method"] not in _SAFE and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return error_answer(403, "Pages from elsewhere may not start anything here.", request_id)
         return None

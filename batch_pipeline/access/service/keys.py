@@ -61,7 +61,7 @@ class IssuerKeys:
         """The key as the issuer publishes it; None: it has no such key. Raises IssuerUnreachable."""
         known = self._keys.get(key_id)
         if known is not None and self._age() <= FRESH_SECONDS:
-            return known  # nobody waits for a slow issuer whose key is here
+            return known  # no request waits for a slow issuer whose key is here
         with self._lock:
             if self._clock() - self._tried > COOLDOWN_SECONDS:
                 self._refresh()
@@ -107,7 +107,7 @@ def proxies(url: str) -> urllib.request.ProxyHandler:
 
 
 def is_safe(url: str) -> bool:
-    """Whether nobody on the way can change what is fetched from a URL: https, or this very machine."""
+    """Whether what is fetched from a URL cannot be changed on the way: https, or this very machine."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -42,7 +42,7 @@ from batch_pipeline.wire.store import NotInStore
 #: A ULID: https://github.com/ulid/spec
 RUN_ID: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _DATASET: Final = r"^[a-z0-9][a-z0-9-]{0,39}$"
-#: What hides in a path until somebody takes it for a separator.
+#: What hides in a path until it is taken for a separator.
 _HIDDEN: Final = (b"%2f", b"%5c", b"%00")
 
 
@@ -106,7 +106,7 @@ def run(
 
 @router.get("/health", response_model=Health, responses={429: {"model": ErrorAnswer}})
 def health() -> Health:
-    """Whether the service is up; asks nothing and nobody."""
+    """Whether the service is up; checks nothing else."""
     return Health(status="ok", version=batch_pipeline.__version__)
 
 

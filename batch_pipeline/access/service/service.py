@@ -74,7 +74,7 @@ def _token(request: Request, header: str) -> str:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     value = token.strip() if kind.lower() == "bearer" else request.headers.get(header, "") if header else ""
     if not value:
-        raise TokenRefused("Nobody is named. Send an identity token: `Authorization: Bearer …`, or log in.")
+        raise TokenRefused("The request names no user. Send an identity token: `Authorization: Bearer …`, or log in.")
     return value
 
 

@@ -39,7 +39,7 @@ class TokenRules:
 
     audience: str
     algorithms: tuple[str, ...] = ("RS256", "ES256")
-    #: The claim that names somebody: `email`, believed only when the issuer has verified it, or `sub`.
+    #: The claim that names the user: `email`, believed only when the issuer has verified it, or `sub`.
     claim: str = "email"
     #: By how much clocks may differ.
     leeway_seconds: float = 30
@@ -96,7 +96,7 @@ class Verifier:
         if self._rules.claim == "email" and claims.get("email_verified") not in (True, "true"):
             raise TokenRefused("The issuer has not verified the e-mail address of the token. Verify it there.")
         if not isinstance(name, str) or not name or name == "*" or has_control(name) or re.search(r"\s", name):
-            raise TokenRefused(f"The token names nobody by its claim {self._rules.claim!r}. Ask for that scope.")
+            raise TokenRefused(f"The token names no user by its claim {self._rules.claim!r}. Ask for that scope.")
         return name
 
 

@@ -66,7 +66,7 @@ def _images(call: CommandCall) -> list[dict[str, Any]]:
     built = deploy_images(
         graph, settings, say=say, only=call.options["names"], push=push, force=bool(call.options["force"])
     )
-    # The next parts read the pins anew.
+    # The next parts read the pins again.
     del call.graph
     for image in built:
         _data(call, f"image {image.name}: {'built, ' if image.built else ''}{image.image}")

@@ -53,7 +53,7 @@ def test_the_option_that_asks_nobody_is_refused_elsewhere_by_the_command_too(
 
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {
-    "no policies": ({"access.policies": ""}, "No place of policies"),
+    "no policies": ({"access.policies": ""}, "access.policies is not set"),
     "no issuer": ({"server.issuer": ""}, "server.issuer is not set"),
     "no audience": ({"server.audience": ""}, "No audience"),
     "an issuer over plain http": ({"server.issuer": "http://issuer.example.org"}, "https"),
