@@ -196,12 +196,12 @@ def _urls(git: Git, commit: str) -> dict[str, str]:
     configured = git.said(
         "config", "--blob", f"{commit}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$"
     )
-    modules: dict[str, dict[str, str]] = {}
+    sections: dict[str, dict[str, str]] = {}
     for entry in configured.split("\0"):
         key, _, value = entry.partition("\n")
         name, _, what = key.rpartition(".")
-        modules.setdefault(name, {})[what] = value
-    return {item["path"]: item["url"] for item in modules.values() if {"path", "url"} <= set(item)}
+        sections.setdefault(name, {})[what] = value
+    return {item["path"]: item["url"] for item in sections.values() if {"path", "url"} <= set(item)}
 
 
 def _whole(url: str, above: str) -> str:

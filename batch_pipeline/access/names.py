@@ -215,12 +215,12 @@ def folder_of(cwd: str) -> str:
     return "" if path == "." else path
 
 
-def entry_of(cwd: str, script: str) -> str:
+def entry_of(cwd: str, program: str) -> str:
     """The script as a path from the repository's root; empty when it is none inside of it."""
-    if not script or script.startswith(("/", "-", "~")) or has_control(script) or "\\" in script:
+    if not program or program.startswith(("/", "-", "~")) or has_control(program) or "\\" in program:
         return ""
-    path = posixpath.normpath(posixpath.join(cwd or ".", script))
-    if path in (".", "..") or path.startswith("../") or ".." in script.split("/"):
+    path = posixpath.normpath(posixpath.join(cwd or ".", program))
+    if path in (".", "..") or path.startswith("../") or ".." in program.split("/"):
         return ""
     return "" if ".git" in path.casefold().split("/") else path
 

@@ -222,8 +222,8 @@ def parse_policy(data: bytes, origin: str) -> DatasetPolicy:
     return policy
 
 
-def _tuples(rule: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(item) if isinstance(item, list) else item for key, item in rule.items()}
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in table.items()}
 
 
 def _contradictions(policy: DatasetPolicy) -> Iterator[str]:

@@ -100,8 +100,8 @@ def _write_settings(folder: Path, fitting: Mapping[str, Any]) -> None:
     (folder / SETTINGS).write_text("# The demonstration's settings, for other verbs: --config.\n\n" + text)
 
 
-def _toml_key(key: str) -> str:
-    return key if key.isidentifier() else json.dumps(key)
+def _toml_key(name: str) -> str:
+    return name if name.isidentifier() else json.dumps(name)
 
 
 def _quiet(call: CommandCall) -> CommandCall:

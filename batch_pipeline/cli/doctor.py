@@ -53,8 +53,8 @@ def doctor(call: CommandCall) -> int:
     On AWS that is the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
     is wrong. With --clean it removes what attempts that were killed left in the scratch of this machine.
     """
-    findings = [_guarded(name, check, call) for name, check in CHECKS.items()]
-    reported = _once(finding for of_check in findings for finding in of_check)
+    by_check = [_guarded(name, check, call) for name, check in CHECKS.items()]
+    reported = _once(finding for of_check in by_check for finding in of_check)
     if call.json:
         from batch_pipeline.report.records import plain
 
@@ -87,8 +87,8 @@ def _guarded(name: str, check: Callable[[CommandCall], Iterator[Finding]], call:
 def _python(call: CommandCall) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     new_enough = sys.version_info >= OLDEST_PYTHON
-    wanted = ".".join(map(str, OLDEST_PYTHON))
-    remedy = "" if new_enough else f"Install Python {wanted} or newer."
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    remedy = "" if new_enough else f"Install Python {oldest} or newer."
     yield Finding(check="python", ok=new_enough, sentence=f"{version} ({sys.executable})", remedy=remedy)
 
 
@@ -183,10 +183,10 @@ def _space(call: CommandCall) -> Iterator[Finding]:
 
 
 def _space_of(what: str, folder: Path) -> Finding:
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     enough = free >= LOW_SPACE
     remedy = "" if enough else "Free some space, or choose a folder on another disk."
     return Finding(check=f"disk of the {what}", ok=enough, sentence=f"{free / 1024**3:.1f} GiB free", remedy=remedy)

@@ -157,12 +157,12 @@ def selection_options(steps: Completer, samples: Completer) -> list[click.Parame
     def option(flag: str, help: str, **more: Any) -> CommandOption:
         return CommandOption(flag, help, heading=CELLS, **more)
 
-    names = "These samples: names with commas between, or @FILE; repeatable."
+    what = "These samples: names with commas between, or @FILE; repeatable."
     trust = "For this command, trust results made by other code, parameters or inputs."
     return [
         option("--from-step", "This step and what depends on it.", metavar="STEP", shell_complete=steps),
         option("--only-step", "This step alone; repeatable.", multiple=True, metavar="STEP", shell_complete=steps),
-        option("--samples", names, multiple=True, metavar="NAMES", shell_complete=samples),
+        option("--samples", what, multiple=True, metavar="NAMES", shell_complete=samples),
         option("--failed", "The samples that failed or were cancelled last time.", is_flag=True),
         option("--force", "Run chosen cells even when they are done.", is_flag=True),
         option("--accept-code-changes", trust, is_flag=True),

@@ -78,50 +78,52 @@ def follow(call: CommandCall) -> int:
     return finish(call, outcome)
 
 
-def _show(call: CommandCall, state: Status) -> int:
+def _show(call: CommandCall, current: Status) -> int:
     if call.json:
-        print_json(_record(state))
+        print_json(_record(current))
     else:
-        _tell(state)
+        _tell(current)
     # What somebody cancelled did not fail.
-    failed = any(cell.reason is not EndReason.CANCELLED for cell in state.failed)
+    failed = any(cell.reason is not EndReason.CANCELLED for cell in current.failed)
     return CommandExit.FAILED if failed else CommandExit.DONE
 
 
-def _tell(state: Status) -> None:
+def _tell(current: Status) -> None:
     from batch_pipeline.cli.failures import print_failures
     from batch_pipeline.report.tables import blocked_lines, status_rows
 
-    rows = status_rows(state.plan, state.progress, state.failed)
-    moving = ("running", "waiting") if state.live_runs else ()
+    rows = status_rows(current.plan, current.progress, current.failed)
+    moving = ("running", "waiting") if current.live_runs else ()
     ended = ("failed", "cancelled") if any(row.cancelled for row in rows) else ("failed",)
     shown = ["cells", "done", *moving, *ended, "to run", "cannot run"]
     values = [[getattr(row, name.replace(" ", "_")) for name in shown] for row in rows]
     print_table(["step", *shown, ""], [[row.step, *cells, row.words] for row, cells in zip(rows, values, strict=True)])
-    if state.live_runs:
-        say(f"Live: {', '.join(state.live_runs)}.")
-    for note in state.notes:
+    if current.live_runs:
+        say(f"Live: {', '.join(current.live_runs)}.")
+    for note in current.notes:
         say(note)
-    print_failures(state.failed)
-    for line in blocked_lines(state.plan.blocked):
+    print_failures(current.failed)
+    for line in blocked_lines(current.plan.blocked):
         data(f"Cannot run: {line}")
 
 
-def _record(state: Status) -> dict[str, object]:
+def _record(current: Status) -> dict[str, object]:
     from batch_pipeline.report.records import FORMAT, failed_record, progress_record
     from batch_pipeline.report.tables import status_rows
 
-    rows = status_rows(state.plan, state.progress, state.failed)
+    rows = status_rows(current.plan, current.progress, current.failed)
     return {
         "format": FORMAT,
         "steps": [
             step | {"cancelled": row.cancelled, "to_run": row.to_run, "cannot_run": row.cannot_run}
-            for step, row in zip(progress_record(state.progress), rows, strict=True)
+            for step, row in zip(progress_record(current.progress), rows, strict=True)
         ],
-        "failed": failed_record(state.failed),
-        "live_runs": list(state.live_runs),
-        "notes": list(state.notes),
-        "blocked": [{"step": step, "sample": name, "message": why} for (step, name), why in state.plan.blocked.items()],
+        "failed": failed_record(current.failed),
+        "live_runs": list(current.live_runs),
+        "notes": list(current.notes),
+        "blocked": [
+            {"step": step, "sample": name, "message": why} for (step, name), why in current.plan.blocked.items()
+        ],
     }
 
 

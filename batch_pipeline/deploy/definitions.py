@@ -47,14 +47,14 @@ def deploy_definitions(
     definitions: Mapping[str, Mapping[str, Any]], settings: Settings, clients: Clients, *, dry_run: bool = False
 ) -> Sequence[DeployedDefinition]:
     """Registers the steps' definitions that are not there. Raises SubmissionRefused, BackendFailed."""
-    names = {step: str(definition["jobDefinitionName"]) for step, definition in definitions.items()}
-    there = _registered(clients, sorted(set(names.values())))
+    name_of = {step: str(definition["jobDefinitionName"]) for step, definition in definitions.items()}
+    there = _registered(clients, sorted(set(name_of.values())))
     pinned = dict(there)
     if not dry_run:
         pinned |= BatchBackend(settings, clients=clients).prepare(definitions.values())
     return [
         DeployedDefinition(step=step, definition=pinned.get(name, name), new=name not in there)
-        for step, name in names.items()
+        for step, name in name_of.items()
     ]
 
 
@@ -76,9 +76,9 @@ def unused(clients: Clients, pipeline: str, used: Collection[str]) -> list[str]:
     return [f"{name}:{revision}" for name, revision in sorted(revisions)]
 
 
-def retire(clients: Clients, definitions: Sequence[str]) -> None:
+def retire(clients: Clients, revisions: Sequence[str]) -> None:
     """Takes definitions, as `name:revision`, out of use. Doing it again is harmless. Raises BackendFailed."""
-    for definition in definitions:
+    for definition in revisions:
         clients.read("deregister_job_definition", jobDefinition=definition)
 
 

@@ -143,8 +143,8 @@ class Infrastructure:
         key = self._settings.store.kms_key
         if key and not key.startswith("arn:"):
             key = self._clients.read("describe_key", service="kms", KeyId=key)["KeyMetadata"]["Arn"]
-        wanted = {"BucketName": bucket, "KeyPrefix": f"{prefix}/" if prefix else "", "KmsKeyArn": key}
-        return {name: value for name, value in wanted.items() if value}
+        parameters = {"BucketName": bucket, "KeyPrefix": f"{prefix}/" if prefix else "", "KmsKeyArn": key}
+        return {name: value for name, value in parameters.items() if value}
 
     def _with_bucket(self, wanted: Mapping[str, str | None]) -> dict[str, str | None]:
         """Parameters of a new stack: with a bucket's name, and whether the bucket is to be made."""
@@ -262,5 +262,7 @@ def _place(settings: Settings) -> tuple[str, str]:
 
 
 def _diff(before: str, after: str) -> Iterable[str]:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "deployed", "this version", n=2, lineterm="")
-    return list(lines)
+    unified = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), "deployed", "this version", n=2, lineterm=""
+    )
+    return list(unified)

@@ -167,8 +167,8 @@ class _Crate:
 class _Folder:
     """See `Target`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, root: Path) -> None:
+        self._folder = root
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         """See `Target.write`."""

@@ -131,7 +131,7 @@ def _profiles() -> Iterator[Entity]:
 
 
 def _workflow(run: RunRecord, main: str, ports: Sequence[Entity]) -> Entity:
-    made = [port["@id"] for port in ports if port["@id"].startswith("#output-")]
+    outputs = [port["@id"] for port in ports if port["@id"].startswith("#output-")]
     entity: Entity = {
         "@id": main,
         "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
@@ -142,8 +142,8 @@ def _workflow(run: RunRecord, main: str, ports: Sequence[Entity]) -> Entity:
         "programmingLanguage": _to("#python"),
         "encodingFormat": _format(main),
         "creator": _to("#agent"),
-        "input": [_to(port["@id"]) for port in ports if port["@id"] not in made],
-        "output": list(map(_to, made)),
+        "input": [_to(port["@id"]) for port in ports if port["@id"] not in outputs],
+        "output": list(map(_to, outputs)),
     }
     if run.repository.startswith("http"):
         entity |= {"codeRepository": run.repository, "url": run.repository}

@@ -167,9 +167,9 @@ def _references(store: Store, receipts: Sequence[Receipt]) -> list[Receipt]:
 
 def _finish(target: Store, prefix: str, files: Sequence[FileToCopy]) -> None:
     """Writes the checksums, which makes it a release; in a folder, files can be read only from then on."""
-    record = FileToCopy(key=RECORD, size_bytes=0, sha256=sha256_of_bytes(target.get(f"{prefix}{RECORD}")))
-    lines = [f"{file.sha256}  {file.key}\n" for file in sorted((*files, record), key=lambda file: file.key)]
-    _protect(target, [f"{prefix}{file.key}" for file in (*files, record)])
+    release_record = FileToCopy(key=RECORD, size_bytes=0, sha256=sha256_of_bytes(target.get(f"{prefix}{RECORD}")))
+    lines = [f"{file.sha256}  {file.key}\n" for file in sorted((*files, release_record), key=lambda file: file.key)]
+    _protect(target, [f"{prefix}{file.key}" for file in (*files, release_record)])
     if not target.put_if_absent(f"{prefix}{SUMS}", "".join(lines).encode()):
         raise RunConflict(f"{target.url_of(prefix)} was finished by another command just now. Nothing is to do.")
     _protect(target, [f"{prefix}{SUMS}"])

@@ -174,7 +174,7 @@ def with_room(memory_bytes: int, headroom: float) -> int:
 
 def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, list[CellUsage]]:
     """Step -> cells that ran out of memory in the newest runs and have no receipt."""
-    most: dict[tuple[str, str], int] = {}
+    most_memory_mb: dict[tuple[str, str], int] = {}
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]:
         try:
             failed = read_failed(store, run_id)
@@ -184,9 +184,9 @@ def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, 
             hungry = cell.reason is EndReason.OUT_OF_MEMORY and cell.memory_mb
             if hungry and cell.sample not in listed.get(cell.step, {}):
                 place = (cell.step, cell.sample)
-                most[place] = max(most.get(place, 0), cell.memory_mb)
+                most_memory_mb[place] = max(most_memory_mb.get(place, 0), cell.memory_mb)
     guesses: dict[str, list[CellUsage]] = {}
-    for (step, _), had in most.items():
+    for (step, _), had in most_memory_mb.items():
         guess = CellUsage(memory_bytes=2 * had * MIB, cpu_seconds=0.0, seconds=0.0, memory_mb=had, guessed=True)
         guesses.setdefault(step, []).append(guess)
     return guesses

@@ -144,15 +144,15 @@ class _Tracer:
         """Goes back to the sources, level by level."""
         level = {cell: receipt}
         while level:
-            read = {one: list(self._read_by(receipt)) for one, receipt in level.items()}
-            wanted = {maker for files in read.values() for _, maker in files if maker}
+            files_read = {one: list(self._read_by(receipt)) for one, receipt in level.items()}
+            wanted = {maker for files in files_read.values() for _, maker in files if maker}
             self._fetch([maker for maker in wanted if maker not in self._receipts and maker not in level])
             following: dict[Cell, Receipt] = {}
             for one, receipt in level.items():
                 self._receipts[one] = receipt
                 self.makers[one] = self._maker(receipt)
             for one, receipt in level.items():
-                self.inputs[one] = [self._linked(file, maker, receipt) for file, maker in read[one]]
+                self.inputs[one] = [self._linked(file, maker, receipt) for file, maker in files_read[one]]
                 for file in self.inputs[one]:
                     before = self._receipts.get(file.maker) if file.maker else None
                     if file.maker and before and not file.problem and file.maker not in self.makers:
@@ -230,10 +230,10 @@ def _record(store: Store, run_id: str) -> RunRecord | None:
 def _parts(store: Store, run_id: str) -> Mapping[str, Any]:
     """Step -> the parts of its fingerprint."""
     try:
-        parts: Mapping[str, Any] = store.get_json(layout.plan(run_id))["parts"]
+        fingerprint_parts: Mapping[str, Any] = store.get_json(layout.plan(run_id))["parts"]
     except NotInStore:
         return {}
-    return parts
+    return fingerprint_parts
 
 
 def _sums(store: Store, key: str) -> Mapping[str, str]:

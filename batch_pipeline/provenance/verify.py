@@ -137,7 +137,7 @@ def repair(store: Store, results: Sequence[Checked]) -> list[str]:
     Each receipt is retired as it stands beside the files while they are read once more: one that was replaced meanwhile
     stays. Returns the keys of those retired. A release is no run's to repair.
     """
-    receipts: dict[str, list[tuple[str, str, str, bool]]] = {}
+    retiring: dict[str, list[tuple[str, str, str, bool]]] = {}
     references: dict[str, str] = {}
     retired = []
     misleading: set[str] = set()
@@ -148,7 +148,7 @@ def repair(store: Store, results: Sequence[Checked]) -> list[str]:
         if not cell or not any(one.problem for one in checked) or store.version(store.head(key)) != version:
             continue
         step, sample, fingerprint = cell
-        receipts.setdefault(step, []).append((sample, fingerprint, version, False))
+        retiring.setdefault(step, []).append((sample, fingerprint, version, False))
         misleading |= {one.promise.key for one in checked if _misleads(store, one)}
         if any(one.promise.key.startswith(layout.REFERENCES) for one in checked):
             references[sample] = step
@@ -158,11 +158,11 @@ def repair(store: Store, results: Sequence[Checked]) -> list[str]:
         if misleading.isdisjoint(record.key for record in receipt.inputs) or key in retired:
             continue
         version = store.version(store.head(key))
-        receipts.setdefault(receipt.step, []).append((receipt.sample, receipt.fingerprint, version, True))
+        retiring.setdefault(receipt.step, []).append((receipt.sample, receipt.fingerprint, version, True))
         retired.append(key)
     if retired:
         run_id = new_run_id()
-        noted = Retirement(run_id=run_id, receipts=receipts, references=references, untrue=True)
+        noted = Retirement(run_id=run_id, receipts=retiring, references=references, untrue=True)
         store.put(layout.retired(run_id), noted.to_bytes())
     return retired
 

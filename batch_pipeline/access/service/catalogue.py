@@ -103,7 +103,7 @@ class Catalogue:
 
     def datasets(self, identity: UserIdentity) -> list[DatasetPolicy]:
         """The policies of the datasets that the user is a member of, by name. One that is wrong is left out."""
-        policies = []
+        members_policies = []
         for name in self._names():
             try:
                 policy = read_policy(self._policies, name)
@@ -111,8 +111,8 @@ class Catalogue:
                 _LOG.warning("The dataset %s is left out: %s", name, error.message)
                 continue
             if any(policy.is_member(level, identity.names) for level in policy.levels):
-                policies.append(policy)
-        return policies
+                members_policies.append(policy)
+        return members_policies
 
     def find(self, identity: UserIdentity, query: Query, *, most: int, before: str = "") -> RunPage:
         """The runs that fit and that the user may see, newest first, those older than the run `before` only."""

@@ -45,9 +45,9 @@ class ServiceClient:
         # A redirect would take the token along.
         self._opener = urllib.request.build_opener(proxies(url), NoRedirects())
 
-    def start(self, request: SubmitRequest) -> dict[str, Any]:
+    def start(self, submit_request: SubmitRequest) -> dict[str, Any]:
         """Has a run started: its id, where it writes, its page. Raises Refused, InvalidUse, ServiceUnreachable."""
-        return self._request("POST", "/runs", asdict(request))
+        return self._request("POST", "/runs", asdict(submit_request))
 
     def runs(self, filters: Mapping[str, Any]) -> dict[str, Any]:
         """The runs that fit. Raises InvalidUse, ServiceUnreachable."""
@@ -80,9 +80,9 @@ class ServiceClient:
             doubt = " It may have started the run all the same: look at its runs before you ask again."
             raise ServiceUnreachable(sentence + (doubt if method == "POST" else "")) from error
 
-    def _error(self, status: int, body: bytes) -> InvalidUse | ServiceUnreachable:
+    def _error(self, status: int, data: bytes) -> InvalidUse | ServiceUnreachable:
         try:
-            answer = json.loads(body)
+            answer = json.loads(data)
             problems = [Problem(**problem) for problem in answer["problems"]]
             sentence = f"{answer['error']} (request {answer['request_id']})"
         except (ValueError, TypeError, KeyError):

@@ -17,12 +17,12 @@ from batch_pipeline.report.run_pages import page_of
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def runs(listing: RunList, filters: Mapping[str, Any], datasets: Sequence[str], user: str) -> str:
+def runs(run_list: RunList, filters: Mapping[str, Any], datasets: Sequence[str], user: str) -> str:
     """The page that lists and filters the runs."""
     active = {name: value for name, value in filters.items() if value and name not in ("before", "most")}
-    older = urlencode({**active, "before": listing.next}) if listing.next else ""
+    older = urlencode({**active, "before": run_list.next}) if run_list.next else ""
     return _page(
-        "runs.html", listing=listing, filters=filters, active=active, datasets=datasets, older=older, user=user
+        "runs.html", run_list=run_list, filters=filters, active=active, datasets=datasets, older=older, user=user
     )
 
 

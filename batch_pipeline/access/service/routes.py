@@ -91,8 +91,8 @@ def start(
 def runs(request: Request, filters: Annotated[Filters, Query()], identity: CurrentUser, service: CurrentService) -> Any:
     """The runs of the datasets whose member one is, newest first."""
     page = service.catalogue.find(identity, filters.query(), most=filters.most, before=filters.before)
-    listing = RunList.of(page)
-    return HTMLResponse(_runs_page(service, identity, filters, listing)) if wants_page(request) else listing
+    run_list = RunList.of(page)
+    return HTMLResponse(_runs_page(service, identity, filters, run_list)) if wants_page(request) else run_list
 
 
 @router.get("/runs/{run_id}", response_model=RunDetail, responses=_errors(404) | _PAGE)
@@ -110,9 +110,9 @@ def health() -> Health:
     return Health(status="ok", version=batch_pipeline.__version__)
 
 
-def _runs_page(service: Service, identity: UserIdentity, filters: Filters, listing: RunList) -> str:
+def _runs_page(service: Service, identity: UserIdentity, filters: Filters, run_list: RunList) -> str:
     names = [policy.dataset for policy in service.catalogue.datasets(identity)]
-    return pages.runs(listing, filters.model_dump(mode="json"), names, identity.name)
+    return pages.runs(run_list, filters.model_dump(mode="json"), names, identity.name)
 
 
 @router.get("/", include_in_schema=False)
