@@ -1,9 +1,10 @@
-"""Gives every cell its fingerprint and state: the first pass of the planner, steps in order, a column a step.
+"""Gives every cell its fingerprint and state: the planner's first pass, in topological order, a column a step.
 
 A cell is done when its one receipt has its current fingerprint and nothing that it reads, however far up, is made
 again. Two receipts prove nothing: a container removes the older ones before it publishes, so only one of them can vouch
 for the files that are there. A retired receipt proves nothing either (`Inventory.retired`). What a cell reads decides
-the rest: a blocked or unchosen input blocks it, a deferred one defers it.
+the rest: a blocked or unchosen input blocks it, a deferred one defers it. `Cells._decide` has the table (for which
+this module is longer than others). Queries return values; `add` and `defer` alone store them.
 
 A running array job is never split. Its cells are left to it until it ends, and nothing above them is made again before:
 a running job could still read the old result, and publish what it made of it after the new one is there. Such cells are
@@ -13,17 +14,28 @@ deferred to a later wave.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
+from batch_pipeline.pipeline.column import (
+    BEYOND,
+    DEFERRED,
+    DONE,
+    LIVE,
+    SKIPPED,
+    TO_RUN,
+    Column,
+    Decision,
+    GatherInput,
+)
 from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, missing_part, source_part
-from batch_pipeline.pipeline.plan import CellState, Conflict, Inventory, LiveJob, Retired, Selection, Why
+from batch_pipeline.pipeline.live_cells import index_live_cells
+from batch_pipeline.pipeline.plan import CellState, Inventory, Retired, Selection, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source
 from batch_pipeline.wire.errors import InvalidPlan
 from batch_pipeline.wire.layout import COHORT
-
-#: A cell's state, why it runs, and the fingerprint that its readers see.
-_Decision = tuple[CellState, Why | None, str]
 
 _MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
 _STOPPED = frozenset({CellState.BLOCKED, CellState.SKIPPED})
@@ -48,323 +60,305 @@ class Cells:
         self.samples = samples
         self.inventory = inventory
         self.selection = selection
-        self.digests = {step: part.digest() for step, part in parts.items()}
-        self.states: dict[str, list[CellState]] = {}
-        self.fingerprints: dict[str, list[str]] = {}
-        self.why: dict[str, list[Why | None]] = {}
-        self.blocked: dict[tuple[str, str], str] = {}
-        self.missing: dict[str, tuple[str, ...]] = {}
-        #: Native ids of live jobs that no array of this plan can follow index by index.
+        self.live = index_live_cells(graph, samples, inventory.live)
+        self._digests = {step: part.digest() for step, part in parts.items()}
+        #: Of the steps that were added.
+        self.columns: dict[str, Column] = {}
+        self._gathers: dict[str, GatherInput] = {}
+        #: Native ids of live jobs that no array of this plan can follow index by index; filled by `defer`.
         self.split: set[str] = set()
-        #: Step -> sample -> the live job that has it (the last that was sent), whether it did it already or not.
-        self.live_of: dict[str, dict[str, LiveJob]] = {}
-        for job in inventory.live:
-            self.live_of.setdefault(job.step, {}).update(dict.fromkeys(job.samples, job))
-        self._live_print = {
-            (job.step, sample): fingerprint
-            for job in inventory.live
-            for sample, fingerprint in zip(job.samples, job.fingerprints, strict=True)
-        }
-        self._readers = {node.name: [other for other in graph if node.name in other.upstream] for node in graph}
-        #: Step -> samples of the cells that some live job is below.
-        self._above_live = self._find_above_live() if inventory.live else {}
-        #: Step -> whether each cell, or anything that it reads, is on its way or is to be made again.
-        self._moving: dict[str, list[bool]] = {}
-        #: Gather -> positions of the samples that it takes, where that is known.
-        self._takes: dict[str, list[int]] = {}
-        #: Gathers that cannot run now: what they are instead, and the sentence if they are blocked.
-        self._held: dict[str, tuple[CellState, str]] = {}
-        #: Chosen gathers of samples of which some were not chosen, and what reads from them: not chosen either.
-        self._beyond: set[str] = set()
-        #: Node and position of cells that a live job makes differently than they should be now.
-        self._clashes: list[tuple[Node, int]] = []
 
     def add(self, node: Node) -> None:
         """Gives the cells of a step, whose upstream steps were added before, fingerprints and states."""
-        gathers = node.scope is Scope.COHORT
-        names = (COHORT,) if gathers else self.samples
-        wanted = (self._gather(node),) if gathers else self._prints(node)
+        if node.scope is Scope.COHORT:
+            self._gathers[node.name] = self._gather_input(node)
+        self.columns[node.name] = self._column(node)
+
+    @property
+    def blocked(self) -> dict[tuple[str, str], str]:
+        """(step, sample) of the blocked cells -> why."""
+        columns = self.columns.items()
+        return {(step, name): sentence for step, column in columns for name, sentence in column.blocked.items()}
+
+    @property
+    def missing(self) -> dict[str, tuple[str, ...]]:
+        """Gather -> the samples that it does without."""
+        return {step: gather.missing for step, gather in self._gathers.items() if gather.missing}
+
+    def names(self, node: Node) -> tuple[str, ...]:
+        """The samples of a step's cells."""
+        return (COHORT,) if node.scope is Scope.COHORT else self.samples
+
+    def _column(self, node: Node) -> Column:
         receipts = self.inventory.receipts.get(node.name, {})
-        inputs_move = self._inputs_move(node)
         # What is done by its fingerprint and by nothing else needs no second look; most cells of most plans are.
-        is_plain = not (self.selection.force or self.selection.accept_code_changes or node.name in self.live_of)
-        self.states[node.name] = states = []
-        self.why[node.name] = why = []
-        self.fingerprints[node.name] = prints = []
-        self._moving[node.name] = moving = []
-        for i, (name, fingerprint, moves) in enumerate(zip(names, wanted, inputs_move, strict=True)):
+        is_plain = not (self.selection.force or self.selection.accept_code_changes or node.name in self.live.jobs)
+        states: list[CellState] = []
+        why: list[Why | None] = []
+        fingerprints: list[str] = []
+        moving: list[bool] = []
+        blocked: dict[str, str] = {}
+        is_beyond = False
+        cells = zip(self.names(node), self._wanted(node), self._inputs_move(node), strict=True)
+        for i, (name, fingerprint, moves) in enumerate(cells):
             have = receipts.get(name, ())
             if is_plain and not moves and len(have) == 1 and have[0] == fingerprint:
-                state, reason = CellState.DONE, None
-            else:
-                state, reason, fingerprint = self._decide(node, name, i, fingerprint, have, moves)
+                states.append(CellState.DONE)
+                why.append(None)
+                fingerprints.append(fingerprint)
+                moving.append(False)
+                continue
+            decision = self._decide(node, name, i, fingerprint, have, moves=moves)
+            state = decision.state
             states.append(state)
-            why.append(reason)
-            prints.append(fingerprint)
-            moving.append(state in _MOVING or (moves and state is not CellState.DONE))
+            why.append(self._why(node, name, fingerprint, have) if state is CellState.TO_RUN else None)
+            fingerprints.append(have[0] if state is CellState.DONE else fingerprint)
+            moving.append(state is not CellState.DONE and (moves or state in _MOVING))
+            if state is CellState.BLOCKED:
+                blocked[name] = decision.sentence
+            is_beyond |= decision.is_beyond
+        return Column(
+            states=states,
+            why=why,
+            fingerprints=fingerprints,
+            moving=moving,
+            blocked=blocked,
+            is_beyond=is_beyond,
+        )
 
     def _inputs_move(self, node: Node) -> Sequence[bool]:
         """For each cell of a step whether something that it reads, however far up, is on its way or made again."""
         gathers = [step for step in node.upstream if self.graph[step].scope is Scope.COHORT]
-        columns = [self._moving[step] for step in node.upstream if step not in gathers]
-        moves = any(self._moving[step][0] for step in gathers)
+        columns = [self.columns[step].moving for step in node.upstream if step not in gathers]
+        moves = any(self.columns[step].moving[0] for step in gathers)
         if node.scope is Scope.COHORT:
-            return [moves or any(column[i] for column in columns for i in self.taken_by(node.name))]
+            return [moves or any(column[i] for column in columns for i in self.gathered_by(node.name))]
         if moves or not columns:
             return [moves] * len(self.samples)
         return columns[0] if len(columns) == 1 else [any(cells) for cells in zip(*columns, strict=True)]
 
-    def _prints(self, node: Node) -> Iterator[str]:
-        """Fingerprints of a step's cells; empty where something that it reads has none."""
-        columns = [self._column(node, port, source) for port, source in node.inputs.items()]
-        digest = self.digests[node.name]
+    def _wanted(self, node: Node) -> Iterable[str]:
+        """The fingerprints that a step's cells should have; empty where something that a cell reads has none."""
+        wanted = (self._gather_fingerprint(node),) if node.scope is Scope.COHORT else self._fingerprints(node)
+        if not self.selection.accept_code_changes or node.name not in self.live.jobs:
+            return wanted
+        live, step = self.live.fingerprints, node.name
+        return [live.get((step, name)) or own for name, own in zip(self.names(node), wanted, strict=True)]
+
+    def _fingerprints(self, node: Node) -> Iterator[str]:
+        columns = [self._input_parts(node, port, source) for port, source in node.inputs.items()]
+        digest = self._digests[node.name]
         if not columns:
             yield from [cell_fingerprint(digest, ())] * len(self.samples)
             return
         for inputs in zip(*columns, strict=True):
             yield cell_fingerprint(digest, inputs) if all(inputs) else ""
 
-    def _column(self, node: Node, port: str, source: Port | Source) -> Sequence[str]:
+    def _input_parts(self, node: Node, port: str, source: Port | Source) -> Sequence[str]:
+        """What a port adds to the fingerprint of each cell."""
         if isinstance(source, Port):
-            prints = self.fingerprints[source.task.name]
+            fingerprints = self.columns[source.task.name].fingerprints
             if self.graph[source.task.name].scope is Scope.COHORT:
-                return prints * len(self.samples)
-            return prints
+                return [fingerprints[0]] * len(self.samples)
+            return fingerprints
         key = f"{node.name}.{port}"
         sources = self.inventory.sources
         return [source_part(sources.get(sample, {}).get(key, ())) for sample in self.samples]
 
-    def _gather(self, node: Node) -> str:
+    def _gather_fingerprint(self, node: Node) -> str:
         """The one fingerprint of a gather; empty while it cannot be known which samples it will have."""
-        taken = self._taken(node)
-        if taken is None:
+        gather = self._gathers[node.name]
+        if gather.positions is None:
             return ""
-        self._takes[node.name] = taken
         inputs = []
         for source in node.inputs.values():
             if not isinstance(source, Port):
                 raise InvalidPlan(f"The gather {node.name} reads a source; only steps of the samples have sources.")
-            prints = self.fingerprints[source.task.name]
+            fingerprints = self.columns[source.task.name].fingerprints
             if self.graph[source.task.name].scope is Scope.COHORT:
-                inputs.append(prints[0])
+                inputs.append(fingerprints[0])
             else:
-                inputs.append(gather_part([(self.samples[i], prints[i]) for i in taken]))
-        if lost := self.missing.get(node.name):
+                inputs.append(gather_part([(self.samples[i], fingerprints[i]) for i in gather.positions]))
+        if gather.missing:
             # A step may tell of them in what it makes.
-            inputs.append(missing_part(lost))
-        return cell_fingerprint(self.digests[node.name], inputs) if all(inputs) else ""
+            inputs.append(missing_part(gather.missing))
+        return cell_fingerprint(self._digests[node.name], inputs) if all(inputs) else ""
 
-    def _taken(self, node: Node) -> list[int] | None:
-        """Positions of the samples that a gather takes, or None: it is held, `_held` says how."""
-        columns = [self.states[step] for step in node.upstream if self.graph[step].scope is not Scope.COHORT]
+    def _gather_input(self, node: Node) -> GatherInput:
+        columns = [self.columns[step].states for step in node.upstream if self.graph[step].scope is not Scope.COHORT]
         if not columns:
-            return []
+            return GatherInput(positions=[])
         usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if _STOPPED.isdisjoint(cells)]
         kept = frozenset(usable)
-        lost = tuple(sample for i, sample in enumerate(self.samples) if i not in kept)
-        if lost and len(usable) < self._needed():
-            self._held[node.name] = self._too_few(lost)
-            return None
+        missing = tuple(sample for i, sample in enumerate(self.samples) if i not in kept)
+        if missing and len(usable) < self._needed():
+            return GatherInput(positions=None, held=self._too_few(missing))
         if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(column) for column in columns):
-            self._held[node.name] = (CellState.DEFERRED, "")
-            return None
-        if lost:
-            self.missing[node.name] = lost
-        return usable
+            return GatherInput(positions=None, held=DEFERRED)
+        return GatherInput(positions=usable, missing=missing)
 
     def _needed(self) -> int:
         """Samples that a gather needs. 7 % of 100 are 7, whatever 0.07 * 100 is in binary."""
         return math.ceil(self.selection.min_success * len(self.samples) - 1e-9)
 
-    def _too_few(self, lost: Sequence[str]) -> tuple[CellState, str]:
-        if self.selection.samples is not None and self.selection.samples.isdisjoint(lost):
-            return CellState.SKIPPED, ""
-        have = f"{len(lost)} of {len(self.samples)} samples have no result for it"
+    def _too_few(self, missing: Sequence[str]) -> Decision:
+        if self.selection.samples is not None and self.selection.samples.isdisjoint(missing):
+            return BEYOND
+        have = f"{len(missing)} of {len(self.samples)} samples have no result for it"
         if self.selection.min_success < 1:
             have += f", and --min-success asks for {self._needed()}"
         remedy = "a lower --min-success" if self.selection.min_success < 1 else "--min-success"
-        return CellState.BLOCKED, f"{have}; repair them, or give {remedy}."
+        return Decision(state=CellState.BLOCKED, sentence=f"{have}; repair them, or give {remedy}.")
 
     def _decide(
-        self, node: Node, name: str, position: int, fingerprint: str, have: tuple[str, ...], moves: bool
-    ) -> _Decision:
-        """What becomes of a cell with these receipts; its fingerprint is empty where an input has none.
+        self, node: Node, name: str, position: int, fingerprint: str, have: tuple[str, ...], *, moves: bool
+    ) -> Decision:
+        """Decides the state of a cell by the first row that fits.
 
-        `moves`: something that it reads is on its way or made again.
+        An input is a cell that this one reads: of the same sample, or a gather; those of a gather are its samples'.
+
+        | live | settled | proven | chosen | and                                                     | state    |
+        |------|---------|--------|--------|---------------------------------------------------------|----------|
+        | yes  | yes     | yes    |        | the receipt is of this very fingerprint                 | DONE     |
+        | yes  |         |        | yes    | an input is TO_RUN or DEFERRED                          | DEFERRED |
+        | yes  |         |        |        |                                                         | LIVE     |
+        | no   | yes     | yes    |        |                                                         | DONE     |
+        | no   |         |        | no     |                                                         | SKIPPED  |
+        | no   |         |        | yes    | it failed in this very command                          | BLOCKED  |
+        | no   |         |        | yes    | an input is BLOCKED                                     | BLOCKED  |
+        | no   |         |        | yes    | an input is SKIPPED: all such are beyond what is chosen | SKIPPED  |
+        | no   |         |        | yes    | an input is SKIPPED                                     | BLOCKED  |
+        | no   |         |        | yes    | it is a gather, and held (`_gather_input`)              | as held  |
+        | no   |         |        | yes    | a source file is not there                              | BLOCKED  |
+        | no   |         |        | yes    | an input is DEFERRED                                    | DEFERRED |
+        | no   |         |        | yes    | the cell of a live job depends on it                    | DEFERRED |
+        | no   |         |        | yes    |                                                         | TO_RUN   |
+
+        live: a live job has it, whatever the fingerprint (`conflicts.py`), and the cell has one.
+        settled: nothing that it reads, however far up, is on its way or made again (`moves`), and it is not forced.
+        proven: its one receipt is of its fingerprint, or of other code where that is accepted (`_is_proven`).
         """
-        chosen, forced = self.selection.takes(node.name, name), self.is_forced(node.name, name)
-        live = self._live_print.get((node.name, name), "")
-        if live and self.selection.accept_code_changes:
-            fingerprint = live
-        if live and fingerprint:
-            if live != fingerprint:
-                self._clashes.append((node, position))
-            if have == (fingerprint,) and not moves and not forced:
-                return CellState.DONE, None, fingerprint
-            waits = chosen and not _REMADE.isdisjoint(self._read_states(node, position).values())
-            return (CellState.DEFERRED if waits else CellState.LIVE), None, fingerprint
-        kept = self._kept(node, fingerprint, have)
-        if kept and not moves and not forced:
-            return CellState.DONE, None, kept
+        chosen = self.selection.takes(node.name, name)
+        settled = not moves and not self.is_forced(node.name, name)
+        if fingerprint and (node.name, name) in self.live.fingerprints:
+            if settled and have == (fingerprint,):
+                return DONE
+            waits = chosen and not _REMADE.isdisjoint(self.read_states(node, position).values())
+            return DEFERRED if waits else LIVE
+        if settled and self._is_proven(node, fingerprint, have):
+            return DONE
         if not chosen:
-            return CellState.SKIPPED, None, fingerprint
-        read = self._read_states(node, position)
-        state, sentence = self._runnable(node, name, fingerprint, read, have)
-        if state is CellState.BLOCKED:
-            self.blocked[node.name, name] = sentence
-        elif state is CellState.TO_RUN and name in self._above_live.get(node.name, ()):
-            state = CellState.DEFERRED
-        why = self._why(node.name, name, kept, have, forced=forced) if state is CellState.TO_RUN else None
-        return state, why, fingerprint
+            return SKIPPED
+        inputs = self.read_states(node, position)
+        stop = self._stop(node, name, fingerprint, have, inputs)
+        if stop is not None:
+            return stop
+        if CellState.DEFERRED in inputs.values() or name in self.live.ancestors.get(node.name, ()):
+            return DEFERRED
+        return TO_RUN
 
-    def taken_by(self, gather: str) -> Sequence[int]:
-        """Positions of the samples that a gather takes; all where that is not known."""
-        return self._takes.get(gather, range(len(self.samples)))
+    def _stop(
+        self, node: Node, name: str, fingerprint: str, have: tuple[str, ...], inputs: Mapping[str, CellState]
+    ) -> Decision | None:
+        """Decides a chosen cell that cannot run now: the middle rows of `_decide`. None: it can."""
+        if (node.name, name) in self.inventory.failed:
+            return Decision(state=CellState.BLOCKED, sentence=self.inventory.failed[node.name, name])
+        stops = {step: state for step, state in inputs.items() if state in _STOPPED}
+        by_state = {state: step for step, state in stops.items()}
+        if CellState.BLOCKED in by_state:
+            sentence = f"It needs {by_state[CellState.BLOCKED]}, which cannot run."
+            return Decision(state=CellState.BLOCKED, sentence=sentence)
+        if stops and all(self.columns[step].is_beyond for step in stops):
+            return BEYOND
+        if stops:
+            sentence = f"It needs {by_state[CellState.SKIPPED]}, which is not done and was not chosen."
+            return Decision(state=CellState.BLOCKED, sentence=sentence)
+        if node.name in self._gathers and (held := self._gathers[node.name].held) is not None:
+            return held
+        if not fingerprint and self._lacks_source(node, name):
+            hint = " It has an older result: --accept-code-changes trusts it." if have else ""
+            sentence = self.inventory.absent.get(name, "Its source file is not there.") + hint
+            return Decision(state=CellState.BLOCKED, sentence=sentence)
+        return None
+
+    def gathered_by(self, gather: str) -> Sequence[int]:
+        """Positions of the samples that a gather reads; all where that is not known."""
+        positions = self._gathers[gather].positions
+        return range(len(self.samples)) if positions is None else positions
 
     def is_forced(self, step: str, sample: str) -> bool:
         """Whether the cell must run, done or not: once a command."""
         chosen = self.selection.force and self.selection.takes(step, sample)
         return chosen and (step, sample) not in self.inventory.made
 
-    def _why(self, step: str, sample: str, kept: str, have: tuple[str, ...], *, forced: bool) -> Why:
-        inventory = self.inventory
-        if kept:
-            return Why.FORCED if forced else Why.UPSTREAM
+    def _why(self, node: Node, name: str, fingerprint: str, have: tuple[str, ...]) -> Why:
+        """Why a cell runs."""
         if len(have) > 1:
             return Why.IN_DOUBT
+        if self._is_proven(node, fingerprint, have):
+            return Why.FORCED if self.is_forced(node.name, name) else Why.UPSTREAM
         if have:
             return Why.CHANGED
-        retired = inventory.retired.get(step, _NO_RECEIPTS).get(sample, {})
-        if sample in inventory.untrue.get(step, _NO_RECEIPTS) or any(one.untrue for one in retired.values()):
+        retired = self.inventory.retired.get(node.name, _NO_RECEIPTS).get(name, {})
+        is_untrue = name in self.inventory.untrue.get(node.name, _NO_RECEIPTS)
+        if is_untrue or any(one.untrue for one in retired.values()):
             return Why.UNTRUE
         return Why.RETIRED if retired else Why.NEVER_DONE
 
-    def _kept(self, node: Node, fingerprint: str, have: tuple[str, ...]) -> str:
-        """Fingerprint of the receipt that proves the cell done, or empty."""
+    def _is_proven(self, node: Node, fingerprint: str, have: tuple[str, ...]) -> bool:
+        """Whether the receipt of a cell proves it done, unless what it reads is made again."""
         if len(have) != 1:
-            return ""
+            return False
         trusted = self.selection.accept_code_changes and (node.scope is not Scope.COHORT or self._is_of_these(node))
-        return have[0] if trusted or have[0] == fingerprint else ""
+        return trusted or have[0] == fingerprint
 
     def _is_of_these(self, gather: Node) -> bool:
-        """Whether the result that a gather has was made of the samples that it would take; of others it hides some."""
-        taken = self._takes.get(gather.name)
-        if taken is None:
+        """Whether the result that a gather has was made of the samples that it would read; of others it hides some."""
+        positions = self._gathers[gather.name].positions
+        if positions is None:
             return False
-        return self.inventory.gathered.get(gather.name, frozenset()) == {self.samples[i] for i in taken}
-
-    def _runnable(
-        self, node: Node, name: str, fingerprint: str, read: Mapping[str, CellState], have: tuple[str, ...]
-    ) -> tuple[CellState, str]:
-        """State of a chosen cell that is to be made, by what it reads; with the sentence if it is blocked."""
-        if (node.name, name) in self.inventory.failed:
-            return CellState.BLOCKED, self.inventory.failed[node.name, name]
-        stops = {state: step for step, state in read.items() if state in _STOPPED}
-        if CellState.BLOCKED in stops:
-            return CellState.BLOCKED, f"It needs {stops[CellState.BLOCKED]}, which cannot run."
-        if stops and self._beyond.issuperset(step for step, state in read.items() if state in _STOPPED):
-            self._beyond.add(node.name)
-            return CellState.SKIPPED, ""
-        if stops:
-            return CellState.BLOCKED, f"It needs {stops[CellState.SKIPPED]}, which is not done and was not chosen."
-        if node.name in self._held:
-            if self._held[node.name][0] is CellState.SKIPPED:
-                self._beyond.add(node.name)
-            return self._held[node.name]
-        if not fingerprint and self._lacks_source(node, name):
-            hint = " It has an older result: --accept-code-changes trusts it." if have else ""
-            return CellState.BLOCKED, self.inventory.absent.get(name, "Its source file is not there.") + hint
-        return (CellState.DEFERRED if self._is_deferred(node, read) else CellState.TO_RUN), ""
-
-    def _is_deferred(self, node: Node, read: Mapping[str, CellState]) -> bool:
-        return CellState.DEFERRED in read.values() or self._held.get(node.name) == (CellState.DEFERRED, "")
+        return self.inventory.gathered.get(gather.name, frozenset()) == {self.samples[i] for i in positions}
 
     def _lacks_source(self, node: Node, name: str) -> bool:
         sources = self.inventory.sources.get(name, {})
         return any(not sources.get(f"{node.name}.{port}") for port in node.sources)
 
-    def _find_above_live(self) -> dict[str, frozenset[str]]:
-        """Step -> samples (COHORT for a gather) of the cells that a live job's cell depends on."""
-        above: dict[str, frozenset[str]] = {}
-        everybody = frozenset(self.samples)
-        live = self._find_running()
-        for node in reversed(self.graph.nodes):
-            names: set[str] = set()
-            for reader in self._readers[node.name]:
-                below = above[reader.name].union(live.get(reader.name, ()))
-                if below and node.scope is Scope.COHORT:
-                    names.add(COHORT)
-                else:
-                    names |= everybody if COHORT in below else below
-            above[node.name] = frozenset(names)
-        return above
-
-    def _find_running(self) -> dict[str, set[str]]:
-        """Step -> samples whose cell a live job may still make: not where it, or a gather that it waits for, failed."""
-        running: dict[str, set[str]] = {}
-        #: Run and step of jobs of which a child failed: no job that waits for all of them will run.
-        failed = {(job.run_id, job.step) for job in self.inventory.live if job.ended}
-        for node in self.graph:
-            whole = [
-                step for step in node.upstream if node.scope is Scope.COHORT or self.graph[step].scope is Scope.COHORT
-            ]
-            for job in self.inventory.live:
-                if job.step == node.name and failed.isdisjoint((job.run_id, step) for step in whole):
-                    running.setdefault(node.name, set()).update(set(job.samples) - job.ended)
-                elif job.step == node.name:
-                    failed.add((job.run_id, node.name))
-        return running
-
-    def _read_states(self, node: Node, position: int) -> dict[str, CellState]:
+    def read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
-        found = {}
+        read = {}
         for step in node.upstream:
-            column = self.states[step]
+            states = self.columns[step].states
             if self.graph[step].scope is Scope.COHORT:
-                found[step] = column[0]
+                read[step] = states[0]
             elif node.scope is not Scope.COHORT:
-                found[step] = column[position]
+                read[step] = states[position]
             else:
-                # `_taken` saw to it that blocked and skipped cells are not read.
-                there = set(column)
-                found[step] = next((state for state in _MATTERS if state in there), CellState.DONE)
-        return found
+                # `_gather_input` saw to it that blocked and skipped cells are not read.
+                there = set(states)
+                read[step] = next((state for state in _MATTERS if state in there), CellState.DONE)
+        return read
 
-    def defer(self) -> None:
-        """Defers what waits for a live job that no array can follow (`split`), and everything that reads from that."""
+    def defer(self, split: AbstractSet[str]) -> None:
+        """Defers what waits for live jobs (native ids) that no array can follow, and all that reads from that."""
+        self.split |= split
         for node in self.graph:
-            column = self.states[node.name]
-            for i, state in enumerate(column):
-                if state is not CellState.TO_RUN:
-                    continue
-                if self._waits_for_split(node, i) or CellState.DEFERRED in self._read_states(node, i).values():
-                    column[i], self.why[node.name][i] = CellState.DEFERRED, None
+            column = self.columns[node.name]
+            waits = [
+                state is CellState.TO_RUN
+                and (self._waits_for_split(node, i) or CellState.DEFERRED in self.read_states(node, i).values())
+                for i, state in enumerate(column.states)
+            ]
+            if any(waits):
+                states = [CellState.DEFERRED if w else state for w, state in zip(waits, column.states, strict=True)]
+                why = [None if w else reason for w, reason in zip(waits, column.why, strict=True)]
+                self.columns[node.name] = replace(column, states=states, why=why)
 
     def _waits_for_split(self, node: Node, position: int) -> bool:
         if node.scope is Scope.COHORT:
             return False  # It waits for whole jobs.
         sample = self.samples[position]
         return any(
-            self.live_of[step][sample].native_id in self.split
+            self.live.jobs[step][sample].native_id in self.split
             for step in node.upstream
-            if self.graph[step].scope is not Scope.COHORT and self.states[step][position] is CellState.LIVE
+            if self.graph[step].scope is not Scope.COHORT and self.columns[step].states[position] is CellState.LIVE
         )
-
-    def conflicts(self) -> tuple[Conflict, ...]:
-        """Cells that a live job makes differently, where that touches what was chosen."""
-        found = []
-        for node, position in self._clashes:
-            sample = COHORT if node.scope is Scope.COHORT else self.samples[position]
-            if self.selection.takes(node.name, sample) or self._touches(node, position):
-                run_id = self.live_of[node.name][sample].run_id
-                found.append(Conflict(run_id=run_id, step=node.name, sample=sample))
-        return tuple(found)
-
-    def _touches(self, node: Node, position: int) -> bool:
-        """Whether a cell that is to run makes what this one reads, or reads what it makes."""
-        touching = set(self._read_states(node, position).values())
-        for reader in self._readers[node.name]:
-            column = self.states[reader.name]
-            one_to_one = Scope.COHORT not in (reader.scope, node.scope)
-            touching.update(column[position : position + 1] if one_to_one else column)
-        return not _REMADE.isdisjoint(touching)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from batch_pipeline.pipeline.cells import Cells
+from batch_pipeline.pipeline.conflicts import conflicts_of
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import (
     AS_DEFINED,
@@ -59,12 +60,12 @@ def make_plan(
         samples=cells.samples,
         selection=selection,
         jobs=tuple(jobs),
-        states=cells.states,
-        fingerprints=cells.fingerprints,
-        why=cells.why,
+        states={step: column.states for step, column in cells.columns.items()},
+        fingerprints={step: column.fingerprints for step, column in cells.columns.items()},
+        why={step: column.why for step, column in cells.columns.items()},
         parts=parts,
         blocked=cells.blocked,
-        conflicts=cells.conflicts(),
+        conflicts=conflicts_of(cells),
         missing=cells.missing,
         retires=retired_by(cells),
         problems=inventory.problems,
@@ -94,19 +95,18 @@ def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
     live = {job.native_id: job for job in cells.inventory.live}
     steps = [node.name for node in cells.graph if node.scope is not Scope.COHORT]
     while True:
-        found = _signatures(cells)
+        signatures = _signatures(cells)
         torn = {
             job
-            for signature, members in found.items()
+            for signature, members in signatures.items()
             for _, job in signature
             if job and (len(members) > max_array_size or tuple(cells.samples[i] for i in members) != live[job].samples)
         }
         if not torn:
             break
-        cells.split |= torn
-        cells.defer()
+        cells.defer(torn)
     groups = []
-    for signature, members in found.items():
+    for signature, members in signatures.items():
         marks = dict(zip(steps, signature, strict=True))
         runs = {step: remedy for step, (remedy, _) in marks.items() if remedy is not None}
         if runs:
@@ -125,15 +125,15 @@ def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
 
 
 def _marks(cells: Cells, node: Node) -> list[_Mark]:
-    column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.states[node.name]]
+    column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.columns[node.name].states]
     _remedied(cells, node, column)
     readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is not Scope.COHORT]
-    live_of = cells.live_of.get(node.name, {})
-    for i, sample in enumerate(cells.samples if live_of and readers else ()):
-        job = live_of.get(sample)
+    live_jobs = cells.live.jobs.get(node.name, {})
+    for i, sample in enumerate(cells.samples if live_jobs and readers else ()):
+        job = live_jobs.get(sample)
         if job is None or job.native_id in cells.split or column[i][0] is not None:
             continue
-        if any(cells.states[reader][i] is CellState.TO_RUN for reader in readers):
+        if any(cells.columns[reader].states[i] is CellState.TO_RUN for reader in readers):
             column[i] = (None, job.native_id)
     return column
 
@@ -162,7 +162,7 @@ class _Jobs:
         """Every job of the wave."""
         for node in self.cells.graph:
             if node.scope is Scope.COHORT:
-                if self.cells.states[node.name][0] is CellState.TO_RUN:
+                if self.cells.columns[node.name].states[0] is CellState.TO_RUN:
                     yield from self._gather(node)
                 continue
             for suffix, members, group in self.shards:
@@ -192,11 +192,11 @@ class _Jobs:
         )
 
     def _gather_edge(self, step: str) -> Iterator[Edge]:
-        state = self.cells.states[step][0]
+        state = self.cells.columns[step].states[0]
         if state is CellState.TO_RUN:
             yield Edge(job=step, index_by_index=False)
         elif state is CellState.LIVE:
-            yield Edge(job=self.cells.live_of[step][COHORT].native_id, index_by_index=False, live=True)
+            yield Edge(job=self.cells.live.jobs[step][COHORT].native_id, index_by_index=False, live=True)
 
     def _gather(self, node: Node) -> Iterator[PlannedJob]:
         edges: list[Edge] = []
@@ -223,8 +223,8 @@ class _Jobs:
 
     def _live_edges(self, step: str) -> Iterator[Edge]:
         """The live jobs that still have a cell of the step to do."""
-        live_of, seen = self.cells.live_of.get(step, {}), set()
-        for sample, state in zip(self.cells.samples, self.cells.states[step], strict=True):
-            if state is CellState.LIVE and live_of[sample].native_id not in seen:
-                seen.add(live_of[sample].native_id)
-                yield Edge(job=live_of[sample].native_id, index_by_index=False, live=True)
+        live_jobs, seen = self.cells.live.jobs.get(step, {}), set()
+        for sample, state in zip(self.cells.samples, self.cells.columns[step].states, strict=True):
+            if state is CellState.LIVE and live_jobs[sample].native_id not in seen:
+                seen.add(live_jobs[sample].native_id)
+                yield Edge(job=live_jobs[sample].native_id, index_by_index=False, live=True)

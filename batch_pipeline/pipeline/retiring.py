@@ -28,7 +28,7 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
     inventory = cells.inventory
     if not any((*inventory.receipts.values(), *inventory.untrue.values(), *inventory.retired.values())):
         return {}
-    if not any(CellState.TO_RUN in column for column in cells.states.values()):
+    if not any(CellState.TO_RUN in column.states for column in cells.columns.values()):
         return {}
     retires: dict[ReceiptName, bool] = {}
     below: dict[str, Sequence[bool]] = {}
@@ -37,7 +37,7 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
     for node in cells.graph:
         below[node.name] = _below(cells, node, below)
         names = (COHORT,) if node.scope is Scope.COHORT else cells.samples
-        states = cells.states[node.name]
+        states = cells.columns[node.name].states
         for i, (sample, is_below) in enumerate(zip(names, below[node.name], strict=True)):
             if is_below or states[i] is CellState.TO_RUN:
                 retires.update(_of_cell(cells, node, sample, i, is_below=is_below))
@@ -45,7 +45,9 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
         if not gathers or node.scope is Scope.COHORT:
             all_read[node.name] = node.scope is not Scope.COHORT and any(all_read[step] for step in node.upstream)
         else:
-            all_read[node.name] = any(below[step][0] or cells.states[step][0] is CellState.TO_RUN for step in gathers)
+            all_read[node.name] = any(
+                below[step][0] or cells.columns[step].states[0] is CellState.TO_RUN for step in gathers
+            )
         if all_read[node.name]:
             retires.update(_of_others(cells, node))
     return retires
@@ -55,22 +57,25 @@ def _of_others(cells: Cells, node: Node) -> Iterator[tuple[ReceiptName, bool]]:
     """The receipts of samples that an earlier list had."""
     here = frozenset(cells.samples)
     for receipts in (cells.inventory.receipts, cells.inventory.untrue):
-        for sample, prints in receipts.get(node.name, {}).items():
+        for sample, fingerprints in receipts.get(node.name, {}).items():
             if sample not in here:
-                yield from (((node.name, sample, one), False) for one in prints)
+                yield from (((node.name, sample, one), False) for one in fingerprints)
 
 
 def _below(cells: Cells, node: Node, below: dict[str, Sequence[bool]]) -> Sequence[bool]:
     """For each cell of a step whether anything above it is sent in this wave."""
     columns = {
-        step: [under or state is CellState.TO_RUN for under, state in zip(below[step], cells.states[step], strict=True)]
+        step: [
+            under or state is CellState.TO_RUN
+            for under, state in zip(below[step], cells.columns[step].states, strict=True)
+        ]
         for step in node.upstream
     }
     from_gathers = any(column[0] for step, column in columns.items() if cells.graph[step].scope is Scope.COHORT)
     of_samples = [column for step, column in columns.items() if cells.graph[step].scope is not Scope.COHORT]
     if node.scope is Scope.COHORT:
-        taken = cells.taken_by(node.name)
-        return [from_gathers or any(column[i] for column in of_samples for i in taken)]
+        gathered = cells.gathered_by(node.name)
+        return [from_gathers or any(column[i] for column in of_samples for i in gathered)]
     if from_gathers or not of_samples:
         return [from_gathers] * len(cells.samples)
     return [any(under) for under in zip(*of_samples, strict=True)]
@@ -85,8 +90,8 @@ def _of_cell(
     standing = (*counting, *inventory.untrue.get(step, {}).get(sample, ()))
     # Of two receipts nobody knows which is right. A reference has no fingerprint that its readers would know.
     names_all = is_below or len(standing) > 1 or node.step.scope is Scope.REFERENCE
-    names_all = names_all or cells.why[step][position] is Why.FORCED
-    fingerprint = cells.fingerprints[step][position]
+    names_all = names_all or cells.columns[step].why[position] is Why.FORCED
+    fingerprint = cells.columns[step].fingerprints[position]
     for one in standing:
         if names_all or one == fingerprint:
             yield (step, sample, one), forced and one == fingerprint
