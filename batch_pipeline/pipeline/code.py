@@ -26,7 +26,7 @@ def entry_of(step_class: type[Step], root: Path) -> str:
 def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
     """The step's files, relative to the root, sorted. Raises InvalidPipeline for one that is missing or outside."""
     module = module_file(step_class, root)
-    found = _local_imports(module, root)
+    files = _local_imports(module, root)
     if isinstance(step_class.files, str):
         place, names = place_of(step_class, "files"), (step_class.files,)
         raise InvalidPipeline(f"{place}: {step_class.__name__}.files must be a tuple of names: {names!r}.")
@@ -39,8 +39,8 @@ def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
                 f"{step_class.__name__} names the file {name!r}, which lies outside of the pipeline's folder {root};"
                 " the bundle holds only what lies below it. Move or copy the file there."
             )
-        found |= {file}
-    return tuple(sorted(file.relative_to(root) for file in found))
+        files |= {file}
+    return tuple(sorted(file.relative_to(root) for file in files))
 
 
 def script_of(step_class: type[Step], root: Path) -> str:
@@ -59,10 +59,10 @@ def code_digest(step_class: type[Step], root: Path) -> str:
 def place_of(declaring: type, attribute: str = "") -> str:
     """Where a class, or one of its attributes, is written: `/folder/main.py, line 7`."""
     owner = next((each for each in declaring.__mro__ if attribute in vars(each)), declaring)
-    found = _class_node(owner)
-    if found is None:
+    definition = _class_node(owner)
+    if definition is None:
         return inspect.getfile(owner)
-    node, _ = found
+    node, _ = definition
     line = next((each.lineno for each in node.body if attribute in _assigned(each)), node.lineno)
     return f"{Path(inspect.getfile(owner)).resolve()}, line {line}"
 
@@ -74,8 +74,8 @@ def is_main_guard(node: ast.AST) -> bool:
 
 def in_main_guard(declaring: type) -> bool:
     """Whether a class is made only where its module is the program."""
-    found = _class_node(declaring)
-    return found is not None and found[1]
+    definition = _class_node(declaring)
+    return definition is not None and definition[1]
 
 
 def _class_node(owner: type) -> tuple[ast.ClassDef, bool] | None:
@@ -113,15 +113,15 @@ def module_file(step_class: type[Step], root: Path) -> Path:
 
 def _local_imports(module: Path, root: Path) -> set[Path]:
     """The module and every module below the root that it imports, directly or not, with the packages' __init__.py."""
-    found: set[Path] = set()
+    imported: set[Path] = set()
     waiting = [module, *_packages_of(module.relative_to(root).with_suffix("").parts, root)]
     while waiting:
         file = waiting.pop()
-        if file in found:
+        if file in imported:
             continue
-        found.add(file)
-        waiting.extend(_imported_files(file, root) - found)
-    return found
+        imported.add(file)
+        waiting.extend(_imported_files(file, root) - imported)
+    return imported
 
 
 def _imported_files(file: Path, root: Path) -> set[Path]:
@@ -135,7 +135,7 @@ def _imported_files(file: Path, root: Path) -> set[Path]:
             start = ".".join((*base, *(node.module or "").split("."))).strip(".")
             names.add(start)
             names.update(f"{start}.{alias.name}".strip(".") for alias in node.names)
-    return {found for name in names if name for found in _files_of(name, root)}
+    return {imported for name in names if name for imported in _files_of(name, root)}
 
 
 def _files_of(name: str, root: Path) -> set[Path]:

@@ -44,18 +44,18 @@ class StepParts:
 
 def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, Entry]) -> StepParts:
     """The parts of a step. Raises InvalidUse when a file of the reference is not there."""
-    found = {}
+    reference_parts = {}
     for port in node.references.values():
         entry = references.get(port.file)
         if entry is None:
             raise InvalidUse(_no_reference(node.name, port.file, reference, references))
-        found[port.file] = f"{entry.etag} {entry.size_bytes}"
+        reference_parts[port.file] = f"{entry.etag} {entry.size_bytes}"
     step = node.step
     return StepParts(
         code=code_digest(type(step), root),
         params=dict(step.params),
         image=node.image,
-        references=found,
+        references=reference_parts,
         inputs={port: _wire(source) for port, source in node.inputs.items()},
     )
 

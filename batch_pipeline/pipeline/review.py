@@ -47,9 +47,9 @@ def code_problems(graph: Graph) -> list[str]:
     """What is wrong with the steps of a graph, a sentence each."""
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (wrong_kinds, _texts_for_ports, _shared_files, _not_importable)
-    found = [problem for step in classes for check in checks for problem in check(step)]
-    found += [problem for step in classes for problem in _not_named(step, graph.root)]
-    return found + [problem for step in classes for problem in _not_startable(step, graph.root)]
+    problems = [problem for step in classes for check in checks for problem in check(step)]
+    problems += [problem for step in classes for problem in _not_named(step, graph.root)]
+    return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
 
 
 def code_warnings(graph: Graph) -> list[str]:

@@ -199,14 +199,14 @@ class Step:
     @classmethod
     def declared(cls, kind: type[Any]) -> dict[str, Any]:
         """Class attributes of one kind (Input, Output, Reference, Parameter), bases first, in order of declaration."""
-        found: dict[str, Any] = {}
+        items: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             for name, item in vars(base).items():
                 if isinstance(item, kind):
-                    found[name] = item
+                    items[name] = item
                 else:
-                    found.pop(name, None)
-        return found
+                    items.pop(name, None)
+        return items
 
     @classmethod
     def summary(cls) -> str:

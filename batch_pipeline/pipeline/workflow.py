@@ -251,9 +251,9 @@ class Graph:
         Raises InvalidPipeline for a cycle or an unconnected input, InvalidConfig for an unknown or wrong parameter.
         """
         tasks = tasks_of(workflow)
-        given = dict(params or {})
-        nodes = {name: _node(task, given) for name, task in tasks.items()}
-        _refuse_unknown(given, tasks)
+        values = dict(params or {})
+        nodes = {name: _node(task, values) for name, task in tasks.items()}
+        _refuse_unknown(values, tasks)
         for node in nodes.values():
             _refuse_foreign(node, tasks)
         file = file_of(workflow)
@@ -280,10 +280,12 @@ def file_of(workflow: type[WorkflowTask]) -> Path:
     return Path(file).resolve()
 
 
-def _node(task: Task, given: Mapping[str, Any]) -> Node:
+def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
     declared = task.step_class.declared(Parameter)
-    values = {name: given[name] for name in declared if name in given}
-    values |= {name: given[f"{task.name}.{name}"] for name in declared if f"{task.name}.{name}" in given}
+    values = {name: values_by_option[name] for name in declared if name in values_by_option}
+    values |= {
+        name: values_by_option[f"{task.name}.{name}"] for name in declared if f"{task.name}.{name}" in values_by_option
+    }
     open_ports = [port for port in task.step_class.declared(Input) if port not in task.connected]
     if open_ports:
         raise InvalidPipeline(
@@ -294,10 +296,10 @@ def _node(task: Task, given: Mapping[str, Any]) -> Node:
     return Node(name=task.name, step=task.step_class(**values), inputs=inputs, image=task.step_class.image)
 
 
-def _refuse_unknown(given: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
+def _refuse_unknown(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
     known = {name for task in tasks.values() for name in task.step_class.declared(Parameter)}
     known |= {f"{task.name}.{name}" for task in tasks.values() for name in task.step_class.declared(Parameter)}
-    unknown = sorted(set(given) - known)
+    unknown = sorted(set(values) - known)
     if unknown:
         raise InvalidConfig(f"No step has a parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
 

@@ -52,9 +52,7 @@ def write_manifest(
         params=dict(node.step.params),
         inputs=tuple(_inputs(plan, node)),
         references=tuple(_references(node, inventory)),
-        outputs=tuple(
-            OutputSpec(port=port, files=output.files, optional=output.optional) for port, output in node.outputs.items()
-        ),
+        outputs=tuple(_outputs(node)),
         bundle_sha256=bundle_sha256,
         cpus=resources[0],
         memory_mb=resources[1],
@@ -122,6 +120,11 @@ def _references(node: Node, inventory: Inventory) -> Iterator[ReferenceSpec]:
     for port, reference in node.references.items():
         entry = inventory.references[reference.file]
         yield ReferenceSpec(port=port, key=entry.key, etag=entry.etag, size_bytes=entry.size_bytes)
+
+
+def _outputs(node: Node) -> Iterator[OutputSpec]:
+    for port, output in node.outputs.items():
+        yield OutputSpec(port=port, files=output.files, optional=output.optional)
 
 
 def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:

@@ -58,10 +58,10 @@ def reading_beyond(store: Store, plan: Plan, live: Sequence[LiveJob]) -> Reading
     others = (recorded.keys() | unknown) - moving.keys()
     moving |= {step: set() for step in others}
     while True:
-        found = {step: _reading(recorded.get(step), moving) for step in others}
-        if all(moving[step] == samples for step, samples in found.items()):
+        readers = {step: _reading(recorded.get(step), moving) for step in others}
+        if all(moving[step] == samples for step, samples in readers.items()):
             break
-        moving |= found
+        moving |= readers
     reading: Reading = {step: moving[step] for step in sorted(unknown) if moving[step] is None or moving[step]}
     _refuse(reading, live)
     return reading
@@ -82,30 +82,30 @@ def _refuse(reading: Reading, live: Sequence[LiveJob]) -> None:
 
 def _recorded(store: Store, wanted: AbstractSet[str]) -> dict[str, _Recorded]:
     """Steps as the newest run that had them recorded them."""
-    found: dict[str, _Recorded] = {}
+    recorded: dict[str, _Recorded] = {}
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
         try:
-            told = store.get_json(layout.plan(run_id))
+            plan_record = store.get_json(layout.plan(run_id))
         except NotInStore:
             continue
-        scopes = told.get("scopes", {})
-        for name, part in told["parts"].items():
+        scopes = plan_record.get("scopes", {})
+        for name, part in plan_record["parts"].items():
             upstream = {wire.partition(".")[0]: "" for wire in part["inputs"].values() if "." in wire}
             step = _Recorded(gathers=scopes.get(name) == Scope.COHORT.value, upstream=tuple(upstream))
-            found.setdefault(name, step)
-        if wanted <= found.keys():
+            recorded.setdefault(name, step)
+        if wanted <= recorded.keys():
             break
-    return found
+    return recorded
 
 
 def _reading(step: _Recorded | None, moving: Mapping[str, set[str] | None]) -> set[str] | None:
     """Samples of a step whose cells read what moves."""
     if step is None:
         return None if any(samples is None or samples for samples in moving.values()) else set()
-    found: set[str] = set()
+    reading: set[str] = set()
     for name in step.upstream:
         samples = moving.get(name, set())
         if samples is None or (samples and (step.gathers or COHORT in samples)):
             return {COHORT} if step.gathers else None
-        found |= samples
-    return found
+        reading |= samples
+    return reading

@@ -68,14 +68,14 @@ def cancel(
             raise InvalidUse(f"Run {run_id} has no live jobs. Live runs: {known}.")
     reached = {run_id: _reached(store, settings, run_id) for run_id in chosen}
     _refuse_unknown(store, chosen, steps, samples)
-    found: list[Cancelled] = []
+    cancelled: list[Cancelled] = []
     for run_id in chosen:
         backend = backend_of(reached[run_id])
         try:
-            found += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=samples))
+            cancelled += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=samples))
         finally:
             backend.close()
-    return found
+    return cancelled
 
 
 def close_unbegun(store: Store, run_ids: Iterable[str]) -> list[str]:
@@ -139,8 +139,8 @@ def _steps(store: Store, run_id: str) -> list[str]:
 def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancelled]:
     position = {step: number for number, step in enumerate(_steps(store, order.run_id))}
     (run,) = read_live_runs(store, backend, [order.run_id])
-    taken = [item for item in run.submissions if order.steps is None or item.step in order.steps]
-    moving = [item for item in taken if not run.summaries[item.native_id].state.final]
+    ordered = [item for item in run.submissions if order.steps is None or item.step in order.steps]
+    moving = [item for item in ordered if not run.summaries[item.native_id].state.final]
     # A driver that is still submitting reads the order after each job that it sends.
     if moving or len(run.submissions) < _planned(store, order.run_id):
         write_order(store, order)

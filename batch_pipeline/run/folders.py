@@ -20,10 +20,10 @@ def local_folders(request: Request) -> tuple[str, ...]:
     """The folders, none below another; empty where jobs do not run in containers of this machine."""
     if request.settings.backend.name != "embedded" or not request.settings.embedded.container:
         return ()
-    found = sorted(set(_named(request)))
-    if len(found) > MOST:
-        found = [os.path.commonpath(found)]
-    return tuple(each for each in found if not any(each.startswith(f"{other.rstrip('/')}/") for other in found))
+    folders = sorted(set(_named(request)))
+    if len(folders) > MOST:
+        folders = [os.path.commonpath(folders)]
+    return tuple(each for each in folders if not any(each.startswith(f"{other.rstrip('/')}/") for other in folders))
 
 
 def _named(request: Request) -> Iterator[str]:

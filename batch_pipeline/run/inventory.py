@@ -34,18 +34,22 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
     """
     if not any(node.references for node in request.graph):
         return request.reference, {}
-    found: dict[str, dict[str, Entry]] = {}
+    references: dict[str, dict[str, Entry]] = {}
     for entry in request.store.list(layout.REFERENCES):
         _, name, *rest = entry.key.split("/", 2)
         if rest:
-            found.setdefault(name, {})[rest[0]] = entry
+            references.setdefault(name, {})[rest[0]] = entry
     name = request.reference
-    if not name and len(found) > 1:
-        raise InvalidUse(f"The store holds several references ({', '.join(sorted(found))}); choose with --reference.")
+    if not name and len(references) > 1:
+        raise InvalidUse(
+            f"The store holds several references ({', '.join(sorted(references))}); choose with --reference."
+        )
     if not name:
-        name = next(iter(found), "")
-    elif name not in found:
-        there = f"There are: {', '.join(sorted(found))}." if found else "It holds none; is it the right store?"
+        name = next(iter(references), "")
+    elif name not in references:
+        there = (
+            f"There are: {', '.join(sorted(references))}." if references else "It holds none; is it the right store?"
+        )
         raise InvalidUse(
             f"There is no reference {name!r} in {request.store.url}. {there} To build it: reference {name}, with its"
             " files as options."
@@ -55,15 +59,15 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
             f"The reference {name!r} is not there since run {run_id} set out to build it again. Wait for that run, or"
             f" build it: reference {name}, with its files as options."
         )
-    return name, found.get(name, {})
+    return name, references.get(name, {})
 
 
 def read_inventory(request: Request, references: Mapping[str, Entry], retirements: Retirements) -> Inventory:
     """Everything but the live jobs."""
     standing = standing_receipts(request.store, retirements)
-    found: dict[Cell, str] = {}
+    problems: dict[Cell, str] = {}
     if request.check_results:
-        standing, found = _with_results(request, standing)
+        standing, problems = _with_results(request, standing)
     receipts = {step: standing.counting.get(step, {}) for step in request.graph.names}
     gathered = _gathered(request, receipts) if request.selection.accept_code_changes else {}
     sources, absent = _sources(request)
@@ -71,7 +75,7 @@ def read_inventory(request: Request, references: Mapping[str, Entry], retirement
         receipts=receipts,
         retired=standing.retired,
         untrue=standing.damaged,
-        problems=found,
+        problems=problems,
         gathered=gathered,
         sources=sources,
         absent=absent,
@@ -88,25 +92,25 @@ def _with_results(request: Request, standing: Standing) -> tuple[Standing, dict[
     folders |= {layout.REFERENCES for node in request.graph if node.step.scope is Scope.REFERENCE}
     sizes = {key: size_bytes for folder in folders for key, size_bytes in request.store.sizes(folder)}
     cells = [
-        (step, sample, prints)
+        (step, sample, fingerprints)
         for step in request.graph.names
-        for sample, prints in standing.counting.get(step, {}).items()
+        for sample, fingerprints in standing.counting.get(step, {}).items()
     ]
     true: dict[str, dict[str, tuple[str, ...]]] = {}
     false = {step: dict(samples) for step, samples in standing.damaged.items()}
-    found: dict[Cell, str] = {}
+    problems: dict[Cell, str] = {}
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="results") as pool:
-        problems = pool.map(lambda cell: _problem(request.store, *cell, sizes=sizes), cells)
-        for (step, sample, prints), problem in zip(cells, problems, strict=True):
-            (false if problem else true).setdefault(step, {})[sample] = prints
+        checked = pool.map(lambda cell: _problem(request.store, *cell, sizes=sizes), cells)
+        for (step, sample, fingerprints), problem in zip(cells, checked, strict=True):
+            (false if problem else true).setdefault(step, {})[sample] = fingerprints
             if problem:
-                found[step, sample] = problem
-    return replace(standing, counting=true, damaged=false), found
+                problems[step, sample] = problem
+    return replace(standing, counting=true, damaged=false), problems
 
 
-def _problem(store: Store, step: str, sample: str, prints: Sequence[str], *, sizes: Mapping[str, int]) -> str:
+def _problem(store: Store, step: str, sample: str, fingerprints: Sequence[str], *, sizes: Mapping[str, int]) -> str:
     """What is wrong with a cell's results; of two receipts nobody knows which is right."""
-    for fingerprint in prints if len(prints) == 1 else ():
+    for fingerprint in fingerprints if len(fingerprints) == 1 else ():
         try:
             receipt = Receipt.from_json(json.loads(store.get(layout.receipt(step, sample, fingerprint))))
         except NotInStore:
@@ -127,10 +131,10 @@ def _gathered(request: Request, receipts: Mapping[str, Mapping[str, tuple[str, .
     steps = {node.name for node in request.graph if node.scope is Scope.SAMPLE}
     gathered = {}
     for node in request.graph:
-        prints = receipts[node.name].get(layout.COHORT, ())
-        if len(prints) != 1:
+        fingerprints = receipts[node.name].get(layout.COHORT, ())
+        if len(fingerprints) != 1:
             continue
-        for receipt in read_receipts(request.store, [layout.receipt(node.name, layout.COHORT, prints[0])]):
+        for receipt in read_receipts(request.store, [layout.receipt(node.name, layout.COHORT, fingerprints[0])]):
             cells = (layout.cell_of_result(record.key) for record in receipt.inputs)
             gathered[node.name] = frozenset(cell[1] for cell in cells if cell and cell[0] in steps)
     return gathered
@@ -146,16 +150,18 @@ def _sources(
     wanted: dict[str, dict[str, list[str]]] = {}
     for sample in request.samples:
         wanted[sample.name] = {key: _places(sample, source, port, request) for key, (port, source) in ports.items()}
-    entries = _Places(request.store)
-    entries.look({url for files in wanted.values() for urls in files.values() for url in urls})
+    entries = _SourceFinder(request.store)
+    entries.find({url for files in wanted.values() for urls in files.values() for url in urls})
     sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {}
     absent: dict[str, str] = {}
     for name, files in wanted.items():
-        found = {key: [entries.found.get(url) for url in urls] for key, urls in files.items()}
-        missing = [url for key, urls in files.items() for url, file in zip(urls, found[key], strict=True) if not file]
+        files_by_port = {key: [entries.files.get(url) for url in urls] for key, urls in files.items()}
+        missing = [
+            url for key, urls in files.items() for url, file in zip(urls, files_by_port[key], strict=True) if not file
+        ]
         if missing:
-            absent[name] = f"Its source {entries.spoken(missing[0])} is not there; check the list and --sources."
-        sources[name] = {key: tuple(f for f in items if f) for key, items in found.items() if all(items)}
+            absent[name] = f"Its source {entries.display_name(missing[0])} is not there; check the list and --sources."
+        sources[name] = {key: tuple(f for f in items if f) for key, items in files_by_port.items() if all(items)}
     return sources, absent
 
 
@@ -182,15 +188,15 @@ def _place(name: str, prefix: str) -> str:
     return f"{prefix.rstrip('/')}/{name}" if prefix else name
 
 
-class _Places:
+class _SourceFinder:
     """Finds files by listing the folders that hold them, each once; local files elsewhere are simply looked at."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.found: dict[str, SourceFile] = {}
+        self.files: dict[str, SourceFile] = {}
 
-    def look(self, urls: Iterable[str]) -> None:
-        """Fills `found` for those that are there. Raises StoreFailed when a place cannot be listed."""
+    def find(self, urls: Iterable[str]) -> None:
+        """Fills `files` with those that are there. Raises StoreFailed when a place cannot be listed."""
         folders: dict[str, set[str]] = {}
         for url in urls:
             folders.setdefault(url.rpartition("/")[0], set()).add(url)
@@ -202,7 +208,7 @@ class _Places:
             else:
                 self._list(self._store, folder, folder, wanted)
 
-    def spoken(self, url: str) -> str:
+    def display_name(self, url: str) -> str:
         """A place as a person would look for it."""
         return url if "://" in url else unquote(self._store.url_of(url).removeprefix("file://"))
 
@@ -219,7 +225,7 @@ class _Places:
         for entry in store.list(prefix):
             url = f"{before}{entry.key}"
             if url in wanted:
-                self.found[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)
+                self.files[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)
 
     def _stat(self, wanted: Sequence[str] | set[str]) -> None:
         for url in wanted:
@@ -232,4 +238,4 @@ class _Places:
                 if "is not there" in error.message:
                     continue
                 raise
-            self.found[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)
+            self.files[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)

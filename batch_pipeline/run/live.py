@@ -46,12 +46,12 @@ def submissions(store: Store, run_id: str, backend: JobLookup | None = None) -> 
 
     With a backend, doubtful ones are looked up there and recorded; without, they are left out.
     """
-    found: dict[str, set[str]] = {}
+    files_by_job: dict[str, set[str]] = {}
     for entry in store.list(layout.submissions(run_id)):
         *_, job, file = entry.key.split("/")
-        found.setdefault(job, set()).add(file)
+        files_by_job.setdefault(job, set()).add(file)
     sent = []
-    for job, files in found.items():
+    for job, files in files_by_job.items():
         if "sent.json" in files:
             sent.append(Submission(**store.get_json(layout.submission(run_id, job, "sent.json"))))
         elif "intent.json" in files and backend is not None:
@@ -168,7 +168,7 @@ def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], JobOb
 
     Of arrays of which children have failed, these children are listed.
     """
-    found = []
+    jobs = []
     for run in runs:
         for item in run.submissions:
             summary = run.summaries[item.native_id]
@@ -177,7 +177,7 @@ def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], JobOb
             cells = cells_of(store, run.run_id, item.job)
             failed = [JobState.FAILED] if summary.counts.get(JobState.FAILED) else []
             ended = [child.index for child in backend().children(item.native_id, failed)] if failed else []
-            found.append(
+            jobs.append(
                 LiveJob(
                     native_id=item.native_id,
                     run_id=run.run_id,
@@ -187,4 +187,4 @@ def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], JobOb
                     ended=frozenset(cells[index][0] for index in ended if index < len(cells)),
                 )
             )
-    return found
+    return jobs

@@ -65,21 +65,21 @@ def logs(
     looked.
     """
     reader = _Reader(store=store, settings=settings, sample=sample)
-    found = False
+    has_lines = False
     try:
         for tried in reader.tried(step, run_id):
             numbers = reader.numbers(tried, attempt, all_attempts)
             for number in numbers:
                 # A tool that says nothing leaves an empty log, which is a log all the same.
-                found = True
+                has_lines = True
                 yield from reader.lines(tried, number)
             if tried.live and (attempt is None or attempt not in numbers):
                 for line in reader.running(tried, follow, sleep):
-                    found = True
+                    has_lines = True
                     yield line
     finally:
         reader.close()
-    if not found:
+    if not has_lines:
         what = f"{step} of sample {sample}" if step else f"sample {sample}"
         why = f"it did not run there. `status --explain {sample}` says why; check the spelling."
         if step and sample != layout.COHORT and reader.is_gather(step):
@@ -144,24 +144,24 @@ class _Reader:
         """Of each step the newest run that tried it, steps in the order of the pipeline."""
         live = set(live_run_ids(self.store))
         runs = [run_id] if run_id else sorted(self.store.folders(layout.RUNS), reverse=True)[:RUNS_SEARCHED]
-        found: dict[str, _Tried] = {}
+        attempts: dict[str, _Tried] = {}
         order: dict[str, None] = {}
         for run in runs:
             steps = [step] if step else _steps(self.store, run)
             order |= dict.fromkeys(steps)
             failed = self._failed(run)
-            for name in (name for name in steps if name not in found):
+            for name in (name for name in steps if name not in attempts):
                 stored = _stored(self.store, run, name, self.sample)
                 if stored or name in failed or (run in live and self._begun(run, name)):
-                    found[name] = _Tried(run_id=run, step=name, stored=stored, live=run in live)
-            if order.keys() <= found.keys():
+                    attempts[name] = _Tried(run_id=run, step=name, stored=stored, live=run in live)
+            if order.keys() <= attempts.keys():
                 break
-        if not found:
+        if not attempts:
             # The store's copies may have been removed: the backend's lines may be there still.
             for run, name in ((run, name) for run in runs[:RUNS_ASKED] for name in order):
-                if name not in found and self._begun(run, name):
-                    found[name] = _Tried(run_id=run, step=name, stored={}, live=run in live)
-        return [found[name] for name in order if name in found]
+                if name not in attempts and self._begun(run, name):
+                    attempts[name] = _Tried(run_id=run, step=name, stored={}, live=run in live)
+        return [attempts[name] for name in order if name in attempts]
 
     def is_gather(self, step: str) -> bool:
         """Whether the newest run that has the step made it a gather."""
@@ -199,16 +199,16 @@ class _Reader:
         child = self._child(tried.run_id, tried.step)
         if child is None:
             return
-        number = told = 0
+        number = printed = 0
         while True:
             running = child.is_running
             if not running and not number:
                 return
             number = number or max(1, child.attempts)
             lines = list(child.backend.logs(child.native_id, child.index, number))
-            for text in lines[told:]:
+            for text in lines[printed:]:
                 yield LogLine(step=tried.step, sample=self.sample, attempt=number, text=text, running=True)
-            told = max(told, len(lines))
+            printed = max(printed, len(lines))
             if not follow or not running:
                 return
             sleep(FOLLOW_SECONDS)

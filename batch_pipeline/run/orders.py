@@ -59,12 +59,12 @@ def _told(order: Order) -> str:
 
 def read_orders(store: Store, run_id: str) -> list[Order]:
     """The orders about a run, oldest first; one LIST when there are none."""
-    found = []
+    orders = []
     for key in sorted(entry.key for entry in store.list(layout.cancelled(run_id))):
-        told = store.get_json(key)
-        steps, samples = (None if told[name] is None else frozenset(told[name]) for name in ("steps", "samples"))
-        found.append(Order(run_id=run_id, steps=steps, samples=samples, user=told["user"]))
-    return found
+        record = store.get_json(key)
+        steps, samples = (None if record[name] is None else frozenset(record[name]) for name in ("steps", "samples"))
+        orders.append(Order(run_id=run_id, steps=steps, samples=samples, user=record["user"]))
+    return orders
 
 
 def as_ordered(store: Store, cells: Sequence[FailedCell]) -> list[FailedCell]:

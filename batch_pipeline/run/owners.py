@@ -34,11 +34,11 @@ def own(store: Store, graph: Graph, steps: Collection[str], *, shared: bool) -> 
 
 def _owners(store: Store, graph: Graph, steps: Collection[str]) -> dict[str, list[str]]:
     """Step -> the pipelines that have it, in the order of the graph."""
-    found: dict[str, list[str]] = {step: [] for step in graph.names if step in steps}
+    owners: dict[str, list[str]] = {step: [] for step in graph.names if step in steps}
     for step, owner in filter(None, map(layout.owner_of, store.keys(layout.OWNERS))):
-        if step in found:
-            found[step].append(owner)
-    return found
+        if step in owners:
+            owners[step].append(owner)
+    return owners
 
 
 def _problem(graph: Graph, owners: Mapping[str, Collection[str]]) -> str:

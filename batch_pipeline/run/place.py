@@ -38,13 +38,13 @@ def why_unreachable(settings: Settings, record: RunRecord) -> str:
 
 def why_elsewhere(settings: Settings, record: RunRecord) -> str:
     """Why a command with these settings would ask another backend than the run's; empty: it would not."""
-    told = place_of(settings)
+    place = place_of(settings)
     differs = [
-        f"{key} {record.place[key]!r}, not {told.get(key, '')!r}"
+        f"{key} {record.place[key]!r}, not {place.get(key, '')!r}"
         for key in ("embedded.state", "aws.region", "aws.endpoint", "pool.url")
-        if key in record.place and record.place[key] != told.get(key, "")
+        if key in record.place and record.place[key] != place.get(key, "")
     ]
-    if "pool.url" in told and "pool.url" not in record.place:
+    if "pool.url" in place and "pool.url" not in record.place:
         differs.append("array jobs, not pilots")
     if record.backend != settings.backend.name:
         differs = [f"backend.name {record.backend!r}, not {settings.backend.name!r}"]
@@ -57,14 +57,14 @@ def why_elsewhere(settings: Settings, record: RunRecord) -> str:
 
 
 def _is_elsewhere(settings: Settings, record: RunRecord) -> bool:
-    told = {"backend.name", "embedded.state"}.intersection(settings.origins)
-    if record.backend != "embedded" or told or "embedded.state" not in record.place:
+    named = {"backend.name", "embedded.state"}.intersection(settings.origins)
+    if record.backend != "embedded" or named or "embedded.state" not in record.place:
         return False
     return record.host != socket.gethostname()
 
 
-def _with(settings: Settings, told: Mapping[str, str]) -> Settings:
-    for key, value in told.items():
+def _with(settings: Settings, values: Mapping[str, str]) -> Settings:
+    for key, value in values.items():
         section, _, name = key.partition(".")
         if key not in settings.origins and hasattr(getattr(settings, section, None), name):
             kind = type(getattr(getattr(settings, section), name))

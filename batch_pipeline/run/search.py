@@ -28,7 +28,7 @@ MOST_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
+class AttemptLog:
     """One attempt's log."""
 
     run_id: str
@@ -54,7 +54,7 @@ def logs_of(
     run_id: str | None = None,
     failed: bool = False,
     all_attempts: bool = False,
-) -> list[Log]:
+) -> list[AttemptLog]:
     """The logs of the chosen cells, steps in the order of the pipeline, then samples by name.
 
     Raises InvalidUse for a run or step that is not there.
@@ -63,33 +63,33 @@ def logs_of(
     if run_id and run_id not in store.folders(layout.RUNS):
         raise InvalidUse(f"There is no run {run_id} in {store.url}. `runs` lists those that are there.")
     order: dict[str, None] = {}
-    found: dict[tuple[str, str], list[Log]] = {}
+    logs_by_cell: dict[tuple[str, str], list[AttemptLog]] = {}
     for run in [run_id] if run_id else known:
         order |= dict.fromkeys(_steps(store, run))
-        here: dict[tuple[str, str], list[Log]] = {}
+        here: dict[tuple[str, str], list[AttemptLog]] = {}
         for log in _of_run(store, run):
             if (not steps or log.step in steps) and (samples is None or log.sample in samples):
                 here.setdefault((log.step, log.sample), []).append(log)
-        found = here | found
-        if samples is not None and steps and len(found) == len(steps) * len(samples):
+        logs_by_cell = here | logs_by_cell
+        if samples is not None and steps and len(logs_by_cell) == len(steps) * len(samples):
             break
     if unknown := [step for step in steps if step not in order]:
         raise InvalidUse(f"There is no step {unknown[0]!r} in {store.url}; there are: {', '.join(order)}.")
     chosen = []
     position = {step: number for number, step in enumerate(order)}
-    for cell in sorted(found, key=lambda cell: (position.get(cell[0], len(position)), cell[1])):
-        attempts = sorted(found[cell], key=lambda log: log.attempt)
+    for cell in sorted(logs_by_cell, key=lambda cell: (position.get(cell[0], len(position)), cell[1])):
+        attempts = sorted(logs_by_cell[cell], key=lambda log: log.attempt)
         if not failed or attempts[-1].failed:
             chosen += attempts if all_attempts else attempts[-1:]
     return chosen
 
 
 def search(
-    store: Store, settings: Settings, wanted: Sequence[Log], pattern: re.Pattern[str] | None
+    store: Store, settings: Settings, wanted: Sequence[AttemptLog], pattern: re.Pattern[str] | None
 ) -> Iterator[LogLine]:
     """The lines of these logs that the pattern is found in (default: all), log by log in their order."""
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="logs") as pool:
-        ahead: deque[tuple[Log, Future[list[str] | None] | None]] = deque()
+        ahead: deque[tuple[AttemptLog, Future[list[str] | None] | None]] = deque()
         rest = iter(wanted)
         try:
             while True:
@@ -101,14 +101,14 @@ def search(
                 if reading is None:
                     yield from _backends_lines(store, settings, log, pattern)
                     continue
-                found = reading.result()
-                for text in found if found is not None else _matching(store, log, pattern):
+                lines = reading.result()
+                for text in lines if lines is not None else _matching(store, log, pattern):
                     yield LogLine(step=log.step, sample=log.sample, attempt=log.attempt, text=text)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _of_run(store: Store, run_id: str) -> Iterator[Log]:
+def _of_run(store: Store, run_id: str) -> Iterator[AttemptLog]:
     """The logs of a run, and those that killed cells could not leave."""
     files: dict[tuple[str, str], set[str]] = {}
     for key in store.keys(layout.logs(run_id)):
@@ -119,17 +119,17 @@ def _of_run(store: Store, run_id: str) -> Iterator[Log]:
             number = name.removesuffix(".log")
             if name != number and number.isdigit():
                 failed = f"{number}.failure.json" in names
-                yield Log(run_id=run_id, step=step, sample=sample, attempt=int(number), failed=failed)
+                yield AttemptLog(run_id=run_id, step=step, sample=sample, attempt=int(number), failed=failed)
     try:
-        told = read_failed(store, run_id)
+        failed_cells = read_failed(store, run_id)
     except NotInStore:
         return
-    for cell in told:
+    for cell in failed_cells:
         if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in files:
-            yield Log(run_id=run_id, step=cell.step, sample=cell.sample, attempt=0, failed=True, stored=False)
+            yield AttemptLog(run_id=run_id, step=cell.step, sample=cell.sample, attempt=0, failed=True, stored=False)
 
 
-def _matches(store: Store, log: Log, pattern: re.Pattern[str] | None) -> list[str] | None:
+def _matches(store: Store, log: AttemptLog, pattern: re.Pattern[str] | None) -> list[str] | None:
     """The matching lines; None when they are too many to be kept, and when the log went meanwhile."""
     kept: list[str] = []
     room = MOST_CHARACTERS
@@ -144,11 +144,13 @@ def _matches(store: Store, log: Log, pattern: re.Pattern[str] | None) -> list[st
     return kept
 
 
-def _matching(store: Store, log: Log, pattern: re.Pattern[str] | None) -> Iterator[str]:
+def _matching(store: Store, log: AttemptLog, pattern: re.Pattern[str] | None) -> Iterator[str]:
     return (text for text in _stored_lines(store, log) if pattern is None or pattern.search(text))
 
 
-def _backends_lines(store: Store, settings: Settings, log: Log, pattern: re.Pattern[str] | None) -> Iterator[LogLine]:
+def _backends_lines(
+    store: Store, settings: Settings, log: AttemptLog, pattern: re.Pattern[str] | None
+) -> Iterator[LogLine]:
     try:
         for line in logs(store, settings, log.sample, log.step, run_id=log.run_id, all_attempts=True):
             if pattern is None or pattern.search(line.text):
@@ -157,7 +159,7 @@ def _backends_lines(store: Store, settings: Settings, log: Log, pattern: re.Patt
         return  # Nobody has it any more: CloudWatch may have forgotten it, or the job never ran.
 
 
-def _stored_lines(store: Store, log: Log) -> Iterator[str]:
+def _stored_lines(store: Store, log: AttemptLog) -> Iterator[str]:
     """The lines of a log, piece by piece."""
     _, pieces = store.stream(log.key)
     rest = b""
