@@ -1,7 +1,7 @@
 """What a plan costs: samples x 3 steps on a store in memory, from the listings to the jobs, nothing submitted.
 
 Each size is planned twice in a process of its own: of a cohort that is new, and of one where all is done, which lists
-one receipt a cell. The seconds and the memory are those of `driver.look`: everything that `plan` and a rerun with
+one receipt a cell. The seconds and the memory are those of `driver.inspect`: everything that `plan` and a rerun with
 nothing to do cost beyond starting Python and reading the sample list.
 """
 
@@ -100,7 +100,7 @@ def planned(size: int) -> dict[str, dict[str, float]]:
             store.put(layout.receipt(step, name, fingerprint), b" " * LEAST_BYTES)
     del plan
     again, done = _look(request)
-    if again.jobs or len(driver.look(request).plan.samples) != size:
+    if again.jobs or len(driver.inspect(request).plan.samples) != size:
         raise BenchmarkFailed(f"{len(again.jobs)} jobs are left of {size} samples that are done.")
     return {"new": new, "done": done}
 
@@ -112,7 +112,7 @@ def _look(request: Any) -> tuple[Any, dict[str, float]]:
 
     request.store.calls.clear()
     resident, began, cpu = _peak_mib(reset=True), time.perf_counter(), time.process_time()
-    plan = driver.look(request).plan
+    plan = driver.inspect(request).plan
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     calls = dict(request.store.calls)
     return plan, {

@@ -205,7 +205,7 @@ def _write_receipts(folder: Path, samples: int) -> None:
         settings=settings,
         sources="SR",
     )
-    plan = driver.look(request).plan
+    plan = driver.inspect(request).plan
     for step, prints in plan.fingerprints.items():
         for name, fingerprint in zip(plan.samples, prints, strict=True):
             path = folder / layout.receipt(step, name, fingerprint)

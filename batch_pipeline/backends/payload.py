@@ -66,7 +66,7 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
     definition = context.definitions[job.step]
     request = JobRequest(
         name=job_name(context, job, plan.limits),
-        queue=job.remedy.queue or context.queue,
+        queue=job.overrides.queue or context.queue,
         size=job.size,
         definition=join_definition(definition) if job.join else definition,
         environment=_join_environment(context) if job.join else _cell_environment(plan, job, context),
@@ -75,7 +75,7 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
         tags={**context.tags, **_own_tags(job, context)},
         share_identifier=context.share_identifier,
         priority=context.priority,
-        memory_mb=None if job.join else job.remedy.memory_mb,
+        memory_mb=None if job.join else job.overrides.memory_mb,
     )
     if (
         Variable.LIST_OF_SAMPLES not in request.environment

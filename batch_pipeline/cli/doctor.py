@@ -217,10 +217,10 @@ def _run(call: CommandCall) -> Iterator[Finding]:
     try:
         if call.has_pipeline and settings.samples.file:
             request = call.request()
-            look = Driver(request, backend).look()
-            needs = preflight(request, backend, look.plan, reference=look.reference)
+            snapshot = Driver(request, backend).inspect()
+            needs = preflight(request, backend, snapshot.plan, reference=snapshot.reference)
             if not any(finding.check == "limits" for finding in needs):
-                jobs = counted(len(look.plan.jobs), "job")
+                jobs = counted(len(snapshot.plan.jobs), "job")
                 yield Finding(check="plan", ok=True, sentence=f"{jobs} to send, within what AWS takes")
             yield from needs
         elif settings.backend.name != "embedded" and isinstance(backend, Inspectable):

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.records.request import Request
     from batch_pipeline.report.estimates import Payload
-    from batch_pipeline.run.driver import Look
     from batch_pipeline.run.estimate import Estimate
+    from batch_pipeline.run.snapshot import Snapshot
 
 #: Jobs that the table shows before it says how many more there are.
 MOST_JOBS = 40
@@ -47,51 +47,51 @@ def plan(call: CommandCall) -> int:
             data("Nothing to do: no sample has failed.")
             return CommandExit.DONE
         request = narrowed
-    look = driver.look(request)
+    snapshot = driver.inspect(request)
     if call.verbose:
-        print_store_calls(dict(look.store_calls))
-    details = _Details(call, request, look)
+        print_store_calls(dict(snapshot.store_calls))
+    details = _Details(call, request, snapshot)
     if call.json:
         from batch_pipeline.report.records import plan_record
 
-        record = plan_record(look.plan) | {"reference": look.reference, "live_runs": list(look.live_runs)}
+        record = plan_record(snapshot.plan) | {"reference": snapshot.reference, "live_runs": list(snapshot.live_runs)}
         print_json(record | details.record())
     else:
-        _tell(look.plan, look.live_runs)
+        _tell(snapshot.plan, snapshot.live_runs)
         details.tell()
-    return CommandExit.FAILED if look.plan.blocked or details.problems else CommandExit.DONE
+    return CommandExit.FAILED if snapshot.plan.blocked or details.problems else CommandExit.DONE
 
 
 class _Details:
     """What `--payloads` and `--estimate` add; nothing is computed that was not asked for."""
 
-    def __init__(self, call: CommandCall, request: Request, look: Look) -> None:
+    def __init__(self, call: CommandCall, request: Request, snapshot: Snapshot) -> None:
         self.payloads: list[Payload] | None = None
         from batch_pipeline.pipeline.review import code_problems, code_warnings
         from batch_pipeline.run.owners import sharing_problem
 
         #: What would be refused: the code of the steps, and what AWS would not take.
-        self.problems = code_problems(request.graph) if look.plan.jobs else []
-        if look.plan.jobs and not request.share_steps:
-            steps = {job.step for job in look.plan.jobs}
+        self.problems = code_problems(request.graph) if snapshot.plan.jobs else []
+        if snapshot.plan.jobs and not request.share_steps:
+            steps = {job.step for job in snapshot.plan.jobs}
             self.problems += filter(None, [sharing_problem(request.store, request.graph, steps)])
-        self.warnings = code_warnings(request.graph) if look.plan.jobs else []
+        self.warnings = code_warnings(request.graph) if snapshot.plan.jobs else []
         self.estimate: Estimate | None = None
         if call.options.get("payloads"):
             from batch_pipeline.backends.limits import plan_problems
             from batch_pipeline.report.estimates import payloads
             from batch_pipeline.run.context import context_of
 
-            context = context_of(request, reference=look.reference)
-            self.payloads = list(payloads(look.plan, context))
-            self.problems += plan_problems(look.plan, context)
+            context = context_of(request, reference=snapshot.reference)
+            self.payloads = list(payloads(snapshot.plan, context))
+            self.problems += plan_problems(snapshot.plan, context)
         if call.options.get("estimate"):
             from batch_pipeline import backends
             from batch_pipeline.run.estimate import estimate
 
             backend = backends.create(request.settings)
             try:
-                self.estimate = estimate(request, look.plan, look.inventory, backend)
+                self.estimate = estimate(request, snapshot.plan, snapshot.inventory, backend)
             finally:
                 backend.close()
 

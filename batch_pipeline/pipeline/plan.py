@@ -1,7 +1,7 @@
 """Decides what is sent: from the graph, the samples and what the store holds, the jobs of one wave. Pure.
 
 Every cell (step, sample) is looked at once, steps in order. A cell is done when a receipt with its current fingerprint
-is there. Samples that need the same steps with the same remedies, and wait for the same live jobs, form a *group*; a
+is there. Samples that need the same steps with the same overrides, and wait for the same live jobs, form a *group*; a
 group is cut into *shards* as large as an array may be; each (shard, step) is one job, and the jobs of a shard hold the
 same samples in the same order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream
 jobs, through joins where they are more than one job may depend on. Jobs of earlier runs that are still live are
@@ -91,7 +91,7 @@ class LiveJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remedy:
+class RetryOverrides:
     """With what a cell is sent again that failed through nobody's fault."""
 
     #: None: as the step's definition says.
@@ -100,8 +100,8 @@ class Remedy:
     queue: str = ""
 
 
-#: The remedy of a cell that needs none.
-AS_DEFINED = Remedy()
+#: The overrides of a cell that needs none.
+AS_DEFINED = RetryOverrides()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Inventory:
     #: (step, sample) of cells that this very command sent or found on their way: `force` does not mean them again.
     made: AbstractSet[tuple[str, str]] = frozenset()
     #: (step, sample) -> with what the cell is sent, where that is not as its step says.
-    remedies: Mapping[tuple[str, str], Remedy] = field(default_factory=dict)
+    overrides: Mapping[tuple[str, str], RetryOverrides] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class PlannedJob:
     #: Only joins more dependencies than one job may have; runs nothing.
     join: bool = False
     #: The same for all of its cells.
-    remedy: Remedy = AS_DEFINED
+    overrides: RetryOverrides = AS_DEFINED
 
     @property
     def size(self) -> int:

@@ -27,7 +27,7 @@ from batch_pipeline.pipeline.plan import (
     LiveJob,
     Plan,
     PlannedJob,
-    Remedy,
+    RetryOverrides,
     Selection,
 )
 from batch_pipeline.pipeline.retiring import retired_by
@@ -75,17 +75,17 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Group:
-    """Samples that run the same steps, with the same remedies, after the same live jobs."""
+    """Samples that run the same steps, with the same overrides, after the same live jobs."""
 
     members: tuple[int, ...]
     #: Step that runs -> with what.
-    runs: Mapping[str, Remedy]
+    runs: Mapping[str, RetryOverrides]
     #: Upstream step -> live job of exactly these samples.
     live: Mapping[str, LiveJob]
 
 
 #: A step's part of a signature: with what it runs, if it does, and the live job to which the sample still belongs.
-_Mark = tuple[Remedy | None, str]
+_Mark = tuple[RetryOverrides | None, str]
 _RUNS: _Mark = (AS_DEFINED, "")
 _RESTS: _Mark = (None, "")
 
@@ -108,7 +108,7 @@ def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
     groups = []
     for signature, members in signatures.items():
         marks = dict(zip(steps, signature, strict=True))
-        runs = {step: remedy for step, (remedy, _) in marks.items() if remedy is not None}
+        runs = {step: overrides for step, (overrides, _) in marks.items() if overrides is not None}
         if runs:
             waits = {step: live[job] for step, (_, job) in marks.items() if job}
             groups.append(_Group(tuple(members), runs, waits))
@@ -126,7 +126,7 @@ def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
 
 def _marks(cells: Cells, node: Node) -> list[_Mark]:
     column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.columns[node.name].states]
-    _remedied(cells, node, column)
+    _overridden(cells, node, column)
     readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is not Scope.COHORT]
     live_jobs = cells.live.jobs.get(node.name, {})
     for i, sample in enumerate(cells.samples if live_jobs and readers else ()):
@@ -138,12 +138,12 @@ def _marks(cells: Cells, node: Node) -> list[_Mark]:
     return column
 
 
-def _remedied(cells: Cells, node: Node, column: list[_Mark]) -> None:
+def _overridden(cells: Cells, node: Node, column: list[_Mark]) -> None:
     """Marks the cells that run otherwise than their step says."""
-    remedies = {sample: remedy for (step, sample), remedy in cells.inventory.remedies.items() if step == node.name}
-    for i, sample in enumerate(cells.samples if remedies else ()):
-        if sample in remedies and column[i] is _RUNS:
-            column[i] = (remedies[sample], "")
+    overrides = {sample: one for (step, sample), one in cells.inventory.overrides.items() if step == node.name}
+    for i, sample in enumerate(cells.samples if overrides else ()):
+        if sample in overrides and column[i] is _RUNS:
+            column[i] = (overrides[sample], "")
 
 
 class _Jobs:
@@ -188,7 +188,7 @@ class _Jobs:
             step=node.name,
             members=members,
             after=tuple(edges),
-            remedy=group.runs[node.name],
+            overrides=group.runs[node.name],
         )
 
     def _gather_edge(self, step: str) -> Iterator[Edge]:
@@ -218,8 +218,8 @@ class _Jobs:
                 yield join
                 edges.append(Edge(job=join.name, index_by_index=False))
             level += 1
-        remedy = self.cells.inventory.remedies.get((node.name, COHORT), AS_DEFINED)
-        yield PlannedJob(name=node.name, step=node.name, after=tuple(edges), remedy=remedy)
+        overrides = self.cells.inventory.overrides.get((node.name, COHORT), AS_DEFINED)
+        yield PlannedJob(name=node.name, step=node.name, after=tuple(edges), overrides=overrides)
 
     def _live_edges(self, step: str) -> Iterator[Edge]:
         """The live jobs that still have a cell of the step to do."""

@@ -5,12 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batch_pipeline import backends
+from batch_pipeline.backends import LIMITS
 from batch_pipeline.config import Settings
 from batch_pipeline.records.place import pool_url
 from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.backends.base import Backend
+    from batch_pipeline.pipeline.plan import Limits
+
+
+class LazyBackend:
+    """A backend that is made at first use: a command with nothing to do never needs it."""
+
+    def __init__(self, backend: Backend | None = None) -> None:
+        self._backend = backend
+
+    def open(self, settings: Settings) -> Backend:
+        """The backend; made with these settings at the first call, and the same one ever after."""
+        if self._backend is None:
+            self._backend = backend_of(settings)
+        return self._backend
+
+    def limits(self, settings: Settings) -> Limits:
+        """The backend's limits, known by its name alone as long as nothing else needs a backend."""
+        return self._backend.limits() if self._backend else LIMITS[settings.backend.name]
+
+    def close(self) -> None:
+        """Closes the backend's connections, if it was made; jobs go on."""
+        if self._backend is not None:
+            self._backend.close()
 
 
 def backend_of(settings: Settings) -> Backend:

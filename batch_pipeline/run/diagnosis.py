@@ -124,27 +124,27 @@ def reasons_of(
     sure = [*queue_problems(queue), *misfits(queue, waiting.wanted, machines)] if queue is not None else []
     if sure:
         return sure
-    told = _told(waiting, queue)
-    if told is not None:
-        return [told]
+    problem = _known_problem(waiting, queue)
+    if problem is not None:
+        return [problem]
     if head:
         sentence = f"Another job, {head}, is first in queue {name} and cannot start; all others wait behind it."
         return [CapacityProblem(sentence=sentence, remedy="Ask its owner to cancel it, or name another queue.")]
     return [_inferred(waiting, queue, name)]
 
 
-def _told(waiting: Waiting, queue: Queue | None) -> CapacityProblem | None:
+def _known_problem(waiting: Waiting, queue: Queue | None) -> CapacityProblem | None:
     """What AWS's own words mean; None where there are none or they say nothing."""
     words = " ".join(waiting.status_reason.split())
     if not words or words.startswith(_UNDETERMINED):
         return None
-    found = next((problem for code, problem in CODES if words.startswith(code)), None)
-    if found is None:
+    known = next((problem for code, problem in CODES if words.startswith(code)), None)
+    if known is None:
         return CapacityProblem(sentence=f"AWS Batch says: {words.rstrip('.')}.", remedy="Fix what it names.")
-    remedy = found.remedy
+    remedy = known.remedy
     if words.startswith("CAPACITY:") and queue is not None and all(each.is_spot for each in queue.environments):
         remedy = f"{remedy} The queue has Spot machines only: --queue can name one with on-demand machines."
-    return CapacityProblem(sentence=f"{found.sentence} ({words.rstrip('.')}.)", remedy=remedy)
+    return CapacityProblem(sentence=f"{known.sentence} ({words.rstrip('.')}.)", remedy=remedy)
 
 
 def _inferred(waiting: Waiting, queue: Queue | None, name: str) -> CapacityProblem:

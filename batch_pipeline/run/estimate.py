@@ -165,7 +165,7 @@ def _step_estimate(
     hours = seconds / _HOUR
     vcpu_hours = sum(job.size for job in jobs) * wanted.vcpus * hours
     # Cells that are sent again after they ran out of memory are given more.
-    gib_hours = sum(job.size * (job.remedy.memory_mb or wanted.memory_mb) for job in jobs) / _GIB * hours
+    gib_hours = sum(job.size * (job.overrides.memory_mb or wanted.memory_mb) for job in jobs) / _GIB * hours
     return StepEstimate(
         step=step,
         cells=sum(job.size for job in jobs),

@@ -55,12 +55,12 @@ def preflight(request: Request, backend: object, plan: Plan, *, reference: str =
     context = context_of(request, reference=reference)
     wanted = {job.step for job in plan.jobs}
     definitions = {step: definition for step, definition in context.definitions.items() if step in wanted}
-    found = [_bad("limits", problem) for problem in plan_problems(plan, context)]
-    found += blocked_findings(plan)
+    findings = [_bad("limits", problem) for problem in plan_problems(plan, context)]
+    findings += blocked_findings(plan)
     if request.settings.backend.name != "embedded" and isinstance(backend, Inspectable):
-        queues = {job.remedy.queue for job in plan.jobs if job.remedy.queue}
-        found += account_findings(backend.account, request.settings, definitions, queues=queues)
-    return found
+        queues = {job.overrides.queue for job in plan.jobs if job.overrides.queue}
+        findings += account_findings(backend.account, request.settings, definitions, queues=queues)
+    return findings
 
 
 def refuse_conflicts(plan: Plan) -> None:
@@ -84,12 +84,12 @@ def require_ready(findings: Iterable[Finding]) -> None:
 
 def blocked_findings(plan: Plan) -> Iterator[Finding]:
     """The cells that cannot run, for want of a source most of the time; the others can."""
-    told: dict[str, list[str]] = {}
+    cells_by_sentence: dict[str, list[str]] = {}
     for (step, sample), sentence in plan.blocked.items():
-        told.setdefault(sentence, []).append(f"{step} of {sample}")
-    for sentence, cells in list(told.items())[:_FEW]:
+        cells_by_sentence.setdefault(sentence, []).append(f"{step} of {sample}")
+    for sentence, cells in list(cells_by_sentence.items())[:_FEW]:
         yield _bad("sources", f"{', '.join(cells[:_FEW])}: {sentence}", stops=False)
-    if len(told) > _FEW:
+    if len(cells_by_sentence) > _FEW:
         yield _bad("sources", f"{len(plan.blocked):,} cells cannot run in all.", "`plan` lists them.", stops=False)
 
 
@@ -104,11 +104,11 @@ def account_findings(
         ("image", lambda: _images(account, definitions)),
         ("log group", lambda: _log_groups(account, definitions)),
     ]
-    found = list(_guarded("identity", lambda: _identity(account)))
-    if not all(finding.ok for finding in found):
+    findings = list(_guarded("identity", lambda: _identity(account)))
+    if not all(finding.ok for finding in findings):
         # Nobody answers whom AWS does not know: one sentence is enough.
-        return found
-    return found + [finding for name, check in checks for finding in _guarded(name, check)]
+        return findings
+    return findings + [finding for name, check in checks for finding in _guarded(name, check)]
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -145,21 +145,21 @@ def _identity(account: Account) -> Iterator[Finding]:
 
 
 def _queues(account: Account, settings: Settings, names: Sequence[str], definitions: Definitions) -> Iterator[Finding]:
-    found = account.queues(names)
+    known = account.queues(names)
     for name in names:
-        if name not in found:
+        if name not in known:
             yield _bad(
                 "queue",
                 f"There is no job queue {name} in this account and region.",
                 "Name one with --queue (`deploy infrastructure` prints its own), or check aws.region.",
             )
-    for name, queue in found.items():
+    for name, queue in known.items():
         problems = queue_problems(queue)
         yield from (_bad("queue", problem.sentence, problem.remedy) for problem in problems)
         yield from _shares(queue, settings)
         if not problems:
             yield _good("queue", f"{name}: {', '.join(each.name for each in queue.environments)}")
-    yield from _fits(account, list(found.values()), definitions)
+    yield from _fits(account, list(known.values()), definitions)
 
 
 def _shares(queue: Queue, settings: Settings) -> Iterator[Finding]:
@@ -177,15 +177,15 @@ def _fits(account: Account, queues: Sequence[Queue], definitions: Definitions) -
     except NotVisible as error:
         machines = {}
         yield _unchecked("machines", error)
-    told: dict[tuple[str, str], list[str]] = {}
+    steps_by_problem: dict[tuple[str, str], list[str]] = {}
     for step, definition in definitions.items():
-        asked = resource_request_of(definition["containerProperties"], definition.get("platformCapabilities"))
+        need = resource_request_of(definition["containerProperties"], definition.get("platformCapabilities"))
         for queue in queues:
-            for problem in misfits(queue, asked, machines):
-                told.setdefault((problem.sentence, problem.remedy), []).append(step)
-    for (sentence, remedy), steps in told.items():
+            for problem in misfits(queue, need, machines):
+                steps_by_problem.setdefault((problem.sentence, problem.remedy), []).append(step)
+    for (sentence, remedy), steps in steps_by_problem.items():
         yield _bad("machines", f"Step {', '.join(steps)}: {sentence}", remedy)
-    if definitions and queues and not told:
+    if definitions and queues and not steps_by_problem:
         yield _good("machines", f"large enough for {', '.join(definitions)}")
 
 
@@ -261,9 +261,9 @@ def _log_groups(account: Account, definitions: Definitions) -> Iterator[Finding]
 
 def _named(definitions: Definitions, *keys: str) -> dict[str, list[str]]:
     """What the definitions name under some keys -> the steps that do."""
-    found: dict[str, list[str]] = {}
+    steps_by_value: dict[str, list[str]] = {}
     for step, definition in definitions.items():
         container = definition["containerProperties"]
         for value in dict.fromkeys(container[key] for key in keys if container.get(key)):
-            found.setdefault(value, []).append(step)
-    return found
+            steps_by_value.setdefault(value, []).append(step)
+    return steps_by_value

@@ -118,27 +118,27 @@ def recorded_status(store: Store, settings: Settings, run_id: str = "") -> Statu
     Raises InvalidUse when the store holds no run, or not that one.
     """
     with Reader(store, settings, run_id) as reader:
-        found = reader.read()
-        plan = found.plan
-        ended = [] if found.unreachable else [run for run in found.live if run.over]
+        recorded = reader.read()
+        plan = recorded.plan
+        ended = [] if recorded.unreachable else [run for run in recorded.live if run.over]
         waiting: list[str] = []
-        failed = failed_before(store, plan, found.live_runs, ended, lambda: reader.backend)
-        if found.unreachable:
+        failed = failed_before(store, plan, recorded.live_runs, ended, lambda: reader.backend)
+        if recorded.unreachable:
             progress: Mapping[str, StepProgress] = {step: _unasked(plan, step, failed) for step in plan.states}
-        elif found.live_runs:
-            watched = _watch(reader, found)
-            progress, waiting = watched.look(), waiting_notes(watched, reader.backend)
+        elif recorded.live_runs:
+            watched = _watch(reader, recorded)
+            progress, waiting = watched.poll(), waiting_notes(watched, reader.backend)
         else:
             progress = {step: resting(plan, step, failed) for step in plan.states}
-    notes = [f"As run {found.record.run_id} of {found.record.pipeline_name} recorded it."]
-    notes += [*retired_notes(plan, found.retired), *waiting]
-    notes += [found.unreachable] if found.unreachable and found.live_runs else []
-    notes += [f"Other pipelines' runs may be live: {', '.join(found.others)}."] if found.others else []
+    notes = [f"As run {recorded.record.run_id} of {recorded.record.pipeline_name} recorded it."]
+    notes += [*retired_notes(plan, recorded.retired), *waiting]
+    notes += [recorded.unreachable] if recorded.unreachable and recorded.live_runs else []
+    notes += [f"Other pipelines' runs may be live: {', '.join(recorded.others)}."] if recorded.others else []
     return Status(
         plan=plan,
         progress=progress,
         failed=failed,
-        live_runs=found.live_runs,
+        live_runs=recorded.live_runs,
         store_calls=Counter(store.calls),
         notes=notes,
     )
@@ -150,51 +150,54 @@ def watch_recorded(store: Store, settings: Settings, listener: Listener, run_id:
     Raises InvalidUse where the backend cannot be asked, and Interrupted on Ctrl-C.
     """
     with Reader(store, settings, run_id) as reader:
-        found = reader.read(missing=CellState.SKIPPED)
-        runs = [run.run_id for run in found.live]
-        if runs and found.unreachable:
-            raise InvalidUse(found.unreachable)
+        recorded = reader.read(missing=CellState.SKIPPED)
+        runs = [run.run_id for run in recorded.live]
+        if runs and recorded.unreachable:
+            raise InvalidUse(recorded.unreachable)
         try:
-            if found.live_runs:
-                _watch(reader, found).until_over(listener)
+            if recorded.live_runs:
+                _watch(reader, recorded).until_over(listener)
         except KeyboardInterrupt as error:
             raise Interrupted(runs) from error
-        jobs = [item for run in found.live for item in run.submissions]
-        failed = _close(store, found, reader, jobs) if runs else []
-    progress = final_progress(found.plan, found.plan, failed)
+        jobs = [item for run in recorded.live for item in run.submissions]
+        failed = _close(store, recorded, reader, jobs) if runs else []
+    progress = final_progress(recorded.plan, recorded.plan, failed)
     outcome = Outcome(run_ids=tuple(runs), progress=progress, failed=tuple(failed), store_calls=Counter(store.calls))
     listener.progressed(progress)
     listener.ended(outcome)
     return outcome
 
 
-def _close(store: Store, found: Recorded, reader: Reader, jobs: Sequence[Submission]) -> list[FailedCell]:
+def _close(store: Store, recorded: Recorded, reader: Reader, jobs: Sequence[Submission]) -> list[FailedCell]:
     """Judges runs whose jobs have ended and takes them off the live ones, as their driver would have."""
     backend, settings = reader.backend, reader.settings
-    verdict = judge(found.plan.graph, store, backend, jobs)
+    verdict = judge(recorded.plan.graph, store, backend, jobs)
     close_retirements(store)
-    for run in found.live:
+    for run in recorded.live:
         write_failed(store, run.run_id, verdict.failed)
         done, failed = verdict.done.get(run.run_id, 0), verdict.failed_of(run.run_id)
         write_end(store, run.run_id, done=done, failed=failed, spent=told_spent(store, run.run_id, jobs, settings))
     # A cell that failed in one run may have been sent again by a later one, whose word it is then.
     last = {
-        (job.step, sample): run.run_id for run in found.live for job in _sent_jobs(store, run) for sample in job.samples
+        (job.step, sample): run.run_id
+        for run in recorded.live
+        for job in _sent_jobs(store, run)
+        for sample in job.samples
     }
     return [cell for cell in verdict.failed if last[cell.step, cell.sample] == cell.run_id]
 
 
-def _watch(reader: Reader, found: Recorded) -> Watch:
-    jobs = [item for run in found.live if not run.over for item in run.submissions]
+def _watch(reader: Reader, recorded: Recorded) -> Watch:
+    jobs = [item for run in recorded.live if not run.over for item in run.submissions]
     settings = reader.settings.watch
-    return watching(found.plan, reader.backend, jobs, live=found.jobs, runs=found.live, settings=settings)
+    return watching(recorded.plan, reader.backend, jobs, live=recorded.jobs, runs=recorded.live, settings=settings)
 
 
 def _unasked(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
     """A step's progress when nobody could be asked: cells that were sent wait, as far as anybody here knows."""
     still = resting(plan, step, failed)
-    told = {cell.sample for cell in failed if cell.step == step}
-    waiting = sum(state is CellState.LIVE and sample not in told for sample, state in plan.cells(step))
+    failed_samples = {cell.sample for cell in failed if cell.step == step}
+    waiting = sum(state is CellState.LIVE and sample not in failed_samples for sample, state in plan.cells(step))
     return replace(still, waiting=waiting, left_out=still.left_out - waiting)
 
 
@@ -229,25 +232,29 @@ def _is_twin(one: RunRecord, other: RunRecord) -> bool:
 
 def _sent_jobs(store: Store, run: LiveRun) -> list[LiveJob]:
     """The jobs of a run, whatever became of them."""
-    found = []
+    jobs = []
     for item in run.submissions:
         if not item.join:
-            samples, prints = zip(*cells_of(store, run.run_id, item.job), strict=True)
-            found.append(
+            samples, fingerprints = zip(*cells_of(store, run.run_id, item.job), strict=True)
+            jobs.append(
                 LiveJob(
-                    native_id=item.native_id, run_id=run.run_id, step=item.step, samples=samples, fingerprints=prints
+                    native_id=item.native_id,
+                    run_id=run.run_id,
+                    step=item.step,
+                    samples=samples,
+                    fingerprints=fingerprints,
                 )
             )
-    return found
+    return jobs
 
 
 def recorded_graph(store: Store, record: RunRecord) -> Graph:
     """The steps of a run and who reads from whom; their code stays unknown."""
-    told = store.get_json(layout.plan(record.run_id))
+    plan_record = store.get_json(layout.plan(record.run_id))
     tasks: dict[str, Task] = {}
     nodes = []
-    for name, part in told["parts"].items():
-        scope = Scope(told.get("scopes", {}).get(name, Scope.SAMPLE.value))
+    for name, part in plan_record["parts"].items():
+        scope = Scope(plan_record.get("scopes", {}).get(name, Scope.SAMPLE.value))
         tasks[name] = Task(name, type(name, (Step,), {"scope": scope, "__doc__": f"{name} as recorded."}))
         inputs: dict[str, Port | Source] = {}
         for port, wire in part["inputs"].items():
@@ -267,36 +274,17 @@ def _plan(
     """The cells of the record's grid with their states; it sends nothing."""
     graph = recorded_graph(store, record)
     samples = parse_samples(store.get(layout.samples(record.run_id)), layout.samples(record.run_id)).names
-    moving = {
-        (job.step, sample): print_ for job in jobs for sample, print_ in zip(job.samples, job.fingerprints, strict=True)
-    }
-    states: dict[str, list[CellState]] = {}
-    fingerprints: dict[str, list[str]] = {}
-    why: dict[str, list[Why | None]] = {}
-    for node in graph:
-        cells = [(node.name, name) for name in (samples if node.scope is Scope.SAMPLE else (layout.COHORT,))]
-        have = [standing.counting.get(step, {}).get(sample, ()) for step, sample in cells]
-        retired = standing.retired.get(node.name, {})
-        states[node.name] = [
-            _state(prints, moving.get(cell), missing) for cell, prints in zip(cells, have, strict=True)
-        ]
-        fingerprints[node.name] = [
-            moving.get(cell) or "".join(prints[-1:]) for cell, prints in zip(cells, have, strict=True)
-        ]
-        why[node.name] = [
-            (Why.RETIRED if name in retired else Why.NEVER_DONE) if state is CellState.TO_RUN else None
-            for (_, name), state in zip(cells, states[node.name], strict=True)
-        ]
-    told = store.get_json(layout.plan(record.run_id))["parts"]
+    columns = {node.name: _column(node, samples, jobs, standing, missing) for node in graph}
+    parts = store.get_json(layout.plan(record.run_id))["parts"]
     return Plan(
         graph=graph,
         samples=samples,
         selection=Selection(),
         jobs=(),
-        states=states,
-        fingerprints=fingerprints,
-        why=why,
-        parts={step: StepParts(**part) for step, part in told.items()},
+        states={step: [state for state, _, _ in cells] for step, cells in columns.items()},
+        fingerprints={step: [fingerprint for _, fingerprint, _ in cells] for step, cells in columns.items()},
+        why={step: [why for _, _, why in cells] for step, cells in columns.items()},
+        parts={step: StepParts(**part) for step, part in parts.items()},
         blocked={},
         conflicts=(),
         missing={},
@@ -304,7 +292,27 @@ def _plan(
     )
 
 
-def _state(prints: Sequence[str], wanted: str | None, missing: CellState) -> CellState:
-    if wanted in prints if wanted else prints:
+def _column(
+    node: Node, samples: Sequence[str], jobs: Sequence[LiveJob], standing: Standing, missing: CellState
+) -> list[tuple[CellState, str, Why | None]]:
+    """State of each cell of a step, the fingerprint that it has or will have, and why it runs."""
+    moving = {
+        sample: fingerprint
+        for job in jobs
+        if job.step == node.name
+        for sample, fingerprint in zip(job.samples, job.fingerprints, strict=True)
+    }
+    receipts, retired = standing.counting.get(node.name, {}), standing.retired.get(node.name, {})
+    cells: list[tuple[CellState, str, Why | None]] = []
+    for name in samples if node.scope is Scope.SAMPLE else (layout.COHORT,):
+        have, wanted = receipts.get(name, ()), moving.get(name)
+        state = _state(have, wanted, missing)
+        why = Why.RETIRED if name in retired else Why.NEVER_DONE
+        cells.append((state, wanted or "".join(have[-1:]), why if state is CellState.TO_RUN else None))
+    return cells
+
+
+def _state(have: Sequence[str], wanted: str | None, missing: CellState) -> CellState:
+    if wanted in have if wanted else have:
         return CellState.DONE
     return CellState.LIVE if wanted else missing

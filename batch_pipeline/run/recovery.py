@@ -5,7 +5,7 @@ scheduler gave it, or that nobody knows the end of, is sent as it was, to the qu
 is one. What never ran on account of such a cell goes with it. A step's own failure is left alone: the same sample
 would end so again.
 
-Cells with the same remedy and the same steps ahead of them become one array: the planner groups by remedy.
+Cells with the same overrides and the same steps ahead of them become one array: the planner groups by overrides.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from batch_pipeline.pipeline.plan import Remedy
+from batch_pipeline.pipeline.plan import RetryOverrides
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.records.events import Again, FailedCell
 from batch_pipeline.wire.contract import EndReason
@@ -25,7 +25,7 @@ Cell = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class RetryPolicy:
     """How far a driver goes."""
 
     #: Whether anything is sent again at all.
@@ -41,25 +41,27 @@ class Policy:
     #: Step -> MiB that its definition gives.
     defined_mb: Mapping[str, int]
 
-    def remedy(self, failed: FailedCell) -> Remedy | None:
+    def overrides_for(self, failed: FailedCell) -> RetryOverrides | None:
         """With what the cell is sent again; None when it is not."""
         if not self.active:
             return None
         if failed.reason is EndReason.OUT_OF_MEMORY:
             return self._more_memory(failed)
         if failed.reason.is_blameless:
-            return Remedy(memory_mb=self._raised(failed), queue=self._other(self.on_demand_queue or failed.queue))
+            return RetryOverrides(
+                memory_mb=self._raised(failed), queue=self._other(self.on_demand_queue or failed.queue)
+            )
         return None
 
-    def _more_memory(self, failed: FailedCell) -> Remedy | None:
+    def _more_memory(self, failed: FailedCell) -> RetryOverrides | None:
         had = failed.memory_mb or self.defined_mb.get(failed.step, 0)
         wanted = math.ceil(had * self.memory_factor)
-        given = min(wanted, self.memory_cap_mb) if self.memory_cap_mb else wanted
-        if given <= had:
+        memory_mb = min(wanted, self.memory_cap_mb) if self.memory_cap_mb else wanted
+        if memory_mb <= had:
             return None
         # What the definition gives by now may be more than what it gave then.
-        more = given > self.defined_mb.get(failed.step, 0)
-        return Remedy(memory_mb=given if more else None, queue=self._other(failed.queue))
+        more = memory_mb > self.defined_mb.get(failed.step, 0)
+        return RetryOverrides(memory_mb=memory_mb if more else None, queue=self._other(failed.queue))
 
     def _other(self, queue: str) -> str:
         return "" if queue == self.queue else queue
@@ -69,48 +71,49 @@ class Policy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sorted:
-    """Failed cells, told apart."""
+class FailurePartition:
+    """Failed cells by what is done about them."""
 
-    #: What is sent again.
-    remedies: Mapping[Cell, Remedy]
+    #: With what cells are sent again.
+    overrides: Mapping[Cell, RetryOverrides]
     #: What stays failed.
     lasting: Sequence[FailedCell]
     #: Cells that go again, with what never ran on their account.
-    again: Sequence[FailedCell]
+    retried: Sequence[FailedCell]
 
 
-def sort_failures(graph: Graph, failed: Sequence[FailedCell], policy: Policy) -> Sorted:
-    """Tells what is sent again from what stays failed; every cell is in exactly one of the two."""
-    remedies = {}
+def partition_failures(graph: Graph, failed: Sequence[FailedCell], policy: RetryPolicy) -> FailurePartition:
+    """Separates what is sent again from what stays failed; every cell is in exactly one of the two."""
+    overrides = {}
     for cell in failed:
-        remedy = policy.remedy(cell)
-        if remedy is not None:
-            remedies[cell.step, cell.sample] = remedy
+        if (retry := policy.overrides_for(cell)) is not None:
+            overrides[cell.step, cell.sample] = retry
     by_step: dict[str, dict[str, FailedCell]] = {}
     for cell in failed:
         by_step.setdefault(cell.step, {})[cell.sample] = cell
     goes: dict[str, set[str]] = {}
     for node in graph:
         cells = by_step.get(node.name, {})
-        goes[node.name] = {sample for sample, cell in cells.items() if _goes_again(node, cell, remedies, by_step, goes)}
+        goes[node.name] = {
+            sample for sample, cell in cells.items() if _goes_again(node, cell, overrides, by_step, goes)
+        }
     lasting: list[FailedCell] = []
-    again: list[FailedCell] = []
+    retried: list[FailedCell] = []
     for cell in failed:
-        (again if cell.sample in goes[cell.step] else lasting).append(cell)
-    return Sorted(remedies=remedies, lasting=lasting, again=again)
+        (retried if cell.sample in goes[cell.step] else lasting).append(cell)
+    return FailurePartition(overrides=overrides, lasting=lasting, retried=retried)
 
 
 def _goes_again(
     node: Node,
     cell: FailedCell,
-    remedies: Mapping[Cell, Remedy],
+    overrides: Mapping[Cell, RetryOverrides],
     failed: Mapping[str, Mapping[str, FailedCell]],
     goes: Mapping[str, AbstractSet[str]],
 ) -> bool:
     """Whether a cell is sent again; what never ran is if all that it reads and that failed is, and something did."""
     if cell.reason is not EndReason.DEPENDENCY:
-        return (cell.step, cell.sample) in remedies
+        return (cell.step, cell.sample) in overrides
     causes = [
         (step, sample)
         for step in node.upstream
@@ -120,33 +123,33 @@ def _goes_again(
     return bool(causes) and all(sample in goes[step] for step, sample in causes)
 
 
-def summary(cells: Sequence[FailedCell], remedies: Mapping[Cell, Remedy]) -> list[Again]:
-    """What is sent again, a line for each step, reason and remedy, the largest first; what follows is not counted."""
-    counts: dict[tuple[str, EndReason, Remedy], int] = {}
+def summary(cells: Sequence[FailedCell], overrides: Mapping[Cell, RetryOverrides]) -> list[Again]:
+    """What is sent again, a line for each step, reason and overrides, the largest first; not what follows from it."""
+    counts: dict[tuple[str, EndReason, RetryOverrides], int] = {}
     for cell in cells:
-        remedy = remedies.get((cell.step, cell.sample))
-        if remedy is not None:
-            key = (cell.step, cell.reason, remedy)
+        retry = overrides.get((cell.step, cell.sample))
+        if retry is not None:
+            key = (cell.step, cell.reason, retry)
             counts[key] = counts.get(key, 0) + 1
     lines = [
-        Again(step=step, reason=reason, cells=count, memory_mb=remedy.memory_mb, queue=remedy.queue)
-        for (step, reason, remedy), count in counts.items()
+        Again(step=step, reason=reason, cells=count, memory_mb=retry.memory_mb, queue=retry.queue)
+        for (step, reason, retry), count in counts.items()
     ]
     return sorted(lines, key=lambda line: -line.cells)
 
 
 def remembered(
-    failed: Sequence[FailedCell], wanted: Callable[[], Iterable[Cell]], policy: Policy
-) -> dict[Cell, Remedy]:
-    """Remedies for cells that are about to run and failed in earlier runs, the newest word on each first."""
+    failed: Sequence[FailedCell], wanted: Callable[[], Iterable[Cell]], policy: RetryPolicy
+) -> dict[Cell, RetryOverrides]:
+    """Overrides for cells that are about to run and failed in earlier runs, the newest word on each first."""
     open_cells = set(wanted()) if failed else set()
-    found: dict[Cell, Remedy] = {}
+    overrides: dict[Cell, RetryOverrides] = {}
     for cell in failed:
         key = (cell.step, cell.sample)
         if key not in open_cells or cell.reason is EndReason.DEPENDENCY:
             continue
         open_cells.discard(key)
-        remedy = policy.remedy(cell)
-        if remedy is not None:
-            found[key] = remedy
-    return found
+        retry = policy.overrides_for(cell)
+        if retry is not None:
+            overrides[key] = retry
+    return overrides

@@ -88,7 +88,7 @@ def _placed(workflow: type[WorkflowTask], store: Store, name: str, files: Mappin
 
 
 def _refuse_other(request: Request, name: str) -> None:
-    plan = driver.look(replace(request, selection=Selection())).plan
+    plan = driver.inspect(replace(request, selection=Selection())).plan
     if plan.why[plan.graph.names[0]][0] is Why.CHANGED:
         raise RunConflict(
             f"Reference {name!r} is there, built from other files or with other parameters. Choose another name, or"

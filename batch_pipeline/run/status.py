@@ -17,9 +17,11 @@ from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
+from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.diagnosis import diagnose
-from batch_pipeline.run.driver import Driver, Look, run
+from batch_pipeline.run.driver import run
 from batch_pipeline.run.live import LiveRun, submissions
+from batch_pipeline.run.snapshot import DriverState, Snapshot, take_snapshot
 from batch_pipeline.run.verdict import MOST_RECORDS, RUNS_LOOKED_AT, judge, read_failed, with_record
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
@@ -58,28 +60,29 @@ class Explanation:
 
 def status(request: Request) -> Status:
     """Looks once. The backend is asked only when a run is live."""
-    driver = Driver(request)
+    backend = LazyBackend()
     try:
-        found = driver.look()
-        plan = found.plan
-        failed = _failed(request.store, found, driver)
-        if found.live_runs:
-            already = already_done(plan, found.inventory.live, found.live)
-            watched = Watch(plan, driver.backend, found.jobs, already=already)
-            progress = watched.look()
-            waiting = waiting_notes(watched, driver.backend)
+        snapshot = take_snapshot(DriverState.of(request), backend)
+        plan = snapshot.plan
+        failed = _failed(snapshot, backend)
+        if snapshot.live_runs:
+            already = already_done(plan, snapshot.inventory.live, snapshot.live)
+            opened = backend.open(snapshot.request.settings)
+            watched = Watch(plan, opened, snapshot.jobs, already=already)
+            progress = watched.poll()
+            waiting = waiting_notes(watched, opened)
         else:
             progress, waiting = {step: resting(plan, step, failed) for step in plan.states}, []
         return Status(
             plan=plan,
             progress=progress,
             failed=failed,
-            live_runs=found.live_runs,
+            live_runs=snapshot.live_runs,
             store_calls=Counter(request.store.calls),
-            notes=[*retired_notes(plan, found.inventory.retired), *waiting],
+            notes=[*retired_notes(plan, snapshot.inventory.retired), *waiting],
         )
     finally:
-        driver.close()
+        backend.close()
 
 
 def only_failed(request: Request) -> Request | None:
@@ -122,9 +125,15 @@ def watch(request: Request, listener: Listener) -> Outcome:
     return run(replace(request, selection=nothing), listener)
 
 
-def _failed(store: Store, found: Look, driver: Driver) -> list[FailedCell]:
-    ended = [run for run in found.live if run.over]
-    return failed_before(store, found.plan, found.live_runs, ended, lambda: driver.backend)
+def _failed(snapshot: Snapshot, backend: LazyBackend) -> list[FailedCell]:
+    request = snapshot.request
+    return failed_before(
+        request.store,
+        snapshot.plan,
+        snapshot.live_runs,
+        snapshot.ended_runs,
+        lambda: backend.open(request.settings),
+    )
 
 
 def failed_before(
@@ -200,12 +209,12 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     """
     if sample not in request.samples.by_name and sample != layout.COHORT:
         raise InvalidUse(f"Sample {sample!r} is not in {request.samples.origin}. Check its spelling.")
-    driver = Driver(request)
+    backend = LazyBackend()
     try:
-        found = driver.look()
-        failed = {(cell.step, cell.sample): cell for cell in _failed(request.store, found, driver)}
+        snapshot = take_snapshot(DriverState.of(request), backend)
+        failed = {(cell.step, cell.sample): cell for cell in _failed(snapshot, backend)}
     finally:
-        driver.close()
+        backend.close()
     explained = []
     for node in request.graph:
         is_gather = node.scope is Scope.COHORT
@@ -213,7 +222,7 @@ def explain(request: Request, sample: str) -> list[Explanation]:
             name = layout.COHORT if is_gather else sample
             position = 0 if is_gather else request.samples.names.index(name)
             cell = failed.get((node.name, name))
-            explained.append(_explained(request.store, found, node, name, position, cell))
+            explained.append(_explained(request.store, snapshot, node, name, position, cell))
     return explained
 
 
@@ -230,17 +239,17 @@ def resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress
 
 
 def _explained(
-    store: Store, found: Look, node: Node, sample: str, position: int, failed: FailedCell | None
+    store: Store, snapshot: Snapshot, node: Node, sample: str, position: int, failed: FailedCell | None
 ) -> Explanation:
-    plan, step = found.plan, node.name
+    plan, step = snapshot.plan, node.name
     state, why = plan.states[step][position], plan.why[step][position]
-    prints = found.inventory.receipts.get(step, {}).get(sample, ())
-    receipt = _receipt(store, step, sample, plan.fingerprints[step][position], prints)
-    changed = _changes(store, found, node, sample, receipt) if receipt and state is not CellState.DONE else []
+    fingerprints = snapshot.inventory.receipts.get(step, {}).get(sample, ())
+    receipt = _receipt(store, step, sample, plan.fingerprints[step][position], fingerprints)
+    changed = _changes(store, snapshot, node, sample, receipt) if receipt and state is not CellState.DONE else []
     if (step, sample) in plan.blocked:
         sentence = plan.blocked[(step, sample)]
     elif state is CellState.TO_RUN and why is not None:
-        retired = found.inventory.retired.get(step, {}).get(sample, {})
+        retired = snapshot.inventory.retired.get(step, {}).get(sample, {})
         if why is Why.RETIRED and retired:
             run_id = max(one.run_id for one in retired.values())
             sentence = f"is not done since run {run_id} set out to make it, or what it reads, again"
@@ -269,9 +278,9 @@ def _last_attempt(receipt: Receipt | None, failed: FailedCell | None) -> tuple[s
     return (receipt.run_id, receipt.attempt) if receipt else ("", 0)
 
 
-def _receipt(store: Store, step: str, sample: str, fingerprint: str, prints: Sequence[str]) -> Receipt | None:
+def _receipt(store: Store, step: str, sample: str, fingerprint: str, fingerprints: Sequence[str]) -> Receipt | None:
     """The cell's receipt: the current one, else an outdated one."""
-    wanted = fingerprint if fingerprint in prints else (prints[-1] if prints else None)
+    wanted = fingerprint if fingerprint in fingerprints else (fingerprints[-1] if fingerprints else None)
     if wanted is None:
         return None
     try:
@@ -283,22 +292,22 @@ def _receipt(store: Store, step: str, sample: str, fingerprint: str, prints: Seq
         return None
 
 
-def _changes(store: Store, found: Look, node: Node, sample: str, receipt: Receipt) -> list[str]:
+def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt: Receipt) -> list[str]:
     """What is not as it was when the receipt was written, a sentence a part."""
     try:
         recorded = store.get_json(layout.plan(receipt.run_id))["parts"][node.name]
     except (NotInStore, KeyError):
         return []
-    changed = _part_changes(StepParts(**recorded), found.plan.parts[node.name])
+    changed = _part_changes(StepParts(**recorded), snapshot.plan.parts[node.name])
     before = {(file.port, file.key.rsplit("/", 1)[-1]): file.etag for file in receipt.inputs}
     for port in node.sources:
-        for file in found.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ()):
+        for file in snapshot.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ()):
             etag = before.get((port, file.url.rsplit("/", 1)[-1]))
             if etag is not None and etag != file.etag:
                 changed.append(f"the file {file.url} was replaced")
-    position = 0 if sample == layout.COHORT else found.plan.samples.index(sample)
+    position = 0 if sample == layout.COHORT else snapshot.plan.samples.index(sample)
     for step in node.upstream:
-        states = found.plan.states[step]
+        states = snapshot.plan.states[step]
         if states[position if len(states) > position else 0] is not CellState.DONE:
             changed.append(f"step {step} runs again")
     return changed

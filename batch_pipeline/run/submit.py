@@ -20,7 +20,7 @@ from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
 from batch_pipeline.log import Facts, of_run
-from batch_pipeline.pipeline.plan import Edge, Inventory, Plan, PlannedJob
+from batch_pipeline.pipeline.plan import Edge, Inventory, PlannedJob
 from batch_pipeline.records.events import Listener
 from batch_pipeline.records.history import Happened, append_if_possible
 from batch_pipeline.records.manifests import write_manifest
@@ -28,7 +28,6 @@ from batch_pipeline.records.origin import ProvenanceReader
 from batch_pipeline.records.receipts import retire, with_retired
 from batch_pipeline.records.record import new_run_id, now, write_end
 from batch_pipeline.records.record_writing import make_record, write_definitions, write_record
-from batch_pipeline.records.request import Request
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.beyond import Reading
@@ -39,6 +38,7 @@ from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.owners import own
 from batch_pipeline.run.room import require_room
+from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, StoreFailed, SubmissionUnknown
 
@@ -53,28 +53,28 @@ class Submitter:
 
     def __init__(
         self,
-        request: Request,
-        plan: Plan,
-        inventory: Inventory,
+        snapshot: Snapshot,
         *,
         reading: Reading,
-        reference: str,
         backend: Backend,
         lock: DriverLock,
         listener: Listener,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._request = request
-        self._plan = plan
-        self._inventory = inventory
+        """Packs the code; writes nothing. Raises InvalidPipeline for definitions or code that cannot be read."""
+        request = self._request = snapshot.request
+        self._plan = snapshot.plan
+        self._inventory = snapshot.inventory
         self._reading = reading
-        self._reference = reference
+        self._reference = snapshot.reference
         self._backend = backend
         self._lock = lock
         self._listener = listener
         self._sleep = sleep
         self._provenance = ProvenanceReader(request.graph.root)
         self.run_id = new_run_id()
+        self._bundle = bundles.make_bundle(request.graph)
+        self._context = context_of(request, reference=self._reference, run_id=self.run_id, bundle=self._bundle)
         #: What was sent so far, in order.
         self.sent: list[Submission] = []
         self._native: dict[str, str] = {}
@@ -84,11 +84,9 @@ class Submitter:
     def begin(self) -> None:
         """Writes bundle and run record, and retires receipts; the next driver knows of the run from here on.
 
-        Raises InvalidPipeline, InvalidPlan and InvalidUse, with nothing written, for what cannot be run.
+        Raises InvalidPlan and InvalidUse, with nothing written, for what cannot be run.
         """
-        request, store = self._request, self._request.store
-        bundle = bundles.make_bundle(request.graph)
-        self._context = context_of(request, reference=self._reference, run_id=self.run_id, bundle=bundle)
+        request, store, bundle = self._request, self._request.store, self._bundle
         definitions = self._context.definitions
         wanted = {job.step for job in self._plan.jobs}
         require_room(request.settings, definitions, wanted)
@@ -96,9 +94,9 @@ class Submitter:
         if not request.reference_files:
             own(store, request.graph, wanted, shared=request.share_steps)
         bundles.upload(bundle, store)
-        told = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
-        record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, told)
-        write_record(store, record, request, self._plan, told.code.diff if told.code else b"")
+        origin = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
+        record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, origin)
+        write_record(store, record, request, self._plan, origin.code.diff if origin.code else b"")
         _LOG.info("recorded %s", Facts(run=self.run_id, jobs=len(self._plan.jobs), steps=",".join(sorted(wanted))))
         of_run(self.run_id)
         with self._telling():
@@ -154,12 +152,41 @@ class Submitter:
             pass  # The next driver finds it live, without jobs, and closes it.
 
     def _submit(self, job: PlannedJob) -> None:
+        store = self._request.store
         request = request_of(self._plan, job, self._context, self._after(job.after))
+        intent = self._intent(job, request)
+        self._write_lists(job, request, memory_mb=intent.memory_mb)
+        store.put_json(layout.submission(self.run_id, job.name, "intent.json"), asdict(intent))
+        submission = replace(intent, native_id=self._send(request))
+        record_sent(store, submission)
+        self._native[job.name] = submission.native_id
+        self.sent.append(submission)
+        about = {"job": job.name, "step": job.step, "native_id": submission.native_id, "size": job.size}
+        _LOG.info("submitted %s", Facts(**about, queue=request.queue, memory_mb=intent.memory_mb, after=len(job.after)))
+        # Whoever cancels the run meanwhile writes that down before looking at its jobs, this one perhaps not yet.
+        carry_out(store, self._backend, read_orders(store, self.run_id), submission)
+        self._listener.submitted(self.run_id, job.step, job.name, submission.native_id, job.size)
+
+    def _intent(self, job: PlannedJob, request: JobRequest) -> Submission:
+        """The note that a job is about to be sent."""
+        return Submission(
+            run_id=self.run_id,
+            job=job.name,
+            step=job.step,
+            native_id="",
+            queue=request.queue,
+            native_name=request.name,
+            join=job.join,
+            size=job.size,
+            memory_mb=request.memory_mb or resources(request.definition)[1],
+            sent_at=now(),
+        )
+
+    def _write_lists(self, job: PlannedJob, request: JobRequest, *, memory_mb: int) -> None:
+        """Writes what the job's containers read: its samples where they are many, and its manifest."""
         if needs_list_file(request):
             names = "".join(f"{sample}\n" for sample in samples_of(self._plan, job))
             self._request.store.put(layout.submission(self.run_id, job.name, SAMPLES_FILE), names.encode())
-        cpus, memory_mb = resources(request.definition)
-        memory_mb = request.memory_mb or memory_mb
         if not job.join:
             write_manifest(
                 self._request.store,
@@ -169,31 +196,8 @@ class Submitter:
                 self._inventory,
                 reference=self._reference,
                 bundle_sha256=self._context.bundle_sha256,
-                resources=(cpus, memory_mb),
+                resources=(resources(request.definition)[0], memory_mb),
             )
-        intent = Submission(
-            run_id=self.run_id,
-            job=job.name,
-            step=job.step,
-            native_id="",
-            queue=request.queue,
-            native_name=request.name,
-            join=job.join,
-            size=job.size,
-            memory_mb=memory_mb,
-            sent_at=now(),
-        )
-        self._request.store.put_json(layout.submission(self.run_id, job.name, "intent.json"), asdict(intent))
-        native_id = self._send(request)
-        submission = replace(intent, native_id=native_id)
-        record_sent(self._request.store, submission)
-        self._native[job.name] = native_id
-        self.sent.append(submission)
-        about = {"job": job.name, "step": job.step, "native_id": native_id, "size": job.size}
-        _LOG.info("submitted %s", Facts(**about, queue=request.queue, memory_mb=memory_mb, after=len(job.after)))
-        # Whoever cancels the run meanwhile writes that down before looking at its jobs, this one perhaps not yet.
-        carry_out(self._request.store, self._backend, read_orders(self._request.store, self.run_id), submission)
-        self._listener.submitted(self.run_id, job.step, job.name, native_id, job.size)
 
     def _send(self, request: JobRequest) -> str:
         was_unsent, self._is_unsent = self._is_unsent, False

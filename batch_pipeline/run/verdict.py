@@ -37,7 +37,7 @@ _LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class RunVerdict:
     """The cells of some ended jobs."""
 
     #: Run -> cells that are done, by receipt.
@@ -49,7 +49,7 @@ class Verdict:
         return sum(cell.run_id == run_id for cell in self.failed)
 
 
-def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submission]) -> Verdict:
+def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submission]) -> RunVerdict:
     """Judges the cells of jobs that have ended: a retired receipt is no success."""
     retirements = read_retirements(store)
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
@@ -73,12 +73,12 @@ def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submi
                 failed.extend(_failures(backend, job, missing))
     detailed = [with_record(store, cell) for cell in failed[:MOST_RECORDS]]
     ordered = as_ordered(store, [*detailed, *failed[MOST_RECORDS:]])
-    verdict = Verdict(done=done, failed=tuple(_folded(graph, ordered)))
+    verdict = RunVerdict(done=done, failed=tuple(_folded(graph, ordered)))
     _log_verdict(verdict, jobs, by_step)
     return verdict
 
 
-def _log_verdict(verdict: Verdict, jobs: Sequence[Submission], done: Mapping[str, int]) -> None:
+def _log_verdict(verdict: RunVerdict, jobs: Sequence[Submission], done: Mapping[str, int]) -> None:
     """A line a step, with its failures by reason."""
     failures: dict[str, Counter[str]] = {}
     for cell in verdict.failed:
@@ -122,13 +122,13 @@ def with_record(store: Store, cell: FailedCell) -> FailedCell:
     failure = last_failure(store, cell.run_id, cell.step, cell.sample)
     if failure is None:
         return cell
-    told = EndReason(failure.end_reason)
+    recorded = EndReason(failure.end_reason)
     # The backend knows better what the container could not see: a kill for time, by hand or, if it says so, for memory.
     seen = cell.reason in (EndReason.TIMEOUT, EndReason.CANCELLED)
     seen |= cell.reason is EndReason.OUT_OF_MEMORY and says_out_of_memory(cell.message)
     return replace(
         cell,
-        reason=cell.reason if seen else told,
+        reason=cell.reason if seen else recorded,
         message=failure.message,
         attempt=failure.attempt,
         exit_code=failure.exit_code,
@@ -150,23 +150,23 @@ def last_failure(store: Store, run_id: str, step: str, sample: str) -> Failure |
 def write_failed(store: Store, run_id: str, failed: Sequence[FailedCell]) -> None:
     """Keeps why a run's cells failed, those that never ran aside: a killed container could not, and Batch forgets."""
     cells = [cell for cell in failed if cell.run_id == run_id and cell.reason is not EndReason.DEPENDENCY]
-    told = [{**asdict(cell), "reason": cell.reason.value} for cell in cells]
-    store.put_json(layout.run_failed(run_id), {"cells": told, "format": 1})
+    records = [{**asdict(cell), "reason": cell.reason.value} for cell in cells]
+    store.put_json(layout.run_failed(run_id), {"cells": records, "format": 1})
 
 
 def read_failed(store: Store, run_id: str) -> list[FailedCell]:
     """What `write_failed` kept. Raises NotInStore for a run that nobody closed yet."""
-    told = store.get_json(layout.run_failed(run_id))["cells"]
-    return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in told]
+    records = store.get_json(layout.run_failed(run_id))["cells"]
+    return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in records]
 
 
 def past_failures(store: Store) -> list[FailedCell]:
     """Why cells failed in the newest runs that are closed, newest first."""
-    found: list[FailedCell] = []
+    failures: list[FailedCell] = []
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
         with suppress(NotInStore):
-            found += read_failed(store, run_id)
-    return found
+            failures += read_failed(store, run_id)
+    return failures
 
 
 def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:
@@ -190,10 +190,10 @@ def _cause(blame: Mapping[str, Mapping[str, str]], upstream: Sequence[str], samp
     for step in upstream:
         failed = blame.get(step, {})
         # A sample's cell is not run on account of its own upstream cell or a gather's, a gather on account of any.
-        found = failed.get(sample) or failed.get(layout.COHORT)
-        found = found or (next(iter(failed.values()), "") if sample == layout.COHORT else "")
-        if found:
-            return found
+        cause = failed.get(sample) or failed.get(layout.COHORT)
+        cause = cause or (next(iter(failed.values()), "") if sample == layout.COHORT else "")
+        if cause:
+            return cause
     return ""
 
 

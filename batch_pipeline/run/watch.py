@@ -66,7 +66,7 @@ class Watch:
         self._diagnose = diagnose
         #: Job -> since when it could run and nothing of its queue did.
         self._idle_since: dict[str, float] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
         self._omitted: Counter[str] = Counter()
         self._by_id = {job.native_id: job for job in self._jobs}
         self._sleep = sleep
@@ -80,7 +80,7 @@ class Watch:
         began = self._clock()
         last: Mapping[str, StepProgress] = {}
         while True:
-            progress = self.look()
+            progress = self.poll()
             if progress != last:
                 listener.progressed(progress)
                 last = progress
@@ -90,7 +90,7 @@ class Watch:
                 return progress
             self._sleep(self._pause(progress, self._clock() - began))
 
-    def look(self) -> Mapping[str, StepProgress]:
+    def poll(self) -> Mapping[str, StepProgress]:
         """Asks once. Jobs that had ended are not asked for again."""
         live = [job.native_id for job in self._jobs if not self._is_final(job.native_id)]
         if live:
@@ -130,8 +130,8 @@ class Watch:
                 # Asked again only when as much time has gone by.
                 self._idle_since[native_id] = now
                 sentence = self._diagnose(job)
-                if sentence and (job.step, sentence) not in self._told:
-                    self._told.add((job.step, sentence))
+                if sentence and (job.step, sentence) not in self._reported:
+                    self._reported.add((job.step, sentence))
                     yield job.step, sentence
 
     def _note(self, native_id: str, summary: JobSummary) -> None:
@@ -170,10 +170,10 @@ class Watch:
     def _failures(self, native_id: str, summary: JobSummary) -> Counter[EndReason]:
         if summary.state is JobState.UNKNOWN:
             return Counter({EndReason.LOST: summary.size})
-        told = self._reasons.get(native_id, Counter())
+        known = self._reasons.get(native_id, Counter())
         # The summary may be ahead of the listing of children; what is not explained yet is not hidden.
-        rest = summary.counts.get(JobState.FAILED, 0) - told.total()
-        return told + Counter({EndReason.LOST: rest} if rest > 0 else {})
+        rest = summary.counts.get(JobState.FAILED, 0) - known.total()
+        return known + Counter({EndReason.LOST: rest} if rest > 0 else {})
 
     def _pause(self, progress: Mapping[str, StepProgress], elapsed: float) -> float:
         """A quarter of the time that is left at this pace: long in the middle, short towards the end.

@@ -244,7 +244,7 @@ def test_a_defect_is_told_as_one_and_its_traceback_kept(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     # Fails in a way that nobody foresaw.
-    monkeypatch.setattr("batch_pipeline.run.driver.make_plan", (0).__divmod__)
+    monkeypatch.setattr("batch_pipeline.run.snapshot.make_plan", (0).__divmod__)
     told = run("plan", LIST, "list.txt")
     assert told.code == FAILED
     assert "TypeError: expected 1 argument, got 6" in told.err

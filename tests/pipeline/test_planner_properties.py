@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Remedy, Selection
+from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, RetryOverrides, Selection
 from batch_pipeline.wire.layout import COHORT
 from tests.examples import examples
 from tests.pipeline.promises import (
@@ -109,15 +109,19 @@ def test_every_missing_chosen_cell_that_can_run_is_in_one_job_whatever_the_store
 
 @examples(200)
 @given(st.data(), WORLDS)
-def test_remedies_change_with_what_a_cell_is_sent_and_nothing_else(data: st.DataObject, world: World) -> None:
+def test_overrides_change_with_what_a_cell_is_sent_and_nothing_else(data: st.DataObject, world: World) -> None:
     if flag(data, "run before"):
         finish(world)
     disturb(data, world)
     kill(data, world)
-    kinds = (Remedy(memory_mb=4096), Remedy(queue="steady"), Remedy(memory_mb=4096, queue="steady"))
+    kinds = (
+        RetryOverrides(memory_mb=4096),
+        RetryOverrides(queue="steady"),
+        RetryOverrides(memory_mb=4096, queue="steady"),
+    )
     cells = some(data, sorted(everything(world)), 4, "cells that go again")
-    remedies = {cell: one(data, kinds, "remedy") for cell in cells}
-    without, plan = world.plan(), world.plan(remedies=remedies)
+    overrides = {cell: one(data, kinds, "overrides") for cell in cells}
+    without, plan = world.plan(), world.plan(overrides=overrides)
     if plan.conflicts:
         return
     check_plan(plan, world)
@@ -128,7 +132,7 @@ def test_remedies_change_with_what_a_cell_is_sent_and_nothing_else(data: st.Data
     for job in plan.jobs:
         if not job.join:
             for sample, _ in plan.members_of(job):
-                assert job.remedy == remedies.get((job.step, sample), AS_DEFINED)
+                assert job.overrides == overrides.get((job.step, sample), AS_DEFINED)
 
 
 @examples(200)

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.fingerprint import StepParts
-from batch_pipeline.pipeline.plan import Inventory, LiveJob, Plan, PlannedJob, Remedy, Retired, Selection
+from batch_pipeline.pipeline.plan import (
+    Inventory,
+    LiveJob,
+    Plan,
+    PlannedJob,
+    Retired,
+    RetryOverrides,
+    Selection,
+)
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.step import Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
@@ -202,13 +210,13 @@ class World:
         selection: Selection | None = None,
         made: AbstractSet[Cell] = frozenset(),
         failed: Mapping[Cell, str] | None = None,
-        remedies: Mapping[Cell, Remedy] | None = None,
+        overrides: Mapping[Cell, RetryOverrides] | None = None,
     ) -> Plan:
         return make_plan(
             self.graph,
             self.samples,
             self.parts,
-            replace(self.inventory(), made=made, failed=failed or {}, remedies=remedies or {}),
+            replace(self.inventory(), made=made, failed=failed or {}, overrides=overrides or {}),
             selection or Selection(),
             replace(AWS_BATCH, max_array_size=self.max_array_size, max_dependencies=self.max_dependencies),
         )

@@ -181,7 +181,7 @@ def test_a_run_retires_in_one_object_before_its_first_submission(store: Store) -
         "total": ["_cohort"],
     }
     driver = Driver(request_of(store), stage)
-    plan = driver.look().plan
+    plan = driver.inspect().plan
     driver.close()
     assert [sum(state.value == "to run" for state in plan.states[step]) for step in ("upper", "count", "total")] == [
         1,

@@ -80,7 +80,7 @@ def test_small_sums_can_be_seen(amount: float, words: str) -> None:
 
 def test_every_call_of_a_plan_is_shown_with_its_size() -> None:
     request = request_of(new_store())
-    plan = Driver(request, MemoryBackend()).look().plan
+    plan = Driver(request, MemoryBackend()).inspect().plan
     shown = list(payloads(plan, context_of(request, reference="")))
     assert [payload.job for payload in shown] == [job.name for job in plan.jobs]
     for payload in shown:

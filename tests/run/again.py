@@ -261,7 +261,7 @@ class Place:
         """State of each cell, as a plan sees it."""
         self.life = Life()
         driver = Driver(self.request(selection, check_results=check_results), self.cluster)
-        plan = driver.look().plan
+        plan = driver.inspect().plan
         driver.close()
         return {(step, sample): state for step in plan.states for sample, state in plan.cells(step)}
 

@@ -19,7 +19,8 @@ from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import Outcome, Silence, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
-from batch_pipeline.run.driver import Driver, Look
+from batch_pipeline.run.driver import Driver
+from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
@@ -195,10 +196,10 @@ def drive(request: Request, backend: MemoryBackend, ear: Ear | None = None, *, d
         driver.close()
 
 
-def look(request: Request, backend: MemoryBackend) -> Look:
+def look(request: Request, backend: MemoryBackend) -> Snapshot:
     driver = Driver(request, backend)
     try:
-        return driver.look()
+        return driver.inspect()
     finally:
         driver.close()
 

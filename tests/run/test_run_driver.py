@@ -18,6 +18,7 @@ from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.snapshot import DriverState
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import Overtaken, RunConflict
@@ -64,7 +65,7 @@ def test_a_command_that_only_looks_plans_within_the_limits_of_a_backend_that_is_
     limits = replace(AWS_BATCH, max_array_size=2)
     monkeypatch.setitem(backends.LIMITS, "embedded", limits)
     monkeypatch.setattr(backends, "create", lambda settings: pytest.fail("no backend is needed"))
-    plan = Driver(request_of(store)).look().plan
+    plan = Driver(request_of(store)).inspect().plan
 
     assert plan.limits == limits
     assert [job.size for job in plan.jobs] == [2, 1, 2, 1, 1]
@@ -277,17 +278,17 @@ def test_what_another_driver_sent_meanwhile_is_looked_at_again(
     """Between this one's plan and its lock another took the lock, sent everything and let go."""
     late = Driver(request_of(store), stage)
     stage.is_open = False
-    real = late.look
+    real = late.inspect
     times: list[int] = []
 
-    def look_and_be_overtaken() -> object:
-        found = real()
+    def look_and_be_overtaken(*state: DriverState) -> object:
+        snapshot = real(*state)
         if not times:
             times.append(1)
             drive(request_of(store), stage, detach=True)
-        return found
+        return snapshot
 
-    monkeypatch.setattr(late, "look", look_and_be_overtaken)
+    monkeypatch.setattr(late, "inspect", look_and_be_overtaken)
     outcome = late.run(Ear(), detach=True)
     late.close()
 

@@ -12,7 +12,7 @@ from batch_pipeline.backends.definitions import definitions_of
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import PriceSettings, load_settings
 from batch_pipeline.localbatch.testing import VirtualBatch
-from batch_pipeline.pipeline.plan import Inventory, Plan, Remedy
+from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.run.estimate import (
@@ -35,7 +35,7 @@ PRICES = PriceSettings(currency="EUR", vcpu_hour=0.10, gib_hour=0.01)
 
 def plan_of(*samples: str) -> Plan:
     request = request_of(new_store(), *samples)
-    return Driver(request, MemoryBackend()).look().plan
+    return Driver(request, MemoryBackend()).inspect().plan
 
 
 def estimated(plan: Plan, durations: dict[str, list[float]], room: Room | None = None) -> Estimate:
@@ -94,7 +94,7 @@ def test_only_what_is_to_run_is_counted() -> None:
 
 def test_cells_that_are_given_more_memory_cost_more() -> None:
     plan = plan_of("a", "b")
-    more = tuple(replace(job, remedy=Remedy(memory_mb=8192)) for job in plan.jobs)
+    more = tuple(replace(job, overrides=RetryOverrides(memory_mb=8192)) for job in plan.jobs)
     usual, raised = estimated(plan, {}), estimated(replace(plan, jobs=more), {})
     assert raised.gib_hours == pytest.approx(4 * usual.gib_hours)
     assert raised.vcpu_hours == usual.vcpu_hours
@@ -138,7 +138,7 @@ def test_an_estimate_reads_the_store_of_the_request() -> None:
     request = request_of(store)
     write_receipts(store, "upper", 5, seconds=120.0)
     backend = MemoryBackend()
-    look = Driver(request, backend).look()
+    look = Driver(request, backend).inspect()
     found = estimate(request, look.plan, look.inventory, backend)
     assert [(step.step, step.receipts) for step in found.steps] == [("upper", 5), ("count", 0), ("total", 0)]
     assert found.room.vcpus

@@ -325,7 +325,7 @@ def test_a_run_on_the_embedded_batch_is_looked_at_without_a_call(
 ) -> None:
     request = request_of(new_store())
     backend = attached(VirtualBatch(queues=()), request.settings)
-    assert preflight(request, backend, Driver(request, backend).look().plan) == []
+    assert preflight(request, backend, Driver(request, backend).inspect().plan) == []
     assert not backend.calls
 
 
@@ -335,7 +335,7 @@ def test_a_run_on_aws_is_looked_at_as_a_whole(attached: Callable[[VirtualBatch, 
     request = replace(request_of(store), settings=settings)
     store.delete(["SR/ann.txt"])
     backend = attached(VirtualBatch(queues=()), settings)
-    found = preflight(request, backend, Driver(request, backend).look().plan)
+    found = preflight(request, backend, Driver(request, backend).inspect().plan)
     bad = [(finding.check, finding.stops) for finding in found if not finding.ok]
     assert bad == [("limits", True), *[("sources", False)] * 3, ("queue", True), ("image", True)]
     with pytest.raises(NotReady) as raised:

@@ -12,13 +12,13 @@ import pytest
 
 from batch_pipeline import WorkflowTask
 from batch_pipeline.config import load_settings
-from batch_pipeline.pipeline.plan import Remedy
+from batch_pipeline.pipeline.plan import RetryOverrides
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Task
 from batch_pipeline.records.events import Again, FailedCell
 from batch_pipeline.records.request import Request
 from batch_pipeline.report.tables import root_causes
-from batch_pipeline.run.recovery import Policy, remembered, sort_failures
+from batch_pipeline.run.recovery import RetryPolicy, partition_failures, remembered
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
@@ -26,7 +26,7 @@ from batch_pipeline.wire.store import Store
 from tests.run.small import Letters, Share, Total, Upper, request_of
 from tests.run.virtual import BUG, OUT_OF_MEMORY, SPOT, Attempt, Death, Hears, Trouble, World
 
-POLICY = Policy(
+POLICY = RetryPolicy(
     memory_factor=2.0,
     memory_cap_mb=0,
     queue="mixed",
@@ -44,36 +44,40 @@ def failed(step: str, sample: str, reason: EndReason, **more: Any) -> FailedCell
 
 def test_a_cell_without_memory_gets_more_up_to_the_cap() -> None:
     cell = failed("upper", "ann", EndReason.OUT_OF_MEMORY, memory_mb=1000, queue="q")
-    assert POLICY.remedy(cell) == Remedy(memory_mb=2000, queue="q")
-    assert replace(POLICY, memory_cap_mb=1500).remedy(cell) == Remedy(memory_mb=1500, queue="q")
-    assert replace(POLICY, memory_cap_mb=1000).remedy(cell) is None
-    assert replace(POLICY, memory_factor=1.0).remedy(cell) is None
-    assert replace(POLICY, active=False).remedy(cell) is None
+    assert POLICY.overrides_for(cell) == RetryOverrides(memory_mb=2000, queue="q")
+    assert replace(POLICY, memory_cap_mb=1500).overrides_for(cell) == RetryOverrides(memory_mb=1500, queue="q")
+    assert replace(POLICY, memory_cap_mb=1000).overrides_for(cell) is None
+    assert replace(POLICY, memory_factor=1.0).overrides_for(cell) is None
+    assert replace(POLICY, active=False).overrides_for(cell) is None
 
 
 def test_a_definition_that_gives_more_by_now_is_taken_as_it_is() -> None:
     cell = failed("upper", "ann", EndReason.OUT_OF_MEMORY, memory_mb=300)
-    assert POLICY.remedy(cell) == Remedy(memory_mb=None)
+    assert POLICY.overrides_for(cell) == RetryOverrides(memory_mb=None)
 
 
 def test_what_its_definition_gives_is_no_remedy_of_its_own() -> None:
     """Cells with the same remedy become one array, and the definition's own memory is none."""
     cell = failed("upper", "ann", EndReason.OUT_OF_MEMORY, memory_mb=500)
-    assert POLICY.remedy(cell) == Remedy(memory_mb=None)
+    assert POLICY.overrides_for(cell) == RetryOverrides(memory_mb=None)
 
 
 def test_a_step_of_which_nobody_knows_the_memory_gets_no_more_of_it() -> None:
-    assert POLICY.remedy(failed("other", "ann", EndReason.OUT_OF_MEMORY)) is None
-    assert POLICY.remedy(failed("other", "ann", EndReason.INTERRUPTED)) == Remedy()
+    assert POLICY.overrides_for(failed("other", "ann", EndReason.OUT_OF_MEMORY)) is None
+    assert POLICY.overrides_for(failed("other", "ann", EndReason.INTERRUPTED)) == RetryOverrides()
 
 
 @pytest.mark.parametrize("reason", [EndReason.INTERRUPTED, EndReason.LOST, EndReason.STORE])
 def test_an_interrupted_cell_keeps_its_memory_and_goes_where_nothing_is_reclaimed(reason: EndReason) -> None:
     policy = replace(POLICY, on_demand_queue="steady")
-    assert policy.remedy(failed("upper", "ann", reason, memory_mb=1000, queue="spot")) == Remedy(queue="steady")
-    assert policy.remedy(failed("upper", "ann", reason, memory_mb=4000)) == Remedy(memory_mb=4000, queue="steady")
-    assert POLICY.remedy(failed("upper", "ann", reason, queue="spot")) == Remedy(queue="spot")
-    assert POLICY.remedy(failed("upper", "ann", reason, queue="mixed")) == Remedy()
+    assert policy.overrides_for(failed("upper", "ann", reason, memory_mb=1000, queue="spot")) == RetryOverrides(
+        queue="steady"
+    )
+    assert policy.overrides_for(failed("upper", "ann", reason, memory_mb=4000)) == RetryOverrides(
+        memory_mb=4000, queue="steady"
+    )
+    assert POLICY.overrides_for(failed("upper", "ann", reason, queue="spot")) == RetryOverrides(queue="spot")
+    assert POLICY.overrides_for(failed("upper", "ann", reason, queue="mixed")) == RetryOverrides()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_an_interrupted_cell_keeps_its_memory_and_goes_where_nothing_is_reclaime
     ],
 )
 def test_what_would_end_so_again_is_left_alone(reason: EndReason) -> None:
-    assert POLICY.remedy(failed("upper", "ann", reason)) is None
+    assert POLICY.overrides_for(failed("upper", "ann", reason)) is None
 
 
 def test_what_never_ran_goes_with_its_cause_and_a_gather_when_nothing_stays_failed() -> None:
@@ -102,11 +106,11 @@ def test_what_never_ran_goes_with_its_cause_and_a_gather_when_nothing_stays_fail
         failed("count", "bob", EndReason.DEPENDENCY, because_of="upper"),
         failed("total", layout.COHORT, EndReason.DEPENDENCY, because_of="count"),
     ]
-    found = sort_failures(graph, [own, *cells], POLICY)
-    assert [(cell.step, cell.sample) for cell in found.again] == [("upper", "ann"), ("count", "ann")]
+    found = partition_failures(graph, [own, *cells], POLICY)
+    assert [(cell.step, cell.sample) for cell in found.retried] == [("upper", "ann"), ("count", "ann")]
     assert len(found.lasting) == 3
-    found = sort_failures(graph, [cells[0], cells[1], cells[3]], POLICY)
-    assert len(found.again) == 3
+    found = partition_failures(graph, [cells[0], cells[1], cells[3]], POLICY)
+    assert len(found.retried) == 3
     assert not found.lasting
 
 
@@ -127,18 +131,18 @@ def test_what_fans_out_below_a_gather_goes_again_with_it() -> None:
         failed("total", layout.COHORT, EndReason.DEPENDENCY, because_of="read"),
         *(failed("share", sample, EndReason.DEPENDENCY, because_of="read") for sample in ("ann", "bob")),
     ]
-    found = sort_failures(graph, [hungry, *below], POLICY)
-    assert found.again == [hungry, *below]
+    found = partition_failures(graph, [hungry, *below], POLICY)
+    assert found.retried == [hungry, *below]
     assert not found.lasting
     own = failed("read", "bob", EndReason.STEP_FAILED)
-    found = sort_failures(graph, [hungry, own, *below], POLICY)
-    assert found.again == [hungry]
+    found = partition_failures(graph, [hungry, own, *below], POLICY)
+    assert found.retried == [hungry]
     assert found.lasting == [own, *below]
 
 
 def test_what_never_ran_for_a_cause_that_is_not_known_stays_failed() -> None:
     alone = failed("count", "ann", EndReason.DEPENDENCY)
-    assert sort_failures(Graph.of(Letters, {}), [alone], POLICY).lasting == [alone]
+    assert partition_failures(Graph.of(Letters, {}), [alone], POLICY).lasting == [alone]
 
 
 def test_failures_of_hundreds_of_steps_are_sorted_at_once() -> None:
@@ -159,7 +163,7 @@ def test_failures_of_hundreds_of_steps_are_sorted_at_once() -> None:
     cells = [failed("s0-0", "ann", EndReason.OUT_OF_MEMORY, memory_mb=1)]
     cells += [failed(name, "ann", EndReason.DEPENDENCY) for layer in layers[1:] for name in layer]
     cells.append(failed("all", layout.COHORT, EndReason.DEPENDENCY))
-    assert sort_failures(graph, cells, replace(POLICY, defined_mb={})).again == cells
+    assert partition_failures(graph, cells, replace(POLICY, defined_mb={})).retried == cells
 
 
 def test_only_the_newest_word_on_a_cell_counts() -> None:
@@ -170,7 +174,7 @@ def test_only_the_newest_word_on_a_cell_counts() -> None:
         failed("upper", "cid", EndReason.OUT_OF_MEMORY, memory_mb=4000),
     ]
     wanted = lambda: [("upper", "ann"), ("upper", "bob")]  # noqa: E731
-    assert remembered(past, wanted, POLICY) == {("upper", "bob"): Remedy(memory_mb=8000)}
+    assert remembered(past, wanted, POLICY) == {("upper", "bob"): RetryOverrides(memory_mb=8000)}
 
 
 def test_a_line_says_how_many_go_again_with_what_and_why() -> None:

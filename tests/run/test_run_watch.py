@@ -83,8 +83,8 @@ def test_children_are_listed_only_when_the_count_of_failed_ones_changed(store: S
     # Once for each of the three jobs: upper's own failure, count's and total's on its account.
     assert slow.calls["children"] == 3
     assert len(slow.asked) > 5
-    assert watch.look()["upper"].failed == {EndReason.STEP_FAILED: 1}
-    assert watch.look()["count"].failed == {EndReason.DEPENDENCY: 1}
+    assert watch.poll()["upper"].failed == {EndReason.STEP_FAILED: 1}
+    assert watch.poll()["count"].failed == {EndReason.DEPENDENCY: 1}
 
 
 def test_the_listener_hears_of_changes_alone(store: Store, slow: Slow) -> None:
