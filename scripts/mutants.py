@@ -35,10 +35,13 @@ BATCH = ("test_localbatch_dependencies", "test_localbatch_attempts", "test_local
 #: and what an end means.
 TESTS: Mapping[str, Sequence[str]] = {
     "pipeline/cells.py": PLANNER,
+    "pipeline/live_cells.py": PLANNER,
+    "pipeline/conflicts.py": PLANNER,
     "pipeline/retiring.py": ("pipeline/test_planner", "pipeline/test_planner_reruns"),
     "pipeline/planner.py": PLANNER,
     "pipeline/fingerprint.py": ("pipeline/test_fingerprint", "pipeline/test_planner"),
     "run/recovery.py": ("run/test_run_recovery",),
+    "run/snapshot.py": ("run/test_run_driver", "run/test_run_recovery"),
     "records/receipts.py": ("records/test_records_receipts",),
     "run/verdict.py": ("run/test_run_verdict", "run/test_run_driver", "run/test_run_recovery"),
     "run/lock.py": ("run/test_run_lock",),

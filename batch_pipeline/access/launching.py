@@ -28,7 +28,7 @@ from batch_pipeline.records.history import Happened, append, append_if_possible,
 from batch_pipeline.records.record import RunRecord, read_record, write_end
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.cancel import REASON
-from batch_pipeline.run.live import LOOK_SECONDS, find_insistently, record_sent, submissions
+from batch_pipeline.run.live import LOOK_SECONDS, find_with_retries, record_sent, submissions
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict, SubmissionUnknown
@@ -178,7 +178,7 @@ def _sent(backend: JobSubmitter, request: JobRequest, sleep: Callable[[float], N
     except SubmissionUnknown as error:
         _LOG.info("in doubt %s", Facts(job=request.name, error=error.message))
         sleep(LOOK_SECONDS)
-        native_id = find_insistently(backend, request.name, request.queue, sleep)
+        native_id = find_with_retries(backend, request.name, request.queue, sleep)
         result = "queued" if native_id is not None else "not queued, sent again"
         _LOG.info("looked up in doubt %s", Facts(job=request.name, native_id=native_id or "", result=result))
         return native_id if native_id is not None else backend.submit(request)

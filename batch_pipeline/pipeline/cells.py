@@ -83,7 +83,7 @@ class Cells:
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Gather -> the samples that it does without."""
-        return {step: gather.missing for step, gather in self._gathers.items() if gather.missing}
+        return {step: gathered.missing for step, gathered in self._gathers.items() if gathered.missing}
 
     def names(self, node: Node) -> tuple[str, ...]:
         """The samples of a step's cells."""
@@ -167,8 +167,8 @@ class Cells:
 
     def _gather_fingerprint(self, node: Node) -> str:
         """The one fingerprint of a gather; empty while it cannot be known which samples it will have."""
-        gather = self._gathers[node.name]
-        if gather.positions is None:
+        gathered = self._gathers[node.name]
+        if gathered.positions is None:
             return ""
         inputs = []
         for source in node.inputs.values():
@@ -178,10 +178,10 @@ class Cells:
             if self.graph[source.task.name].scope is Scope.COHORT:
                 inputs.append(fingerprints[0])
             else:
-                inputs.append(gather_part([(self.samples[i], fingerprints[i]) for i in gather.positions]))
-        if gather.missing:
+                inputs.append(gather_part([(self.samples[i], fingerprints[i]) for i in gathered.positions]))
+        if gathered.missing:
             # A step may tell of them in what it makes.
-            inputs.append(missing_part(gather.missing))
+            inputs.append(missing_part(gathered.missing))
         return cell_fingerprint(self._digests[node.name], inputs) if all(inputs) else ""
 
     def _gather_input(self, node: Node) -> GatherInput:
@@ -281,9 +281,9 @@ class Cells:
             return Decision(state=CellState.BLOCKED, sentence=sentence)
         return None
 
-    def gathered_by(self, gather: str) -> Sequence[int]:
+    def gathered_by(self, step: str) -> Sequence[int]:
         """Positions of the samples that a gather reads; all where that is not known."""
-        positions = self._gathers[gather].positions
+        positions = self._gathers[step].positions
         return range(len(self.samples)) if positions is None else positions
 
     def is_forced(self, step: str, sample: str) -> bool:
@@ -312,12 +312,12 @@ class Cells:
         trusted = self.selection.accept_code_changes and (node.scope is not Scope.COHORT or self._is_of_these(node))
         return trusted or have[0] == fingerprint
 
-    def _is_of_these(self, gather: Node) -> bool:
+    def _is_of_these(self, node: Node) -> bool:
         """Whether the result that a gather has was made of the samples that it would read; of others it hides some."""
-        positions = self._gathers[gather.name].positions
+        positions = self._gathers[node.name].positions
         if positions is None:
             return False
-        return self.inventory.gathered.get(gather.name, frozenset()) == {self.samples[i] for i in positions}
+        return self.inventory.gathered.get(node.name, frozenset()) == {self.samples[i] for i in positions}
 
     def _lacks_source(self, node: Node, name: str) -> bool:
         sources = self.inventory.sources.get(name, {})

@@ -118,10 +118,10 @@ def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
 def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
     """Positions of the samples by what they run and wait for."""
     columns = [_marks(cells, node) for node in cells.graph if node.scope is not Scope.COHORT]
-    groups: dict[tuple[_Mark, ...], list[int]] = {}
+    members: dict[tuple[_Mark, ...], list[int]] = {}
     for i, signature in enumerate(zip(*columns, strict=True)):
-        groups.setdefault(signature, []).append(i)
-    return groups
+        members.setdefault(signature, []).append(i)
+    return members
 
 
 def _marks(cells: Cells, node: Node) -> list[_Mark]:

@@ -188,10 +188,10 @@ def _decoded(data: bytes, origin: str) -> str:
     return text
 
 
-def _delimiter(header: str, origin: str) -> str:
+def _delimiter(first_line: str, origin: str) -> str:
     """The sheet's delimiter, or empty for a list: told by a header with the column, else by the file's name."""
     for delimiter in ("\t", ","):
-        cells = [cell.strip().strip('"').lower() for cell in header.split(delimiter)]
+        cells = [cell.strip().strip('"').lower() for cell in first_line.split(delimiter)]
         if len(cells) > 1 and SAMPLE_COLUMN in cells:
             return delimiter
     return {".csv": ",", ".tsv": "\t"}.get(Path(origin).suffix.lower(), "")

@@ -1,4 +1,4 @@
-"""The wiring of a pipeline: a `WorkflowTask` makes steps and connects their ports; `Graph` is what follows from it.
+"""Wires a pipeline as a DAG: a `WorkflowTask` makes steps and connects ports, `Graph` has them in topological order.
 
     class Fusions(WorkflowTask):
         def workflow(self):
@@ -257,7 +257,7 @@ class Graph:
         for node in nodes.values():
             _refuse_foreign(node, tasks)
         file = file_of(workflow)
-        return cls(name=workflow.__name__, root=file.parent, nodes=_ordered(nodes), module=file.stem)
+        return cls(name=workflow.__name__, root=file.parent, nodes=_in_topological_order(nodes), module=file.stem)
 
     @classmethod
     def of_reference(cls, workflow: type[WorkflowTask], params: Mapping[str, Any] | None = None) -> Graph:
@@ -310,7 +310,7 @@ def _refuse_foreign(node: Node, tasks: Mapping[str, Task]) -> None:
             raise InvalidPipeline(f"{node.name}.in_{port} is fed by a task that self.new_task() did not make.")
 
 
-def _ordered(nodes: Mapping[str, Node]) -> tuple[Node, ...]:
+def _in_topological_order(nodes: Mapping[str, Node]) -> tuple[Node, ...]:
     """Nodes in topological order, otherwise as written. Raises InvalidPipeline with the cycle."""
     ordered: dict[str, Node] = {}
 

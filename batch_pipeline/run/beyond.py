@@ -102,10 +102,10 @@ def _reading(step: _Recorded | None, moving: Mapping[str, set[str] | None]) -> s
     """Samples of a step whose cells read what moves."""
     if step is None:
         return None if any(samples is None or samples for samples in moving.values()) else set()
-    reading: set[str] = set()
+    reached: set[str] = set()
     for name in step.upstream:
         samples = moving.get(name, set())
         if samples is None or (samples and (step.gathers or COHORT in samples)):
             return {COHORT} if step.gathers else None
-        reading |= samples
-    return reading
+        reached |= samples
+    return reached

@@ -157,11 +157,11 @@ def estimate_of(
 
 
 def _step_estimate(
-    plan: Plan, step: str, definition: Mapping[str, Any], durations: Sequence[float], prices: PriceSettings
+    plan: Plan, step: str, definition: Mapping[str, Any], measured: Sequence[float], prices: PriceSettings
 ) -> StepEstimate:
     wanted = resource_request_of(definition["containerProperties"])
     jobs = [job for job in plan.jobs if job.step == step and not job.join]
-    seconds = mean(durations) if durations else GUESSED_SECONDS
+    seconds = mean(measured) if measured else GUESSED_SECONDS
     hours = seconds / _HOUR
     vcpu_hours = sum(job.size for job in jobs) * wanted.vcpus * hours
     # Cells that are sent again after they ran out of memory are given more.
@@ -172,7 +172,7 @@ def _step_estimate(
         vcpus=wanted.vcpus,
         memory_mb=wanted.memory_mb,
         seconds=seconds,
-        receipts=len(durations),
+        receipts=len(measured),
         vcpu_hours=vcpu_hours,
         gib_hours=gib_hours,
         cost=vcpu_hours * prices.vcpu_hour + gib_hours * prices.gib_hour,

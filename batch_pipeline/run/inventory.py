@@ -34,21 +34,23 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
     """
     if not any(node.references for node in request.graph):
         return request.reference, {}
-    references: dict[str, dict[str, Entry]] = {}
+    entries_by_name: dict[str, dict[str, Entry]] = {}
     for entry in request.store.list(layout.REFERENCES):
         _, name, *rest = entry.key.split("/", 2)
         if rest:
-            references.setdefault(name, {})[rest[0]] = entry
+            entries_by_name.setdefault(name, {})[rest[0]] = entry
     name = request.reference
-    if not name and len(references) > 1:
+    if not name and len(entries_by_name) > 1:
         raise InvalidUse(
-            f"The store holds several references ({', '.join(sorted(references))}); choose with --reference."
+            f"The store holds several references ({', '.join(sorted(entries_by_name))}); choose with --reference."
         )
     if not name:
-        name = next(iter(references), "")
-    elif name not in references:
+        name = next(iter(entries_by_name), "")
+    elif name not in entries_by_name:
         there = (
-            f"There are: {', '.join(sorted(references))}." if references else "It holds none; is it the right store?"
+            f"There are: {', '.join(sorted(entries_by_name))}."
+            if entries_by_name
+            else "It holds none; is it the right store?"
         )
         raise InvalidUse(
             f"There is no reference {name!r} in {request.store.url}. {there} To build it: reference {name}, with its"
@@ -59,7 +61,7 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
             f"The reference {name!r} is not there since run {run_id} set out to build it again. Wait for that run, or"
             f" build it: reference {name}, with its files as options."
         )
-    return name, references.get(name, {})
+    return name, entries_by_name.get(name, {})
 
 
 def read_inventory(request: Request, references: Mapping[str, Entry], retirements: Retirements) -> Inventory:
@@ -108,11 +110,11 @@ def _with_results(request: Request, standing: Standing) -> tuple[Standing, dict[
     return replace(standing, counting=true, damaged=false), problems
 
 
-def _problem(store: Store, step: str, sample: str, fingerprints: Sequence[str], *, sizes: Mapping[str, int]) -> str:
+def _problem(store: Store, step: str, name: str, fingerprints: Sequence[str], *, sizes: Mapping[str, int]) -> str:
     """What is wrong with a cell's results; of two receipts nobody knows which is right."""
     for fingerprint in fingerprints if len(fingerprints) == 1 else ():
         try:
-            receipt = Receipt.from_json(json.loads(store.get(layout.receipt(step, sample, fingerprint))))
+            receipt = Receipt.from_json(json.loads(store.get(layout.receipt(step, name, fingerprint))))
         except NotInStore:
             continue
         except (ValueError, TypeError, AttributeError, KeyError):
@@ -147,14 +149,16 @@ def _sources(
     ports = _source_ports(request.graph)
     if not ports:
         return {}, {}
-    wanted: dict[str, dict[str, list[str]]] = {}
+    urls_by_sample: dict[str, dict[str, list[str]]] = {}
     for sample in request.samples:
-        wanted[sample.name] = {key: _places(sample, source, port, request) for key, (port, source) in ports.items()}
+        urls_by_sample[sample.name] = {
+            key: _places(sample, source, port, request) for key, (port, source) in ports.items()
+        }
     entries = _SourceFinder(request.store)
-    entries.find({url for files in wanted.values() for urls in files.values() for url in urls})
+    entries.find({url for files in urls_by_sample.values() for urls in files.values() for url in urls})
     sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {}
     absent: dict[str, str] = {}
-    for name, files in wanted.items():
+    for name, files in urls_by_sample.items():
         files_by_port = {key: [entries.files.get(url) for url in urls] for key, urls in files.items()}
         missing = [
             url for key, urls in files.items() for url, file in zip(urls, files_by_port[key], strict=True) if not file

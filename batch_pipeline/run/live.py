@@ -1,4 +1,4 @@
-"""Adopts runs that may have live jobs: settles what a dead driver left in doubt, tells which cells are on their way.
+"""Adopts runs that may have live jobs: deduplicates doubtful submissions, and tells which cells are on their way.
 
 A submission leaves `intent.json` before SubmitJob and `sent.json`, with the native id, after it. An intent without a
 native id is the one doubtful case: the job is looked up by its run-unique name. Found, it is recorded and lives on;
@@ -64,7 +64,7 @@ def record_sent(store: Store, submission: Submission) -> None:
     store.put_json(layout.submission(submission.run_id, submission.job, "sent.json"), asdict(submission))
 
 
-def find_insistently(
+def find_with_retries(
     backend: JobLookup, name: str, queue: str, sleep: Callable[[float], None] = time.sleep
 ) -> str | None:
     """Native id of a job that may be queued, to deduplicate its submission; None after several looks."""
@@ -99,7 +99,7 @@ def _confirmed(backend: JobLookup, item: Submission, summary: JobSummary) -> Job
     if summary.state is not JobState.UNKNOWN:
         return summary
     young = bool(item.sent_at) and seconds_since(item.sent_at) < GRACE_SECONDS
-    find = find_insistently if young else _find
+    find = find_with_retries if young else _find
     return queued(item) if find(backend, item.native_name, item.queue) is not None else summary
 
 
@@ -109,7 +109,7 @@ def _find(backend: JobLookup, name: str, queue: str) -> str | None:
 
 def _settle(store: Store, run_id: str, job: str, backend: JobLookup) -> Iterator[Submission]:
     intent = Submission(**store.get_json(layout.submission(run_id, job, "intent.json")))
-    native_id = find_insistently(backend, intent.native_name, intent.queue)
+    native_id = find_with_retries(backend, intent.native_name, intent.queue)
     result = "not queued" if native_id is None else "queued"
     _LOG.info("looked up in doubt %s", Facts(of=run_id, job=job, native_id=native_id or "", result=result))
     if native_id is not None:
@@ -163,7 +163,7 @@ def adopt(runs: Sequence[LiveRun], known: Container[str]) -> list[str]:
     return [run.run_id for run in adopted]
 
 
-def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], JobObserver]) -> list[LiveJob]:
+def live_jobs(store: Store, runs: Sequence[LiveRun], open_backend: Callable[[], JobObserver]) -> list[LiveJob]:
     """The jobs that have not ended, with their cells as the manifests fixed them.
 
     Of arrays of which children have failed, these children are listed.
@@ -176,7 +176,7 @@ def live_jobs(store: Store, runs: Sequence[LiveRun], backend: Callable[[], JobOb
                 continue
             cells = cells_of(store, run.run_id, item.job)
             failed = [JobState.FAILED] if summary.counts.get(JobState.FAILED) else []
-            ended = [child.index for child in backend().children(item.native_id, failed)] if failed else []
+            ended = [child.index for child in open_backend().children(item.native_id, failed)] if failed else []
             jobs.append(
                 LiveJob(
                     native_id=item.native_id,

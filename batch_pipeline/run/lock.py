@@ -68,7 +68,7 @@ class DriverLock:
         return is_unchanged
 
     def renew(self) -> None:
-        """Lengthens the lease when half of it is over. Raises RunConflict when somebody else took over."""
+        """Sends a heartbeat when half of the lease is over. Raises RunConflict when another driver took over."""
         if self._clock() - self._renewed < LEASE_SECONDS / 2:
             return
         if self.newest()[0] != self._number:

@@ -59,7 +59,7 @@ def preflight(request: Request, backend: object, plan: Plan, *, reference: str =
     findings += blocked_findings(plan)
     if request.settings.backend.name != "embedded" and isinstance(backend, Inspectable):
         queues = {job.overrides.queue for job in plan.jobs if job.overrides.queue}
-        findings += account_findings(backend.account, request.settings, definitions, queues=queues)
+        findings += account_findings(backend.account, request.settings, definitions, queue_names=queues)
     return findings
 
 
@@ -94,10 +94,10 @@ def blocked_findings(plan: Plan) -> Iterator[Finding]:
 
 
 def account_findings(
-    account: Account, settings: Settings, definitions: Definitions, *, queues: Iterable[str] = ()
+    account: Account, settings: Settings, definitions: Definitions, *, queue_names: Iterable[str] = ()
 ) -> list[Finding]:
     """What AWS says of our identity, the queues, and what the definitions name."""
-    names = [settings.backend.queue, settings.backend.on_demand_queue, *queues]
+    names = [settings.backend.queue, settings.backend.on_demand_queue, *queue_names]
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("queue", lambda: _queues(account, settings, list(filter(None, dict.fromkeys(names))), definitions)),
         ("role", lambda: _roles(account, definitions)),

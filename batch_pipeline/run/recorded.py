@@ -168,15 +168,15 @@ def watch_recorded(store: Store, settings: Settings, listener: Listener, run_id:
     return outcome
 
 
-def _close(store: Store, recorded: Recorded, reader: Reader, jobs: Sequence[Submission]) -> list[FailedCell]:
+def _close(store: Store, recorded: Recorded, reader: Reader, sent: Sequence[Submission]) -> list[FailedCell]:
     """Judges runs whose jobs have ended and takes them off the live ones, as their driver would have."""
     backend, settings = reader.backend, reader.settings
-    verdict = judge(recorded.plan.graph, store, backend, jobs)
+    verdict = judge(recorded.plan.graph, store, backend, sent)
     close_retirements(store)
     for run in recorded.live:
         write_failed(store, run.run_id, verdict.failed)
         done, failed = verdict.done.get(run.run_id, 0), verdict.failed_of(run.run_id)
-        write_end(store, run.run_id, done=done, failed=failed, spent=told_spent(store, run.run_id, jobs, settings))
+        write_end(store, run.run_id, done=done, failed=failed, spent=told_spent(store, run.run_id, sent, settings))
     # A cell that failed in one run may have been sent again by a later one, whose word it is then.
     last = {
         (job.step, sample): run.run_id

@@ -41,33 +41,31 @@ class RetryPolicy:
     #: Step -> MiB that its definition gives.
     defined_mb: Mapping[str, int]
 
-    def overrides_for(self, failed: FailedCell) -> RetryOverrides | None:
+    def overrides_for(self, cell: FailedCell) -> RetryOverrides | None:
         """With what the cell is sent again; None when it is not."""
         if not self.active:
             return None
-        if failed.reason is EndReason.OUT_OF_MEMORY:
-            return self._more_memory(failed)
-        if failed.reason.is_blameless:
-            return RetryOverrides(
-                memory_mb=self._raised(failed), queue=self._other(self.on_demand_queue or failed.queue)
-            )
+        if cell.reason is EndReason.OUT_OF_MEMORY:
+            return self._more_memory(cell)
+        if cell.reason.is_blameless:
+            return RetryOverrides(memory_mb=self._raised(cell), queue=self._other(self.on_demand_queue or cell.queue))
         return None
 
-    def _more_memory(self, failed: FailedCell) -> RetryOverrides | None:
-        had = failed.memory_mb or self.defined_mb.get(failed.step, 0)
+    def _more_memory(self, cell: FailedCell) -> RetryOverrides | None:
+        had = cell.memory_mb or self.defined_mb.get(cell.step, 0)
         wanted = math.ceil(had * self.memory_factor)
         memory_mb = min(wanted, self.memory_cap_mb) if self.memory_cap_mb else wanted
         if memory_mb <= had:
             return None
         # What the definition gives by now may be more than what it gave then.
-        more = memory_mb > self.defined_mb.get(failed.step, 0)
-        return RetryOverrides(memory_mb=memory_mb if more else None, queue=self._other(failed.queue))
+        more = memory_mb > self.defined_mb.get(cell.step, 0)
+        return RetryOverrides(memory_mb=memory_mb if more else None, queue=self._other(cell.queue))
 
     def _other(self, queue: str) -> str:
         return "" if queue == self.queue else queue
 
-    def _raised(self, failed: FailedCell) -> int | None:
-        return failed.memory_mb if failed.memory_mb > self.defined_mb.get(failed.step, 0) else None
+    def _raised(self, cell: FailedCell) -> int | None:
+        return cell.memory_mb if cell.memory_mb > self.defined_mb.get(cell.step, 0) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ def _goes_again(
     node: Node,
     cell: FailedCell,
     overrides: Mapping[Cell, RetryOverrides],
-    failed: Mapping[str, Mapping[str, FailedCell]],
+    failed_by_step: Mapping[str, Mapping[str, FailedCell]],
     goes: Mapping[str, AbstractSet[str]],
 ) -> bool:
     """Whether a cell is sent again; what never ran is if all that it reads and that failed is, and something did."""
@@ -117,8 +115,8 @@ def _goes_again(
     causes = [
         (step, sample)
         for step in node.upstream
-        for sample in (failed.get(step, ()) if cell.sample == COHORT else (cell.sample, COHORT))
-        if sample in failed.get(step, ())
+        for sample in (failed_by_step.get(step, ()) if cell.sample == COHORT else (cell.sample, COHORT))
+        if sample in failed_by_step.get(step, ())
     ]
     return bool(causes) and all(sample in goes[step] for step, sample in causes)
 

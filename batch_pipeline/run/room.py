@@ -19,10 +19,10 @@ from batch_pipeline.wire.errors import InvalidUse
 _MIB: Final = 1 << 20
 
 
-def embedded_room(settings: EmbeddedSettings) -> tuple[int, int]:
+def embedded_room(embedded: EmbeddedSettings) -> tuple[int, int]:
     """vCPUs and MiB that the embedded backend hands out."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
-    return settings.vcpus or len(os.sched_getaffinity(0)), settings.memory_mb or machine
+    return embedded.vcpus or len(os.sched_getaffinity(0)), embedded.memory_mb or machine
 
 
 def memory_cap(settings: Settings, backend: object) -> int:

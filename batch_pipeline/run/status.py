@@ -137,7 +137,7 @@ def _failed(snapshot: Snapshot, backend: LazyBackend) -> list[FailedCell]:
 
 
 def failed_before(
-    store: Store, plan: Plan, live: Sequence[str], ended: Sequence[LiveRun], backend: Callable[[], JobObserver]
+    store: Store, plan: Plan, live: Sequence[str], ended: Sequence[LiveRun], open_backend: Callable[[], JobObserver]
 ) -> list[FailedCell]:
     """Cells that are missing and failed when they were last tried, in the order of the steps and samples.
 
@@ -148,13 +148,13 @@ def failed_before(
     moving = _cells(plan, (CellState.LIVE,))
     if not missing and not moving:
         return []
-    failed: dict[tuple[str, str], FailedCell] = {}
+    failed_by_cell: dict[tuple[str, str], FailedCell] = {}
     over = {run.run_id: run for run in ended}
     sent = cache(partial(_sent, store))
     newer: list[str] = []
     for run_id in sorted(store.folders(layout.RUNS), reverse=True)[:RUNS_LOOKED_AT]:
         if run_id in over:
-            cells: Sequence[FailedCell] = judge(plan.graph, store, backend(), over[run_id].submissions).failed
+            cells: Sequence[FailedCell] = judge(plan.graph, store, open_backend(), over[run_id].submissions).failed
         elif run_id in live:
             cells = [cell for cell in _recorded(store, run_id, missing | moving) if not cell.reason.is_retried]
         else:
@@ -162,13 +162,13 @@ def failed_before(
         wanted = missing | moving if run_id in live else missing
         for cell in cells:
             key = (cell.step, cell.sample)
-            if key not in wanted or key in failed or cell.reason is EndReason.DEPENDENCY:
+            if key not in wanted or key in failed_by_cell or cell.reason is EndReason.DEPENDENCY:
                 continue
             if not any(cell.sample in sent(later, cell.step) for later in newer):
-                failed[key] = cell
+                failed_by_cell[key] = cell
         newer.append(run_id)
     order = [(step, sample) for step in plan.states for sample, _ in plan.cells(step)]
-    return [failed[cell] for cell in order if cell in failed]
+    return [failed_by_cell[cell] for cell in order if cell in failed_by_cell]
 
 
 def _sent(store: Store, run_id: str, step: str) -> frozenset[str]:
@@ -191,14 +191,14 @@ def _closed(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> Sequence
 
 def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[FailedCell]:
     """Cells whose containers left a failure's record; one LIST, and a LIST and a GET a cell up to a hundred."""
-    cells: dict[tuple[str, str], None] = {}
+    names: dict[tuple[str, str], None] = {}
     for entry in store.list(layout.logs(run_id)):
         _, _, step, sample, name = entry.key.split("/", 4)
         if name.endswith(".failure.json") and (step, sample) in wanted:
-            cells[step, sample] = None
+            names[step, sample] = None
     return [
         with_record(store, FailedCell(step=step, sample=sample, reason=EndReason.LOST, message="", run_id=run_id))
-        for step, sample in [*cells][:MOST_RECORDS]
+        for step, sample in [*names][:MOST_RECORDS]
     ]
 
 
@@ -212,7 +212,7 @@ def explain(request: Request, sample: str) -> list[Explanation]:
     backend = LazyBackend()
     try:
         snapshot = take_snapshot(DriverState.of(request), backend)
-        failed = {(cell.step, cell.sample): cell for cell in _failed(snapshot, backend)}
+        failed_by_cell = {(cell.step, cell.sample): cell for cell in _failed(snapshot, backend)}
     finally:
         backend.close()
     explained = []
@@ -221,7 +221,7 @@ def explain(request: Request, sample: str) -> list[Explanation]:
         if is_gather or sample != layout.COHORT:
             name = layout.COHORT if is_gather else sample
             position = 0 if is_gather else request.samples.names.index(name)
-            cell = failed.get((node.name, name))
+            cell = failed_by_cell.get((node.name, name))
             explained.append(_explained(request.store, snapshot, node, name, position, cell))
     return explained
 
@@ -239,7 +239,7 @@ def resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress
 
 
 def _explained(
-    store: Store, snapshot: Snapshot, node: Node, sample: str, position: int, failed: FailedCell | None
+    store: Store, snapshot: Snapshot, node: Node, sample: str, position: int, failure: FailedCell | None
 ) -> Explanation:
     plan, step = snapshot.plan, node.name
     state, why = plan.states[step][position], plan.why[step][position]
@@ -257,8 +257,8 @@ def _explained(
             sentence = f"its result is not what its receipt says: {plan.problems[step, sample]}"
         else:
             sentence = f"{why.value}{': ' + '; '.join(changed) if changed else ''}"
-        if failed is not None:
-            sentence += f"; it failed in run {failed.run_id} ({failed.reason.words}): {failed.message}"
+        if failure is not None:
+            sentence += f"; it failed in run {failure.run_id} ({failure.reason.words}): {failure.message}"
     elif receipt is not None and state is CellState.DONE:
         sentence = f"done by run {receipt.run_id} at {receipt.stopped_at}"
         sentence += f"; found unchanged by run {receipt.written_by[0]}" if receipt.kept else ""
@@ -266,15 +266,15 @@ def _explained(
         sentence = "done, but its receipt cannot be read; give --force to make it again"
     else:
         sentence = state.value
-    run_id, attempt = _last_attempt(receipt, failed)
+    run_id, attempt = _last_attempt(receipt, failure)
     log = store.url_of(layout.log(run_id, step, sample, attempt)) if attempt else ""
     return Explanation(step=step, state=state, sentence=sentence, changed=changed, run_id=run_id, log=log)
 
 
-def _last_attempt(receipt: Receipt | None, failed: FailedCell | None) -> tuple[str, int]:
+def _last_attempt(receipt: Receipt | None, failure: FailedCell | None) -> tuple[str, int]:
     """Run and number of the attempt that a cell's state comes from; 0 when none left a log."""
-    if failed is not None:
-        return failed.run_id, failed.attempt or 0
+    if failure is not None:
+        return failure.run_id, failure.attempt or 0
     return (receipt.run_id, receipt.attempt) if receipt else ("", 0)
 
 
@@ -325,6 +325,6 @@ def _part_changes(before: StepParts, after: StepParts) -> list[str]:
     return changed
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = sorted({*before, *after})
-    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted({*old, *new})
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]

@@ -33,7 +33,7 @@ from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.beyond import Reading
 from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
-from batch_pipeline.run.live import LOOK_SECONDS, find_insistently, record_sent
+from batch_pipeline.run.live import LOOK_SECONDS, find_with_retries, record_sent
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.owners import own
@@ -206,7 +206,7 @@ class Submitter:
         except SubmissionUnknown as error:
             _LOG.info("in doubt %s", Facts(name=request.name, error=error.message))
             self._sleep(LOOK_SECONDS)
-            native_id = find_insistently(self._backend, request.name, request.queue, self._sleep)
+            native_id = find_with_retries(self._backend, request.name, request.queue, self._sleep)
             if native_id is not None:
                 _LOG.info("looked up in doubt %s", Facts(name=request.name, native_id=native_id, result="queued"))
                 return native_id

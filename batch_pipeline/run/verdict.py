@@ -53,7 +53,7 @@ def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submi
     """Judges the cells of jobs that have ended: a retired receipt is no success."""
     retirements = read_retirements(store)
     done: dict[str, int] = {job.run_id: 0 for job in jobs}
-    by_step: Counter[str] = Counter()
+    done_by_step: Counter[str] = Counter()
     failed: list[FailedCell] = []
     for step in dict.fromkeys(job.step for job in jobs if not job.join):
         # A step at a time: of a million samples the receipts' names alone are hundreds of megabytes.
@@ -68,23 +68,23 @@ def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submi
                 if fingerprint not in receipts.get(sample, ())
             }
             done[job.run_id] += len(cells) - len(missing)
-            by_step[step] += len(cells) - len(missing)
+            done_by_step[step] += len(cells) - len(missing)
             if missing:
                 failed.extend(_failures(backend, job, missing))
     detailed = [with_record(store, cell) for cell in failed[:MOST_RECORDS]]
     ordered = as_ordered(store, [*detailed, *failed[MOST_RECORDS:]])
     verdict = RunVerdict(done=done, failed=tuple(_folded(graph, ordered)))
-    _log_verdict(verdict, jobs, by_step)
+    _log_verdict(verdict, jobs, done_by_step)
     return verdict
 
 
 def _log_verdict(verdict: RunVerdict, jobs: Sequence[Submission], done: Mapping[str, int]) -> None:
     """A line a step, with its failures by reason."""
-    failures: dict[str, Counter[str]] = {}
+    reasons_by_step: dict[str, Counter[str]] = {}
     for cell in verdict.failed:
-        failures.setdefault(cell.step, Counter())[cell.reason.value] += 1
+        reasons_by_step.setdefault(cell.step, Counter())[cell.reason.value] += 1
     for step in dict.fromkeys(job.step for job in jobs if not job.join):
-        reasons = failures.get(step, Counter())
+        reasons = reasons_by_step.get(step, Counter())
         runs = ",".join(dict.fromkeys(job.run_id for job in jobs if job.step == step))
         _LOG.info("judged %s", Facts(step=step, of=runs, done=done.get(step, 0), failed=reasons.total(), **reasons))
 

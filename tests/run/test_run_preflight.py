@@ -126,7 +126,7 @@ def findings(
 ) -> tuple[list[Finding], BatchBackend]:
     backend = BatchBackend(settings_of(**flags), clients=clients())
     backend.calls.clear()
-    return account_findings(backend.account, settings_of(**flags), definitions, queues=queues), backend
+    return account_findings(backend.account, settings_of(**flags), definitions, queue_names=queues), backend
 
 
 def wrong(
