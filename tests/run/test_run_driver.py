@@ -11,14 +11,17 @@ from batch_pipeline import backends
 from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings, load_settings
-from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.pipeline.plan import CellState, RetryOverrides
+from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.run import lock
+from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
-from batch_pipeline.run.snapshot import DriverState
+from batch_pipeline.run.recovery import FailurePartition
+from batch_pipeline.run.snapshot import DriverState, take_snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import Overtaken, RunConflict
@@ -474,3 +477,37 @@ def test_a_driver_that_is_overtaken_after_it_sent_something_does_not_say_that_no
         drive(request_of(store), Slow(store))
     assert raised.value.exit_code == CommandExit.FAILED
     assert len(list(store.list("live"))) == 1
+
+
+def test_a_snapshot_tells_where_live_runs_have_their_jobs_and_changes_nothing(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    there = load_settings({"watch.poll_seconds": 0.01, "embedded.state": "/there"}, environ={})
+    drive(request_of(store, settings=there), stage, detach=True)
+    state = DriverState.of(request_of(store))
+    before = replace(state)
+    store.calls.clear()
+
+    first, second = (take_snapshot(state, LazyBackend(stage)) for _ in range(2))
+
+    assert state == before
+    assert first.request.settings.embedded.state == "/there" != state.request.settings.embedded.state
+    assert (first.plan, first.live_runs) == (second.plan, second.live_runs)
+    assert set(store.calls) <= {"list", "get"}
+
+
+def test_a_wave_that_fails_leaves_a_new_state_and_the_old_one_as_it_was(store: Store, stage: Stage) -> None:
+    state = DriverState.of(request_of(store))
+    snapshot = take_snapshot(state, LazyBackend(stage))
+    lost = FailedCell(step="upper", sample="ann", reason=EndReason.LOST, message="", run_id="R1")
+    failed = FailedCell(step="upper", sample="bob", reason=EndReason.STEP_FAILED, message="", run_id="R1")
+    partition = FailurePartition(
+        overrides={("upper", "ann"): RetryOverrides(queue="steady")}, lasting=[failed], retried=[lost]
+    )
+
+    later = state.after_wave(snapshot).after_failures(partition)
+
+    assert state == DriverState.of(state.request)
+    assert (later.pending, later.failed, later.rounds) == ((lost,), (failed,), state.rounds - 1)
+    assert [line.cells for line in later.retries] == [1]
+    assert later.first is snapshot.plan
+    assert not later.after_wave(snapshot).pending
