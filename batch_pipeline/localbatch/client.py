@@ -21,8 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, read_record
-from batch_pipeline.localbatch.signature import proof
+from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, proof, read_record
 from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.scratch import private_folder, require_private
 from batch_pipeline.wire.toolchain import Toolchain

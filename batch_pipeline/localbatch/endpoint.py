@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -37,6 +38,11 @@ class Record:
     code: str
     #: The options that it was started with, by name.
     options: dict[str, object]
+
+
+def proof(secret_key: str, nonce: str, word: str) -> str:
+    """What a server answers to a ping, to show that it is the one whose secret the caller knows, and says this word."""
+    return hmac.new(secret_key.encode(), f"batch-pipeline ping {nonce} {word}".encode(), hashlib.sha256).hexdigest()
 
 
 def code_version() -> str:

@@ -58,11 +58,6 @@ def is_signed(
     return hmac.compare_digest(_hmac(key, text).hex(), match["signature"])
 
 
-def proof(secret_key: str, nonce: str, word: str) -> str:
-    """What a server answers to a ping, to show that it is the one whose secret the caller knows, and says this word."""
-    return hmac.new(secret_key.encode(), f"batch-pipeline ping {nonce} {word}".encode(), hashlib.sha256).hexdigest()
-
-
 def _is_fresh(stamp: str, now: datetime) -> bool:
     try:
         then = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
