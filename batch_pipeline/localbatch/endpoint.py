@@ -11,6 +11,7 @@ from pathlib import Path
 
 #: The file in the state folder.
 NAME = "server.json"
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,15 +46,16 @@ def proof(secret_key: str, nonce: str, word: str) -> str:
     return hmac.new(secret_key.encode(), f"batch-pipeline ping {nonce} {word}".encode(), hashlib.sha256).hexdigest()
 
 
-def code_version() -> str:
-    """A digest of when the server's own modules were written, cheap enough for each command."""
-    package = Path(__file__).resolve().parents[1]
+def code_version(package: Path = _PACKAGE) -> str:
+    """Digests when the server's own modules were written, those of subfolders too; cheap enough for each command."""
     digest = hashlib.sha256()
-    for folder in ("localbatch", "wire", "container"):
-        for entry in sorted(os.scandir(package / folder), key=lambda each: each.name):
-            if entry.name.endswith(".py"):
-                facts = entry.stat()
-                digest.update(f"{entry.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    for room in ("localbatch", "wire", "container"):
+        for folder, folders, files in os.walk(package / room):
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(name for name in files if name.endswith(".py")):
+                path = f"{folder}/{name}"
+                facts = os.stat(path)
+                digest.update(f"{path.removeprefix(str(package))} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

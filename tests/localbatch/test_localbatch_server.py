@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 
 from batch_pipeline.localbatch.client import ensure, find, stop
-from batch_pipeline.localbatch.endpoint import Endpoint, read_record
+from batch_pipeline.localbatch.endpoint import Endpoint, code_version, read_record
 from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.toolchain import Toolchain
 from tests.localbatch.conftest import (
@@ -397,3 +397,15 @@ def test_a_lost_answer_is_a_broken_connection() -> None:
     virtual.faults = Lose()
     with virtual.serving() as endpoint:
         assert signed(endpoint, b'{"jobs": []}') == b""
+
+
+def test_a_module_of_a_subfolder_is_part_of_a_servers_version(tmp_path: Path) -> None:
+    module = tmp_path / "localbatch" / "engine" / "job.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("A = 1\n")
+    before = code_version(tmp_path)
+    (tmp_path / "localbatch" / "engine" / "__pycache__").mkdir()
+    (tmp_path / "localbatch" / "engine" / "__pycache__" / "job.py").write_text("")
+    assert code_version(tmp_path) == before
+    module.write_text("A = 12\n")
+    assert code_version(tmp_path) != before
