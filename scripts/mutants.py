@@ -48,7 +48,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     "container/verdict.py": ("container/test_verdict", "container/test_cell"),
     "container/keep.py": ("container/test_keep",),
     "container/publish.py": ("container/test_keep", "container/test_cell", "container/test_files"),
-    "localbatch/engine.py": tuple(f"localbatch/{name}" for name in BATCH),
+    "localbatch/engine/state_machine.py": tuple(f"localbatch/{name}" for name in BATCH),
     "pool/moves.py": ("pool/test_pool_moves", "contract/test_pool", "pool/test_pool_protocol"),
     "access/gate.py": ("access/test_gate",),
 }

@@ -11,8 +11,8 @@ from itertools import islice
 
 from batch_pipeline.localbatch.definitions import normal_definition, refused
 from batch_pipeline.localbatch.describe import detail, job_arn
-from batch_pipeline.localbatch.engine import Engine
-from batch_pipeline.localbatch.job import Document, Ending, Job, JobSpec
+from batch_pipeline.localbatch.engine.job import Document, Ending, Job, JobSpec
+from batch_pipeline.localbatch.engine.state_machine import Engine
 from batch_pipeline.localbatch.listing import list_jobs
 from batch_pipeline.localbatch.logs import Logs
 from batch_pipeline.localbatch.model import ApiError, Request

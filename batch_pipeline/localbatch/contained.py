@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from batch_pipeline.localbatch.job import Document
-from batch_pipeline.localbatch.retry import OUT_OF_MEMORY
+from batch_pipeline.localbatch.engine.job import Document
+from batch_pipeline.localbatch.engine.retry import OUT_OF_MEMORY
 
 #: What the clients say when an image cannot be had.
 _NO_IMAGE = (

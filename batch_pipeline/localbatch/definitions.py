@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from batch_pipeline.localbatch.job import Document, Rule
+from batch_pipeline.localbatch.engine.job import Document, Rule
 from batch_pipeline.localbatch.model import ApiError
 from batch_pipeline.localbatch.registry import check_tags
 

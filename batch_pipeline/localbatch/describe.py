@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batch_pipeline.localbatch.job import (
+from batch_pipeline.localbatch.engine.job import (
     FAILED,
     NONE,
     RUNNABLE,
@@ -16,8 +16,8 @@ from batch_pipeline.localbatch.job import (
     Ending,
     Job,
 )
+from batch_pipeline.localbatch.engine.retry import CONTAINER_EXITED
 from batch_pipeline.localbatch.registry import ACCOUNT, ARN, COMPUTE_ENVIRONMENT, REGION
-from batch_pipeline.localbatch.retry import CONTAINER_EXITED
 
 _CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}"
 _HOST_ARN = f"{_CLUSTER}:container-instance/{COMPUTE_ENVIRONMENT}/embedded"

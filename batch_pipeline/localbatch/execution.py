@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from batch_pipeline.localbatch.describe import task_id
-from batch_pipeline.localbatch.engine import Run
-from batch_pipeline.localbatch.job import Outcome
+from batch_pipeline.localbatch.engine.job import Outcome
+from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT
 from batch_pipeline.wire.contract import Variable
 

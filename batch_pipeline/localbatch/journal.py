@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batch_pipeline.localbatch.job import Document, Outcome
+from batch_pipeline.localbatch.engine.job import Document, Outcome
 from batch_pipeline.wire.durable import Seal
 from batch_pipeline.wire.processes import Identity, identity_of
 

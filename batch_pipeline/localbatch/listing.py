@@ -7,7 +7,7 @@ from itertools import islice
 
 from batch_pipeline.localbatch.definitions import refused
 from batch_pipeline.localbatch.describe import summary
-from batch_pipeline.localbatch.job import STATES, Document, Job
+from batch_pipeline.localbatch.engine.job import STATES, Document, Job
 from batch_pipeline.localbatch.registry import Registry
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_ListJobs.html

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from batch_pipeline.localbatch.describe import log_stream
-from batch_pipeline.localbatch.job import NONE, RUNNING, STARTING, Document, Job
+from batch_pipeline.localbatch.engine.job import NONE, RUNNING, STARTING, Document, Job
 from batch_pipeline.localbatch.model import ApiError
 from batch_pipeline.localbatch.registry import ACCOUNT, REGION
 

@@ -19,7 +19,7 @@ import botocore
 from botocore.model import ServiceModel
 from botocore.validate import ParamValidator
 
-from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.toolchain import HEADER, Toolchain, toolchain_of
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batch_pipeline.localbatch.engine import Engine, Run
+from batch_pipeline.localbatch.engine.job import TERMINAL, Job, Outcome
+from batch_pipeline.localbatch.engine.retry import HOST_LOST
+from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from batch_pipeline.localbatch.executor import Adopted, ProcessExecutor
-from batch_pipeline.localbatch.job import TERMINAL, Job, Outcome
 from batch_pipeline.localbatch.journal import Journal, read_journal
-from batch_pipeline.localbatch.retry import HOST_LOST
 from batch_pipeline.localbatch.sealing import sealed
 from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.processes import is_alive, kill_all, started_by

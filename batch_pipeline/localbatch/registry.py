@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from uuid import uuid4
 
-from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.model import ApiError
 
 REGION = "us-east-1"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from batch_pipeline.localbatch.engine import Run
-from batch_pipeline.localbatch.job import Outcome
+from batch_pipeline.localbatch.engine.job import Outcome
+from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.wire.contract import ContainerExit
 from batch_pipeline.wire.durable import seal_all
 

@@ -21,6 +21,7 @@ from batch_pipeline.localbatch.client import STATE_REMEDY
 from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
+from batch_pipeline.localbatch.engine.state import RETENTION_MS, SqliteStorage
 from batch_pipeline.localbatch.execution import SystemClock
 from batch_pipeline.localbatch.executor import GRACE_SECONDS, ProcessExecutor
 from batch_pipeline.localbatch.front import Front
@@ -28,7 +29,6 @@ from batch_pipeline.localbatch.identity import Identity
 from batch_pipeline.localbatch.logs import LogFiles
 from batch_pipeline.localbatch.recovery import recover
 from batch_pipeline.localbatch.service import Batch
-from batch_pipeline.localbatch.state import RETENTION_MS, SqliteStorage
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict
 from batch_pipeline.wire.scratch import private_folder, scratch_root, sweep

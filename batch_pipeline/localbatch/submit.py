@@ -18,7 +18,7 @@ from batch_pipeline.localbatch.definitions import (
     resources,
     retry_strategy,
 )
-from batch_pipeline.localbatch.job import Dependency, Document, Job, JobSpec
+from batch_pipeline.localbatch.engine.job import Dependency, Document, Job, JobSpec
 from batch_pipeline.localbatch.registry import Registry, check_name, check_tags
 from batch_pipeline.wire.native_id import NativeId
 

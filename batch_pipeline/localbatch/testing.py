@@ -26,11 +26,11 @@ from botocore.exceptions import ReadTimeoutError
 
 from batch_pipeline.localbatch.border import AnswerLost, Call, Faults
 from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.engine.state import MemoryStorage
 from batch_pipeline.localbatch.logs import LogMemory
 from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, REGION
 from batch_pipeline.localbatch.scripted import Action, Play, Script, ScriptedExecutor, VirtualClock
 from batch_pipeline.localbatch.service import Batch
-from batch_pipeline.localbatch.state import MemoryStorage
 
 if TYPE_CHECKING:
     import boto3

@@ -28,7 +28,7 @@ import sys
 import time
 from types import FrameType
 
-from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.journal import JournalWriter, line_of
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.durable import Seal, seal_all

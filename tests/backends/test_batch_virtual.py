@@ -15,7 +15,7 @@ from batch_pipeline.backends.payload import RunContext, request_of
 from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.border import AnswerLost
-from batch_pipeline.localbatch.job import Document
+from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.model import Request
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.plan import Plan

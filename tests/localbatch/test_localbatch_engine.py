@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batch_pipeline.localbatch.engine import Engine, Run
-from batch_pipeline.localbatch.job import (
+from batch_pipeline.localbatch.engine.job import (
     FAILED,
     NONE,
     PENDING,
@@ -24,6 +23,7 @@ from batch_pipeline.localbatch.job import (
     JobSpec,
     Outcome,
 )
+from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from tests.examples import examples
 
 pytestmark = pytest.mark.properties

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from batch_pipeline.localbatch.job import RUNNABLE, Job
+from batch_pipeline.localbatch.engine.job import RUNNABLE, Job
 
 
 class Ready:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from batch_pipeline.localbatch.job import (
+from batch_pipeline.localbatch.engine.job import (
     FAILED,
     NONE,
     PENDING,
@@ -30,8 +30,8 @@ from batch_pipeline.localbatch.job import (
     JobSpec,
     Outcome,
 )
-from batch_pipeline.localbatch.ready import Ready
-from batch_pipeline.localbatch.retry import (
+from batch_pipeline.localbatch.engine.ready import Ready
+from batch_pipeline.localbatch.engine.retry import (
     CHILD_FAILED,
     CONTAINER_EXITED,
     DEPENDENCY_FAILED,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from batch_pipeline.localbatch.job import Attempt, Child, Dependency, Document, Ending, Job, JobSpec, Rule
+from batch_pipeline.localbatch.engine.job import Attempt, Child, Dependency, Document, Ending, Job, JobSpec, Rule
 from batch_pipeline.wire.toolchain import Toolchain, toolchain_of
 
 #: AWS keeps ended jobs for "at least 7 days": https://docs.aws.amazon.com/batch/latest/userguide/job_states.html

@@ -6,7 +6,7 @@ rule must fit, the first rule that fits decides, and where none fits the job is 
 
 from __future__ import annotations
 
-from batch_pipeline.localbatch.job import JobSpec, Outcome, Rule
+from batch_pipeline.localbatch.engine.job import JobSpec, Outcome, Rule
 
 #: What AWS writes when a container ended by itself, whatever its exit code.
 CONTAINER_EXITED = "Essential container in task exited"
