@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from batch_pipeline.localbatch.describe import task_id
+from batch_pipeline.localbatch.api.describe import task_id
+from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT
 from batch_pipeline.localbatch.engine.job import Outcome
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT
 from batch_pipeline.wire.contract import Variable
 
 

@@ -17,16 +17,16 @@ import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from batch_pipeline.localbatch.api.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.api.frontend import Front
+from batch_pipeline.localbatch.api.identity import Identity
+from batch_pipeline.localbatch.api.logs import LogFiles
 from batch_pipeline.localbatch.client import STATE_REMEDY
 from batch_pipeline.localbatch.containers import Containers
-from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
 from batch_pipeline.localbatch.engine.state import RETENTION_MS, SqliteStorage
 from batch_pipeline.localbatch.execution import SystemClock
 from batch_pipeline.localbatch.executor import GRACE_SECONDS, ProcessExecutor
-from batch_pipeline.localbatch.front import Front
-from batch_pipeline.localbatch.identity import Identity
-from batch_pipeline.localbatch.logs import LogFiles
 from batch_pipeline.localbatch.recovery import recover
 from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.wire.contract import Variable

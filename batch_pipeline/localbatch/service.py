@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from batch_pipeline.localbatch.api import Api
-from batch_pipeline.localbatch.border import Border
-from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.api.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.api.logs import Logs, LogSource
+from batch_pipeline.localbatch.api.middleware import Border
+from batch_pipeline.localbatch.api.model import ApiError, Models, Request
+from batch_pipeline.localbatch.api.operations import Api
+from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, Registry
 from batch_pipeline.localbatch.engine.job import Document, Outcome
 from batch_pipeline.localbatch.engine.state import NotStored, Storage, StoredJob
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from batch_pipeline.localbatch.execution import Clock, Executor
-from batch_pipeline.localbatch.logs import Logs, LogSource
-from batch_pipeline.localbatch.model import ApiError, Models, Request
-from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, Registry
 
 #: How long an end may be in a worker's journal only.
 FLUSH_MS = 50

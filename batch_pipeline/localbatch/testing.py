@@ -24,11 +24,11 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ReadTimeoutError
 
-from batch_pipeline.localbatch.border import AnswerLost, Call, Faults
-from batch_pipeline.localbatch.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.api.definitions import MINIMUM_TIMEOUT_SECONDS
+from batch_pipeline.localbatch.api.logs import LogMemory
+from batch_pipeline.localbatch.api.middleware import AnswerLost, Call, Faults
+from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, REGION
 from batch_pipeline.localbatch.engine.state import MemoryStorage
-from batch_pipeline.localbatch.logs import LogMemory
-from batch_pipeline.localbatch.registry import COMPUTE_ENVIRONMENT, REGION
 from batch_pipeline.localbatch.scripted import Action, Play, Script, ScriptedExecutor, VirtualClock
 from batch_pipeline.localbatch.service import Batch
 
@@ -208,7 +208,7 @@ class VirtualBatch:
         started = threading.Event()
 
         async def serve() -> None:
-            from batch_pipeline.localbatch.front import Front
+            from batch_pipeline.localbatch.api.frontend import Front
 
             loop, end = asyncio.get_running_loop(), asyncio.Event()
             front = Front(self.batch, lock=self._lock)

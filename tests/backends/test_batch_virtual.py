@@ -14,9 +14,9 @@ from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.payload import RunContext, request_of
 from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.border import AnswerLost
+from batch_pipeline.localbatch.api.middleware import AnswerLost
+from batch_pipeline.localbatch.api.model import Request
 from batch_pipeline.localbatch.engine.job import Document
-from batch_pipeline.localbatch.model import Request
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.wire.contract import EndReason

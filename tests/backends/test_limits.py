@@ -12,7 +12,7 @@ from batch_pipeline.backends.limits import check, check_all, plan_problems
 from batch_pipeline.backends.payload import RunContext, outline, request_bytes, request_of, submit_json
 from batch_pipeline.backends.quotas import AWS_BATCH, JOBS_PER_DESCRIBE, MAX_PRIORITY
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch import api, submit
+from batch_pipeline.localbatch.api import operations, submit
 from batch_pipeline.pipeline.plan import Edge, Plan
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPlan, SubmissionRefused
 
@@ -138,7 +138,7 @@ def test_the_embedded_batch_and_the_settings_hold_to_the_same_quotas() -> None:
     assert submit.ARRAY_SIZES[1] == AWS_BATCH.max_array_size
     assert AWS_BATCH.max_overrides_bytes < submit.OVERRIDE_CHARACTERS
     assert submit.PRIORITIES == MAX_PRIORITY
-    assert api.DESCRIBED_JOBS == JOBS_PER_DESCRIBE
+    assert operations.DESCRIBED_JOBS == JOBS_PER_DESCRIBE
     for setting, most in (("backend.priority", MAX_PRIORITY), ("pool.pilots", AWS_BATCH.max_array_size)):
         load_settings({setting: most})
         with pytest.raises(InvalidConfig):

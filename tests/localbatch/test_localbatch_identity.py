@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from batch_pipeline.localbatch.identity import Identity
+from batch_pipeline.localbatch.api.identity import Identity
 from batch_pipeline.wire.errors import BackendFailed
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from batch_pipeline.localbatch.border import AnswerLost
+from batch_pipeline.localbatch.api.middleware import AnswerLost
+from batch_pipeline.localbatch.api.model import ApiError, Request
 from batch_pipeline.localbatch.engine.job import Document
-from batch_pipeline.localbatch.model import ApiError, Request
 from batch_pipeline.localbatch.testing import VirtualBatch
 from tests.localbatch.conftest import define, describe, refusal, submit
 

@@ -383,7 +383,7 @@ def test_a_virtual_batch_answers_on_loopback_too() -> None:
 
 
 def test_a_lost_answer_is_a_broken_connection() -> None:
-    from batch_pipeline.localbatch.border import AnswerLost
+    from batch_pipeline.localbatch.api.middleware import AnswerLost
     from batch_pipeline.localbatch.testing import VirtualBatch
 
     class Lose:

@@ -17,7 +17,7 @@ from batch_pipeline.backends.capacity import Environment, InstanceType, Queue, R
 from batch_pipeline.backends.definitions import named
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.model import ApiError, Request
+from batch_pipeline.localbatch.api.model import ApiError, Request
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.diagnosis import CODES, diagnose, reasons_of

@@ -13,7 +13,7 @@ from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.model import ApiError, Request
+from batch_pipeline.localbatch.api.model import ApiError, Request
 from batch_pipeline.localbatch.scripted import Script
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records import request as requests
@@ -187,7 +187,7 @@ class Trouble:
             raise ApiError("Too Many Requests", code="TooManyRequestsException", status=429)
 
     def after(self, request: Request, answer: dict[str, Any]) -> dict[str, Any]:
-        from batch_pipeline.localbatch.border import AnswerLost
+        from batch_pipeline.localbatch.api.middleware import AnswerLost
 
         self.seen[request.operation] += 1
         if request.operation == "SubmitJob" and self.seen["SubmitJob"] % self.lose == 0:

@@ -13,8 +13,8 @@ import pytest
 from batch_pipeline.backends.aws_clients import aws_maker
 from batch_pipeline.backends.credentials import identity_of, reach_of
 from batch_pipeline.config import Settings, load_settings
+from batch_pipeline.localbatch.api.identity import Identity
 from batch_pipeline.localbatch.client import ensure, lend, stop
-from batch_pipeline.localbatch.identity import Identity
 from batch_pipeline.wire.errors import InvalidConfig, StoreFailed
 from batch_pipeline.wire.store import open_store
 from tests.s3.conftest import BUCKET, REGION, Service

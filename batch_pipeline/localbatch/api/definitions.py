@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from batch_pipeline.localbatch.api.model import ApiError
+from batch_pipeline.localbatch.api.registry import check_tags
 from batch_pipeline.localbatch.engine.job import Document, Rule
-from batch_pipeline.localbatch.model import ApiError
-from batch_pipeline.localbatch.registry import check_tags
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_RetryStrategy.html
 MAX_ATTEMPTS = 10

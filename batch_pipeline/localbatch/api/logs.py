@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from batch_pipeline.localbatch.describe import log_stream
+from batch_pipeline.localbatch.api.describe import log_stream
+from batch_pipeline.localbatch.api.model import ApiError
+from batch_pipeline.localbatch.api.registry import ACCOUNT, REGION
 from batch_pipeline.localbatch.engine.job import NONE, RUNNING, STARTING, Document, Job
-from batch_pipeline.localbatch.model import ApiError
-from batch_pipeline.localbatch.registry import ACCOUNT, REGION
 
 GROUP = "/aws/batch/job"
 # https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from batch_pipeline.localbatch.definitions import refused
-from batch_pipeline.localbatch.describe import summary
+from batch_pipeline.localbatch.api.definitions import refused
+from batch_pipeline.localbatch.api.describe import summary
+from batch_pipeline.localbatch.api.registry import Registry
 from batch_pipeline.localbatch.engine.job import STATES, Document, Job
-from batch_pipeline.localbatch.registry import Registry
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_ListJobs.html
 PAGE = 1000

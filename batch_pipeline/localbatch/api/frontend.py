@@ -23,12 +23,12 @@ from urllib.parse import parse_qs
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, ResponseStartLine
 
-from batch_pipeline.localbatch.border import AnswerLost
+from batch_pipeline.localbatch.api.identity import PATH, Identity
+from batch_pipeline.localbatch.api.middleware import AnswerLost
+from batch_pipeline.localbatch.api.registry import REGION
+from batch_pipeline.localbatch.api.signature import is_signed
 from batch_pipeline.localbatch.endpoint import Endpoint, proof
-from batch_pipeline.localbatch.identity import PATH, Identity
-from batch_pipeline.localbatch.registry import REGION
 from batch_pipeline.localbatch.service import Answer, Batch
-from batch_pipeline.localbatch.signature import is_signed
 from batch_pipeline.wire.errors import BackendFailed
 
 _HEADER_BYTES = 1 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batch_pipeline.localbatch.api.registry import ACCOUNT, ARN, COMPUTE_ENVIRONMENT, REGION
 from batch_pipeline.localbatch.engine.job import (
     FAILED,
     NONE,
@@ -17,7 +18,6 @@ from batch_pipeline.localbatch.engine.job import (
     Job,
 )
 from batch_pipeline.localbatch.engine.retry import CONTAINER_EXITED
-from batch_pipeline.localbatch.registry import ACCOUNT, ARN, COMPUTE_ENVIRONMENT, REGION
 
 _CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}"
 _HOST_ARN = f"{_CLUSTER}:container-instance/{COMPUTE_ENVIRONMENT}/embedded"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from uuid import uuid4
 
-from batch_pipeline.localbatch.definitions import (
+from batch_pipeline.localbatch.api.definitions import (
     check_command,
     check_environment,
     check_timeout,
@@ -18,8 +18,8 @@ from batch_pipeline.localbatch.definitions import (
     resources,
     retry_strategy,
 )
+from batch_pipeline.localbatch.api.registry import Registry, check_name, check_tags
 from batch_pipeline.localbatch.engine.job import Dependency, Document, Job, JobSpec
-from batch_pipeline.localbatch.registry import Registry, check_name, check_tags
 from batch_pipeline.wire.native_id import NativeId
 
 # https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
-from batch_pipeline.localbatch.definitions import normal_definition, refused
-from batch_pipeline.localbatch.describe import detail, job_arn
+from batch_pipeline.localbatch.api.definitions import normal_definition, refused
+from batch_pipeline.localbatch.api.describe import detail, job_arn
+from batch_pipeline.localbatch.api.listing import list_jobs
+from batch_pipeline.localbatch.api.logs import Logs
+from batch_pipeline.localbatch.api.model import ApiError, Request
+from batch_pipeline.localbatch.api.registry import Registry, check_tags
+from batch_pipeline.localbatch.api.submit import resolve
 from batch_pipeline.localbatch.engine.job import Document, Ending, Job, JobSpec
 from batch_pipeline.localbatch.engine.state_machine import Engine
-from batch_pipeline.localbatch.listing import list_jobs
-from batch_pipeline.localbatch.logs import Logs
-from batch_pipeline.localbatch.model import ApiError, Request
-from batch_pipeline.localbatch.registry import Registry, check_tags
-from batch_pipeline.localbatch.submit import resolve
 from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.toolchain import Toolchain
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from batch_pipeline.localbatch.api.model import Request
 from batch_pipeline.localbatch.engine.job import Document
-from batch_pipeline.localbatch.model import Request
 
 #: Calls remembered; older ones are forgotten.
 REMEMBERED = 10_000

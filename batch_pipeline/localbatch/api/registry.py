@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from uuid import uuid4
 
+from batch_pipeline.localbatch.api.model import ApiError
 from batch_pipeline.localbatch.engine.job import Document
-from batch_pipeline.localbatch.model import ApiError
 
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
