@@ -22,12 +22,12 @@ from batch_pipeline.localbatch.api.frontend import Front
 from batch_pipeline.localbatch.api.identity import Identity
 from batch_pipeline.localbatch.api.logs import LogFiles
 from batch_pipeline.localbatch.client import STATE_REMEDY
-from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
 from batch_pipeline.localbatch.engine.state import RETENTION_MS, SqliteStorage
-from batch_pipeline.localbatch.execution import SystemClock
-from batch_pipeline.localbatch.executor import GRACE_SECONDS, ProcessExecutor
-from batch_pipeline.localbatch.recovery import recover
+from batch_pipeline.localbatch.hosts.containers import Containers
+from batch_pipeline.localbatch.hosts.execution import SystemClock
+from batch_pipeline.localbatch.hosts.executor import GRACE_SECONDS, ProcessExecutor
+from batch_pipeline.localbatch.hosts.recovery import recover
 from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict

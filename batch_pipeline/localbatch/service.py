@@ -20,7 +20,7 @@ from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, Registry
 from batch_pipeline.localbatch.engine.job import Document, Outcome
 from batch_pipeline.localbatch.engine.state import NotStored, Storage, StoredJob
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
-from batch_pipeline.localbatch.execution import Clock, Executor
+from batch_pipeline.localbatch.hosts.execution import Clock, Executor
 
 #: How long an end may be in a worker's journal only.
 FLUSH_MS = 50

@@ -29,7 +29,7 @@ from batch_pipeline.localbatch.api.logs import LogMemory
 from batch_pipeline.localbatch.api.middleware import AnswerLost, Call, Faults
 from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, REGION
 from batch_pipeline.localbatch.engine.state import MemoryStorage
-from batch_pipeline.localbatch.scripted import Action, Play, Script, ScriptedExecutor, VirtualClock
+from batch_pipeline.localbatch.hosts.scripted import Action, Play, Script, ScriptedExecutor, VirtualClock
 from batch_pipeline.localbatch.service import Batch
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ import time
 from types import FrameType
 
 from batch_pipeline.localbatch.engine.job import Document
-from batch_pipeline.localbatch.journal import JournalWriter, line_of
+from batch_pipeline.localbatch.hosts.journal import JournalWriter, line_of
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.durable import Seal, seal_all
 from batch_pipeline.wire.orphans import ResourceUsage, adopt_orphans, await_end, reap_all
@@ -163,7 +163,7 @@ class Worker:
             sys.stderr.flush()
 
     def _run_contained(self, order: Document) -> Document:
-        from batch_pipeline.localbatch.contained import CannotRun, Contained
+        from batch_pipeline.localbatch.hosts.contained import CannotRun, Contained
 
         contained = Contained(order["container"], self._folder, order["log"])
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from batch_pipeline.localbatch.containers import label_of
+from batch_pipeline.localbatch.hosts.containers import label_of
 
 #: Set by the gate: there a machine that cannot run containers fails the tests.
 REQUIRED = bool(os.environ.get("CONTAINERS_REQUIRED"))

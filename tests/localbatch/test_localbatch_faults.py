@@ -13,7 +13,7 @@ import pytest
 
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
-from batch_pipeline.localbatch.journal import read_journal
+from batch_pipeline.localbatch.hosts.journal import read_journal
 from batch_pipeline.wire.processes import find, kill_all, session_of, started_by
 from batch_pipeline.wire.scratch import Scratch, own_folder
 from tests.localbatch.conftest import (

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.localbatch import sealing
 from batch_pipeline.localbatch.engine.job import FAILED, RUNNABLE, RUNNING, SUCCEEDED, Dependency, Outcome
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.journal import outcome_of
-from batch_pipeline.localbatch.sealing import Sealer, sealed
+from batch_pipeline.localbatch.hosts import sealing
+from batch_pipeline.localbatch.hosts.journal import outcome_of
+from batch_pipeline.localbatch.hosts.sealing import Sealer, sealed
 from batch_pipeline.wire.durable import Seal
 from tests.localbatch.test_localbatch_engine import engine_of, spec
 

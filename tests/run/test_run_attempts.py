@@ -9,7 +9,7 @@ import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.scripted import Script
+from batch_pipeline.localbatch.hosts.scripted import Script
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.cancel import cancel
 from batch_pipeline.run.logs import logs

@@ -14,7 +14,7 @@ from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.api.model import ApiError, Request
-from batch_pipeline.localbatch.scripted import Script
+from batch_pipeline.localbatch.hosts.scripted import Script
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records import request as requests
 from batch_pipeline.records.events import Again, Outcome

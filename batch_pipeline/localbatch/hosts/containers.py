@@ -20,10 +20,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from batch_pipeline.localbatch.contained import last_line
 from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.execution import environment_of
+from batch_pipeline.localbatch.hosts.contained import last_line
+from batch_pipeline.localbatch.hosts.execution import environment_of
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.toolchain import ENGINE_VARIABLES, Toolchain

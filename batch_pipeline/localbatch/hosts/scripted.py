@@ -13,7 +13,7 @@ from itertools import count
 from batch_pipeline.localbatch.api.logs import LogMemory
 from batch_pipeline.localbatch.engine.job import Outcome
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.execution import Listener, environment_of, task_of
+from batch_pipeline.localbatch.hosts.execution import Listener, environment_of, task_of
 
 #: Says how an attempt goes that starts now: gets its environment and command.
 Play = Callable[[Mapping[str, str], Sequence[str]], "Script"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from batch_pipeline.localbatch.engine.job import TERMINAL, Job, Outcome
 from batch_pipeline.localbatch.engine.retry import HOST_LOST
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
-from batch_pipeline.localbatch.executor import Adopted, ProcessExecutor
-from batch_pipeline.localbatch.journal import Journal, read_journal
-from batch_pipeline.localbatch.sealing import sealed
+from batch_pipeline.localbatch.hosts.executor import Adopted, ProcessExecutor
+from batch_pipeline.localbatch.hosts.journal import Journal, read_journal
+from batch_pipeline.localbatch.hosts.sealing import sealed
 from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.processes import is_alive, kill_all, started_by
 

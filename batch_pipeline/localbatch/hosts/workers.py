@@ -12,8 +12,8 @@ from pathlib import Path
 
 from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.execution import own_environment, shared_environment
-from batch_pipeline.localbatch.journal import line_of
+from batch_pipeline.localbatch.hosts.execution import own_environment, shared_environment
+from batch_pipeline.localbatch.hosts.journal import line_of
 from batch_pipeline.wire.processes import Identity, Limit, identity_of, new_mark
 from batch_pipeline.wire.toolchain import Toolchain
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batch_pipeline.localbatch.api.logs import LogFiles
-from batch_pipeline.localbatch.containers import Containers
 from batch_pipeline.localbatch.engine.job import Document, Outcome
 from batch_pipeline.localbatch.engine.retry import HOST_LOST, OUT_OF_MEMORY
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.execution import Listener, task_of
-from batch_pipeline.localbatch.journal import Journal, Key, outcome_of, read_journal
-from batch_pipeline.localbatch.sealing import Sealer
-from batch_pipeline.localbatch.workers import WorkerProcess
+from batch_pipeline.localbatch.hosts.containers import Containers
+from batch_pipeline.localbatch.hosts.execution import Listener, task_of
+from batch_pipeline.localbatch.hosts.journal import Journal, Key, outcome_of, read_journal
+from batch_pipeline.localbatch.hosts.sealing import Sealer
+from batch_pipeline.localbatch.hosts.workers import WorkerProcess
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.processes import (
     Identity,
