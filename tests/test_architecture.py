@@ -237,6 +237,18 @@ def test_the_embedded_batch_is_reached_through_its_client_alone() -> None:
     assert not list(map(str, reached))
 
 
+def test_folders_of_the_embedded_batch_import_only_earlier_ones() -> None:
+    order = ("engine", "api", "hosts")
+    wrong = []
+    for found in imports_in(*(f"{PACKAGE}/localbatch/{folder}/" for folder in order)):
+        target = found.name.removeprefix(f"{PACKAGE}.localbatch.").split(".")[0]
+        earlier = order[: order.index(Path(found.file).parts[2]) + 1]
+        # Where a server answers is known to all.
+        if found.name.startswith(f"{PACKAGE}.localbatch.") and target not in (*earlier, "endpoint"):
+            wrong.append(str(found))
+    assert not wrong
+
+
 @pytest.mark.parametrize("part", ["wire", "container"])
 def test_what_runs_in_a_container_needs_the_standard_library_and_obstore_alone(part: str) -> None:
     foreign = [

@@ -208,7 +208,7 @@ class VirtualBatch:
         started = threading.Event()
 
         async def serve() -> None:
-            from batch_pipeline.localbatch.api.frontend import Front
+            from batch_pipeline.localbatch.frontend import Front
 
             loop, end = asyncio.get_running_loop(), asyncio.Event()
             front = Front(self.batch, lock=self._lock)

@@ -1,3 +1,3 @@
-"""AWS Batch's API: HTTP, signatures, validation, and a handler for each operation."""
+"""The API of AWS Batch: signatures, validation, and a handler for each operation."""
 
 from __future__ import annotations
