@@ -23,18 +23,18 @@ from urllib.parse import parse_qs
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, ResponseStartLine
 
-from batch_pipeline.localbatch.api.identity import PATH, Identity
+from batch_pipeline.localbatch.api.identity import PATH, AwsIdentity
 from batch_pipeline.localbatch.api.middleware import AnswerLost
 from batch_pipeline.localbatch.api.registry import REGION
 from batch_pipeline.localbatch.api.signature import is_signed
 from batch_pipeline.localbatch.endpoint import Endpoint, proof
-from batch_pipeline.localbatch.service import Answer, Batch
+from batch_pipeline.localbatch.service import Batch, HttpResponse
 from batch_pipeline.wire.errors import BackendFailed
 
 _HEADER_BYTES = 1 << 20
 
 
-class Front:
+class HttpFrontend:
     """Serves a `Batch` over HTTP, on the event loop of the thread that makes it.
 
     With `before`, the endpoint of an earlier server of the same state, the key stays and if possible the port: clients
@@ -49,7 +49,7 @@ class Front:
         before: Endpoint | None = None,
         heard: Callable[[], None] = lambda: None,
         lock: AbstractContextManager[object] | None = None,
-        identity: Identity | None = None,
+        identity: AwsIdentity | None = None,
     ) -> None:
         self._batch = batch
         self._identity = identity
@@ -98,7 +98,7 @@ class Front:
             return
         _write(connection, answer)
 
-    async def _lend(self, request: HTTPServerRequest, connection: HTTPConnection, identity: Identity) -> None:
+    async def _lend(self, request: HTTPServerRequest, connection: HTTPConnection, identity: AwsIdentity) -> None:
         if not identity.knows(request.headers.get("Authorization", "")):
             _write(connection, _refusal("AccessDenied", "The token is not this server's."))
             return
@@ -107,24 +107,26 @@ class Front:
         except BackendFailed as error:
             _write(connection, _refusal("NoCredentials", error.message))
             return
-        _write(connection, Answer(status=200, body=json.dumps(keys).encode()))
+        _write(connection, HttpResponse(status=200, body=json.dumps(keys).encode()))
 
-    def _answer(self, request: HTTPServerRequest) -> Answer:
+    def _answer(self, request: HTTPServerRequest) -> HttpResponse:
         if self._identity is not None and request.path == "/_identity":
             nonce = f"{request.headers.get('X-Nonce', '')} {hashlib.sha256(request.body).hexdigest()}"
             expected = proof(self.endpoint.secret_key, nonce, "lend")
             if not hmac.compare_digest(request.headers.get("X-Proof", "").encode(), expected.encode()):
                 return _refusal("InvalidSignatureException", "The request is not signed with this server's key.")
             self._identity.assume(json.loads(request.body))
-            return Answer(status=200, body=b"")
+            return HttpResponse(status=200, body=b"")
         if request.path == "/_ping":
             nonce = parse_qs(request.query).get("nonce", [""])[0]
             word = "busy" if self._batch.engine.running else "idle"
-            return Answer(status=200, body=proof(self.endpoint.secret_key, nonce, word).encode())
+            return HttpResponse(status=200, body=proof(self.endpoint.secret_key, nonce, word).encode())
         if not self._is_ours(request):
             return _refusal("InvalidSignatureException", "The request is not signed with this server's key.")
         if request.path == "/_calls":
-            return Answer(status=200, body=json.dumps([asdict(call) for call in self._batch.border.calls]).encode())
+            return HttpResponse(
+                status=200, body=json.dumps([asdict(call) for call in self._batch.middleware.calls]).encode()
+            )
         with self._lock:
             return self._batch.answer(request.method or "", request.uri or "", request.headers, request.body)
 
@@ -153,12 +155,12 @@ def _listen(port: int, *, given: bool) -> socket.socket:
     return listener
 
 
-def _write(connection: HTTPConnection, answer: Answer) -> None:
+def _write(connection: HTTPConnection, answer: HttpResponse) -> None:
     headers = HTTPHeaders({**answer.headers, "Content-Length": str(len(answer.body))})
     connection.write_headers(ResponseStartLine("HTTP/1.1", answer.status, ""), headers, answer.body)
     connection.finish()
 
 
-def _refusal(code: str, message: str) -> Answer:
+def _refusal(code: str, message: str) -> HttpResponse:
     body = json.dumps({"__type": code, "message": message}).encode()
-    return Answer(status=403, body=body, headers={"x-amzn-ErrorType": code})
+    return HttpResponse(status=403, body=body, headers={"x-amzn-ErrorType": code})

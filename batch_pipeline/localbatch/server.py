@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from batch_pipeline.localbatch.api.definitions import MINIMUM_TIMEOUT_SECONDS
-from batch_pipeline.localbatch.api.identity import Identity
+from batch_pipeline.localbatch.api.identity import AwsIdentity
 from batch_pipeline.localbatch.api.logs import LogFiles
 from batch_pipeline.localbatch.client import STATE_REMEDY
 from batch_pipeline.localbatch.endpoint import Record, code_version, read_record, write_record
 from batch_pipeline.localbatch.engine.state import RETENTION_MS, SqliteStorage
-from batch_pipeline.localbatch.frontend import Front
+from batch_pipeline.localbatch.frontend import HttpFrontend
 from batch_pipeline.localbatch.hosts.containers import Containers
 from batch_pipeline.localbatch.hosts.execution import SystemClock
 from batch_pipeline.localbatch.hosts.executor import GRACE_SECONDS, ProcessExecutor
@@ -82,8 +82,8 @@ class Server:
         self._asked = loop.time()
         self._stopped = loop.create_future()
         before = read_record(options.state)
-        self._identity = Identity(options.state)
-        self._front = Front(
+        self._identity = AwsIdentity(options.state)
+        self._front = HttpFrontend(
             self.batch,
             port=options.port,
             before=before.endpoint if before else None,

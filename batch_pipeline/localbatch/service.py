@@ -13,11 +13,11 @@ from uuid import uuid4
 
 from batch_pipeline.localbatch.api.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.api.logs import Logs, LogSource
-from batch_pipeline.localbatch.api.middleware import Border
-from batch_pipeline.localbatch.api.model import ApiError, Models, Request
+from batch_pipeline.localbatch.api.middleware import ApiMiddleware
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest, Models
 from batch_pipeline.localbatch.api.operations import Api
-from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, Registry
-from batch_pipeline.localbatch.engine.job import Document, Outcome
+from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, ResourceRegistry
+from batch_pipeline.localbatch.engine.job import AttemptOutcome, Document
 from batch_pipeline.localbatch.engine.state import NotStored, Storage, StoredJob
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from batch_pipeline.localbatch.hosts.execution import Clock, Executor
@@ -32,7 +32,7 @@ _NO_STORAGE = "InsufficientStorageException"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class HttpResponse:
     """An HTTP answer."""
 
     status: int
@@ -55,7 +55,7 @@ class Batch:
     ) -> None:
         self.clock = clock
         self.engine = Engine(vcpus=vcpus, memory_mib=memory_mib)
-        self.registry = Registry(storage.save_document)
+        self.registry = ResourceRegistry(storage.save_document)
         self._storage = storage
         self._models = Models()
         self._api = Api(
@@ -66,7 +66,7 @@ class Batch:
             save_job=storage.save_job,
             minimum_timeout=minimum_timeout,
         )
-        self.border = Border(self._api.handle, clock.now_ms)
+        self.middleware = ApiMiddleware(self._api.handle, clock.now_ms)
         self.executor: Executor | None = None
         #: Called after each write, when what was told before it is safe.
         self.after_flush: Callable[[], None] = lambda: None
@@ -82,7 +82,7 @@ class Batch:
         for name, queue in self.registry.queues.items():
             self.engine.set_queue(name, queue["priority"], serves=self.registry.serves(name))
         for job in jobs:
-            self.engine.restore(job.spec, job.children, ending=job.ending, status_reason=job.status_reason)
+            self.engine.restore(job.spec, job.children, cancellation=job.cancellation, status_reason=job.status_reason)
 
     def resume(self, executor: Executor) -> None:
         """Begins to run jobs."""
@@ -95,7 +95,7 @@ class Batch:
 
     # Requests.
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpResponse:
         """Answers an authenticated HTTP request.
 
         Raises
@@ -106,17 +106,17 @@ class Batch:
         identity = {"x-amzn-RequestId": str(uuid4()), "Content-Type": "application/json"}
         try:
             answer = self._answered(self._models.parse(method, path, headers, body))
-            return Answer(status=200, body=json.dumps(answer).encode(), headers=identity)
+            return HttpResponse(status=200, body=json.dumps(answer).encode(), headers=identity)
         except ApiError as error:
             shown = {"__type": error.code, "message": error.message}
             identity["x-amzn-ErrorType"] = error.code
-            return Answer(status=error.status, body=json.dumps(shown).encode(), headers=identity)
+            return HttpResponse(status=error.status, body=json.dumps(shown).encode(), headers=identity)
         finally:
             self.pump()
 
-    def _answered(self, request: Request) -> Document:
+    def _answered(self, request: ApiRequest) -> Document:
         try:
-            answer = self.border.call(request)
+            answer = self.middleware.call(request)
         except NotStored as error:
             raise ApiError(str(error), code=_NO_STORAGE) from error
         if request.operation in _WRITES:
@@ -127,26 +127,26 @@ class Batch:
                 raise ApiError(str(error), code=_NO_STORAGE, status=500) from error
         return answer
 
-    # What becomes of attempts: `execution.Listener`.
+    # What becomes of attempts: `execution.AttemptListener`.
 
     def began(self, run: Run) -> None:
-        """See `Listener.began`."""
+        """See `AttemptListener.began`."""
         self.engine.began(run, self.clock.now_ms())
         if run.deadline_ms is not None:
             self._set_alarm()
 
     def left(self, run: Run) -> None:
-        """See `Listener.left`."""
+        """See `AttemptListener.left`."""
         self.engine.leave(run)
         self.pump()
 
-    def ended(self, run: Run, outcome: Outcome) -> None:
-        """See `Listener.ended`."""
+    def ended(self, run: Run, outcome: AttemptOutcome) -> None:
+        """See `AttemptListener.ended`."""
         self.engine.end(run, outcome, self.clock.now_ms())
         self.pump()
 
     def given_back(self, run: Run) -> None:
-        """See `Listener.given_back`."""
+        """See `AttemptListener.given_back`."""
         self.engine.give_back(run, self.clock.now_ms())
         self.pump()
 

@@ -26,7 +26,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from batch_pipeline.localbatch.api.definitions import MINIMUM_TIMEOUT_SECONDS
 from batch_pipeline.localbatch.api.logs import LogMemory
-from batch_pipeline.localbatch.api.middleware import AnswerLost, Call, Faults
+from batch_pipeline.localbatch.api.middleware import AnswerLost, ApiCall, Faults
 from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, REGION
 from batch_pipeline.localbatch.engine.state import MemoryStorage
 from batch_pipeline.localbatch.hosts.scripted import Action, Play, Script, ScriptedExecutor, VirtualClock
@@ -139,18 +139,18 @@ class VirtualBatch:
         self._executor.play = play
 
     @property
-    def calls(self) -> deque[Call]:
+    def calls(self) -> deque[ApiCall]:
         """The API calls that were made, oldest first."""
-        return self.batch.border.calls
+        return self.batch.middleware.calls
 
     @property
     def faults(self) -> Faults | None:
         """What goes wrong on purpose; may be set."""
-        return self.batch.border.faults
+        return self.batch.middleware.faults
 
     @faults.setter
     def faults(self, faults: Faults | None) -> None:
-        self.batch.border.faults = faults
+        self.batch.middleware.faults = faults
 
     # Time.
 
@@ -208,10 +208,10 @@ class VirtualBatch:
         started = threading.Event()
 
         async def serve() -> None:
-            from batch_pipeline.localbatch.frontend import Front
+            from batch_pipeline.localbatch.frontend import HttpFrontend
 
             loop, end = asyncio.get_running_loop(), asyncio.Event()
-            front = Front(self.batch, lock=self._lock)
+            front = HttpFrontend(self.batch, lock=self._lock)
             front.open()
             ready.append((front.endpoint, lambda: loop.call_soon_threadsafe(end.set)))
             started.set()

@@ -15,7 +15,7 @@ from batch_pipeline.backends.payload import RunContext, request_of
 from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.api.middleware import AnswerLost
-from batch_pipeline.localbatch.api.model import Request
+from batch_pipeline.localbatch.api.model import ApiRequest
 from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.plan import Plan
@@ -43,10 +43,10 @@ def connect(batch: VirtualBatch) -> Callable[[], BatchBackend]:
 class LosesAnswers:
     """SubmitJob takes effect, and its answer never comes."""
 
-    def before(self, request: Request) -> None:
+    def before(self, request: ApiRequest) -> None:
         pass
 
-    def after(self, request: Request, answer: Document) -> Document:
+    def after(self, request: ApiRequest, answer: Document) -> Document:
         if request.operation == "SubmitJob":
             raise AnswerLost
         return answer

@@ -17,11 +17,11 @@ from batch_pipeline.localbatch.engine.job import (
     RUNNING,
     SUCCEEDED,
     TERMINAL,
+    AttemptOutcome,
+    BatchJob,
+    Cancellation,
     Dependency,
-    Ending,
-    Job,
     JobSpec,
-    Outcome,
 )
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from tests.examples import examples
@@ -63,7 +63,7 @@ def restore(before: Engine, engine: Engine) -> None:
     """Takes in what was stored of another engine; `resume` is left to the caller."""
     for job in before.jobs.values():
         children = [job.child(index) for index in range(job.spec.count)]
-        engine.restore(job.spec, children, ending=job.ending, status_reason=job.status_reason)
+        engine.restore(job.spec, children, cancellation=job.cancellation, status_reason=job.status_reason)
 
 
 class EngineLife(RuleBasedStateMachine):
@@ -88,7 +88,7 @@ class EngineLife(RuleBasedStateMachine):
         sequential=st.booleans(),
         picks=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(["all", "each", "child"])), max_size=3),
         timeout=st.sampled_from([None, 60]),
-        doomed=st.sampled_from([None, None, None, "too long"]),
+        fails_on_submit=st.sampled_from([None, None, None, "too long"]),
     )
     def submit(self, size: int, sequential: bool, picks: Any, timeout: int | None, **more: Any) -> None:
         jobs = list(self.engine.jobs.values())
@@ -115,13 +115,13 @@ class EngineLife(RuleBasedStateMachine):
             assert run.key not in self.live, "a second attempt of a child that runs"
             assert self.may_run(run.job, run.index), "started before what it depends on"
             assert run.key not in self.cancelled, "started although it was cancelled"
-            assert not run.job.spec.doomed
+            assert not run.job.spec.fails_on_submit
             self.attempts[run.key] = self.attempts.get(run.key, 0) + 1
             assert run.attempt == self.attempts[run.key] <= run.job.spec.attempts
             self.live[run.key] = run
             self.engine.began(run, self.now)
 
-    def may_run(self, job: Job, index: int) -> bool:
+    def may_run(self, job: BatchJob, index: int) -> bool:
         for dependency in job.spec.dependencies:
             upstream = self.engine.jobs[dependency.job_id]
             wanted = index if dependency.each else dependency.index
@@ -135,7 +135,7 @@ class EngineLife(RuleBasedStateMachine):
     def end(self, pick: int, code: int | None) -> None:
         key = list(self.live)[pick % len(self.live)]
         self.now += 1
-        self.engine.end(self.live.pop(key), Outcome(exit_code=code), self.now)
+        self.engine.end(self.live.pop(key), AttemptOutcome(exit_code=code), self.now)
 
     @precondition(lambda self: self.live)
     @rule(pick=st.integers(0, 10**6))
@@ -150,7 +150,7 @@ class EngineLife(RuleBasedStateMachine):
         job = list(self.engine.jobs.values())[pick % len(self.engine.jobs)]
         index = None if whole or not job.spec.size else pick % job.spec.size
         self.cancelled |= {(job.spec.id, each) for each in (range(job.spec.count) if index is None else [index])}
-        self.engine.cancel(job, index, Ending(reason="enough", terminate=terminate), self.now)
+        self.engine.cancel(job, index, Cancellation(reason="enough", terminate=terminate), self.now)
 
     @rule(seconds=st.integers(1, 100))
     def wait(self, seconds: int) -> None:
@@ -162,7 +162,7 @@ class EngineLife(RuleBasedStateMachine):
         while self.engine.stops:
             run = self.engine.stops.pop()
             if self.live.pop(run.key, None):
-                self.engine.end(run, Outcome(exit_code=143), self.now)
+                self.engine.end(run, AttemptOutcome(exit_code=143), self.now)
                 assert run.job.states[run.index] == FAILED
 
     @rule()
@@ -216,9 +216,9 @@ TestEngineLife = EngineLife.TestCase
 def test_an_array_costs_bytes_a_child() -> None:
     engine = engine_of()
     job = engine.submit(spec(0, size=10_000), 0)
-    columns = (job.states, job.tries, job.blocked, job.started, job.stopped, job.exits, job.wording)
+    columns = (job.states, job.tries, job.blocked, job.started, job.stopped, job.exits, job.reason_ids)
     assert sum(memoryview(column).nbytes for column in columns) <= 32 * 10_000
-    assert (job.earlier, job.endings) == ({}, {})
+    assert (job.earlier, job.cancellations) == ({}, {})
 
 
 def test_a_sequential_array_of_ten_thousand_fails_without_recursion() -> None:
@@ -227,7 +227,7 @@ def test_a_sequential_array_of_ten_thousand_fails_without_recursion() -> None:
     (run,) = engine.schedule(0)
     assert job.counts[PENDING] == 9_999
     engine.began(run, 0)
-    engine.end(run, Outcome(exit_code=1), 1)
+    engine.end(run, AttemptOutcome(exit_code=1), 1)
     assert job.counts[FAILED] == 10_000
 
 
@@ -240,7 +240,7 @@ def test_the_queue_is_served_in_the_order_of_becoming_runnable() -> None:
     while runs := engine.schedule(0):
         order.append(runs[0].key)
         engine.began(runs[0], 0)
-        engine.end(runs[0], Outcome(exit_code=0), 0)
+        engine.end(runs[0], AttemptOutcome(exit_code=0), 0)
     assert order == [("job-0", 0), ("job-0", 1), ("job-2", 0), ("job-1", 0), ("job-1", 1)]
 
 
@@ -275,7 +275,7 @@ def run_to_end(engine: Engine, exit_code: int = 0) -> list[tuple[str, int]]:
         for run in runs:
             started.append(run.key)
             engine.began(run, 9)
-            engine.end(run, Outcome(exit_code=exit_code), 9)
+            engine.end(run, AttemptOutcome(exit_code=exit_code), 9)
     return started
 
 
@@ -283,8 +283,8 @@ def run_to_end(engine: Engine, exit_code: int = 0) -> list[tuple[str, int]]:
 def test_a_doomed_job_of_which_a_killed_server_stored_no_child_fails(size: int) -> None:
     """It is stored before it is failed, so that a kill in between leaves it without an end."""
     engine = engine_of()
-    engine.restore(spec(0, size=size, doomed="too long"), [], ending=None, status_reason=None)
-    engine.restore(spec(1, dependencies=(Dependency(job_id="job-0"),)), [], ending=None, status_reason=None)
+    engine.restore(spec(0, size=size, fails_on_submit="too long"), [], cancellation=None, status_reason=None)
+    engine.restore(spec(1, dependencies=(Dependency(job_id="job-0"),)), [], cancellation=None, status_reason=None)
     engine.resume(9)
     assert engine.schedule(9) == []
     doomed, dependent = engine.jobs.values()
@@ -297,12 +297,12 @@ def test_a_sequential_array_goes_on_in_its_order_after_a_crash() -> None:
     engine = engine_of(vcpus=9)
     engine.submit(spec(0, size=4, sequential=True), 0)
     (run,) = engine.schedule(0)
-    engine.end(run, Outcome(exit_code=0), 1)
+    engine.end(run, AttemptOutcome(exit_code=0), 1)
     engine = after_crash(engine)
     assert [run.key for run in engine.running.values()] == []
     (run,) = engine.schedule(9)
     assert run.key == ("job-0", 1)
-    engine.end(run, Outcome(exit_code=0), 9)
+    engine.end(run, AttemptOutcome(exit_code=0), 9)
     assert run_to_end(engine) == [("job-0", 2), ("job-0", 3)]
     assert engine.jobs["job-0"].state == SUCCEEDED
 
@@ -312,10 +312,10 @@ def test_what_follows_a_failed_child_of_a_sequential_array_fails_after_a_crash_t
     engine = engine_of(vcpus=9)
     job = engine.submit(spec(0, size=3, sequential=True), 0)
     (run,) = engine.schedule(0)
-    engine.end(run, Outcome(exit_code=1), 1)
+    engine.end(run, AttemptOutcome(exit_code=1), 1)
     children = [job.child(0)]
     engine = engine_of(vcpus=9)
-    again = engine.restore(job.spec, children, ending=None, status_reason=None)
+    again = engine.restore(job.spec, children, cancellation=None, status_reason=None)
     engine.resume(9)
     assert run_to_end(engine) == []
     assert list(again.states) == [FAILED] * 3
@@ -327,7 +327,7 @@ def test_what_was_cancelled_while_it_waited_is_not_started_after_a_crash(index: 
     engine = engine_of(vcpus=9)
     engine.submit(spec(0), 0)
     job = engine.submit(spec(1, size=2, dependencies=(Dependency(job_id="job-0"),)), 0)
-    engine.cancel(job, index, Ending(reason="enough", terminate=terminate), 1)
+    engine.cancel(job, index, Cancellation(reason="enough", terminate=terminate), 1)
     assert job.counts[PENDING] == 2
     engine = after_crash(engine)
     assert run_to_end(engine) == [("job-0", 0)] + ([("job-1", 0)] if index else [])
@@ -341,9 +341,9 @@ def test_a_job_that_had_ended_stays_as_it_was_after_a_crash() -> None:
     engine = engine_of()
     engine.submit(spec(0, size=2), 0)
     (first,) = engine.schedule(0)
-    engine.end(first, Outcome(exit_code=0, stopped_ms=5), 5)
+    engine.end(first, AttemptOutcome(exit_code=0, stopped_ms=5), 5)
     (second,) = engine.schedule(5)
-    engine.end(second, Outcome(exit_code=1, stopped_ms=7), 7)
+    engine.end(second, AttemptOutcome(exit_code=1, stopped_ms=7), 7)
     engine = after_crash(engine)
     job = engine.jobs["job-0"]
     assert run_to_end(engine) == []
@@ -356,19 +356,19 @@ def test_a_running_attempt_is_stopped_again_after_a_crash_if_it_was_terminated(t
     job = engine.submit(spec(0, attempts=3), 0)
     (run,) = engine.schedule(0)
     engine.began(run, 0)
-    engine.cancel(job, None, Ending(reason="enough", terminate=terminate), 1)
+    engine.cancel(job, None, Cancellation(reason="enough", terminate=terminate), 1)
     before, engine = engine, engine_of()
     restore(before, engine)
     run = engine.adopt(engine.jobs["job-0"], 0, 1, 0, 9)
     engine.resume(9)
     assert engine.stops == ([run] if terminate else [])
-    engine.end(run, Outcome(exit_code=0), 9)
+    engine.end(run, AttemptOutcome(exit_code=0), 9)
     assert run.job.state == (FAILED if terminate else SUCCEEDED)
 
 
 def test_an_adopted_attempt_runs_on_with_the_rest_of_its_time() -> None:
     engine = engine_of()
-    job = engine.restore(spec(0, timeout_seconds=60), [], ending=None, status_reason=None)
+    job = engine.restore(spec(0, timeout_seconds=60), [], cancellation=None, status_reason=None)
     run = engine.adopt(job, 0, 1, 5_000, 30_000)
     engine.resume(30_000)
     assert (job.states[0], job.started[0], job.tries[0]) == (RUNNING, 5_000, 1)
@@ -384,10 +384,10 @@ def test_an_adopted_attempt_runs_on_with_the_rest_of_its_time() -> None:
 def test_what_was_terminated_and_died_with_the_server_is_not_tried_again(exit_code: int) -> None:
     """Its end is read in a worker's journal, before the engine resumes."""
     engine = engine_of()
-    ending = Ending(reason="enough", terminate=True)
-    job = engine.restore(spec(0, attempts=3), [], ending=ending, status_reason=None)
+    cancellation = Cancellation(reason="enough", terminate=True)
+    job = engine.restore(spec(0, attempts=3), [], cancellation=cancellation, status_reason=None)
     run = engine.adopt(job, 0, 1, 0, 9)
-    engine.end(run, Outcome(exit_code=exit_code, started_ms=1, stopped_ms=2), 9)
+    engine.end(run, AttemptOutcome(exit_code=exit_code, started_ms=1, stopped_ms=2), 9)
     engine.resume(9)
     assert engine.schedule(9) == []
     (attempt,) = job.attempts(0)
@@ -402,10 +402,10 @@ def test_an_attempt_that_ended_before_it_was_seen_to_begin_began_when_it_says() 
     engine = engine_of()
     job = engine.submit(spec(0, size=2), 0)
     (run,) = engine.schedule(0)
-    engine.end(run, Outcome(exit_code=0), 7)
+    engine.end(run, AttemptOutcome(exit_code=0), 7)
     (run,) = engine.schedule(7)
     engine.began(run, 8)
-    engine.end(run, Outcome(exit_code=0, started_ms=3), 9)
+    engine.end(run, AttemptOutcome(exit_code=0, started_ms=3), 9)
     assert list(job.started) == [7, 3]
     assert list(job.stopped) == [7, 9]
 
@@ -415,7 +415,7 @@ def test_an_attempt_that_is_tried_again_is_stored_and_its_words_are_its_own() ->
     job = engine.submit(spec(0, attempts=2), 0)
     (run,) = engine.schedule(0)
     engine.changed.clear()
-    engine.end(run, Outcome(exit_code=1, reason="too much"), 5)
+    engine.end(run, AttemptOutcome(exit_code=1, reason="too much"), 5)
     assert list(engine.changed) == [("job-0", 0)], "a server that is killed now must not try it twice more"
     engine.schedule(6)
     assert job.child(0).reason is None
@@ -426,9 +426,9 @@ def test_what_is_cancelled_while_it_runs_is_not_tried_again_when_it_fails() -> N
     engine = engine_of()
     job = engine.submit(spec(0, attempts=3), 0)
     (run,) = engine.schedule(0)
-    engine.cancel(job, None, Ending(reason="enough", terminate=False), 1)
+    engine.cancel(job, None, Cancellation(reason="enough", terminate=False), 1)
     assert engine.stops == []
-    engine.end(run, Outcome(exit_code=1), 2)
+    engine.end(run, AttemptOutcome(exit_code=1), 2)
     assert (job.state, job.status_reason) == (FAILED, "enough")
     assert run_to_end(engine) == []
 
@@ -437,8 +437,8 @@ def test_what_is_cancelled_between_two_attempts_keeps_what_is_known_of_the_first
     engine = engine_of()
     job = engine.submit(spec(0, attempts=2), 0)
     (run,) = engine.schedule(0)
-    engine.end(run, Outcome(exit_code=1, reason="too much"), 5)
-    engine.cancel(job, None, Ending(reason="enough", terminate=False), 6)
+    engine.end(run, AttemptOutcome(exit_code=1, reason="too much"), 5)
+    engine.cancel(job, None, Cancellation(reason="enough", terminate=False), 6)
     assert [(attempt.exit_code, attempt.reason) for attempt in job.attempts(0)] == [(1, "too much")]
     assert (job.child(0).status_reason, job.stopped[0], job.stopped_ms) == ("enough", NONE, 6)
 
@@ -448,13 +448,13 @@ def test_what_never_started_has_no_attempt_and_ended_when_it_was_cancelled() -> 
     engine.submit(spec(0), 0)
     job = engine.submit(spec(1, size=2), 0)
     engine.schedule(0)
-    engine.cancel(job, 1, Ending(reason="enough", terminate=False), 6)
+    engine.cancel(job, 1, Cancellation(reason="enough", terminate=False), 6)
     assert (job.stopped[1], job.attempts(1)) == (6, [])
 
 
 def test_a_doomed_job_has_ended_as_soon_as_it_was_submitted() -> None:
     engine = engine_of()
-    job = engine.submit(spec(0, doomed="too long"), 5)
+    job = engine.submit(spec(0, fails_on_submit="too long"), 5)
     assert (job.state, job.status_reason, job.stopped_ms) == (FAILED, "too long", 5)
     assert "job-0" in engine.changed_jobs
 
@@ -464,7 +464,7 @@ def test_what_is_given_back_after_it_was_cancelled_fails_and_so_does_what_waits_
     job = engine.submit(spec(0), 0)
     dependent = engine.submit(spec(1, dependencies=(Dependency(job_id="job-0"),)), 0)
     (run,) = engine.schedule(0)
-    engine.cancel(job, None, Ending(reason="enough", terminate=True), 1)
+    engine.cancel(job, None, Cancellation(reason="enough", terminate=True), 1)
     engine.give_back(run, 2)
     assert (job.state, job.child(0).status_reason) == (FAILED, "enough")
     assert (dependent.state, dependent.status_reason) == (FAILED, "Dependent Job failed")
@@ -481,7 +481,7 @@ def test_a_job_ended_with_the_last_of_its_children_and_not_before_it_was_known()
         job = engine.submit(spec(number, size=2), 0)
         for run, stopped_ms in zip(engine.schedule(0), stopped, strict=True):
             engine.changed_jobs.clear()
-            engine.end(run, Outcome(exit_code=0, stopped_ms=stopped_ms), 9)
+            engine.end(run, AttemptOutcome(exit_code=0, stopped_ms=stopped_ms), 9)
         ended_ms.append(job.stopped_ms)
         assert list(engine.changed_jobs) == [job.spec.id], "its end is to be stored"
     assert ended_ms == [9, 12]
@@ -503,7 +503,7 @@ def test_an_order_to_cancel_is_stored_although_nothing_came_of_it_yet(index: int
     job = engine.submit(spec(0, size=2), 0)
     engine.schedule(0)
     engine.changed_jobs.clear()
-    engine.cancel(job, index, Ending(reason="enough", terminate=False), 1)
+    engine.cancel(job, index, Cancellation(reason="enough", terminate=False), 1)
     assert list(engine.changed_jobs) == (["job-0"] if index is None else [])
     assert list(engine.changed) == ([] if index is None else [("job-0", 1)])
 
@@ -512,7 +512,7 @@ def test_what_waits_for_a_cancelled_job_fails_at_once() -> None:
     engine = engine_of()
     job = engine.submit(spec(0), 0)
     dependent = engine.submit(spec(1, dependencies=(Dependency(job_id="job-0"),)), 0)
-    engine.cancel(job, None, Ending(reason="enough", terminate=False), 1)
+    engine.cancel(job, None, Cancellation(reason="enough", terminate=False), 1)
     assert (dependent.state, dependent.status_reason, dependent.stopped_ms) == (FAILED, "Dependent Job failed", 1)
 
 

@@ -7,28 +7,28 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from batch_pipeline.localbatch.api.identity import Identity
+from batch_pipeline.localbatch.api.identity import AwsIdentity
 from batch_pipeline.wire.errors import BackendFailed
 
 
 def test_workers_that_outlive_a_server_ask_the_next_one_with_its_token(tmp_path: Path) -> None:
-    Identity(tmp_path)
+    AwsIdentity(tmp_path)
     token = (tmp_path / "identity" / "token").read_text()
-    assert Identity(tmp_path).knows(token)
+    assert AwsIdentity(tmp_path).knows(token)
 
 
 def test_an_empty_file_is_nobodys_token(tmp_path: Path) -> None:
     """A machine that loses its power may leave one."""
-    Identity(tmp_path)
+    AwsIdentity(tmp_path)
     file = tmp_path / "identity" / "token"
     file.write_text("")
-    identity = Identity(tmp_path)
+    identity = AwsIdentity(tmp_path)
     assert not identity.knows("")
     assert identity.knows(file.read_text())
 
 
 def test_what_no_header_should_hold_is_no_token(tmp_path: Path) -> None:
-    assert not Identity(tmp_path).knows("\xe9\u2028")
+    assert not AwsIdentity(tmp_path).knows("\xe9\u2028")
 
 
 def test_a_role_that_may_not_be_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,4 +37,4 @@ def test_a_role_that_may_not_be_taken_is_said(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("botocore.session.Session.get_credentials", refuse)
     with pytest.raises(BackendFailed, match="not authorized"):
-        Identity(tmp_path).credentials()
+        AwsIdentity(tmp_path).credentials()

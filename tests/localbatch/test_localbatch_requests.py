@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from batch_pipeline.localbatch.api.middleware import AnswerLost
-from batch_pipeline.localbatch.api.model import ApiError, Request
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
 from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.testing import VirtualBatch
 from tests.localbatch.conftest import define, describe, refusal, submit
@@ -374,12 +374,12 @@ class Trouble:
     def __init__(self) -> None:
         self.calls = 0
 
-    def before(self, request: Request) -> None:
+    def before(self, request: ApiRequest) -> None:
         self.calls += 1
         if self.calls == 1:
             raise ApiError("Too Many Requests", code="TooManyRequestsException", status=429)
 
-    def after(self, request: Request, answer: Document) -> Document:
+    def after(self, request: ApiRequest, answer: Document) -> Document:
         if self.calls == 2:
             raise AnswerLost
         return {**answer, "jobs": []} if "jobs" in answer else answer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.localbatch.engine.job import FAILED, RUNNABLE, RUNNING, SUCCEEDED, Dependency, Outcome
+from batch_pipeline.localbatch.engine.job import FAILED, RUNNABLE, RUNNING, SUCCEEDED, AttemptOutcome, Dependency
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.localbatch.hosts import sealing
 from batch_pipeline.localbatch.hosts.journal import outcome_of
@@ -19,8 +19,8 @@ from batch_pipeline.wire.durable import Seal
 from tests.localbatch.test_localbatch_engine import engine_of, spec
 
 
-def outcome(name: str) -> Outcome:
-    return Outcome(exit_code=0, seals=(Seal(part=f"{name}#1", target=name),))
+def outcome(name: str) -> AttemptOutcome:
+    return AttemptOutcome(exit_code=0, seals=(Seal(part=f"{name}#1", target=name),))
 
 
 def test_room_is_free_while_a_receipt_waits_and_the_job_has_not_ended() -> None:
@@ -34,8 +34,8 @@ def test_room_is_free_while_a_receipt_waits_and_the_job_has_not_ended() -> None:
     assert (first.states[0], other.job) == (RUNNING, second)
     engine.stop_overdue(10_000)
     assert engine.stops == []
-    engine.end(run, Outcome(exit_code=0), 1)
-    engine.end(other, Outcome(exit_code=0), 1)
+    engine.end(run, AttemptOutcome(exit_code=0), 1)
+    engine.end(other, AttemptOutcome(exit_code=0), 1)
     assert (first.states[0], engine.used) == (SUCCEEDED, (0, 0))
 
 
@@ -46,7 +46,7 @@ def test_a_dependent_starts_when_the_receipt_stands() -> None:
     (run,) = engine.schedule(0)
     engine.leave(run)
     assert engine.schedule(0) == []
-    engine.end(run, Outcome(exit_code=0), 1)
+    engine.end(run, AttemptOutcome(exit_code=0), 1)
     assert below.states[0] == RUNNABLE
     assert [one.job for one in engine.schedule(1)] == [below]
 
@@ -65,7 +65,7 @@ def test_who_ends_while_others_are_sealed_shares_the_next_round(monkeypatch: pyt
     engine = engine_of(vcpus=10)
     job = engine.submit(spec(1, size=6), 0)
     runs = engine.schedule(0)
-    told: list[tuple[Run, Outcome]] = []
+    told: list[tuple[Run, AttemptOutcome]] = []
 
     async def play() -> None:
         sealer = Sealer(asyncio.get_running_loop(), lambda run, ended: told.append((run, ended)))
@@ -83,7 +83,7 @@ def test_who_ends_while_others_are_sealed_shares_the_next_round(monkeypatch: pyt
     asyncio.run(play())
     assert rounds == [1, 5, 0]
     assert [run.index for run, _ in told] == list(range(6))
-    assert {ended for _, ended in told} == {Outcome(exit_code=0)}
+    assert {ended for _, ended in told} == {AttemptOutcome(exit_code=0)}
     assert job.spec.count == 6
 
 
@@ -97,7 +97,7 @@ def test_a_round_that_fails_in_an_unforeseen_way_keeps_nobody_waiting(monkeypatc
     engine = engine_of(vcpus=10)
     engine.submit(spec(1, size=2), 0)
     runs = engine.schedule(0)
-    told: list[Outcome] = []
+    told: list[AttemptOutcome] = []
 
     async def play() -> None:
         sealer = Sealer(asyncio.get_running_loop(), lambda run, ended: told.append(ended))
@@ -111,7 +111,7 @@ def test_a_round_that_fails_in_an_unforeseen_way_keeps_nobody_waiting(monkeypatc
     asyncio.run(play())
     assert "no syncfs" in str(told[0].reason)
     assert told[0].exit_code
-    assert told[1] == Outcome(exit_code=0)
+    assert told[1] == AttemptOutcome(exit_code=0)
 
 
 def test_what_waits_for_the_next_round_is_sealed_when_the_server_stops(tmp_path: Path) -> None:
@@ -120,14 +120,14 @@ def test_what_waits_for_the_next_round_is_sealed_when_the_server_stops(tmp_path:
     engine = engine_of()
     engine.submit(spec(1), 0)
     (run,) = engine.schedule(0)
-    told: list[Outcome] = []
+    told: list[AttemptOutcome] = []
 
     async def play() -> None:
         loop = asyncio.get_running_loop()
         raised: list[object] = []
         loop.set_exception_handler(lambda _, context: raised.append(context))
         sealer = Sealer(loop, lambda run, ended: told.append(ended))
-        sealer.add(run, Outcome(exit_code=0, seals=(Seal(part=str(part), target=str(target)),)))
+        sealer.add(run, AttemptOutcome(exit_code=0, seals=(Seal(part=str(part), target=str(target)),)))
         sealer.close()
         await asyncio.sleep(0.05)
         assert raised == []
@@ -141,7 +141,7 @@ def test_an_attempt_fails_whose_results_cannot_be_brought_to_the_disk(monkeypatc
     failing = OSError(errno.EIO, "Input/output error")
     monkeypatch.setattr(sealing, "seal_all", lambda seals: [None, failing][: len(seals)])
     well, badly = sealed([outcome("0"), outcome("1")])
-    assert well == Outcome(exit_code=0)
+    assert well == AttemptOutcome(exit_code=0)
     assert badly.exit_code
     assert "could not be brought to the disk: Input/output error" in str(badly.reason)
     engine = engine_of()
@@ -157,6 +157,6 @@ def test_a_journal_keeps_what_waits(tmp_path: Path) -> None:
     part, target = tmp_path / "r#1", tmp_path / "r"
     part.write_text("receipt")
     said = {"exit_code": 0, "started_ms": 1, "stopped_ms": 2, "seals": [[str(part), str(target), [str(tmp_path)]]]}
-    assert sealed([outcome_of(said)]) == [Outcome(exit_code=0, started_ms=1, stopped_ms=2)]
+    assert sealed([outcome_of(said)]) == [AttemptOutcome(exit_code=0, started_ms=1, stopped_ms=2)]
     assert target.read_text() == "receipt"
     assert sealed([outcome_of(said)])[0].exit_code == 0

@@ -17,7 +17,7 @@ from batch_pipeline.backends.capacity import Environment, InstanceType, Queue, R
 from batch_pipeline.backends.definitions import named
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.api.model import ApiError, Request
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.diagnosis import CODES, diagnose, reasons_of
@@ -169,11 +169,11 @@ def test_who_may_ask_for_jobs_only_is_told_what_they_say(
     job = send(vcpus=5)
 
     class Denied:
-        def before(self, request: Request) -> None:
+        def before(self, request: ApiRequest) -> None:
             if request.operation not in ("DescribeJobs", "ListJobs"):
                 raise ApiError("not you", code="AccessDeniedException", status=403)
 
-        def after(self, request: Request, answer: Any) -> Any:
+        def after(self, request: ApiRequest, answer: Any) -> Any:
             return answer
 
     batch.faults = Denied()

@@ -13,8 +13,7 @@ import pytest
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.api.model import ApiError
-from batch_pipeline.localbatch.api.model import Request as ApiRequest
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
 from batch_pipeline.records.driver_log import DriverLog, read_driver_log
 from batch_pipeline.run import live, submit
 from batch_pipeline.run.lock import LEASE_SECONDS, DriverLock

@@ -13,7 +13,7 @@ from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.rate_limit import TokenBucket
 from batch_pipeline.config import load_settings
-from batch_pipeline.localbatch.api.model import ApiError, Request
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
 from batch_pipeline.localbatch.hosts.scripted import Script
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records import request as requests
@@ -180,13 +180,13 @@ class Trouble:
         self.seen: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
 
-    def before(self, request: Request) -> None:
+    def before(self, request: ApiRequest) -> None:
         self.seen["calls"] += 1
         if self.seen["calls"] % self.throttle == 0:
             self.done["throttled"] += 1
             raise ApiError("Too Many Requests", code="TooManyRequestsException", status=429)
 
-    def after(self, request: Request, answer: dict[str, Any]) -> dict[str, Any]:
+    def after(self, request: ApiRequest, answer: dict[str, Any]) -> dict[str, Any]:
         from batch_pipeline.localbatch.api.middleware import AnswerLost
 
         self.seen[request.operation] += 1

@@ -13,7 +13,7 @@ import pytest
 from batch_pipeline.backends.aws_clients import aws_maker
 from batch_pipeline.backends.credentials import identity_of, reach_of
 from batch_pipeline.config import Settings, load_settings
-from batch_pipeline.localbatch.api.identity import Identity
+from batch_pipeline.localbatch.api.identity import AwsIdentity
 from batch_pipeline.localbatch.client import ensure, lend, stop
 from batch_pipeline.wire.errors import InvalidConfig, StoreFailed
 from batch_pipeline.wire.store import open_store
@@ -139,7 +139,7 @@ def test_a_server_lends_to_who_has_its_token_alone(home: Path, tmp_path: Path) -
     state = tmp_path / "state"
     endpoint = ensure(state)
     try:
-        variables = Identity(state).variables(endpoint.url)
+        variables = AwsIdentity(state).variables(endpoint.url)
         url = variables["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
         file = Path(variables["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"])
         token = file.read_text()

@@ -12,10 +12,10 @@ from batch_pipeline.localbatch.engine.job import (
     RUNNING,
     STATES,
     TERMINAL,
-    Attempt,
+    BatchJob,
+    Cancellation,
     Document,
-    Ending,
-    Job,
+    JobAttempt,
 )
 from batch_pipeline.localbatch.engine.retry import CONTAINER_EXITED
 
@@ -23,12 +23,12 @@ _CLUSTER = f"arn:aws:ecs:{REGION}:{ACCOUNT}"
 _HOST_ARN = f"{_CLUSTER}:container-instance/{COMPUTE_ENVIRONMENT}/embedded"
 
 
-def task_id(job: Job, index: int, attempt: int) -> str:
+def task_id(job: BatchJob, index: int, attempt: int) -> str:
     """32 hexadecimal digits like ECS's, which say by themselves where the log lies: job, attempt, index."""
     return f"{job.spec.id.replace('-', '')[:20]}{attempt:04x}{index:08x}"
 
 
-def log_stream(job: Job, index: int, attempt: int) -> str:
+def log_stream(job: BatchJob, index: int, attempt: int) -> str:
     """The name of an attempt's log stream."""
     return f"{job.spec.log_prefix}/{task_id(job, index, attempt)}"
 
@@ -38,20 +38,20 @@ def job_arn(native_id: str) -> str:
     return f"{ARN}:job/{native_id}"
 
 
-def detail(job: Job, index: int | None) -> Document:
+def detail(job: BatchJob, index: int | None) -> Document:
     """A job, or a child of an array, as DescribeJobs shows it."""
     if job.spec.size and index is None:
         return _parent_detail(job)
     return _child_detail(job, index or 0)
 
 
-def _parent_detail(job: Job) -> Document:
+def _parent_detail(job: BatchJob) -> Document:
     shown = {**_summary_of_parent(job), **job.spec.shown, "attempts": []}
     shown["container"] = {**job.spec.shown["container"]}
     return shown
 
 
-def _child_detail(job: Job, index: int) -> Document:
+def _child_detail(job: BatchJob, index: int) -> Document:
     attempts = job.attempts(index)
     shown = {
         **_summary_of_child(job, index),
@@ -67,7 +67,7 @@ def _child_detail(job: Job, index: int) -> Document:
     return shown
 
 
-def _attempt(job: Job, index: int, number: int, attempt: Attempt) -> Document:
+def _attempt(job: BatchJob, index: int, number: int, attempt: JobAttempt) -> Document:
     container = _placement(job, index, number)
     if attempt.exit_code is not None:
         container["exitCode"] = attempt.exit_code
@@ -81,7 +81,7 @@ def _attempt(job: Job, index: int, number: int, attempt: Attempt) -> Document:
     }
 
 
-def _placement(job: Job, index: int, attempt: int) -> Document:
+def _placement(job: BatchJob, index: int, attempt: int) -> Document:
     return {
         "containerInstanceArn": _HOST_ARN,
         "taskArn": f"{_CLUSTER}:task/{COMPUTE_ENVIRONMENT}/{task_id(job, index, attempt)}",
@@ -90,18 +90,18 @@ def _placement(job: Job, index: int, attempt: int) -> Document:
     }
 
 
-def shown_exit(job: Job, index: int) -> Document:
+def shown_exit(job: BatchJob, index: int) -> Document:
     """Exit code and container reason of the last attempt, as far as there are any."""
     shown: Document = {}
     if job.exits[index] != NONE:
         shown["exitCode"] = job.exits[index]
-    reason = job.words[job.wording[index]][1]
+    reason = job.reasons[job.reason_ids[index]][1]
     if reason is not None:
         shown["reason"] = reason[:255]
     return shown
 
 
-def summary(job: Job, index: int | None) -> Document:
+def summary(job: BatchJob, index: int | None) -> Document:
     """A job, or a child, as ListJobs shows it."""
     if job.spec.size and index is None:
         return {**_summary_of_parent(job), "jobDefinition": job.spec.shown["jobDefinition"]}
@@ -109,7 +109,7 @@ def summary(job: Job, index: int | None) -> Document:
     return {**shown, "jobDefinition": job.spec.shown["jobDefinition"], "container": shown_exit(job, index or 0)}
 
 
-def _common(job: Job, native_id: str, state: int) -> Document:
+def _common(job: BatchJob, native_id: str, state: int) -> Document:
     return {
         "jobArn": job_arn(native_id),
         "jobId": native_id,
@@ -119,14 +119,14 @@ def _common(job: Job, native_id: str, state: int) -> Document:
     }
 
 
-def _summary_of_parent(job: Job) -> Document:
+def _summary_of_parent(job: BatchJob) -> Document:
     shown = _common(job, job.spec.id, job.state)
     shown["arrayProperties"] = {
         "size": job.spec.size,
         "statusSummary": dict(zip(STATES, job.counts, strict=True)),
         "statusSummaryLastUpdatedAt": job.counts_changed_ms,
     }
-    shown |= _cancelled(job.ending, job.ended and job.state != FAILED)
+    shown |= _cancelled(job.cancellation, job.ended and job.state != FAILED)
     if job.status_reason:
         shown["statusReason"] = job.status_reason
     if job.stopped_ms != NONE:
@@ -134,7 +134,7 @@ def _summary_of_parent(job: Job) -> Document:
     return shown
 
 
-def _summary_of_child(job: Job, index: int) -> Document:
+def _summary_of_child(job: BatchJob, index: int) -> Document:
     state = job.states[index]
     shown = _common(job, job.spec.child_id(index), state)
     if job.spec.size:
@@ -148,18 +148,18 @@ def _summary_of_child(job: Job, index: int) -> Document:
         earlier = job.earlier.get(index)
         stopped = job.stopped[index] if job.stopped[index] != NONE or not earlier else earlier[-1].stopped_ms
         shown["stoppedAt"] = stopped
-    ending = job.ending_of(index)
-    mine = state not in TERMINAL or (ending is not None and reason == ending.reason)
-    return shown | _cancelled(ending, not mine)
+    cancellation = job.cancellation_of(index)
+    mine = state not in TERMINAL or (cancellation is not None and reason == cancellation.reason)
+    return shown | _cancelled(cancellation, not mine)
 
 
-def _status_reason(job: Job, index: int, state: int) -> str | None:
+def _status_reason(job: BatchJob, index: int, state: int) -> str | None:
     if state in TERMINAL or (state == RUNNABLE and job.tries[index]):
-        return job.words[job.wording[index]][0]
+        return job.reasons[job.reason_ids[index]][0]
     return job.status_reason if state == RUNNABLE else None
 
 
-def _cancelled(ending: Ending | None, too_late: bool) -> dict[str, Any]:
-    if ending is None or too_late:
+def _cancelled(cancellation: Cancellation | None, too_late: bool) -> dict[str, Any]:
+    if cancellation is None or too_late:
         return {"isCancelled": False, "isTerminated": False}
-    return {"isCancelled": not ending.terminate, "isTerminated": ending.terminate}
+    return {"isCancelled": not cancellation.terminate, "isTerminated": cancellation.terminate}

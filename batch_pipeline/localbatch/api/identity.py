@@ -27,7 +27,7 @@ PATH = "/_credentials"
 _NAME = "identity/token"
 
 
-class Identity:
+class AwsIdentity:
     """Who the attempts of a state folder are on AWS. Safe to share between threads."""
 
     def __init__(self, state: Path) -> None:

@@ -7,15 +7,15 @@ from itertools import islice
 
 from batch_pipeline.localbatch.api.definitions import refused
 from batch_pipeline.localbatch.api.describe import summary
-from batch_pipeline.localbatch.api.registry import Registry
-from batch_pipeline.localbatch.engine.job import STATES, Document, Job
+from batch_pipeline.localbatch.api.registry import ResourceRegistry
+from batch_pipeline.localbatch.engine.job import STATES, BatchJob, Document
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_ListJobs.html
 PAGE = 1000
 FILTERED_PAGE = 100
 
 
-def list_jobs(request: Document, registry: Registry, jobs: dict[str, Job]) -> Document:
+def list_jobs(request: Document, registry: ResourceRegistry, jobs: dict[str, BatchJob]) -> Document:
     """Answers ListJobs; the status is RUNNING where none is given, as in AWS."""
     chosen = [key for key in ("jobQueue", "arrayJobId", "multiNodeJobId") if key in request]
     if len(chosen) != 1:
@@ -37,17 +37,17 @@ def list_jobs(request: Document, registry: Registry, jobs: dict[str, Job]) -> Do
 
 
 #: A result with the position from which the next page goes on when this result is the last of its page.
-Found = Iterable[tuple[Job, int | None, int]]
+Found = Iterable[tuple[BatchJob, int | None, int]]
 
 
-def _of_array(job_id: str, state: int, jobs: dict[str, Job], start: int) -> Found:
+def _of_array(job_id: str, state: int, jobs: dict[str, BatchJob], start: int) -> Found:
     job = jobs.get(job_id)
     if job is None or not job.spec.size:
         return iter(())
     return ((job, index, index + 1) for index in job.indexes_in(state, start))
 
 
-def _of_queue(queue: str, state: int, filters: list[Document], jobs: dict[str, Job], start: int) -> Found:
+def _of_queue(queue: str, state: int, filters: list[Document], jobs: dict[str, BatchJob], start: int) -> Found:
     """Parents and plain jobs, newest first. Positions count from the oldest, so that new jobs do not shift pages."""
     fits = _filter(filters) if filters else lambda job: job.state == state
     newest_first = reversed(jobs.values())
@@ -73,7 +73,7 @@ def _position(token: str | None) -> int:
     return int(number)
 
 
-def _filter(filters: list[Document]) -> Callable[[Job], bool]:
+def _filter(filters: list[Document]) -> Callable[[BatchJob], bool]:
     if len(filters) != 1:
         raise refused("Only one filter is supported.")
     name, values = filters[0].get("name", ""), filters[0].get("values", [])

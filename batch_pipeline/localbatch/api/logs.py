@@ -15,7 +15,7 @@ from typing import Protocol
 from batch_pipeline.localbatch.api.describe import log_stream
 from batch_pipeline.localbatch.api.model import ApiError
 from batch_pipeline.localbatch.api.registry import ACCOUNT, REGION
-from batch_pipeline.localbatch.engine.job import NONE, RUNNING, STARTING, Document, Job
+from batch_pipeline.localbatch.engine.job import NONE, RUNNING, STARTING, BatchJob, Document
 
 GROUP = "/aws/batch/job"
 # https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
@@ -75,7 +75,7 @@ class LogMemory:
 class Logs:
     """Answers the calls of CloudWatch Logs."""
 
-    def __init__(self, source: LogSource, jobs: Callable[[], Iterator[Job]]) -> None:
+    def __init__(self, source: LogSource, jobs: Callable[[], Iterator[BatchJob]]) -> None:
         self._source = source
         self._jobs = jobs
 
@@ -156,7 +156,7 @@ class Logs:
         if group.removesuffix(":*") != GROUP:
             raise _missing("group")
 
-    def _find(self, name: str) -> tuple[str, Job, int, int]:
+    def _find(self, name: str) -> tuple[str, BatchJob, int, int]:
         prefix, _, task = name.rpartition("/")
         for job in self._jobs() if len(task) == 32 else ():
             if job.spec.id.replace("-", "")[:20] == task[:20] and job.spec.log_prefix == prefix:
@@ -165,7 +165,7 @@ class Logs:
                     return task, job, index, attempt
         raise _missing("stream")
 
-    def _end(self, task: str, job: Job, index: int, attempt: int) -> int:
+    def _end(self, task: str, job: BatchJob, index: int, attempt: int) -> int:
         """Where the log ends; while it is written, the end of its last whole line."""
         size = self._source.size(task)
         if attempt < job.tries[index] or job.states[index] not in (STARTING, RUNNING):
@@ -189,13 +189,13 @@ class Logs:
         return end - sum(map(len, lines)), lines
 
 
-def _begun(job: Job, index: int) -> int:
+def _begun(job: BatchJob, index: int) -> int:
     """How many attempts have been RUNNING."""
     waits = job.states[index] == STARTING and job.started[index] == NONE
     return job.tries[index] - waits
 
 
-def _time(job: Job, index: int, attempt: int) -> int:
+def _time(job: BatchJob, index: int, attempt: int) -> int:
     if attempt < job.tries[index]:
         return job.earlier[index][attempt - 1].started_ms
     return job.started[index]

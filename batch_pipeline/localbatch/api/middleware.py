@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from batch_pipeline.localbatch.api.model import Request
+from batch_pipeline.localbatch.api.model import ApiRequest
 from batch_pipeline.localbatch.engine.job import Document
 
 #: Calls remembered; older ones are forgotten.
@@ -23,7 +23,7 @@ class AnswerLost(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class ApiCall:
     """One API call that was made."""
 
     operation: str
@@ -35,26 +35,26 @@ class Call:
 class Faults(Protocol):
     """What goes wrong on purpose."""
 
-    def before(self, request: Request) -> None:
+    def before(self, request: ApiRequest) -> None:
         """Called before a call takes effect; raising `ApiError` refuses it."""
 
-    def after(self, request: Request, answer: Document) -> Document:
+    def after(self, request: ApiRequest, answer: Document) -> Document:
         """Called after it took effect; may change the answer, or raise `AnswerLost` or `ApiError`."""
 
 
-class Border:
+class ApiMiddleware:
     """Passes requests on to `handle`, remembers them, and applies the faults."""
 
-    def __init__(self, handle: Callable[[Request], Document], now_ms: Callable[[], int]) -> None:
+    def __init__(self, handle: Callable[[ApiRequest], Document], now_ms: Callable[[], int]) -> None:
         self._handle = handle
         self._now_ms = now_ms
-        self.calls: deque[Call] = deque(maxlen=REMEMBERED)
+        self.calls: deque[ApiCall] = deque(maxlen=REMEMBERED)
         self.faults: Faults | None = None
 
-    def call(self, request: Request) -> Document:
+    def call(self, request: ApiRequest) -> Document:
         """Answers a request."""
         self.calls.append(
-            Call(operation=request.operation, time_ms=self._now_ms(), parameters=_short(request.parameters))
+            ApiCall(operation=request.operation, time_ms=self._now_ms(), parameters=_short(request.parameters))
         )
         if self.faults:
             self.faults.before(request)

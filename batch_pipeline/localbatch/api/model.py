@@ -37,7 +37,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class ApiRequest:
     """One API call: which operation, with which parameters."""
 
     operation: str
@@ -57,7 +57,7 @@ class Models:
             for operation in map(self._services["batch"].operation_model, self._services["batch"].operation_names)
         ]
 
-    def parse(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Request:
+    def parse(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> ApiRequest:
         """Reads an HTTP request; the only parameters in a query are lists, and the only header that matters is ours.
 
         Raises
@@ -78,7 +78,7 @@ class Models:
         if operation not in self._services[service].operation_names:
             raise ApiError(f"Unknown operation {operation!r}.", code="UnknownOperationException", status=404)
         self.check(service, operation, document)
-        return Request(operation=operation, parameters=document, toolchain=_toolchain(headers.get(HEADER)))
+        return ApiRequest(operation=operation, parameters=document, toolchain=_toolchain(headers.get(HEADER)))
 
     def check(self, service: str, operation: str, parameters: Document) -> None:
         """Refuses parameters that the service's model does not allow."""

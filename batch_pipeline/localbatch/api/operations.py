@@ -13,10 +13,10 @@ from batch_pipeline.localbatch.api.definitions import normal_definition, refused
 from batch_pipeline.localbatch.api.describe import detail, job_arn
 from batch_pipeline.localbatch.api.listing import list_jobs
 from batch_pipeline.localbatch.api.logs import Logs
-from batch_pipeline.localbatch.api.model import ApiError, Request
-from batch_pipeline.localbatch.api.registry import Registry, check_tags
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
+from batch_pipeline.localbatch.api.registry import ResourceRegistry, check_tags
 from batch_pipeline.localbatch.api.submit import resolve
-from batch_pipeline.localbatch.engine.job import Document, Ending, Job, JobSpec
+from batch_pipeline.localbatch.engine.job import BatchJob, Cancellation, Document, JobSpec
 from batch_pipeline.localbatch.engine.state_machine import Engine
 from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.toolchain import Toolchain
@@ -34,7 +34,7 @@ class Api:
     def __init__(
         self,
         *,
-        registry: Registry,
+        registry: ResourceRegistry,
         engine: Engine,
         logs: Logs,
         now_ms: Callable[[], int],
@@ -72,7 +72,7 @@ class Api:
             "DescribeLogStreams": logs.describe_streams,
         }
 
-    def handle(self, request: Request) -> Document:
+    def handle(self, request: ApiRequest) -> Document:
         """Answers one request."""
         if request.operation == "SubmitJob":
             return self._submit_job(request.parameters, request.toolchain)
@@ -93,7 +93,7 @@ class Api:
         self._engine.submit(spec, now)
         return {"jobArn": job_arn(spec.id), "jobName": spec.name, "jobId": spec.id}
 
-    def _find(self, name: str) -> tuple[Job, int | None] | None:
+    def _find(self, name: str) -> tuple[BatchJob, int | None] | None:
         """A job or child by id or ARN; None for one that is not known (any more)."""
         native_id = NativeId.parse(name.rpartition("/")[2])
         job = self._engine.jobs.get(native_id.job)
@@ -107,7 +107,7 @@ class Api:
         found = filter(None, map(self._find, dict.fromkeys(request["jobs"])))
         return {"jobs": [self._detail(job, index) for job, index in found]}
 
-    def _detail(self, job: Job, index: int | None) -> Document:
+    def _detail(self, job: BatchJob, index: int | None) -> Document:
         shown = detail(job, index)
         if index is None and job.spec.id in self._registry.job_tags:
             shown["tags"] = self._registry.job_tags[job.spec.id]
@@ -119,7 +119,7 @@ class Api:
         found = self._find(request["jobId"])
         if found:
             job, index = found
-            self._engine.cancel(job, index, Ending(reason=request["reason"], terminate=terminate), self._now_ms())
+            self._engine.cancel(job, index, Cancellation(reason=request["reason"], terminate=terminate), self._now_ms())
         return {}
 
     def _end_jobs(self, request: Document, *, terminate: bool) -> Document:

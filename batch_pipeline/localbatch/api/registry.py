@@ -44,7 +44,7 @@ def check_tags(tags: Document) -> None:
             raise ApiError(f"Error executing request, Exception : Tag key {key!r} has the reserved prefix aws:")
 
 
-class Registry:
+class ResourceRegistry:
     """The documents by kind and name, in AWS's Describe shapes.
 
     `save(kind, name, document)` is called for each change, before the answer goes out.

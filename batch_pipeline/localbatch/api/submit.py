@@ -18,8 +18,8 @@ from batch_pipeline.localbatch.api.definitions import (
     resources,
     retry_strategy,
 )
-from batch_pipeline.localbatch.api.registry import Registry, check_name, check_tags
-from batch_pipeline.localbatch.engine.job import Dependency, Document, Job, JobSpec
+from batch_pipeline.localbatch.api.registry import ResourceRegistry, check_name, check_tags
+from batch_pipeline.localbatch.engine.job import BatchJob, Dependency, Document, JobSpec
 from batch_pipeline.wire.native_id import NativeId
 
 # https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
@@ -38,7 +38,7 @@ _REFERENCE = re.compile(r"Ref::((?:(?!-?Ref::)[A-Za-z0-9_.-])+)")
 
 
 def resolve(
-    request: Document, registry: Registry, jobs: Mapping[str, Job], *, now: int, minimum_timeout: int
+    request: Document, registry: ResourceRegistry, jobs: Mapping[str, BatchJob], *, now: int, minimum_timeout: int
 ) -> JobSpec:
     """Makes the job that a SubmitJob request asks for; long, for each of the job's fields is named once, here.
 
@@ -86,7 +86,7 @@ def resolve(
         environment=environment,
         log_prefix=definition["jobDefinitionName"][:200] + "/default",
         shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment),
-        doomed=_doom(overrides, environment),
+        fails_on_submit=_late_failure(overrides, environment),
     )
 
 
@@ -134,7 +134,7 @@ def _array_size(request: Document) -> int:
 
 
 def _dependencies(
-    entries: list[Document] | tuple[()], size: int, jobs: Mapping[str, Job]
+    entries: list[Document] | tuple[()], size: int, jobs: Mapping[str, BatchJob]
 ) -> tuple[tuple[Dependency, ...], bool]:
     if len(entries) > DEPENDENCIES:
         raise refused(f"Job cannot have more than {DEPENDENCIES} dependencies")
@@ -152,7 +152,7 @@ def _dependencies(
     return tuple(dict.fromkeys(found)), sequential
 
 
-def _dependency(job_id: str, each: bool, size: int, jobs: Mapping[str, Job]) -> Dependency:
+def _dependency(job_id: str, each: bool, size: int, jobs: Mapping[str, BatchJob]) -> Dependency:
     native_id = NativeId.parse(job_id)
     index = native_id.index
     job = jobs.get(native_id.job)
@@ -183,7 +183,7 @@ def _substitute(command: list[str], parameters: Document) -> list[str]:
     return [_REFERENCE.sub(value, word) for word in command]
 
 
-def _doom(overrides: Document, environment: dict[str, str]) -> str | None:
+def _late_failure(overrides: Document, environment: dict[str, str]) -> str | None:
     """Why ECS will refuse the task: Batch adds its own variables to the override, and the sum has a limit.
 
     Counted with names as long as those of real accounts: what is accepted here should be accepted there.

@@ -1,7 +1,8 @@
 """What a submitted job is, and what became of its children so far.
 
-A `JobSpec` never changes after SubmitJob; a `Job` holds the engine's notes on it in columns, some 25 bytes a child, so
-that arrays of 10,000 cost kilobytes. Only what is rare (a second attempt, a cancelled child) lives in dictionaries.
+A `JobSpec` never changes after SubmitJob; a `BatchJob` holds the engine's notes on it in columns, some 25 bytes a
+child, so that arrays of 10,000 cost kilobytes. Only what is rare (a second attempt, a cancelled child) lives in
+dictionaries.
 
 (Longer than most modules: the columns and all that reads or writes them stand together.)
 """
@@ -86,7 +87,7 @@ class JobSpec:
     #: The rest of what DescribeJobs shows, in its shape.
     shown: Document
     #: Why the job fails instead of being scheduled, when AWS accepts it and fails it later.
-    doomed: str | None = None
+    fails_on_submit: str | None = None
     #: With what its attempts run; None: with the server's own.
     toolchain: Toolchain | None = None
 
@@ -101,7 +102,7 @@ class JobSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class AttemptOutcome:
     """How one attempt ended, as the executor saw it."""
 
     exit_code: int | None
@@ -116,7 +117,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
+class JobAttempt:
     """One ended attempt, for DescribeJobs."""
 
     started_ms: int
@@ -127,7 +128,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class Cancellation:
     """What somebody wrote when cancelling or terminating."""
 
     reason: str
@@ -135,7 +136,7 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Child:
+class StoredChild:
     """One child as stored and restored: its columns as values."""
 
     index: int
@@ -146,12 +147,12 @@ class Child:
     exit_code: int
     status_reason: str | None
     reason: str | None
-    earlier: tuple[Attempt, ...] = ()
-    ending: Ending | None = None
+    earlier: tuple[JobAttempt, ...] = ()
+    cancellation: Cancellation | None = None
 
 
 @dataclass(kw_only=True, slots=True)
-class Job:
+class BatchJob:
     """The engine's notes on a job; changed by the engine alone, and therefore not frozen."""
 
     spec: JobSpec
@@ -168,10 +169,10 @@ class Job:
     started: array[int] = field(init=False)
     stopped: array[int] = field(init=False)
     exits: array[int] = field(init=False)
-    #: Per child: which of `words`.
-    wording: array[int] = field(init=False)
+    #: Per child: which of `reasons`.
+    reason_ids: array[int] = field(init=False)
     #: Pairs (status reason, container reason).
-    words: list[tuple[str | None, str | None]] = field(default_factory=lambda: [(None, None)])
+    reasons: list[tuple[str | None, str | None]] = field(default_factory=lambda: [(None, None)])
     #: How many children are in each state.
     counts: list[int] = field(init=False)
     counts_changed_ms: int = 0
@@ -179,15 +180,15 @@ class Job:
     status_reason: str | None = None
     stopped_ms: int = NONE
     #: Attempts before the last one, of the few children that have any.
-    earlier: dict[int, list[Attempt]] = field(default_factory=dict)
+    earlier: dict[int, list[JobAttempt]] = field(default_factory=dict)
     #: Somebody cancelled the whole job.
-    ending: Ending | None = None
+    cancellation: Cancellation | None = None
     #: Somebody cancelled one child.
-    endings: dict[int, Ending] = field(default_factory=dict)
+    cancellations: dict[int, Cancellation] = field(default_factory=dict)
     #: Who waits for the whole of this job, for child i of it at their child i, for one child of it.
-    dependents: list[Job] = field(default_factory=list)
-    dependents_each: list[Job] = field(default_factory=list)
-    dependents_of_child: dict[int, list[Job]] = field(default_factory=dict)
+    dependents: list[BatchJob] = field(default_factory=list)
+    dependents_each: list[BatchJob] = field(default_factory=list)
+    dependents_of_child: dict[int, list[BatchJob]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = self.spec.count
@@ -197,7 +198,7 @@ class Job:
         self.started = array("q", [NONE]) * count
         self.stopped = array("q", [NONE]) * count
         self.exits = array("i", [NONE]) * count
-        self.wording = array("H", [0]) * count
+        self.reason_ids = array("H", [0]) * count
         self.counts = [0, count, 0, 0, 0, 0, 0]
         self.counts_changed_ms = self.spec.created_ms
 
@@ -222,32 +223,32 @@ class Job:
         self.states[index] = state
         self.counts_changed_ms = now
 
-    def word(self, index: int, status_reason: str | None, reason: str | None) -> None:
+    def set_status_reason(self, index: int, status_reason: str | None, reason: str | None) -> None:
         """Notes why a child ended; equal sentences are kept once."""
         pair = (status_reason, reason)
         try:
-            position = self.words.index(pair, -8 if len(self.words) > 8 else 0)
+            position = self.reasons.index(pair, -8 if len(self.reasons) > 8 else 0)
         except ValueError:
-            position = self._new_words(pair)
-        self.wording[index] = position
+            position = self._new_reason(pair)
+        self.reason_ids[index] = position
 
-    def _new_words(self, pair: tuple[str | None, str | None]) -> int:
-        if len(self.words) >= 0xFFFF:
-            return self.words.index((None, None))
-        self.words.append(pair)
-        return len(self.words) - 1
+    def _new_reason(self, pair: tuple[str | None, str | None]) -> int:
+        if len(self.reasons) >= 0xFFFF:
+            return self.reasons.index((None, None))
+        self.reasons.append(pair)
+        return len(self.reasons) - 1
 
-    def ending_of(self, index: int) -> Ending | None:
+    def cancellation_of(self, index: int) -> Cancellation | None:
         """What was written when this child, or its whole job, was cancelled."""
-        return self.endings.get(index) or self.ending
+        return self.cancellations.get(index) or self.cancellation
 
-    def last_attempt(self, index: int) -> Attempt | None:
+    def last_attempt(self, index: int) -> JobAttempt | None:
         """The latest attempt that has ended."""
         if not self.tries[index] or self.stopped[index] == NONE:
             return None
-        status_reason, reason = self.words[self.wording[index]]
+        status_reason, reason = self.reasons[self.reason_ids[index]]
         code = self.exits[index]
-        return Attempt(
+        return JobAttempt(
             started_ms=self.started[index],
             stopped_ms=self.stopped[index],
             exit_code=None if code == NONE else code,
@@ -255,15 +256,15 @@ class Job:
             reason=reason,
         )
 
-    def attempts(self, index: int) -> list[Attempt]:
+    def attempts(self, index: int) -> list[JobAttempt]:
         """All ended attempts of a child, in order."""
         last = self.last_attempt(index)
         return [*self.earlier.get(index, ()), *([last] if last else ())]
 
-    def child(self, index: int) -> Child:
+    def child(self, index: int) -> StoredChild:
         """A child's columns as values."""
-        status_reason, reason = self.words[self.wording[index]]
-        return Child(
+        status_reason, reason = self.reasons[self.reason_ids[index]]
+        return StoredChild(
             index=index,
             state=self.states[index],
             tries=self.tries[index],
@@ -273,10 +274,10 @@ class Job:
             status_reason=status_reason,
             reason=reason,
             earlier=tuple(self.earlier.get(index, ())),
-            ending=self.endings.get(index),
+            cancellation=self.cancellations.get(index),
         )
 
-    def put(self, child: Child) -> None:
+    def put(self, child: StoredChild) -> None:
         """Sets a child's columns from stored values; one that had not ended is PENDING again.
 
         An attempt that had begun and not ended is forgotten: the workers' journals know it.
@@ -288,13 +289,13 @@ class Job:
         self.tries[index] = child.tries
         self.started[index], self.stopped[index] = child.started_ms, child.stopped_ms
         self.exits[index] = child.exit_code
-        self.word(index, child.status_reason, child.reason)
+        self.set_status_reason(index, child.status_reason, child.reason)
         if child.state not in TERMINAL and child.stopped_ms == NONE:
             self._put_last(index, earlier.pop() if earlier else None, len(earlier))
         if earlier:
             self.earlier[index] = earlier
-        if child.ending:
-            self.endings[index] = child.ending
+        if child.cancellation:
+            self.cancellations[index] = child.cancellation
 
     def recall(self, index: int) -> None:
         """Makes the attempt before the last one the last again: the last never began."""
@@ -304,12 +305,12 @@ class Job:
         if earlier:
             self.earlier[index] = earlier
 
-    def _put_last(self, index: int, last: Attempt | None, before: int) -> None:
+    def _put_last(self, index: int, last: JobAttempt | None, before: int) -> None:
         self.tries[index] = before + 1 if last else 0
         self.started[index] = last.started_ms if last else NONE
         self.stopped[index] = last.stopped_ms if last else NONE
         self.exits[index] = NONE if last is None or last.exit_code is None else last.exit_code
-        self.word(index, last.status_reason if last else None, last.reason if last else None)
+        self.set_status_reason(index, last.status_reason if last else None, last.reason if last else None)
 
     def indexes_in(self, state: int, start: int = 0) -> Iterator[int]:
         """The children in a state, from an index on, in order."""

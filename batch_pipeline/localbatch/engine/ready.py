@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 
-from batch_pipeline.localbatch.engine.job import RUNNABLE, Job
+from batch_pipeline.localbatch.engine.job import RUNNABLE, BatchJob
 
 
 class Ready:
     """The RUNNABLE children of one job queue."""
 
     def __init__(self) -> None:
-        self._spans: deque[tuple[Job, range]] = deque()
+        self._spans: deque[tuple[BatchJob, range]] = deque()
 
-    def append(self, job: Job, index: int) -> None:
+    def append(self, job: BatchJob, index: int) -> None:
         """Puts a child at the end."""
         if self._spans:
             last, span = self._spans[-1]
@@ -26,15 +26,15 @@ class Ready:
                 return
         self._spans.append((job, range(index, index + 1)))
 
-    def append_all(self, job: Job) -> None:
+    def append_all(self, job: BatchJob) -> None:
         """Puts all children of a job at the end."""
         self._spans.append((job, range(job.spec.count)))
 
-    def prepend(self, job: Job, index: int) -> None:
+    def prepend(self, job: BatchJob, index: int) -> None:
         """Puts a child that is tried again before all others, as AWS does."""
         self._spans.appendleft((job, range(index, index + 1)))
 
-    def head(self) -> tuple[Job, int] | None:
+    def head(self) -> tuple[BatchJob, int] | None:
         """The child whose turn it is."""
         while self._spans:
             job, span = self._spans[0]

@@ -6,7 +6,7 @@ rule must fit, the first rule that fits decides, and where none fits the job is 
 
 from __future__ import annotations
 
-from batch_pipeline.localbatch.engine.job import JobSpec, Outcome, Rule
+from batch_pipeline.localbatch.engine.job import AttemptOutcome, JobSpec, Rule
 
 #: What AWS writes when a container ended by itself, whatever its exit code.
 CONTAINER_EXITED = "Essential container in task exited"
@@ -24,14 +24,14 @@ TOO_LARGE = (
 )
 
 
-def tries_again(spec: JobSpec, tries: int, outcome: Outcome) -> bool:
+def tries_again(spec: JobSpec, tries: int, outcome: AttemptOutcome) -> bool:
     """Tells whether an attempt that failed by itself is followed by another one."""
     if tries >= spec.attempts:
         return False
     return next((rule.retry for rule in spec.rules if _fits(rule, outcome)), True)
 
 
-def _fits(rule: Rule, outcome: Outcome) -> bool:
+def _fits(rule: Rule, outcome: AttemptOutcome) -> bool:
     code = None if outcome.exit_code is None else str(outcome.exit_code)
     return (
         _matches(rule.on_status_reason, outcome.status_reason or CONTAINER_EXITED)

@@ -15,7 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from batch_pipeline.localbatch.engine.job import Attempt, Child, Dependency, Document, Ending, Job, JobSpec, Rule
+from batch_pipeline.localbatch.engine.job import (
+    BatchJob,
+    Cancellation,
+    Dependency,
+    Document,
+    JobAttempt,
+    JobSpec,
+    Rule,
+    StoredChild,
+)
 from batch_pipeline.wire.toolchain import Toolchain, toolchain_of
 
 #: AWS keeps ended jobs for "at least 7 days": https://docs.aws.amazon.com/batch/latest/userguide/job_states.html
@@ -40,9 +49,9 @@ class StoredJob:
     """A job as it was stored."""
 
     spec: JobSpec
-    ending: Ending | None
+    cancellation: Cancellation | None
     status_reason: str | None
-    children: list[Child]
+    children: list[StoredChild]
 
 
 class NotStored(Exception):
@@ -58,7 +67,7 @@ class Storage(Protocol):
     def save_job(self, spec: JobSpec) -> None:
         """Stores a new job; returns when it is safe."""
 
-    def save(self, jobs: Iterable[Job], children: Iterable[tuple[Job, int]]) -> None:
+    def save(self, jobs: Iterable[BatchJob], children: Iterable[tuple[BatchJob, int]]) -> None:
         """Stores what became of jobs and children; returns when it is safe."""
 
 
@@ -71,7 +80,7 @@ class MemoryStorage:
     def save_job(self, spec: JobSpec) -> None:
         """See `Storage.save_job`."""
 
-    def save(self, jobs: Iterable[Job], children: Iterable[tuple[Job, int]]) -> None:
+    def save(self, jobs: Iterable[BatchJob], children: Iterable[tuple[BatchJob, int]]) -> None:
         """See `Storage.save`."""
 
 
@@ -95,15 +104,15 @@ class SqliteStorage:
     def save_job(self, spec: JobSpec) -> None:
         """See `Storage.save_job`."""
         with self._writing():
-            self._connection.execute("INSERT INTO job (id, body) VALUES (?, ?)", (spec.id, json.dumps(asdict(spec))))
+            self._connection.execute("INSERT INTO job (id, body) VALUES (?, ?)", (spec.id, json.dumps(_body(spec))))
 
-    def save(self, jobs: Iterable[Job], children: Iterable[tuple[Job, int]]) -> None:
+    def save(self, jobs: Iterable[BatchJob], children: Iterable[tuple[BatchJob, int]]) -> None:
         """See `Storage.save`."""
         with self._writing(), self._connection:
             self._connection.execute("BEGIN")
             self._connection.executemany(
                 "UPDATE job SET ending = ?, status_reason = ?, ended_ms = ? WHERE id = ?",
-                ((_json(job.ending), job.status_reason, job.stopped_ms, job.spec.id) for job in jobs),
+                ((_json(job.cancellation), job.status_reason, job.stopped_ms, job.spec.id) for job in jobs),
             )
             self._connection.executemany(
                 "REPLACE INTO child VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_row, children)
@@ -124,11 +133,11 @@ class SqliteStorage:
     def jobs(self) -> Iterator[StoredJob]:
         """The jobs in the order of their submission."""
         query = "SELECT id, body, ending, status_reason FROM job ORDER BY number"
-        for job_id, body, ending, status_reason in self._connection.execute(query).fetchall():
+        for job_id, body, cancellation, status_reason in self._connection.execute(query).fetchall():
             rows = self._connection.execute("SELECT * FROM child WHERE job_id = ?", (job_id,))
             yield StoredJob(
                 spec=_spec(json.loads(body)),
-                ending=_ending(ending),
+                cancellation=_cancellation(cancellation),
                 status_reason=status_reason,
                 children=[_child(row) for row in rows],
             )
@@ -150,9 +159,9 @@ class SqliteStorage:
         return gone
 
 
-def _row(child: tuple[Job, int]) -> tuple[object, ...]:
+def _row(child: tuple[BatchJob, int]) -> tuple[object, ...]:
     job, index = child
-    status_reason, reason = job.words[job.wording[index]]
+    status_reason, reason = job.reasons[job.reason_ids[index]]
     earlier = job.earlier.get(index)
     return (
         job.spec.id,
@@ -165,13 +174,13 @@ def _row(child: tuple[Job, int]) -> tuple[object, ...]:
         status_reason,
         reason,
         json.dumps([asdict(each) for each in earlier]) if earlier else None,
-        _json(job.endings.get(index)),
+        _json(job.cancellations.get(index)),
     )
 
 
-def _child(row: tuple[Any, ...]) -> Child:
-    _, index, state, tries, started_ms, stopped_ms, exit_code, status_reason, reason, earlier, ending = row
-    return Child(
+def _child(row: tuple[Any, ...]) -> StoredChild:
+    _, index, state, tries, started_ms, stopped_ms, exit_code, status_reason, reason, earlier, cancellation = row
+    return StoredChild(
         index=index,
         state=state,
         tries=tries,
@@ -180,15 +189,23 @@ def _child(row: tuple[Any, ...]) -> Child:
         exit_code=exit_code,
         status_reason=status_reason,
         reason=reason,
-        earlier=tuple(Attempt(**each) for each in json.loads(earlier or "[]")),
-        ending=_ending(ending),
+        earlier=tuple(JobAttempt(**each) for each in json.loads(earlier or "[]")),
+        cancellation=_cancellation(cancellation),
     )
+
+
+def _body(spec: JobSpec) -> Document:
+    """A job as JSON; under `doomed`, the earlier name, servers of every version find why it fails."""
+    body = asdict(spec)
+    body["doomed"] = body.pop("fails_on_submit")
+    return body
 
 
 def _spec(body: Document) -> JobSpec:
     return JobSpec(
         **{
-            **body,
+            **{key: value for key, value in body.items() if key != "doomed"},
+            "fails_on_submit": body.get("doomed"),
             "dependencies": tuple(Dependency(**each) for each in body["dependencies"]),
             "rules": tuple(Rule(**each) for each in body["rules"]),
             "command": tuple(body["command"]),
@@ -202,9 +219,9 @@ def _toolchain(value: Document | None) -> Toolchain | None:
     return toolchain_of(Toolchain(**value).to_header()) if value else None
 
 
-def _json(ending: Ending | None) -> str | None:
-    return json.dumps(asdict(ending)) if ending else None
+def _json(cancellation: Cancellation | None) -> str | None:
+    return json.dumps(asdict(cancellation)) if cancellation else None
 
 
-def _ending(text: str | None) -> Ending | None:
-    return Ending(**json.loads(text)) if text else None
+def _cancellation(text: str | None) -> Cancellation | None:
+    return Cancellation(**json.loads(text)) if text else None

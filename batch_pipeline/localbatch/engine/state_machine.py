@@ -23,12 +23,12 @@ from batch_pipeline.localbatch.engine.job import (
     STARTING,
     SUCCEEDED,
     TERMINAL,
-    Child,
+    AttemptOutcome,
+    BatchJob,
+    Cancellation,
     Dependency,
-    Ending,
-    Job,
     JobSpec,
-    Outcome,
+    StoredChild,
 )
 from batch_pipeline.localbatch.engine.ready import Ready
 from batch_pipeline.localbatch.engine.retry import (
@@ -47,7 +47,7 @@ from batch_pipeline.wire.contract import Variable
 class Run:
     """An attempt that is starting or running."""
 
-    job: Job
+    job: BatchJob
     index: int
     #: Counts from 1.
     attempt: int
@@ -71,7 +71,7 @@ class Engine:
         #: Thousandths of a vCPU, MiB.
         self.capacity = (vcpus * 1000, memory_mib)
         self.used = (0, 0)
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, BatchJob] = {}
         self.running: dict[tuple[str, int], Run] = {}
         #: What the caller must stop, in order; it empties the list.
         self.stops: list[Run] = []
@@ -83,7 +83,7 @@ class Engine:
         #: Queues that do not serve.
         self._idle: frozenset[str] = frozenset()
         self._order: list[Ready] = []
-        self._settled: list[tuple[Job, int]] = []
+        self._settled: list[tuple[BatchJob, int]] = []
 
     def set_queue(self, name: str, priority: int, *, serves: bool = True) -> None:
         """Makes a job queue known, or changes its priority; a higher one is served first.
@@ -104,19 +104,24 @@ class Engine:
 
     # Submission and recovery.
 
-    def submit(self, spec: JobSpec, now: int) -> Job:
+    def submit(self, spec: JobSpec, now: int) -> BatchJob:
         """Takes a job in; its dependencies must be known jobs."""
-        job = Job(spec=spec, number=len(self.jobs))
+        job = BatchJob(spec=spec, number=len(self.jobs))
         self.jobs[spec.id] = job
         self.changed_jobs[spec.id] = None
         self._connect(job, now)
         return job
 
     def restore(
-        self, spec: JobSpec, children: Iterable[Child], *, ending: Ending | None, status_reason: str | None
-    ) -> Job:
+        self,
+        spec: JobSpec,
+        children: Iterable[StoredChild],
+        *,
+        cancellation: Cancellation | None,
+        status_reason: str | None,
+    ) -> BatchJob:
         """Takes a stored job in again; it stands still until `resume`, so that running attempts can be adopted."""
-        job = Job(spec=spec, number=len(self.jobs), ending=ending, status_reason=status_reason)
+        job = BatchJob(spec=spec, number=len(self.jobs), cancellation=cancellation, status_reason=status_reason)
         self.jobs[spec.id] = job
         for child in children:
             job.put(child)
@@ -130,15 +135,16 @@ class Engine:
             if not job.ended:
                 self._connect(job, now)
         for run in self.running.values():
-            ending = run.job.ending_of(run.index)
-            if ending and ending.terminate:
-                self.stop(run, ending.reason)
+            cancellation = run.job.cancellation_of(run.index)
+            if cancellation and cancellation.terminate:
+                self.stop(run, cancellation.reason)
 
-    def _connect(self, job: Job, now: int) -> None:
-        if job.spec.doomed:  # on resume too: a killed server may have stored the job, and not yet that it failed
-            job.status_reason = job.spec.doomed
+    def _connect(self, job: BatchJob, now: int) -> None:
+        # On resume too: a killed server may have stored the job, and not yet that it failed.
+        if job.spec.fails_on_submit:
+            job.status_reason = job.spec.fails_on_submit
             for index in list(job.indexes_in(PENDING)):
-                self._fail(job, index, job.spec.doomed, now)
+                self._fail(job, index, job.spec.fails_on_submit, now)
             self._propagate(now)
             return
         for dependency in job.spec.dependencies:
@@ -152,7 +158,7 @@ class Engine:
             self._release(job, now)
         self._propagate(now)
 
-    def _wait_for(self, job: Job, dependency: Dependency, now: int) -> None:
+    def _wait_for(self, job: BatchJob, dependency: Dependency, now: int) -> None:
         upstream = self.jobs[dependency.job_id]
         if dependency.each:
             upstream.dependents_each.append(job)
@@ -170,16 +176,21 @@ class Engine:
             waiting = upstream.dependents if child is None else upstream.dependents_of_child.setdefault(child, [])
             waiting.append(job)
 
-    def _release(self, job: Job, now: int) -> None:
+    def _release(self, job: BatchJob, now: int) -> None:
         """Makes those children RUNNABLE that wait for nothing (any more)."""
-        if job.counts[PENDING] == job.spec.count and not any(job.blocked) and not job.ending and not job.endings:
+        if (
+            job.counts[PENDING] == job.spec.count
+            and not any(job.blocked)
+            and not job.cancellation
+            and not job.cancellations
+        ):
             self._release_all(job, now)
             return
         for index in list(job.indexes_in(PENDING)):
             if not job.blocked[index]:
                 self._make_runnable(job, index, now)
 
-    def _release_all(self, job: Job, now: int) -> None:
+    def _release_all(self, job: BatchJob, now: int) -> None:
         count = job.spec.count
         job.states = bytearray([RUNNABLE]) * count
         job.counts[PENDING], job.counts[RUNNABLE] = 0, count
@@ -187,16 +198,16 @@ class Engine:
         if self._fits_host(job):
             self._ready[job.spec.queue].append_all(job)
 
-    def _make_runnable(self, job: Job, index: int, now: int) -> None:
-        ending = job.ending_of(index)
-        if ending:
-            self._fail(job, index, ending.reason, now)
+    def _make_runnable(self, job: BatchJob, index: int, now: int) -> None:
+        cancellation = job.cancellation_of(index)
+        if cancellation:
+            self._fail(job, index, cancellation.reason, now)
             return
         job.move(index, RUNNABLE, now)
         if self._fits_host(job):
             self._ready[job.spec.queue].append(job, index)
 
-    def _fits_host(self, job: Job) -> bool:
+    def _fits_host(self, job: BatchJob) -> bool:
         spec = job.spec
         if spec.vcpus <= self.capacity[0] and spec.memory_mib <= self.capacity[1] and not spec.impossible:
             return True
@@ -219,14 +230,14 @@ class Engine:
                 runs.append(self._begin(job, index, now))
         return runs
 
-    def _say_who_holds(self, job: Job) -> None:
+    def _say_who_holds(self, job: BatchJob) -> None:
         """Notes the other stores whose jobs take the room that a job waits for."""
         stores = {run.job.spec.environment.get(Variable.STORE, "") for run in self.running.values()}
         others = sorted(store or "no store" for store in stores - {job.spec.environment.get(Variable.STORE, "")})
         if others and (job.status_reason or HELD).startswith(HELD):
             job.status_reason = f"{HELD} {', '.join(others)}."
 
-    def _begin(self, job: Job, index: int, now: int) -> Run:
+    def _begin(self, job: BatchJob, index: int, now: int) -> Run:
         self.used = (self.used[0] + job.spec.vcpus, self.used[1] + job.spec.memory_mib)
         self._archive(job, index)
         if job.status_reason and job.status_reason.startswith(HELD):
@@ -237,15 +248,15 @@ class Engine:
         self.running[run.key] = run
         return run
 
-    def _archive(self, job: Job, index: int) -> None:
+    def _archive(self, job: BatchJob, index: int) -> None:
         """Puts the last attempt with the earlier ones."""
         last = job.last_attempt(index)
         if last:
             job.earlier.setdefault(index, []).append(last)
         job.started[index] = job.stopped[index] = job.exits[index] = NONE
-        job.wording[index] = 0
+        job.reason_ids[index] = 0
 
-    def adopt(self, job: Job, index: int, attempt: int, started_ms: int, now: int) -> Run:
+    def adopt(self, job: BatchJob, index: int, attempt: int, started_ms: int, now: int) -> Run:
         """Notes an attempt that was already running when the engine was restored, whatever room there is."""
         run = self._begin(job, index, now)
         job.tries[index] = run.attempt = attempt
@@ -270,13 +281,13 @@ class Engine:
         spec = run.job.spec
         self.used = (self.used[0] - spec.vcpus, self.used[1] - spec.memory_mib)
 
-    def end(self, run: Run, outcome: Outcome, now: int) -> None:
+    def end(self, run: Run, outcome: AttemptOutcome, now: int) -> None:
         """An attempt has ended and nothing of it runs any more."""
         job, index = run.job, run.index
         del self.running[run.key]
-        ending = job.ending_of(index)
-        if ending and ending.terminate and run.stopped_for is None:
-            run.stopped_for = ending.reason  # it was told so, and died with the server before this one
+        cancellation = job.cancellation_of(index)
+        if cancellation and cancellation.terminate and run.stopped_for is None:
+            run.stopped_for = cancellation.reason  # it was told so, and died with the server before this one
         if not run.has_left:
             self._give_room(run)
         if job.started[index] == NONE or outcome.started_ms is not None:
@@ -284,18 +295,18 @@ class Engine:
         job.stopped[index] = outcome.stopped_ms or now
         job.exits[index] = NONE if outcome.exit_code is None else outcome.exit_code
         reason = run.stopped_for or outcome.status_reason or CONTAINER_EXITED
-        job.word(index, reason, outcome.reason)
+        job.set_status_reason(index, reason, outcome.reason)
         self._decide(run, outcome, now)
         self._propagate(now)
 
-    def _decide(self, run: Run, outcome: Outcome, now: int) -> None:
+    def _decide(self, run: Run, outcome: AttemptOutcome, now: int) -> None:
         job, index = run.job, run.index
         if outcome.exit_code == 0 and not run.stopped_for:
             self._settle(job, index, SUCCEEDED, now)
         elif run.stopped_for or not tries_again(job.spec, run.attempt, outcome):
             self._settle(job, index, FAILED, now)
-        elif ending := job.ending_of(index):
-            self._fail(job, index, ending.reason, now)
+        elif cancellation := job.cancellation_of(index):
+            self._fail(job, index, cancellation.reason, now)
         else:
             self.changed[run.key] = None
             job.move(index, RUNNABLE, now)
@@ -307,22 +318,22 @@ class Engine:
         del self.running[run.key]
         self._give_room(run)
         job.recall(index)
-        if ending := job.ending_of(index):
-            self._fail(job, index, ending.reason, now)
+        if cancellation := job.cancellation_of(index):
+            self._fail(job, index, cancellation.reason, now)
             self._propagate(now)
         else:
             job.move(index, RUNNABLE, now)
             self._ready[job.spec.queue].prepend(job, index)
 
-    def _fail(self, job: Job, index: int, reason: str, now: int) -> None:
+    def _fail(self, job: BatchJob, index: int, reason: str, now: int) -> None:
         """Ends a child that does not run."""
         self._archive(job, index)
         if not job.tries[index]:
             job.stopped[index] = now
-        job.word(index, reason, None)
+        job.set_status_reason(index, reason, None)
         self._settle(job, index, FAILED, now)
 
-    def _settle(self, job: Job, index: int, state: int, now: int) -> None:
+    def _settle(self, job: BatchJob, index: int, state: int, now: int) -> None:
         job.move(index, state, now)
         self.changed[(job.spec.id, index)] = None
         self._settled.append((job, index))
@@ -341,7 +352,7 @@ class Engine:
             if job.ended and job.stopped_ms == NONE:
                 self._end_job(job, now)
 
-    def _tell_child(self, job: Job, index: int, won: bool, now: int) -> None:
+    def _tell_child(self, job: BatchJob, index: int, won: bool, now: int) -> None:
         if not won:
             self._dependency_failed(job, index, now)
         elif job.blocked[index]:
@@ -349,7 +360,7 @@ class Engine:
             if not job.blocked[index] and not job.waiting and job.states[index] == PENDING:
                 self._make_runnable(job, index, now)
 
-    def _tell_whole(self, job: Job, won: bool, now: int) -> None:
+    def _tell_whole(self, job: BatchJob, won: bool, now: int) -> None:
         if not won:
             self._dependency_failed_whole(job, now)
             return
@@ -357,21 +368,21 @@ class Engine:
         if not job.waiting:
             self._release(job, now)
 
-    def _dependency_failed(self, job: Job, index: int, now: int) -> None:
+    def _dependency_failed(self, job: BatchJob, index: int, now: int) -> None:
         if job.states[index] == PENDING:
-            ending = job.ending_of(index)
-            self._fail(job, index, ending.reason if ending else DEPENDENCY_FAILED, now)
+            cancellation = job.cancellation_of(index)
+            self._fail(job, index, cancellation.reason if cancellation else DEPENDENCY_FAILED, now)
 
-    def _dependency_failed_whole(self, job: Job, now: int) -> None:
-        job.status_reason = job.ending.reason if job.ending else DEPENDENCY_FAILED
+    def _dependency_failed_whole(self, job: BatchJob, now: int) -> None:
+        job.status_reason = job.cancellation.reason if job.cancellation else DEPENDENCY_FAILED
         for index in list(job.indexes_in(PENDING)):
             self._dependency_failed(job, index, now)
 
-    def _end_job(self, job: Job, now: int) -> None:
+    def _end_job(self, job: BatchJob, now: int) -> None:
         job.stopped_ms = max(now, max(job.stopped))
         won = job.state == SUCCEEDED
         if not won and job.status_reason in (None, TOO_LARGE):
-            job.status_reason = job.ending.reason if job.ending else CHILD_FAILED
+            job.status_reason = job.cancellation.reason if job.cancellation else CHILD_FAILED
         if won:
             job.status_reason = None
         self.changed_jobs[job.spec.id] = None
@@ -381,8 +392,8 @@ class Engine:
 
     # Cancelling and time.
 
-    def cancel(self, job: Job, index: int | None, ending: Ending, now: int) -> None:
-        """Cancels a child or a whole job; with `ending.terminate` what runs is stopped too.
+    def cancel(self, job: BatchJob, index: int | None, cancellation: Cancellation, now: int) -> None:
+        """Cancels a child or a whole job; with `cancellation.terminate` what runs is stopped too.
 
         A PENDING child ends when its dependencies have: until then it is only marked, as in AWS. What has ended stays
         as it is.
@@ -390,17 +401,17 @@ class Engine:
         if (job.state if index is None else job.states[index]) in TERMINAL:
             return
         if index is None:
-            job.ending = ending
+            job.cancellation = cancellation
             self.changed_jobs[job.spec.id] = None
         else:
-            job.endings[index] = ending
+            job.cancellations[index] = cancellation
             self.changed[(job.spec.id, index)] = None
         for each in range(job.spec.count) if index is None else (index,):
             state = job.states[each]
             if state == RUNNABLE:
-                self._fail(job, each, ending.reason, now)
-            elif ending.terminate and state in (STARTING, RUNNING):
-                self.stop(self.running[(job.spec.id, each)], ending.reason)
+                self._fail(job, each, cancellation.reason, now)
+            elif cancellation.terminate and state in (STARTING, RUNNING):
+                self.stop(self.running[(job.spec.id, each)], cancellation.reason)
         self._propagate(now)
 
     def stop(self, run: Run, reason: str) -> None:
@@ -419,6 +430,6 @@ class Engine:
         """When `stop_overdue` is worth calling next."""
         return min((r.deadline_ms for r in self.running.values() if r.deadline_ms and not r.stopped_for), default=None)
 
-    def live(self) -> Iterator[Job]:
+    def live(self) -> Iterator[BatchJob]:
         """The jobs that have not ended."""
         return (job for job in self.jobs.values() if not job.ended)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from batch_pipeline.localbatch.api.describe import task_id
 from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT
-from batch_pipeline.localbatch.engine.job import Outcome
+from batch_pipeline.localbatch.engine.job import AttemptOutcome
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.wire.contract import Variable
 
@@ -26,7 +26,7 @@ class Clock(Protocol):
         """Makes a call at a time, or as soon as possible after it."""
 
 
-class Listener(Protocol):
+class AttemptListener(Protocol):
     """Hears what becomes of attempts."""
 
     def began(self, run: Run) -> None:
@@ -35,7 +35,7 @@ class Listener(Protocol):
     def left(self, run: Run) -> None:
         """Nothing of the attempt runs any more; it ends when what it made is on the disk."""
 
-    def ended(self, run: Run, outcome: Outcome) -> None:
+    def ended(self, run: Run, outcome: AttemptOutcome) -> None:
         """The attempt has ended, and nothing of it runs any more."""
 
     def given_back(self, run: Run) -> None:

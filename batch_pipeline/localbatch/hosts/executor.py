@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from batch_pipeline.localbatch.api.logs import LogFiles
-from batch_pipeline.localbatch.engine.job import Document, Outcome
+from batch_pipeline.localbatch.engine.job import AttemptOutcome, Document
 from batch_pipeline.localbatch.engine.retry import HOST_LOST, OUT_OF_MEMORY
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.localbatch.hosts.containers import Containers
-from batch_pipeline.localbatch.hosts.execution import Listener, task_of
+from batch_pipeline.localbatch.hosts.execution import AttemptListener, task_of
 from batch_pipeline.localbatch.hosts.journal import Journal, Key, outcome_of, read_journal
 from batch_pipeline.localbatch.hosts.sealing import Sealer
 from batch_pipeline.localbatch.hosts.workers import WorkerProcess
@@ -68,7 +68,7 @@ class ProcessExecutor:
         loop: asyncio.AbstractEventLoop,
         folder: Path,
         logs: LogFiles,
-        listener: Listener,
+        listener: AttemptListener,
         toolchain: Toolchain,
         passed: Mapping[str, str],
         idle_workers: int,
@@ -157,7 +157,7 @@ class ProcessExecutor:
         if len(self._idle) > self._idle_workers:
             self._idle.pop(0).retire()
 
-    def _end(self, run: Run, outcome: Outcome) -> None:
+    def _end(self, run: Run, outcome: AttemptOutcome) -> None:
         """The attempt has ended, or will when what it left is on the disk."""
         if outcome.seals:
             self._listener.left(run)
@@ -194,7 +194,7 @@ class ProcessExecutor:
         else:
             then()
 
-    def _last_words(self, worker: WorkerProcess, run: Run, code: int) -> Outcome:
+    def _last_words(self, worker: WorkerProcess, run: Run, code: int) -> AttemptOutcome:
         """How the attempt of a dead worker ended: as it wrote down itself, or with it."""
         key = (run.job.spec.child_id(run.index), run.attempt)
         written = read_journal(worker.journal).ended.get(key)
@@ -202,7 +202,7 @@ class ProcessExecutor:
             return written
         if not worker.ready and code < SIGNALLED:
             return _cannot_start(f"{worker.toolchain.python} ended with exit code {code}; server.log says why")
-        return Outcome(exit_code=code or 1, reason=OUT_OF_MEMORY if worker.out_of_memory else None)
+        return AttemptOutcome(exit_code=code or 1, reason=OUT_OF_MEMORY if worker.out_of_memory else None)
 
     # Stopping attempts.
 
@@ -277,7 +277,7 @@ class ProcessExecutor:
         if key in journal.ended:
             self._end(run, journal.ended[key])
         elif key in journal.running:
-            lost = Outcome(exit_code=None, status_reason=HOST_LOST)
+            lost = AttemptOutcome(exit_code=None, status_reason=HOST_LOST)
             self._without_container(run, lambda: self._listener.ended(run, lost))
         else:
             self._listener.given_back(run)
@@ -307,10 +307,10 @@ class ProcessExecutor:
         self._sealer.close()
 
 
-def _cannot_start(why: str) -> Outcome:
+def _cannot_start(why: str) -> AttemptOutcome:
     """How an attempt ends whose interpreter does not run: an environment that was removed, say."""
     reason = f"CannotStartContainerError: {why}"
-    return Outcome(exit_code=None, status_reason="Task failed to start", reason=reason)
+    return AttemptOutcome(exit_code=None, status_reason="Task failed to start", reason=reason)
 
 
 def _kill(worker: Adopted | WorkerProcess) -> bool:

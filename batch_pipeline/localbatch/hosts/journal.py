@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batch_pipeline.localbatch.engine.job import Document, Outcome
+from batch_pipeline.localbatch.engine.job import AttemptOutcome, Document
 from batch_pipeline.wire.durable import Seal
 from batch_pipeline.wire.processes import Identity, identity_of
 
@@ -63,7 +63,7 @@ class Journal:
     mark: int = 0
     #: Attempts that began and have not ended, with the time.
     running: dict[Key, int] = field(default_factory=dict)
-    ended: dict[Key, Outcome] = field(default_factory=dict)
+    ended: dict[Key, AttemptOutcome] = field(default_factory=dict)
 
 
 def read_journal(path: Path) -> Journal:
@@ -84,9 +84,9 @@ def read_journal(path: Path) -> Journal:
     return journal
 
 
-def outcome_of(done: Document) -> Outcome:
+def outcome_of(done: Document) -> AttemptOutcome:
     """An outcome out of a worker's words."""
-    return Outcome(
+    return AttemptOutcome(
         exit_code=done["exit_code"],
         status_reason=done.get("status_reason"),
         reason=done.get("reason"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batch_pipeline.localbatch.engine.job import TERMINAL, Job, Outcome
+from batch_pipeline.localbatch.engine.job import TERMINAL, AttemptOutcome, BatchJob
 from batch_pipeline.localbatch.engine.retry import HOST_LOST
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from batch_pipeline.localbatch.hosts.executor import Adopted, ProcessExecutor
@@ -63,10 +63,10 @@ def _apply(
     elif living and journal.worker:
         executor.adopt(Adopted(identity=journal.worker, mark=journal.mark, journal=journal, run=run))
     else:
-        engine.end(run, Outcome(exit_code=None, status_reason=HOST_LOST), now)
+        engine.end(run, AttemptOutcome(exit_code=None, status_reason=HOST_LOST), now)
 
 
-def _find(engine: Engine, child: str) -> tuple[Job, int] | None:
+def _find(engine: Engine, child: str) -> tuple[BatchJob, int] | None:
     native_id = NativeId.parse(child)
     job = engine.jobs.get(native_id.job)
     return (job, native_id.index or 0) if job else None

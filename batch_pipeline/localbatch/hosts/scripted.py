@@ -11,9 +11,9 @@ from heapq import heappop, heappush
 from itertools import count
 
 from batch_pipeline.localbatch.api.logs import LogMemory
-from batch_pipeline.localbatch.engine.job import Outcome
+from batch_pipeline.localbatch.engine.job import AttemptOutcome
 from batch_pipeline.localbatch.engine.state_machine import Run
-from batch_pipeline.localbatch.hosts.execution import Listener, environment_of, task_of
+from batch_pipeline.localbatch.hosts.execution import AttemptListener, environment_of, task_of
 
 #: Says how an attempt goes that starts now: gets its environment and command.
 Play = Callable[[Mapping[str, str], Sequence[str]], "Script"]
@@ -78,7 +78,9 @@ class ScriptedExecutor:
     The script of an attempt is the one that was given last for its job's name (or `*`), index and attempt.
     """
 
-    def __init__(self, clock: VirtualClock, listener: Listener, logs: LogMemory, grace_seconds: float = 30.0) -> None:
+    def __init__(
+        self, clock: VirtualClock, listener: AttemptListener, logs: LogMemory, grace_seconds: float = 30.0
+    ) -> None:
         self._clock = clock
         self._listener = listener
         self._logs = logs
@@ -106,7 +108,7 @@ class ScriptedExecutor:
         script = self._live[run]
         killed = script.stopping_seconds > self._grace_seconds
         code = 137 if killed else script.stopped_exit_code
-        outcome = Outcome(exit_code=code)
+        outcome = AttemptOutcome(exit_code=code)
         self._after(min(script.stopping_seconds, self._grace_seconds), lambda: self._end(run, outcome))
 
     def _script(self, run: Run) -> Script:
@@ -132,9 +134,9 @@ class ScriptedExecutor:
         code = script.exit_code
         if script.action:
             code = script.action(environment_of(run, {}), run.job.spec.command)
-        self._end(run, Outcome(exit_code=code, status_reason=script.status_reason, reason=script.reason))
+        self._end(run, AttemptOutcome(exit_code=code, status_reason=script.status_reason, reason=script.reason))
 
-    def _end(self, run: Run, outcome: Outcome) -> None:
+    def _end(self, run: Run, outcome: AttemptOutcome) -> None:
         if self._live.pop(run, None):
             self._listener.ended(run, outcome)
 

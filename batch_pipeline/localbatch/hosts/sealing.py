@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from batch_pipeline.localbatch.engine.job import Outcome
+from batch_pipeline.localbatch.engine.job import AttemptOutcome
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.wire.contract import ContainerExit
 from batch_pipeline.wire.durable import seal_all
@@ -19,13 +19,13 @@ from batch_pipeline.wire.durable import seal_all
 #: Seconds between the beginnings of two rounds. Whoever ends first does not wait, and many share the next one.
 ROUND_SECONDS = 0.02
 
-Ended = tuple[Run, Outcome]
+Ended = tuple[Run, AttemptOutcome]
 
 
 class Sealer:
     """Seals in rounds, one after another, in a thread of its own; each outcome is then told."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, told: Callable[[Run, Outcome], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, told: Callable[[Run, AttemptOutcome], None]) -> None:
         self._loop = loop
         self._told = told
         self._thread = ThreadPoolExecutor(1, "seal")
@@ -34,7 +34,7 @@ class Sealer:
         self._next_round = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, run: Run, outcome: Outcome) -> None:
+    def add(self, run: Run, outcome: AttemptOutcome) -> None:
         """Takes an outcome with seals."""
         self._waiting.append((run, outcome))
         self._begin()
@@ -51,7 +51,7 @@ class Sealer:
         outcomes = self._loop.run_in_executor(self._thread, sealed, [outcome for _, outcome in batch])
         outcomes.add_done_callback(lambda done: self._tell(batch, done))
 
-    def _tell(self, batch: Sequence[Ended], done: asyncio.Future[list[Outcome]]) -> None:
+    def _tell(self, batch: Sequence[Ended], done: asyncio.Future[list[AttemptOutcome]]) -> None:
         self._is_busy = False
         # Whatever we did not think of fails these attempts; it must not keep all later ones waiting.
         error = done.exception()
@@ -68,7 +68,7 @@ class Sealer:
         sealed([outcome for _, outcome in self._waiting])
 
 
-def sealed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def sealed(outcomes: Sequence[AttemptOutcome]) -> list[AttemptOutcome]:
     """Seals what these attempts left, and returns how they ended: one whose receipt could not be sealed has failed."""
     seals = [seal for outcome in outcomes for seal in outcome.seals]
     errors = dict(zip(seals, seal_all(seals), strict=True))
@@ -79,7 +79,7 @@ def sealed(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return ended
 
 
-def _unsealed(outcome: Outcome, why: BaseException) -> Outcome:
+def _unsealed(outcome: AttemptOutcome, why: BaseException) -> AttemptOutcome:
     words = why.strerror if isinstance(why, OSError) else repr(why)
     reason = f"StoreError: its results could not be brought to the disk: {words}"
     return replace(outcome, seals=(), exit_code=int(ContainerExit.STORE_UNREACHABLE), reason=reason)
