@@ -12,33 +12,31 @@ that is time (ISO-8601, UTC), level, run id (`-`: none yet), logger, event, and 
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.wire.errors import InvalidUse
-from batch_pipeline.wire.scrub import scrubbed, scrubbed_value
+from batch_pipeline.wire.log_line import PACKAGE, Facts, line_of
 
-LOGGER: Final = logging.getLogger("batch_pipeline")
-#: Characters of a value that are kept.
-MOST_CHARACTERS: Final = 1000
+__all__ = [
+    "LOGGER",
+    "Facts",
+    "LineFormatter",
+    "RunHandler",
+    "also_to",
+    "current",
+    "kept_by",
+    "line_of",
+    "of_run",
+    "set_up",
+]
 
-
-class Facts:
-    """The facts of a log line as `key=value`, quoted where a value has blanks; rendered no sooner than the line is."""
-
-    def __init__(self, **values: Any) -> None:
-        self._values = values
-
-    def __str__(self) -> str:
-        return " ".join(f"{key}={_quoted(scrubbed_value(_plain(item), key))}" for key, item in self._values.items())
+LOGGER: Final = logging.getLogger(PACKAGE)
 
 
 class RunHandler(logging.Handler):
@@ -81,17 +79,6 @@ def kept_by(handler: RunHandler) -> Iterator[None]:
         LOGGER.setLevel(level)
         _CURRENT.reset(token)
         handler.close()
-
-
-def line_of(record: logging.LogRecord, run_id: str) -> str:
-    """A record as one line without its end, and without what looks like a secret."""
-    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    name = record.name.removeprefix(f"{LOGGER.name}.")
-    message = record.getMessage()
-    if record.exc_info and record.exc_info[1] is not None:
-        message += f" {Facts(error=repr(record.exc_info[1]))}"
-    message = message.replace("\r", "\\r").replace("\n", "\\n")
-    return scrubbed(f"{moment} {record.levelname:<7} {run_id or '-'} {name}: {message}")
 
 
 class LineFormatter(logging.Formatter):
@@ -167,18 +154,3 @@ class _File(logging.FileHandler):
             super().close()
         except OSError:
             pass  # What could not be flushed was reported.
-
-
-def _plain(item: Any) -> Any:
-    return item.value if isinstance(item, Enum) else item
-
-
-def _quoted(value: Any) -> str:
-    text = value if isinstance(value, str) else str(value)
-    if len(text) > MOST_CHARACTERS:
-        text = f"{text[:MOST_CHARACTERS]}…"
-    return (
-        text
-        if text.isprintable() and text and not set(text) & {" ", '"', "="}
-        else json.dumps(text, ensure_ascii=False)
-    )
