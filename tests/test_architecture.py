@@ -243,8 +243,7 @@ def test_folders_of_the_embedded_batch_import_only_earlier_ones() -> None:
     for found in imports_in(*(f"{PACKAGE}/localbatch/{folder}/" for folder in order)):
         target = found.name.removeprefix(f"{PACKAGE}.localbatch.").split(".")[0]
         earlier = order[: order.index(Path(found.file).parts[2]) + 1]
-        # Where a server answers is known to all.
-        if found.name.startswith(f"{PACKAGE}.localbatch.") and target not in (*earlier, "endpoint"):
+        if found.name.startswith(f"{PACKAGE}.localbatch.") and target not in earlier:
             wrong.append(str(found))
     assert not wrong
 

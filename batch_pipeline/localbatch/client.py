@@ -32,6 +32,8 @@ _PING_SECONDS = 5.0
 _POLL_SECONDS = 0.01
 #: What a new server writes at the least, roughly.
 _PROBE_BYTES = 1 << 17
+#: A log longer than this is put aside when the next server starts: some 30,000 attempts.
+_LOG_BYTES = 1 << 23
 #: How a state folder that others may write to is avoided.
 STATE_REMEDY = "Name another state folder (embedded.state, --state)"
 _FLAGS = {
@@ -241,6 +243,8 @@ def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoin
     log = state / "server.log"
     # For jobs that bring no toolchain of their own, and no secrets.
     toolchain = Toolchain.of_this_process()
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(state / "server.log.1")
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     earlier_bytes = os.fstat(descriptor).st_size
     try:

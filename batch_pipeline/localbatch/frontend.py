@@ -47,16 +47,16 @@ class HttpFrontend:
         *,
         port: int = 0,
         before: Endpoint | None = None,
-        heard: Callable[[], None] = lambda: None,
+        on_request: Callable[[], None] = lambda: None,
         lock: AbstractContextManager[object] | None = None,
         identity: AwsIdentity | None = None,
     ) -> None:
         self._batch = batch
         self._identity = identity
-        self._asking: set[asyncio.Task[None]] = set()
-        #: Held while the Batch is asked, when it is used from other threads too.
+        self._lending: set[asyncio.Task[None]] = set()
+        #: Held while a request is answered, when it is used from other threads too.
         self._lock = lock or nullcontext()
-        self._heard = heard
+        self._on_request = on_request
         listener = _listen(port or (before.port if before else 0), given=bool(port))
         #: Where it answers and with which key.
         self.endpoint = Endpoint(
@@ -80,15 +80,15 @@ class HttpFrontend:
         await self._http.close_all_connections()
 
     def _serve(self, request: HTTPServerRequest) -> None:
-        self._heard()
+        self._on_request()
         connection = request.connection
         if connection is None:
             return
         if self._identity is not None and request.path == PATH:
             # The chain of credentials may ask a server far away: everybody else is answered meanwhile.
             task = asyncio.get_running_loop().create_task(self._lend(request, connection, self._identity))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._lending.add(task)
+            task.add_done_callback(self._lending.discard)
             return
         try:
             answer = self._answer(request)

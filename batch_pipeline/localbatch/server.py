@@ -12,7 +12,6 @@ import fcntl
 import os
 import shutil
 import signal
-import sys
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,13 +27,16 @@ from batch_pipeline.localbatch.hosts.containers import Containers
 from batch_pipeline.localbatch.hosts.execution import SystemClock
 from batch_pipeline.localbatch.hosts.executor import GRACE_SECONDS, ProcessExecutor
 from batch_pipeline.localbatch.hosts.recovery import recover
+from batch_pipeline.localbatch.server_log import LOGGER, log_to_stderr
 from batch_pipeline.localbatch.service import Batch
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import BatchPipelineError, RunConflict
+from batch_pipeline.wire.log_line import Facts
 from batch_pipeline.wire.scratch import private_folder, scratch_root, sweep
 from batch_pipeline.wire.toolchain import Toolchain
 
 _MIB = 1 << 20
+_LOG = LOGGER.getChild("server")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +81,7 @@ class Server:
         )
         self._toolchain = Toolchain.of_this_process()
         self._containers = self._make_containers()
-        self._asked = loop.time()
+        self._last_request = loop.time()
         self._stopped = loop.create_future()
         before = read_record(options.state)
         self._identity = AwsIdentity(options.state)
@@ -87,7 +89,7 @@ class Server:
             self.batch,
             port=options.port,
             before=before.endpoint if before else None,
-            heard=self._hear,
+            on_request=self._note_request,
             identity=self._identity,
         )
         self._executor = self._make_executor()
@@ -125,9 +127,10 @@ class Server:
         self._sweep()
         self._front.open()
         write_record(self._options.state, self._record())
+        self._log_start()
         _close_input()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop)
+            self._loop.add_signal_handler(number, self._stop, number.name)
         self._look_whether_idle()
         await self._stopped
         await self._front.close()
@@ -135,6 +138,24 @@ class Server:
         batch.executor = None
         self._executor.close()
         self._storage.close()
+
+    def _log_start(self) -> None:
+        options, engine = self._options, self.batch.engine
+        where = Facts(
+            url=self._front.endpoint.url, pid=os.getpid(), state_folder=str(options.state), code=self._code[:8]
+        )
+        _LOG.info("started %s", where)
+        _LOG.info(
+            "recovered %s",
+            Facts(
+                jobs=len(engine.jobs),
+                live=sum(1 for _ in engine.live()),
+                adopted=len(engine.running),
+                vcpus=options.vcpus,
+                memory_mib=options.memory_mib,
+                container=options.container,
+            ),
+        )
 
     def _sweep(self) -> None:
         """Has the scratch of killed processes removed; they may have left much, and nobody waits for that."""
@@ -145,26 +166,27 @@ class Server:
         try:
             sweep(self._options.scratch or scratch_root(os.environ))
         except (BatchPipelineError, OSError) as error:
-            # The attempts will be told the same.
-            print(error, file=sys.stderr)
+            # The attempts fail with the same message.
+            _LOG.warning("scratch not removed %s", Facts(error=str(error)))
 
     def _record(self) -> Record:
         options = {name: value for name, value in asdict(self._options).items() if name != "state"}
         return Record(endpoint=self._front.endpoint, code=self._code, options=options)
 
-    def _hear(self) -> None:
-        self._asked = self._loop.time()
+    def _note_request(self) -> None:
+        self._last_request = self._loop.time()
 
-    def _stop(self) -> None:
+    def _stop(self, reason: str) -> None:
         if not self._stopped.done():
+            _LOG.info("stopping %s", Facts(reason=reason, running=len(self.batch.engine.running)))
             self._stopped.set_result(None)
 
     def _look_whether_idle(self) -> None:
         if self.batch.engine.running:
-            self._asked = self._loop.time()
-        left = self._asked + self._options.idle_seconds - self._loop.time()
+            self._last_request = self._loop.time()
+        left = self._last_request + self._options.idle_seconds - self._loop.time()
         if left <= 0:
-            self._stop()
+            self._stop("idle")
         else:
             self._loop.call_later(max(0.05, min(left, 10)), self._look_whether_idle)
 
@@ -195,6 +217,7 @@ def serve(options: Options) -> None:
         raise RunConflict(
             f"Another embedded Batch already serves {options.state}; a state folder has one server. Use that one."
         ) from error
+    log_to_stderr()
     asyncio.run(_serve(options))
     os.close(descriptor)
 

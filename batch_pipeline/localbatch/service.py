@@ -17,11 +17,14 @@ from batch_pipeline.localbatch.api.middleware import ApiMiddleware
 from batch_pipeline.localbatch.api.model import ApiError, ApiRequest, Models
 from batch_pipeline.localbatch.api.operations import Api
 from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT, ResourceRegistry
-from batch_pipeline.localbatch.engine.job import AttemptOutcome, Document
+from batch_pipeline.localbatch.engine.job import STATES, AttemptOutcome, BatchJob, Document
 from batch_pipeline.localbatch.engine.state import NotStored, Storage, StoredJob
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
 from batch_pipeline.localbatch.hosts.execution import Clock, Executor
+from batch_pipeline.localbatch.server_log import LOGGER
+from batch_pipeline.wire.log_line import Facts
 
+_LOG = LOGGER.getChild("service")
 #: How long an end may be in a worker's journal only.
 FLUSH_MS = 50
 
@@ -108,6 +111,7 @@ class Batch:
             answer = self._answered(self._models.parse(method, path, headers, body))
             return HttpResponse(status=200, body=json.dumps(answer).encode(), headers=identity)
         except ApiError as error:
+            _LOG.info("refused %s", Facts(path=path, code=error.code, message=error.message))
             shown = {"__type": error.code, "message": error.message}
             identity["x-amzn-ErrorType"] = error.code
             return HttpResponse(status=error.status, body=json.dumps(shown).encode(), headers=identity)
@@ -132,6 +136,7 @@ class Batch:
     def began(self, run: Run) -> None:
         """See `AttemptListener.began`."""
         self.engine.began(run, self.clock.now_ms())
+        _LOG.info("attempt started %s", _of(run))
         if run.deadline_ms is not None:
             self._set_alarm()
 
@@ -143,10 +148,12 @@ class Batch:
     def ended(self, run: Run, outcome: AttemptOutcome) -> None:
         """See `AttemptListener.ended`."""
         self.engine.end(run, outcome, self.clock.now_ms())
+        _LOG.info("attempt ended %s exit_code=%s%s", _of(run), outcome.exit_code, _reason(run, outcome))
         self.pump()
 
     def given_back(self, run: Run) -> None:
         """See `AttemptListener.given_back`."""
+        _LOG.info("attempt not begun %s", _of(run))
         self.engine.give_back(run, self.clock.now_ms())
         self.pump()
 
@@ -160,6 +167,7 @@ class Batch:
         while engine.stops:
             run = engine.stops.pop(0)
             if engine.running.get(run.key) is run:
+                _LOG.info("attempt stopped %s %s", _of(run), Facts(reason=run.stopped_for))
                 executor.stop(run)
         for run in engine.schedule(self.clock.now_ms()):
             executor.start(run)
@@ -188,6 +196,25 @@ class Batch:
                 [engine.jobs[job_id] for job_id in engine.changed_jobs],
                 [(engine.jobs[job_id], index) for job_id, index in engine.changed],
             )
+            for job_id in engine.changed_jobs:
+                _log_state(engine.jobs[job_id])
             engine.changed.clear()
             engine.changed_jobs.clear()
         self.after_flush()
+
+
+def _of(run: Run) -> str:
+    """What a log line says of an attempt; not by `Facts`, for there are two lines for each of very many."""
+    job, index = run.job, run.index
+    return f"job={job.spec.child_id(index)} attempt={run.attempt} state={STATES[job.states[index]]}"
+
+
+def _reason(run: Run, outcome: AttemptOutcome) -> str:
+    reason = run.stopped_for or outcome.reason or outcome.status_reason
+    return f" {Facts(reason=reason)}" if reason else ""
+
+
+def _log_state(job: BatchJob) -> None:
+    counts = {name.lower(): number for name, number in zip(STATES, job.counts, strict=True) if number}
+    reason = {"reason": job.status_reason} if job.status_reason else {}
+    _LOG.info("job changed %s", Facts(job=job.spec.id, state=STATES[job.state], **counts, **reason))

@@ -6,13 +6,18 @@ although the call took effect, leave jobs out.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from batch_pipeline.localbatch.api.model import ApiRequest
+from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
 from batch_pipeline.localbatch.engine.job import Document
+from batch_pipeline.wire.log_line import Facts
+
+_LOG = logging.getLogger(__name__)
 
 #: Calls remembered; older ones are forgotten.
 REMEMBERED = 10_000
@@ -56,10 +61,22 @@ class ApiMiddleware:
         self.calls.append(
             ApiCall(operation=request.operation, time_ms=self._now_ms(), parameters=_short(request.parameters))
         )
-        if self.faults:
+        if self.faults is None:
+            return self._handle(request)
+        with _logged(request):
             self.faults.before(request)
         answer = self._handle(request)
-        return self.faults.after(request, answer) if self.faults else answer
+        with _logged(request):
+            return self.faults.after(request, answer)
+
+
+@contextmanager
+def _logged(request: ApiRequest) -> Iterator[None]:
+    try:
+        yield
+    except (ApiError, AnswerLost) as error:
+        _LOG.info("fault injected %s", Facts(operation=request.operation, error=repr(error)))
+        raise
 
 
 def _short(parameters: Document) -> Document:

@@ -5,6 +5,7 @@ What is not there answers `UnknownOperationException`, as a service of another v
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -18,8 +19,12 @@ from batch_pipeline.localbatch.api.registry import ResourceRegistry, check_tags
 from batch_pipeline.localbatch.api.submit import resolve
 from batch_pipeline.localbatch.engine.job import BatchJob, Cancellation, Document, JobSpec
 from batch_pipeline.localbatch.engine.state_machine import Engine
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.log_line import Facts
 from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.toolchain import Toolchain
+
+_LOG = logging.getLogger(__name__)
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
 DESCRIBED_JOBS = 100
@@ -91,6 +96,8 @@ class Api:
         spec = replace(spec, toolchain=toolchain)
         self._save_job(spec)
         self._engine.submit(spec, now)
+        run_id = spec.environment.get(Variable.RUN_ID, "")
+        _LOG.info("submitted %s", Facts(job=spec.id, name=spec.name, queue=spec.queue, size=spec.size, run=run_id))
         return {"jobArn": job_arn(spec.id), "jobName": spec.name, "jobId": spec.id}
 
     def _find(self, name: str) -> tuple[BatchJob, int | None] | None:
@@ -119,6 +126,7 @@ class Api:
         found = self._find(request["jobId"])
         if found:
             job, index = found
+            _LOG.info("cancelled %s", Facts(job=request["jobId"], terminate=terminate, reason=request["reason"]))
             self._engine.cancel(job, index, Cancellation(reason=request["reason"], terminate=terminate), self._now_ms())
         return {}
 
