@@ -39,6 +39,6 @@ def import_fastqs(first: Path, second: Path, path: Path, *, sample: str, library
     except FileNotFoundError as error:
         raise InvalidConfig("samtools is not on the PATH; it writes the demonstration's BAMs. Install it.") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise StepFailed(f"samtools could not write {path.name}: {said[-1] if said else error}.") from error
+        lines = error.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise StepFailed(f"samtools could not write {path.name}: {lines[-1] if lines else error}.") from error
     part.replace(path)

@@ -86,13 +86,13 @@ def prepare(folder: Path, *, seed: int = 1, samples: int = 8, real: bool = True,
     """
     folder = folder.absolute()
     request = {"format": FORMAT, "seed": seed, "samples": samples, "real": real, "library": asdict(_LIBRARY)}
-    found = _found(folder, request)
-    if found is not None and (found.real or not real):
-        return found
+    existing = _existing(folder, request)
+    if existing is not None and (existing.real or not real):
+        return existing
     fetched = fetch_real(folder / "real", cache=cache) if real else Unavailable(reason="")
     # Still no real set: the files stay as they are, so that a pipeline sees nothing new.
-    if found is not None and isinstance(fetched, Unavailable):
-        return found
+    if existing is not None and isinstance(fetched, Unavailable):
+        return existing
     return _made(folder, request, fetched, seed=seed, samples=samples)
 
 
@@ -135,7 +135,7 @@ def _made(
     return _read(folder, made)
 
 
-def _found(folder: Path, request: Mapping[str, Any]) -> Cohort | None:
+def _existing(folder: Path, request: Mapping[str, Any]) -> Cohort | None:
     """The cohort in the folder, if it was made for this request and is whole."""
     try:
         made = json.loads((folder / "cohort.json").read_text(encoding="utf-8"))

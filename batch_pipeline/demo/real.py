@@ -120,11 +120,11 @@ def _download(archive: Path) -> str:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             _fetch_source(Path(folder), source)
-            found = next(Path(folder).glob("pizzly_*.orig.tar.*"), None)
-            if found is None or _sha256(found) != ARCHIVE_SHA256:
+            tarball = next(Path(folder).glob("pizzly_*.orig.tar.*"), None)
+            if tarball is None or _sha256(tarball) != ARCHIVE_SHA256:
                 return f"apt gave another archive than {ARCHIVE}, whose checksum is known."
             part = archive.with_name(f".{archive.name}.{os.getpid()}.part")
-            part.write_bytes(found.read_bytes())
+            part.write_bytes(tarball.read_bytes())
             part.replace(archive)
     except FileNotFoundError:
         return "This machine has no apt-get, through which the reads come."
@@ -193,8 +193,8 @@ def _fetch_source(folder: Path, source: str) -> None:
 
 
 def _cause(error: Exception) -> str:
-    said = getattr(error, "stderr", None)
-    lines = [line for line in said.splitlines() if line.startswith("E:")] if isinstance(said, str) else []
+    stderr = getattr(error, "stderr", None)
+    lines = [line for line in stderr.splitlines() if line.startswith("E:")] if isinstance(stderr, str) else []
     return lines[-1].removeprefix("E: ") if lines else type(error).__name__
 
 

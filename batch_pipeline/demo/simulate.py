@@ -89,14 +89,14 @@ def design_cohort(transcripts: Sequence[Transcript], *, seed: int, samples: int)
         wanted = rng.randint(1, 3) if number > 2 else 0
         events = [recurrent] if wanted and number % 2 == 0 else []
         while len(events) < wanted:
-            taken = frozenset(gene for event in events for gene in (event.a.gene_id, event.b.gene_id))
-            events.append(draw_event(rng, transcripts, used, taken))
+            used_genes = frozenset(gene for event in events for gene in (event.a.gene_id, event.b.gene_id))
+            events.append(draw_event(rng, transcripts, used, used_genes))
         cohort.append(Sample(name=f"sim{number:02}", events=tuple(events)))
     return cohort
 
 
 def draw_event(
-    rng: random.Random, transcripts: Sequence[Transcript], used: set[frozenset[str]], taken: frozenset[str]
+    rng: random.Random, transcripts: Sequence[Transcript], used: set[frozenset[str]], used_genes: frozenset[str]
 ) -> Event:
     """Draws two genes that are not `taken` and whose pair is not `used`, and marks it so, and where they are cut."""
     for _ in range(_TRIES):
@@ -104,7 +104,7 @@ def draw_event(
         pair = frozenset((a.gene_id, b.gene_id))
         ends = [end for end in a.inner_ends if end >= _MARGIN]
         starts = [start for start in b.inner_ends if len(b.sequence) - start >= _MARGIN]
-        if pair in used or pair & taken or not ends or not starts or not _far_apart(a, b):
+        if pair in used or pair & used_genes or not ends or not starts or not _far_apart(a, b):
             continue
         used.add(pair)
         return Event(a=a, b=b, position_a=rng.choice(ends), position_b=rng.choice(starts))
@@ -288,10 +288,10 @@ def _command() -> None:
             raise click.UsageError("--fasta and --gtf go together; leave both out for a random transcriptome.")
         library = Library(pairs=pairs, fusion_pairs=fusion_pairs, read_length=read_length, error_rate=error_rate)
         try:
-            said = _write(fasta, gtf, out, seed=seed, samples=samples, library=library)
+            summary = _write(fasta, gtf, out, seed=seed, samples=samples, library=library)
         except BatchPipelineError as error:
             raise click.ClickException(error.message) from error
-        click.echo(said, err=True)
+        click.echo(summary, err=True)
 
     simulate()
 

@@ -50,7 +50,7 @@ class SampleScore:
 
     sample: str
     expected: int
-    found: tuple[str, ...] = ()
+    detected: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     #: Listed and not true; a pair in the wrong order is one of these, and one of `missed`.
     extra: tuple[str, ...] = ()
@@ -78,9 +78,9 @@ class Score:
         return all(sample.perfect for sample in self.samples)
 
     @property
-    def found(self) -> int:
+    def detected(self) -> int:
         """Fusions found."""
-        return sum(len(sample.found) for sample in self.samples)
+        return sum(len(sample.detected) for sample in self.samples)
 
     @property
     def expected(self) -> int:
@@ -95,7 +95,7 @@ class Score:
         negatives = [sample for sample in self.samples if not sample.expected]
         empty = sum(sample.perfect for sample in negatives)
         return (
-            f"{self.found} of {self.expected} fusions found, {extra} not true, {exact} of {judged} known breakpoints"
+            f"{self.detected} of {self.expected} fusions found, {extra} not true, {exact} of {judged} known breakpoints"
             f" exact, {empty} of {len(negatives)} samples without fusions empty"
         )
 
@@ -107,7 +107,7 @@ class Score:
         for sample in self.samples:
             exact = f"{sample.exact} of {sample.judged}" if sample.judged else "-"
             verdict = sample.problem or ("as it should be" if sample.perfect else "differs")
-            lists = (", ".join(names) or "-" for names in (sample.found, sample.missed, sample.extra))
+            lists = (", ".join(names) or "-" for names in (sample.detected, sample.missed, sample.extra))
             rows.append((sample.sample, str(sample.expected), *lists, exact, verdict))
         return rows
 
@@ -129,13 +129,13 @@ def _score(sample: str, fusions: Sequence[Fusion], result: Path | None) -> Sampl
         problem = "no result" if result is None or isinstance(error, OSError) else f"unreadable result ({error!r})"
         names = tuple(fusion.name for fusion in fusions)
         return SampleScore(sample=sample, expected=expected, missed=names, problem=problem)
-    found = [fusion for fusion in fusions if fusion.pair in listed]
-    judged = [fusion for fusion in found if fusion.transcript_a]
+    detected = [fusion for fusion in fusions if fusion.pair in listed]
+    judged = [fusion for fusion in detected if fusion.transcript_a]
     true = {fusion.pair for fusion in fusions}
     return SampleScore(
         sample=sample,
         expected=expected,
-        found=tuple(fusion.name for fusion in found),
+        detected=tuple(fusion.name for fusion in detected),
         missed=tuple(fusion.name for fusion in fusions if fusion.pair not in listed),
         extra=tuple(f"{g['geneA']['name']}-{g['geneB']['name']}" for pair, g in listed.items() if pair not in true),
         judged=len(judged),

@@ -32,16 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     foreground, stopping = options.pop("foreground"), options.pop("stop")
     options["state"] = options["state"].resolve()
-    given = {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     try:
         if stopping:
-            stop(given["state"])
+            stop(chosen["state"])
         elif foreground:
             from batch_pipeline.localbatch.server import Options, serve
 
-            serve(Options(**given))
+            serve(Options(**chosen))
         else:
-            print(ensure(given.pop("state"), **given).url)
+            print(ensure(chosen.pop("state"), **chosen).url)
     except BatchPipelineError as error:
         print(error.message, file=sys.stderr)
         return error.exit_code

@@ -88,16 +88,16 @@ def ensure(
         "container": container,
     }
     wanted = {name: value for name, value in options.items() if value is not None}
-    found = _find(state)
-    if found and _suits(*found, wanted):
-        return found[0].endpoint
+    running = _find(state)
+    if running and _suits(*running, wanted):
+        return running[0].endpoint
     with _using(state):
         private_folder(state.resolve(), STATE_REMEDY)
         with _only_one_starts(state) as starting:
-            found = _find(state)
-            if found and _suits(*found, wanted):
-                return found[0].endpoint
-            if found:
+            running = _find(state)
+            if running and _suits(*running, wanted):
+                return running[0].endpoint
+            if running:
                 stop(state)
             return _start(state.resolve(), wanted, starting)
 
@@ -107,8 +107,8 @@ def find(state: Path) -> Endpoint | None:
 
     Raises BackendFailed for a folder that cannot be read.
     """
-    found = _find(state)
-    return found[0].endpoint if found else None
+    running = _find(state)
+    return running[0].endpoint if running else None
 
 
 def lend(endpoint: Endpoint, variables: Mapping[str, str]) -> None:

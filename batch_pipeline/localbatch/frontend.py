@@ -57,7 +57,7 @@ class HttpFrontend:
         #: Held while a request is answered, when it is used from other threads too.
         self._lock = lock or nullcontext()
         self._on_request = on_request
-        listener = _listen(port or (before.port if before else 0), given=bool(port))
+        listener = _listen(port or (before.port if before else 0), required=bool(port))
         #: Where it answers and with which key.
         self.endpoint = Endpoint(
             url=f"http://127.0.0.1:{listener.getsockname()[1]}",
@@ -143,12 +143,12 @@ class HttpFrontend:
         )
 
 
-def _listen(port: int, *, given: bool) -> socket.socket:
+def _listen(port: int, *, required: bool) -> socket.socket:
     """A socket on the port, or on a free one if the port was only a wish."""
     try:
         listener = socket.create_server(("127.0.0.1", port), backlog=128)
     except OSError:
-        if given:
+        if required:
             raise
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)

@@ -29,8 +29,8 @@ class Section:
 def state_of(run: RunRecord) -> str:
     """A run's state in words."""
     counts = f"{run.done:,} done" + (f", {run.failed:,} failed" if run.failed else "")
-    told = counts if run.ended else "live"
-    return f"{told}; {run.problem}" if run.problem else told
+    state = counts if run.ended else "live"
+    return f"{state}; {run.problem}" if run.problem else state
 
 
 def spent_words(run: RunRecord) -> str:
@@ -39,10 +39,10 @@ def spent_words(run: RunRecord) -> str:
         return ""
     hours = {name: run.spent[f"{name}_hours"] for name in ("vcpu", "gib")}
     vcpu, gib = (f"{value:,.1f}" if value >= 10 else f"{value:.3g}" for value in hours.values())
-    told = [f"{vcpu} vCPU-hours", f"{gib} GiB-hours"]
-    told += [f"{run.spent['cost']:,.2f} {run.spent['currency']}"] if run.spent["cost"] else []
+    amounts = [f"{vcpu} vCPU-hours", f"{gib} GiB-hours"]
+    amounts += [f"{run.spent['cost']:,.2f} {run.spent['currency']}"] if run.spent["cost"] else []
     receipts = run.spent["receipts"]
-    return ", ".join(told) + (f" (after {receipts:,} of its receipts)" if receipts < run.done else "")
+    return ", ".join(amounts) + (f" (after {receipts:,} of its receipts)" if receipts < run.done else "")
 
 
 def code_of(run: RunRecord) -> str:

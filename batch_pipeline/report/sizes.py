@@ -8,7 +8,7 @@ from batch_pipeline.provenance.rightsize import ResourceProposal
 from batch_pipeline.report.tables import counted
 
 
-def rightsize_rows(found: Sequence[ResourceProposal]) -> list[list[object]]:
+def rightsize_rows(proposals: Sequence[ResourceProposal]) -> list[list[object]]:
     """A step's cells, memory now, the share that fits, memory a share, proposal; vCPUs now, busy and proposed."""
     return [
         [
@@ -22,13 +22,13 @@ def rightsize_rows(found: Sequence[ResourceProposal]) -> list[list[object]]:
             f"{one.busy_median:.1f} to {one.busy_most:.1f}",
             one.cpus,
         ]
-        for one in found
+        for one in proposals
     ]
 
 
-def rightsize_lines(found: Sequence[ResourceProposal]) -> list[str]:
+def rightsize_lines(proposals: Sequence[ResourceProposal]) -> list[str]:
     """What to change, a sentence a step."""
-    return [f"{one.step}: {_change(one)}" for one in found]
+    return [f"{one.step}: {_change(one)}" for one in proposals]
 
 
 def _change(one: ResourceProposal) -> str:

@@ -128,11 +128,11 @@ def _plan_row(plan: Plan, step: str) -> PlanRow:
 
 def plan_notes(plan: Plan) -> Iterator[str]:
     """Sentences on results that are not what their receipts say, and on cells that are not done once this is sent."""
-    found = list(plan.problems.items())
-    for (step, sample), problem in found[:FEW]:
+    problems = list(plan.problems.items())
+    for (step, sample), problem in problems[:FEW]:
         yield f"{step} of {spoken(sample)}: {problem}."
-    if len(found) > FEW:
-        yield f"{len(found) - FEW:,} more cells whose results are not what their receipts say."
+    if len(problems) > FEW:
+        yield f"{len(problems) - FEW:,} more cells whose results are not what their receipts say."
     if undone := _undone_line(plan):
         yield undone
 
@@ -142,11 +142,11 @@ def _undone_line(plan: Plan) -> str:
     if not cells:
         return ""
     steps = Counter(step for step, _ in cells)
-    told = first_few([f"{count:,} of {step}" for step, count in steps.items()])
+    counts_by_step = first_few([f"{count:,} of {step}" for step, count in steps.items()])
     were, are, read = ("was", "is", "it reads") if len(cells) == 1 else ("were", "are", "they read")
     return (
         f"{counted(len(cells), 'cell')} that {were} not chosen {are} not done after this, for what {read} is made"
-        f" again: {told}. The command without the choice makes what is missing then."
+        f" again: {counts_by_step}. The command without the choice makes what is missing then."
     )
 
 
@@ -205,10 +205,10 @@ def blocked_lines(blocked: Mapping[tuple[str, str], str] | Sequence[tuple[str, s
     """The sentences about blocked cells, the first few a step; those that differ by sample alone are told once."""
     lines: list[str] = []
     for group in blocked_groups(blocked):
-        told: dict[str, list[tuple[str, str]]] = {}
+        sentences_by_kind: dict[str, list[tuple[str, str]]] = {}
         for sample, sentence in group.cells:
-            told.setdefault(_kind(sample, sentence), []).append((spoken(sample), sentence))
-        kinds = list(told.values())
+            sentences_by_kind.setdefault(_kind(sample, sentence), []).append((spoken(sample), sentence))
+        kinds = list(sentences_by_kind.values())
         lines += [f"{group.step}: {first_few([sample for sample, _ in cells])}: {cells[0][1]}" for cells in kinds[:FEW]]
         if len(kinds) > FEW:
             lines.append(f"{group.step}: and {sum(map(len, kinds[FEW:])):,} more.")

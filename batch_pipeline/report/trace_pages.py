@@ -20,32 +20,32 @@ class Branch:
     children: Sequence[Branch] = ()
 
 
-def tree_of(found: Trace) -> Branch:
+def tree_of(trace: Trace) -> Branch:
     """The file, the cell that made it, what that read, and so on; a cell that several read from is told once."""
-    told: set[Cell] = set()
-    return Branch(lines=[_file(found.file)], children=list(_grown(found, [found.file], told)))
+    shown: set[Cell] = set()
+    return Branch(lines=[_file(trace.file)], children=list(_grown(trace, [trace.file], shown)))
 
 
-def _grown(found: Trace, files: Sequence[Traced], told: set[Cell]) -> Iterator[Branch]:
+def _grown(trace: Trace, files: Sequence[Traced], shown: set[Cell]) -> Iterator[Branch]:
     """The cells that made these files."""
     for cell in dict.fromkeys(file.maker for file in files if file.maker):
-        maker = found.makers.get(cell)
+        maker = trace.makers.get(cell)
         if maker is None:
             continue
-        if cell in told:
+        if cell in shown:
             yield Branch(lines=[f"{_name(cell)}, as above"])
             continue
-        told.add(cell)
-        yield Branch(lines=list(_about(maker)), children=list(_inputs(found, cell, told)))
+        shown.add(cell)
+        yield Branch(lines=list(_about(maker)), children=list(_inputs(trace, cell, shown)))
 
 
-def _inputs(found: Trace, cell: Cell, told: set[Cell]) -> Iterator[Branch]:
+def _inputs(trace: Trace, cell: Cell, shown: set[Cell]) -> Iterator[Branch]:
     """What a cell read: the files of one maker together, then those of no maker."""
-    read = found.inputs.get(cell, ())
+    read = trace.inputs.get(cell, ())
     for maker in dict.fromkeys(file.maker for file in read):
         files = [file for file in read if file.maker == maker]
         lines = [f"{file.port}: {_file(file)}" for file in files]
-        yield Branch(lines=lines, children=list(_grown(found, files, told)) if maker else ())
+        yield Branch(lines=lines, children=list(_grown(trace, files, shown)) if maker else ())
 
 
 def _file(file: Traced) -> str:
@@ -79,24 +79,24 @@ def _name(cell: Cell) -> str:
     return f"{cell[0]} of {'all samples' if cell[1] == layout.COHORT else cell[1]}"
 
 
-def trace_record(found: Trace) -> dict[str, Any]:
+def trace_record(trace: Trace) -> dict[str, Any]:
     """The trace as a JSON value: cells once each, its own first."""
     return {
         "format": 1,
-        "file": _file_record(found.file),
-        "cells": [_cell_record(found, cell, maker) for cell, maker in found.makers.items()],
-        "sources": [_file_record(file) for file in found.sources],
-        "problems": found.problems,
+        "file": _file_record(trace.file),
+        "cells": [_cell_record(trace, cell, maker) for cell, maker in trace.makers.items()],
+        "sources": [_file_record(file) for file in trace.sources],
+        "problems": trace.problems,
     }
 
 
 def _file_record(file: Traced) -> dict[str, Any]:
     made_by = {"step": file.maker[0], "sample": file.maker[1]} if file.maker else None
-    told = {"key": file.key, "port": file.port, "size_bytes": file.size_bytes, "sha256": file.sha256}
-    return told | {"etag": file.etag, "made_by": made_by, "problem": file.problem}
+    record = {"key": file.key, "port": file.port, "size_bytes": file.size_bytes, "sha256": file.sha256}
+    return record | {"etag": file.etag, "made_by": made_by, "problem": file.problem}
 
 
-def _cell_record(found: Trace, cell: Cell, maker: Maker) -> dict[str, Any]:
+def _cell_record(trace: Trace, cell: Cell, maker: Maker) -> dict[str, Any]:
     receipt, run = maker.receipt, maker.run
     code = {} if run is None else {name: getattr(run, name) for name in _OF_CODE}
     return {
@@ -113,7 +113,7 @@ def _cell_record(found: Trace, cell: Cell, maker: Maker) -> dict[str, Any]:
         "stopped_at": receipt.stopped_at,
         "host": receipt.host,
         "native_id": receipt.native_id,
-        "inputs": [_file_record(file) for file in found.inputs.get(cell, ())],
+        "inputs": [_file_record(file) for file in trace.inputs.get(cell, ())],
     }
 
 

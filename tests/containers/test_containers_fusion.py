@@ -154,7 +154,7 @@ def test_the_fusions_are_those_that_are_in_the_samples(lab: Lab, cohort: Cohort,
         path.write_bytes(lab.read(f"results/pizzly/{sample}/{sample}.json"))
     judged = score(cohort, results)
     assert judged.perfect, judged.sentence
-    assert judged.found == len(cohort.truth) >= 9
+    assert judged.detected == len(cohort.truth) >= 9
 
 
 def test_the_results_are_those_of_the_demonstration_byte_by_byte(lab: Lab, demo: Path) -> None:

@@ -28,26 +28,26 @@ def list_jobs(request: Document, registry: ResourceRegistry, jobs: dict[str, Bat
     state = STATES.index(request.get("jobStatus", "RUNNING"))
     if chosen[0] == "jobQueue":
         queue = registry.queue(request["jobQueue"])["jobQueueName"]
-        found = _of_queue(queue, state, filters, jobs, start)
+        matches = _of_queue(queue, state, filters, jobs, start)
     elif chosen[0] == "arrayJobId":
-        found = _of_array(request["arrayJobId"], state, jobs, start)
+        matches = _of_array(request["arrayJobId"], state, jobs, start)
     else:
-        found = iter(())
-    return _page(found, page)
+        matches = iter(())
+    return _page(matches, page)
 
 
 #: A result with the position from which the next page goes on when this result is the last of its page.
-Found = Iterable[tuple[BatchJob, int | None, int]]
+Matches = Iterable[tuple[BatchJob, int | None, int]]
 
 
-def _of_array(job_id: str, state: int, jobs: dict[str, BatchJob], start: int) -> Found:
+def _of_array(job_id: str, state: int, jobs: dict[str, BatchJob], start: int) -> Matches:
     job = jobs.get(job_id)
     if job is None or not job.spec.size:
         return iter(())
     return ((job, index, index + 1) for index in job.indexes_in(state, start))
 
 
-def _of_queue(queue: str, state: int, filters: list[Document], jobs: dict[str, BatchJob], start: int) -> Found:
+def _of_queue(queue: str, state: int, filters: list[Document], jobs: dict[str, BatchJob], start: int) -> Matches:
     """Parents and plain jobs, newest first. Positions count from the oldest, so that new jobs do not shift pages."""
     fits = _filter(filters) if filters else lambda job: job.state == state
     newest_first = reversed(jobs.values())
@@ -56,8 +56,8 @@ def _of_queue(queue: str, state: int, filters: list[Document], jobs: dict[str, B
     return ((job, None, job.number or -1) for job in skipped if job.spec.queue == queue and fits(job))
 
 
-def _page(found: Found, size: int) -> Document:
-    results = list(islice(found, size + 1))
+def _page(matches: Matches, size: int) -> Document:
+    results = list(islice(matches, size + 1))
     answer: Document = {"jobSummaryList": [summary(job, index) for job, index, _ in results[:size]]}
     if len(results) > size:
         answer["nextToken"] = f"embedded.{results[size - 1][2]}"

@@ -111,8 +111,8 @@ class Api:
     def _describe_jobs(self, request: Document) -> Document:
         if len(request["jobs"]) > DESCRIBED_JOBS:
             raise refused(f"Maximum number of jobs supported is  {DESCRIBED_JOBS}")
-        found = filter(None, map(self._find, dict.fromkeys(request["jobs"])))
-        return {"jobs": [self._detail(job, index) for job, index in found]}
+        matches = filter(None, map(self._find, dict.fromkeys(request["jobs"])))
+        return {"jobs": [self._detail(job, index) for job, index in matches]}
 
     def _detail(self, job: BatchJob, index: int | None) -> Document:
         shown = detail(job, index)
@@ -123,9 +123,9 @@ class Api:
     def _end_job(self, request: Document, *, terminate: bool) -> Document:
         if len(request["reason"]) > REASON_CHARACTERS:
             raise refused(f"The reason can have at most {REASON_CHARACTERS} characters")
-        found = self._find(request["jobId"])
-        if found:
-            job, index = found
+        target = self._find(request["jobId"])
+        if target:
+            job, index = target
             _LOG.info("cancelled %s", Facts(job=request["jobId"], terminate=terminate, reason=request["reason"]))
             self._engine.cancel(job, index, Cancellation(reason=request["reason"], terminate=terminate), self._now_ms())
         return {}
@@ -141,14 +141,14 @@ class Api:
 
     def _describe_definitions(self, request: Document) -> Document:
         names = request.get("jobDefinitions")
-        found = [
+        definitions = [
             each
             for each in reversed(self._registry.definitions.values())
             if (not names or _names_definition(each, names))
             and request.get("jobDefinitionName") in (None, each["jobDefinitionName"])
             and request.get("status") in (None, each["status"])
         ]
-        return _page("jobDefinitions", found, request)
+        return _page("jobDefinitions", definitions, request)
 
     def _deregister(self, request: Document) -> Document:
         self._registry.deactivate(request["jobDefinition"])
@@ -157,8 +157,8 @@ class Api:
     # Environments and queues.
 
     def _describe_environments(self, request: Document) -> Document:
-        found = _chosen(self._registry.environments, request.get("computeEnvironments"))
-        return _page("computeEnvironments", found, request)
+        environments = _chosen(self._registry.environments, request.get("computeEnvironments"))
+        return _page("computeEnvironments", environments, request)
 
     def _update_environment(self, request: Document) -> Document:
         answer = self._registry.change_environment(request)
@@ -240,12 +240,12 @@ def _chosen(table: dict[str, Document], names: list[str] | None) -> list[Documen
     return [table[key] for key in (name.rpartition("/")[2] for name in names) if key in table]
 
 
-def _page(key: str, found: list[Document], request: Document) -> Document:
+def _page(key: str, items: list[Document], request: Document) -> Document:
     token = request.get("nextToken") or "0"
     if not token.isdecimal():
         raise refused("nextToken is not valid.")
     start, size = int(token), min(request.get("maxResults") or 100, 100)
-    answer: Document = {key: list(islice(found, start, start + size))}
-    if len(found) > start + size:
+    answer: Document = {key: list(islice(items, start, start + size))}
+    if len(items) > start + size:
         answer["nextToken"] = str(start + size)
     return answer

@@ -174,17 +174,17 @@ class ResourceRegistry:
 
     def environment(self, name_or_arn: str) -> Document:
         """A compute environment by name or ARN."""
-        found = self.environments.get(name_or_arn.rpartition("/")[2])
-        if found is None:
+        environment = self.environments.get(name_or_arn.rpartition("/")[2])
+        if environment is None:
             raise ApiError(f"Error executing request, Exception : computeEnvironment {name_or_arn} does not exist.")
-        return found
+        return environment
 
     def queue(self, name_or_arn: str) -> Document:
         """A job queue by name or ARN."""
-        found = self.queues.get(name_or_arn.rpartition("/")[2])
-        if found is None:
+        queue = self.queues.get(name_or_arn.rpartition("/")[2])
+        if queue is None:
             raise ApiError(f"Error executing request, Exception : JobQueue {name_or_arn} does not exist.")
-        return found
+        return queue
 
     def add_definition(self, request: Document) -> Document:
         """RegisterJobDefinition; the caller has checked the request."""
@@ -217,13 +217,13 @@ class ResourceRegistry:
         """The definition that SubmitJob means: without a revision the latest ACTIVE one."""
         key = name_or_arn.rpartition("/")[2]
         if ":" in key:
-            found = self.definitions.get(key)
+            definition = self.definitions.get(key)
         else:
             revisions = range(self.revisions.get(key, 0), 0, -1)
             candidates = (self.definitions[f"{key}:{revision}"] for revision in revisions)
-            found = next((each for each in candidates if each["status"] == "ACTIVE"), None)
-        if found is None or found["status"] != "ACTIVE":
+            definition = next((each for each in candidates if each["status"] == "ACTIVE"), None)
+        if definition is None or definition["status"] != "ACTIVE":
             raise ApiError(
                 f"Error executing request, Exception : JobDefinition {name_or_arn} is not found or INACTIVE."
             )
-        return found
+        return definition

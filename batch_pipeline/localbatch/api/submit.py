@@ -34,13 +34,15 @@ PRIORITIES = 9999
 _SHARE = re.compile(r"[A-Za-z0-9]{1,255}\*?")
 
 _UNSUPPORTED = ("nodeOverrides", "eksPropertiesOverride", "ecsPropertiesOverride")
+#: The retry strategy where none is given.
+_ONCE: Document = {"attempts": 1, "evaluateOnExit": []}
 _REFERENCE = re.compile(r"Ref::((?:(?!-?Ref::)[A-Za-z0-9_.-])+)")
 
 
 def resolve(
     request: Document, registry: ResourceRegistry, jobs: Mapping[str, BatchJob], *, now: int, minimum_timeout: int
 ) -> JobSpec:
-    """Makes the job that a SubmitJob request asks for; long, for each of the job's fields is named once, here.
+    """Makes the job that a SubmitJob request asks for.
 
     Raises
     ------
@@ -58,15 +60,9 @@ def resolve(
     container, overrides = definition["containerProperties"], request.get("containerOverrides", {})
     parameters = {**definition["parameters"], **request.get("parameters", {})}
     command = _substitute(overrides.get("command") or container["command"], parameters)
-    strategy, rules = retry_strategy(
-        request.get("retryStrategy") or definition.get("retryStrategy") or {"attempts": 1, "evaluateOnExit": []}
-    )
+    strategy, rules = retry_strategy(request.get("retryStrategy") or definition.get("retryStrategy") or _ONCE)
     timeout = check_timeout(request.get("timeout") or definition.get("timeout"), minimum_timeout)
-    environment = {
-        pair["name"]: pair.get("value", "")
-        for pair in (*container["environment"], *overrides.get("environment", ()))
-        if "name" in pair
-    }
+    environment = _environment(container, overrides)
     vcpus, memory, impossible = resources(container, overrides)
     return JobSpec(
         id=str(uuid4()),
@@ -88,6 +84,11 @@ def resolve(
         shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment),
         fails_on_submit=_late_failure(overrides, environment),
     )
+
+
+def _environment(container: Document, overrides: Document) -> dict[str, str]:
+    pairs = (*container["environment"], *overrides.get("environment", ()))
+    return {pair["name"]: pair.get("value", "") for pair in pairs if "name" in pair}
 
 
 def _check_request(request: Document) -> None:
@@ -138,7 +139,7 @@ def _dependencies(
 ) -> tuple[tuple[Dependency, ...], bool]:
     if len(entries) > DEPENDENCIES:
         raise refused(f"Job cannot have more than {DEPENDENCIES} dependencies")
-    found, sequential = [], False
+    dependencies, sequential = [], False
     for entry in entries:
         kind, job_id = entry.get("type"), entry.get("jobId")
         if kind == "SEQUENTIAL":
@@ -148,8 +149,8 @@ def _dependencies(
         elif not job_id:
             raise refused("jobId is required for a dependency that is not SEQUENTIAL.")
         else:
-            found.append(_dependency(job_id, kind == "N_TO_N", size, jobs))
-    return tuple(dict.fromkeys(found)), sequential
+            dependencies.append(_dependency(job_id, kind == "N_TO_N", size, jobs))
+    return tuple(dict.fromkeys(dependencies)), sequential
 
 
 def _dependency(job_id: str, each: bool, size: int, jobs: Mapping[str, BatchJob]) -> Dependency:

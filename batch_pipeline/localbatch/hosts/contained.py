@@ -72,11 +72,10 @@ class Contained:
             "create", "--name", self._name, *self._options(), self._order["image"], *self._order["command"]
         )
         if done.returncode:
-            said = last_line(done.stderr)
-            kind = (
-                "CannotPullContainerError" if any(word in said for word in _NO_IMAGE) else "CannotCreateContainerError"
-            )
-            raise CannotRun(f"{kind}: {said}")
+            message = last_line(done.stderr)
+            has_no_image = any(phrase in message for phrase in _NO_IMAGE)
+            kind = "CannotPullContainerError" if has_no_image else "CannotCreateContainerError"
+            raise CannotRun(f"{kind}: {message}")
 
     def _options(self) -> Iterator[str]:
         yield from self._order["options"]
@@ -149,7 +148,7 @@ class Contained:
             if select.select([stop], [], [], _SOON)[0]:
                 return
             pid = _read(self._pid_file)
-        self._out_of_memory = any(found > 0 for found in _killed(pid, lambda event: _comes(event, stop)))
+        self._out_of_memory = any(killed > 0 for killed in _killed(pid, lambda event: _comes(event, stop)))
 
     def _state(self) -> Document:
         done = self._call("inspect", "--type", "container", "--format", "{{json .State}}", self._name)

@@ -188,15 +188,15 @@ def name_of(child: str, attempt: int) -> str:
 
 def local_folders(environment: Mapping[str, str]) -> list[str]:
     """Folders of this machine that the variables name, none below another."""
-    found: list[str] = []
+    folders: list[str] = []
     for variable in _MOUNTED:
         parts = urlsplit(environment.get(variable, ""))
         path = unquote(parts.path).rstrip("/")
         if parts.scheme == "file" and path:
             folder = path if variable == Variable.STORE else os.path.dirname(path)
-            if not any(f"{folder}/".startswith(f"{other}/") for other in found):
-                found.append(folder)
-    return found
+            if not any(f"{folder}/".startswith(f"{other}/") for other in folders):
+                folders.append(folder)
+    return folders
 
 
 def _mounts(container: Document, disk: Path) -> Iterator[str]:

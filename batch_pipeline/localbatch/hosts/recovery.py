@@ -49,10 +49,10 @@ def _attempts(journals: list[Journal]) -> list[tuple[int, str, Journal]]:
 def _apply(
     engine: Engine, executor: ProcessExecutor, journal: Journal, child: str, attempt: int, now: int, living: bool
 ) -> None:
-    found = _find(engine, child)
-    if found is None:
+    place = _find(engine, child)
+    if place is None:
         return
-    job, index = found
+    job, index = place
     if job.states[index] in TERMINAL or attempt <= job.tries[index]:
         return
     outcome = journal.ended.get((child, attempt))

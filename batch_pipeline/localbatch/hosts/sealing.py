@@ -25,9 +25,9 @@ Ended = tuple[Run, AttemptOutcome]
 class Sealer:
     """Seals in rounds, one after another, in a thread of its own; each outcome is then told."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, told: Callable[[Run, AttemptOutcome], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_ended: Callable[[Run, AttemptOutcome], None]) -> None:
         self._loop = loop
-        self._told = told
+        self._on_ended = on_ended
         self._thread = ThreadPoolExecutor(1, "seal")
         self._waiting: list[Ended] = []
         self._is_busy = False
@@ -57,7 +57,7 @@ class Sealer:
         error = done.exception()
         outcomes = done.result() if error is None else [_unsealed(outcome, error) for _, outcome in batch]
         for (run, _), outcome in zip(batch, outcomes, strict=True):
-            self._told(run, outcome)
+            self._on_ended(run, outcome)
         self._begin()
 
     def close(self) -> None:

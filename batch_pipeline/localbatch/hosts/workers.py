@@ -56,7 +56,7 @@ class WorkerProcess:
         self.death = os.pidfd_open(self._process.pid)
         self._buffer = b""
         #: The job whose shared part it was told last.
-        self._told = ""
+        self._shared_job_id = ""
         identity = identity_of(self._process.pid)
         # One that has died already has no session either.
         self.identity = identity or Identity(pid=self._process.pid, start_ticks=0, boot="")
@@ -75,8 +75,8 @@ class WorkerProcess:
             "environment": own_environment(run),
             "seals": True,
         }
-        if spec.id != self._told:
-            self._told = spec.id
+        if spec.id != self._shared_job_id:
+            self._shared_job_id = spec.id
             order["shared"] = {"environment": shared_environment(run, ambient), "command": spec.command}
         if container is not None:
             order["container"] = container
