@@ -74,7 +74,7 @@ def ensure(
     BackendFailed
         No server could be started; the end of its log is in the message.
     UnsafeFolder
-        The state folder is somebody else's, or others may write to it.
+        The state folder belongs to another user, or others may write to it.
     """
     options = {
         "vcpus": vcpus,
@@ -230,7 +230,7 @@ def _is_locked(state: Path) -> bool:
 
 
 def _take(descriptor: int) -> bool:
-    """Locks a file until its last descriptor is closed; False when somebody else has locked it."""
+    """Locks a file until its last descriptor is closed; False when another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -277,7 +277,7 @@ def _await(state: Path, process: subprocess.Popen[bytes], log: Path, earlier_byt
     while time.monotonic() < deadline:
         record = read_record(state)
         if record and record.endpoint.pid == process.pid and _ping(record.endpoint):
-            # It lives on without us: nobody will ask how it ended.
+            # It outlives this process, which does not wait for its exit code.
             process.returncode = 0
             return record.endpoint
         if process.poll() is not None:

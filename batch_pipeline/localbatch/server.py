@@ -1,8 +1,8 @@
 """The HTTP server of the embedded Batch: 127.0.0.1 only, signed requests only, one server a state folder.
 
 In the state folder: `server.json` (where and with which key), `lock` (held for life), `starting` (held until the
-first answer), `batch.sqlite`, `logs/`, `workers/` (journals), `server.log`. It ends by itself when nothing has run and
-nobody has asked for a while.
+first answer), `batch.sqlite`, `logs/`, `workers/` (journals), `server.log`. It ends by itself after
+a while without work and requests.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Server:
         )
 
     def _sweep(self) -> None:
-        """Has the scratch of killed processes removed; they may have left much, and nobody waits for that."""
+        """Has the scratch of killed processes removed; they may have left much, so it is not waited for."""
         threading.Thread(target=self._swept, name="sweep", daemon=True).start()
 
     def _swept(self) -> None:
@@ -206,7 +206,7 @@ def serve(options: Options) -> None:
     RunConflict
         Another server holds the state folder.
     UnsafeFolder
-        The state folder is somebody else's, or others may write to it.
+        The state folder belongs to another user, or others may write to it.
     """
     private_folder(options.state.resolve(), STATE_REMEDY)
     descriptor = os.open(options.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

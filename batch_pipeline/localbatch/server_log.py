@@ -1,7 +1,7 @@
 """Logs what a server decides, one line an event, to its standard error: `server.log` of the state folder.
 
-Each module logs to its own logger below this one's. In the process of somebody else (`testing.VirtualBatch`) nothing is
-logged, unless that sets the level of `LOGGER`.
+Each module logs to its own logger below this one's. Inside another process (`testing.VirtualBatch`) nothing is logged
+unless that sets the level of `LOGGER`.
 """
 
 from __future__ import annotations

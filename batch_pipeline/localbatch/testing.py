@@ -187,7 +187,7 @@ class VirtualBatch:
         return made
 
     def attach(self, client: BaseClient) -> None:
-        """Makes a client that somebody else has made talk to this Batch."""
+        """Connects an existing client to this Batch."""
         client.meta.events.register("before-send", self._send)  # type: ignore[arg-type]  # the stubs forget the answer
 
     def _send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:

@@ -5,12 +5,12 @@ from the socket FD and answers each with `done`. An attempt whose environment ha
 have fetch-and-run as ENTRYPOINT) is run in this process by `batch_pipeline.container`, which stays loaded and keeps its
 caches; any other is a command in its own process group.
 
-Its interpreter, variables and umask are those of whoever submitted its jobs, and so is this package: server and worker
+Its interpreter, variables and umask are those of the submitter of its jobs, and so is this package: server and worker
 may be of different versions.
 
 What an attempt leaves behind becomes this process's child, wherever it went, and ends with the attempt; and it carries
 this process's mark, by which a server finds it should the worker die. In containers the engine sees to that, and what
-it starts beside them is not the attempt's: there a worker has no mark and adopts nobody.
+it starts beside them is not the attempt's: there a worker has no mark and adopts no processes.
 
 SIGTERM is for the current attempt. When the server dies the worker finishes its attempt, writes that down and exits.
 """

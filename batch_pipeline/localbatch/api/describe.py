@@ -67,16 +67,16 @@ def _child_detail(job: BatchJob, index: int) -> Document:
     return shown
 
 
-def _attempt(job: BatchJob, index: int, number: int, attempt: JobAttempt) -> Document:
+def _attempt(job: BatchJob, index: int, number: int, ended: JobAttempt) -> Document:
     container = _placement(job, index, number)
-    if attempt.exit_code is not None:
-        container["exitCode"] = attempt.exit_code
-    if attempt.reason is not None:
-        container["reason"] = attempt.reason[:255]
+    if ended.exit_code is not None:
+        container["exitCode"] = ended.exit_code
+    if ended.reason is not None:
+        container["reason"] = ended.reason[:255]
     return {
-        "startedAt": attempt.started_ms,
-        "stoppedAt": attempt.stopped_ms,
-        "statusReason": attempt.status_reason or CONTAINER_EXITED,
+        "startedAt": ended.started_ms,
+        "stoppedAt": ended.stopped_ms,
+        "statusReason": ended.status_reason or CONTAINER_EXITED,
         "container": container,
     }
 

@@ -1,4 +1,4 @@
-"""Lends attempts the AWS identity of whoever uses the server, as a role does on AWS: for a store in S3.
+"""Lends attempts the AWS identity of the server's user, as a role does on AWS: for a store in S3.
 
 A client says who it is when it connects (`client.lend`), by the variables from which botocore's chain starts; the
 server keeps them in memory, in no file and no record. Attempts ask for keys at a URL on loopback, by the protocol of

@@ -77,16 +77,16 @@ class Api:
             "DescribeLogStreams": logs.describe_streams,
         }
 
-    def handle(self, request: ApiRequest) -> Document:
+    def handle(self, call: ApiRequest) -> Document:
         """Answers one request."""
-        if request.operation == "SubmitJob":
-            return self._submit_job(request.parameters, request.toolchain)
-        handler = self._handlers.get(request.operation)
+        if call.operation == "SubmitJob":
+            return self._submit_job(call.parameters, call.toolchain)
+        handler = self._handlers.get(call.operation)
         if handler is None:
             raise ApiError(
-                f"The embedded Batch does not know {request.operation}.", code="UnknownOperationException", status=404
+                f"The embedded Batch does not know {call.operation}.", code="UnknownOperationException", status=404
             )
-        return handler(request.parameters)
+        return handler(call.parameters)
 
     # Jobs.
 

@@ -129,7 +129,7 @@ class JobAttempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cancellation:
-    """What somebody wrote when cancelling or terminating."""
+    """The reason of a CancelJob or TerminateJob."""
 
     reason: str
     terminate: bool
@@ -181,9 +181,9 @@ class BatchJob:
     stopped_ms: int = NONE
     #: Attempts before the last one, of the few children that have any.
     earlier: dict[int, list[JobAttempt]] = field(default_factory=dict)
-    #: Somebody cancelled the whole job.
+    #: Of the whole job.
     cancellation: Cancellation | None = None
-    #: Somebody cancelled one child.
+    #: Of single children.
     cancellations: dict[int, Cancellation] = field(default_factory=dict)
     #: Who waits for the whole of this job, for child i of it at their child i, for one child of it.
     dependents: list[BatchJob] = field(default_factory=list)

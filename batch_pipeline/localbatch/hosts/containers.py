@@ -115,12 +115,12 @@ class Containers:
         self._later(run, ("rm", "--force"), lambda _: then())
 
     def _client(self, run: Run | None = None) -> dict[str, str]:
-        """The environment of the clients, which reach an attempt's container as whoever submitted its job would."""
+        """The environment of the clients, which reach an attempt's container as the submitter of its job would."""
         toolchain = (run.job.spec.toolchain if run else None) or self._toolchain
         names = ("PATH", "HOME", *ENGINE_VARIABLES)
         return {name: toolchain.variables[name] for name in names if name in toolchain.variables}
 
-    def _later(self, run: Run, arguments: Sequence[str], then: Callable[[int], object]) -> None:
+    def _later(self, run: Run, arguments: Sequence[str], on_exit: Callable[[int], object]) -> None:
         async def call() -> None:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -134,9 +134,9 @@ class Containers:
                 )
             except FileNotFoundError:
                 # Where podman or docker is not, there is no container either.
-                then(_NOT_FOUND)
+                on_exit(_NOT_FOUND)
                 return
-            then(await process.wait())
+            on_exit(await process.wait())
 
         task = asyncio.get_running_loop().create_task(call())
         _TASKS.add(task)

@@ -92,7 +92,7 @@ class ProcessExecutor:
         self._idle: list[WorkerProcess] = []
         self._workers: set[WorkerProcess] = set()
         self._adopted: dict[Run, Adopted] = {}
-        #: Journals that nobody writes any more; removed when what they say is in the database.
+        #: Journals of workers that have ended; removed when their content is in the database.
         self._spent: list[Path] = []
         self._watching = False
         self._sealer = Sealer(loop, listener.ended)
@@ -221,7 +221,7 @@ class ProcessExecutor:
             _kill(worker)
 
     def _worker(self, run: Run) -> Adopted | WorkerProcess | None:
-        """Who runs an attempt now; nobody when it has ended."""
+        """The worker that runs an attempt; None when it has ended."""
         return self._adopted.get(run) or next((worker for worker in self._workers if worker.run is run), None)
 
     # Watching memory.
@@ -282,10 +282,10 @@ class ProcessExecutor:
         else:
             self._listener.given_back(run)
 
-    def discard(self, journal: Path) -> None:
+    def discard(self, path: Path) -> None:
         """Notes that a journal and its worker's folder can go once its content is stored."""
-        shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
-        self._spent.append(journal)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+        self._spent.append(path)
 
     def forget_spent(self) -> None:
         """Removes the journals of dead workers; what they say has been stored."""
@@ -295,7 +295,7 @@ class ProcessExecutor:
     def close(self) -> None:
         """Lets idle workers go; busy ones finish their attempt, and a later server adopts them.
 
-        Attempts that are to end end now: nobody would be there when their time of grace is over.
+        Attempts that are to end end now: no server would be there at the end of their grace period.
         """
         for run in [*self._adopted, *(worker.run for worker in self._workers if worker.run)]:
             if run.stopped_for is not None:
