@@ -34,7 +34,7 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import Row
-from batch_pipeline.wire.store import LIST_PAGE, Entry, Store, open_store
+from batch_pipeline.wire.store import LIST_PAGE, Store, StoreEntry, open_store
 from benchmarks import table
 from benchmarks.copies.pipeline import Copies
 from benchmarks.measure import BenchmarkFailed, run
@@ -168,14 +168,14 @@ class Cohort(Store):
         self.listed = 0
         self.bytes: Counter[str] = Counter()
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[StoreEntry]:
         """See `Store.list`."""
         if prefix != "SR":
             yield from super().list(prefix)
             return
         for name in self._names:
             self.listed += 1
-            yield Entry(key=f"SR/{name}.txt", size_bytes=1, etag="9dd4e461268c8034f5c8564e155c67a6")
+            yield StoreEntry(key=f"SR/{name}.txt", size_bytes=1, etag="9dd4e461268c8034f5c8564e155c67a6")
         self.calls["list"] += -(-len(self._names) // LIST_PAGE)
 
     def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:

@@ -19,21 +19,21 @@ from typing import Any
 
 from batch_pipeline.container.code import Code, bundle_bytes
 from batch_pipeline.container.disk import PRIVATE, local_error, put_by
-from batch_pipeline.container.environment import Place, read_place
+from batch_pipeline.container.environment import CellLocation, read_location
 from batch_pipeline.container.execution import Executed, run_class, run_script
 from batch_pipeline.container.fetch import located, opened
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.header import is_done, read_cell
 from batch_pipeline.container.keep import is_unchanged, kept, metrics_read, standing_receipt
 from batch_pipeline.container.loading import LoadedStep, load_step
-from batch_pipeline.container.log import Log, log_of, say
+from batch_pipeline.container.log import CellLog, log_of, say
 from batch_pipeline.container.meter import Meter
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.publish import as_json, older_receipts, products_of, publish
 from batch_pipeline.container.reference import stage_references
 from batch_pipeline.container.run import Signals
 from batch_pipeline.container.stage import Staged, Stager
 from batch_pipeline.container.verdict import Verdict, verdict_of
-from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EXECUTION, METADATA, ContainerExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, InvalidOutput, StepInterrupted
@@ -48,27 +48,27 @@ _TAIL_CHARACTERS = 2000
 _SEARCHED_BYTES = 1 << 13
 
 
-def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> int:
+def run_cell(environment: Mapping[str, str], cache: ProcessCache, signals: Signals) -> int:
     """Runs the cell that the environment names and returns the exit code.
 
     Raises ContractBroken, StoreFailed, StepInterrupted when it ended before it knew which cell it is.
     """
     started_at = _now()
-    place = read_place(environment)
+    location = read_location(environment)
     with signals.raising():
-        files = opened(place.store, warm)
-        manifest, row = read_cell(place, files, warm)
-        if place.attempt > 1 and is_done(manifest, row, files):
+        files = opened(location.store, cache)
+        manifest, row = read_cell(location, files, cache)
+        if location.attempt > 1 and is_done(manifest, row, files):
             say(f"{manifest.step} of {row.sample} is done already: an earlier attempt left its receipt.")
             return ContainerExit.DONE
-    with log_of(place.scratch_root) as log:
+    with log_of(location.scratch_root) as log:
         attempt = Attempt(
             environment=environment,
-            place=place,
+            location=location,
             files=files,
             manifest=manifest,
             row=row,
-            warm=warm,
+            cache=cache,
             signals=signals,
             log=log,
             started_at=started_at,
@@ -76,7 +76,7 @@ def run_cell(environment: Mapping[str, str], warm: Warm, signals: Signals) -> in
         try:
             return attempt.live()
         finally:
-            warm.afterwards(attempt.clear)
+            cache.defer(attempt.clear)
 
 
 def _load_sh() -> bool:
@@ -97,13 +97,13 @@ class Attempt:
     """One attempt at a cell: what it is given, and what it has found out so far."""
 
     environment: Mapping[str, str]
-    place: Place
+    location: CellLocation
     files: Files
     manifest: Manifest
     row: Row
-    warm: Warm
+    cache: ProcessCache
     signals: Signals
-    log: Log
+    log: CellLog
     started_at: str
     stager: Stager = field(init=False)
     staged: Staged = field(default_factory=Staged)
@@ -144,8 +144,8 @@ class Attempt:
         return int(self.verdict.exit_code)
 
     def _make_scratch(self) -> None:
-        folder = self.warm.scratch(self.place.scratch_root)
-        scratch = f"{folder}/{self.place.name}"
+        folder = self.cache.scratch(self.location.scratch_root)
+        scratch = f"{folder}/{self.location.name}"
         try:
             try:
                 # What the last cell of this process put by.
@@ -162,20 +162,20 @@ class Attempt:
 
         The working directory always goes: what outlived the step must not write into another cell's.
         """
-        if self.scratch and self.warm.lasts:
+        if self.scratch and self.cache.lasts:
             remove_tree(self.work)
             if not put_by(self.scratch, _spare(os.path.dirname(self.scratch))):
                 remove_tree(self.scratch)
-        self.warm.release(self.place.scratch_root)
+        self.cache.release(self.location.scratch_root)
 
     def _stage(self) -> Job:
         manifest, row = self.manifest, self.row
         try:
-            self.stager = Stager(manifest, row, self.files, self.warm, self.scratch)
+            self.stager = Stager(manifest, row, self.files, self.cache, self.scratch)
             self.staged = self.stager.stage()
         except OSError as error:
             raise local_error(self.scratch, error) from error
-        references = stage_references(manifest.references, self.files, self.place.cache_root)
+        references = stage_references(manifest.references, self.files, self.location.cache_root)
         # Their bytes were compared with these when they came to this host.
         self.staged.records += [
             FileRecord(port=spec.port, key=spec.key, size_bytes=spec.size_bytes, etag=spec.etag)
@@ -198,7 +198,7 @@ class Attempt:
             params=manifest.params,
             cpus=manifest.cpus,
             memory_mb=manifest.memory_mb,
-            attempt=self.place.attempt,
+            attempt=self.location.attempt,
             run_id=manifest.run_id,
             reference_name=manifest.reference,
         )
@@ -210,7 +210,7 @@ class Attempt:
         receipt = standing_receipt(self.manifest, self.row, self.files)
         if receipt is None or not is_unchanged(receipt, self.manifest, self.staged, self.files):
             return False
-        manifest, row, attempt = self.manifest, self.row, self.place.attempt
+        manifest, row, attempt = self.manifest, self.row, self.location.attempt
         older = older_receipts(manifest, row, attempt, self.files)
         say(f"{manifest.step} of {row.sample} is kept: what it reads and what run {receipt.run_id} made are unchanged.")
         self._write_log()
@@ -227,10 +227,10 @@ class Attempt:
                 f"The manifest names the bundle {sha256 or '(none)'}, the environment {told or '(none)'}. Submit again."
             )
         url = self.environment.get(Variable.FILE_URL, "")
-        files, key = located(url, self.warm) if url else (self.files, layout.bundle(sha256))
+        files, key = located(url, self.cache) if url else (self.files, layout.bundle(sha256))
         folder = f"{os.path.dirname(self.scratch)}/code/{sha256}"
-        code = self.warm.keep(f"code {folder}", lambda: Code(folder))
-        return code.unpacked(partial(bundle_bytes, files, key, sha256, self.place.cache_root))
+        code = self.cache.keep(f"code {folder}", lambda: Code(folder))
+        return code.unpacked(partial(bundle_bytes, files, key, sha256, self.location.cache_root))
 
     def _execute(self, job: Job, folder: str) -> None:
         """Runs the step and its check; `verdict` tells how that ended. Raises StepInterrupted, InvalidOutput, …"""
@@ -256,9 +256,9 @@ class Attempt:
     def _loaded(self, folder: str) -> LoadedStep:
         entry = self.manifest.entry
         with self.signals.raising():
-            if self.warm.lasts:
-                self.warm.keep("sh", _load_sh)
-            return self.warm.keep(f"step {folder} {entry}", lambda: load_step(Path(folder), entry))
+            if self.cache.lasts:
+                self.cache.keep("sh", _load_sh)
+            return self.cache.keep(f"step {folder} {entry}", lambda: load_step(Path(folder), entry))
 
     def _note(self, executed: Executed) -> None:
         ended = executed.ended
@@ -276,7 +276,7 @@ class Attempt:
         manifest, row = self.manifest, self.row
         products = products_of(manifest, row, self.work)
         before = standing_receipt(manifest, row, self.files) if row.retired else None
-        older = older_receipts(manifest, row, self.place.attempt, self.files)
+        older = older_receipts(manifest, row, self.location.attempt, self.files)
         outputs = tuple(publish(products, older, before, self.files, self.signals))
         self.staged_out_bytes = sum(record.size_bytes for record in outputs)
         self._write_log()
@@ -286,11 +286,11 @@ class Attempt:
         """Leaves the receipt, now or when what it names is on the disk."""
         key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
         seal = self.files.write_last(key, as_json(receipt), [record.key for record in receipt.outputs])
-        if seal and not self.warm.hand_over(seal):
+        if seal and not self.cache.hand_over(seal):
             self.files.seal(seal)
 
     def _write_log(self) -> None:
-        key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.place.attempt)
+        key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.location.attempt)
         self.files.write(key, self.log.tail(), synced=False)
 
     def _record_failure(self) -> None:
@@ -313,7 +313,7 @@ class Attempt:
             log_tail=self.log.tail(4 * _TAIL_CHARACTERS).decode(errors="replace")[-_TAIL_CHARACTERS:],
             **self._facts(),
         )
-        key = layout.failure(manifest.run_id, manifest.step, row.sample, self.place.attempt)
+        key = layout.failure(manifest.run_id, manifest.step, row.sample, self.location.attempt)
         for leave in (self._write_log, lambda: self.files.write(key, as_json(failure))):
             try:
                 leave()
@@ -327,7 +327,7 @@ class Attempt:
             "step": self.manifest.step,
             "sample": self.row.sample,
             "fingerprint": self.row.fingerprint,
-            "attempt": self.place.attempt,
+            "attempt": self.location.attempt,
             "queued_at": self.manifest.queued_at,
             "started_at": self.started_at,
             "stopped_at": _now(),
@@ -344,8 +344,8 @@ class Attempt:
             **self._machine(),
             "metrics": self.verdict.metrics,
             "versions": self.verdict.versions,
-            "host": self.place.host,
-            "native_id": self.place.native_id,
+            "host": self.location.host,
+            "native_id": self.location.native_id,
         }
 
     def _machine(self) -> dict[str, str]:
@@ -354,7 +354,7 @@ class Attempt:
             return {}
         from batch_pipeline.container.machine import machine_of
 
-        return asdict(self.warm.keep("machine", lambda: machine_of(self.environment)))
+        return asdict(self.cache.keep("machine", lambda: machine_of(self.environment)))
 
 
 def _now() -> str:

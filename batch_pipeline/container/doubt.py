@@ -19,13 +19,18 @@ from batch_pipeline.wire.store import NotInStore
 
 if TYPE_CHECKING:
     from batch_pipeline.container.files import Files
-    from batch_pipeline.container.stage import Wanted
+    from batch_pipeline.container.stage import FileToStage
 
 Cell = tuple[str, str]
 
 
 def retire_untrue(
-    wanted: Sequence[Wanted], suspect: Wanted | None, receipts: Mapping[Cell, Receipt], *, run_id: str, files: Files
+    wanted: Sequence[FileToStage],
+    suspect: FileToStage | None,
+    receipts: Mapping[Cell, Receipt],
+    *,
+    run_id: str,
+    files: Files,
 ) -> str:
     """Retires the receipts of all cells of which one of these files is not what it should be.
 
@@ -68,7 +73,7 @@ def _retire(cell: Cell, fingerprint: str, version: str, run_id: str, files: File
     return f"{cell[0]} of {cell[1]} is not done any more; the next command that includes it makes it again."
 
 
-def _problems(wanted: Sequence[Wanted], suspect: Wanted | None, files: Files) -> Iterator[tuple[Cell, str]]:
+def _problems(wanted: Sequence[FileToStage], suspect: FileToStage | None, files: Files) -> Iterator[tuple[Cell, str]]:
     """Each cell of which a file is not what it should be, with a sentence about the first such file."""
     told: set[Cell] = set()
     for one in sorted(wanted, key=lambda one: one is not suspect):
@@ -79,7 +84,7 @@ def _problems(wanted: Sequence[Wanted], suspect: Wanted | None, files: Files) ->
             yield one.cell, f"{files.url_of(one.key)} is not what its receipt says: {problem}."
 
 
-def _problem(one: Wanted, files: Files, *, is_suspect: bool) -> str:
+def _problem(one: FileToStage, files: Files, *, is_suspect: bool) -> str:
     try:
         size_bytes, version = files.look(one.key)
         if size_bytes != one.size_bytes:

@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from batch_pipeline.container.checkout import check_out, command_of
 from batch_pipeline.container.disk import PRIVATE, local_error
-from batch_pipeline.container.log import Log, log_of, say
+from batch_pipeline.container.log import CellLog, log_of, say
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.verdict import last_line
-from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
@@ -48,12 +48,12 @@ MOST_LISTED: Final = 1000
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def run_driver(environment: Mapping[str, str], warm: Warm, signals: Signals) -> int:
+def run_driver(environment: Mapping[str, str], cache: ProcessCache, signals: Signals) -> int:
     """Runs the driver that the environment names and returns the exit code: the script's own, or 75 when interrupted.
 
     Raises ContractBroken, StoreFailed, StepInterrupted when it ended before the script began.
     """
-    with signals.raising(), warm.exported():
+    with signals.raising(), cache.exported():
         store = _opened(environment)
         order = _order(environment, store)
         ended = _end(store, order.run_id)
@@ -61,13 +61,13 @@ def run_driver(environment: Mapping[str, str], warm: Warm, signals: Signals) -> 
         say(f"Run {order.run_id} has ended already: {ended.get('problem') or 'it is done'}.")
         return int(ended.get("exit_code", int(bool(ended.get("problem")))))
     root = scratch_root(environment)
-    attempt = Attempt(order, store, environment, signals, warm.scratch(root))
+    attempt = Attempt(order, store, environment, signals, cache.scratch(root))
     with log_of(attempt.scratch) as log:
         try:
             return attempt.live(log)
         finally:
             remove_tree(attempt.scratch)
-            warm.release(root)
+            cache.release(root)
 
 
 class Attempt:
@@ -85,7 +85,7 @@ class Attempt:
         self.scratch = f"{folder}/driver"
         self.code = Path(self.scratch, "code")
 
-    def live(self, log: Log) -> int:
+    def live(self, log: CellLog) -> int:
         """Does all of it and returns the exit code."""
         self._tell("driver began", f"attempt {self.number}")
         try:
@@ -182,7 +182,7 @@ class Attempt:
         except StoreFailed as error:
             say(error.message)
 
-    def _finish(self, code: int, problem: str, log: Log) -> None:
+    def _finish(self, code: int, problem: str, log: CellLog) -> None:
         """Writes log and end, once; whichever attempt is first says how the run ended."""
         run_id = self._order.run_id
         self._store.put(layout.log(run_id, STEP, layout.COHORT, self.number), log.tail())
@@ -206,7 +206,7 @@ class Attempt:
 class LogKeeper:
     """Puts the log into the store while the script runs: soon at first, then more seldom. A context."""
 
-    def __init__(self, store: Store, key: str, log: Log) -> None:
+    def __init__(self, store: Store, key: str, log: CellLog) -> None:
         self._store = store
         self._key = key
         self._log = log

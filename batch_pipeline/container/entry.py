@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from batch_pipeline.container.log import say
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import GRACE_SECONDS, Signals
 from batch_pipeline.container.verdict import exit_code_of, say_traceback
-from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError
 
@@ -19,32 +19,32 @@ from batch_pipeline.wire.errors import BatchPipelineError
 def run_child(
     environment: Mapping[str, str],
     arguments: Sequence[str],
-    warm: MutableMapping[str, object],
+    things: MutableMapping[str, object],
     *,
     grace_seconds: float = GRACE_SECONDS,
 ) -> int:
     """Lives one container's life in this process and returns its exit code; never raises.
 
-    Must be called in the main thread, with the log as descriptors 1 and 2. `warm` keeps between lives what need not be
-    made again. Leaves working directory, environment, signal handlers and descriptors as found.
+    Must be called in the main thread, with the log as descriptors 1 and 2. `things` keeps between lives what need not
+    be made again. Leaves working directory, environment, signal handlers and descriptors as found.
     """
     if environment.get(Variable.JOIN):
         return int(ContainerExit.DONE)
-    kept = Warm(warm, environment)
+    cache = ProcessCache(things, environment)
     try:
         with Signals(grace_seconds) as signals:
             # Imported when needed: each of the three has nothing to do with the others.
             if environment.get(Variable.DRIVER):
                 from batch_pipeline.container.driver import run_driver
 
-                return int(run_driver(environment, kept, signals))
+                return int(run_driver(environment, cache, signals))
             if environment.get(Variable.MANIFEST):
                 from batch_pipeline.container.cell import run_cell
 
-                return int(run_cell(environment, kept, signals))
+                return int(run_cell(environment, cache, signals))
             from batch_pipeline.container.payload import run_payload
 
-            return int(run_payload(environment, arguments, kept, signals))
+            return int(run_payload(environment, arguments, cache, signals))
     except BatchPipelineError as error:
         say(error.message)
         return int(exit_code_of(error))

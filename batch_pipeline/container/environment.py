@@ -12,7 +12,7 @@ from batch_pipeline.wire.scratch import scratch_root
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class CellLocation:
     """Which attempt at which cell this container is, and where on the host it may work."""
 
     store: str
@@ -30,7 +30,7 @@ class Place:
     host: str
 
 
-def read_place(environment: Mapping[str, str]) -> Place:
+def read_location(environment: Mapping[str, str]) -> CellLocation:
     """Where the container is. Raises ContractBroken naming the variable that is wrong."""
     store = environment.get(Variable.STORE, "")
     if not store:
@@ -39,7 +39,7 @@ def read_place(environment: Mapping[str, str]) -> Place:
     native_id = environment.get(Variable.JOB_ID, "")
     attempt = _number(environment, Variable.ATTEMPT, 1)
     name = native_id.replace(":", "-").replace("/", "-") or f"process-{os.getpid()}"
-    return Place(
+    return CellLocation(
         store=store,
         manifest_key=environment[Variable.MANIFEST],
         index=_number(environment, Variable.ARRAY_INDEX, 0),

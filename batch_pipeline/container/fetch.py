@@ -5,32 +5,32 @@ from __future__ import annotations
 from urllib.parse import unquote, urlsplit
 
 from batch_pipeline.container.files import Files, files_of
-from batch_pipeline.container.warm import Warm
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import ContractBroken, InvalidConfig, MissingInput
 from batch_pipeline.wire.store import NotInStore, open_store
 
 
-def opened(url: str, warm: Warm) -> Files:
+def opened(url: str, cache: ProcessCache) -> Files:
     """The store at a URL, opened once a process. Raises ContractBroken, StoreFailed."""
 
     def make() -> Files:
         try:
-            with warm.exported():
+            with cache.exported():
                 return files_of(open_store(url))
         except InvalidConfig as error:
             raise ContractBroken(error.message) from error
 
-    return warm.keep(f"store {url} {warm.identity if url.startswith('s3:') else ''}", make)
+    return cache.keep(f"store {url} {cache.identity if url.startswith('s3:') else ''}", make)
 
 
-def located(url: str, warm: Warm) -> tuple[Files, str]:
+def located(url: str, cache: ProcessCache) -> tuple[Files, str]:
     """The store that holds a full URL (or absolute path), and the key there."""
     if "://" not in url:
-        return opened("/", warm), url.lstrip("/")
+        return opened("/", cache), url.lstrip("/")
     parts = urlsplit(url)
     root = "/" if parts.scheme == "file" else f"{parts.scheme}://{parts.netloc}"
-    return opened(root, warm), unquote(parts.path).lstrip("/")
+    return opened(root, cache), unquote(parts.path).lstrip("/")
 
 
 def fetched(files: Files, key: str, sha256: str) -> bytes:

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from batch_pipeline.container.disk import contents, copy, digest, local_error, renamed
 from batch_pipeline.wire.durable import NO_SPACE, Seal, is_part, prepared, put, seal_all, sync, write_all
 from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
-from batch_pipeline.wire.store import Entry, NotInStore, Store
+from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brought:
+class StagedFile:
     """A file as it was staged."""
 
     size_bytes: int
@@ -105,10 +105,10 @@ class Files(Protocol):
     def withdraw(self, prefix: str) -> None:
         """Sees to it that nothing directly under a prefix that waits to be sealed ever is."""
 
-    def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
+    def path_in_place(self, key: str) -> tuple[Path, StoreEntry] | None:
         """The file behind a key and what it is like, where the store is a folder; else None."""
 
-    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
+    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         """Puts the object at `destination`, which must not exist; `check` is called between pieces and may raise."""
 
     def publish(self, path: str | Path, key: str, *, move: bool) -> None:
@@ -211,12 +211,12 @@ class FolderFiles:
         """See `Files.withdraw`."""
         self.delete([prefix + name for name in self._names(prefix) if is_part(name)])
 
-    def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
+    def path_in_place(self, key: str) -> tuple[Path, StoreEntry] | None:
         """See `Files.path_in_place`."""
         path = self._path(key)
         return Path(path), self._entry(key, self._stat(key, path))
 
-    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
+    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         """See `Files.bring`. Links."""
         path = self._path(key)
         found = self._stat(key, path)
@@ -226,7 +226,7 @@ class FolderFiles:
             raise local_error(destination, error) from error
         link = Link(target=path, size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
         entry = self._entry(key, found)
-        return Brought(size_bytes=found.st_size, etag=entry.etag, version=self._store.version(entry), link=link)
+        return StagedFile(size_bytes=found.st_size, etag=entry.etag, version=self._store.version(entry), link=link)
 
     def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """See `Files.publish`. Renames within a file system."""
@@ -261,8 +261,8 @@ class FolderFiles:
         return found
 
     @staticmethod
-    def _entry(key: str, found: os.stat_result) -> Entry:
-        return Entry(key=key, size_bytes=found.st_size, etag=_etag(found))
+    def _entry(key: str, found: os.stat_result) -> StoreEntry:
+        return StoreEntry(key=key, size_bytes=found.st_size, etag=_etag(found))
 
     def _translated(self, key: str, error: OSError) -> StoreFailed | DiskFull:
         if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
@@ -325,11 +325,11 @@ class ObjectFiles:
         """See `Files.delete`."""
         self._patiently(lambda: self._store.delete(keys))
 
-    def path_in_place(self, key: str) -> tuple[Path, Entry] | None:
+    def path_in_place(self, key: str) -> tuple[Path, StoreEntry] | None:
         """See `Files.path_in_place`."""
         return None
 
-    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
+    def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         """See `Files.bring`. Downloads, and digests on the way."""
         return self._patiently(lambda: self._download(key, destination, check))
 
@@ -337,7 +337,7 @@ class ObjectFiles:
         """See `Files.publish`. Uploads."""
         self._patiently(lambda: self._store.put_file(key, Path(path)))
 
-    def _download(self, key: str, destination: str | Path, check: Callable[[], None]) -> Brought:
+    def _download(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         entry, pieces = self._store.stream(key)
         sha256 = hashlib.sha256()
         size = 0
@@ -353,7 +353,7 @@ class ObjectFiles:
         if size != entry.size_bytes:
             raise StoreFailed(f"{self.url_of(key)} broke off after {size} of {entry.size_bytes} bytes. Run again.")
         version = self._store.version(entry)
-        return Brought(size_bytes=size, etag=entry.etag, version=version, sha256=sha256.hexdigest())
+        return StagedFile(size_bytes=size, etag=entry.etag, version=version, sha256=sha256.hexdigest())
 
     def _digested(self, key: str) -> tuple[int, str]:
         sha256, size_bytes = hashlib.sha256(), 0

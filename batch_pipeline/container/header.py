@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import json
 
-from batch_pipeline.container.environment import Place
+from batch_pipeline.container.environment import CellLocation
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.keep import standing_receipt
-from batch_pipeline.container.warm import Warm
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.store import NotInStore
 
 
-def read_cell(place: Place, files: Files, warm: Warm) -> tuple[Manifest, Row]:
+def read_cell(location: CellLocation, files: Files, cache: ProcessCache) -> tuple[Manifest, Row]:
     """The manifest and the row of this cell. Raises ContractBroken, StoreFailed."""
-    key = place.manifest_key
-    manifest = warm.keep(f"manifest {place.store} {key}", lambda: _read_manifest(key, files))
-    if place.index >= manifest.count:
+    key = location.manifest_key
+    manifest = cache.keep(f"manifest {location.store} {key}", lambda: _read_manifest(key, files))
+    if location.index >= manifest.count:
         raise ContractBroken(
-            f"{Variable.ARRAY_INDEX} is {place.index}, but {files.url_of(key)} has {manifest.count} cells: "
+            f"{Variable.ARRAY_INDEX} is {location.index}, but {files.url_of(key)} has {manifest.count} cells: "
             "it is another job's. Submit again."
         )
     width = manifest.row_bytes
     rows = f"{key.rpartition('/')[0]}/rows.txt"
     try:
-        line = files.read_range(rows, place.index * width, width)
+        line = files.read_range(rows, location.index * width, width)
     except NotInStore as error:
         raise ContractBroken(f"{files.url_of(rows)} is gone; the job cannot know its sample. Submit again.") from error
     if len(line) != width or not line.endswith(b"\n"):
-        raise ContractBroken(f"{files.url_of(rows)} is cut off at row {place.index}. Submit again.")
+        raise ContractBroken(f"{files.url_of(rows)} is cut off at row {location.index}. Submit again.")
     return manifest, Row.from_line(line)
 
 

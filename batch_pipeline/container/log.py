@@ -24,7 +24,7 @@ _PIECE = 1 << 16
 _PIPE_BYTES = 1 << 20
 
 
-class Log(Protocol):
+class CellLog(Protocol):
     """What was printed since this life began. A context: afterwards descriptors 1 and 2 are as they were."""
 
     def __enter__(self) -> Self:
@@ -38,7 +38,7 @@ class Log(Protocol):
 
 
 class FileLog:
-    """See `Log`. For descriptors that are one regular file, which this life finds `start` bytes long."""
+    """See `CellLog`. For descriptors that are one regular file, which this life finds `start` bytes long."""
 
     def __init__(self, start: int) -> None:
         self._start = start
@@ -50,7 +50,7 @@ class FileLog:
         pass
 
     def tail(self, most_bytes: int = KEPT_BYTES) -> bytes:
-        """See `Log.tail`."""
+        """See `CellLog.tail`."""
         end = os.fstat(1).st_size
         if end <= self._start:
             return b""
@@ -59,7 +59,7 @@ class FileLog:
 
 
 class TeeLog:
-    """See `Log`. For any other descriptors."""
+    """See `CellLog`. For any other descriptors."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -69,7 +69,7 @@ class TeeLog:
         self._kept = _new_file(self._folder)
         self._outer = (os.dup(1), os.dup(2))
         source, sink = os.pipe()
-        self._bell, self._rope = os.pipe()
+        self._wake_reader, self._wake_writer = os.pipe()
         os.dup2(sink, 1)
         os.dup2(sink, 2)
         os.close(sink)
@@ -82,16 +82,16 @@ class TeeLog:
         _flush()
         for descriptor, outer in zip((1, 2), self._outer, strict=True):
             os.dup2(outer, descriptor)
-        os.close(self._rope)
+        os.close(self._wake_writer)
         self._reader.join()
-        for ours in (self._bell, self._kept, *self._outer):
+        for ours in (self._wake_reader, self._kept, *self._outer):
             os.close(ours)
 
     def tail(self, most_bytes: int = KEPT_BYTES) -> bytes:
-        """See `Log.tail`."""
+        """See `CellLog.tail`."""
         _flush()
         self._kept_all.clear()
-        os.write(self._rope, b"!")
+        os.write(self._wake_writer, b"!")
         self._kept_all.wait()
         end = os.fstat(self._kept).st_size
         return _end_of(f"/proc/self/fd/{self._kept}", 0, end, most_bytes)
@@ -100,13 +100,13 @@ class TeeLog:
         """Passes pieces on until the rope is let go; at each pull it says when all that was printed is kept."""
         os.set_blocking(source, False)
         poll = select.poll()
-        for descriptor in (source, self._bell):
+        for descriptor in (source, self._wake_reader):
             poll.register(descriptor, select.POLLIN)
         targets = [self._outer[0], self._kept]
         wanted = True
         while wanted:
-            if any(descriptor == self._bell for descriptor, _ in poll.poll()):
-                wanted = os.read(self._bell, 1) != b""
+            if any(descriptor == self._wake_reader for descriptor, _ in poll.poll()):
+                wanted = os.read(self._wake_reader, 1) != b""
                 # No more than a pipe holds: a process that outlived its step may print for ever.
                 for _ in range(_PIPE_BYTES // _PIECE):
                     if not self._pass_piece(source, targets):
@@ -129,7 +129,7 @@ class TeeLog:
         return bool(piece)
 
 
-def log_of(folder: str) -> Log:
+def log_of(folder: str) -> CellLog:
     """The log that fits descriptors 1 and 2; `folder` is for what must be kept beside them."""
     first, second = os.fstat(1), os.fstat(2)
     one_file = stat.S_ISREG(first.st_mode) and (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)

@@ -15,8 +15,8 @@ from batch_pipeline.container.code import unpack
 from batch_pipeline.container.disk import local_error
 from batch_pipeline.container.fetch import fetched, located
 from batch_pipeline.container.log import say
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import Signals, spawn
-from batch_pipeline.container.warm import Warm
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.scratch import remove_tree, scratch_root
@@ -29,7 +29,7 @@ Runs a script (NAME is only a name), a member of a zip archive, or a cell of a p
 {Variable.FILE_SHA256}, where set, is the SHA-256 that the file must have."""
 
 
-def run_payload(environment: Mapping[str, str], arguments: Sequence[str], warm: Warm, signals: Signals) -> int:
+def run_payload(environment: Mapping[str, str], arguments: Sequence[str], cache: ProcessCache, signals: Signals) -> int:
     """Fetches and runs; the exit code is the payload's, or 128 and the number of the signal that ended it.
 
     Raises UnsafeFolder, ContractBroken, MissingInput, DiskFull, StoreFailed, StepInterrupted, all before the payload
@@ -42,17 +42,17 @@ def run_payload(environment: Mapping[str, str], arguments: Sequence[str], warm: 
         say(f"{problem}\n{USAGE}")
         return ContainerExit.USAGE
     root = scratch_root(environment)
-    folder = Path(warm.scratch(root), "payload")
+    folder = Path(cache.scratch(root), "payload")
     try:
         with signals.raising():
             _make(folder)
-            files, key = located(url, warm)
+            files, key = located(url, cache)
             data = fetched(files, key, environment.get(Variable.FILE_SHA256, ""))
             command, working = _prepare(kind, data, folder, arguments)
         return spawn(command, environment, working, signals).exit_code
     finally:
         remove_tree(folder)
-        warm.release(root)
+        cache.release(root)
 
 
 def _make(folder: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.container.fetch import located
-from batch_pipeline.container.files import Brought, Files, Link
-from batch_pipeline.container.warm import Warm
+from batch_pipeline.container.files import Files, Link, StagedFile
+from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import ContractBroken, MissingInput, StepInterrupted
@@ -47,7 +47,7 @@ class Staged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class FileToStage:
     """One file to bring: where from, where to, and what it must be like."""
 
     port: str
@@ -75,14 +75,14 @@ class Wanted:
 class Stager:
     """Stages the inputs of one cell."""
 
-    def __init__(self, manifest: Manifest, row: Row, files: Files, warm: Warm, folder: str) -> None:
+    def __init__(self, manifest: Manifest, row: Row, files: Files, cache: ProcessCache, folder: str) -> None:
         self._manifest = manifest
         self._row = row
         self._files = files
-        self._warm = warm
+        self._cache = cache
         self._folder = folder
         #: Files that steps made, and the receipts that promise them.
-        self._of_steps: tuple[list[Wanted], dict[tuple[str, str], Receipt]] = ([], {})
+        self._of_steps: tuple[list[FileToStage], dict[tuple[str, str], Receipt]] = ([], {})
 
     def stage(self) -> Staged:
         """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
@@ -100,7 +100,7 @@ class Stager:
         staged.upstream_metrics = {step: receipt.metrics for (step, _), receipt in upstream.items()}
         for (step, sample), receipt in gathered.items():
             staged.gathered_metrics.setdefault(step, {})[sample] = receipt.metrics
-        wanted: list[Wanted] = []
+        wanted: list[FileToStage] = []
         for spec in self._manifest.inputs:
             wanted += self._wanted(spec, upstream, gathered, staged)
         self._of_steps = ([one for one in wanted if one.cell], {**upstream, **gathered})
@@ -110,7 +110,7 @@ class Stager:
             raise MissingInput(self.retire_untrue(error.wanted) or error.message) from error
         return staged
 
-    def retire_untrue(self, suspect: Wanted | None = None) -> str:
+    def retire_untrue(self, suspect: FileToStage | None = None) -> str:
         """Retires receipts of results that this cell was to read and that are not what they say (see `doubt`)."""
         from batch_pipeline.container.doubt import retire_untrue
 
@@ -139,7 +139,7 @@ class Stager:
         upstream: Mapping[tuple[str, str], Receipt],
         gathered: Mapping[tuple[str, str], Receipt],
         staged: Staged,
-    ) -> list[Wanted]:
+    ) -> list[FileToStage]:
         """The files of one port; notes in `staged` where they will lie."""
         folder = f"{self._folder}/in-{spec.port}"
         if spec.kind == "source":
@@ -162,14 +162,14 @@ class Stager:
         staged.input_files[spec.port] = tuple(Path(one.destination) for one in wanted)
         return wanted
 
-    def _sources(self, port: str, sources: Sequence[SourceFile], folder: str) -> list[Wanted]:
+    def _sources(self, port: str, sources: Sequence[SourceFile], folder: str) -> list[FileToStage]:
         names = [source.url.rpartition("/")[2] for source in sources]
         wanted = []
         for number, (source, name) in enumerate(zip(sources, names, strict=True)):
             absolute = "://" in source.url or source.url.startswith("/")
-            files, key = located(source.url, self._warm) if absolute else (self._files, source.url)
+            files, key = located(source.url, self._cache) if absolute else (self._files, source.url)
             wanted.append(
-                Wanted(
+                FileToStage(
                     port=port,
                     files=files,
                     key=key,
@@ -185,7 +185,7 @@ class Stager:
 
     def _results(
         self, spec: InputSpec, sample: str, receipts: Mapping[tuple[str, str], Receipt], folder: str
-    ) -> list[Wanted]:
+    ) -> list[FileToStage]:
         """One sample's files of an upstream step: those its receipt has, for an optional output may not be there."""
         if (spec.step, sample) not in receipts:
             raise ContractBroken(f"The manifest does not say which {spec.step} of {sample} is meant; submit again.")
@@ -200,7 +200,7 @@ class Stager:
                 )
             if record is not None:
                 wanted.append(
-                    Wanted(
+                    FileToStage(
                         port=spec.port,
                         files=self._files,
                         key=record.key,
@@ -215,7 +215,7 @@ class Stager:
                 )
         return wanted
 
-    def _bring(self, wanted: Sequence[Wanted], staged: Staged) -> None:
+    def _bring(self, wanted: Sequence[FileToStage], staged: Staged) -> None:
         stop = Stop()
         for folder in {one.destination.rpartition("/")[0] for one in wanted}:
             make_folder(folder, PRIVATE)
@@ -259,12 +259,12 @@ def in_parallel(calls: Sequence[Callable[[], T]], *, at_once: bool, stop: Stop |
 class _Untrue(MissingInput):
     """A result is not what its receipt says."""
 
-    def __init__(self, wanted: Wanted, cell: tuple[str, str]) -> None:
+    def __init__(self, wanted: FileToStage, cell: tuple[str, str]) -> None:
         super().__init__(_not_those(*cell))
         self.wanted = wanted
 
 
-def _bring_one(one: Wanted, stop: Stop) -> tuple[FileRecord, Link | None]:
+def _bring_one(one: FileToStage, stop: Stop) -> tuple[FileRecord, Link | None]:
     try:
         brought = one.files.bring(one.key, one.destination, stop.check)
     except NotInStore as error:
@@ -285,7 +285,7 @@ def _bring_one(one: Wanted, stop: Stop) -> tuple[FileRecord, Link | None]:
     return record, brought.link
 
 
-def _is_result(one: Wanted, brought: Brought) -> bool:
+def _is_result(one: FileToStage, brought: StagedFile) -> bool:
     """Whether a file is the one that its receipt names; a linked one is read if it was written since then."""
     if brought.size_bytes != one.size_bytes:
         return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.receipt import Receipt
-from batch_pipeline.wire.store import Entry, NotInStore, Store
+from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _of_sums(store: Store, key: str, prefix: str) -> dict[str, str]:
     return promised
 
 
-def _problems(store: Store, promised: Mapping[str, str], entries: Mapping[str, Entry]) -> list[str]:
+def _problems(store: Store, promised: Mapping[str, str], entries: Mapping[str, StoreEntry]) -> list[str]:
     problems = []
     for key, digest in promised.items():
         if key not in entries:

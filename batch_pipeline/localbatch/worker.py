@@ -52,7 +52,7 @@ class Worker:
         self._folder = folder
         self._peer = select.poll()
         self._peer.register(orders, select.POLLRDHUP)
-        #: What `batch_pipeline.container.warm` keeps; `lasts` says that `cool` will be called, `seals` takes seals.
+        #: What `container.process_cache` keeps; `lasts`: `shut_down` will be called, `seals`: takes seals.
         self._warm: dict[str, object] = {"lasts": True}
         #: Variables and command that the attempts of the present job have in common.
         self._shared: Document = {"environment": {}, "command": []}
@@ -71,16 +71,16 @@ class Worker:
             # While the server thinks of what comes next.
             self.tidy()
         if len(self._warm) > 1:
-            from batch_pipeline.container.warm import cool
+            from batch_pipeline.container.process_cache import shut_down
 
-            cool(self._warm)
+            shut_down(self._warm)
 
     def tidy(self) -> None:
         """Does what the last attempt left for after it; nothing of that counts as its end."""
         if len(self._warm) > 1:
-            from batch_pipeline.container.warm import tidy
+            from batch_pipeline.container.process_cache import run_deferred
 
-            tidy(self._warm)
+            run_deferred(self._warm)
 
     def _tell(self, message: Document) -> None:
         try:

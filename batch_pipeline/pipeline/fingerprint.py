@@ -19,7 +19,7 @@ from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.manifest import SourceFile
-from batch_pipeline.wire.store import Entry
+from batch_pipeline.wire.store import StoreEntry
 
 #: Raised when the meaning of a fingerprint changes: every cell is then run again.
 FORMAT = 1
@@ -42,7 +42,7 @@ class StepParts:
         return fingerprint_of([FORMAT, asdict(self)])
 
 
-def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, Entry]) -> StepParts:
+def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, StoreEntry]) -> StepParts:
     """The parts of a step. Raises InvalidUse when a file of the reference is not there."""
     reference_parts = {}
     for port in node.references.values():
@@ -87,7 +87,7 @@ def missing_part(samples: Sequence[str]) -> str:
     return fingerprint_of(["missing", list(samples)])
 
 
-def _no_reference(step: str, file: str, reference: str, references: Mapping[str, Entry]) -> str:
+def _no_reference(step: str, file: str, reference: str, references: Mapping[str, StoreEntry]) -> str:
     if not reference:
         return (
             f"Step {step} needs the reference file {file!r}, but the store holds no reference. Build one (reference"

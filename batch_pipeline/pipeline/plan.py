@@ -22,7 +22,7 @@ from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.manifest import SourceFile
-from batch_pipeline.wire.store import Entry
+from batch_pipeline.wire.store import StoreEntry
 
 
 class CellState(Enum):
@@ -123,7 +123,7 @@ class Inventory:
     #: Sample -> sentence about its missing source.
     absent: Mapping[str, str] = field(default_factory=dict)
     #: File of the chosen reference -> its entry.
-    references: Mapping[str, Entry] = field(default_factory=dict)
+    references: Mapping[str, StoreEntry] = field(default_factory=dict)
     live: Sequence[LiveJob] = ()
     #: (step, sample) -> sentence, of cells that failed earlier in this very command: they are not tried again.
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)

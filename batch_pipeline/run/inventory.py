@@ -23,10 +23,10 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.manifest import SourceFile
 from batch_pipeline.wire.receipt import Receipt
-from batch_pipeline.wire.store import Entry, NotInStore, Store, open_store
+from batch_pipeline.wire.store import NotInStore, Store, StoreEntry, open_store
 
 
-def choose_reference(request: Request, retirements: Retirements) -> tuple[str, Mapping[str, Entry]]:
+def choose_reference(request: Request, retirements: Retirements) -> tuple[str, Mapping[str, StoreEntry]]:
     """The reference's name and files. One LIST, none when no step uses one.
 
     Raises InvalidUse when the one that was named is not there, or not built since a run set out to build it again, and
@@ -34,7 +34,7 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
     """
     if not any(node.references for node in request.graph):
         return request.reference, {}
-    entries_by_name: dict[str, dict[str, Entry]] = {}
+    entries_by_name: dict[str, dict[str, StoreEntry]] = {}
     for entry in request.store.list(layout.REFERENCES):
         _, name, *rest = entry.key.split("/", 2)
         if rest:
@@ -64,7 +64,7 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
     return name, entries_by_name.get(name, {})
 
 
-def read_inventory(request: Request, references: Mapping[str, Entry], retirements: Retirements) -> Inventory:
+def read_inventory(request: Request, references: Mapping[str, StoreEntry], retirements: Retirements) -> Inventory:
     """Everything but the live jobs."""
     standing = standing_receipts(request.store, retirements)
     problems: dict[Cell, str] = {}

@@ -56,7 +56,7 @@ class Limit(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
+class ProcessIdentity:
     """A process that cannot be mistaken for a later one with the same number."""
 
     pid: int
@@ -76,12 +76,12 @@ def boot_id() -> str:
         return ""
 
 
-def identity_of(pid: int) -> Identity | None:
+def identity_of(pid: int) -> ProcessIdentity | None:
     """The identity of a live process; None for one that has ended, be it reaped or not."""
     fields = _stat(pid)
     if fields is None or fields[0] in "ZX":
         return None
-    return Identity(pid=pid, start_ticks=int(fields[19]), boot=boot_id())
+    return ProcessIdentity(pid=pid, start_ticks=int(fields[19]), boot=boot_id())
 
 
 def birth_of(pid: int) -> str:
@@ -90,12 +90,12 @@ def birth_of(pid: int) -> str:
     return str(identity.start_ticks) if identity else ""
 
 
-def is_alive(identity: Identity) -> bool:
+def is_alive(identity: ProcessIdentity) -> bool:
     """Whether this very process still lives."""
     return identity_of(identity.pid) == identity
 
 
-def send(identity: Identity, number: int) -> None:
+def send(identity: ProcessIdentity, number: int) -> None:
     """Signals this very process; one that has ended is no error."""
     _send(identity.pid, number, lambda _: is_alive(identity))
 
@@ -198,7 +198,7 @@ def _value(pid: int, limit: Limit) -> int:
         return 0
 
 
-def started_by(leader: Identity, mark: int) -> Belongs:
+def started_by(leader: ProcessIdentity, mark: int) -> Belongs:
     """Tells whether a process is one that leads or led a session, or was started by it: it carries its mark.
 
     Where it could have no mark, the session tells: the kernel does not give its number to a new process while it has

@@ -176,7 +176,7 @@ def part_bytes(size_bytes: int) -> int:
     return max(UPLOAD_PART, -(-size_bytes // MOST_PARTS))
 
 
-def insisting(write: Callable[[], object]) -> None:
+def retry_on_conflict(write: Callable[[], object]) -> None:
     """Writes, and again after a while where S3 says that two requests for one key met; obstore does so for 503."""
     for pause in CONFLICT_PAUSES:
         try:

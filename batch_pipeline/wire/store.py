@@ -50,7 +50,7 @@ class NotInStore(StoreFailed):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class StoreEntry:
     """One object as a listing shows it."""
 
     #: Relative to the store's prefix.
@@ -132,12 +132,12 @@ class Store:
         except ValueError as error:
             raise StoreFailed(f"{self.url_of(key)} is not valid JSON ({error}); it was damaged: remove it.") from error
 
-    def head(self, key: str) -> Entry:
+    def head(self, key: str) -> StoreEntry:
         """The object as a listing shows it. Raises NotInStore, StoreFailed."""
         with self._call("head", key):
             return _entry(obstore.head(self.backend, key))
 
-    def stream(self, key: str, span: tuple[int, int] | None = None) -> tuple[Entry, Iterator[bytes]]:
+    def stream(self, key: str, span: tuple[int, int] | None = None) -> tuple[StoreEntry, Iterator[bytes]]:
         """The object as a listing shows it, and its bytes in pieces. Raises NotInStore, StoreFailed, also later.
 
         `span` is a first byte and the one after the last, of an object that has them.
@@ -155,7 +155,7 @@ class Store:
             if self.folder is not None:
                 durable.put(f"{self.folder}/{key}", data, synced=True)
             else:
-                s3.insisting(lambda: obstore.put(self.backend, key, data))
+                s3.retry_on_conflict(lambda: obstore.put(self.backend, key, data))
 
     def put_json(self, key: str, value: Any) -> None:
         """Writes a JSON value, indented for people. Raises as `put`."""
@@ -171,7 +171,7 @@ class Store:
             if self.folder is not None:
                 return durable.put_new(f"{self.folder}/{key}", data)
             try:
-                s3.insisting(lambda: obstore.put(self.backend, key, data, mode="create"))
+                s3.retry_on_conflict(lambda: obstore.put(self.backend, key, data, mode="create"))
             except AlreadyExistsError as error:
                 if s3.is_conflict(error):
                     raise
@@ -186,7 +186,7 @@ class Store:
                 durable.put_copy(f"{self.folder}/{key}", os.fspath(path), synced=True)
                 return
             part = s3.part_bytes(path.stat().st_size)
-            s3.insisting(lambda: obstore.put(self.backend, key, path, chunk_size=part))
+            s3.retry_on_conflict(lambda: obstore.put(self.backend, key, path, chunk_size=part))
 
     def delete(self, keys: list[str]) -> None:
         """Removes objects; absent ones are no error."""
@@ -201,7 +201,7 @@ class Store:
                 for key in keys:
                     self._delete_one(key)
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[StoreEntry]:
         """Every object under a prefix of whole path segments, in no promised order; empty when there is none."""
         with self._call("list", prefix, count=0):
             seen = 0
@@ -229,7 +229,7 @@ class Store:
                 yield found
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 
-    def version(self, entry: Entry) -> str:
+    def version(self, entry: StoreEntry) -> str:
         """Tells one writing of an object from another at the same key.
 
         The ETag; in a folder without the inode, so that a store that was copied or moved with its times
@@ -241,7 +241,7 @@ class Store:
         """Names of the folders right below a prefix; empty when there is none."""
         return self.children(prefix)[0]
 
-    def children(self, prefix: str) -> tuple[builtins.list[str], builtins.list[Entry]]:
+    def children(self, prefix: str) -> tuple[builtins.list[str], builtins.list[StoreEntry]]:
         """Names of the folders and the objects right below a prefix; two empty lists when there is nothing."""
         with self._call("list", prefix):
             found = obstore.list_with_delimiter(self.backend, prefix.rstrip("/") or None)
@@ -316,8 +316,8 @@ def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
                     continue
 
 
-def _entry(meta: Any) -> Entry:
-    return Entry(key=meta["path"], size_bytes=meta["size"], etag=(meta["e_tag"] or "").strip('"'))
+def _entry(meta: Any) -> StoreEntry:
+    return StoreEntry(key=meta["path"], size_bytes=meta["size"], etag=(meta["e_tag"] or "").strip('"'))
 
 
 def open_store(

@@ -95,7 +95,7 @@ def test_a_cell_runs_what_the_digest_says_after_another_changed_it(workshop: Wor
             assert workshop.live(workshop.script(script)) == 0, workshop.log
         assert b"it is unpacked again.\n5\n" in workshop.log
     finally:
-        from batch_pipeline.container.warm import cool
+        from batch_pipeline.container.process_cache import shut_down
 
-        cool(workshop.warm)
+        shut_down(workshop.warm)
     assert workshop.left_in_scratch() == []

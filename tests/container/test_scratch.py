@@ -83,10 +83,10 @@ def test_scratch_that_was_removed_or_exchanged_is_not_intact(root: Path) -> None
 
 
 def test_a_process_that_lasts_makes_another_when_its_scratch_was_removed(root: Path) -> None:
-    from batch_pipeline.container.warm import Warm, cool
+    from batch_pipeline.container.process_cache import ProcessCache, shut_down
 
     things: dict[str, object] = {"lasts": True}
-    warm = Warm(things, {})
+    warm = ProcessCache(things, {})
     first = warm.scratch(str(root))
     assert warm.scratch(str(root)) == first
     os.rmdir(first)
@@ -94,7 +94,7 @@ def test_a_process_that_lasts_makes_another_when_its_scratch_was_removed(root: P
     assert second != first
     warm.release(str(root))
     assert os.path.isdir(second)
-    cool(things)
+    shut_down(things)
     assert os.listdir(own_folder(str(root))) == []
 
 

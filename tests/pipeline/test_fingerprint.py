@@ -12,7 +12,7 @@ from batch_pipeline.pipeline.step import Input, Output, Param, Reference, Scope,
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.manifest import SourceFile
-from batch_pipeline.wire.store import Entry
+from batch_pipeline.wire.store import StoreEntry
 from tests.pipeline.worlds import World, graph_of
 
 PARTS = StepParts(code="c", params={"k": 31}, image="i", references={"idx": "e 1"}, inputs={"reads": "one.out"})
@@ -55,7 +55,7 @@ class Rewired(WorkflowTask):
 
 def parts(workflow: type[WorkflowTask], step: str = "map", etag: str = "e", **params: int) -> StepParts:
     graph = Graph.of(workflow, params)
-    there = {"genome.idx": Entry(key="references/hg/genome.idx", etag=etag, size_bytes=7)}
+    there = {"genome.idx": StoreEntry(key="references/hg/genome.idx", etag=etag, size_bytes=7)}
     return step_parts(graph[step], graph.root, "hg", there)
 
 
@@ -121,7 +121,7 @@ def test_a_changed_reference_parameter_or_wire_changes_the_digest() -> None:
 )
 def test_a_reference_file_that_is_not_there_is_told(reference: str, there: list[str], sentence: str) -> None:
     graph = Graph.of(Mapped)
-    entries = {name: Entry(key=name, etag="e", size_bytes=1) for name in there}
+    entries = {name: StoreEntry(key=name, etag="e", size_bytes=1) for name in there}
     with pytest.raises(InvalidUse) as told:
         step_parts(graph["map"], Path(__file__).parent, reference, entries)
     assert told.value.message.startswith(sentence)

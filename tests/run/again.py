@@ -120,7 +120,7 @@ class Played(cells.Attempt):
 
     def _execute(self, job: Job, folder: str) -> None:
         cell = (self.manifest.step, self.row.sample)
-        if cell in self.play.interrupted and self.place.attempt == 1:
+        if cell in self.play.interrupted and self.location.attempt == 1:
             self.verdict = Verdict(exit_code=75, message="The host was taken back.")
         elif cell in self.play.failing:
             self.verdict = Verdict(exit_code=1, message="It failed.")

@@ -26,8 +26,8 @@ from batch_pipeline.localbatch.hosts.sealing import Sealer
 from batch_pipeline.localbatch.hosts.workers import WorkerProcess
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.processes import (
-    Identity,
     Limit,
+    ProcessIdentity,
     find,
     find_marked,
     is_alive,
@@ -52,7 +52,7 @@ SIGNALLED = 128
 class Adopted:
     """A worker of a dead server with the attempt that it still runs."""
 
-    identity: Identity
+    identity: ProcessIdentity
     #: See `Journal.mark`.
     mark: int
     journal: Journal

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from batch_pipeline.localbatch.engine.job import AttemptOutcome, Document
 from batch_pipeline.wire.durable import Seal
-from batch_pipeline.wire.processes import Identity, identity_of
+from batch_pipeline.wire.processes import ProcessIdentity, identity_of
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 #: Child's id and attempt.
@@ -58,7 +58,7 @@ class Journal:
     """A journal as read: not frozen, for it is filled line by line."""
 
     path: Path
-    worker: Identity | None = None
+    worker: ProcessIdentity | None = None
     #: What all carry that the worker started; 0: nothing, and they are known by their session.
     mark: int = 0
     #: Attempts that began and have not ended, with the time.
@@ -72,7 +72,7 @@ def read_journal(path: Path) -> Journal:
     for line in _lines(path):
         if "worker" in line:
             pid, start_ticks, boot = line["worker"]
-            journal.worker = Identity(pid=pid, start_ticks=start_ticks, boot=boot)
+            journal.worker = ProcessIdentity(pid=pid, start_ticks=start_ticks, boot=boot)
             journal.mark = line.get("mark", 0)
         elif "began" in line:
             journal.running[_key(line["began"])] = line["started_ms"]

@@ -14,7 +14,7 @@ from batch_pipeline.localbatch.engine.job import Document
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.localbatch.hosts.execution import own_environment, shared_environment
 from batch_pipeline.localbatch.hosts.journal import line_of
-from batch_pipeline.wire.processes import Identity, Limit, identity_of, new_mark
+from batch_pipeline.wire.processes import Limit, ProcessIdentity, identity_of, new_mark
 from batch_pipeline.wire.toolchain import Toolchain
 
 
@@ -59,7 +59,7 @@ class WorkerProcess:
         self._shared_job_id = ""
         identity = identity_of(self._process.pid)
         # One that has died already has no session either.
-        self.identity = identity or Identity(pid=self._process.pid, start_ticks=0, boot="")
+        self.identity = identity or ProcessIdentity(pid=self._process.pid, start_ticks=0, boot="")
 
     def order(self, run: Run, log: str, ambient: Mapping[str, str], container: Document | None = None) -> None:
         """Hands it an attempt, in a container or not. If it has died, its end of file says so later.

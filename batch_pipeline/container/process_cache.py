@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 #: Things kept at once.
 MOST = 256
-#: Set by a worker that lives many lives, calls `tidy` after each and `cool` at its end.
+#: Set by a worker that lives many lives, calls `run_deferred` after each and `shut_down` at its end.
 LASTS = "lasts"
 PLACES = "places"
 LATER = "later"
@@ -28,13 +28,13 @@ LATER = "later"
 SEALS = "seals"
 
 
-class Warm:
+class ProcessCache:
     """A typed view of the dictionary that the worker keeps, for a life with this environment."""
 
     def __init__(self, things: MutableMapping[str, object], environment: Mapping[str, str]) -> None:
         self._things = things
         self._environment = environment
-        #: Whether the process goes on to other lives for sure, and says when it does not: `cool`.
+        #: Whether the process goes on to other lives for sure, and says when it does not: `shut_down`.
         self.lasts = bool(things.get(LASTS))
         self._places = cast(MutableMapping[str, Scratch], things.setdefault(PLACES, {}))
         self._later = cast(list[Callable[[], None]], things.setdefault(LATER, []))
@@ -75,8 +75,8 @@ class Warm:
         seals.append(seal)
         return True
 
-    def afterwards(self, act: Callable[[], None]) -> None:
-        """Has something done that nobody waits for: by `tidy`, where that will be called, else at once."""
+    def defer(self, act: Callable[[], None]) -> None:
+        """Has something done that nobody waits for: by `run_deferred`, where that will be called, else at once."""
         if self.lasts:
             self._later.append(act)
         else:
@@ -105,16 +105,16 @@ class Warm:
         return thing
 
 
-def tidy(things: MutableMapping[str, object]) -> None:
+def run_deferred(things: MutableMapping[str, object]) -> None:
     """Does what lives left for after them; a process that lasts calls it between two lives."""
     later = cast(list[Callable[[], None]], things.get(LATER, []))
     while later:
         later.pop()()
 
 
-def cool(things: MutableMapping[str, object]) -> None:
+def shut_down(things: MutableMapping[str, object]) -> None:
     """Removes what was put by on the disk for further lives, when there will be none."""
-    tidy(things)
+    run_deferred(things)
     places = cast(MutableMapping[str, Scratch], things.get(PLACES, {}))
     while places:
         places.popitem()[1].close()
