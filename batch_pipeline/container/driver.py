@@ -18,14 +18,13 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.container.checkout import check_out, command_of
 from batch_pipeline.container.disk import PRIVATE, local_error
-from batch_pipeline.container.log import CellLog, log_of, say
+from batch_pipeline.container.log import CellLog, log_of, say, timestamp
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.verdict import last_line
@@ -61,16 +60,16 @@ def run_driver(environment: Mapping[str, str], cache: ProcessCache, signals: Sig
         say(f"Run {order.run_id} has ended already: {ended.get('problem') or 'it is done'}.")
         return int(ended.get("exit_code", int(bool(ended.get("problem")))))
     root = scratch_root(environment)
-    attempt = Attempt(order, store, environment, signals, cache.scratch(root))
+    attempt = DriverAttempt(order, store, environment, signals, cache.scratch(root))
     with log_of(attempt.scratch) as log:
         try:
-            return attempt.live(log)
+            return attempt.run(log)
         finally:
             remove_tree(attempt.scratch)
             cache.release(root)
 
 
-class Attempt:
+class DriverAttempt:
     """One attempt at a driver."""
 
     def __init__(
@@ -85,7 +84,7 @@ class Attempt:
         self.scratch = f"{folder}/driver"
         self.code = Path(self.scratch, "code")
 
-    def live(self, log: CellLog) -> int:
+    def run(self, log: CellLog) -> int:
         """Does all of it and returns the exit code."""
         self._tell("driver began", f"attempt {self.number}")
         try:
@@ -168,7 +167,7 @@ class Attempt:
         """Adds an event; the run goes on without it when the store is away for a moment."""
         told = {
             "format": 1,
-            "at": _now(),
+            "at": timestamp(),
             "event": event,
             "by": self._order.user,
             "host": os.uname().nodename,
@@ -188,7 +187,7 @@ class Attempt:
         self._store.put(layout.log(run_id, STEP, layout.COHORT, self.number), log.tail())
         end = {
             "format": 1,
-            "ended_at": _now(),
+            "ended_at": timestamp(),
             "done": int(not code),
             "failed": int(bool(code)),
             "problem": f"exit code {code}: {problem}".rstrip(": ") if code else "",
@@ -284,10 +283,6 @@ def _end(store: Store, run_id: str) -> dict[str, Any] | None:
         return dict(store.get_json(layout.run_end(run_id)))
     except NotInStore:
         return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _ulid() -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ class Executed:
 
     verdict: Verdict
     ended: Ended
+
+    def after(self, earlier: Executed) -> Executed:
+        """This end, with what this process and an earlier one took together."""
+        peak = max(earlier.ended.peak_memory_bytes, self.ended.peak_memory_bytes)
+        seconds = round(earlier.ended.cpu_seconds + self.ended.cpu_seconds, 3)
+        return replace(self, ended=replace(self.ended, peak_memory_bytes=peak, cpu_seconds=seconds))
+
+
+#: Before any process of the step was started.
+NOT_RUN = Executed(verdict=Verdict(), ended=Ended(code=0, peak_memory_bytes=0, cpu_seconds=0.0))
 
 
 def run_script(script: str, job: Job, lists: str, environment: Mapping[str, str], signals: Signals) -> Executed:

@@ -12,6 +12,8 @@ import select
 import stat
 import sys
 import threading
+import time
+from functools import lru_cache
 from typing import Protocol, Self
 
 from batch_pipeline.container.disk import PRIVATE
@@ -139,6 +141,18 @@ def log_of(folder: str) -> CellLog:
 def say(text: str) -> None:
     """Prints a line to the log; a log that cannot be written stops nothing."""
     _written(2, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def timestamp() -> str:
+    """Now as ISO-8601 UTC with milliseconds."""
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    """Small cells begin and end within one."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _new_file(folder: str) -> int:

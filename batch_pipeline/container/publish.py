@@ -18,8 +18,8 @@ from batch_pipeline.container.disk import digest
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.keep import receipt_at, standing_receipt, stands
 from batch_pipeline.container.log import say
+from batch_pipeline.container.parallel import in_parallel
 from batch_pipeline.container.run import Signals
-from batch_pipeline.container.stage import in_parallel
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidOutput, StepInterrupted, StoreFailed
 from batch_pipeline.wire.manifest import Manifest, Row

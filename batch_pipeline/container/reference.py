@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from batch_pipeline.container.disk import PRIVATE, contents, local_error
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.log import say
-from batch_pipeline.container.stage import Stop, in_parallel
+from batch_pipeline.container.parallel import Stop, in_parallel
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.durable import make_folder, put

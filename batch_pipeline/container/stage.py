@@ -9,27 +9,23 @@ its input writes it to scratch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.container.fetch import located
 from batch_pipeline.container.files import Files, Link, StagedFile
+from batch_pipeline.container.parallel import Stop, in_parallel
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.durable import make_folder
-from batch_pipeline.wire.errors import ContractBroken, MissingInput, StepInterrupted
-from batch_pipeline.wire.manifest import InputSpec, Manifest, Row, SourceFile
+from batch_pipeline.wire.errors import ContractBroken, MissingInput
+from batch_pipeline.wire.manifest import InputSpec, Manifest, ReferenceSpec, Row, SourceFile
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 from batch_pipeline.wire.store import NotInStore
-
-T = TypeVar("T")
-
-#: Downloads at once: a handful fills a network card, more only costs memory.
-AT_ONCE = 8
 
 
 @dataclass(kw_only=True)
@@ -44,6 +40,11 @@ class Staged:
     links: list[Link] = field(default_factory=list)
     #: Of all files, linked ones included.
     size_bytes: int = 0
+
+    def with_references(self, specs: Sequence[ReferenceSpec]) -> Staged:
+        """With references, whose bytes were compared with these when they came to this host."""
+        records = [FileRecord(port=s.port, key=s.key, size_bytes=s.size_bytes, etag=s.etag) for s in specs]
+        return replace(self, records=[*self.records, *records])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,34 +227,6 @@ class Stager:
             staged.size_bytes += record.size_bytes
             if link is not None:
                 staged.links.append(link)
-
-
-class Stop:
-    """Tells threads that what they do is not wanted any more."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def check(self) -> None:
-        """Raises StepInterrupted when asked to stop."""
-        if self.asked:
-            raise StepInterrupted("Staging was stopped.")
-
-
-def in_parallel(calls: Sequence[Callable[[], T]], *, at_once: bool, stop: Stop | None = None) -> list[T]:
-    """The calls' results in their order; the first error is raised after the others were told to stop."""
-    if not at_once or len(calls) < 2:
-        return [call() for call in calls]
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = [pool.submit(call) for call in calls]
-        try:
-            return [future.result() for future in futures]
-        finally:
-            if stop is not None:
-                stop.asked = True
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Untrue(MissingInput):

@@ -14,8 +14,8 @@ import pytest
 
 from batch_pipeline.container import reference
 from batch_pipeline.container.files import ObjectFiles
+from batch_pipeline.container.parallel import Stop, in_parallel
 from batch_pipeline.container.reference import stage_references
-from batch_pipeline.container.stage import Stop, in_parallel
 from batch_pipeline.wire.errors import MissingInput, StepInterrupted, StoreFailed
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_who_waits_for_the_lock_can_be_stopped(
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(reference._reference, spec, files, str(tmp_path), stop)
             assert waiting.wait(30)
-            stop.asked = True
+            stop.requested = True
             with pytest.raises(StepInterrupted):
                 future.result()
     finally:

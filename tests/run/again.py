@@ -13,9 +13,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,6 +25,7 @@ from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import load_settings
 from batch_pipeline.container import cell as cells
 from batch_pipeline.container.entry import run_child
+from batch_pipeline.container.execution import NOT_RUN, Executed
 from batch_pipeline.container.verdict import Verdict
 from batch_pipeline.pipeline.plan import CellState, Selection
 from batch_pipeline.pipeline.samples import SampleList
@@ -110,20 +111,20 @@ class Play:
     made: int = 0
 
 
-class Played(cells.Attempt):
+class Played(cells.CellAttempt):
     """A cell whose step is played in this process; all around it is real."""
 
-    play = Play()
+    play: ClassVar[Play] = Play()
 
     def _bundle(self) -> str:
         return ""
 
-    def _execute(self, job: Job, folder: str) -> None:
+    def _executed(self, job: Job, folder: str) -> Iterator[Executed]:
         cell = (self.manifest.step, self.row.sample)
         if cell in self.play.interrupted and self.location.attempt == 1:
-            self.verdict = Verdict(exit_code=75, message="The host was taken back.")
+            yield replace(NOT_RUN, verdict=Verdict(exit_code=75, message="The host was taken back."))
         elif cell in self.play.failing:
-            self.verdict = Verdict(exit_code=1, message="It failed.")
+            yield replace(NOT_RUN, verdict=Verdict(exit_code=1, message="It failed."))
         else:
             self.play.made += 1
             files = [file for port in job.input_files.values() for file in port]
@@ -304,7 +305,7 @@ def played(shape: Shape, samples: Sequence[str], seed: int, *, deterministic: bo
             return call(self, kind, key, count)
 
         patch.setattr(Store, "_call", counted)
-        patch.setattr(cells, "Attempt", Played)
+        patch.setattr(cells, "CellAttempt", Played)
         patch.setattr(cells, "log_of", lambda folder: Quiet())
         patch.setattr(cells, "say", lambda text: None)
         patch.setattr(Played, "play", play)
