@@ -99,24 +99,24 @@ def fetched(rule: RepositoryRule, cache: Path, tokens: Tokens) -> Iterator[Git]:
 def _resolved(git: Git, revision: str) -> str:
     """The full SHA of a commit named by SHA, branch, tag or beginning of a SHA; empty: there is none."""
     if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", revision):
-        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        return git.answer("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     for name in (f"{HEADS}{revision}", f"{TAGS}{revision}"):
-        if git.said("show-ref", "--verify", "--", name):
-            return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+        if git.answer("show-ref", "--verify", "--", name):
+            return git.answer("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
     if _SHORT.fullmatch(revision):
-        return git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        return git.answer("rev-parse", "--quiet", "--verify", "--end-of-options", f"{revision}^{{commit}}")
     return ""
 
 
 def _known(git: Git, rule: RepositoryRule, commit: str) -> CodeFacts:
     """What branches and tags say of a commit; without one when none of them leads to it."""
-    head = git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{HEADS}{rule.protected_branch}")
+    head = git.answer("rev-parse", "--quiet", "--verify", "--end-of-options", f"{HEADS}{rule.protected_branch}")
     base = CodeFacts(repository=rule.url, protected_branch=rule.protected_branch, protected_head=head)
     leading = _leading(git, commit) if commit else []
     if not leading:
         return base
     pointing = git.run("for-each-ref", "--points-at", commit, "--format=%(refname)", TAGS).split()
-    shallow = git.said("rev-parse", "--is-shallow-repository") == "true"
+    shallow = git.answer("rev-parse", "--is-shallow-repository") == "true"
     return replace(
         base,
         commit=commit,
@@ -139,7 +139,7 @@ def _entry_kind(git: Git, commit: str, path: str, submodules: list[str]) -> Entr
         return EntryKind.MISSING
     if any(path == inside or path.startswith(f"{inside}/") for inside in submodules):
         return EntryKind.SUBMODULE
-    listing = git.said("ls-tree", "-z", "--full-tree", commit, "--", path).rstrip("\0")
+    listing = git.answer("ls-tree", "-z", "--full-tree", commit, "--", path).rstrip("\0")
     mode, _, rest = listing.partition(" ")
     if not listing or "\0" in listing or rest.partition("\t")[2] != path:
         return EntryKind.MISSING
@@ -193,7 +193,7 @@ def _links(git: Git, commit: str) -> Iterator[tuple[str, str]]:
 
 def _urls(git: Git, commit: str) -> dict[str, str]:
     """Path -> URL, as `.gitmodules` in a tree has them."""
-    configured = git.said(
+    configured = git.answer(
         "config", "--blob", f"{commit}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$"
     )
     sections: dict[str, dict[str, str]] = {}

@@ -34,11 +34,11 @@ def check_out(checkout: Checkout, root: Path, token: str = "") -> None:
     git.run("remote", "add", "origin", checkout.url)
     _fetch(git, checkout)
     git.run("checkout", "--quiet", "--detach", "--force", checkout.commit)
-    found = (git.said("rev-parse", "HEAD"), git.said("rev-parse", "HEAD^{tree}"))
+    checked_out = (git.answer("rev-parse", "HEAD"), git.answer("rev-parse", "HEAD^{tree}"))
     changed = git.run("status", "--porcelain", "--ignore-submodules=all")
-    if found != (checkout.commit, checkout.tree) or changed:
+    if checked_out != (checkout.commit, checkout.tree) or changed:
         raise ContractBroken(
-            f"{checkout.url} gave {found[0] or 'nothing'} for {checkout.commit}, or other files than it has."
+            f"{checkout.url} gave {checked_out[0] or 'nothing'} for {checkout.commit}, or other files than it has."
             " Nothing was run; submit again."
         )
 
@@ -46,14 +46,14 @@ def check_out(checkout: Checkout, root: Path, token: str = "") -> None:
 def _fetch(git: Git, checkout: Checkout) -> None:
     """The commit alone where the server gives it, else all branches and tags."""
     shared = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head")
-    git.said(*shared, "--depth=1", "--end-of-options", checkout.url, checkout.commit)
-    if not git.said("rev-parse", "--quiet", "--verify", "--end-of-options", f"{checkout.commit}^{{tree}}"):
+    git.answer(*shared, "--depth=1", "--end-of-options", checkout.url, checkout.commit)
+    if not git.answer("rev-parse", "--quiet", "--verify", "--end-of-options", f"{checkout.commit}^{{tree}}"):
         git.run(
             *shared,
             "--end-of-options",
             checkout.url,
-            "+refs/heads/*:refs/asked/heads/*",
-            "+refs/tags/*:refs/asked/tags/*",
+            "+refs/heads/*:refs/requested/heads/*",
+            "+refs/tags/*:refs/requested/tags/*",
         )
 
 
@@ -62,10 +62,10 @@ def command_of(order: DriverOrder, code: Path, folder: Path, path: str) -> list[
     rest = list(order.script[1:])
     if not order.entry:
         name = order.script[0]
-        found = str(folder / name) if "/" in name and not name.startswith("/") else shutil.which(name, path=path)
-        if not found:
+        program = str(folder / name) if "/" in name and not name.startswith("/") else shutil.which(name, path=path)
+        if not program:
             raise ContractBroken(f"There is no program {name!r} in the image. Name one, or a script of a repository.")
-        return [found, *rest]
+        return [program, *rest]
     script = code / order.entry
     if os.access(script, os.X_OK):
         return [str(script), *rest]

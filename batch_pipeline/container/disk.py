@@ -87,9 +87,9 @@ def _shared(mode: int) -> int:
 
 def _share(path: str) -> None:
     """Gives a file its `_shared` rights, unless it is somebody else's: a tool may run as another user."""
-    found = os.stat(path)
-    if not found.st_mode & 0o077 and found.st_uid == os.geteuid():
-        os.chmod(path, _shared(found.st_mode))
+    status = os.stat(path)
+    if not status.st_mode & 0o077 and status.st_uid == os.geteuid():
+        os.chmod(path, _shared(status.st_mode))
 
 
 @cache

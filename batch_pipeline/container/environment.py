@@ -21,7 +21,7 @@ class CellLocation:
     index: int
     #: Counts from 1.
     attempt: int
-    #: The scheduler's id of the job or child; empty when nobody told.
+    #: The scheduler's id of the job or child; empty when none is set.
     native_id: str
     scratch_root: str
     cache_root: str

@@ -65,7 +65,7 @@ def run_script(script: str, job: Job, lists: str, environment: Mapping[str, str]
 
 
 def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], signals: Signals, *, run: bool) -> Executed:
-    """Runs the class's `run`, if told, and its `check` in a fork. Raises StepInterrupted when a signal came before."""
+    """Runs the class's `run`, if `run`, and its `check` in a fork. Raises StepInterrupted when a signal came before."""
 
     def act() -> dict[str, Any]:
         loaded.enter()
@@ -76,17 +76,17 @@ def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], sign
         return {}
 
     # What was noted before an error is told too.
-    def tell() -> dict[str, Any]:
+    def outcome() -> dict[str, Any]:
         return {**guarded(act), "metrics": job.metrics, "versions": job.versions}
 
-    ended, told = fork(tell, environment, job.work, signals)
-    verdict = verdict_of_code(f"The process of {job.step}", ended.code or 1) if told is None else Verdict(**told)
+    ended, fields = fork(outcome, environment, job.work, signals)
+    verdict = verdict_of_code(f"The process of {job.step}", ended.code or 1) if fields is None else Verdict(**fields)
     return Executed(verdict=verdict, ended=ended)
 
 
 def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a step's script; writes the lists of gathered files. Raises OSError."""
-    found = {
+    variables = {
         # The folder of its code is not written to.
         "PYTHONDONTWRITEBYTECODE": "1",
         **environment,
@@ -96,14 +96,14 @@ def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> 
         "MEMORY_MB": str(job.memory_mb),
     }
     for port, files in job.input_files.items():
-        found[f"INPUT_{port.upper()}"] = " ".join(map(str, files))
+        variables[f"INPUT_{port.upper()}"] = " ".join(map(str, files))
     for port, gathered in job.gathered_files.items():
-        found |= _gathered(port, gathered, Path(lists))
+        variables |= _gathered(port, gathered, Path(lists))
     for port, file in job.reference_files.items():
-        found[f"REFERENCE_{port.upper()}"] = str(file)
+        variables[f"REFERENCE_{port.upper()}"] = str(file)
     for name, value in job.params.items():
-        found[f"PARAM_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
-    return found
+        variables[f"PARAM_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+    return variables
 
 
 def _gathered(port: str, gathered: Mapping[str, Iterable[Path]], lists: Path) -> dict[str, str]:

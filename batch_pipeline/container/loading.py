@@ -67,22 +67,22 @@ class LoadedStep:
 def load_step(folder: Path, entry: str) -> LoadedStep:
     """Imports `package.module:Class` from a bundle's folder. Raises ContractBroken."""
     module_name, _, class_name = entry.partition(":")
-    found: dict[str, LoadedStep] = {}
+    loaded: dict[str, LoadedStep] = {}
 
     def load() -> Mapping[str, Any]:
         with _bundle_first(folder) as modules:
             module = import_module(module_name)
         if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
             step_class = getattr(module, class_name)
-            found["step"] = LoadedStep(step_class=step_class, folder=folder, modules=modules)
+            loaded["step"] = LoadedStep(step_class=step_class, folder=folder, modules=modules)
         return {}
 
-    said = guarded(load)
-    if "message" in said:
-        raise ContractBroken(f"The step {entry} cannot be imported from its bundle: {said['message']}.")
-    if "step" not in found:
+    fields = guarded(load)
+    if "message" in fields:
+        raise ContractBroken(f"The step {entry} cannot be imported from its bundle: {fields['message']}.")
+    if "step" not in loaded:
         raise ContractBroken(f"The bundle has no module {module_name!r}, which the step {entry} needs. Submit again.")
-    return found["step"]
+    return loaded["step"]
 
 
 @contextmanager

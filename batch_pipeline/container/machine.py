@@ -22,7 +22,7 @@ SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What is known of the host; empty where nobody told."""
+    """What is known of the host; empty where AWS does not say."""
 
     #: `m5.xlarge`, or `fargate`.
     instance_type: str = ""
@@ -50,29 +50,29 @@ def _task(uri: str) -> dict[str, Any]:
     import json
 
     try:
-        told = json.loads(_asked("GET", f"{uri}/task") or "{}")
+        answer = json.loads(_answer("GET", f"{uri}/task") or "{}")
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _instance(service: str, zone: str) -> Machine:
     """IMDSv2: a token first, then questions with it."""
-    token = _asked("PUT", f"{service}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    token = _answer("PUT", f"{service}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
     if not token:
         return Machine(availability_zone=zone)
 
-    def told(name: str) -> str:
-        return _asked("GET", f"{service}/latest/meta-data/{name}", {"X-aws-ec2-metadata-token": token})
+    def metadata(name: str) -> str:
+        return _answer("GET", f"{service}/latest/meta-data/{name}", {"X-aws-ec2-metadata-token": token})
 
     return Machine(
-        instance_type=told("instance-type"),
-        availability_zone=zone or told("placement/availability-zone"),
-        purchase=told("instance-life-cycle"),
+        instance_type=metadata("instance-type"),
+        availability_zone=zone or metadata("placement/availability-zone"),
+        purchase=metadata("instance-life-cycle"),
     )
 
 
-def _asked(method: str, url: str, headers: Mapping[str, str] | None = None) -> str:
+def _answer(method: str, url: str, headers: Mapping[str, str] | None = None) -> str:
     """The answer's text; empty for none."""
     import http.client
     from urllib.parse import urlsplit
@@ -81,9 +81,9 @@ def _asked(method: str, url: str, headers: Mapping[str, str] | None = None) -> s
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=SECONDS)
     try:
         connection.request(method, parts.path, headers=dict(headers or {}))
-        answer = connection.getresponse()
-        text = answer.read(1 << 16).decode(errors="replace")
-        return text.strip() if answer.status == 200 else ""
+        response = connection.getresponse()
+        text = response.read(1 << 16).decode(errors="replace")
+        return text.strip() if response.status == 200 else ""
     except (OSError, http.client.HTTPException):
         return ""
     finally:

@@ -22,7 +22,7 @@ from batch_pipeline.wire.store import NotInStore, Store, open_store
 def put(names: Sequence[str], url: str) -> None:
     """Puts files below a URL, each under its own name. Raises StoreFailed, DiskFull."""
     store = open_store(url, create="://" not in url)
-    for path, key in (found for name in names for found in _files(Path(name))):
+    for path, key in (pair for name in names for pair in _files(Path(name))):
         if not _is_there(store, key, path):
             store.put_file(key, path)
         print(store.url_of(key))

@@ -63,7 +63,7 @@ class Signals:
         self._grace_seconds = grace_seconds
         self._group = 0
         self._raises = False
-        self._found: list[tuple[int, Any]] = []
+        self._handlers: list[tuple[int, Any]] = []
         #: The first that came, or 0.
         self.received = 0
         #: Measures payloads while they are waited for; None: nobody does.
@@ -73,13 +73,13 @@ class Signals:
         for number in _FORWARDED:
             # Whoever started us with a signal ignored (nohup, a job of a script) means it.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._found.append((number, signal.signal(number, self._handle)))
+                self._handlers.append((number, signal.signal(number, self._handle)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, found in self._found:
-            signal.signal(number, signal.SIG_DFL if found is None else found)
-        self._found.clear()
+        for number, handler in self._handlers:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._handlers.clear()
 
     def check(self) -> None:
         """Raises StepInterrupted when a signal came."""
@@ -128,9 +128,9 @@ class Signals:
 
     def _forward(self, number: int) -> None:
         processes.signal_group(self._group, number)
-        found = signal.signal(signal.SIGALRM, self._kill)
-        if found != self._kill:
-            self._found.append((signal.SIGALRM, found))
+        handler = signal.signal(signal.SIGALRM, self._kill)
+        if handler != self._kill:
+            self._handlers.append((signal.SIGALRM, handler))
         signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)
 
     def _kill(self, _number: int, _frame: FrameType | None) -> None:
@@ -195,10 +195,10 @@ def _forked(act: Callable[[], Mapping[str, Any]], environment: Mapping[str, str]
     code = 1
     try:
         _become_payload(environment, folder, outcome)
-        said = act()
+        fields = act()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os.pwrite(_OUTCOME, json.dumps(said, sort_keys=True, default=str).encode(), 0)
+        os.pwrite(_OUTCOME, json.dumps(fields, sort_keys=True, default=str).encode(), 0)
         code = 0
     finally:
         # Nothing of the parent's, above the forked one, may run again here: no clean-up, no return.

@@ -85,7 +85,7 @@ class Git:
             raise RepositoryFailed(f"git {arguments[0]}: {_last_line(ended.stderr)}. See that the repository is there.")
         return ended.returncode == 0
 
-    def said(self, *arguments: str) -> str:
+    def answer(self, *arguments: str) -> str:
         """What a command prints, in one line; nothing when it fails: the thing that was asked about is not there."""
         ended = self._ended(arguments)
         return "" if ended.returncode else os.fsdecode(ended.stdout).strip()

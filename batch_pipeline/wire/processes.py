@@ -223,15 +223,15 @@ def parent_of(pid: int) -> int:
 
 def session_of(pid: int) -> int:
     """The session of a process; 0: it has gone."""
-    return _asked(os.getsid, pid)
+    return _call_on(os.getsid, pid)
 
 
 def group_of(pid: int) -> int:
     """The group of a process; 0: it has gone."""
-    return _asked(os.getpgid, pid)
+    return _call_on(os.getpgid, pid)
 
 
-def _asked(call: Callable[[int], int], pid: int) -> int:
+def _call_on(call: Callable[[int], int], pid: int) -> int:
     try:
         return call(pid)
     except OSError:

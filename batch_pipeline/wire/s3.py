@@ -79,10 +79,14 @@ class S3Access:
 
     def variables(self) -> dict[str, str]:
         """The environment in which another process reaches S3 in the same way; no secret is in it."""
-        told = {"AWS_ENDPOINT_URL_S3": self.endpoint, "AWS_REGION": self.region, "AWS_SSE_KMS_KEY_ID": self.kms_key}
+        reach = {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_SSE_KMS_KEY_ID": self.kms_key,
+        }
         if self.kms_key:
-            told |= {"AWS_SERVER_SIDE_ENCRYPTION": "aws:kms", "AWS_SSE_BUCKET_KEY_ENABLED": "true"}
-        return {name: value for name, value in told.items() if value}
+            reach |= {"AWS_SERVER_SIDE_ENCRYPTION": "aws:kms", "AWS_SSE_BUCKET_KEY_ENABLED": "true"}
+        return {name: value for name, value in reach.items() if value}
 
 
 def _lent_on_this_machine(environment: Mapping[str, str]) -> Callable[[], Mapping[str, Any]] | None:
@@ -106,16 +110,16 @@ def _lent_on_this_machine(environment: Mapping[str, str]) -> Callable[[], Mappin
         try:
             connection.request("GET", f"/{path}", headers={"Authorization": authorization})
             answer = connection.getresponse()
-            told = json.loads(answer.read())
+            fields = json.loads(answer.read())
         finally:
             connection.close()
         if answer.status != 200:
-            raise StoreFailed(told["message"])
+            raise StoreFailed(fields["message"])
         return {
-            "access_key_id": told["AccessKeyId"],
-            "secret_access_key": told["SecretAccessKey"],
-            "token": told["Token"],
-            "expires_at": datetime.fromisoformat(told["Expiration"]),
+            "access_key_id": fields["AccessKeyId"],
+            "secret_access_key": fields["SecretAccessKey"],
+            "token": fields["Token"],
+            "expires_at": datetime.fromisoformat(fields["Expiration"]),
         }
 
     return ask
@@ -205,13 +209,13 @@ def translated(url: str, error: Exception) -> StoreFailed | None:
     text = str(error).split("Debug source:", 1)[0]
     if _PAGE.search(text):
         return no_s3(url)
-    found = _CODE.search(text)
-    code = (found.group(1) or found.group(2)) if found else ""
+    match = _CODE.search(text)
+    code = (match.group(1) or match.group(2)) if match else ""
     key = code if code in _MEANINGS else next((word for word in _MEANINGS if word in text), "")
     if not key:
         return None
     what, remedy = _MEANINGS[key]
-    return _final(f"{url}: {what}{_said(key, text)}. {remedy}")
+    return _final(f"{url}: {what}{_reason(key, text)}. {remedy}")
 
 
 def _final(message: str) -> StoreFailed:
@@ -220,7 +224,7 @@ def _final(message: str) -> StoreFailed:
     return failed
 
 
-def _said(key: str, text: str) -> str:
+def _reason(key: str, text: str) -> str:
     """S3's own words where they tell more than the code, or those of who should have had credentials."""
     if key == "credential provider":
         return f" ({' '.join(text.rpartition('credential provider: ')[2].split()).rstrip('.')})"

@@ -42,9 +42,9 @@ _REMEDY = f"Set {Variable.SCRATCH} or TMPDIR to another folder"
 
 def scratch_root(environment: Mapping[str, str]) -> str:
     """The place for scratch: as told, else /scratch where it can be written, else the temporary folder."""
-    told = environment.get(Variable.SCRATCH)
-    if told:
-        return told
+    folder = environment.get(Variable.SCRATCH)
+    if folder:
+        return folder
     if os.access(DEFAULT_ROOT, os.W_OK | os.X_OK):
         return DEFAULT_ROOT
     return environment.get("TMPDIR") or "/tmp"
@@ -109,16 +109,16 @@ def _make_parents(folder: Path) -> None:
 
 def require_private(folder: str | Path, remedy: str) -> None:
     """Sees that a folder is this user's, and that nobody else may write to it. Raises UnsafeFolder, OSError."""
-    found = os.lstat(folder)
+    status = os.lstat(folder)
     me = os.geteuid()
-    if not stat.S_ISDIR(found.st_mode):
-        what = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+    if not stat.S_ISDIR(status.st_mode):
+        what = "is a link" if stat.S_ISLNK(status.st_mode) else "is no folder"
         mend = "remove it"
-    elif found.st_uid != me:
-        what = f"belongs to {_name(found.st_uid)}"
+    elif status.st_uid != me:
+        what = f"belongs to {_name(status.st_uid)}"
         mend = "ask its owner to remove it"
-    elif found.st_mode & _WRITABLE_BY_OTHERS:
-        what = f"may be written by others (mode {stat.S_IMODE(found.st_mode):04o})"
+    elif status.st_mode & _WRITABLE_BY_OTHERS:
+        what = f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
         mend = f"look at what others put there and run: chmod go-w {folder}"
     else:
         return
@@ -154,8 +154,8 @@ class Scratch:
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
-        found = os.fstat(self._lock)
-        self._facts = (found.st_dev, found.st_ino)
+        status = os.fstat(self._lock)
+        self._facts = (status.st_dev, status.st_ino)
         if _locked(self._lock) is not False and self._is_there():
             return True
         self.forget()
@@ -163,10 +163,10 @@ class Scratch:
 
     def _is_there(self) -> bool:
         try:
-            found = os.lstat(self.path)
+            status = os.lstat(self.path)
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == self._facts
+        return (status.st_dev, status.st_ino) == self._facts
 
     def is_intact(self) -> bool:
         """Whether it is still there, and still in a folder that is this user's alone. Raises UnsafeFolder."""
@@ -228,8 +228,8 @@ def _swept(path: str) -> bool:
 def _is_ours(name: str) -> bool:
     """Whether a name is that of scratch of this machine: of this boot, in whichever container, or an earlier one."""
     boot, host = _machine()
-    found = name.split("-")
-    return len(found) == 3 and (found[0] == boot or found[1] == host)
+    parts = name.split("-")
+    return len(parts) == 3 and (parts[0] == boot or parts[1] == host)
 
 
 @cache

@@ -79,11 +79,11 @@ def scrubbed_value(value: Any, name: str = "") -> Any:
 
 def scrubbed_words(words: list[str] | tuple[str, ...]) -> list[str]:
     """The words of a command; one behind `--token` and its like is hidden whole."""
-    found, option = [], ""
+    kept, option = [], ""
     for word in words:
-        found.append(HIDDEN if option and not word.startswith("-") and _is_secret(option, word) else scrubbed(word))
+        kept.append(HIDDEN if option and not word.startswith("-") and _is_secret(option, word) else scrubbed(word))
         option = word.lstrip("-") if word.startswith("-") and "=" not in word else ""
-    return found
+    return kept
 
 
 def without_credentials(url: str) -> str:
@@ -105,12 +105,12 @@ def _is_secret(name: str, value: str) -> bool:
     return _pattern(_NAMES).fullmatch(bare) is not None and about is None
 
 
-def _without_value(found: re.Match[str]) -> str:
-    name = found["name"].strip(" \t\r\n?&;=:'\"")
-    return f"{found['name']}{HIDDEN}" if _is_secret(name, found["value"]) else found[0]
+def _without_value(match: re.Match[str]) -> str:
+    name = match["name"].strip(" \t\r\n?&;=:'\"")
+    return f"{match['name']}{HIDDEN}" if _is_secret(name, match["value"]) else match[0]
 
 
-def _without_userinfo(found: re.Match[str]) -> str:
-    if not found["password"] and (found["user"] == "git" or found["scheme"].startswith(("ssh", "git+ssh"))):
-        return found[0]
-    return f"{found['scheme']}{HIDDEN}@"
+def _without_userinfo(match: re.Match[str]) -> str:
+    if not match["password"] and (match["user"] == "git" or match["scheme"].startswith(("ssh", "git+ssh"))):
+        return match[0]
+    return f"{match['scheme']}{HIDDEN}@"

@@ -224,9 +224,9 @@ class Store:
             return
         with self._call("list", prefix, count=0):
             seen = 0
-            for found in _files_below(os.path.join(self.folder, prefix.rstrip("/")), prefix.rstrip("/")):
+            for entry in _files_below(os.path.join(self.folder, prefix.rstrip("/")), prefix.rstrip("/")):
                 seen += 1
-                yield found
+                yield entry
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 
     def version(self, entry: StoreEntry) -> str:
@@ -244,11 +244,11 @@ class Store:
     def children(self, prefix: str) -> tuple[builtins.list[str], builtins.list[StoreEntry]]:
         """Names of the folders and the objects right below a prefix; two empty lists when there is nothing."""
         with self._call("list", prefix):
-            found = obstore.list_with_delimiter(self.backend, prefix.rstrip("/") or None)
-            if not found["common_prefixes"] and not found["objects"]:
+            listing = obstore.list_with_delimiter(self.backend, prefix.rstrip("/") or None)
+            if not listing["common_prefixes"] and not listing["objects"]:
                 self._require_s3(prefix)
-        folders = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"]]
-        return folders, [_entry(meta) for meta in found["objects"]]
+        folders = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in listing["common_prefixes"]]
+        return folders, [_entry(meta) for meta in listing["objects"]]
 
     def _require_s3(self, prefix: str) -> None:
         """Raises StoreFailed where a web page answers, which obstore takes for an empty listing.
@@ -301,10 +301,10 @@ class Store:
 def _files_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
     """Files below a folder, but for those that somebody still writes: their names end in `#digits`, as obstore's do."""
     try:
-        found = os.scandir(folder)
+        scan = os.scandir(folder)
     except FileNotFoundError:
         return
-    with found as entries:
+    with scan as entries:
         for entry in entries:
             key = f"{prefix}/{entry.name}"
             if entry.is_dir():

@@ -129,9 +129,9 @@ def process_umask() -> int:
         with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
             return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
     except (OSError, StopIteration):
-        found = os.umask(0o077)
-        os.umask(found)
-        return found
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return umask
 
 
 def _is_listed(name: str) -> bool:
@@ -139,8 +139,8 @@ def _is_listed(name: str) -> bool:
 
 
 def _chosen(environ: Mapping[str, str]) -> dict[str, str]:
-    found = {name: _public(name, environ[name]) for name in sorted(environ) if _is_listed(name)}
-    return {name: text for name, text in found.items() if text}
+    variables = {name: _public(name, environ[name]) for name in sorted(environ) if _is_listed(name)}
+    return {name: text for name, text in variables.items() if text}
 
 
 def _public(name: str, text: str) -> str:

@@ -72,4 +72,4 @@ def test_a_failure_is_told_in_gits_own_words(tmp_path: Path) -> None:
         Git(tmp_path).run("log")
     with pytest.raises(RepositoryFailed, match="not a git repository"):
         Git(tmp_path).asks("merge-base", "--is-ancestor", "a", "b")
-    assert Git(tmp_path).said("rev-parse", "HEAD") == ""
+    assert Git(tmp_path).answer("rev-parse", "HEAD") == ""
