@@ -1,13 +1,16 @@
 """The life of a cell, in order: header and row, scratch, inputs, bundle, the step, its check, outputs, log, receipt.
 
-A cell whose success receipt was retired, and that is found unchanged once its inputs are there, runs nothing (`keep`).
+A cell whose success receipt was retired, and that proves unchanged once its inputs are there, runs nothing (`keep`).
 
 Whatever ends it, the log goes to the store, and a failure leaves its record beside the log. Only a cell that did all
 of it leaves a receipt. Before the manifest is read there is no sample to keep a record for: the log alone tells.
+
+More than 300 lines: `CellAttempt.run` is that order, and each method below it is one of its acts.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,6 +28,7 @@ from batch_pipeline.container.header import is_done, read_cell
 from batch_pipeline.container.keep import is_unchanged, kept, metrics_read, standing_receipt
 from batch_pipeline.container.loading import LoadedStep, load_step
 from batch_pipeline.container.log import CellLog, log_of, say, timestamp
+from batch_pipeline.container.logger import Logger, log_run
 from batch_pipeline.container.meter import Meter
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.progress import Progress, facts_of
@@ -41,6 +45,7 @@ from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
+LOGGER = Logger(__name__)
 #: Characters of the log that a failure's record repeats.
 _TAIL_CHARACTERS = 2000
 #: Bytes at the end of the log that are searched for the reason of a failure.
@@ -57,8 +62,9 @@ def run_cell(environment: Mapping[str, str], cache: ProcessCache, signals: Signa
     with signals.raising():
         files = opened(location.store, cache)
         manifest, row = read_cell(location, files, cache)
+        log_run(manifest.run_id)
         if location.attempt > 1 and is_done(manifest, row, files):
-            say(f"{manifest.step} of {row.sample} is done already: an earlier attempt left its receipt.")
+            LOGGER.info(f"{manifest.step} of {row.sample} is done already: an earlier attempt left its receipt.")
             return ContainerExit.DONE
     workspace = Workspace(location.scratch_root, location.name, cache)
     with log_of(location.scratch_root) as log:
@@ -107,6 +113,7 @@ class CellAttempt:
     def run(self) -> int:
         """Does all of it, records how it ended and returns the exit code."""
         progress = Progress()
+        self._log_manifest()
         try:
             self.workspace.make()
             with self.signals.raising():
@@ -136,6 +143,16 @@ class CellAttempt:
         except StepInterrupted as error:
             verdict = verdict_of(error)
         return self._fail(progress, verdict)
+
+    def _log_manifest(self) -> None:
+        LOGGER.info(
+            "read manifest",
+            step=self.manifest.step,
+            sample=self.row.sample,
+            attempt=self.location.attempt,
+            native_id=self.location.native_id,
+            host=self.location.host,
+        )
 
     def _staged(self, stager: Stager) -> Staged:
         try:
@@ -176,7 +193,8 @@ class CellAttempt:
             return False
         manifest, row, attempt = self.manifest, self.row, self.location.attempt
         older = older_receipts(manifest, row, attempt, self.files)
-        say(f"{manifest.step} of {row.sample} is kept: what it reads and what run {receipt.run_id} made are unchanged.")
+        made = f"what it reads and what run {receipt.run_id} made are unchanged."
+        LOGGER.info(f"{manifest.step} of {row.sample} is kept: {made}")
         self._write_log()
         self.files.delete([key for key in older if key != layout.receipt(manifest.step, row.sample, row.fingerprint)])
         self._vouch(kept(receipt, staged, run_id=manifest.run_id, attempt=attempt, at=timestamp()))
@@ -237,10 +255,16 @@ class CellAttempt:
         products = products_of(manifest, row, self.workspace.work)
         before = standing_receipt(manifest, row, self.files) if row.retired else None
         older = older_receipts(manifest, row, self.location.attempt, self.files)
-        return tuple(publish(products, older, before, self.files, self.signals))
+        began = time.perf_counter()
+        records = tuple(publish(products, older, before, self.files, self.signals))
+        size_bytes, seconds = sum(record.size_bytes for record in records), round(time.perf_counter() - began, 3)
+        LOGGER.info("published outputs", files=len(records), size_bytes=size_bytes, seconds=seconds)
+        return records
 
     def _succeed(self, progress: Progress) -> None:
         """Leaves the log, then the receipt."""
+        usage = progress.usage
+        LOGGER.info("succeeded", peak_memory_bytes=usage.peak_memory_bytes, cpu_seconds=usage.cpu_seconds)
         self._write_log()
         facts = self._facts(progress)
         self._vouch(Receipt(outputs=progress.outputs, metrics_read=metrics_read(progress.staged), **facts))
@@ -251,6 +275,7 @@ class CellAttempt:
         seal = self.files.write_last(key, as_json(receipt), [record.key for record in receipt.outputs])
         if seal and not self.cache.hand_over(seal):
             self.files.seal(seal)
+        LOGGER.info("wrote receipt", key=key)
 
     def _write_log(self) -> None:
         key = layout.log(self.manifest.run_id, self.manifest.step, self.row.sample, self.location.attempt)
@@ -265,6 +290,7 @@ class CellAttempt:
             peak_bytes=progress.peak_memory_bytes,
             memory_mb=manifest.memory_mb,
         )
+        LOGGER.error("failed", end_reason=verdict.reason, exit_code=int(verdict.exit_code))
         say(f"{manifest.step} of {row.sample} failed: {verdict.message}")
         if verdict.exit_code == DiskFull.exit_code:
             # The store may be on the very disk that is full.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from batch_pipeline.container.disk import contents, local_error
 from batch_pipeline.container.fetch import fetched
 from batch_pipeline.container.files import Files
-from batch_pipeline.container.log import say
+from batch_pipeline.container.logger import Logger
 from batch_pipeline.container.reference import cache_folder
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.durable import put
@@ -28,6 +28,8 @@ from batch_pipeline.wire.scratch import remove_tree
 
 if TYPE_CHECKING:
     import zipfile
+
+LOGGER = Logger(__name__)
 
 
 class Code:
@@ -49,7 +51,7 @@ class Code:
                     return self._folder
             except FileNotFoundError:
                 pass
-            say(f"The code in {self._folder} was changed after it was unpacked; it is unpacked again.")
+            LOGGER.warning(f"The code in {self._folder} was changed after it was unpacked; it is unpacked again.")
             self._facts = []
         data = read()
         remove_tree(self._folder)
@@ -68,8 +70,8 @@ def _joined(folder: str, names: list[str]) -> list[str]:
 
 def _facts_of(path: str) -> tuple[int, ...]:
     """What differs once a file was written to, exchanged or given other rights, or a folder has other entries."""
-    found = os.lstat(path)
-    return found.st_ino, found.st_mode, found.st_uid, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = os.lstat(path)
+    return status.st_ino, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def bundle_bytes(files: Files, key: str, sha256: str, cache_root: str) -> bytes:
@@ -84,7 +86,7 @@ def bundle_bytes(files: Files, key: str, sha256: str, cache_root: str) -> bytes:
         data = contents(path)
         if sha256_of_bytes(data) == sha256:
             return data
-        say(f"{path} does not have its SHA-256; it is fetched again.")
+        LOGGER.warning(f"{path} does not have its SHA-256; it is fetched again.")
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from batch_pipeline.container.keep import receipt_at
+from batch_pipeline.container.logger import Logger
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.receipt import Receipt
@@ -20,6 +21,8 @@ from batch_pipeline.wire.store import NotInStore
 if TYPE_CHECKING:
     from batch_pipeline.container.files import Files
     from batch_pipeline.container.stage import FileToStage
+
+LOGGER = Logger(__name__)
 
 Cell = tuple[str, str]
 
@@ -38,7 +41,7 @@ def retire_untrue(
     was published. Returns a sentence about the first; empty if there is none, or if another receipt has taken the place
     of the one that was read (`receipts`). Raises StoreFailed.
     """
-    told: dict[Cell, str] = {}
+    sentences: dict[Cell, str] = {}
     for cell, problem in _problems(wanted, suspect, files):
         receipt = receipts[cell]
         key = layout.receipt(*cell, receipt.fingerprint)
@@ -48,9 +51,9 @@ def retire_untrue(
         # Once more, now that the receipt's version is known.
         still = dict(_problems([one for one in wanted if one.cell == cell], suspect, files)).get(cell)
         if still and _version(key, cell, files) == version:
-            told[cell] = f"{problem} {_retire(cell, receipt.fingerprint, version, run_id, files)}"
-    meant = suspect.cell if suspect is not None else next(iter(told), None)
-    return told.get(meant, "") if meant else ""
+            sentences[cell] = f"{problem} {_retire(cell, receipt.fingerprint, version, run_id, files)}"
+    meant = suspect.cell if suspect is not None else next(iter(sentences), None)
+    return sentences.get(meant, "") if meant else ""
 
 
 def retire_unreadable(cell: Cell, fingerprint: str, *, run_id: str, files: Files) -> str:
@@ -67,6 +70,7 @@ def _retire(cell: Cell, fingerprint: str, version: str, run_id: str, files: File
     noted = Retirement(run_id=run_id, receipts={cell[0]: [(cell[1], fingerprint, version, False)]}, untrue=True)
     try:
         files.write(layout.untrue(run_id, *cell), noted.to_bytes())
+        LOGGER.warning("retired receipt", step=cell[0], sample=cell[1], fingerprint=fingerprint, version=version)
     except StoreFailed as error:
         key = layout.receipt(*cell, fingerprint)
         return f"That could not be noted ({error.message}): remove {files.url_of(key)} and run again."
@@ -75,12 +79,12 @@ def _retire(cell: Cell, fingerprint: str, version: str, run_id: str, files: File
 
 def _problems(wanted: Sequence[FileToStage], suspect: FileToStage | None, files: Files) -> Iterator[tuple[Cell, str]]:
     """Each cell of which a file is not what it should be, with a sentence about the first such file."""
-    told: set[Cell] = set()
+    reported: set[Cell] = set()
     for one in sorted(wanted, key=lambda one: one is not suspect):
-        if one.cell is None or one.cell in told:
+        if one.cell is None or one.cell in reported:
             continue
         if problem := _problem(one, files, is_suspect=one is suspect):
-            told.add(one.cell)
+            reported.add(one.cell)
             yield one.cell, f"{files.url_of(one.key)} is not what its receipt says: {problem}."
 
 

@@ -1,4 +1,4 @@
-"""The life of a driver: its order, the commit, the script, its log, its end.
+"""The life of a driver, idempotent: its order, the commit, the script, its log, its end.
 
 A driver may be interrupted at any line and started again by Batch: everything it needs lies in the store since before
 its job was submitted, and its end is written once, last. An attempt that finds an end has nothing to do. What the
@@ -25,6 +25,7 @@ from typing import Any, Final
 from batch_pipeline.container.checkout import check_out, command_of
 from batch_pipeline.container.disk import PRIVATE, local_error
 from batch_pipeline.container.log import CellLog, log_of, say, timestamp
+from batch_pipeline.container.logger import Logger, log_run, without_log_lines
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.verdict import last_line
@@ -44,6 +45,7 @@ LOOK_SECONDS: Final = 2.0
 MOST_LOOK_SECONDS: Final = 60.0
 #: Objects below the output prefix that an end lists.
 MOST_LISTED: Final = 1000
+LOGGER: Final = Logger(__name__)
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -55,9 +57,10 @@ def run_driver(environment: Mapping[str, str], cache: ProcessCache, signals: Sig
     with signals.raising(), cache.exported():
         store = _opened(environment)
         order = _order(environment, store)
+        log_run(order.run_id)
         ended = _end(store, order.run_id)
     if ended is not None:
-        say(f"Run {order.run_id} has ended already: {ended.get('problem') or 'it is done'}.")
+        LOGGER.info(f"Run {order.run_id} has ended already: {ended.get('problem') or 'it is done'}.")
         return int(ended.get("exit_code", int(bool(ended.get("problem")))))
     root = scratch_root(environment)
     attempt = DriverAttempt(order, store, environment, signals, cache.scratch(root))
@@ -103,7 +106,7 @@ class DriverAttempt:
         if self._signals.received:
             self._tell("driver interrupted", f"attempt {self.number}, signal {self._signals.received}")
             return ContainerExit.INTERRUPTED
-        self._finish(code, last_line(log.tail(1 << 13)) if code else "", log)
+        self._finish(code, last_line(without_log_lines(log.tail(1 << 13))) if code else "", log)
         return code
 
     # The code.
@@ -115,7 +118,7 @@ class DriverAttempt:
             raise local_error(self.scratch, error) from error
         for checkout in self._order.checkouts:
             check_out(checkout, self.code, token_of(checkout.secret, self._environment))
-            say(f"{checkout.path or 'code'}: {checkout.url} at {checkout.commit}")
+            LOGGER.info("checked out", path=checkout.path or "code", url=checkout.url, commit=checkout.commit)
 
     # The script.
 
@@ -165,7 +168,7 @@ class DriverAttempt:
 
     def _tell(self, event: str, message: str) -> None:
         """Adds an event; the run goes on without it when the store is away for a moment."""
-        told = {
+        record = {
             "format": 1,
             "at": timestamp(),
             "event": event,
@@ -177,7 +180,7 @@ class DriverAttempt:
             "native_id": self._environment.get(Variable.JOB_ID, ""),
         }
         try:
-            self._store.put_if_absent(layout.event(self._order.run_id, _ulid()), json.dumps(told, indent=1).encode())
+            self._store.put_if_absent(layout.event(self._order.run_id, _ulid()), json.dumps(record, indent=1).encode())
         except StoreFailed as error:
             say(error.message)
 
@@ -236,13 +239,13 @@ class LogKeeper:
 
 def children(store: Store, order: DriverOrder) -> list[str]:
     """Keys of the records of runs that were started in this one; they are younger, and say whose they are."""
-    found = []
+    keys = []
     below = f"{order.output}/{layout.RUNS}"
     for run_id in sorted(store.folders(below)):
         key = f"{order.output}/{layout.run_record(run_id)}"
         if run_id > order.run_id and _is_child(store, key, order.run_id):
-            found.append(key)
-    return found
+            keys.append(key)
+    return keys
 
 
 def _is_child(store: Store, key: str, run_id: str) -> bool:

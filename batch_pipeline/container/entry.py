@@ -1,7 +1,7 @@
 """One container life: a cell of a pipeline or a driver if the environment names one, else awslabs' fetch-and-run.
 
 The same function is the image's ENTRYPOINT (`python -m batch_pipeline.container`) and what a warm worker of the
-embedded Batch calls thousands of times. It leaves the process as it found it.
+embedded Batch calls thousands of times. It leaves the process as it was.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from batch_pipeline.container.log import say
+from batch_pipeline.container.logger import log_run
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import GRACE_SECONDS, Signals
 from batch_pipeline.container.verdict import exit_code_of, say_traceback
@@ -26,11 +27,12 @@ def run_child(
     """Lives one container's life in this process and returns its exit code; never raises.
 
     Must be called in the main thread, with the log as descriptors 1 and 2. `things` keeps between lives what need not
-    be made again. Leaves working directory, environment, signal handlers and descriptors as found.
+    be made again. Leaves working directory, environment, signal handlers and descriptors as they were.
     """
     if environment.get(Variable.JOIN):
         return int(ContainerExit.DONE)
     cache = ProcessCache(things, environment)
+    log_run("")
     try:
         with Signals(grace_seconds) as signals:
             # Imported when needed: each of the three has nothing to do with the others.

@@ -1,4 +1,6 @@
-"""The store as a cell uses it, twice: `ObjectFiles` over obstore, and `FolderFiles` with the shortcuts of a folder.
+"""The store as a cell uses it: `ObjectFiles`, which retries with exponential back-off, and `FolderFiles`, a folder.
+
+`ObjectFiles` goes through obstore, `FolderFiles` takes the shortcuts of a folder.
 
 In a folder an input is linked instead of copied, an output is renamed into place, and a read is a read: some ten system
 calls a cell instead of as many trips through obstore's threads. What lies in the store afterwards is the same, ETags
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from batch_pipeline.container.disk import contents, copy, digest, local_error, renamed
+from batch_pipeline.container.logger import Logger
 from batch_pipeline.wire.durable import NO_SPACE, Seal, is_part, prepared, put, seal_all, sync, write_all
 from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 
 T = TypeVar("T")
+LOGGER = Logger(__name__)
 
 #: Seconds between the tries of a request that failed for a reason that may pass.
 PAUSES = (0.3, 1.5)
@@ -219,14 +223,14 @@ class FolderFiles:
     def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         """See `Files.bring`. Links."""
         path = self._path(key)
-        found = self._stat(key, path)
+        status = self._stat(key, path)
         try:
             os.symlink(path, destination)
         except OSError as error:
             raise local_error(destination, error) from error
-        link = Link(target=path, size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
-        entry = self._entry(key, found)
-        return StagedFile(size_bytes=found.st_size, etag=entry.etag, version=self._store.version(entry), link=link)
+        link = Link(target=path, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+        entry = self._entry(key, status)
+        return StagedFile(size_bytes=status.st_size, etag=entry.etag, version=self._store.version(entry), link=link)
 
     def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """See `Files.publish`. Renames within a file system."""
@@ -253,16 +257,16 @@ class FolderFiles:
 
     def _stat(self, key: str, path: str) -> os.stat_result:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             raise self._translated(key, error) from error
-        if not _is_regular(found):
+        if not _is_regular(status):
             raise NotInStore(f"{self.url_of(key)} is no regular file.")
-        return found
+        return status
 
     @staticmethod
-    def _entry(key: str, found: os.stat_result) -> StoreEntry:
-        return StoreEntry(key=key, size_bytes=found.st_size, etag=_etag(found))
+    def _entry(key: str, status: os.stat_result) -> StoreEntry:
+        return StoreEntry(key=key, size_bytes=status.st_size, etag=_etag(status))
 
     def _translated(self, key: str, error: OSError) -> StoreFailed | DiskFull:
         if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
@@ -287,15 +291,15 @@ class ObjectFiles:
 
     def read(self, key: str) -> bytes:
         """See `Files.read`."""
-        return self._patiently(lambda: self._store.get(key))
+        return self._with_retries(lambda: self._store.get(key))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """See `Files.read_range`."""
-        return self._patiently(lambda: self._store.get_range(key, start, length))
+        return self._with_retries(lambda: self._store.get_range(key, start, length))
 
     def write(self, key: str, data: bytes, *, synced: bool = True) -> None:
         """See `Files.write`."""
-        self._patiently(lambda: self._store.put(key, data))
+        self._with_retries(lambda: self._store.put(key, data))
 
     def write_last(self, key: str, data: bytes, others: Sequence[str]) -> None:
         """See `Files.write_last`. What an object store has taken lasts."""
@@ -309,21 +313,21 @@ class ObjectFiles:
 
     def versions_in(self, prefix: str) -> dict[str, str]:
         """See `Files.versions_in`."""
-        entries = self._patiently(lambda: list(self._store.list(prefix)))
+        entries = self._with_retries(lambda: list(self._store.list(prefix)))
         return {entry.key: self._store.version(entry) for entry in entries if "/" not in entry.key[len(prefix) :]}
 
     def look(self, key: str) -> tuple[int, str]:
         """See `Files.look`."""
-        entry = self._patiently(lambda: self._store.head(key))
+        entry = self._with_retries(lambda: self._store.head(key))
         return entry.size_bytes, self._store.version(entry)
 
     def digest(self, key: str) -> tuple[int, str]:
         """See `Files.digest`. Downloads."""
-        return self._patiently(lambda: self._digested(key))
+        return self._with_retries(lambda: self._digested(key))
 
     def delete(self, keys: list[str]) -> None:
         """See `Files.delete`."""
-        self._patiently(lambda: self._store.delete(keys))
+        self._with_retries(lambda: self._store.delete(keys))
 
     def path_in_place(self, key: str) -> tuple[Path, StoreEntry] | None:
         """See `Files.path_in_place`."""
@@ -331,11 +335,11 @@ class ObjectFiles:
 
     def bring(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         """See `Files.bring`. Downloads, and digests on the way."""
-        return self._patiently(lambda: self._download(key, destination, check))
+        return self._with_retries(lambda: self._download(key, destination, check))
 
     def publish(self, path: str | Path, key: str, *, move: bool) -> None:
         """See `Files.publish`. Uploads."""
-        self._patiently(lambda: self._store.put_file(key, Path(path)))
+        self._with_retries(lambda: self._store.put_file(key, Path(path)))
 
     def _download(self, key: str, destination: str | Path, check: Callable[[], None]) -> StagedFile:
         entry, pieces = self._store.stream(key)
@@ -362,13 +366,15 @@ class ObjectFiles:
             size_bytes += len(piece)
         return size_bytes, sha256.hexdigest()
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _with_retries(self, call: Callable[[], T]) -> T:
+        """Makes a request, and after transient errors again, with exponential back-off."""
         for pause in self._pauses:
             try:
                 return call()
             except StoreFailed as error:
                 if not error.transient:
                     raise
+                LOGGER.warning("retrying after a transient store error", pause_seconds=pause, error=error.message)
             time.sleep(pause)
         return call()
 
@@ -378,10 +384,10 @@ def files_of(store: Store) -> Files:
     return ObjectFiles(store) if store.folder is None else FolderFiles(store, store.folder)
 
 
-def _etag(found: os.stat_result) -> str:
+def _etag(status: os.stat_result) -> str:
     """The ETag that obstore gives a local file: inode, modification time in microseconds and size, in hex."""
-    return f"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"
+    return f"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"
 
 
-def _is_regular(found: os.stat_result) -> bool:
-    return found.st_mode & 0o170000 == 0o100000
+def _is_regular(status: os.stat_result) -> bool:
+    return status.st_mode & 0o170000 == 0o100000

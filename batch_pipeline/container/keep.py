@@ -1,6 +1,6 @@
-"""Finds a cell unchanged whose success receipt was retired: it read the same bytes, and its results stand as recorded.
+"""Makes running a cell again idempotent: one that reads the same bytes, with its results as recorded, runs nothing.
 
-Such a cell runs nothing; its receipt is written once more, with a note of who kept it. Only bytes decide, by their
+Its success receipt, which was retired, is written once more, with a note of who kept it. Only bytes decide, by their
 SHA-256 and size: times and ETags tell that a file was written, not that it is another one.
 """
 

@@ -1,4 +1,4 @@
-"""What a process keeps between lives, so that thousands of small cells do not pay for the same things again.
+"""The cache of a process that lives many lives: thousands of small cells do not pay for the same things again.
 
 Opened stores, manifests, unpacked bundles and imported steps, each under a key that names its content: nothing in
 here can go stale. The oldest go first when there are many, since a worker may live for days. And the process's folders

@@ -1,4 +1,4 @@
-"""Takes a cell's outputs from its scratch folder to the store, and writes what vouches for them, last.
+"""Publishes a cell's outputs, and its receipt last; fences off an attempt that the scheduler gave up.
 
 Order: older receipts of the cell go, outputs are put in place, the log, then the receipt. So whenever a receipt is
 there, every output it names is, with the bytes that it names; and after a power cut too (`Files.write_last`). An
@@ -17,7 +17,7 @@ from functools import partial
 from batch_pipeline.container.disk import digest
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.keep import receipt_at, standing_receipt, stands
-from batch_pipeline.container.log import say
+from batch_pipeline.container.logger import Logger
 from batch_pipeline.container.parallel import in_parallel
 from batch_pipeline.container.run import Signals
 from batch_pipeline.wire import layout
@@ -25,6 +25,7 @@ from batch_pipeline.wire.errors import InvalidOutput, StepInterrupted, StoreFail
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
+LOGGER = Logger(__name__)
 _ENCODER = json.JSONEncoder(default=vars, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -45,9 +46,9 @@ def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
         for file in spec.files:
             name = file.replace("{sample}", row.sample)
             path = f"{work}/{name}"
-            found = _look(path)
-            if found is not None:
-                products.append(_product(manifest, row, spec.port, name, path, found))
+            status = _look(path)
+            if status is not None:
+                products.append(_product(manifest, row, spec.port, name, path, status))
             elif not spec.optional:
                 raise InvalidOutput(
                     f"{manifest.step} ended well but did not write {name!r}, its output {spec.port!r}. Outputs are "
@@ -94,18 +95,22 @@ def publish(
     known = {record.key: record for record in before.outputs} if before else {}
     gone = _outputs_of(older, files) - {product.record.key for product in products}
     files.delete(list(older))
+    if older:
+        LOGGER.info("removed older receipts", keys=",".join(older))
     try:
         files.delete(sorted(gone))
     except StoreFailed as error:
         # An older stack's role may not; no receipt vouches for them any more.
-        say(f"What earlier code made, and this does not, stays: {', '.join(sorted(gone))}. {error.message}")
+        LOGGER.warning(f"What earlier code made, and this does not, stays: {', '.join(sorted(gone))}. {error.message}")
 
     def put(product: Product) -> FileRecord:
         signals.check()
         key = product.record.key
         record = known.get(key)
         is_same = record is not None and record.sha256 == product.record.sha256 and not files.parallel
-        if not (is_same and record is not None and stands(record, files)):
+        if is_same and record is not None and stands(record, files):
+            LOGGER.info("left output as it is", key=key, sha256=record.sha256)
+        else:
             files.publish(product.path, key, move=product.alone)
         # What is downloaded is digested; only what is linked needs to be known by its version.
         return product.record if files.parallel else replace(product.record, etag=files.look(key)[1])
@@ -141,13 +146,13 @@ def _look(path: str) -> os.stat_result | None:
         return None
 
 
-def _product(manifest: Manifest, row: Row, port: str, name: str, path: str, found: os.stat_result) -> Product:
-    if not stat.S_ISREG(found.st_mode):
-        kind = "folder" if stat.S_ISDIR(found.st_mode) else "link" if stat.S_ISLNK(found.st_mode) else "special file"
+def _product(manifest: Manifest, row: Row, port: str, name: str, path: str, status: os.stat_result) -> Product:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "link" if stat.S_ISLNK(status.st_mode) else "special file"
         raise InvalidOutput(f"{manifest.step} left a {kind} as {name!r}, its output {port!r}; it must be a file.")
     if manifest.scope == "reference":
         key = layout.reference(manifest.reference or row.sample, name)
     else:
         key = layout.result(manifest.step, row.sample, name)
-    record = FileRecord(port=port, key=key, size_bytes=found.st_size, sha256=digest(path, found.st_size))
-    return Product(record=record, path=path, alone=found.st_nlink == 1)
+    record = FileRecord(port=port, key=key, size_bytes=status.st_size, sha256=digest(path, status.st_size))
+    return Product(record=record, path=path, alone=status.st_nlink == 1)

@@ -1,8 +1,8 @@
-"""`python3 -m batch_pipeline.container.put FILE…`: puts files where a driver's script writes, in S3 or a folder.
+"""`python3 -m batch_pipeline.container.put FILE…`: puts files where a driver's script writes; idempotent.
 
-For scripts in any language: shells and R need no library for S3. Folders are put with all that is in them. What is
-there already with the same bytes is left alone: a driver that was interrupted and runs again changes nothing that its
-jobs read.
+Writes to S3 or a folder, for scripts in any language: shells and R need no library for S3. Folders are put with all
+that is in them. What is there already with the same bytes is left alone: a driver that was interrupted and runs again
+changes nothing that its jobs read.
 """
 
 from __future__ import annotations

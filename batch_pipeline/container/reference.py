@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from batch_pipeline.container.disk import PRIVATE, contents, local_error
 from batch_pipeline.container.files import Files
-from batch_pipeline.container.log import say
+from batch_pipeline.container.logger import Logger
 from batch_pipeline.container.parallel import Stop, in_parallel
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
@@ -27,6 +27,7 @@ from batch_pipeline.wire.manifest import ReferenceSpec
 from batch_pipeline.wire.scratch import own_folder
 from batch_pipeline.wire.store import NotInStore
 
+LOGGER = Logger(__name__)
 #: Seconds between two looks at a lock that another container of the host holds.
 _LOOK_AGAIN = 0.2
 
@@ -48,8 +49,8 @@ def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache_root:
         return {}
     stop = Stop()
     calls = [partial(_reference, spec, files, cache_root, stop) for spec in specs]
-    found = in_parallel(calls, at_once=files.parallel, stop=stop)
-    return {spec.port: path for spec, path in zip(specs, found, strict=True)}
+    paths = in_parallel(calls, at_once=files.parallel, stop=stop)
+    return {spec.port: path for spec, path in zip(specs, paths, strict=True)}
 
 
 def _reference(spec: ReferenceSpec, files: Files, cache_root: str, stop: Stop) -> Path:
@@ -78,7 +79,7 @@ def _cached(spec: ReferenceSpec, files: Files, cache: Path, stop: Stop) -> Path:
             _lock(lock, stop)
             if not _is_as_noted(path, spec):
                 if path.exists():
-                    say(f"{path} is not as it was fetched; it is fetched again.")
+                    LOGGER.warning(f"{path} is not as it was fetched; it is fetched again.")
                 _download(spec, files, path, stop)
         finally:
             os.close(lock)
@@ -105,13 +106,13 @@ def _note(path: Path) -> str:
 
 
 def _facts_of(path: Path) -> dict[str, int]:
-    found = path.lstat()
+    status = path.lstat()
     return {
-        "uid": found.st_uid,
-        "mode": found.st_mode,
-        "inode": found.st_ino,
-        "size_bytes": found.st_size,
-        "modified_ns": found.st_mtime_ns,
+        "uid": status.st_uid,
+        "mode": status.st_mode,
+        "inode": status.st_ino,
+        "size_bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
     }
 
 

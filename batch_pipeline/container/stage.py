@@ -9,6 +9,7 @@ its input writes it to scratch.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.container.fetch import located
 from batch_pipeline.container.files import Files, Link, StagedFile
+from batch_pipeline.container.logger import Logger
 from batch_pipeline.container.parallel import Stop, in_parallel
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire import layout
@@ -26,6 +28,8 @@ from batch_pipeline.wire.errors import ContractBroken, MissingInput
 from batch_pipeline.wire.manifest import InputSpec, Manifest, ReferenceSpec, Row, SourceFile
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 from batch_pipeline.wire.store import NotInStore
+
+LOGGER = Logger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -87,6 +91,7 @@ class Stager:
 
     def stage(self) -> Staged:
         """Brings all inputs. Raises MissingInput, ContractBroken, DiskFull, StoreFailed, StepInterrupted."""
+        began = time.perf_counter()
         staged = Staged()
         gathers = {spec.step for spec in self._manifest.inputs if spec.kind == "cohort"}
         upstream = self._receipts(
@@ -109,6 +114,14 @@ class Stager:
             self._bring(wanted, staged)
         except _Untrue as error:
             raise MissingInput(self.retire_untrue(error.wanted) or error.message) from error
+        LOGGER.info(
+            "staged inputs",
+            files=len(staged.records),
+            linked=len(staged.links),
+            size_bytes=staged.size_bytes,
+            seconds=round(time.perf_counter() - began, 3),
+            source=",".join(sorted({one.files.url_of("") for one in wanted})),
+        )
         return staged
 
     def retire_untrue(self, suspect: FileToStage | None = None) -> str:
@@ -119,8 +132,8 @@ class Stager:
         return retire_untrue(wanted, suspect, receipts, run_id=self._manifest.run_id, files=self._files)
 
     def _receipts(self, cells: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], Receipt]:
-        found = in_parallel([partial(self._receipt, *cell) for cell in cells], at_once=self._files.parallel)
-        return {(step, sample): receipt for (step, sample, _), receipt in zip(cells, found, strict=True)}
+        receipts = in_parallel([partial(self._receipt, *cell) for cell in cells], at_once=self._files.parallel)
+        return {(step, sample): receipt for (step, sample, _), receipt in zip(cells, receipts, strict=True)}
 
     def _receipt(self, step: str, sample: str, fingerprint: str) -> Receipt:
         try:
@@ -131,8 +144,8 @@ class Stager:
             from batch_pipeline.container.doubt import retire_unreadable
 
             cell = (step, sample)
-            told = retire_unreadable(cell, fingerprint, run_id=self._manifest.run_id, files=self._files)
-            raise MissingInput(f"The receipt of {step} for {sample} cannot be read ({error}). {told}") from error
+            remedy = retire_unreadable(cell, fingerprint, run_id=self._manifest.run_id, files=self._files)
+            raise MissingInput(f"The receipt of {step} for {sample} cannot be read ({error}). {remedy}") from error
 
     def _wanted(
         self,
@@ -155,9 +168,9 @@ class Stager:
                 for sample, _ in self._manifest.gathered.get(spec.step, ())
             }
             staged.gathered_files[spec.port] = {
-                sample: tuple(Path(one.destination) for one in found) for sample, found in by_sample.items()
+                sample: tuple(Path(one.destination) for one in files) for sample, files in by_sample.items()
             }
-            return [one for found in by_sample.values() for one in found]
+            return [one for files in by_sample.values() for one in files]
         else:
             raise ContractBroken(f"Input {spec.port!r} is of the unknown kind {spec.kind!r}; submit again.")
         staged.input_files[spec.port] = tuple(Path(one.destination) for one in wanted)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batch_pipeline.container.log import say
+from batch_pipeline.container.logger import without_log_lines
 from batch_pipeline.wire.contract import ContainerExit, EndReason
 from batch_pipeline.wire.durable import NO_SPACE
 from batch_pipeline.wire.errors import BatchPipelineError, DiskFull, InvalidUse, StepError, StoreFailed
@@ -56,9 +57,9 @@ class Verdict:
         """With what the end of the log adds: a sign of a full disk or memory, and the last line."""
         if not self.wants_log:
             return self
-        told = _from_signs(self.message, tail)
-        if told is not None:
-            return replace(told, metrics=self.metrics, versions=self.versions)
+        by_sign = _from_signs(self.message, tail)
+        if by_sign is not None:
+            return replace(by_sign, metrics=self.metrics, versions=self.versions)
         if self.killed:
             return self
         line = last_line(tail)
@@ -71,7 +72,7 @@ class Verdict:
         count of the kernel's OOM killer (`oom_killed`; None where it does not count), words in the log, the peak.
         Where none of them tells, the kill was most likely for memory.
         """
-        verdict = self if self.killed and oom_killed else self.with_log(tail)
+        verdict = self if self.killed and oom_killed else self.with_log(without_log_lines(tail))
         if not verdict.killed:
             return verdict
         peak = f"{peak_bytes >> 20:,} of {memory_mb:,} MiB"
@@ -173,12 +174,12 @@ def _tool_of(error: BaseException) -> tuple[Any, int | None]:
 
 def _verdict_of_tool(command: Any, code: int, stderr: Any) -> Verdict:
     name = _short(command)
-    said = stderr.encode(errors="replace") if isinstance(stderr, str) else stderr or b""
+    output = stderr.encode(errors="replace") if isinstance(stderr, str) else stderr or b""
     verdict = verdict_of_code(name, code)
     # A tool's code is not the container's: only signals keep theirs.
     keeps = code < 0 or verdict.killed
     verdict = replace(verdict, exit_code=verdict.exit_code if keeps else int(ContainerExit.STEP_FAILED))
-    return verdict.with_log(bytes(said)) if last_line(bytes(said)) else verdict
+    return verdict.with_log(bytes(output)) if last_line(bytes(output)) else verdict
 
 
 def _short(command: Any) -> str:
@@ -192,8 +193,8 @@ def _short(command: Any) -> str:
     return " ".join(shown) + (" …" if len(words) > len(shown) else "")
 
 
-def _from_signs(name: str, said: bytes) -> Verdict | None:
+def _from_signs(name: str, output: bytes) -> Verdict | None:
     for sign, code, sentence in _SIGNS:
-        if sign in said:
+        if sign in output:
             return Verdict(exit_code=code, message=f"{name}. {sentence}")
     return None

@@ -1,1 +1,9 @@
-"""What both sides of the wire share: the container imports this package, the standard library and obstore alone."""
+"""What both sides of the wire share: the container imports this package, the standard library and obstore alone.
+
+    what is said     `contract` (variables, exit codes, reasons), `layout` (keys), `manifest`, `receipt`, `retirement`,
+                     `order` (a driver's), `job` (what a step sees), `errors`, `log_line`, `scrub` (no secrets)
+    where it lies    `store`, `s3`, `durable` (what outlasts a loss of power), `digest`, `git`
+    the host         `processes`, `orphans`, `scratch`, `toolchain`
+
+One flat room: each is used by both sides, and by most rooms alone; none is a part of another.
+"""

@@ -1,4 +1,4 @@
-"""How S3 is reached, and what its errors mean for a person.
+"""How S3 is reached, what its errors mean for a person, and which writes are retried with exponential back-off.
 
 The same names serve on both sides of the wire. A client reaches S3 as its settings and AWS's own chain of credentials
 say (`backends.credentials`); what is no secret of that (endpoint, region, key of encryption) goes into the jobs'
@@ -181,7 +181,10 @@ def part_bytes(size_bytes: int) -> int:
 
 
 def retry_on_conflict(write: Callable[[], object]) -> None:
-    """Writes, and again after a while where S3 says that two requests for one key met; obstore does so for 503."""
+    """Writes, and retries with exponential back-off where S3 says that two requests for one key met.
+
+    obstore itself does so for 503.
+    """
     for pause in CONFLICT_PAUSES:
         try:
             write()

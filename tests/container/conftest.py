@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.container.entry import run_child
+from batch_pipeline.container.logger import without_log_lines
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import InputSpec, Manifest, OutputSpec, ReferenceSpec, Row, SourceFile, write_rows
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
@@ -219,6 +220,10 @@ class Workshop:
     def stored_log(self, step: str = "copy", sample: str = "s1", attempt: int = 1) -> bytes:
         return self.store.get(layout.log("R", step, sample, attempt))
 
+    def printed(self) -> bytes:
+        """The stored log without the container's own lines."""
+        return without_log_lines(self.stored_log())
+
     def left_in_scratch(self) -> list[str]:
         """What lies in this user's scratch but the cache."""
         own = Path(own_folder(str(self.scratch)))
@@ -245,7 +250,7 @@ class Workshop:
                 for output in found[entry.key].get("outputs", ()):
                     assert bool(output.pop("etag")) == (self.store.folder is not None)
             elif not entry.key.startswith("runs/"):
-                found[entry.key] = data
+                found[entry.key] = without_log_lines(data) if entry.key.endswith(".log") else data
         return found
 
 

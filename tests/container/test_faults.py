@@ -107,7 +107,7 @@ cp "$INPUT_X" y
     environment = workshop.script(script)
     process = workshop.start(environment)
     assert process.stdout
-    orphan = int(process.stdout.readline())
+    orphan = int(next(line for line in process.stdout if line.strip().isdigit()))
     try:
         process.kill()
         process.wait()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batch_pipeline.container.logger import without_log_lines
 from batch_pipeline.wire.processes import identity_of
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ def impatient(workshop: Workshop, environment: dict[str, str]) -> subprocess.Pop
 
 
 def test_the_log_goes_to_the_pipe_and_to_the_store(folder_workshop: Workshop) -> None:
-    script = '#!/bin/sh\necho out; echo err >&2; printf "\\377\\000"; cp "$INPUT_X" y\n'
+    script = '#!/bin/sh\necho out; echo err >&2; printf "\\377\\000\\n"; cp "$INPUT_X" y\n'
     process = folder_workshop.start(folder_workshop.script(script))
     out, _ = process.communicate()
     assert process.returncode == 0, out
-    assert out == b"out\nerr\n\xff\0"
-    assert folder_workshop.stored_log() == out
+    assert without_log_lines(out) == b"out\nerr\n\xff\0\n"
+    # The receipt comes after the log.
+    assert out.startswith(folder_workshop.stored_log())
+    assert out[len(folder_workshop.stored_log()) :].count(b"\n") == 1
     assert folder_workshop.left_in_scratch() == []
 
 
@@ -64,7 +67,7 @@ def test_what_is_published_has_the_rights_that_the_umask_leaves_and_scratch_has_
     process = folder_workshop.start({**environment, **more})
     out, _ = process.communicate()
     assert process.returncode == 0, out
-    assert out.decode().split() == ["700"] * 4
+    assert without_log_lines(out).decode().split() == ["700"] * 4
     for path in set(folder_workshop.root.rglob("*")) - before:
         if not path.is_relative_to(folder_workshop.scratch):
             assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file), path
@@ -86,23 +89,25 @@ class S(Step):
 """
     process = folder_workshop.start(folder_workshop.python(body))
     out, _ = process.communicate()
-    assert out.decode().splitlines() == [f"{who} {i}" for i in range(3) for who in ("step", "tool", "system")]
+    assert without_log_lines(out).decode().splitlines() == [
+        f"{who} {i}" for i in range(3) for who in ("step", "tool", "system")
+    ]
 
 
 def test_our_own_words_are_in_both_logs(folder_workshop: Workshop) -> None:
     process = folder_workshop.start(folder_workshop.script("#!/bin/sh\necho bad; exit 3\n"))
     out, _ = process.communicate()
     assert process.returncode == 3
-    assert out == b"bad\ncopy of s1 failed: step.sh ended with exit code 3: bad\n"
+    assert without_log_lines(out) == b"bad\ncopy of s1 failed: step.sh ended with exit code 3: bad\n"
     assert folder_workshop.stored_log() == out
 
 
 def test_fifty_megabytes_pass(folder_workshop: Workshop) -> None:
-    script = '#!/bin/sh\nyes 0123456789abcdef | head -c 50000000\ncp "$INPUT_X" y\n'
+    script = '#!/bin/sh\nyes 0123456789abcdef | head -c 49999999; echo\ncp "$INPUT_X" y\n'
     process = folder_workshop.start(folder_workshop.script(script))
     out, _ = process.communicate()
     assert process.returncode == 0
-    assert len(out) == len(folder_workshop.stored_log()) == 50_000_000
+    assert len(without_log_lines(out)) == len(folder_workshop.printed()) == 50_000_000
 
 
 def test_a_closed_pipe_stops_nothing(folder_workshop: Workshop) -> None:
@@ -161,7 +166,7 @@ class S(Step):
 
     process = folder_workshop.start(folder_workshop.python(body))
     assert process.stdout
-    tool = int(process.stdout.readline().split()[1])
+    tool = int(next(line for line in process.stdout if line.startswith(b"tool")).split()[1])
     process.terminate()
     process.communicate()
     assert process.returncode == 75
@@ -280,7 +285,7 @@ sys.exit(code or int(signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN))
     script = '#!/bin/sh\nkill -HUP $PPID\ngrep SigIgn /proc/$$/status\ncp "$INPUT_X" y\n'
     done = subprocess.run([sys.executable, "-c", code], env=folder_workshop.script(script), capture_output=True)
     assert done.returncode == 0, done
-    ignored = int(done.stdout.split()[1], 16)
+    ignored = int(without_log_lines(done.stdout).split()[1], 16)
     # SIGHUP still is; SIGPIPE and SIGXFSZ, which Python ignores, are not.
     assert ignored & 1
     assert not ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
