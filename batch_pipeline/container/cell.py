@@ -95,7 +95,8 @@ def _load_sh() -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True)
+# Without comparison and text: each method that is generated costs every start of a container.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CellAttempt:
     """One attempt at a cell: what it is given. What it has done is a `Progress`, which `run` alone carries on."""
 

@@ -15,7 +15,8 @@ from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import FileRecord, Usage
 
 
-@dataclass(frozen=True, kw_only=True)
+# Without comparison and text: each method that is generated costs every start of a container.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Progress:
     """What an attempt has done so far; changed by `replace` and `after` alone."""
 
