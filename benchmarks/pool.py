@@ -19,13 +19,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.pool.base import Answer, Settlement
+from batch_pipeline.pool.base import Settlement, WriteResult
 from batch_pipeline.pool.files.exchange import ExportFormat, Format, Reading, export_file, import_file
 from batch_pipeline.pool.overview import overview
 from batch_pipeline.pool.pilots.pilot import Pilot
-from batch_pipeline.pool.pilots.terms import PilotConfig
+from batch_pipeline.pool.pilots.pilot_config import PilotConfig
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
-from batch_pipeline.pool.task import Outcome, TaskState
+from batch_pipeline.pool.task import TaskOutcome, TaskState
 from batch_pipeline.wire.contract import EndReason
 from benchmarks import pool_peers as peers
 from benchmarks import table
@@ -269,7 +269,7 @@ def _piloted(folder: Path, ahead: int) -> tuple[float, float]:
             config = PilotConfig(owner=f"pilot-{os.getpid()}", most_ahead=ahead, scratch=name)
             pilot = Pilot(store, config)
             ready()
-            return pilot.run().standing.done
+            return pilot.run().stats.done
 
         told = together([work] * _PILOTS)
     done = told.answers
@@ -303,7 +303,7 @@ def harassed_in(folder: Path) -> dict[str, float]:
     swarm.run(seconds_between=0.1, most_kills=_HARASSED // 100)
     seconds = time.perf_counter() - began
     swarm.check(_HARASSED)
-    refused = sum(number for (_, answer), number in swarm.answers().items() if answer is Answer.REFUSED)
+    refused = sum(number for (_, answer), number in swarm.answers().items() if answer is WriteResult.REFUSED)
     return {"seconds": seconds, "killed": swarm.killed, "late writes refused": refused, "lost, or settled twice": 0}
 
 
@@ -350,7 +350,7 @@ def large(folder: Path, tasks: int) -> dict[str, float]:
             began = time.perf_counter()
             claims = pool.claim("pilot", count, lease_ms=60_000, now_ms=3)
             waits.append(time.perf_counter() - began)
-            outcome = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+            outcome = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
             pool.settle([Settlement(claim=claim, outcome=outcome) for claim in claims], now_ms=4)
         found[f"claim of {count}, median"] = statistics.median(waits)
         found[f"claim of {count}, p99"] = sorted(waits)[int(len(waits) * 0.99)]

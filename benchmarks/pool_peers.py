@@ -17,7 +17,7 @@ from pathlib import Path
 
 from batch_pipeline.pool.base import Settlement
 from batch_pipeline.pool.stores.sqlite.store import BUSY_SECONDS, SqliteStore
-from batch_pipeline.pool.task import Outcome, TaskSpec
+from batch_pipeline.pool.task import TaskOutcome, TaskSpec
 from batch_pipeline.wire.contract import EndReason
 
 #: What a process that drains a pool tells: tasks that it settled, and the seconds of each claim.
@@ -25,7 +25,7 @@ Told = tuple[int, list[float]]
 Ready = Callable[[], object]
 #: Opens a pool, says that it is ready, drains it.
 Drain = Callable[[Path, Ready], Told]
-_FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+_FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
 _WINDOW = 100
 
 

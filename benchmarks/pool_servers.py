@@ -20,7 +20,7 @@ from batch_pipeline.pool.base import PoolStore, Settlement
 from batch_pipeline.pool.stores.couchdb.store import CouchDbStore
 from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
 from batch_pipeline.pool.stores.opening import open_pool
-from batch_pipeline.pool.task import Outcome, TaskSpec
+from batch_pipeline.pool.task import TaskOutcome, TaskSpec
 from batch_pipeline.wire.contract import EndReason
 from benchmarks import table
 from benchmarks.measure import BenchmarkFailed
@@ -29,7 +29,7 @@ PILOTS = 8
 #: Goals for DynamoDB: calls a task with what looking for tasks costs, and claims that somebody else was faster with.
 GOAL_CALLS = 2.3
 GOAL_CONFLICTS = 0.1
-_FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+_FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
 _LEASE_MS = 600_000
 
 

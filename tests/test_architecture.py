@@ -54,7 +54,7 @@ CORE: dict[str, set[str]] = {
 }
 #: Wing -> the rooms of the core that it may import. A wing is a whole capability that the core does without.
 WINGS: dict[str, set[str]] = {
-    "pool": {"wire", "config", "pipeline", "backends", "records", "run", "report", "cli"},
+    "pool": {"wire", "log", "config", "pipeline", "backends", "records", "run", "report", "cli"},
     "access": {"wire", "log", "config", "pipeline", "backends", "records", "run", "report", "cli"},
     "deploy": {"wire", "config", "pipeline", "backends", "run", "report", "cli"},
 }

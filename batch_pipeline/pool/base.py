@@ -1,9 +1,16 @@
-"""The contract of a pool's store: what pilots ask of it (`TaskSource`) and what people do (`PoolStore`).
+"""The protocols of a pool's store: leases, claims, reading, writing and numbers of tasks; `PoolStore` is all of them.
 
-A store holds one pool. It decides nothing: which move is legal and what comes of it stands in `moves`, and a store
-makes each move with one conditional write. Of a held task the condition is owner and fencing number, of any other its
-`moves`. While a claim stands nobody but its holder writes to the task, so that the holder computes what comes next
-from the task as it was claimed, without reading it again.
+    Leases       what a pilot writes to tasks that it holds: heartbeats (`renew`), `settle`, `release`
+    Backlog      how much is left, and what dead pilots held: `counts`, `reap`, `sweep`
+    TaskSource   both, and `claim`: what a pilot needs
+    TaskReader   tasks and their events
+    Statistics   numbers of tasks
+    TaskWriter   what people do to tasks: `add`, `move`, `undo`
+
+Who uses a pool names the smallest of them. A store holds one pool. It decides nothing: which move is legal and what
+comes of it stands in `moves`, and a store makes each move with one conditional write. Of a held task the condition is
+owner and fencing number, of any other its `moves`. While a claim stands nobody but its holder writes to the task, so
+that the holder computes what comes next from the task as it was claimed, without reading it again.
 
 **Time.** No store looks at a clock: `now_ms` (since 1970, UTC) is handed in. Nothing that must hold depends on it. A
 clock that is wrong takes a task from a live pilot too early or from a dead one too late; either way the fencing number
@@ -21,7 +28,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Protocol
 
-from batch_pipeline.pool.task import Action, Event, Nest, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.task import Action, Nest, Task, TaskEvent, TaskOutcome, TaskSpec, TaskState
 
 #: How many names a report lists; it counts the rest.
 MOST_LISTED = 100
@@ -45,10 +52,10 @@ class Settlement:
     """How the attempt of a claim ended."""
 
     claim: Claim
-    outcome: Outcome
+    outcome: TaskOutcome
 
 
-class Answer(Enum):
+class WriteResult(Enum):
     """What a store says to a holder's write."""
 
     ACCEPTED = "accepted"
@@ -140,8 +147,87 @@ class Counts:
         return sum(sum(states.values()) for states in self.by_class.values())
 
 
-class TaskSource(Protocol):
-    """What a pilot asks of a pool. All lists of answers are in the order of what was given."""
+class Statistics(Protocol):
+    """Numbers of tasks."""
+
+    def counts(self) -> Counts:
+        """How many tasks are in each state, of each class."""
+
+    def nests(self) -> Iterator[Nest]:
+        """The items that have sub-tasks, each with what its sub-tasks are at."""
+
+    def ends_since(self, since_ms: int) -> int:
+        """How many tasks became done or failed since then: for rates."""
+
+
+class TaskReader(Protocol):
+    """Tasks and their history."""
+
+    def get(self, task_id: str) -> Task | None:
+        """A task as it stands; None: there is none."""
+
+    def find(self, wanted: Filter, *, limit: int = 1000, cursor: str | None = None) -> Page:
+        """Up to `limit` of the tasks that are meant, in an order of the store's own that does not change.
+
+        A page may be short, or empty, and still have a next one.
+        """
+
+    def events(self, *, task_id: str = "", act: str = "") -> Iterator[TaskEvent]:
+        """The events of a task or of an action, the oldest first; those of deleted tasks too."""
+
+
+class PoolReader(TaskReader, Statistics, Protocol):
+    """All that can be read."""
+
+
+class Leases(Protocol):
+    """What a pilot writes to tasks that it holds. All lists of results are in the order of the arguments."""
+
+    @property
+    def name(self) -> str:
+        """Where the pool is, for people."""
+
+    def renew(
+        self, claims: Sequence[Claim], *, now_ms: int, progress: Mapping[str, float] | None = None
+    ) -> list[WriteResult]:
+        """Heartbeat: prolongs leases to `lease_ms` from now; notes the progress of ids.
+
+        Refused: another holds the task, so stop it.
+        """
+
+    def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[WriteResult]:
+        """Ends attempts: a task becomes done, failed, or is to be done again if it has attempts left.
+
+        Idempotent: accepted at most once for a claim, however often it is sent. A write whose answer was lost may be
+        sent again and is answered `REPEATED`. What waited for a task that became done is to be done when this returns.
+        """
+
+    def release(self, claims: Sequence[Claim], *, now_ms: int, why: str, counted: bool = False) -> list[WriteResult]:
+        """Gives tasks back, to be done by another. `counted`: it had been started, and counts among its returns."""
+
+
+class Backlog(Protocol):
+    """How much is left to do, and the repair of what a dead process left."""
+
+    def counts(self) -> Counts:
+        """See `Statistics.counts`."""
+
+    def reap(self, *, now_ms: int) -> list[str]:
+        """Takes tasks back whose lease is over, each once; returns their ids. Any pilot may call it at any time.
+
+        What a process that died had moved and not propagated is propagated: no task waits for one that is done.
+        """
+
+    def sweep(self, *, now_ms: int) -> int:
+        """Looks at every waiting task again: frees those that wait for nothing, writes down what the others lack.
+
+        Nothing of that is left after a `reap`. It is for when nothing moves any more: a pool may have been written by
+        an earlier version, or be in a cluster whose views are late. Returns how many were freed.
+        """
+
+
+class TaskSource(Leases, Backlog, Protocol):
+    """What a pilot needs of a pool."""
 
     def claim(
         self,
@@ -156,43 +242,18 @@ class TaskSource(Protocol):
         """Holds up to `count` tasks that are to be done, the highest priority first, then the one added first.
 
         Each returned task is held by this owner and nobody else, with a fencing number that no other claim of it has
-        or will have. A store over a network may be a little out of order. Fewer than asked: there was no more, or
+        or will have. A store over a network may be a little out of order. Fewer than `count`: there was no more, or
         others were faster; none: nothing was to do at that moment. `classes`: only of these; None: of any.
 
         Raises
         ------
         PoolFailed
-            The store could not be reached; what was held without being told goes back when its lease ends.
-        """
-
-    def renew(
-        self, claims: Sequence[Claim], *, now_ms: int, progress: Mapping[str, float] | None = None
-    ) -> list[Answer]:
-        """Prolongs leases to `lease_ms` from now; notes the progress of ids. Refused: another holds it, so stop it."""
-
-    def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[Answer]:
-        """Ends attempts: a task becomes done, failed, or is to be done again if it has attempts left.
-
-        Accepted at most once for a claim, however often it is sent: a write whose answer was lost may be sent again and
-        is answered `REPEATED`. What waited for a task that became done is to be done when this returns.
-        """
-
-    def release(self, claims: Sequence[Claim], *, now_ms: int, why: str, counted: bool = False) -> list[Answer]:
-        """Gives tasks back, to be done by another. `counted`: it had been started, and counts among its returns."""
-
-    def reap(self, *, now_ms: int) -> list[str]:
-        """Takes tasks back whose lease is over, each once; returns their ids. Any pilot may call it at any time.
-
-        What a process that died had moved and not propagated is propagated: no task waits for one that is done.
+            The store could not be reached; what it holds for this owner all the same goes back when its lease ends.
         """
 
 
-class PoolStore(TaskSource, Protocol):
-    """A pool: what a pilot asks of it, and what people do with it."""
-
-    @property
-    def name(self) -> str:
-        """Where it is, for people."""
+class TaskWriter(Protocol):
+    """What people do to tasks."""
 
     def add(self, specs: Iterable[TaskSpec], *, now_ms: int) -> AddReport:
         """Adds tasks that are not there, in any number, streaming; leaves those that are there alone.
@@ -205,24 +266,6 @@ class PoolStore(TaskSource, Protocol):
         InvalidTasks
             A task breaks a rule. Those before it may have been added.
         """
-
-    def get(self, task_id: str) -> Task | None:
-        """A task as it stands; None: there is none."""
-
-    def find(self, wanted: Filter, *, limit: int = 1000, cursor: str | None = None) -> Page:
-        """Up to `limit` of the tasks that are meant, in an order of the store's own that does not change.
-
-        A page may be short, or empty, and still have a next one.
-        """
-
-    def counts(self) -> Counts:
-        """How many tasks are in each state, of each class."""
-
-    def nests(self) -> Iterator[Nest]:
-        """The items that have sub-tasks, each with what its sub-tasks are at."""
-
-    def ends_since(self, since_ms: int) -> int:
-        """How many tasks became done or failed since then: for rates."""
 
     def move(
         self,
@@ -248,15 +291,9 @@ class PoolStore(TaskSource, Protocol):
         to be done. Undoing a deletion brings the task back.
         """
 
-    def events(self, *, task_id: str = "", act: str = "") -> Iterator[Event]:
-        """The events of a task or of an action, the oldest first; those of deleted tasks too."""
 
-    def sweep(self, *, now_ms: int) -> int:
-        """Looks at every waiting task again: frees those that wait for nothing, writes down what the others lack.
-
-        Nothing of that is left after a `reap`. It is for when nothing moves any more: a pool may have been written by
-        an earlier version, or be in a cluster whose views are late. Returns how many were freed.
-        """
+class PoolStore(TaskSource, PoolReader, TaskWriter, Protocol):
+    """A whole pool. Who needs less of it names one of the protocols above."""
 
     def close(self) -> None:
         """Lets go of connections and files."""

@@ -1,7 +1,10 @@
 """Which moves a task may make and what comes of each: one table and pure functions, shared by all stores.
 
-A function takes a task and returns a `Step`: the task after the move, and the event that tells of it. A store writes
-both if the task still is what the step began with.
+A function takes a task and returns a `Transition`: the task after the move, and the event that tells of it. A store
+writes both in one optimistic write: if the task still is what the transition began with.
+
+Each claim gives a task a new fencing number (`Task.fence`), and so does each forced move: who held it before is refused
+from then on.
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batch_pipeline.pool.base import Answer
-from batch_pipeline.pool.task import Action, Event, Move, Outcome, Task, TaskSpec, TaskState, problems_of
+from batch_pipeline.pool.base import WriteResult
+from batch_pipeline.pool.task import Action, Move, Task, TaskEvent, TaskOutcome, TaskSpec, TaskState, problems_of
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import IllegalMove, InvalidTasks
 
@@ -48,7 +51,7 @@ MOVE_OF: Mapping[Action, Move] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class Transition:
     """What a store is to write, if the task still is as it was: same state, same `moves`, same fencing number."""
 
     #: None: the task was not there.
@@ -56,7 +59,7 @@ class Step:
     #: None: the task is gone.
     after: Task | None
     #: None: a lease is prolonged or a reason written down, which is no move.
-    event: Event | None
+    event: TaskEvent | None
     #: The lease too must be as it was: the task is taken from its holder, who may just have prolonged it.
     lease_counts: bool = False
 
@@ -67,8 +70,18 @@ class Step:
         return task.id if task else ""
 
 
-def moved(before: Task | None, after: Task | None, move: Move, /, *, now_ms: int, **told: Any) -> Step:
-    """Makes the step from one state to another.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Who claims tasks, since when, and under which lease."""
+
+    owner: str
+    native_id: str
+    lease_ms: int
+    now_ms: int
+
+
+def moved(before: Task | None, after: Task | None, move: Move, /, *, now_ms: int, **fields: Any) -> Transition:
+    """Makes the change from one state to another.
 
     Raises
     ------
@@ -82,7 +95,7 @@ def moved(before: Task | None, after: Task | None, move: Move, /, *, now_ms: int
         names = [state.value if state else "absent" for state in (source, target)]
         raise IllegalMove(f"Task {task.id if task else ''} cannot go from {names[0]} to {names[1]} ({move.value}).")
     number = after.moves if after else task.moves + 1
-    event = Event(
+    event = TaskEvent(
         task_id=task.id,
         number=number,
         at_ms=now_ms,
@@ -90,12 +103,12 @@ def moved(before: Task | None, after: Task | None, move: Move, /, *, now_ms: int
         source=source,
         target=target,
         fence=task.fence,
-        **told,
+        **fields,
     )
-    return Step(before=before, after=after, event=event)
+    return Transition(before=before, after=after, event=event)
 
 
-def added(spec: TaskSpec, *, now_ms: int, past: Event | None = None) -> Step:
+def added(spec: TaskSpec, *, now_ms: int, past: TaskEvent | None = None) -> Transition:
     """Adds a task; one that names others waits until it is reconsidered, even if they are done.
 
     `past`: the last event of a deleted task of this id. Its numbers go on, so that who held that one stays refused.
@@ -112,32 +125,32 @@ def added(spec: TaskSpec, *, now_ms: int, past: Event | None = None) -> Step:
     return moved(None, task, Move.ADDED, now_ms=now_ms)
 
 
-def claimed(task: Task, *, owner: str, native_id: str, lease_ms: int, now_ms: int) -> Step:
+def claimed(task: Task, holder: Holder) -> Transition:
     """Holds a task, with a new fencing number."""
     after = replace(
         task,
         state=_HELD,
         moves=task.moves + 1,
         fence=task.fence + 1,
-        owner=owner,
-        native_id=native_id,
-        lease_ms=lease_ms,
-        lease_until_ms=now_ms + lease_ms,
+        owner=holder.owner,
+        native_id=holder.native_id,
+        lease_ms=holder.lease_ms,
+        lease_until_ms=holder.now_ms + holder.lease_ms,
         progress=None,
         reason="",
-        claimed_at_ms=now_ms,
+        claimed_at_ms=holder.now_ms,
     )
-    return moved(task, after, Move.CLAIMED, now_ms=now_ms, owner=owner)
+    return moved(task, after, Move.CLAIMED, now_ms=holder.now_ms, owner=holder.owner)
 
 
-def renewed(task: Task, *, now_ms: int, progress: float | None) -> Step:
+def renewed(task: Task, *, now_ms: int, progress: float | None) -> Transition:
     """Prolongs a lease."""
     kept = task.progress if progress is None else progress
     after = replace(task, lease_until_ms=now_ms + task.lease_ms, progress=kept)
-    return Step(before=task, after=after, event=None)
+    return Transition(before=task, after=after, event=None)
 
 
-def settled(task: Task, outcome: Outcome, *, now_ms: int) -> Step:
+def settled(task: Task, outcome: TaskOutcome, *, now_ms: int) -> Transition:
     """Ends an attempt: done, failed for good, or to be done again."""
     move, attempts, returns = judged(task, outcome.end_reason)
     after = replace(_let_go(task, STATE_AFTER[move], now_ms), attempts=attempts, returns=returns, outcome=outcome)
@@ -154,7 +167,7 @@ STATE_AFTER = {
 }
 
 
-def briefly(outcome: Outcome) -> Outcome:
+def briefly(outcome: TaskOutcome) -> TaskOutcome:
     """An outcome as events keep it: without the last lines of the log, whose key it has."""
     return replace(outcome, log_tail="") if outcome.log_tail else outcome
 
@@ -171,7 +184,7 @@ def judged(task: Task, end_reason: EndReason) -> tuple[Move, int, int]:
     return move, task.attempts + 1, task.returns
 
 
-def released(task: Task, *, now_ms: int, why: str, counted: bool) -> Step:
+def released(task: Task, *, now_ms: int, why: str, counted: bool) -> Transition:
     """Gives a task back. Counted, it may thereby be lost."""
     if counted and task.returns >= task.spec.most_returns:
         return _lost(task, now_ms, why)
@@ -179,19 +192,19 @@ def released(task: Task, *, now_ms: int, why: str, counted: bool) -> Step:
     return moved(task, after, Move.RELEASED, now_ms=now_ms, owner=task.owner, why=why)
 
 
-def expired(task: Task, *, now_ms: int) -> Step:
+def expired(task: Task, *, now_ms: int) -> Transition:
     """Takes a task back from a holder that was not heard of."""
     why = f"{task.owner} was not heard of for {task.lease_ms / 1000:g} s"
     if task.returns >= task.spec.most_returns:
         return replace(_lost(task, now_ms, why), lease_counts=True)
     after = replace(_let_go(task, _TODO, now_ms), returns=task.returns + 1)
-    step = moved(task, after, Move.EXPIRED, now_ms=now_ms, owner=task.owner, why=why)
-    return replace(step, lease_counts=True)
+    change = moved(task, after, Move.EXPIRED, now_ms=now_ms, owner=task.owner, why=why)
+    return replace(change, lease_counts=True)
 
 
-def _lost(task: Task, now_ms: int, why: str) -> Step:
+def _lost(task: Task, now_ms: int, why: str) -> Transition:
     error = f"It came back {task.returns + 1} times, at last because: {why}. See what kills its pilots, then retry it."
-    outcome = Outcome(end_reason=EndReason.LOST, error=error)
+    outcome = TaskOutcome(end_reason=EndReason.LOST, error=error)
     after = replace(_let_go(task, _FAILED, now_ms), returns=task.returns + 1, outcome=outcome)
     return moved(task, after, Move.LOST, now_ms=now_ms, owner=task.owner, why=why, outcome=outcome)
 
@@ -203,35 +216,39 @@ def _let_go(task: Task, state: TaskState, now_ms: int) -> Task:
     )
 
 
-def answered(step: Step, current: Task | None) -> Answer:
+def answered(change: Transition, current: Task | None) -> WriteResult:
     """What a holder is told whose write did not pass: it was here before, or it is refused.
 
     Two writes of one claim are the same if they left the same state by the same move; no other claim can have made it,
     for the fencing number is this claim's.
     """
-    return Answer.REPEATED if current and step.after and _left(current) == _left(step.after) else Answer.REFUSED
+    return (
+        WriteResult.REPEATED
+        if current and change.after and _left(current) == _left(change.after)
+        else WriteResult.REFUSED
+    )
 
 
 def _left(task: Task) -> tuple[object, ...]:
     return task.fence, task.moves, task.state, task.attempts, task.returns, task.outcome
 
 
-def concerns_others(event: Event) -> bool:
+def concerns_others(event: TaskEvent) -> bool:
     """Whether tasks that wait for this one may have to be looked at again."""
     ended = (None, _DONE, _FAILED, _CANCELLED)
     return event.source in ended or event.target in ended
 
 
-def concerns_itself(step: Step) -> bool:
+def concerns_itself(change: Transition) -> bool:
     """Whether the task must be looked at again: it needs others, of which it is not said what they are by now."""
-    if step.event is None or step.after is None or not step.after.spec.after:
+    if change.event is None or change.after is None or not change.after.spec.after:
         return False
-    return step.after.state in _OPEN and step.event.move is not Move.FREED
+    return change.after.state in _OPEN and change.event.move is not Move.FREED
 
 
-def must_propagate(step: Step, *, needed: bool) -> bool:
-    """Whether tasks are to be looked at after a step. `needed`: others wait for its task, or may."""
-    return step.event is not None and (concerns_itself(step) or (needed and concerns_others(step.event)))
+def must_propagate(change: Transition, *, needed: bool) -> bool:
+    """Whether tasks are to be looked at after a change. `needed`: others wait for its task, or may."""
+    return change.event is not None and (concerns_itself(change) or (needed and concerns_others(change.event)))
 
 
 def needs(states: Mapping[str, TaskState | None]) -> str | None:
@@ -241,8 +258,8 @@ def needs(states: Mapping[str, TaskState | None]) -> str | None:
     """
     if all(state is _DONE for state in states.values()):
         return None
-    said = ((name, "is not in the pool" if state is None else state.value) for name, state in states.items())
-    hopeless = [f"{name} {word}" for name, word in said if word not in _ON_THEIR_WAY]
+    words = ((name, "is not in the pool" if state is None else state.value) for name, state in states.items())
+    hopeless = [f"{name} {word}" for name, word in words if word not in _ON_THEIR_WAY]
     more = f" and {len(hopeless) - 3} more" if len(hopeless) > 3 else ""
     return ", ".join(hopeless[:3]) + more
 
@@ -250,7 +267,7 @@ def needs(states: Mapping[str, TaskState | None]) -> str | None:
 _ON_THEIR_WAY = frozenset(state.value for state in (_WAITING, _TODO, _HELD, _DONE))
 
 
-def reconsidered(task: Task, lack: str | None, *, now_ms: int) -> Step | None:
+def reconsidered(task: Task, lack: str | None, *, now_ms: int) -> Transition | None:
     """Frees a waiting task that lacks nothing, withholds one to be done that lacks something.
 
     Writes down what a waiting one lacks. None: it stays as it is.
@@ -262,11 +279,11 @@ def reconsidered(task: Task, lack: str | None, *, now_ms: int) -> Step | None:
         after = replace(task, state=_WAITING, moves=task.moves + 1, reason=lack)
         return moved(task, after, Move.WITHHELD, now_ms=now_ms, why=lack)
     if task.state is _WAITING and lack != task.reason:
-        return Step(before=task, after=replace(task, reason=lack or ""), event=None)
+        return Transition(before=task, after=replace(task, reason=lack or ""), event=None)
     return None
 
 
-def acted(task: Task, action: Action, *, now_ms: int, act: str, who: str = "", force: bool = False) -> Step:
+def acted(task: Task, action: Action, *, now_ms: int, act: str, who: str = "", force: bool = False) -> Transition:
     """Does a person's action to a task.
 
     Raises
@@ -315,7 +332,9 @@ _AFTER_ACTION: Mapping[Action, Callable[[Task, int], Task | None]] = {
 }
 
 
-def undone(event: Event, current: Task | None, *, past: Event | None, now_ms: int, act: str, who: str = "") -> Step:
+def undone(
+    event: TaskEvent, current: Task | None, *, past: TaskEvent | None, now_ms: int, act: str, who: str = ""
+) -> Transition:
     """Gives a task back what it was before a person's move. `past`: if it is deleted, its last event.
 
     Raises

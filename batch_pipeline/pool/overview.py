@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from batch_pipeline.pool.base import MOST_LISTED, Counts, Filter, PoolStore
-from batch_pipeline.pool.stores.rows import chunks
+from batch_pipeline.pool.base import MOST_LISTED, Counts, Filter, PoolReader, Statistics, TaskReader
+from batch_pipeline.pool.stores.storage import chunks
 from batch_pipeline.pool.task import Nest, Task, TaskState
 from batch_pipeline.wire.processes import identity_of
 
@@ -31,7 +31,7 @@ _DONE: Final = frozenset({TaskState.DONE})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holder:
+class PilotView:
     """A pilot that holds tasks."""
 
     owner: str
@@ -40,7 +40,7 @@ class Holder:
     held: int
     ids: Sequence[str]
     #: When it was heard of last, and whether a lease of its has ended.
-    beat_at_ms: int
+    heartbeat_at_ms: int
     is_late: bool
     #: What the place where it runs says of it; empty: nobody was asked, or knows.
     job_state: str = ""
@@ -58,7 +58,7 @@ class Overview:
     items: Mapping[TaskState, int]
     #: Tasks that ended a second, lately; None: none did.
     rate: float | None
-    holders: Sequence[Holder] = ()
+    holders: Sequence[PilotView] = ()
     #: Waiting tasks, of those looked at, that wait for something that failed, was cancelled or is not there.
     stuck: int = 0
     stuck_reasons: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Overview:
         return self.left / self.rate if self.rate and self.left > 0 else None
 
 
-def overview(pool: PoolStore, *, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]) -> Overview:
+def overview(pool: PoolReader, *, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]) -> Overview:
     """Looks at a pool. `job_states` is asked for the states of native ids; what it does not know it leaves out."""
     counts = pool.counts()
     progress: Counter[str] = Counter()
@@ -107,7 +107,7 @@ def overview(pool: PoolStore, *, now_ms: int, job_states: Callable[[Sequence[str
     )
 
 
-def _unreleased(pool: PoolStore, waiting: Sequence[Task]) -> list[str]:
+def _unreleased(pool: TaskReader, waiting: Sequence[Task]) -> list[str]:
     """Waiting tasks whose needs are all done: somebody is about to free them, or died before."""
     names = {name for task in waiting for name in task.spec.after}
     done = {task.id for some in chunks(names) for task in _all(pool, Filter(ids=frozenset(some), states=_DONE))}
@@ -119,16 +119,16 @@ def quartile(nest: Nest) -> str:
     return next((word for word, most in QUARTILES if nest.progress <= most), WHOLE)
 
 
-def rate_of(pool: PoolStore, *, now_ms: int) -> float | None:
+def rate_of(pool: Statistics, *, now_ms: int) -> float | None:
     """Tasks that ended a second, over the shortest window that says enough, else over the longest with any."""
-    found = None
+    rate = None
     for seconds in WINDOWS:
         ends = pool.ends_since(now_ms - 1000 * seconds)
         if ends:
-            found = found if found is not None and ends < ENOUGH_ENDS else ends / seconds
+            rate = rate if rate is not None and ends < ENOUGH_ENDS else ends / seconds
         if ends >= ENOUGH_ENDS:
             break
-    return found
+    return rate
 
 
 def process_states(native_ids: Iterable[str]) -> dict[str, str]:
@@ -138,7 +138,7 @@ def process_states(native_ids: Iterable[str]) -> dict[str, str]:
     return {name: "RUNNING" if pid.isdecimal() and identity_of(int(pid)) else "GONE" for name, pid in ours.items()}
 
 
-def _all(pool: PoolStore, wanted: Filter) -> Iterator[Task]:
+def _all(pool: TaskReader, wanted: Filter) -> Iterator[Task]:
     cursor: str | None = None
     while True:
         page = pool.find(wanted, cursor=cursor)
@@ -149,19 +149,19 @@ def _all(pool: PoolStore, wanted: Filter) -> Iterator[Task]:
 
 
 def _holders(
-    pool: PoolStore, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]
-) -> Sequence[Holder]:
+    pool: TaskReader, now_ms: int, job_states: Callable[[Sequence[str]], Mapping[str, str]]
+) -> Sequence[PilotView]:
     by_owner: dict[tuple[str, str], list[Task]] = {}
     for task in islice(_all(pool, Filter(states=_HELD)), MOST_LOOKED_AT):
         by_owner.setdefault((task.owner, task.native_id), []).append(task)
     states = job_states([native_id for _, native_id in by_owner if native_id])
     return [
-        Holder(
+        PilotView(
             owner=owner,
             native_id=native_id,
             held=len(tasks),
             ids=[task.id for task in tasks[:MOST_LISTED]],
-            beat_at_ms=max(task.beat_at_ms for task in tasks),
+            heartbeat_at_ms=max(task.heartbeat_at_ms for task in tasks),
             is_late=any(not task.is_live(now_ms) for task in tasks),
             job_state=states.get(native_id, ""),
         )

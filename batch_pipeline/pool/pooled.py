@@ -148,8 +148,8 @@ class PoolBackend:
     def find(self, name: str, queue: str) -> str | None:
         """See `Backend.find`."""
         with _translated():
-            found = list(takewhile(self._is_there, ids_of(name, queue)))
-        return found[-1] if found else None
+            native_ids = list(takewhile(self._is_there, ids_of(name, queue)))
+        return native_ids[-1] if native_ids else None
 
     # Looking.
 
@@ -183,19 +183,21 @@ class PoolBackend:
         """See `Backend.descriptions`. Of a child or plain job with its attempts, as AWS has them."""
         with _translated():
             nests = {nest.parent: nest for nest in self._pool.nests()}
-            found = {name: description_of(name, nests[name], self._pool.name) for name in native_ids if name in nests}
+            descriptions = {
+                name: description_of(name, nests[name], self._pool.name) for name in native_ids if name in nests
+            }
             alone = [name for name in native_ids if name not in nests or nests[name].size == 1]
             for name in alone:
                 if task := self._pool.get(task_id_of(NativeId.parse(name))):
-                    found[name] = {**found.get(name, {}), **attempts_json(task)}
-        return found
+                    descriptions[name] = {**descriptions.get(name, {}), **attempts_json(task)}
+        return descriptions
 
     def children(self, native_id: str, states: Iterable[JobState]) -> Iterator[ArrayChild]:
         """See `Backend.children`."""
-        wanted = frozenset(state for state, told in STATES.items() if told in frozenset(states))
-        if wanted:
+        task_states = frozenset(state for state, job_state in STATES.items() if job_state in frozenset(states))
+        if task_states:
             with _translated():
-                yield from map(child_of, tasks_of(self._pool, Filter(parent=native_id, states=wanted)))
+                yield from map(child_of, tasks_of(self._pool, Filter(parent=native_id, states=task_states)))
 
     def logs(self, native_id: str, index: int, attempt: int | None = None) -> Iterator[str]:
         """See `Backend.logs`. What a pilot kept of the last attempt; the container's own log is in the store."""
@@ -207,7 +209,7 @@ class PoolBackend:
         if attempt in (None, attempts_of(task) - (task.state is TaskState.HELD)):
             yield from task.outcome.log_tail.splitlines()
 
-    # Ending.
+    # SettlementRow.
 
     def cancel(self, native_id: str, reason: str) -> None:
         """See `Backend.cancel`. A pilot that is at one of the tasks hears of it when it prolongs its lease."""

@@ -11,11 +11,11 @@ from typing import Final
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.config import Settings
-from batch_pipeline.pool.base import Filter, PoolStore
+from batch_pipeline.pool.base import Filter, PoolReader, PoolStore
 from batch_pipeline.pool.files.writing import tasks_of
 from batch_pipeline.pool.pilots.autopilot import Launcher
 from batch_pipeline.pool.pilots.jobs import BatchLauncher
-from batch_pipeline.pool.settings import run_launcher, told_needs
+from batch_pipeline.pool.settings import needs_of_cell, run_launcher
 from batch_pipeline.pool.task import TaskState
 from batch_pipeline.records.place import pool_url
 from batch_pipeline.wire.errors import BackendFailed
@@ -33,7 +33,7 @@ class Pilots:
 
     def __init__(self, settings: Settings, launcher: Launcher | None = None) -> None:
         self._settings = settings
-        self._given = launcher
+        self._fixed_launcher = launcher
         self._made: Launcher | None = None
         #: vCPUs and MiB of the pilots that `_made` launches.
         self._room = LEAST
@@ -68,7 +68,7 @@ class Pilots:
         if not backlog:
             return
         wanted = min(self._settings.pool.pilots, backlog + held)
-        missing = wanted - (self._given or self._made or self._launcher(pool)).alive("")
+        missing = wanted - (self._fixed_launcher or self._made or self._launcher(pool)).alive("")
         if missing <= 0:
             return
         ended = counts.of(TaskState.DONE) + counts.of(TaskState.FAILED)
@@ -88,23 +88,23 @@ class Pilots:
             self._made.close()
         self._made = None
 
-    def _launcher(self, pool: PoolStore) -> Launcher:
+    def _launcher(self, pool: PoolReader) -> Launcher:
         """One whose pilots have room for what is left by now: what ran out of memory goes again with more."""
-        if self._given is not None:
-            return self._given
+        if self._fixed_launcher is not None:
+            return self._fixed_launcher
         room = self._largest(pool)
         if self._made is None or room != self._room:
             self.close()
             self._made, self._room = run_launcher(self._settings, cpus=room[0], memory_mb=room[1]), room
         return self._made
 
-    def _largest(self, pool: PoolStore) -> tuple[int, int]:
+    def _largest(self, pool: PoolReader) -> tuple[int, int]:
         """vCPUs and MiB of the largest cell, of those that others sent too. Here pilots take what there is."""
         if self._settings.backend.name != "embedded":
             for nest in pool.nests():
                 if nest.parent not in self._needs and any(map(nest.counts.get, _MOVING)):
                     task = next(tasks_of(pool, Filter(parent=nest.parent, states=_MOVING)), None)
-                    told = told_needs(self._settings, task.spec.environment) if task is not None else None
-                    self._needs[nest.parent] = told or LEAST
+                    cell_needs = needs_of_cell(self._settings, task.spec.environment) if task is not None else None
+                    self._needs[nest.parent] = cell_needs or LEAST
         needs = [LEAST, *self._needs.values()]
         return max(cpus for cpus, _ in needs), max(memory_mb for _, memory_mb in needs)

@@ -83,9 +83,9 @@ def summary_of(name: str, nest: Nest | None) -> JobSummary:
     if nest is None:
         return forgotten(name)
     counts: dict[JobState, int] = {}
-    for found, number in nest.counts.items():
+    for task_state, number in nest.counts.items():
         if number:
-            counts[STATES[found]] = counts.get(STATES[found], 0) + number
+            counts[STATES[task_state]] = counts.get(STATES[task_state], 0) + number
     is_array = nest.size > 1
     if not all(state.final for state in counts):
         state = JobState.PENDING if is_array else next(iter(counts))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from batch_pipeline.pool.task import Event, Move, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.task import Move, Task, TaskEvent, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 
 FORMAT = 1
@@ -18,7 +18,7 @@ _DEFAULTS: Mapping[type, Mapping[str, Any]] = {
         field.name: field.default_factory() if field.default_factory is not MISSING else field.default
         for field in fields(kind)
     }
-    for kind in (TaskSpec, Outcome, Task, Event)
+    for kind in (TaskSpec, TaskOutcome, Task, TaskEvent)
 }
 
 
@@ -34,14 +34,14 @@ def spec_of(record: Mapping[str, Any]) -> TaskSpec:
     return TaskSpec(**record)
 
 
-def record_of_outcome(outcome: Outcome) -> Record:
+def record_of_outcome(outcome: TaskOutcome) -> Record:
     """How an attempt ended."""
     return {**_record(outcome), "end_reason": outcome.end_reason.value}
 
 
-def outcome_of(record: Mapping[str, Any]) -> Outcome:
+def outcome_of(record: Mapping[str, Any]) -> TaskOutcome:
     """Reads what `record_of_outcome` wrote."""
-    return Outcome(**{**_known(Outcome, record), "end_reason": EndReason(record["end_reason"])})
+    return TaskOutcome(**{**_known(TaskOutcome, record), "end_reason": EndReason(record["end_reason"])})
 
 
 def record_of_task(task: Task) -> Record:
@@ -59,7 +59,7 @@ def task_of(record: Mapping[str, Any]) -> Task:
     return Task(**{**known, "spec": spec_of(record["spec"]), "state": TaskState(record["state"]), "outcome": outcome})
 
 
-def record_of_event(event: Event) -> Record:
+def record_of_event(event: TaskEvent) -> Record:
     """A move of a task."""
     record = {**_record(event), "format": FORMAT, "move": event.move.value}
     record |= {name: state and state.value for name, state in (("source", event.source), ("target", event.target))}
@@ -70,16 +70,16 @@ def record_of_event(event: Event) -> Record:
     return record
 
 
-def event_of(record: Mapping[str, Any]) -> Event:
+def event_of(record: Mapping[str, Any]) -> TaskEvent:
     """Reads what `record_of_event` wrote."""
     states = {name: TaskState(record[name]) if record[name] else None for name in ("source", "target")}
     outcome = outcome_of(record["outcome"]) if record.get("outcome") else None
     before = task_of(record["before"]) if record.get("before") else None
-    known = _known(Event, record)
-    return Event(**{**known, **states, "move": Move(record["move"]), "outcome": outcome, "before": before})
+    known = _known(TaskEvent, record)
+    return TaskEvent(**{**known, **states, "move": Move(record["move"]), "outcome": outcome, "before": before})
 
 
-def _record(value: TaskSpec | Outcome | Task | Event) -> Record:
+def _record(value: TaskSpec | TaskOutcome | Task | TaskEvent) -> Record:
     defaults = _DEFAULTS[type(value)]
     record: Record = {}
     # Called for every task of an import: one plain loop.

@@ -43,9 +43,9 @@ def local_launcher(settings: Settings, url: str, arguments: Sequence[str]) -> Lo
 
     location = settings.store_location
     store = ("--store", location if "://" in location else str(Path(location).expanduser().absolute()), "--prefix", "")
-    told = {variable_of(key): text for key in settings.origins if (text := _text(settings, key)) is not None}
+    environment = {variable_of(key): text for key in settings.origins if (text := _text(settings, key)) is not None}
     folder = remembered(Path(private_folder(state_folder(settings), FOLDER_REMEDY)), url)
-    return LocalLauncher(pilot_command(url, (*store, *arguments)), folder, environment=told)
+    return LocalLauncher(pilot_command(url, (*store, *arguments)), folder, environment=environment)
 
 
 def _text(settings: Settings, key: str) -> str | None:
@@ -81,7 +81,7 @@ def run_launcher(settings: Settings, *, cpus: int, memory_mb: int) -> Launcher:
     return batch_launcher(settings, store, url, arguments, cpus=cpus * slots, memory_mb=memory_mb * slots)
 
 
-def told_needs(settings: Settings, environment: Mapping[str, str]) -> tuple[int, int] | None:
+def needs_of_cell(settings: Settings, environment: Mapping[str, str]) -> tuple[int, int] | None:
     """vCPUs and MiB of the cell that a task is, by its manifest; None for what is no cell of this store."""
     from batch_pipeline.wire.store import NotInStore
 
@@ -106,15 +106,15 @@ def job_states(settings: Settings, native_ids: Sequence[str]) -> Mapping[str, st
     """What the places where pilots run say of them; of those that nobody knows, nothing."""
     from batch_pipeline.pool.overview import process_states
 
-    found = process_states(native_ids)
+    states = process_states(native_ids)
     others = [name for name in native_ids if "/" not in name and "_" not in name]
     if not others:
-        return found
+        return states
     backend = backends.create(settings)
     try:
-        told = backend.descriptions(others)
+        descriptions = backend.descriptions(others)
     except BackendFailed:
-        return found
+        return states
     finally:
         backend.close()
-    return {**found, **{name: str(job.get("status", "")) for name, job in told.items()}}
+    return {**states, **{name: str(job.get("status", "")) for name, job in descriptions.items()}}

@@ -1,4 +1,4 @@
-"""What a task of the pool is: what was asked of it, where it stands, and what is told of each of its moves. Values.
+"""A task of the pool: its specification, its state with lease and fencing number, and the event of each move. Values.
 
 A sub-task is a task with a `parent`. The parent is the name of its group and has no row, so nothing about it can be
 counted wrongly: its state and its progress follow from those of its sub-tasks (`Nest`).
@@ -72,7 +72,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class TaskOutcome:
     """How an attempt ended, as its pilot tells it."""
 
     end_reason: EndReason
@@ -110,7 +110,7 @@ class Task:
     #: Why it waits or was cancelled.
     reason: str = ""
     #: How its last attempt ended.
-    outcome: Outcome | None = None
+    outcome: TaskOutcome | None = None
     added_at_ms: int = 0
     claimed_at_ms: int = 0
     #: When its last attempt ended.
@@ -122,7 +122,7 @@ class Task:
         return self.spec.id
 
     @property
-    def beat_at_ms(self) -> int:
+    def heartbeat_at_ms(self) -> int:
         """When its holder was heard of last."""
         return self.lease_until_ms - self.lease_ms
 
@@ -161,7 +161,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
+class TaskEvent:
     """One move of one task. Events are never changed or removed, so history survives a reset and a deletion."""
 
     task_id: str
@@ -177,7 +177,7 @@ class Event:
     fence: int = 0
     why: str = ""
     #: How the attempt ended, if this move ended one.
-    outcome: Outcome | None = None
+    outcome: TaskOutcome | None = None
     #: Of a person's moves: what they did at once has one name, and the task as it was before, for `undo`.
     act: str = ""
     before: Task | None = None

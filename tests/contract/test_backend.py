@@ -22,7 +22,7 @@ from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pool.base import Claim, Settlement
 from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.stores.memory import MemoryStore
-from batch_pipeline.pool.task import Outcome
+from batch_pipeline.pool.task import TaskOutcome
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import SubmissionRefused
 
@@ -131,7 +131,9 @@ class PoolWorld:
         if code is None:
             return None
         reason = EndReason.of_exit(code)
-        return Settlement(claim=claim, outcome=Outcome(end_reason=reason, exit_code=code, log_tail=f"child {index}\n"))
+        return Settlement(
+            claim=claim, outcome=TaskOutcome(end_reason=reason, exit_code=code, log_tail=f"child {index}\n")
+        )
 
 
 @pytest.fixture(scope="module")

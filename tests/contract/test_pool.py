@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from batch_pipeline.pool import moves
-from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
+from batch_pipeline.pool.base import Claim, Filter, PoolStore, Settlement, WriteResult
 from batch_pipeline.pool.stores.memory import MemoryStore
-from batch_pipeline.pool.stores.rows import PendingMove
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
-from batch_pipeline.pool.stores.stepped import SteppedStore
-from batch_pipeline.pool.task import Action, Event, Move, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.stores.storage import PendingMove
+from batch_pipeline.pool.task import Action, Move, Task, TaskEvent, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidTasks, PoolFailed
 from tests.pool.interrupted import Interrupted, Killed, die, interrupted
@@ -35,8 +35,8 @@ WAITING, READY, HELD, DONE, FAILED, CANCELLED = TaskState
 LEASE_MS = 60_000
 #: Far behind any tolerated difference of clocks.
 LATER = 10 * LEASE_MS
-FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
-WRONG = Outcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3", log_tail="no such sample")
+FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
+WRONG = TaskOutcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3", log_tail="no such sample")
 
 
 def memory_world(folder: Path, stack: ExitStack) -> Opener:
@@ -92,7 +92,7 @@ def claim(pool: PoolStore, count: int = 1, *, owner: str = "one", now_ms: int = 
     return pool.claim(owner, count, lease_ms=LEASE_MS, now_ms=now_ms, **more)
 
 
-def settle(pool: PoolStore, held: Claim, outcome: Outcome = FINE, *, now_ms: int = 1) -> Answer:
+def settle(pool: PoolStore, held: Claim, outcome: TaskOutcome = FINE, *, now_ms: int = 1) -> WriteResult:
     [answer] = pool.settle([Settlement(claim=held, outcome=outcome)], now_ms=now_ms)
     return answer
 
@@ -167,7 +167,7 @@ def test_adding_again_changes_nothing_that_is_held_or_done(pool: PoolStore) -> N
     report = pool.add(specs, now_ms=9)
     assert (report.added, report.unchanged, report.differing) == (0, 3, 0)
     assert [pool.get(name) for name in "abc"] == before
-    assert settle(pool, second) is Answer.ACCEPTED
+    assert settle(pool, second) is WriteResult.ACCEPTED
 
 
 def test_a_task_that_differs_is_told_and_left_alone(pool: PoolStore) -> None:
@@ -212,7 +212,7 @@ def test_a_claim_holds_with_owner_lease_and_fencing_number(pool: PoolStore) -> N
     task = there(pool, "t")
     assert held.task == task
     assert (task.state, task.owner, task.native_id, task.fence) == (HELD, "host:7", "job-1:4", 1)
-    assert (task.claimed_at_ms, task.lease_until_ms, task.beat_at_ms) == (1000, 1000 + LEASE_MS, 1000)
+    assert (task.claimed_at_ms, task.lease_until_ms, task.heartbeat_at_ms) == (1000, 1000 + LEASE_MS, 1000)
     assert claim(pool, owner="other") == []
 
 
@@ -253,7 +253,7 @@ def test_what_is_added_while_others_work_is_claimed_too(pool: PoolStore) -> None
 def test_a_settled_task_is_done(pool: PoolStore) -> None:
     held = one(pool)
     outcome = replace(FINE, log_key="logs/t", log_tail="bye", fields={"reads": "12"})
-    assert settle(pool, held, outcome, now_ms=5) is Answer.ACCEPTED
+    assert settle(pool, held, outcome, now_ms=5) is WriteResult.ACCEPTED
     task = there(pool, "t")
     assert (task.state, task.outcome, task.ended_at_ms, task.lease_until_ms) == (DONE, outcome, 5, 0)
     assert (task.owner, task.attempts, task.progress) == ("one", 0, 1.0)
@@ -281,26 +281,26 @@ def test_a_failed_task_goes_again_until_its_attempts_are_used_up(pool: PoolStore
 
 def test_an_interruption_is_no_failure(pool: PoolStore) -> None:
     held = one(pool)
-    settle(pool, held, Outcome(end_reason=EndReason.INTERRUPTED, exit_code=143))
+    settle(pool, held, TaskOutcome(end_reason=EndReason.INTERRUPTED, exit_code=143))
     task = there(pool, "t")
     assert (task.state, task.attempts, task.returns) == (READY, 0, 1)
 
 
 def test_settling_twice_changes_nothing(pool: PoolStore) -> None:
     held = one(pool)
-    assert settle(pool, held) is Answer.ACCEPTED
+    assert settle(pool, held) is WriteResult.ACCEPTED
     before, told = there(pool, "t"), list(pool.events(task_id="t"))
-    assert settle(pool, held, now_ms=7) is Answer.REPEATED
-    assert settle(pool, held, WRONG, now_ms=8) is Answer.REFUSED
+    assert settle(pool, held, now_ms=7) is WriteResult.REPEATED
+    assert settle(pool, held, WRONG, now_ms=8) is WriteResult.REFUSED
     assert (there(pool, "t"), list(pool.events(task_id="t"))) == (before, told)
 
 
 def test_repeating_a_settlement_that_sent_the_task_again_is_known_too(pool: PoolStore) -> None:
     held = one(pool, most_attempts=2)
-    assert [settle(pool, held, WRONG), settle(pool, held, WRONG)] == [Answer.ACCEPTED, Answer.REPEATED]
+    assert [settle(pool, held, WRONG), settle(pool, held, WRONG)] == [WriteResult.ACCEPTED, WriteResult.REPEATED]
     assert there(pool, "t").attempts == 1
     claim(pool, owner="two")
-    assert settle(pool, held, WRONG) is Answer.REFUSED
+    assert settle(pool, held, WRONG) is WriteResult.REFUSED
 
 
 def test_many_settle_at_once_and_one_that_is_refused_stops_no_other(pool: PoolStore) -> None:
@@ -308,7 +308,7 @@ def test_many_settle_at_once_and_one_that_is_refused_stops_no_other(pool: PoolSt
     held = claim(pool, 3)
     pool.move(Filter(ids=frozenset({"b"})), Action.RESET, now_ms=1, act="x", force=True)
     answers = pool.settle([Settlement(claim=each, outcome=FINE) for each in held], now_ms=2)
-    assert answers == [Answer.ACCEPTED, Answer.REFUSED, Answer.ACCEPTED]
+    assert answers == [WriteResult.ACCEPTED, WriteResult.REFUSED, WriteResult.ACCEPTED]
     assert [state(pool, name) for name in "abc"] == [DONE, READY, DONE]
 
 
@@ -319,8 +319,8 @@ def test_of_two_claims_of_a_task_that_are_settled_together_the_newer_one_counts(
     for order in ([former, present], [present, former]):
         answers = pool.settle([Settlement(claim=each, outcome=FINE) for each in order], now_ms=LATER)
         told = dict(zip((each.task.fence for each in order), answers, strict=True))
-        assert told[1] is Answer.REFUSED
-        assert told[2] in (Answer.ACCEPTED, Answer.REPEATED)
+        assert told[1] is WriteResult.REFUSED
+        assert told[2] in (WriteResult.ACCEPTED, WriteResult.REPEATED)
     assert story(pool, "t").count(Move.DONE) == 1
 
 
@@ -330,12 +330,12 @@ def test_nothing_to_settle_renew_or_release(pool: PoolStore) -> None:
 
 def test_a_released_task_is_to_be_done_and_its_former_holder_refused(pool: PoolStore) -> None:
     held = one(pool)
-    assert pool.release([held], now_ms=2, why="SIGTERM") == [Answer.ACCEPTED]
+    assert pool.release([held], now_ms=2, why="SIGTERM") == [WriteResult.ACCEPTED]
     task = there(pool, "t")
     assert (task.state, task.returns, task.attempts) == (READY, 0, 0)
-    assert settle(pool, held) is Answer.REFUSED
+    assert settle(pool, held) is WriteResult.REFUSED
     [again] = claim(pool, owner="two")
-    assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
+    assert (settle(pool, held), settle(pool, again)) == (WriteResult.REFUSED, WriteResult.ACCEPTED)
     assert [event.why for event in pool.events(task_id="t") if event.move is Move.RELEASED] == ["SIGTERM"]
 
 
@@ -344,11 +344,11 @@ def test_a_released_task_is_to_be_done_and_its_former_holder_refused(pool: PoolS
 
 def test_a_renewed_lease_lasts_from_then_on_and_tells_the_progress(pool: PoolStore) -> None:
     held = one(pool)
-    assert pool.renew([held], now_ms=1000, progress={"t": 0.5}) == [Answer.ACCEPTED]
-    assert pool.renew([held], now_ms=2000) == [Answer.ACCEPTED]
+    assert pool.renew([held], now_ms=1000, progress={"t": 0.5}) == [WriteResult.ACCEPTED]
+    assert pool.renew([held], now_ms=2000) == [WriteResult.ACCEPTED]
     task = there(pool, "t")
-    assert (task.lease_until_ms, task.beat_at_ms, task.progress) == (2000 + LEASE_MS, 2000, 0.5)
-    assert settle(pool, held) is Answer.ACCEPTED
+    assert (task.lease_until_ms, task.heartbeat_at_ms, task.progress) == (2000 + LEASE_MS, 2000, 0.5)
+    assert settle(pool, held) is WriteResult.ACCEPTED
 
 
 def test_a_reaper_leaves_live_tasks_alone(pool: PoolStore) -> None:
@@ -356,7 +356,7 @@ def test_a_reaper_leaves_live_tasks_alone(pool: PoolStore) -> None:
     assert pool.reap(now_ms=LEASE_MS // 2) == []
     pool.renew([held], now_ms=LEASE_MS - 1)
     assert pool.reap(now_ms=LEASE_MS + 10) == []
-    assert settle(pool, held) is Answer.ACCEPTED
+    assert settle(pool, held) is WriteResult.ACCEPTED
     assert pool.reap(now_ms=LATER) == []
 
 
@@ -366,14 +366,14 @@ def test_a_reaper_takes_back_once_what_a_dead_pilot_held(pool: PoolStore) -> Non
     assert pool.reap(now_ms=LATER) == []
     task = there(pool, "t")
     assert (task.state, task.returns, task.attempts, task.lease_until_ms) == (READY, 1, 0, 0)
-    assert pool.renew([held], now_ms=LATER) == [Answer.REFUSED]
-    assert settle(pool, held) is Answer.REFUSED
+    assert pool.renew([held], now_ms=LATER) == [WriteResult.REFUSED]
+    assert settle(pool, held) is WriteResult.REFUSED
     [again] = claim(pool, owner="two", now_ms=LATER)
     assert again.task.fence == 2
-    assert pool.renew([held], now_ms=LATER) == [Answer.REFUSED]
-    assert pool.release([held], now_ms=LATER, why="late") == [Answer.REFUSED]
-    assert settle(pool, again) is Answer.ACCEPTED
-    assert settle(pool, held) is Answer.REFUSED
+    assert pool.renew([held], now_ms=LATER) == [WriteResult.REFUSED]
+    assert pool.release([held], now_ms=LATER, why="late") == [WriteResult.REFUSED]
+    assert settle(pool, again) is WriteResult.ACCEPTED
+    assert settle(pool, held) is WriteResult.REFUSED
 
 
 def test_a_task_that_kills_its_pilots_is_lost_in_the_end(pool: PoolStore) -> None:
@@ -480,8 +480,8 @@ def test_a_live_lease_is_refused_unless_forced(pool: PoolStore, action: Action) 
     assert "held by one" in report.refusals["t"]
     assert state(pool, "t") is HELD
     assert pool.move(Filter(), action, now_ms=5, act="y", force=True).moved == 1
-    assert pool.renew([held], now_ms=6) == [Answer.REFUSED]
-    assert settle(pool, held) is Answer.REFUSED
+    assert pool.renew([held], now_ms=6) == [WriteResult.REFUSED]
+    assert settle(pool, held) is WriteResult.REFUSED
     task = pool.get("t")
     assert (task and task.state) == {Action.RESET: READY, Action.CANCEL: CANCELLED, Action.DELETE: None}[action]
 
@@ -489,7 +489,7 @@ def test_a_live_lease_is_refused_unless_forced(pool: PoolStore, action: Action) 
 def test_a_lease_that_is_over_needs_no_force(pool: PoolStore) -> None:
     held = one(pool)
     assert pool.move(Filter(), Action.RESET, now_ms=LATER, act="x").moved == 1
-    assert settle(pool, held) is Answer.REFUSED
+    assert settle(pool, held) is WriteResult.REFUSED
 
 
 def test_a_dry_run_says_what_would_be_and_changes_nothing(pool: PoolStore) -> None:
@@ -541,7 +541,7 @@ def test_undo_leaves_alone_what_has_moved_since(pool: PoolStore) -> None:
     [held] = claim(pool)
     report = pool.undo("oops", now_ms=6)
     assert (report.moved, report.refused) == (0, 1)
-    assert settle(pool, held) is Answer.ACCEPTED
+    assert settle(pool, held) is WriteResult.ACCEPTED
     assert pool.undo("never", now_ms=7).moved == 0
 
 
@@ -561,9 +561,9 @@ def test_who_held_a_task_before_a_forced_move_stays_refused_after_its_undo(pool:
     pool.move(Filter(), Action.CANCEL, now_ms=5, act="oops", force=True)
     pool.undo("oops", now_ms=6)
     assert state(pool, "t") is READY
-    assert settle(pool, held) is Answer.REFUSED
+    assert settle(pool, held) is WriteResult.REFUSED
     [again] = claim(pool)
-    assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
+    assert (settle(pool, held), settle(pool, again)) == (WriteResult.REFUSED, WriteResult.ACCEPTED)
 
 
 def test_who_held_a_task_before_a_forced_cancel_stays_refused_after_its_retry(pool: PoolStore) -> None:
@@ -573,7 +573,7 @@ def test_who_held_a_task_before_a_forced_cancel_stays_refused_after_its_retry(po
     assert there(pool, "t").owner == "one"
     [again] = claim(pool, owner="two")
     assert again.task.fence > held.task.fence
-    assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
+    assert (settle(pool, held), settle(pool, again)) == (WriteResult.REFUSED, WriteResult.ACCEPTED)
 
 
 def test_a_deleted_task_is_gone_but_for_its_history(pool: PoolStore) -> None:
@@ -596,7 +596,7 @@ def test_a_task_added_after_its_deletion_is_a_new_one_with_the_old_ones_numbers(
     assert pool.undo("rm", now_ms=7).moved == 0
     [again] = claim(pool)
     assert again.task.fence > held.task.fence
-    assert (settle(pool, held), settle(pool, again)) == (Answer.REFUSED, Answer.ACCEPTED)
+    assert (settle(pool, held), settle(pool, again)) == (WriteResult.REFUSED, WriteResult.ACCEPTED)
     numbers = [event.number for event in pool.events(task_id="t")]
     assert numbers == list(range(1, len(numbers) + 1))
     assert pool.counts().by_class == {"new": {DONE: 1}}
@@ -606,7 +606,7 @@ def test_events_of_an_action(pool: PoolStore) -> None:
     pool.add([spec("a"), spec("b")], now_ms=0)
     pool.move(Filter(), Action.CANCEL, now_ms=1, act="first")
     pool.move(Filter(ids=frozenset({"a"})), Action.RETRY, now_ms=2, act="second")
-    told: list[Event] = list(pool.events(act="first"))
+    told: list[TaskEvent] = list(pool.events(act="first"))
     assert {(event.task_id, event.source, event.target) for event in told} == {
         ("a", READY, CANCELLED),
         ("b", READY, CANCELLED),
@@ -697,7 +697,7 @@ def test_claimers_at_the_same_time_never_hold_the_same_task(opener: Opener) -> N
         while claims := claim(pool, 3, owner=f"pilot-{number}"):
             held[number] += [each.id for each in claims]
             answers = pool.settle([Settlement(claim=each, outcome=FINE) for each in claims], now_ms=1)
-            assert answers == [Answer.ACCEPTED] * len(claims)
+            assert answers == [WriteResult.ACCEPTED] * len(claims)
 
     threads = [Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -712,7 +712,7 @@ def test_another_connection_sees_what_was_written(opener: Opener) -> None:
     held = one(opener())
     other = opener()
     assert there(other, "t") == held.task
-    assert settle(other, held) is Answer.ACCEPTED
+    assert settle(other, held) is WriteResult.ACCEPTED
     assert state(opener(), "t") is DONE
 
 
@@ -782,15 +782,15 @@ class Scene:
 
 
 def unpropagated(pool: PoolStore) -> list[PendingMove]:
-    assert isinstance(pool, SteppedStore)
-    return list(pool._rows.pending())
+    assert isinstance(pool, OptimisticStore)
+    return list(pool._storage.pending())
 
 
 def adding(*specs: TaskSpec) -> Act:
     return lambda pool, stage: stage.add(*specs, by=pool)
 
 
-def ending(outcome: Outcome) -> Act:
+def ending(outcome: TaskOutcome) -> Act:
     return lambda pool, stage: pool.settle([Settlement(claim=each, outcome=outcome) for each in stage.held], now_ms=5)
 
 
@@ -879,7 +879,7 @@ def test_an_end_whose_first_writing_failed_half_way_is_propagated_when_it_is_wri
         pool.move(Filter(), Action.DELETE, now_ms=LATER, act=f"clear-{calls}", force=True)
 
 
-def working(name: str, outcome: Outcome = FINE) -> Act:
+def working(name: str, outcome: TaskOutcome = FINE) -> Act:
     """A pilot that does a task, if it can be had."""
 
     def work(pool: PoolStore, stage: Stage) -> None:

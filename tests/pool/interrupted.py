@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from batch_pipeline.pool.base import PoolStore
-from batch_pipeline.pool.stores.couchdb.store import CouchDbRows, CouchDbStore
-from batch_pipeline.pool.stores.dynamodb.store import DynamoDbRows, DynamoDbStore
+from batch_pipeline.pool.stores.couchdb.store import CouchDbStore, CouchDbTasks
+from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore, DynamoDbTasks
 from batch_pipeline.pool.stores.dynamodb.table import THREADS
-from batch_pipeline.pool.stores.stepped import SteppedStore
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
 
 
 class Killed(BaseException):
@@ -54,7 +54,7 @@ def die() -> None:
     raise Killed
 
 
-class _InterruptedRows:
+class _InterruptedTasks:
     """The rows of a store whose database is in this process."""
 
     def __init__(self, rows: Any, process: Interrupted) -> None:
@@ -79,7 +79,7 @@ def interrupted(pool: PoolStore) -> Iterator[Interrupted]:
     """Another process at the same pool. It shares the connection, and nothing that the pool's client remembers."""
     process = Interrupted()
     if isinstance(pool, DynamoDbStore):
-        process.pool = SteppedStore(DynamoDbRows(pool.table, shards=1, create=False))
+        process.pool = OptimisticStore(DynamoDbTasks(pool.table, shards=1, create=False))
         events: Any = pool.table._client.meta.events
         events.register("before-send.dynamodb", process.before_call)
         yield process
@@ -88,7 +88,7 @@ def interrupted(pool: PoolStore) -> Iterator[Interrupted]:
         pool.table._threads = ThreadPoolExecutor(THREADS)
         events.unregister("before-send.dynamodb", process.before_call)
     elif isinstance(pool, CouchDbStore):
-        process.pool = SteppedStore(CouchDbRows(pool.database, create=False))
+        process.pool = OptimisticStore(CouchDbTasks(pool.database, create=False))
         connections: Any = pool.database._pool
         request = connections.request
 
@@ -100,6 +100,6 @@ def interrupted(pool: PoolStore) -> Iterator[Interrupted]:
         yield process
         connections.request = request
     else:
-        assert isinstance(pool, SteppedStore)
-        process.pool = SteppedStore(_InterruptedRows(pool._rows, process))
+        assert isinstance(pool, OptimisticStore)
+        process.pool = OptimisticStore(_InterruptedTasks(pool._storage, process))
         yield process

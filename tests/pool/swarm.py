@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
-from batch_pipeline.pool.task import Move, Outcome, TaskSpec, TaskState
+from batch_pipeline.pool.base import Claim, Filter, PoolStore, Settlement, WriteResult
+from batch_pipeline.pool.task import Move, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import PoolFailed
 
-_FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+_FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
 #: Tasks a claim.
 COUNT = 10
 #: Claims that a pilot lives to see which is doomed.
@@ -93,7 +93,7 @@ class Swarm:
                 if claims_left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 ends = [Settlement(claim=claim, outcome=_FINE) for claim in claims]
-                answers: list[Answer] = []
+                answers: list[WriteResult] = []
                 while len(answers) < len(ends):
                     with suppress(PoolFailed):
                         answers = store.settle(ends, now_ms=now_ms() + skew)
@@ -143,10 +143,10 @@ class Swarm:
                 pilot.kill()
                 pilot.join()
 
-    def answers(self) -> Counter[tuple[str, Answer]]:
+    def answers(self) -> Counter[tuple[str, WriteResult]]:
         """How often each task was answered how. A pilot that was killed may not have written its last line."""
         lines = [line.split() for file in self.folder.glob("pilot-*") for line in file.read_text().splitlines()]
-        return Counter((words[0], Answer(words[1])) for words in lines if len(words) == 2)
+        return Counter((words[0], WriteResult(words[1])) for words in lines if len(words) == 2)
 
     def check(self, count: int) -> None:
         """Each task settled exactly once and none was lost, by the store's own word and by the pilots'."""
@@ -158,7 +158,7 @@ class Swarm:
         assert set(ends.values()) == {1}
         assert store.find(Filter(states=frozenset({TaskState.HELD}))).tasks == ()
         accepted = Counter(
-            name for (name, answer), n in self.answers().items() if answer is Answer.ACCEPTED for _ in range(n)
+            name for (name, answer), n in self.answers().items() if answer is WriteResult.ACCEPTED for _ in range(n)
         )
         twice = {name: list(store.events(task_id=name)) for name, number in accepted.items() if number > 1}
         assert not twice, twice

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from batch_pipeline.pool.base import Answer, Claim, Filter, Settlement
+from batch_pipeline.pool.base import Claim, Filter, Settlement, WriteResult
 from batch_pipeline.pool.pilots.hooks import Hooks, hooks_of
 from batch_pipeline.pool.pilots.pilot import Pilot
-from batch_pipeline.pool.pilots.terms import PilotConfig, Report, Standing, StopCriteria, Until
+from batch_pipeline.pool.pilots.pilot_config import PilotConfig, PilotStats, Report, StopCriteria, Until
 from batch_pipeline.pool.stores.memory import MemoryStore
-from batch_pipeline.pool.task import Action, Move, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.task import Action, Move, Task, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed, StepFailed
 from batch_pipeline.wire.store import open_store
@@ -58,7 +58,7 @@ def there(pool: MemoryStore, name: str) -> Task:
     return task
 
 
-def outcome(pool: MemoryStore, name: str) -> Outcome:
+def outcome(pool: MemoryStore, name: str) -> TaskOutcome:
     found = there(pool, name).outcome
     assert found is not None
     return found
@@ -80,7 +80,7 @@ def test_a_command_is_words_and_never_split(pool: MemoryStore) -> None:
     assert (found.exit_code, found.end_reason) == (3, EndReason.STEP_FAILED)
     assert found.log_tail == "a b|c'd\n"
     assert found.error == "Exit code 3. Its last line: a b|c'd"
-    assert (report.standing.failed, report.why) == (1, "nothing is left to do")
+    assert (report.stats.failed, report.why) == (1, "nothing is left to do")
 
 
 def test_an_exit_code_that_is_not_0_is_a_failure(pool: MemoryStore) -> None:
@@ -110,7 +110,7 @@ def test_a_failure_is_tried_again_as_often_as_it_may(pool: MemoryStore, tmp_path
     report = drain(pool)
     assert story(pool, "third") == [Move.ADDED, *[Move.CLAIMED, Move.AGAIN] * 2, Move.CLAIMED, Move.DONE]
     assert story(pool, "never") == [Move.ADDED, Move.CLAIMED, Move.AGAIN, Move.CLAIMED, Move.FAILED]
-    assert (report.standing.done, report.standing.failed, report.standing.again) == (1, 1, 3)
+    assert (report.stats.done, report.stats.failed, report.stats.again) == (1, 1, 3)
 
 
 def test_a_time_limit_ends_the_whole_group_of_processes(pool: MemoryStore, tmp_path: Path) -> None:
@@ -232,21 +232,21 @@ def test_items_and_nests_run_at_once(pool: MemoryStore, tmp_path: Path) -> None:
     meet = f"touch {tmp_path}/$TASK_PARENT-$$; for i in $(seq 500); do {all_here} && exit 0; sleep 0.02; done; exit 1"
     pool.add([TaskSpec(id=f"{item}/{n}", shell=meet, parent=item) for item in "ab" for n in (0, 1)], now_ms=0)
     report = drain(pool, items=2, nests=2)
-    assert report.standing.done == 4
+    assert report.stats.done == 4
 
 
 def test_a_class_has_no_more_than_its_slots(pool: MemoryStore, tmp_path: Path) -> None:
     alone = f"mkdir {tmp_path}/alone && sleep 0.05 && rmdir {tmp_path}/alone"
     pool.add([TaskSpec(id=f"g{n}", shell=alone, resource_class="gpu") for n in range(4)], now_ms=0)
     pool.add([TaskSpec(id=f"s{n}", shell="true", resource_class="small") for n in range(4)], now_ms=0)
-    assert drain(pool, items=4, class_slots={"gpu": 1}).standing.done == 8
+    assert drain(pool, items=4, class_slots={"gpu": 1}).stats.done == 8
 
 
 def test_a_pilot_of_some_classes_leaves_the_others(pool: MemoryStore) -> None:
     add(pool, "gpu", "true", resource_class="gpu")
     add(pool, "small", "true", resource_class="small")
     report = drain(pool, classes=frozenset({"gpu"}))
-    assert (report.standing.done, there(pool, "small").state) == (1, READY)
+    assert (report.stats.done, there(pool, "small").state) == (1, READY)
 
 
 def test_what_waits_is_done_after_what_it_waits_for(pool: MemoryStore) -> None:
@@ -256,7 +256,7 @@ def test_what_waits_is_done_after_what_it_waits_for(pool: MemoryStore) -> None:
     add(pool, "x", "true", after=("y",))
     add(pool, "y", "false")
     report = drain(pool)
-    assert (report.standing.done, report.why) == (3, "nothing is left to do")
+    assert (report.stats.done, report.why) == (3, "nothing is left to do")
     assert (there(pool, "x").state, there(pool, "x").reason) == (WAITING, "y failed")
 
 
@@ -276,7 +276,7 @@ def test_a_criterion_stops_it(pool: MemoryStore, criteria: StopCriteria, done: i
     for number in range(5):
         add(pool, f"t{number}", "true")
     report = drain(pool, criteria=criteria)
-    assert (report.standing.done, report.why) == (done, why)
+    assert (report.stats.done, report.why) == (done, why)
     assert pool.counts().of(READY) == 5 - done
 
 
@@ -284,7 +284,7 @@ def test_a_host_on_which_nothing_works_stops(pool: MemoryStore) -> None:
     for number in range(9):
         add(pool, f"t{number}", "false", most_attempts=5)
     report = drain(pool, criteria=StopCriteria(scrubs=3))
-    assert (report.standing.again, report.why) == (3, "3 attempts failed")
+    assert (report.stats.again, report.why) == (3, "3 attempts failed")
 
 
 def test_no_task_is_begun_that_would_end_after_the_wall_time(pool: MemoryStore) -> None:
@@ -304,18 +304,18 @@ def test_what_runs_at_the_wall_time_is_given_back(pool: MemoryStore) -> None:
     report = drain(pool, criteria=StopCriteria(wall_seconds=0.3))
     task = there(pool, "t")
     assert (task.state, task.attempts, task.returns) == (READY, 0, 1)
-    assert report.standing.released == 1
+    assert report.stats.released == 1
 
 
 def test_what_is_added_meanwhile_is_done_too(pool: MemoryStore) -> None:
     """PyAnamo's pilot worked through the list that it had read at its start."""
 
-    def added(task: Task, outcome: Outcome) -> None:
+    def added(task: Task, outcome: TaskOutcome) -> None:
         if task.id == "first":
             add(pool, "second", "true")
 
     add(pool, "first", "true")
-    assert drain(pool, hooks=Hooks(cleanup_run=added)).standing.done == 2
+    assert drain(pool, hooks=Hooks(cleanup_run=added)).stats.done == 2
 
 
 # Hooks.
@@ -339,11 +339,11 @@ class Recorder:
             raise ValueError("no licence")
         return {"LICENCE": "x-1"}
 
-    def cleanup_run(self, task: Task, outcome: Outcome) -> None:
+    def cleanup_run(self, task: Task, outcome: TaskOutcome) -> None:
         self.calls.append(f"cleanup {task.id} {outcome.exit_code}")
         raise RuntimeError("is told and changes nothing")
 
-    def stop(self, standing: Standing) -> bool:
+    def stop(self, standing: PilotStats) -> bool:
         return standing.failed >= 1
 
 
@@ -398,9 +398,9 @@ import sys, time
 from pathlib import Path
 from batch_pipeline.pool.pilots.pilot import Pilot
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
-from batch_pipeline.pool.pilots.terms import PilotConfig
+from batch_pipeline.pool.pilots.pilot_config import PilotConfig
 report = Pilot(SqliteStore(Path(sys.argv[1])), PilotConfig(owner="p", grace_seconds=float(sys.argv[2]))).run()
-print(report.why, report.signal, report.standing.released)
+print(report.why, report.signal, report.stats.released)
 """
 
 
@@ -463,7 +463,7 @@ def test_a_task_that_is_deleted_ends_its_command_and_not_the_pilot(pool: MemoryS
     thread.start()
     report = drain(pool, lease_seconds=0.3)
     thread.join()
-    assert (report.standing.done, report.standing.refused) == (1, 1)
+    assert (report.stats.done, report.stats.refused) == (1, 1)
     assert pool.get("t") is None
 
 
@@ -495,7 +495,7 @@ def test_a_task_that_another_has_is_stopped_and_not_settled(pool: MemoryStore) -
     thread.start()
     report = one.run()
     thread.join()
-    assert (report.standing.refused, report.standing.done) == (1, 0)
+    assert (report.stats.refused, report.stats.done) == (1, 0)
     task = there(pool, "t")
     assert (task.state, task.owner) == (DONE, "other")
     assert story(pool, "t") == [Move.ADDED, Move.CLAIMED, Move.RESET, Move.CLAIMED, Move.DONE]
@@ -506,7 +506,7 @@ def _snatched(pool: MemoryStore) -> None:
     pool.move(Filter(), Action.RESET, now_ms=now_ms(), act="a", force=True)
     [claim] = pool.claim("other", 1, lease_ms=60_000, now_ms=now_ms())
     _until(lambda: False, seconds=0.4)
-    pool.settle([Settlement(claim=claim, outcome=Outcome(end_reason=EndReason.FINISHED))], now_ms=now_ms())
+    pool.settle([Settlement(claim=claim, outcome=TaskOutcome(end_reason=EndReason.FINISHED))], now_ms=now_ms())
 
 
 class Broken(MemoryStore):
@@ -519,7 +519,7 @@ class Broken(MemoryStore):
     def claim(self, *given: Any, **more: Any) -> list[Claim]:
         return self._cut("claim", lambda: MemoryStore.claim(self, *given, **more))
 
-    def settle(self, *given: Any, **more: Any) -> list[Answer]:
+    def settle(self, *given: Any, **more: Any) -> list[WriteResult]:
         return self._cut("settle", lambda: MemoryStore.settle(self, *given, **more))
 
     def _cut(self, name: str, act: Callable[[], list[T]]) -> list[T]:
@@ -539,14 +539,14 @@ def test_no_end_is_lost_when_the_pool_is_away(when: str) -> None:
     pool = Broken(**{when: ["settle", "settle"]})
     add(pool, "t", "true")
     report = drain(pool)
-    assert (there(pool, "t").state, report.standing.done) == (DONE, 1)
+    assert (there(pool, "t").state, report.stats.done) == (DONE, 1)
     assert story(pool, "t") == [Move.ADDED, Move.CLAIMED, Move.DONE]
 
 
 def test_a_claim_that_failed_is_asked_again() -> None:
     pool = Broken(before=["claim"] * 3)
     add(pool, "t", "true")
-    assert drain(pool).standing.done == 1
+    assert drain(pool).stats.done == 1
 
 
 def test_what_a_dead_pilot_held_is_done_by_the_next(pool: MemoryStore) -> None:
@@ -554,7 +554,7 @@ def test_what_a_dead_pilot_held_is_done_by_the_next(pool: MemoryStore) -> None:
     add(pool, "t", "true")
     pool.claim("dead", 1, lease_ms=100, now_ms=now_ms())
     report = drain(pool, lease_seconds=0.4)
-    assert (report.standing.done, there(pool, "t").owner) == (1, "p")
+    assert (report.stats.done, there(pool, "t").owner) == (1, "p")
     assert Move.EXPIRED in story(pool, "t")
 
 

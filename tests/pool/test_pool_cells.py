@@ -22,7 +22,7 @@ from batch_pipeline.pool.pooled import PoolBackend
 from batch_pipeline.pool.pooled_pilots import MOST_LAUNCHES
 from batch_pipeline.pool.settings import local_launcher
 from batch_pipeline.pool.stores.memory import MemoryStore
-from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
+from batch_pipeline.pool.task import TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BackendFailed, PoolFailed, SubmissionUnknown
 from batch_pipeline.wire.store import open_store
@@ -71,7 +71,9 @@ class World:
     def end(self, claims: Sequence[Claim], *, failed: Sequence[str] = ()) -> None:
         reasons = [EndReason.STEP_FAILED if claim.id in failed else EndReason.FINISHED for claim in claims]
         ends = [
-            Settlement(claim=claim, outcome=Outcome(end_reason=reason, exit_code=int(reason is not EndReason.FINISHED)))
+            Settlement(
+                claim=claim, outcome=TaskOutcome(end_reason=reason, exit_code=int(reason is not EndReason.FINISHED))
+            )
             for claim, reason in zip(claims, reasons, strict=True)
         ]
         self.pool.settle(ends, now_ms=1)
@@ -221,7 +223,9 @@ def test_attempts_are_told_as_aws_tells_them(world: World) -> None:
     claims = {claim.id: claim for claim in world.claim()}
     world.pool.release([claims[f"{array}/1"]], now_ms=1, why="interrupted", counted=True)
     again = world.pool.claim("p", 1, lease_ms=1000, now_ms=1)
-    killed = Outcome(end_reason=EndReason.OUT_OF_MEMORY, exit_code=137, error="killed", log_tail="the last\nwords\n")
+    killed = TaskOutcome(
+        end_reason=EndReason.OUT_OF_MEMORY, exit_code=137, error="killed", log_tail="the last\nwords\n"
+    )
     world.pool.settle([Settlement(claim=again[0], outcome=killed)], now_ms=1)
     told = world.backend.descriptions([f"{array}:0", f"{array}:1", array, plain, "nothing"])
     assert [attempts_of(told[name]) for name in (f"{array}:0", f"{array}:1", plain)] == [1, 2, 1]

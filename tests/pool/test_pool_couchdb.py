@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 
 import pytest
 
-from batch_pipeline.pool.base import Answer, Claim, Filter, Settlement
+from batch_pipeline.pool.base import Claim, Filter, Settlement, WriteResult
 from batch_pipeline.pool.stores.couchdb.server import Database, credentials_for
 from batch_pipeline.pool.stores.couchdb.store import CouchDbStore
 from batch_pipeline.pool.stores.opening import open_pool
-from batch_pipeline.pool.task import Action, Move, Outcome, TaskSpec, TaskState
+from batch_pipeline.pool.task import Action, Move, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed
 from tests.servers import databases
 from tests.servers.proxy import Proxy, proxy_to
 
-FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0, fields={"reads": "12"})
-WRONG = Outcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3", log_tail="no such sample")
+FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0, fields={"reads": "12"})
+WRONG = TaskOutcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3", log_tail="no such sample")
 LEASE_MS = 60_000
 SECRET = "geheim-4711"
 #: The five views of PiCaS.
@@ -39,7 +39,7 @@ def claim(pool: CouchDbStore, count: int = 1, **more: Any) -> list[Claim]:
     return pool.claim("host-1", count, lease_ms=LEASE_MS, now_ms=5_000_000, **more)
 
 
-def settle(pool: CouchDbStore, held: Claim, outcome: Outcome = FINE) -> Answer:
+def settle(pool: CouchDbStore, held: Claim, outcome: TaskOutcome = FINE) -> WriteResult:
     [answer] = pool.settle([Settlement(claim=held, outcome=outcome)], now_ms=6_000_000)
     return answer
 
@@ -283,7 +283,7 @@ def test_tasks_claimed_together_cost_less_than_two_calls(pool: CouchDbStore) -> 
     settled = 0
     while claims := claim(pool, 10):
         ends = [Settlement(claim=each, outcome=FINE) for each in claims]
-        settled += pool.settle(ends, now_ms=6_000_000).count(Answer.ACCEPTED)
+        settled += pool.settle(ends, now_ms=6_000_000).count(WriteResult.ACCEPTED)
     assert settled == 200
     assert pool.database.calls["POST _bulk_docs"] == 40
     assert pool.database.calls.total() < 0.3 * 200
@@ -297,10 +297,10 @@ def test_a_write_whose_answer_is_lost_is_known_as_ours(pool: CouchDbStore, behin
     proxy.tell("lose 1")
     [held] = claim(behind)
     assert proxy.tell("lose 1") == 1
-    assert settle(behind, held) is Answer.ACCEPTED
+    assert settle(behind, held) is WriteResult.ACCEPTED
     assert proxy.tell("lose 0") == 2
     assert [event.move for event in pool.events(task_id=held.id)] == [Move.ADDED, Move.CLAIMED, Move.DONE]
-    assert settle(behind, other) is Answer.ACCEPTED
+    assert settle(behind, other) is WriteResult.ACCEPTED
 
 
 @pytest.mark.servers
@@ -318,9 +318,9 @@ def test_a_reaper_whose_clock_is_ahead_takes_nothing_from_a_pilot_that_is_heard_
     ahead = 5_000_000 + 4 * LEASE_MS
     with closing(databases.couchdb_pool(database=name_of(pool))) as reaper:
         assert reaper.reap(now_ms=ahead) == []
-        assert pool.renew([claims["t"]], now_ms=5_030_000) == [Answer.ACCEPTED]
+        assert pool.renew([claims["t"]], now_ms=5_030_000) == [WriteResult.ACCEPTED]
         assert reaper.reap(now_ms=ahead + LEASE_MS) == ["dead"]
-    assert [settle(pool, claims[name]) for name in ("t", "dead")] == [Answer.ACCEPTED, Answer.REFUSED]
+    assert [settle(pool, claims[name]) for name in ("t", "dead")] == [WriteResult.ACCEPTED, WriteResult.REFUSED]
 
 
 @pytest.mark.servers

@@ -13,31 +13,31 @@ from batch_pipeline.pool.base import PoolStore, Settlement
 from batch_pipeline.pool.overview import Overview, overview
 from batch_pipeline.pool.pilots.autopilot import Autopilot, Sizing
 from batch_pipeline.pool.pilots.pilot import Pilot
-from batch_pipeline.pool.pilots.terms import PilotConfig
+from batch_pipeline.pool.pilots.pilot_config import PilotConfig
 from batch_pipeline.pool.pooled import PoolBackend
-from batch_pipeline.pool.stores.memory import MemoryRows
-from batch_pipeline.pool.stores.stepped import SteppedStore
-from batch_pipeline.pool.task import Outcome, TaskSpec, TaskState
+from batch_pipeline.pool.stores.memory import MemoryTasks
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
+from batch_pipeline.pool.task import TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from tests.pool.interrupted import Killed, die, interrupted
 
 
-class UnmarkedRows(MemoryRows):
+class UnmarkedTasks(MemoryTasks):
     """Rows without an outbox, as earlier versions wrote them."""
 
     def pending(self) -> tuple[()]:
         return ()
 
 
-@pytest.fixture(params=[MemoryRows, UnmarkedRows], ids=["marked", "unmarked"])
+@pytest.fixture(params=[MemoryTasks, UnmarkedTasks], ids=["marked", "unmarked"])
 def pool(request: pytest.FixtureRequest) -> PoolStore:
     """A pool in which `a` is done, and `b` waits for it all the same."""
-    pool = SteppedStore(request.param())
+    pool = OptimisticStore(request.param())
     pool.add([TaskSpec(id="a", command=("true",)), TaskSpec(id="b", command=("true",), after=("a",))], now_ms=0)
     with interrupted(pool) as pilot, suppress(Killed):
         held = pilot.pool.claim("dead", 1, lease_ms=1000, now_ms=0)
         pilot.after(1, die)
-        pilot.pool.settle([Settlement(claim=held[0], outcome=Outcome(end_reason=EndReason.FINISHED))], now_ms=1)
+        pilot.pool.settle([Settlement(claim=held[0], outcome=TaskOutcome(end_reason=EndReason.FINISHED))], now_ms=1)
     assert states(pool) == {"a": TaskState.DONE, "b": TaskState.WAITING}
     return pool
 
@@ -85,7 +85,7 @@ def look(pool: PoolStore) -> Overview:
     return overview(pool, now_ms=5, job_states=lambda ids: {})
 
 
-@pytest.mark.parametrize("pool", [MemoryRows], indirect=True)
+@pytest.mark.parametrize("pool", [MemoryTasks], indirect=True)
 @pytest.mark.parametrize("act", [lambda pool: pool.reap(now_ms=5), lambda pool: pool.sweep(now_ms=5)])
 def test_until_then_it_is_told(pool: PoolStore, act: Callable[[PoolStore], object]) -> None:
     pool.add([TaskSpec(id="c", command=("true",), after=("a", "b"))], now_ms=4)

@@ -10,27 +10,27 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
+from batch_pipeline.pool.base import Claim, Filter, PoolStore, Settlement, WriteResult
 from batch_pipeline.pool.files.exchange import ExportFormat, Format, Reading, export_file, import_file
 from batch_pipeline.pool.files.writing import tasks_of
 from batch_pipeline.pool.moves import LEGAL
 from batch_pipeline.pool.overview import overview
-from batch_pipeline.pool.stores.memory import MemoryRows
-from batch_pipeline.pool.stores.rows import Rows
-from batch_pipeline.pool.stores.sqlite.store import SqliteRows
-from batch_pipeline.pool.stores.stepped import SteppedStore
-from batch_pipeline.pool.task import Action, Move, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.stores.memory import MemoryTasks
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
+from batch_pipeline.pool.stores.sqlite.store import SqliteTasks
+from batch_pipeline.pool.stores.storage import TaskStorage
+from batch_pipeline.pool.task import Action, Move, Task, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 
-FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
-WRONG = Outcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3")
+FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
+WRONG = TaskOutcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3")
 LEASE_MS = 60_000
 
 
 class Late:
     """Rows as one sees them who looked at the queue a while ago: a listing, a view, an index that lags behind."""
 
-    def __init__(self, rows: Rows, seen: Sequence[Task]) -> None:
+    def __init__(self, rows: TaskStorage, seen: Sequence[Task]) -> None:
         self._rows = rows
         self._seen = list(seen)
 
@@ -44,23 +44,23 @@ class Late:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def rows(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rows]:
+def rows(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskStorage]:
     with ExitStack() as stack:
-        found: Rows = MemoryRows() if request.param == "memory" else SqliteRows(tmp_path / "pool.sqlite")
+        found: TaskStorage = MemoryTasks() if request.param == "memory" else SqliteTasks(tmp_path / "pool.sqlite")
         stack.callback(found.close)
         yield found
 
 
 @pytest.fixture
-def pool(rows: Rows) -> PoolStore:
-    return SteppedStore(rows)
+def pool(rows: TaskStorage) -> PoolStore:
+    return OptimisticStore(rows)
 
 
 def claim(pool: PoolStore, count: int = 1, *, owner: str = "one") -> list[Claim]:
     return pool.claim(owner, count, lease_ms=LEASE_MS, now_ms=10)
 
 
-def settle(pool: PoolStore, held: Claim, outcome: Outcome = FINE) -> Answer:
+def settle(pool: PoolStore, held: Claim, outcome: TaskOutcome = FINE) -> WriteResult:
     [answer] = pool.settle([Settlement(claim=held, outcome=outcome)], now_ms=20)
     return answer
 
@@ -106,10 +106,10 @@ def given_back(pool: PoolStore) -> None:
     "meanwhile", [held_by_another, done_by_another, held_again_by_another, cancelled, deleted, given_back]
 )
 def test_who_looked_before_another_acted_claims_nothing(
-    rows: Rows, pool: PoolStore, meanwhile: Callable[[PoolStore], None]
+    rows: TaskStorage, pool: PoolStore, meanwhile: Callable[[PoolStore], None]
 ) -> None:
     add(pool, "t")
-    late = SteppedStore(Late(rows, rows.candidates(10, None)))
+    late = OptimisticStore(Late(rows, rows.candidates(10, None)))
     meanwhile(pool)
     before = list(tasks_of(pool, Filter()))
     events = list(pool.events())
@@ -119,20 +119,20 @@ def test_who_looked_before_another_acted_claims_nothing(
     assert list(pool.events()) == events
 
 
-def test_of_two_who_look_at_the_same_moment_one_holds_the_task(rows: Rows, pool: PoolStore) -> None:
+def test_of_two_who_look_at_the_same_moment_one_holds_the_task(rows: TaskStorage, pool: PoolStore) -> None:
     add(pool, "t")
     seen = rows.candidates(10, None)
-    first, second = (SteppedStore(Late(rows, seen)) for _ in range(2))
+    first, second = (OptimisticStore(Late(rows, seen)) for _ in range(2))
     held = [claim(one, owner=owner) for one, owner in ((first, "one"), (second, "two"))]
     assert [len(some) for some in held] == [1, 0]
-    assert settle(pool, held[0][0]) is Answer.ACCEPTED
+    assert settle(pool, held[0][0]) is WriteResult.ACCEPTED
     assert [event.move for event in pool.events(task_id="t")] == [Move.ADDED, Move.CLAIMED, Move.DONE]
 
 
-def test_contention_is_no_error(rows: Rows, pool: PoolStore) -> None:
+def test_contention_is_no_error(rows: TaskStorage, pool: PoolStore) -> None:
     """Ten conflicts one after another ended PiCaS's pilot."""
     add(pool, *(f"t{number}" for number in range(50)))
-    late = SteppedStore(Late(rows, rows.candidates(40, None)))
+    late = OptimisticStore(Late(rows, rows.candidates(40, None)))
     claim(pool, 40)
     assert claim(late, 40, owner="two") == []
     assert len(claim(pool, 40, owner="two")) == 10
@@ -146,8 +146,8 @@ def test_a_result_is_not_lost_when_the_task_was_written_meanwhile(pool: PoolStor
     add(pool, "t")
     [held] = claim(pool)
     pool.renew([held], now_ms=15, progress={"t": 0.5})
-    assert settle(pool, held) is Answer.ACCEPTED
-    assert settle(pool, held) is Answer.REPEATED
+    assert settle(pool, held) is WriteResult.ACCEPTED
+    assert settle(pool, held) is WriteResult.REPEATED
     assert states(pool) == {"t": TaskState.DONE}
 
 
@@ -163,7 +163,7 @@ def test_interruptions_are_not_counted_as_failures(pool: PoolStore) -> None:
     """PiCaS scrubbed for both, from one count."""
     add(pool, "t", most_attempts=2)
     for _ in range(3):
-        settle(pool, claim(pool)[0], Outcome(end_reason=EndReason.INTERRUPTED))
+        settle(pool, claim(pool)[0], TaskOutcome(end_reason=EndReason.INTERRUPTED))
     task = pool.get("t")
     assert task is not None
     assert (task.state, task.attempts, task.returns) == (TaskState.TODO, 0, 3)
@@ -281,7 +281,7 @@ def test_importing_again_resets_nothing(pool: PoolStore, tmp_path: Path) -> None
     before = list(tasks_of(pool, Filter()))
     import_file(pool, path, reading, now_ms=30)
     assert list(tasks_of(pool, Filter())) == before
-    assert settle(pool, held) is Answer.ACCEPTED
+    assert settle(pool, held) is WriteResult.ACCEPTED
 
 
 def test_tokens_added_after_a_deletion_keep_their_own_names(pool: PoolStore, tmp_path: Path) -> None:

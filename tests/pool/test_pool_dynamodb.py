@@ -10,17 +10,18 @@ from contextlib import closing
 import pytest
 
 from batch_pipeline.pool import moves
-from batch_pipeline.pool.base import Answer, Settlement
+from batch_pipeline.pool.base import Settlement, WriteResult
+from batch_pipeline.pool.moves import Holder
 from batch_pipeline.pool.stores.dynamodb import items
 from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
 from batch_pipeline.pool.stores.opening import open_pool
-from batch_pipeline.pool.task import Move, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.task import Move, Task, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed
 from tests.servers import databases
 from tests.servers.proxy import Proxy, proxy_to
 
-FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
 LEASE_MS = 60_000
 
 
@@ -32,7 +33,7 @@ def settle_all(pool: DynamoDbStore, owner: str = "one", count: int = 10) -> int:
     settled = 0
     while claims := pool.claim(owner, count, lease_ms=LEASE_MS, now_ms=0):
         answers = pool.settle([Settlement(claim=claim, outcome=FINE) for claim in claims], now_ms=1)
-        assert set(answers) == {Answer.ACCEPTED}
+        assert set(answers) == {WriteResult.ACCEPTED}
         settled += len(claims)
     return settled
 
@@ -66,9 +67,9 @@ def test_the_queue_has_only_what_is_not_settled(state: TaskState) -> None:
 def test_an_item_gives_back_its_task() -> None:
     added = moves.added(spec("t", 7), now_ms=5).after
     assert added
-    held = moves.claimed(added, owner="me", native_id="job:1", lease_ms=9, now_ms=6).after
+    held = moves.claimed(added, Holder(owner="me", native_id="job:1", lease_ms=9, now_ms=6)).after
     assert held
-    item = items.attributes(held, 4) | items.asked(held, 0)
+    item = items.attributes(held, 4) | items.fixed_attributes(held, 0)
     assert items.task_of(item) == held
     assert items.task_of({**item, "state": items.text(items.GONE)}) is None
 
@@ -170,7 +171,7 @@ def test_a_write_whose_answer_is_lost_is_known_as_ours(
     proxy.tell("lose 1")
     [claim] = behind.claim("one", 1, lease_ms=LEASE_MS, now_ms=0)
     assert proxy.tell("lose 1") == 1
-    assert behind.settle([Settlement(claim=claim, outcome=FINE)], now_ms=1) == [Answer.ACCEPTED]
+    assert behind.settle([Settlement(claim=claim, outcome=FINE)], now_ms=1) == [WriteResult.ACCEPTED]
     assert proxy.tell("lose 0") == 2
     assert [event.move for event in pool.events(task_id="t")] == [Move.ADDED, Move.CLAIMED, Move.DONE]
     assert behind.table.conflicts == 0
@@ -191,10 +192,10 @@ def test_a_reaper_whose_clock_is_ahead_takes_nothing_from_a_pilot_that_is_heard_
     ahead = 4 * LEASE_MS
     with closing(databases.dynamodb_pool(table=pool.table.name)) as reaper:
         assert reaper.reap(now_ms=ahead) == []
-        assert pool.renew([claims["t"]], now_ms=30_000) == [Answer.ACCEPTED]
+        assert pool.renew([claims["t"]], now_ms=30_000) == [WriteResult.ACCEPTED]
         assert reaper.reap(now_ms=ahead + LEASE_MS) == ["dead"]
     ends = [Settlement(claim=claims[name], outcome=FINE) for name in ("t", "dead")]
-    assert pool.settle(ends, now_ms=31_000) == [Answer.ACCEPTED, Answer.REFUSED]
+    assert pool.settle(ends, now_ms=31_000) == [WriteResult.ACCEPTED, WriteResult.REFUSED]
 
 
 @pytest.mark.servers

@@ -31,7 +31,7 @@ from batch_pipeline.pool.files.exchange import (
 from batch_pipeline.pool.files.writing import COLUMNS, tasks_of
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
-from batch_pipeline.pool.task import Action, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.task import Action, Task, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 
@@ -54,8 +54,10 @@ Level_2_Time|Level_2|bash SuperMarioPlayTimeOptimizer.sh 2 Easy,Normal,Hard
 
 """
 QUICK_EXAMPLE = "echo 'this is token 1'\necho 'this is token 2'\necho 'this is token 3'\n"
-FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0, fields={"reads": "17"})
-WRONG = Outcome(end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3, said: „no“", log_key="pool/logs/b/1")
+FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0, fields={"reads": "17"})
+WRONG = TaskOutcome(
+    end_reason=EndReason.STEP_FAILED, exit_code=3, error="exit code 3, said: „no“", log_key="pool/logs/b/1"
+)
 
 
 @pytest.fixture
@@ -304,7 +306,7 @@ def test_a_dry_run_looks_and_adds_nothing(pool: PoolStore, tmp_path: Path) -> No
 
 def test_a_stream_is_read_twice_through_a_file(pool: PoolStore) -> None:
     with on_disk(io.BytesIO(SINGLE_ITEMS.encode())) as path:
-        report = import_file(pool, path, Reading(format=Format.PYANAMO), now_ms=1, said="standard input")
+        report = import_file(pool, path, Reading(format=Format.PYANAMO), now_ms=1, display_name="standard input")
     assert report.tasks == 5
     assert not path.exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pool.base import Answer
+from batch_pipeline.pool.base import WriteResult
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from tests.pool.swarm import COUNT, MOST_CLAIMS, Swarm
 
@@ -32,7 +32,7 @@ def test_sixteen_processes_run_each_task_exactly_once(tmp_path: Path) -> None:
     swarm.check(TASKS)
     answers = swarm.answers()
     assert answers.total() == TASKS
-    assert {answer for _, answer in answers} == {Answer.ACCEPTED}
+    assert {answer for _, answer in answers} == {WriteResult.ACCEPTED}
 
 
 def test_killed_stopped_and_skewed_each_task_settles_exactly_once(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.pool.base import Answer
+from batch_pipeline.pool.base import WriteResult
 from batch_pipeline.pool.moves import (
-    Step,
+    Holder,
+    Transition,
     acted,
     added,
     answered,
@@ -23,26 +24,26 @@ from batch_pipeline.pool.moves import (
     settled,
     undone,
 )
-from batch_pipeline.pool.task import Action, Event, Move, Outcome, Task, TaskSpec, TaskState
+from batch_pipeline.pool.task import Action, Move, Task, TaskEvent, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import IllegalMove
 
-WRONG = Outcome(end_reason=EndReason.STEP_FAILED, exit_code=1, error="no", log_tail="the last lines")
-FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+WRONG = TaskOutcome(end_reason=EndReason.STEP_FAILED, exit_code=1, error="no", log_tail="the last lines")
+FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
 HELD, WAITING, READY = TaskState.HELD, TaskState.WAITING, TaskState.TODO
 DONE, FAILED, CANCELLED = TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED
 
 
-def after_of(step: Step | None) -> Task:
-    assert step is not None
-    assert step.after is not None
-    return step.after
+def after_of(change: Transition | None) -> Task:
+    assert change is not None
+    assert change.after is not None
+    return change.after
 
 
-def event_of(step: Step | None) -> Event:
-    assert step is not None
-    assert step.event is not None
-    return step.event
+def event_of(change: Transition | None) -> TaskEvent:
+    assert change is not None
+    assert change.event is not None
+    return change.event
 
 
 def new(**more: Any) -> Task:
@@ -51,20 +52,20 @@ def new(**more: Any) -> Task:
 
 def held(**more: Any) -> Task:
     """Held by `one` from 10 to 100,010."""
-    return after_of(claimed(new(**more), owner="one", native_id="job-1", lease_ms=100_000, now_ms=10))
+    return after_of(claimed(new(**more), Holder(owner="one", native_id="job-1", lease_ms=100_000, now_ms=10)))
 
 
 def failed(**more: Any) -> Task:
     return after_of(settled(held(**more), WRONG, now_ms=20))
 
 
-def acted_on(task: Task, action: Action, *, now_ms: int = 50, force: bool = False) -> Step:
+def acted_on(task: Task, action: Action, *, now_ms: int = 50, force: bool = False) -> Transition:
     return acted(task, action, now_ms=now_ms, act="act", who="me", force=force)
 
 
 def test_a_claim_begins_with_nothing_of_the_last_one() -> None:
     again = replace(failed(most_attempts=2), progress=0.5, reason="old")
-    task = after_of(claimed(again, owner="two", native_id="job-2", lease_ms=50, now_ms=30))
+    task = after_of(claimed(again, Holder(owner="two", native_id="job-2", lease_ms=50, now_ms=30)))
     assert (task.state, task.owner, task.native_id, task.claimed_at_ms) == (HELD, "two", "job-2", 30)
     assert (task.lease_ms, task.lease_until_ms, task.progress, task.reason) == (50, 80, None, "")
     assert (task.fence, task.moves, task.attempts) == (again.fence + 1, again.moves + 1, 1)
@@ -72,25 +73,25 @@ def test_a_claim_begins_with_nothing_of_the_last_one() -> None:
 
 def test_a_renewed_lease_keeps_the_progress_unless_one_is_told() -> None:
     task = replace(held(), progress=0.25)
-    step = renewed(task, now_ms=60, progress=None)
-    assert step.event is None
-    assert after_of(step) == replace(task, lease_until_ms=100_060)
+    change = renewed(task, now_ms=60, progress=None)
+    assert change.event is None
+    assert after_of(change) == replace(task, lease_until_ms=100_060)
     assert after_of(renewed(task, now_ms=60, progress=0.0)).progress == 0.0
 
 
 @pytest.mark.parametrize(
     ("outcome", "state", "progress"), [(FINE, DONE, 1.0), (WRONG, FAILED, 0.5)], ids=["done", "failed"]
 )
-def test_an_end_lets_go_and_tells_how_it_was(outcome: Outcome, state: TaskState, progress: float) -> None:
-    step = settled(replace(held(), progress=0.5), outcome, now_ms=20)
-    task, event = after_of(step), event_of(step)
+def test_an_end_lets_go_and_tells_how_it_was(outcome: TaskOutcome, state: TaskState, progress: float) -> None:
+    change = settled(replace(held(), progress=0.5), outcome, now_ms=20)
+    task, event = after_of(change), event_of(change)
     assert (task.state, task.progress, task.outcome, task.ended_at_ms) == (state, progress, outcome, 20)
     assert (task.owner, task.lease_ms, task.lease_until_ms) == ("one", 0, 0)
     assert (event.owner, event.why, event.outcome) == ("one", outcome.error, replace(outcome, log_tail=""))
 
 
 def test_failures_and_returns_are_counted_apart_and_each_up_to_its_bound() -> None:
-    lost = Outcome(end_reason=EndReason.INTERRUPTED)
+    lost = TaskOutcome(end_reason=EndReason.INTERRUPTED)
     task = held(most_attempts=3, most_returns=1)
     again = after_of(settled(task, WRONG, now_ms=20))
     assert (again.state, again.attempts, again.returns) == (READY, 1, 0)
@@ -103,26 +104,26 @@ def test_failures_and_returns_are_counted_apart_and_each_up_to_its_bound() -> No
 
 
 def claimed_again(task: Task) -> Task:
-    return after_of(claimed(task, owner="two", native_id="", lease_ms=100, now_ms=10))
+    return after_of(claimed(task, Holder(owner="two", native_id="", lease_ms=100, now_ms=10)))
 
 
 @pytest.mark.parametrize("take_back", ["released", "expired"])
 def test_what_comes_back_too_often_is_lost(take_back: str) -> None:
-    def take(task: Task) -> Step:
+    def take(task: Task) -> Transition:
         if take_back == "expired":
             return expired(task, now_ms=200)
         return released(task, now_ms=200, why="told to", counted=True)
 
-    step = take(held(most_returns=1))
-    assert (after_of(step).state, after_of(step).returns, event_of(step).owner) == (READY, 1, "one")
-    assert event_of(step).why
-    step = take(held(most_returns=0))
-    task = after_of(step)
-    assert (task.state, task.returns, event_of(step).move) == (FAILED, 1, Move.LOST)
+    change = take(held(most_returns=1))
+    assert (after_of(change).state, after_of(change).returns, event_of(change).owner) == (READY, 1, "one")
+    assert event_of(change).why
+    change = take(held(most_returns=0))
+    task = after_of(change)
+    assert (task.state, task.returns, event_of(change).move) == (FAILED, 1, Move.LOST)
     assert task.outcome is not None
     assert task.outcome.end_reason is EndReason.LOST
     assert task.outcome.error.startswith("It came back 1 times, at last because: ")
-    assert event_of(step).outcome == task.outcome
+    assert event_of(change).outcome == task.outcome
 
 
 def test_a_return_that_does_not_count_never_loses_a_task() -> None:
@@ -155,7 +156,7 @@ def test_a_move_that_the_table_has_not_is_refused_with_both_states() -> None:
     with pytest.raises(IllegalMove, match=r"from done to cancelled \(cancelled\)"):
         acted_on(done, Action.CANCEL)
     with pytest.raises(IllegalMove, match=r"from waiting to held \(claimed\)"):
-        claimed(new(after=("a",)), owner="one", native_id="", lease_ms=1, now_ms=2)
+        claimed(new(after=("a",)), Holder(owner="one", native_id="", lease_ms=1, now_ms=2))
 
 
 def test_after_a_forced_cancel_and_a_retry_the_next_claim_has_a_higher_number() -> None:
@@ -191,23 +192,23 @@ def test_a_persons_move_is_told_with_the_task_as_it_was() -> None:
     assert event.number == failed().moves + 1
 
 
-def undo(event: Event, current: Task | None, past: Event | None = None) -> Step:
+def undo(event: TaskEvent, current: Task | None, past: TaskEvent | None = None) -> Transition:
     return undone(event, current, past=past, now_ms=60, act="undo", who="you")
 
 
 def test_undo_gives_back_what_was_under_the_next_number_and_can_be_undone() -> None:
-    step = acted_on(failed(), Action.RESET)
-    undo_step = undo(event_of(step), step.after)
+    change = acted_on(failed(), Action.RESET)
+    undo_step = undo(event_of(change), change.after)
     assert after_of(undo_step) == replace(failed(), moves=failed().moves + 2)
     event = event_of(undo_step)
     assert (event.move, event.owner, event.act, event.why) == (Move.UNDONE, "you", "undo", "undid act")
-    assert event.before == step.after
+    assert event.before == change.after
 
 
 def test_what_no_person_did_is_not_undone() -> None:
-    step = settled(held(), FINE, now_ms=20)
+    change = settled(held(), FINE, now_ms=20)
     with pytest.raises(IllegalMove, match=r"Move 3 of task t \(done\) cannot be undone"):
-        undo(event_of(step), step.after)
+        undo(event_of(change), change.after)
 
 
 def test_undo_of_a_deletion_fences_off_nobody_where_nobody_held_the_task() -> None:
@@ -227,11 +228,11 @@ def test_undo_of_a_deletion_needs_that_nothing_happened_since() -> None:
 @pytest.mark.parametrize("action", [Action.RESET, Action.CANCEL, Action.DELETE])
 def test_undo_of_a_forced_move_holds_nothing_and_fences_off_who_did(action: Action) -> None:
     task = held()
-    step = acted_on(task, action, force=True)
-    event = event_of(step)
-    back = after_of(undo(event, step.after, event))
+    change = acted_on(task, action, force=True)
+    event = event_of(change)
+    back = after_of(undo(event, change.after, event))
     assert (back.state, back.lease_ms, back.lease_until_ms) == (READY, 0, 0)
-    assert back.fence > max(task.fence, step.after.fence if step.after else 0)
+    assert back.fence > max(task.fence, change.after.fence if change.after else 0)
 
 
 def test_a_task_added_after_its_deletion_goes_on_with_the_numbers() -> None:
@@ -245,10 +246,10 @@ def test_a_task_added_after_its_deletion_goes_on_with_the_numbers() -> None:
 
 
 def test_the_same_end_sent_again_is_known_and_any_other_is_refused() -> None:
-    step = settled(held(), FINE, now_ms=20)
-    done = after_of(step)
-    assert answered(step, done) is Answer.REPEATED
-    assert answered(step, None) is Answer.REFUSED
+    change = settled(held(), FINE, now_ms=20)
+    done = after_of(change)
+    assert answered(change, done) is WriteResult.REPEATED
+    assert answered(change, None) is WriteResult.REFUSED
     for other in (
         replace(done, fence=done.fence + 1),
         replace(done, moves=done.moves + 1),
@@ -257,7 +258,7 @@ def test_the_same_end_sent_again_is_known_and_any_other_is_refused() -> None:
         replace(done, returns=1),
         replace(done, outcome=WRONG),
     ):
-        assert answered(step, other) is Answer.REFUSED
+        assert answered(change, other) is WriteResult.REFUSED
 
 
 def test_a_waiting_task_is_freed_withheld_or_told_what_it_lacks() -> None:

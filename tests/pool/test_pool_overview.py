@@ -10,7 +10,7 @@ import pytest
 from batch_pipeline.pool.base import Settlement
 from batch_pipeline.pool.overview import Overview, overview, process_states, quartile, rate_of
 from batch_pipeline.pool.stores.memory import MemoryStore
-from batch_pipeline.pool.task import Nest, Outcome, TaskSpec, TaskState
+from batch_pipeline.pool.task import Nest, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 
 HOUR_MS = 3_600_000
@@ -43,7 +43,7 @@ def ended(pool: MemoryStore, count: int, *, at_ms: int) -> None:
     before = pool.counts().total
     pool.add([TaskSpec(id=f"t{before + n}", command=("true",)) for n in range(count)], now_ms=0)
     claims = pool.claim("p", count, lease_ms=1000, now_ms=at_ms)
-    fine = Outcome(end_reason=EndReason.FINISHED)
+    fine = TaskOutcome(end_reason=EndReason.FINISHED)
     pool.settle([Settlement(claim=claim, outcome=fine) for claim in claims], now_ms=at_ms)
 
 

@@ -26,10 +26,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from batch_pipeline.pool.base import Answer, Claim, Filter, PoolStore, Settlement
+from batch_pipeline.pool.base import Claim, Filter, PoolStore, Settlement, WriteResult
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
-from batch_pipeline.pool.task import Action, Event, Move, Outcome, TaskSpec, TaskState
+from batch_pipeline.pool.task import Action, Move, TaskEvent, TaskOutcome, TaskSpec, TaskState
 from batch_pipeline.wire.contract import EndReason
 from tests.examples import examples
 from tests.pool.interrupted import Killed, die, interrupted
@@ -114,11 +114,11 @@ class Protocol(RuleBasedStateMachine):
         self.settle(held, end)
 
     def settle(self, held: Claim, end: EndReason) -> None:
-        outcome = Outcome(end_reason=end, exit_code=0 if end is EndReason.FINISHED else 1)
+        outcome = TaskOutcome(end_reason=end, exit_code=0 if end is EndReason.FINISHED else 1)
         stands = self.stands(held)
         [answer] = self.pool.settle([Settlement(claim=held, outcome=outcome)], now_ms=self.now_ms)
-        assert (answer is Answer.ACCEPTED) == stands
-        self.accepted[held.id, held.task.fence] += answer is Answer.ACCEPTED
+        assert (answer is WriteResult.ACCEPTED) == stands
+        self.accepted[held.id, held.task.fence] += answer is WriteResult.ACCEPTED
 
     @rule(held=claims, counted=st.booleans())
     def release(self, held: Claim, counted: bool) -> None:
@@ -129,9 +129,9 @@ class Protocol(RuleBasedStateMachine):
         task = self.pool.get(held.id)
         return task is not None and (task.state, task.fence) == (TaskState.HELD, held.task.fence)
 
-    def check(self, held: Claim, answer: Answer) -> None:
+    def check(self, held: Claim, answer: WriteResult) -> None:
         """What is accepted was the newest claim's."""
-        if answer is Answer.ACCEPTED:
+        if answer is WriteResult.ACCEPTED:
             assert held.task.fence == self.fences[held.id]
 
     @rule(pilot=pilots)
@@ -156,7 +156,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(held=consumes(claims), end=st.sampled_from(ENDS), calls=some_calls)
     def die_while_it_settles(self, held: Claim, end: EndReason, calls: int) -> None:
-        settlement = Settlement(claim=held, outcome=Outcome(end_reason=end))
+        settlement = Settlement(claim=held, outcome=TaskOutcome(end_reason=end))
         self.die(calls, lambda pool: pool.settle([settlement], now_ms=self.now_ms))
 
     @rule(names=some_names, calls=some_calls)
@@ -203,7 +203,7 @@ class Protocol(RuleBasedStateMachine):
             settled = Counter(event.fence for event in told if event.move in SETTLED)
             assert not settled or max(settled.values()) == 1
 
-    def fences_grow(self, told: list[Event]) -> None:
+    def fences_grow(self, told: list[TaskEvent]) -> None:
         fences = [event.fence for event in told if event.move is Move.CLAIMED]
         assert fences == sorted(set(fences))
 

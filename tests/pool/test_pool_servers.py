@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pool.base import Answer, PoolStore
+from batch_pipeline.pool.base import PoolStore, WriteResult
 from tests.pool.swarm import Swarm
 from tests.servers import databases
 from tests.servers.proxy import proxy_to
@@ -53,7 +53,7 @@ def test_sixteen_processes_run_each_task_exactly_once(served: Served, tmp_path: 
     swarm.run(seconds_between=0.2, most_kills=0)
     swarm.check(databases.TASKS)
     answers = swarm.answers()
-    assert (answers.total(), {answer for _, answer in answers}) == (databases.TASKS, {Answer.ACCEPTED})
+    assert (answers.total(), {answer for _, answer in answers}) == (databases.TASKS, {WriteResult.ACCEPTED})
 
 
 def test_killed_skewed_and_cut_off_each_task_settles_exactly_once(served: Served, tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ class Duration(click.ParamType[float]):
         """The seconds."""
         if isinstance(value, int | float):
             return float(value)
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
-        if found is None:
+        matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+        if matched is None:
             self.fail(f"{value!r} is no time. Write 90, 90s, 30m, 4h or 2d.", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        return float(matched[1]) * _UNITS[matched[2]]
 
 
 def pool_options() -> list[click.Parameter]:
@@ -106,18 +106,28 @@ def url_of(call: CommandCall) -> str:
     return pool_url(call.settings)
 
 
-def pairs(given: Sequence[str], flag: str) -> dict[str, str]:
+def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
     """`NAME=VALUE` of a repeatable option. Raises InvalidUse."""
-    for pair in given:
+    for pair in texts:
         if not pair.partition("=")[0] or "=" not in pair:
             raise InvalidUse(f"{flag} {pair!r} is not in the form NAME=VALUE.")
-    return {name: value for name, _, value in (pair.partition("=") for pair in given)}
+    return {name: value for name, _, value in (pair.partition("=") for pair in texts)}
 
 
 def require_some(call: CommandCall, verb: str) -> None:
     """Raises InvalidUse when nothing says which tasks are meant: no names never means all."""
-    given = ("ids", "state", "of_class", "id_pattern", "parent", "owner", "older_than", "error", "all")
-    if not any(call.options.get(name) for name in given):
+    filters = (
+        "ids",
+        "state",
+        "of_class",
+        "id_pattern",
+        "parent",
+        "owner",
+        "older_than",
+        "error",
+        "all",
+    )
+    if not any(call.options.get(name) for name in filters):
         raise InvalidUse(f"Which tasks shall {verb} mean? Name ids, filter (--state, --id …), or give --all.")
 
 

@@ -19,7 +19,7 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.pool.base import MoveReport, PoolStore
+    from batch_pipeline.pool.base import MoveReport, TaskReader
 
 #: Verb -> what it did, in a word.
 _DONE = {"retry": "retried", "reset": "reset", "cancel": "cancelled", "delete": "deleted"}
@@ -64,7 +64,7 @@ def _move(call: CommandCall, verb: str) -> int:
     return _tell(call, report, f"would be {_DONE[verb]}" if dry_run else _DONE[verb], "" if dry_run else act)
 
 
-def _refuse_unknown(pool: PoolStore, ids: Collection[str]) -> None:
+def _refuse_unknown(pool: TaskReader, ids: Collection[str]) -> None:
     for name in sorted(ids):
         if pool.get(name) is None:
             raise InvalidUse(f"There is no task {name!r} in the pool; nothing was done. `pool show` lists them.")
@@ -100,20 +100,20 @@ def reap(call: CommandCall) -> int:
     Pilots do it too; this is for when there is none.
     """
     with opened(call) as pool:
-        taken = pool.reap(now_ms=now_ms())
+        expired_ids = pool.reap(now_ms=now_ms())
         freed = pool.sweep(now_ms=now_ms())
     if call.json:
-        print_json({"format": 1, "taken": taken, "freed": freed})
+        print_json({"format": 1, "taken": expired_ids, "freed": freed})
     else:
-        data(f"Took {counted(len(taken), 'task')} back; freed {freed:,} that waited for nothing.")
+        data(f"Took {counted(len(expired_ids), 'task')} back; freed {freed:,} that waited for nothing.")
     return CommandExit.DONE
 
 
 def _tell(call: CommandCall, report: MoveReport, word: str, act: str) -> int:
     if call.json:
         refusals = dict(report.refusals)
-        told = {"moved": report.moved, "ids": list(report.moved_ids), "refused": report.refused, "refusals": refusals}
-        print_json({"format": 1, **told, "act": act})
+        record = {"moved": report.moved, "ids": list(report.moved_ids), "refused": report.refused, "refusals": refusals}
+        print_json({"format": 1, **record, "act": act})
     else:
         data(f"{counted(report.moved, 'task')} {word}.")
         for sentence in list(report.refusals.values())[:_MOST_REFUSALS]:

@@ -19,8 +19,8 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
-    from batch_pipeline.pool.base import Filter, PoolStore
-    from batch_pipeline.pool.task import Event, Task
+    from batch_pipeline.pool.base import Filter, TaskReader
+    from batch_pipeline.pool.task import Task, TaskEvent
 
 #: PiCaS's views, in its words, and the states of which each lists the ids.
 VIEWS: Mapping[str, Sequence[str]] = {
@@ -69,28 +69,28 @@ def _about(task: Task) -> str:
     return task.reason or error.split("\n", 1)[0][:120]
 
 
-def _show_some(call: CommandCall, pool: PoolStore, wanted: Filter) -> int:
+def _show_some(call: CommandCall, pool: TaskReader, wanted: Filter) -> int:
     from batch_pipeline.pool.records import record_of_event, record_of_task
 
-    found = {name: (pool.get(name), list(pool.events(task_id=name))) for name in sorted(wanted.ids)}
-    unknown = [name for name, (task, events) in found.items() if task is None and not events]
+    histories = {name: (pool.get(name), list(pool.events(task_id=name))) for name in sorted(wanted.ids)}
+    unknown = [name for name, (task, events) in histories.items() if task is None and not events]
     if unknown:
         raise InvalidUse(f"There is no task {unknown[0]!r} in {url_of(call)}. `pool show` lists them.")
     if call.json:
-        told = [
+        records = [
             {
                 "id": name,
                 "task": record_of_task(task) if task else None,
                 "events": [record_of_event(event) for event in events],
             }
-            for name, (task, events) in found.items()
+            for name, (task, events) in histories.items()
         ]
-        print_json({"format": 1, "tasks": told})
+        print_json({"format": 1, "tasks": records})
         return CommandExit.DONE
-    for name, (task, events) in found.items():
+    for name, (task, events) in histories.items():
         _print_task(name, task)
         for event in events:
-            data(f"  {_moment(event.at_ms)}  {event.move.value:<10}{_said(event)}")
+            data(f"  {_moment(event.at_ms)}  {event.move.value:<10}{_event_words(event)}")
         if call.options["log"] and task is not None:
             _print_log(call, task)
     return CommandExit.DONE
@@ -131,7 +131,7 @@ def _print_log(call: CommandCall, task: Task) -> None:
         data(outcome.log_tail.rstrip("\n"))
 
 
-def _said(event: Event) -> str:
+def _event_words(event: TaskEvent) -> str:
     parts = (event.owner, event.why, f"[{event.act}]" if event.act else "")
     return "  ".join(part for part in parts if part)
 

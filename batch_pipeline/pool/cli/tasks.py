@@ -68,15 +68,17 @@ def import_(call: CommandCall) -> int:
         reading = _reading(call.options, path)
         # A pool is made by its first tasks, but not by a look at them.
         pool = stack.enter_context(opened(call, create=True)) if not dry_run else _no_pool()
-        found = import_file(pool, path, reading, now_ms=now_ms(), dry_run=dry_run, said="" if file != "-" else "stdin")
-    for why, number in found.passed_over.items():
+        imported = import_file(
+            pool, path, reading, now_ms=now_ms(), dry_run=dry_run, display_name="" if file != "-" else "stdin"
+        )
+    for why, number in imported.passed_over.items():
         say(f"{number:,} passed over: {why}.")
-    if found.report is not None:
-        return _tell_added(call, found.report)
+    if imported.report is not None:
+        return _tell_added(call, imported.report)
     if call.json:
-        print_json({"format": 1, "tasks": found.tasks, "passed_over": dict(found.passed_over)})
+        print_json({"format": 1, "tasks": imported.tasks, "passed_over": dict(imported.passed_over)})
     else:
-        data(f"{counted(found.tasks, 'task')} read, all well; none added.")
+        data(f"{counted(imported.tasks, 'task')} read, all well; none added.")
     return CommandExit.DONE
 
 
@@ -89,7 +91,7 @@ def _no_pool() -> PoolStore:
 def _reading(options: Mapping[str, Any], path: Path) -> Reading:
     from batch_pipeline.pool.files.exchange import Format, Reading, guessed
 
-    told = {
+    options_of_reading = {
         "delimiter": options["delimiter"],
         "nested_delimiter": options["nested_delimiter"],
         "prefix": options["id_prefix"],
@@ -99,8 +101,8 @@ def _reading(options: Mapping[str, Any], path: Path) -> Reading:
         kind = Format(options["format"]) if options["format"] else guessed(path)
     except OSError as error:
         raise InvalidUse(f"{path} cannot be read: {error.strerror}.") from error
-    given = {name: value for name, value in told.items() if value is not None}
-    return Reading(format=kind, defaults=_defaults(options), **given)
+    named = {name: value for name, value in options_of_reading.items() if value is not None}
+    return Reading(format=kind, defaults=_defaults(options), **named)
 
 
 def add(call: CommandCall) -> int:
@@ -131,19 +133,19 @@ def add(call: CommandCall) -> int:
 
 def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """What the options say of tasks; what was not given is left out."""
-    told = {
+    fields = {
         "resource_class": options["of_class"],
         "priority": options["priority"],
         "most_attempts": options["attempts"],
         "time_limit_seconds": options["time_limit"],
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _tell_added(call: CommandCall, report: AddReport) -> int:
     if call.json:
-        told = {"added": report.added, "unchanged": report.unchanged, "differing": report.differing}
-        print_json({"format": 1, **told, "differing_ids": list(report.differing_ids)})
+        numbers = {"added": report.added, "unchanged": report.unchanged, "differing": report.differing}
+        print_json({"format": 1, **numbers, "differing_ids": list(report.differing_ids)})
     else:
         data(f"{counted(report.added, 'task')} added to {url_of(call)}.")
         if report.unchanged:
@@ -159,12 +161,12 @@ def export(call: CommandCall) -> int:
     """Writes the tasks that are meant to FILE, with states, results and errors; `-` writes to standard output."""
     from batch_pipeline.pool.files.exchange import ExportFormat, export_file, guessed_export
 
-    file, told = call.options["file"], call.options["format"]
-    if file == "-" and told == "sqlite":
+    file, format_name = call.options["file"], call.options["format"]
+    if file == "-" and format_name == "sqlite":
         raise InvalidUse("A SQLite file cannot be written to standard output. Name a file.")
     with TemporaryDirectory(prefix="export-") as folder, opened(call) as pool:
         path = Path(folder) / "tasks.jsonl" if file == "-" else Path(file)
-        form = ExportFormat(told) if told else guessed_export(path)
+        form = ExportFormat(format_name) if format_name else guessed_export(path)
         count = export_file(pool, path, form, wanted=filter_of(call))
         if file == "-":
             with path.open(encoding="utf-8") as written:

@@ -22,7 +22,7 @@ from batch_pipeline.wire.errors import InvalidUse
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.pool.pilots.autopilot import Launcher
-    from batch_pipeline.pool.pilots.terms import PilotConfig, Report
+    from batch_pipeline.pool.pilots.pilot_config import PilotConfig, Report
 
 _HOOKS: Final = ("prepare_env", "cleanup_env", "prepare_run", "cleanup_run")
 _UNTIL: Final = ("empty", "settled", "endless")
@@ -51,13 +51,13 @@ def work(call: CommandCall) -> int:
     if report.signal:
         return _code_of(report.signal)
     # A job of Batch that was a pilot did what it should; what became of its tasks stands in the pool.
-    failed = report.standing.failed and not os.environ.get(Variable.JOB_ID)
+    failed = report.stats.failed and not os.environ.get(Variable.JOB_ID)
     return CommandExit.FAILED if failed else CommandExit.DONE
 
 
 def _config(call: CommandCall) -> PilotConfig:
     from batch_pipeline.pool.pilots.launch import identity
-    from batch_pipeline.pool.pilots.terms import PilotConfig, StopCriteria, Until
+    from batch_pipeline.pool.pilots.pilot_config import PilotConfig, StopCriteria, Until
 
     options, settings = call.options, call.settings.pool
     owner, native_id = identity(os.environ)
@@ -83,16 +83,16 @@ def _config(call: CommandCall) -> PilotConfig:
 
 
 def _tell(call: CommandCall, config: PilotConfig, report: Report) -> None:
-    standing = report.standing
+    stats = report.stats
     if call.json:
-        told = {"done": standing.done, "failed": standing.failed, "again": standing.again}
-        told |= {"released": standing.released, "refused": standing.refused}
-        print_json({"format": 1, "owner": config.owner, **told, "seconds": standing.seconds, "why": report.why})
+        numbers_by_word = {"done": stats.done, "failed": stats.failed, "again": stats.again}
+        numbers_by_word |= {"released": stats.released, "refused": stats.refused}
+        print_json({"format": 1, "owner": config.owner, **numbers_by_word, "seconds": stats.seconds, "why": report.why})
         return
-    words = {"failed": standing.failed, "to be done again": standing.again, "given back": standing.released}
-    words |= {"taken by others": standing.refused}
+    words = {"failed": stats.failed, "to be done again": stats.again, "given back": stats.released}
+    words |= {"taken by others": stats.refused}
     more = "".join(f", {number:,} {word}" for word, number in words.items() if number)
-    say(f"Pilot {config.owner}: {counted(standing.done, 'task')} done{more}. It ended because {report.why}.")
+    say(f"Pilot {config.owner}: {counted(stats.done, 'task')} done{more}. It ended because {report.why}.")
 
 
 def _code_of(number: int) -> int:
@@ -102,13 +102,15 @@ def _code_of(number: int) -> int:
     return CommandExit.INTERRUPTED if number == signal.SIGINT else 128 + number
 
 
-def numbers(given: Sequence[str], flag: str) -> Mapping[str, int]:
+def numbers(texts: Sequence[str], flag: str) -> Mapping[str, int]:
     """`class=number` of a repeatable option. Raises InvalidUse."""
-    found = pairs(given, flag)
-    wrong = next((f"{name}={value}" for name, value in found.items() if not value.isascii() or not value.isdigit()), "")
+    texts_by_class = pairs(texts, flag)
+    wrong = next(
+        (f"{name}={value}" for name, value in texts_by_class.items() if not value.isascii() or not value.isdigit()), ""
+    )
     if wrong:
         raise InvalidUse(f"{flag} {wrong}: the part after = must be a whole number.")
-    return {name: int(value) for name, value in found.items()}
+    return {name: int(value) for name, value in texts_by_class.items()}
 
 
 def autopilot(call: CommandCall) -> int:

@@ -63,8 +63,8 @@ class _Rest:
     def next(self) -> str:
         """The first character of what follows, blanks and commas passed over; empty: nothing follows."""
         while True:
-            found = _BETWEEN.match(self._buffer, self._at)
-            self.drop(found.end() if found else self._at)
+            blanks = _BETWEEN.match(self._buffer, self._at)
+            self.drop(blanks.end() if blanks else self._at)
             if self._at < len(self._buffer) or not self._more(_PIECE):
                 return self._buffer[self._at : self._at + 1]
 
@@ -77,8 +77,8 @@ class _Rest:
             except json.JSONDecodeError as error:
                 open_ended = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - _UNCLEAR
                 if not open_ended or not self._more(size):
-                    told = self.line + self._buffer.count("\n", self._at, error.pos)
-                    raise ValueError(f"line {told}: it is no JSON: {error.msg}.") from error
+                    line = self.line + self._buffer.count("\n", self._at, error.pos)
+                    raise ValueError(f"line {line}: it is no JSON: {error.msg}.") from error
                 # A large document is tried again each time it has doubled, not with each piece.
                 size *= 2
             else:

@@ -1,4 +1,4 @@
-"""Import and export: tasks of a file into a pool, and tasks of a pool into a file. Streaming both.
+"""Import, idempotent, and export: tasks of a file into a pool, and tasks of a pool into a file. Streaming both.
 
 An import reads its file twice. First it looks for everything that is wrong, all rows at once, and takes nothing if
 anything is; then it adds. It keeps eight bytes a task to find ids that come twice, and the ids of those tasks that wait
@@ -22,9 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from batch_pipeline.pool.base import AddReport, Filter, PoolStore
-from batch_pipeline.pool.files.asked import Problem
-from batch_pipeline.pool.files.reading import Finds, Format, PassedOver, Reading, finds_in, guessed
+from batch_pipeline.pool.base import AddReport, Filter, TaskReader, TaskWriter
+from batch_pipeline.pool.files.reading import Format, ParsedRows, Reading, SkippedRow, guessed, parse_rows
+from batch_pipeline.pool.files.task_fields import InvalidRow
 from batch_pipeline.pool.files.writing import ExportFormat, write_tasks
 from batch_pipeline.pool.task import TaskSpec, problems_of
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
@@ -59,9 +59,9 @@ class ImportReport:
 
 
 def import_file(
-    pool: PoolStore, path: Path, reading: Reading, *, now_ms: int, dry_run: bool = False, said: str = ""
+    pool: TaskWriter, path: Path, reading: Reading, *, now_ms: int, dry_run: bool = False, display_name: str = ""
 ) -> ImportReport:
-    """Adds the tasks of a file to a pool. `dry_run`: only looks at the file. `said`: its name for people.
+    """Adds the tasks of a file to a pool. `dry_run`: only looks at the file. `display_name`: its name for people.
 
     Raises
     ------
@@ -71,12 +71,12 @@ def import_file(
         The file cannot be read.
     """
     try:
-        tasks, passed_over = _looked_at(path, reading, said or str(path))
+        tasks, passed_over = _looked_at(path, reading, display_name or str(path))
         if dry_run:
             return ImportReport(tasks=tasks, report=None, passed_over=passed_over)
-        report = pool.add((found for _, found in finds_in(path, reading) if isinstance(found, TaskSpec)), now_ms=now_ms)
+        report = pool.add((row for _, row in parse_rows(path, reading) if isinstance(row, TaskSpec)), now_ms=now_ms)
     except OSError as error:
-        raise InvalidUse(f"{said or path} cannot be read: {error.strerror}.") from error
+        raise InvalidUse(f"{display_name or path} cannot be read: {error.strerror}.") from error
     return ImportReport(tasks=tasks, report=report, passed_over=passed_over)
 
 
@@ -89,39 +89,39 @@ def on_disk(stream: BinaryIO) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _looked_at(path: Path, reading: Reading, said: str) -> tuple[int, Mapping[str, int]]:
+def _looked_at(path: Path, reading: Reading, display_name: str) -> tuple[int, Mapping[str, int]]:
     """Counts tasks, and rows that are passed over by their reasons; raises InvalidTasks."""
-    problems, prints, needs = _Problems(said), _Prints(), dict[str, tuple[str, ...]]()
+    problems, prints, needs = _Problems(display_name), _Prints(), dict[str, tuple[str, ...]]()
     passed_over: Counter[str] = Counter()
     tasks = 0
-    for line, found in finds_in(path, reading):
-        if isinstance(found, Problem):
-            problems.add(line, found.text)
-        elif isinstance(found, PassedOver):
-            passed_over[found.why] += 1
+    for line, row in parse_rows(path, reading):
+        if isinstance(row, InvalidRow):
+            problems.add(line, row.text)
+        elif isinstance(row, SkippedRow):
+            passed_over[row.why] += 1
         else:
             tasks += 1
-            for text in problems_of(found):
+            for text in problems_of(row):
                 problems.add(line, text)
-            prints.add(found.id)
-            if found.after:
-                needs[found.id] = found.after
+            prints.add(row.id)
+            if row.after:
+                needs[row.id] = row.after
     if seen_twice := prints.repeated():
-        problems.add_all(_contradictions(finds_in(path, reading), seen_twice))
+        problems.add_all(_contradictions(parse_rows(path, reading), seen_twice))
     if circle := _circle(needs):
         problems.add(0, f"tasks wait for one another in a circle: {circle}. Take one out of `after`.")
     problems.check()
     return tasks, dict(passed_over)
 
 
-def _contradictions(finds: Finds, seen_twice: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
+def _contradictions(rows: ParsedRows, seen_twice: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
     """Tasks with the id of an earlier one that ask for something else; the same task twice is no matter."""
     first: dict[str, tuple[int, TaskSpec]] = {}
-    for line, found in finds:
-        if isinstance(found, TaskSpec) and seen_twice(found.id):
-            earlier, spec = first.setdefault(found.id, (line, found))
-            if spec != found:
-                yield line, f"task {found.id!r} stands on line {earlier} too, with something else. Rename one."
+    for line, row in rows:
+        if isinstance(row, TaskSpec) and seen_twice(row.id):
+            earlier, spec = first.setdefault(row.id, (line, row))
+            if spec != row:
+                yield line, f"task {row.id!r} stands on line {earlier} too, with something else. Rename one."
 
 
 def _circle(needs: Mapping[str, tuple[str, ...]]) -> str:
@@ -136,8 +136,8 @@ def _circle(needs: Mapping[str, tuple[str, ...]]) -> str:
 class _Problems:
     """What is wrong with a file."""
 
-    def __init__(self, said: str) -> None:
-        self._said = said
+    def __init__(self, display_name: str) -> None:
+        self._display_name = display_name
         self._first: list[str] = []
         self._count = 0
 
@@ -157,7 +157,9 @@ class _Problems:
         if self._count:
             what = f"{self._count:,} problem{'s' * (self._count > 1)}"
             more = [f"  and {self._count - len(self._first):,} more"] if self._count > len(self._first) else []
-            raise InvalidTasks("\n".join([f"{self._said} has {what}; nothing was imported.", *self._first, *more]))
+            raise InvalidTasks(
+                "\n".join([f"{self._display_name} has {what}; nothing was imported.", *self._first, *more])
+            )
 
 
 class _Prints:
@@ -173,11 +175,11 @@ class _Prints:
 
     def repeated(self) -> Callable[[str], bool] | None:
         """Tells of an id whether it was noted twice, with some that only look like it; None: there is none."""
-        found: set[int] = set()
+        repeated: set[int] = set()
         for part in self._parts:
             order = sorted(part)
-            found.update(value for value, following in pairwise(order) if value == following)
-        return (lambda name: hash(name) in found) if found else None
+            repeated.update(value for value, following in pairwise(order) if value == following)
+        return (lambda name: hash(name) in repeated) if repeated else None
 
 
 _EXPORTS: Final = {
@@ -198,13 +200,13 @@ def guessed_export(path: Path) -> ExportFormat:
     InvalidUse
         The name does not tell.
     """
-    if found := _EXPORTS.get(path.suffix.lower()):
-        return found
+    if form := _EXPORTS.get(path.suffix.lower()):
+        return form
     known = ", ".join(one.value for one in ExportFormat)
     raise InvalidUse(f"{path}: its name does not tell what it shall be. Give --format: {known}.")
 
 
-def export_file(pool: PoolStore, path: Path, form: ExportFormat, *, wanted: Filter | None = None) -> int:
+def export_file(pool: TaskReader, path: Path, form: ExportFormat, *, wanted: Filter | None = None) -> int:
     """Writes the tasks that are meant (None: all) to a file, replaced when the new one is whole; returns how many.
 
     What is written as CSV, TSV or JSONL can be imported again: its states are then passed over.

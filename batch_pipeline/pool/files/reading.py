@@ -21,8 +21,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline.pool.files.asked import ALIASES, FIELDS, Problem, asked, command_fields
 from batch_pipeline.pool.files.documents import documents_of
+from batch_pipeline.pool.files.task_fields import ALIASES, FIELDS, InvalidRow, command_fields, parse_task_spec
 from batch_pipeline.pool.task import TaskSpec
 from batch_pipeline.wire.errors import InvalidTasks, InvalidUse
 
@@ -56,15 +56,15 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOver:
+class SkippedRow:
     """Why a row is no task to be done, in a word or two."""
 
     why: str
 
 
-Found = TaskSpec | Problem | PassedOver
+ParsedRow = TaskSpec | InvalidRow | SkippedRow
 #: Line -> what stands there.
-Finds = Iterator[tuple[int, Found]]
+ParsedRows = Iterator[tuple[int, ParsedRow]]
 
 _SUFFIXES: Final = {
     ".csv": Format.CSV,
@@ -76,7 +76,7 @@ _SUFFIXES: Final = {
 _DELIMITER: Final = {Format.PYANAMO: "|", Format.CSV: ",", Format.TSV: "\t"}
 _PYANAMO: Final = ("itemID", "TaskID", "TaskScript", "TaskArgs")
 #: What exports tell of a task besides what was asked of it.
-TOLD: Final = (
+STATE_COLUMNS: Final = (
     "state",
     "attempts",
     "returns",
@@ -117,13 +117,13 @@ def guessed(path: Path) -> Format:
         raise InvalidUse(f"{path} cannot be read: {error.strerror}.") from error
     if first.startswith(_PYANAMO[0]) and _PYANAMO[2] in first:
         return Format.PYANAMO
-    if found := _SUFFIXES.get(path.suffix.lower()):
-        return found
+    if format_of_name := _SUFFIXES.get(path.suffix.lower()):
+        return format_of_name
     known = ", ".join(one.value for one in Format)
     raise InvalidUse(f"{path}: neither its name nor its first line tells what it is. Give --format: {known}.")
 
 
-def finds_in(path: Path, reading: Reading) -> Finds:
+def parse_rows(path: Path, reading: Reading) -> ParsedRows:
     """What stands in a file, in its order. Each field is of its type; the rules of `problems_of` are not looked at.
 
     Raises
@@ -151,7 +151,7 @@ def _delimiter(reading: Reading) -> str:
     return reading.delimiter.replace("\\t", "\t") or _DELIMITER[reading.format]
 
 
-def _pyanamo(path: Path, reading: Reading) -> Finds:
+def _pyanamo(path: Path, reading: Reading) -> ParsedRows:
     delimiter = _delimiter(reading)
     rows = ((number, line.strip("\r\n").split(delimiter)) for number, line in _lines(path) if line.strip())
     number, header = next(rows, (1, [""]))
@@ -164,30 +164,30 @@ def _pyanamo(path: Path, reading: Reading) -> Finds:
     for number, row in rows:
         if len(row) > len(names):
             what = f"it has {len(row)} fields where the header has {len(names)}: has a script the delimiter in it?"
-            yield number, Problem(f"{what} Write the file with another one, and name that with --delimiter.")
+            yield number, InvalidRow(f"{what} Write the file with another one, and name that with --delimiter.")
             continue
         try:
             made = list(_items(dict(zip(names, map(str.strip, row), strict=False)), reading))
         except ValueError as error:
-            made = [Problem(f"its script cannot be split into words: {error}.")]
+            made = [InvalidRow(f"its script cannot be split into words: {error}.")]
         yield from ((number, one) for one in made)
 
 
-def _items(item: Mapping[str, str], reading: Reading) -> Iterator[Found]:
+def _items(item: Mapping[str, str], reading: Reading) -> Iterator[ParsedRow]:
     name, script = item["itemID"], item.get("TaskScript", "")
     group = {"environment": {"PYANAMO_TASK_ID": item["TaskID"]}} if item.get("TaskID") else {}
     arguments = [one.strip() for one in item.get("TaskArgs", "").split(reading.nested_delimiter) if one.strip()]
     if not script:
-        yield Problem(f"item {name!r} has no TaskScript.")
+        yield InvalidRow(f"item {name!r} has no TaskScript.")
     elif not arguments:
-        yield asked({"id": name, **command_fields(script), **group}, reading.defaults)
+        yield parse_task_spec({"id": name, **command_fields(script), **group}, reading.defaults)
     else:
         for number, argument in enumerate(arguments):
             command = command_fields(f"{script} {argument}")
-            yield asked({"id": f"{name}/Task_{number}", "parent": name, **command, **group}, reading.defaults)
+            yield parse_task_spec({"id": f"{name}/Task_{number}", "parent": name, **command, **group}, reading.defaults)
 
 
-def _table(path: Path, reading: Reading) -> Finds:
+def _table(path: Path, reading: Reading) -> ParsedRows:
     reader = csv.reader((line for _, line in _lines(path)), delimiter=_delimiter(reading), strict=True)
     header: Sequence[str] | None = None
     while True:
@@ -195,7 +195,7 @@ def _table(path: Path, reading: Reading) -> Finds:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            yield number, Problem(f"it is no row: {error}.")
+            yield number, InvalidRow(f"it is no row: {error}.")
             continue
         if row is None:
             break
@@ -204,16 +204,16 @@ def _table(path: Path, reading: Reading) -> Finds:
         if header is None:
             header = _header(path, number, row)
         elif len(row) > len(header):
-            yield number, Problem(f"it has {len(row)} fields where the header has {len(header)}.")
+            yield number, InvalidRow(f"it has {len(row)} fields where the header has {len(header)}.")
         else:
-            yield number, asked(_cells(header, row), reading.defaults)
+            yield number, parse_task_spec(_cells(header, row), reading.defaults)
     if header is None:
         raise InvalidTasks(f"{path} has no header. Its first row names the columns: {', '.join(FIELDS)}.")
 
 
 def _header(path: Path, number: int, row: Sequence[str]) -> Sequence[str]:
     names = [name.strip() for name in row]
-    known = {*FIELDS, *ALIASES, *TOLD}
+    known = {*FIELDS, *ALIASES, *STATE_COLUMNS}
     strange = [name for name in names if name.partition(".")[0] not in known]
     whole = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
     if strange or whole or "id" not in names or len(set(names)) < len(names):
@@ -230,7 +230,7 @@ def _cells(header: Sequence[str], row: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=False):
         kind, dot, key = name.partition(".")
-        if not cell or name in TOLD:
+        if not cell or name in STATE_COLUMNS:
             continue
         if dot:
             values.setdefault(kind, {})[key] = cell
@@ -239,24 +239,24 @@ def _cells(header: Sequence[str], row: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _jsonl(path: Path, reading: Reading) -> Finds:
+def _jsonl(path: Path, reading: Reading) -> ParsedRows:
     for number, line in _lines(path):
         if line.strip():
             yield number, _record(line, reading)
 
 
-def _record(line: str, reading: Reading) -> Found:
+def _record(line: str, reading: Reading) -> ParsedRow:
     try:
         record = json.loads(line)
     except ValueError as error:
-        return Problem(f"it is no JSON: {error}.")
+        return InvalidRow(f"it is no JSON: {error}.")
     if not isinstance(record, dict):
-        return Problem('it is no object; a task is {"id": …, "command": […]}.')
+        return InvalidRow('it is no object; a task is {"id": …, "command": […]}.')
     spec = record["spec"] if isinstance(record.get("spec"), dict) else record
-    return asked({name: value for name, value in spec.items() if name != "format"}, reading.defaults)
+    return parse_task_spec({name: value for name, value in spec.items() if name != "format"}, reading.defaults)
 
 
-def _numbered(path: Path, reading: Reading) -> Finds:
+def _numbered(path: Path, reading: Reading) -> ParsedRows:
     place = 0
     for number, line in _lines(path):
         if text := line.strip():
@@ -267,7 +267,7 @@ def _numbered(path: Path, reading: Reading) -> Finds:
 # Tokens of PiCaS.
 
 
-def _tokens(path: Path, reading: Reading) -> Finds:
+def _tokens(path: Path, reading: Reading) -> ParsedRows:
     with path.open(encoding="utf-8-sig") as file:
         documents = documents_of(file.read)
         try:
@@ -277,36 +277,36 @@ def _tokens(path: Path, reading: Reading) -> Finds:
             raise InvalidTasks(f"{path}, {error} Fix it and import it again.") from error
 
 
-def _document(document: Any, reading: Reading) -> Found:
+def _document(document: Any, reading: Reading) -> ParsedRow:
     if not isinstance(document, dict):
-        return Problem("it is no document.")
+        return InvalidRow("it is no document.")
     if "key" in document and "_id" not in document:
-        return Problem("it is a view's row without its document. Ask the view with include_docs=true.")
+        return InvalidRow("it is a view's row without its document. Ask the view with include_docs=true.")
     return _token(document, reading)
 
 
-def _token(token: Mapping[str, Any], reading: Reading) -> Found:
+def _token(token: Mapping[str, Any], reading: Reading) -> ParsedRow:
     name, lock, done = str(token.get("_id", "")), token.get("lock", 0), token.get("done", 0)
     # A class of PiCaS makes its documents of type `task`, though its views look at `token`: both are meant.
     if name.startswith("_design/") or token.get("type", "token") not in ("token", "task"):
-        return PassedOver("no token")
+        return SkippedRow("no token")
     if lock and not done:
-        return PassedOver("held in PiCaS")
+        return SkippedRow("held in PiCaS")
     if lock and done and str(token.get("exit_code", "")) == "0":
-        return PassedOver("done in PiCaS")
-    told = token.get("input")
-    if not isinstance(told, str | int | float) or told == "":
-        return Problem(f"token {name!r} has the input {told!r}; it must be a text.")
-    command = {"command": (*reading.program, str(told), name)} if reading.program else {"shell": str(told)}
+        return SkippedRow("done in PiCaS")
+    text = token.get("input")
+    if not isinstance(text, str | int | float) or text == "":
+        return InvalidRow(f"token {name!r} has the input {text!r}; it must be a text.")
+    command = {"command": (*reading.program, str(text), name)} if reading.program else {"shell": str(text)}
     own = {key: value for key, value in token.items() if key not in _PICAS and isinstance(value, str | int | float)}
     environment = {f"TOKEN_{re.sub(r'[^A-Za-z0-9]', '_', key).upper()}": str(value) for key, value in own.items()}
     more = {key: token[key] for key in ("priority", "resource_class") if key in token}
     if "cores" in own and "resource_class" not in more:
         more["resource_class"] = f"cores-{own['cores']}"
-    return asked({"id": name, **command, "environment": environment, **more}, reading.defaults)
+    return parse_task_spec({"id": name, **command, "environment": environment, **more}, reading.defaults)
 
 
-_READERS: Final[Mapping[Format, Callable[[Path, Reading], Finds]]] = {
+_READERS: Final[Mapping[Format, Callable[[Path, Reading], ParsedRows]]] = {
     Format.PYANAMO: _pyanamo,
     Format.CSV: _table,
     Format.TSV: _table,

@@ -17,14 +17,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline.pool.base import Filter, PoolStore
-from batch_pipeline.pool.files.reading import TOLD
+from batch_pipeline.pool.base import Filter, TaskReader
+from batch_pipeline.pool.files.reading import STATE_COLUMNS
 from batch_pipeline.pool.records import record_of_event, record_of_task
-from batch_pipeline.pool.task import Event, Task, TaskSpec
+from batch_pipeline.pool.task import Task, TaskEvent, TaskSpec
 
 _PAGE: Final = 1000
-_ASKED: Final = tuple(one.name for one in fields(TaskSpec))
-COLUMNS: Final = (*_ASKED, *TOLD)
+_SPEC_COLUMNS: Final = tuple(one.name for one in fields(TaskSpec))
+COLUMNS: Final = (*_SPEC_COLUMNS, *STATE_COLUMNS)
 _NUMBERS: Final = {
     **dict.fromkeys(("priority", "most_attempts", "most_returns", "attempts", "returns", "exit_code"), "INTEGER"),
     **dict.fromkeys(("time_limit_seconds", "progress"), "REAL"),
@@ -41,12 +41,12 @@ class ExportFormat(Enum):
     SQLITE = "sqlite"
 
 
-def write_tasks(pool: PoolStore, path: Path, form: ExportFormat, wanted: Filter) -> int:
+def write_tasks(pool: TaskReader, path: Path, form: ExportFormat, wanted: Filter) -> int:
     """Writes the tasks that are meant to a new file; returns how many. Raises OSError."""
     return _WRITERS[form](pool, path, wanted)
 
 
-def tasks_of(pool: PoolStore, wanted: Filter) -> Iterator[Task]:
+def tasks_of(pool: TaskReader, wanted: Filter) -> Iterator[Task]:
     """All tasks that are meant, page by page."""
     cursor: str | None = None
     while True:
@@ -59,9 +59,9 @@ def tasks_of(pool: PoolStore, wanted: Filter) -> Iterator[Task]:
 
 def row_of(task: Task) -> tuple[Any, ...]:
     """A task in the order of `COLUMNS`; what is a list or an object is JSON, what is not there is None."""
-    asked = (_cell(getattr(task.spec, name)) for name in _ASKED)
+    spec_cells = (_cell(getattr(task.spec, name)) for name in _SPEC_COLUMNS)
     outcome = task.outcome
-    told = (
+    state_cells = (
         task.state.value,
         task.attempts,
         task.returns,
@@ -78,7 +78,7 @@ def row_of(task: Task) -> tuple[Any, ...]:
         _moment(task.claimed_at_ms),
         _moment(task.ended_at_ms),
     )
-    return (*asked, *told)
+    return (*spec_cells, *state_cells)
 
 
 def _cell(value: Any) -> Any:
@@ -93,8 +93,8 @@ def _moment(milliseconds: int) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _table(delimiter: str) -> Callable[[PoolStore, Path, Filter], int]:
-    def write(pool: PoolStore, path: Path, wanted: Filter) -> int:
+def _table(delimiter: str) -> Callable[[TaskReader, Path, Filter], int]:
+    def write(pool: TaskReader, path: Path, wanted: Filter) -> int:
         count = 0
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
@@ -107,7 +107,7 @@ def _table(delimiter: str) -> Callable[[PoolStore, Path, Filter], int]:
     return write
 
 
-def _records(pool: PoolStore, path: Path, wanted: Filter) -> int:
+def _records(pool: TaskReader, path: Path, wanted: Filter) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for task in tasks_of(pool, wanted):
@@ -116,7 +116,7 @@ def _records(pool: PoolStore, path: Path, wanted: Filter) -> int:
     return count
 
 
-def _database(pool: PoolStore, path: Path, wanted: Filter) -> int:
+def _database(pool: TaskReader, path: Path, wanted: Filter) -> int:
     count = 0
     # Nobody but this process sees it before it is whole: it needs no journal and no sync.
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -138,12 +138,12 @@ def _database(pool: PoolStore, path: Path, wanted: Filter) -> int:
     return count
 
 
-def _events_of(pool: PoolStore, wanted: Filter) -> Iterator[Event]:
+def _events_of(pool: TaskReader, wanted: Filter) -> Iterator[TaskEvent]:
     for task in tasks_of(pool, wanted):
         yield from pool.events(task_id=task.id)
 
 
-def _event_row(event: Event) -> tuple[Any, ...]:
+def _event_row(event: TaskEvent) -> tuple[Any, ...]:
     record = record_of_event(event)
     outcome = record.get("outcome")
     plain = (record.get(name) for name in _EVENT[3:-1])
@@ -154,7 +154,7 @@ def _marks(columns: tuple[str, ...]) -> str:
     return ", ".join("?" * len(columns))
 
 
-_WRITERS: Final[Mapping[ExportFormat, Callable[[PoolStore, Path, Filter], int]]] = {
+_WRITERS: Final[Mapping[ExportFormat, Callable[[TaskReader, Path, Filter], int]]] = {
     ExportFormat.CSV: _table(","),
     ExportFormat.TSV: _table("\t"),
     ExportFormat.JSONL: _records,

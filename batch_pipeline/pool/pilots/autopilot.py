@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from batch_pipeline.pool.base import Counts, PoolStore
-from batch_pipeline.pool.pilots.keeper import Pauses
+from batch_pipeline.pool.base import Backlog, Counts
+from batch_pipeline.pool.pilots.stop_policy import Pauses
 from batch_pipeline.pool.task import TaskState
 
 
@@ -55,7 +55,7 @@ class Autopilot:
 
     def __init__(
         self,
-        pool: PoolStore,
+        pool: Backlog,
         launcher: Launcher,
         sizing: Sizing,
         *,
@@ -70,8 +70,8 @@ class Autopilot:
 
     def look(self) -> Iterator[str]:
         """Launches what is lacking now, and takes back what dead pilots held; says what it did."""
-        if taken := self._pool.reap(now_ms=self._now_ms()):
-            yield f"Took {len(taken)} tasks back from pilots that were not heard of."
+        if expired_ids := self._pool.reap(now_ms=self._now_ms()):
+            yield f"Took {len(expired_ids)} tasks back from pilots that were not heard of."
         counts = self._pool.counts()
         for name in sorted(counts.by_class if self._classes is None else self._classes):
             alive = self._launcher.alive(name)
@@ -88,10 +88,10 @@ class Autopilot:
         """Looks again and again, with pauses that grow while nothing is to be launched, until the pool is drained."""
         pauses = Pauses(longest_pause)
         while True:
-            told = list(self.look())
-            yield from told
+            sentences = list(self.look())
+            yield from sentences
             if self.over():
                 return
-            if told:
+            if sentences:
                 pauses.reset()
             sleep(pauses.next())

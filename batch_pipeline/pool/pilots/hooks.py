@@ -6,7 +6,7 @@ A class is named `module:Class` and made without arguments; of its methods those
     prepare_run(task)              before each command; may return variables for it; what it raises fails the task
     cleanup_run(task, outcome)     after each; what it raises is told and changes no result
     cleanup_env()                  at the end, whatever happened since `prepare_env` was begun
-    stop(standing)                 a stop criterion of its own: whether to begin nothing more
+    stop(stats)                    a stop criterion of its own: whether to begin nothing more
 
 Scripts are given as a command each, run by `bash -c` with the task's variables and, after it, `TASK_EXIT_CODE`.
 """
@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
 
-from batch_pipeline.pool.pilots.terms import Standing
-from batch_pipeline.pool.task import Outcome, Task
+from batch_pipeline.pool.pilots.pilot_config import PilotStats
+from batch_pipeline.pool.task import Task, TaskOutcome
 from batch_pipeline.wire.errors import InvalidUse, StepFailed
 
 NAMES: Final = ("prepare_env", "cleanup_env", "prepare_run", "cleanup_run")
@@ -35,8 +35,8 @@ class Hooks:
     prepare_env: Callable[[], object] | None = None
     cleanup_env: Callable[[], object] | None = None
     prepare_run: Callable[[Task], Mapping[str, str] | None] | None = None
-    cleanup_run: Callable[[Task, Outcome], object] | None = None
-    stop: Callable[[Standing], bool] | None = None
+    cleanup_run: Callable[[Task, TaskOutcome], object] | None = None
+    stop: Callable[[PilotStats], bool] | None = None
 
 
 def hooks_of(name: str = "", scripts: Mapping[str, str] | None = None) -> Hooks:
@@ -47,14 +47,14 @@ def hooks_of(name: str = "", scripts: Mapping[str, str] | None = None) -> Hooks:
     InvalidUse
         There is no such class, or it has none of the methods.
     """
-    found = _of_class(name) if name else {}
-    return Hooks(**{**found, **{hook: _script(hook, line) for hook, line in (scripts or {}).items() if line}})
+    methods = _of_class(name) if name else {}
+    return Hooks(**{**methods, **{hook: _script(hook, line) for hook, line in (scripts or {}).items() if line}})
 
 
-def guarded(call: Callable[..., Any], *given: object) -> Any:
+def guarded(call: Callable[..., Any], *arguments: object) -> Any:
     """Calls a hook. Raises StepFailed for whatever it raises."""
     try:
-        return call(*given)
+        return call(*arguments)
     # The border to a user's code: whatever it raises ends one task or one pilot, in words.
     except Exception as error:
         name = getattr(call, "__name__", "hook")
@@ -73,18 +73,18 @@ def _of_class(name: str) -> dict[str, Callable[..., Any]]:
         made = getattr(import_module(module_name), class_name)()
     except (ImportError, AttributeError, TypeError) as error:
         raise InvalidUse(f"The hooks {name!r} cannot be made: {error}. {rule}") from error
-    found = {hook: getattr(made, hook) for hook in (*NAMES, "stop") if callable(getattr(made, hook, None))}
-    if not found:
+    methods = {hook: getattr(made, hook) for hook in (*NAMES, "stop") if callable(getattr(made, hook, None))}
+    if not methods:
         raise InvalidUse(f"{name} has none of the methods {', '.join(NAMES)} and stop. Give it one.")
-    return found
+    return methods
 
 
 def _script(hook: str, line: str) -> Callable[..., None]:
-    return _Script(hook, line)
+    return _ScriptHook(hook, line)
 
 
 @dataclass(frozen=True)
-class _Script:
+class _ScriptHook:
     hook: str
     line: str
     #: For messages, as a method has it.
@@ -93,7 +93,7 @@ class _Script:
     def __post_init__(self) -> None:
         object.__setattr__(self, "__name__", self.hook)
 
-    def __call__(self, task: Task | None = None, outcome: Outcome | None = None) -> None:
+    def __call__(self, task: Task | None = None, outcome: TaskOutcome | None = None) -> None:
         environment = {**os.environ, **(variables_of(task) if task else {})}
         if outcome is not None:
             environment |= {"TASK_EXIT_CODE": "" if outcome.exit_code is None else str(outcome.exit_code)}

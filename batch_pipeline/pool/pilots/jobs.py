@@ -23,7 +23,7 @@ SCRIPT: Final = b'#!/bin/sh\nexec "${BATCH_PIPELINE_PYTHON:-python3}" -m batch_p
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launched:
+class LaunchedPilots:
     """Pilots that were launched at once, as the store keeps them."""
 
     native_id: str
@@ -56,7 +56,7 @@ class BatchLauncher:
         """See `Launcher.alive`."""
         return sum(self._alive(self._launched(), resource_class))
 
-    def _alive(self, launched: Mapping[str, Launched], resource_class: str) -> Iterator[int]:
+    def _alive(self, launched: Mapping[str, LaunchedPilots], resource_class: str) -> Iterator[int]:
         summaries = self._backend.summaries([one.native_id for one in launched.values()]) if launched else {}
         for key, one in launched.items():
             summary = summaries[one.native_id]
@@ -65,10 +65,10 @@ class BatchLauncher:
             elif one.resource_class == resource_class:
                 yield sum(number for state, number in summary.counts.items() if not state.final)
 
-    def _launched(self) -> dict[str, Launched]:
+    def _launched(self) -> dict[str, LaunchedPilots]:
         keys = [entry.key for entry in self._store.list(layout.pilot())]
-        found = {key: Launched(**self._store.get_json(key)) for key in keys}
-        return {key: one for key, one in found.items() if one.pool == self._pool_url}
+        launched_by_key = {key: LaunchedPilots(**self._store.get_json(key)) for key in keys}
+        return {key: one for key, one in launched_by_key.items() if one.pool == self._pool_url}
 
     def launch(self, resource_class: str, count: int) -> str:
         """See `Launcher.launch`."""
@@ -92,20 +92,20 @@ class BatchLauncher:
                 priority=settings.priority if settings.priority >= 0 else None,
             )
         )
-        launched = Launched(native_id=native_id, resource_class=resource_class, pool=self._pool_url, count=count)
+        launched = LaunchedPilots(native_id=native_id, resource_class=resource_class, pool=self._pool_url, count=count)
         self._store.put_json(layout.pilot(name), asdict(launched))
         return f"queued {count} {'pilot' if count == 1 else 'pilots'} as job {native_id}"
 
     def _environment(self) -> dict[str, str]:
-        told = {
+        variables = {
             **self._store.variables,
             Variable.FILE_TYPE: "script",
             Variable.FILE_URL: self._store.url_of(layout.pilot_script()),
             Variable.FILE_SHA256: sha256_of_bytes(SCRIPT),
         }
         if self._settings.backend.name == "embedded" and not self._settings.embedded.container:
-            told["BATCH_PIPELINE_PYTHON"] = sys.executable
-        return told
+            variables["BATCH_PIPELINE_PYTHON"] = sys.executable
+        return variables
 
     def close(self) -> None:
         """Lets go of the backend; pilots go on."""

@@ -86,10 +86,10 @@ class LocalLauncher:
 
     def _lives(self, file: Path) -> bool:
         try:
-            told = json.loads(file.read_text())
+            record = json.loads(file.read_text())
         except (OSError, ValueError):
             return False
-        if told["began"] and birth_of(told["pid"]) == told["began"]:
+        if record["began"] and birth_of(record["pid"]) == record["began"]:
             return True
         file.unlink(missing_ok=True)
         return False

@@ -32,15 +32,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from batch_pipeline.pool.base import Claim, PoolStore, Settlement
+from batch_pipeline.pool.base import Claim, Settlement, TaskSource
 from batch_pipeline.pool.pilots.hooks import Hooks, guarded
-from batch_pipeline.pool.pilots.keeper import Pauses, TimeKeeper, stop_reason
-from batch_pipeline.pool.pilots.ledger import Ledger
-from batch_pipeline.pool.pilots.life import Life, Workplace, group_of
+from batch_pipeline.pool.pilots.pilot_config import PilotConfig, PilotStats, Report, Until
 from batch_pipeline.pool.pilots.process import Commands
-from batch_pipeline.pool.pilots.terms import PilotConfig, Report, Standing, Until
+from batch_pipeline.pool.pilots.settlement_queue import SettlementQueue
+from batch_pipeline.pool.pilots.stop_policy import Pauses, RuntimeEstimator, stop_reason
+from batch_pipeline.pool.pilots.task_runner import RunningTask, TaskRunner, item_of
 from batch_pipeline.pool.pilots.verdict import outcome_of_error
-from batch_pipeline.pool.task import Outcome, TaskState
+from batch_pipeline.pool.task import TaskOutcome, TaskState
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BatchPipelineError, PoolFailed
 from batch_pipeline.wire.store import Store
@@ -54,7 +54,7 @@ class Pilot:
 
     def __init__(
         self,
-        pool: PoolStore,
+        pool: TaskSource,
         config: PilotConfig,
         *,
         store: Callable[[], Store] | None = None,
@@ -73,17 +73,17 @@ class Pilot:
         self._born = self._busy_at = clock()
         wall = config.criteria.wall_seconds
         self._wall_at = None if wall is None else self._born + wall
-        self._keeper = TimeKeeper(self._wall_at)
+        self._runtimes = RuntimeEstimator(self._wall_at)
         #: Whether what is begun next may depend on how the last ones ended.
         self._is_limited = config.criteria.any or self._hooks.stop is not None
-        self._ledger = Ledger(pool, config.lease_seconds, now_ms, tell)
+        self._settlements = SettlementQueue(pool, config.lease_seconds, now_ms, tell)
         self._pauses = Pauses(config.longest_pause)
         self._begun = 0
         #: Claimed and not begun.
         self._ahead: deque[Claim] = deque()
-        self._lives: list[Life] = []
+        self._running: list[RunningTask] = []
         #: Those whose commands have ended, to be reaped, and nothing that takes long to be done for them.
-        self._just_ended: deque[Life] = deque()
+        self._just_ended: deque[RunningTask] = deque()
         #: Classes whose tasks would end after the wall time.
         self._unfit: set[str] = set()
         self._next_claim = self._next_reap = 0.0
@@ -109,33 +109,35 @@ class Pilot:
                     self._wait()
             finally:
                 if cleanup := self._hooks.cleanup_env:
-                    self._place.or_tell(lambda: guarded(cleanup))
-        return Report(standing=self._standing(), why=self._why, signal=self._signal)
+                    self._runner.or_tell(lambda: guarded(cleanup))
+        return Report(stats=self._stats(), why=self._why, signal=self._signal)
 
     @contextmanager
     def _set_up(self) -> Iterator[None]:
         config = self._config
         environment = os.environ if config.environment is None else config.environment
-        self._place = Workplace(self._commands, config.scratch, environment, self._open_store, self._hooks, self._tell)
+        self._runner = TaskRunner(
+            self._commands, config.scratch, environment, self._open_store, self._hooks, self._tell
+        )
         self._threads = ThreadPoolExecutor(max_workers=config.slots, thread_name_prefix="pilot")
         self._events = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._events.register(self._wake, select.EPOLLIN)
-        self._by_descriptor: dict[int, Life] = {}
+        self._by_descriptor: dict[int, RunningTask] = {}
         main = threading.current_thread() is threading.main_thread()
         numbers = (signal.SIGTERM, signal.SIGINT) if main else ()
-        found = {number: signal.signal(number, self._signalled) for number in numbers}
+        handlers = {number: signal.signal(number, self._signalled) for number in numbers}
         try:
             yield
         finally:
-            for life in (*self._lives, *self._just_ended):
-                if life.process is not None:
-                    life.process.kill()
-                    life.process.reap()
+            for running in (*self._running, *self._just_ended):
+                if running.process is not None:
+                    running.process.kill()
+                    running.process.reap()
             self._threads.shutdown(wait=True, cancel_futures=True)
-            for number, handler in found.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
-            self._place.close()
+            self._runner.close()
             self._events.close()
             os.close(self._wake)
 
@@ -152,23 +154,23 @@ class Pilot:
             self._begin(now)
         while self._just_ended:
             self._ended(self._just_ended.popleft())
-        if self._ledger.write(now, enough=self._enough()):
+        if self._settlements.write(now, enough=self._enough()):
             # What waited for these tasks can be claimed.
             self._next_claim = 0.0
-        if self._ledger.beats(now):
-            self._beat(now)
+        if self._settlements.is_heartbeat_due(now):
+            self._heartbeat(now)
         self._begin(now)
-        if self._lives or self._ahead:
+        if self._running or self._ahead:
             self._busy_at = now
-        if not self._why or self._lives:
+        if not self._why or self._running:
             return True
-        self._ledger.finish(self._clock, self._events.poll)
+        self._settlements.finish(self._clock, self._events.poll)
         return False
 
     def _wait(self) -> None:
         """Until something happens, or is due."""
-        due = self._ledger.due(holding=bool(self._lives or self._ahead))
-        due += [at for life in self._lives for at in (life.kill_at, life.limit_at) if at is not None]
+        due = self._settlements.due(holding=bool(self._running or self._ahead))
+        due += [at for running in self._running for at in (running.kill_at, running.limit_at) if at is not None]
         if not self._why:
             due += [self._next_claim] if self._free() > 0 else []
             due += [self._wall_at] if self._wall_at is not None else []
@@ -177,12 +179,12 @@ class Pilot:
             if descriptor == self._wake:
                 os.eventfd_read(self._wake)
             else:
-                life = self._by_descriptor.pop(descriptor)
-                if self._place.is_over_at_once(life):
-                    self._lives.remove(life)
-                    self._just_ended.append(life)
+                running = self._by_descriptor.pop(descriptor)
+                if self._runner.is_over_at_once(running):
+                    self._running.remove(running)
+                    self._just_ended.append(running)
                 else:
-                    self._ended(life)
+                    self._ended(running)
 
     def _later(self, act: Callable[[], None]) -> None:
         """Has the loop do something; from any thread, or a signal's handler."""
@@ -212,41 +214,43 @@ class Pilot:
     def _stops(self) -> bool:
         if not self._is_limited:
             return False
-        standing = self._standing()
-        self._why = stop_reason(self._config.criteria, standing, self._begun)
+        stats = self._stats()
+        self._why = stop_reason(self._config.criteria, stats, self._begun)
         if not self._why and self._hooks.stop:
             try:
-                self._why = "the hook stop said so" if guarded(self._hooks.stop, standing) else ""
+                self._why = "the hook stop said so" if guarded(self._hooks.stop, stats) else ""
             except BatchPipelineError as error:
                 self._why = error.message
         return bool(self._why)
 
-    def _standing(self) -> Standing:
+    def _stats(self) -> PilotStats:
         now = self._clock()
-        idle = 0.0 if self._lives or self._ahead else now - self._busy_at
-        return Standing(**self._ledger.count, seconds=now - self._born, idle_seconds=idle)
+        idle = 0.0 if self._running or self._ahead else now - self._busy_at
+        return PilotStats(**self._settlements.count, seconds=now - self._born, idle_seconds=idle)
 
     def _free(self) -> int:
-        return self._config.slots - len(self._lives)
+        return self._config.slots - len(self._running)
 
     def _pick(self, now: float) -> Claim | None:
         """The next task to begin, of those that are held; those that would end too late are given back."""
         if not self._ahead:
             return None
         config = self._config
-        if not self._lives and not config.class_slots and self._wall_at is None:
+        if not self._running and not config.class_slots and self._wall_at is None:
             return self._ahead.popleft()
-        running = self._running()
-        items = Counter(group_of(life.spec) for life in self._lives)
+        running = self._running_by_class()
+        items = Counter(item_of(running.spec) for running in self._running)
         second: Claim | None = None
         for claim in list(self._ahead):
             spec = claim.task.spec
-            if not self._keeper.fits(spec.resource_class, now, spec.time_limit_seconds):
+            if not self._runtimes.fits(spec.resource_class, now, spec.time_limit_seconds):
                 self._unfit.add(spec.resource_class)
                 self._ahead.remove(claim)
-                self._ledger.give_back(claim, "it would most likely end after the pilot's wall time", counted=False)
+                self._settlements.give_back(
+                    claim, "it would most likely end after the pilot's wall time", counted=False
+                )
             elif running[spec.resource_class] < config.class_slots.get(spec.resource_class, config.slots):
-                group = group_of(spec)
+                group = item_of(spec)
                 if items[group] < config.nests and (items[group] or len(+items) < config.items):
                     self._ahead.remove(claim)
                     return claim
@@ -255,8 +259,8 @@ class Pilot:
             self._ahead.remove(second)
         return second
 
-    def _running(self) -> Counter[str]:
-        return Counter(life.spec.resource_class for life in self._lives)
+    def _running_by_class(self) -> Counter[str]:
+        return Counter(running.spec.resource_class for running in self._running)
 
     def _claim(self, now: float) -> bool:
         """Claims for the free slots and a little ahead; whether there was something."""
@@ -271,13 +275,13 @@ class Pilot:
             classes = self._classes()
             if classes is None or classes:
                 claims = self._claimed(count, classes)
-            busy = self._lives or self._ahead or self._just_ended or not self._ledger.empty
+            busy = self._running or self._ahead or self._just_ended or not self._settlements.empty
             if not claims and not busy:
                 self._why = self._nothing_left(classes)
         except PoolFailed as error:
             self._tell(f"{error.message} Trying again.")
         if claims:
-            self._ledger.claimed(now, first=not self._lives and not self._ahead)
+            self._settlements.claimed(now, first=not self._running and not self._ahead)
             self._pauses.reset()
         else:
             self._next_claim = self._clock() + self._pauses.next()
@@ -291,14 +295,14 @@ class Pilot:
 
     def _more_ahead(self) -> int:
         """How many more than it can begin, so that short tasks do not cost a claim each."""
-        mean = self._keeper.mean()
+        mean = self._runtimes.mean()
         if mean is None:
             return 0
         return min(self._config.most_ahead, int(AHEAD_SECONDS * self._config.slots / max(mean, 1e-4)))
 
     def _classes(self) -> frozenset[str] | None:
         """The classes of which it could begin a task; None: all."""
-        held = self._running() + Counter(claim.task.spec.resource_class for claim in self._ahead)
+        held = self._running_by_class() + Counter(claim.task.spec.resource_class for claim in self._ahead)
         full = {name for name, most in self._config.class_slots.items() if held[name] >= most} | self._unfit
         if not full:
             return self._config.classes
@@ -327,94 +331,96 @@ class Pilot:
     def _reap(self, now: float) -> None:
         if now >= self._next_reap:
             self._next_reap = now + self._config.lease_seconds / 4
-            if taken := self._pool.reap(now_ms=self._now_ms()):
-                self._tell(f"Took {len(taken)} tasks back from pilots that were not heard of.")
+            if expired_ids := self._pool.reap(now_ms=self._now_ms()):
+                self._tell(f"Took {len(expired_ids)} tasks back from pilots that were not heard of.")
 
     # Runs.
 
     def _start(self, claim: Claim) -> None:
-        life = self._place.new(claim, self._clock())
-        self._lives.append(life)
+        running = self._runner.new(claim, self._clock())
+        self._running.append(running)
         self._begun += 1
-        if self._place.needs_preparation(life):
-            self._in_thread(life, partial(self._place.prepare, life), self._spawn)
+        if self._runner.needs_preparation(running):
+            self._in_thread(running, partial(self._runner.prepare, running), self._spawn)
         else:
-            self._spawn(life, {})
+            self._spawn(running, {})
 
-    def _spawn(self, life: Life, variables: Mapping[str, str]) -> None:
-        if life.told or life.lost:
-            self._over(life, Outcome(end_reason=EndReason.INTERRUPTED))
+    def _spawn(self, running: RunningTask, variables: Mapping[str, str]) -> None:
+        if running.end_reason or running.lost:
+            self._over(running, TaskOutcome(end_reason=EndReason.INTERRUPTED))
             return
         try:
-            descriptor = self._place.start(life, variables, self._clock()).descriptor
+            descriptor = self._runner.start(running, variables, self._clock()).descriptor
         except OSError as error:
-            self._over(life, outcome_of_error(error, life.spec))
+            self._over(running, outcome_of_error(error, running.spec))
             return
-        self._by_descriptor[descriptor] = life
+        self._by_descriptor[descriptor] = running
         self._events.register(descriptor, select.EPOLLIN)
 
-    def _ended(self, life: Life) -> None:
+    def _ended(self, running: RunningTask) -> None:
         """Its command has ended."""
-        assert life.process is not None
-        self._events.unregister(life.process.descriptor)
-        outcome = self._place.reaped(life)
-        if life.told is None:
-            self._keeper.took(life.spec.resource_class, self._clock() - life.began)
-        if self._place.has_outputs(life, outcome) and not life.lost:
-            life.lost = not self._ledger.is_ours(life.claim)
-        if life.lost or not self._place.needs_publication(life, outcome):
-            self._over(life, outcome)
+        assert running.process is not None
+        self._events.unregister(running.process.descriptor)
+        outcome = self._runner.reaped(running)
+        if running.end_reason is None:
+            self._runtimes.took(running.spec.resource_class, self._clock() - running.began)
+        if self._runner.has_outputs(running, outcome) and not running.lost:
+            running.lost = not self._settlements.is_ours(running.claim)
+        if running.lost or not self._runner.needs_publication(running, outcome):
+            self._over(running, outcome)
         else:
-            self._in_thread(life, partial(self._place.publish, life, outcome), self._over)
+            self._in_thread(running, partial(self._runner.publish, running, outcome), self._over)
 
-    def _in_thread(self, life: Life, act: Callable[[], Any], then: Callable[[Life, Any], None]) -> None:
+    def _in_thread(
+        self, running: RunningTask, act: Callable[[], Any], then: Callable[[RunningTask, Any], None]
+    ) -> None:
         """Does something in a thread, and the rest in the loop; an error ends the task."""
 
         def work() -> None:
             try:
-                found = act()
+                result = act()
             except (BatchPipelineError, OSError) as error:
-                outcome = outcome_of_error(error, life.spec)
-                self._later(lambda: self._over(life, outcome))
+                outcome = outcome_of_error(error, running.spec)
+                self._later(lambda: self._over(running, outcome))
             else:
-                self._later(lambda: then(life, found))
+                self._later(lambda: then(running, result))
 
         self._threads.submit(work)
 
-    def _over(self, life: Life, outcome: Outcome) -> None:
+    def _over(self, running: RunningTask, outcome: TaskOutcome) -> None:
         """Nothing of it runs any more."""
-        if life in self._lives:
-            self._lives.remove(life)
-        if folder := self._place.clear(life):
+        if running in self._running:
+            self._running.remove(running)
+        if folder := self._runner.clear(running):
             self._threads.submit(shutil.rmtree, folder, True)
-        if life.lost:
-            self._ledger.count["refused"] += 1
-        elif life.told is EndReason.INTERRUPTED and outcome.end_reason is not EndReason.FINISHED:
-            self._ledger.give_back(life.claim, life.why, counted=True)
+        if running.lost:
+            self._settlements.count["refused"] += 1
+        elif running.end_reason is EndReason.INTERRUPTED and outcome.end_reason is not EndReason.FINISHED:
+            self._settlements.give_back(running.claim, running.why, counted=True)
         else:
-            self._ledger.ended(Settlement(claim=life.claim, outcome=outcome), self._clock())
+            self._settlements.ended(Settlement(claim=running.claim, outcome=outcome), self._clock())
 
-    def _beat(self, now: float) -> None:
+    def _heartbeat(self, now: float) -> None:
         """Prolongs all leases; kills what another has."""
         self._commands.reap_orphans()
         progress = {}
-        for life in self._lives:
-            if life.process is not None and life.log.size:
-                life.log.look()
-                if life.log.progress is not None:
-                    progress[life.task.id] = life.log.progress
-                if stored := self._place.streamed(life):
+        for running in self._running:
+            if running.process is not None and running.log.size:
+                running.log.look()
+                if running.log.progress is not None:
+                    progress[running.task.id] = running.log.progress
+                if stored := self._runner.streamed(running):
                     self._threads.submit(stored)
-        held = [*self._ahead, *(life.claim for life in self._lives if not life.lost)]
-        for claim in self._ledger.beat(now, held, progress):
+        held = [*self._ahead, *(running.claim for running in self._running if not running.lost)]
+        for claim in self._settlements.heartbeat(now, held, progress):
             self._tell(f"Task {claim.id} is another's now; stopped.")
             if claim in self._ahead:
                 self._ahead.remove(claim)
-                self._ledger.count["refused"] += 1
-            for life in self._lives:
-                if life.claim is claim:
-                    life.lost = True
-                    life.kill()
+                self._settlements.count["refused"] += 1
+            for running in self._running:
+                if running.claim is claim:
+                    running.lost = True
+                    running.kill()
 
     # Ends.
 
@@ -422,11 +428,11 @@ class Pilot:
         """Ends what ran too long, kills what does not end."""
         if self._wall_at is not None and now >= self._wall_at:
             self._interrupt("the pilot's wall time was over")
-        for life in self._lives:
-            if life.kill_at is not None and now >= life.kill_at:
-                life.kill()
-            elif life.limit_at is not None and now >= life.limit_at:
-                life.end(EndReason.TIMEOUT, "", now + self._config.grace_seconds)
+        for running in self._running:
+            if running.kill_at is not None and now >= running.kill_at:
+                running.kill()
+            elif running.limit_at is not None and now >= running.limit_at:
+                running.end(EndReason.TIMEOUT, "", now + self._config.grace_seconds)
 
     def _signalled(self, number: int, _frame: Any) -> None:
         at_once = bool(self._signal)
@@ -438,11 +444,11 @@ class Pilot:
         """Ends everything and gives it back."""
         self._why = self._why or why
         self._give_ahead_back(why)
-        for life in self._lives:
-            life.end(EndReason.INTERRUPTED, why, self._clock() + self._config.grace_seconds)
+        for running in self._running:
+            running.end(EndReason.INTERRUPTED, why, self._clock() + self._config.grace_seconds)
             if at_once:
-                life.kill()
+                running.kill()
 
     def _give_ahead_back(self, why: str) -> None:
         while self._ahead:
-            self._ledger.give_back(self._ahead.popleft(), why, counted=False)
+            self._settlements.give_back(self._ahead.popleft(), why, counted=False)

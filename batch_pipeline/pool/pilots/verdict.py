@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from batch_pipeline.pool.task import Outcome, Task, TaskSpec
+from batch_pipeline.pool.task import Task, TaskOutcome, TaskSpec
 from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, InvalidOutput, MissingInput, StoreFailed
 
@@ -17,24 +17,26 @@ _WORDS: Final = {
 _MOST_CHARACTERS: Final = 300
 
 
-def outcome_of_exit(task: Task, code: int, *, told: EndReason | None, tail: str) -> Outcome:
+def outcome_of_exit(task: Task, code: int, *, end_reason: EndReason | None, tail: str) -> TaskOutcome:
     """How it ended, from its exit code (-signal) and from what the pilot had told it."""
     exit_code = code if code >= 0 else 128 - code
-    reason = _reason(task, exit_code, told)
-    return Outcome(
+    reason = _reason(task, exit_code, end_reason)
+    return TaskOutcome(
         end_reason=reason, exit_code=exit_code, error=_error(task.spec, reason, exit_code, tail), log_tail=tail
     )
 
 
-def outcome_of_error(error: Exception, spec: TaskSpec) -> Outcome:
+def outcome_of_error(error: Exception, spec: TaskSpec) -> TaskOutcome:
     """How it ended, from what went wrong around its command."""
     if isinstance(error, OSError):
         program = spec.command[0] if spec.command else "bash"
         missing = isinstance(error, (FileNotFoundError, PermissionError))
         hint = "It is no program of this host's PATH. Install it, or name its path." if missing else "Look at the host."
-        said = f"{error.filename or program}: {error.strerror}"
-        return Outcome(
-            end_reason=EndReason.STEP_FAILED, exit_code=127, error=f"{program} could not be started: {said}. {hint}"
+        error_text = f"{error.filename or program}: {error.strerror}"
+        return TaskOutcome(
+            end_reason=EndReason.STEP_FAILED,
+            exit_code=127,
+            error=f"{program} could not be started: {error_text}. {hint}",
         )
     reasons = (
         (MissingInput, EndReason.MISSING_INPUT),
@@ -42,16 +44,16 @@ def outcome_of_error(error: Exception, spec: TaskSpec) -> Outcome:
         (StoreFailed, EndReason.STORE),
     )
     reason = next((reason for kind, reason in reasons if isinstance(error, kind)), EndReason.STEP_FAILED)
-    return Outcome(end_reason=reason, error=error.message if isinstance(error, BatchPipelineError) else str(error))
+    return TaskOutcome(end_reason=reason, error=error.message if isinstance(error, BatchPipelineError) else str(error))
 
 
-def _reason(task: Task, exit_code: int, told: EndReason | None) -> EndReason:
-    if told is EndReason.TIMEOUT:
+def _reason(task: Task, exit_code: int, end_reason: EndReason | None) -> EndReason:
+    if end_reason is EndReason.TIMEOUT:
         return EndReason.TIMEOUT
     if exit_code == 0:
         return EndReason.FINISHED
-    if told is not None:
-        return told
+    if end_reason is not None:
+        return end_reason
     is_cell = Variable.MANIFEST in task.spec.environment
     return EndReason.of_exit(exit_code) if is_cell or exit_code in _OF_ANY else EndReason.STEP_FAILED
 

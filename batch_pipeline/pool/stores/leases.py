@@ -1,4 +1,4 @@
-"""When a lease is over, for stores whose callers have different clocks. Pure, but for what it remembers."""
+"""Lease expiry: when a lease is over, for callers that have different clocks. Pure, but for what it remembers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LeaseWatch:
         #: Task id -> fencing number and end of the lease as seen, and when first.
         self._seen: dict[str, tuple[int, int, int]] = {}
 
-    def over(self, held: Iterable[Task], *, now_ms: int) -> Iterator[Task]:
+    def expired(self, held: Iterable[Task], *, now_ms: int) -> Iterator[Task]:
         """Those of all held tasks whose lease is over; the others are remembered, what is held no more forgotten."""
         seen, self._seen = self._seen, {}
         for task in held:

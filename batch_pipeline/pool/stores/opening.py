@@ -65,10 +65,10 @@ def _in_file(url: str, create: bool) -> PoolStore:
 def _in_table(parts: SplitResult, create: bool, region: str, profile: str) -> PoolStore:
     from batch_pipeline.pool.stores.dynamodb.store import DynamoDbStore
 
-    told = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    if unknown := sorted(told.keys() - {"region", "endpoint"}):
+    parameters = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    if unknown := sorted(parameters.keys() - {"region", "endpoint"}):
         raise InvalidUse(f"The pool's URL asks for {unknown[0]}; dynamodb:// knows region and endpoint.")
-    region, endpoint = told.get("region", region), told.get("endpoint", "")
+    region, endpoint = parameters.get("region", region), parameters.get("endpoint", "")
     return DynamoDbStore(parts.netloc, region=region, profile=profile, endpoint=endpoint, create=create)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batch_pipeline.pool import moves
-from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.stores.rows import PendingMove, Rows, Written, chunks
+from batch_pipeline.pool.moves import Transition
+from batch_pipeline.pool.stores.storage import CommitResult, Outbox, PendingMove, chunks
 from batch_pipeline.pool.task import Move, Task, TaskState
 
 #: How often tasks that keep changing are read again. Then their marks are left to the next reaper.
@@ -37,24 +37,24 @@ class _Looked:
 class Propagation:
     """See the module."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
 
-    def follow(self, written: Iterable[tuple[Step, Written]], now_ms: int) -> None:
-        """Propagates steps that were just written."""
-        entries = (PendingMove.of(step, result) for step, result in written)
+    def follow(self, written: Iterable[tuple[Transition, CommitResult]], now_ms: int) -> None:
+        """Propagates changes that were just written."""
+        entries = (PendingMove.of(change, result) for change, result in written)
         self._propagate([entry for entry in entries if entry], now_ms)
 
     def recover(self, now_ms: int) -> None:
         """Propagates what others wrote and have not propagated: they died, or are about to."""
-        for some in chunks(self._rows.pending()):
+        for some in chunks(self._outbox.pending()):
             self._propagate(some, now_ms)
 
     def sweep(self, now_ms: int) -> int:
-        """See `PoolStore.sweep`."""
-        looked = self._reconsider(self._rows.waiting(), {}, now_ms)
+        """See `Backlog.sweep`."""
+        looked = self._reconsider(self._outbox.waiting(), {}, now_ms)
         if looked.complete:
-            self._rows.propagated(looked.withheld)
+            self._outbox.propagated(looked.withheld)
         return looked.freed
 
     def _propagate(self, pending: Sequence[PendingMove], now_ms: int) -> None:
@@ -65,16 +65,16 @@ class Propagation:
         for known in (moved, {}):
             looked = self._reconsider(self._concerned(pending), known, now_ms)
             withheld += looked.withheld
-            if looked.complete and self._rows.propagated(pending):
+            if looked.complete and self._outbox.propagated(pending):
                 break
         if looked.complete:
-            self._rows.propagated(withheld)
+            self._outbox.propagated(withheld)
 
     def _concerned(self, pending: Sequence[PendingMove]) -> Iterable[Task]:
         needed = {entry.task_id for entry in pending if entry.needed}
         opened = {entry.task_id for entry in pending if entry.state in _OPEN}
-        tasks = {task.id: task for task in self._rows.dependents(needed)} if needed else {}
-        return (tasks | dict(self._rows.read(opened)) if opened else tasks).values()
+        tasks = {task.id: task for task in self._outbox.dependents(needed)} if needed else {}
+        return (tasks | dict(self._outbox.read(opened)) if opened else tasks).values()
 
     def _reconsider(self, tasks: Iterable[Task], known: States, now_ms: int) -> _Looked:
         looked = _Looked()
@@ -84,25 +84,27 @@ class Propagation:
 
     def _look(self, tasks: Sequence[Task], known: States, looked: _Looked, now_ms: int) -> None:
         """Looks at tasks until that changes nothing. `known`: states that the outbox vouches for, so are not read."""
-        there = self._rows.read({name for task in tasks for name in task.spec.after} - known.keys())
+        there = self._outbox.read({name for task in tasks for name in task.spec.after} - known.keys())
         for _ in range(_ROUNDS):
-            steps = []
+            changes = []
             for task in tasks:
                 states = {name: known[name] if name in known else _state(there.get(name)) for name in task.spec.after}
-                if step := moves.reconsidered(task, moves.needs(states), now_ms=now_ms):
-                    steps.append(step)
-            written = list(zip(steps, self._rows.write(steps) if steps else [], strict=True))
-            looked.freed += sum(_is(step, Move.FREED) and result is not Written.REFUSED for step, result in written)
-            entries = (PendingMove.of(step, result) for step, result in written)
+                if change := moves.reconsidered(task, moves.needs(states), now_ms=now_ms):
+                    changes.append(change)
+            written = list(zip(changes, self._outbox.write(changes) if changes else [], strict=True))
+            looked.freed += sum(
+                _is(change, Move.FREED) and result is not CommitResult.REFUSED for change, result in written
+            )
+            entries = (PendingMove.of(change, result) for change, result in written)
             looked.withheld += [entry for entry in entries if entry]
             again = {
-                step.task_id: set(step.after.spec.after)
-                for step, result in written
-                if step.after and (result is Written.REFUSED or not known.keys() >= set(step.after.spec.after))
+                change.task_id: set(change.after.spec.after)
+                for change, result in written
+                if change.after and (result is CommitResult.REFUSED or not known.keys() >= set(change.after.spec.after))
             }
             if not again:
                 return
-            there, known = self._rows.read(set(again).union(*again.values())), {}
+            there, known = self._outbox.read(set(again).union(*again.values())), {}
             tasks = [there[name] for name in again if name in there]
         looked.complete = False
 
@@ -111,5 +113,5 @@ def _state(task: Task | None) -> TaskState | None:
     return task.state if task else None
 
 
-def _is(step: Step, move: Move) -> bool:
-    return step.event is not None and step.event.move is move
+def _is(change: Transition, move: Move) -> bool:
+    return change.event is not None and change.event.move is move

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from batch_pipeline.pool import moves, records
-from batch_pipeline.pool.moves import Step
-from batch_pipeline.pool.stores.rows import PendingMove
-from batch_pipeline.pool.task import Event, Move, Task, TaskState
+from batch_pipeline.pool.moves import Transition
+from batch_pipeline.pool.stores.storage import PendingMove
+from batch_pipeline.pool.task import Move, Task, TaskEvent, TaskState
 
 Document = dict[str, Any]
 #: PiCaS's name for each of its views -> the condition.
@@ -120,48 +120,48 @@ def task_of(document: Mapping[str, Any]) -> Task | None:
     return records.task_of(document["pool"]) if there else None
 
 
-def events_of(document: Mapping[str, Any]) -> list[Event]:
+def events_of(document: Mapping[str, Any]) -> list[TaskEvent]:
     """The events that a document holds, the oldest first."""
     return [records.event_of(record) for record in document.get("events", ())]
 
 
-def is_as_before(document: Mapping[str, Any] | None, step: Step) -> bool:
-    """Whether a step may be written over a document."""
-    before, current = step.before, task_of(document) if document else None
+def is_as_before(document: Mapping[str, Any] | None, change: Transition) -> bool:
+    """Whether a change may be written over a document."""
+    before, current = change.before, task_of(document) if document else None
     if before is None or current is None:
         if before is not None or current is not None:
             return False
         if document and document.get("type") not in ("deleted", "awaited"):
             return False
         past = events_of(document) if document else []
-        return not past or bool(step.after and past[-1].number + 1 == step.after.moves)
-    if step.event and step.event.move is Move.CLAIMED and document and document.get("lock"):
+        return not past or bool(change.after and past[-1].number + 1 == change.after.moves)
+    if change.event and change.event.move is Move.CLAIMED and document and document.get("lock"):
         return False
     same = (current.state, current.moves, current.fence) == (before.state, before.moves, before.fence)
-    return same and (not step.lease_counts or current.lease_until_ms == before.lease_until_ms)
+    return same and (not change.lease_counts or current.lease_until_ms == before.lease_until_ms)
 
 
-def written(document: Mapping[str, Any] | None, step: Step, *, nonce: str, place: int) -> Document:
-    """A document after a step. `nonce` tells the write from any other, should its answer be lost."""
-    found: Document = {**(document or {}), "_id": step.task_id, "nonce": nonce}
-    after, current = step.after, task_of(found) if document else None
-    if step.event:
-        found["events"] = [*found.get("events", ()), records.record_of_event(step.event)]
-        if moves.must_propagate(step, needed="needed" in found):
-            found["outbox"] = step.event.number
-        elif moves.must_propagate(step, needed=True):
-            found.pop("outbox", None)
+def written(document: Mapping[str, Any] | None, change: Transition, *, nonce: str, place: int) -> Document:
+    """A document after a change. `nonce` tells the write from any other, should its answer be lost."""
+    result: Document = {**(document or {}), "_id": change.task_id, "nonce": nonce}
+    after, current = change.after, task_of(result) if document else None
+    if change.event:
+        result["events"] = [*result.get("events", ()), records.record_of_event(change.event)]
+        if moves.must_propagate(change, needed="needed" in result):
+            result["outbox"] = change.event.number
+        elif moves.must_propagate(change, needed=True):
+            result.pop("outbox", None)
     if after is None:
-        found["type"] = "deleted"
-        return found
+        result["type"] = "deleted"
+        return result
     record = records.record_of_task(after)
-    if step.event is None and current:
+    if change.event is None and current:
         record = records.record_of_task(current)
         record |= {"lease_until_ms": after.lease_until_ms, "reason": after.reason}
         record |= {"progress": after.progress} if after.progress is not None else {}
-    if step.before is None:
-        found |= {"place": place, "resource_class": after.spec.resource_class, "scrub_count": 0}
-    return found | {"type": "token", "pool": record} | _token(records.task_of(record))
+    if change.before is None:
+        result |= {"place": place, "resource_class": after.spec.resource_class, "scrub_count": 0}
+    return result | {"type": "token", "pool": record} | _token(records.task_of(record))
 
 
 def pending_of(document: Mapping[str, Any]) -> PendingMove | None:

@@ -39,13 +39,13 @@ def credentials_for(host: str) -> tuple[str, str] | None:
         if user:
             return user, Path(file).read_text().strip() if file else password
         path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-        found = netrc(path).authenticators(host) if path.exists() else None
+        login = netrc(path).authenticators(host) if path.exists() else None
     except OSError as error:
         raise InvalidUse(f"The password for CouchDB cannot be read: {error}. Name a file that you may read.") from error
     except NetrcParseError as error:
         # Its own words may quote the line, and that has the password.
         raise InvalidUse(f"{path} (line {error.lineno}) is not as netrc has it; correct it.") from None
-    return (found[0], found[2] or "") if found else None
+    return (login[0], login[2] or "") if login else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class Database:
         #: Writes that were refused because the document had changed.
         self.conflicts = 0
         self._headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        if found := credentials_for(parsed.hostname):
-            self._headers["Authorization"] = f"Basic {b64encode(':'.join(found).encode()).decode()}"
+        if login := credentials_for(parsed.hostname):
+            self._headers["Authorization"] = f"Basic {b64encode(':'.join(login).encode()).decode()}"
         self._errors: type[Exception] = urllib3.exceptions.HTTPError
         # Forwarding a password to where a server points to is no business of ours: redirects are errors.
         retries = urllib3.Retry(
@@ -105,12 +105,12 @@ class Database:
             There was no answer, or one that is an error.
         """
         self.calls[f"{method} {path.rpartition('/')[2]}"] += 1
-        asked = {name: value if name == "rev" else json.dumps(value) for name, value in query.items()}
-        url = f"{self.name}{path}" + (f"?{urlencode(asked)}" if asked else "")
+        parameters = {name: value if name == "rev" else json.dumps(value) for name, value in query.items()}
+        url = f"{self.name}{path}" + (f"?{urlencode(parameters)}" if parameters else "")
         sent = json.dumps(body, ensure_ascii=False).encode() if body is not None else None
         try:
             answer = self._pool.request(method, url, body=sent, headers=self._headers)
-            found = json.loads(answer.data or b"{}")
+            body_json = json.loads(answer.data or b"{}")
         except self._errors as error:
             raise PoolFailed(
                 f"CouchDB's database {self.name} could not be reached: {error}. Check the network and the URL, then "
@@ -119,13 +119,13 @@ class Database:
         except ValueError as error:
             raise PoolFailed(f"{self.name} answers with something that is not JSON; is it a CouchDB?") from error
         if answer.status >= 400 and answer.status not in accept:
-            raise self._refused(answer.status, found)
-        return found if isinstance(found, dict) else {"rows": found}
+            raise self._refused(answer.status, body_json)
+        return body_json if isinstance(body_json, dict) else {"rows": body_json}
 
     def _refused(self, status: int, answer: Mapping[str, Any]) -> PoolFailed:
-        told = f"{status} {answer.get('error', '')}: {answer.get('reason', '')}"
+        error_text = f"{status} {answer.get('error', '')}: {answer.get('reason', '')}"
         remedy = _REMEDIES.get(status, "Look at the server's log, then run the same command again.")
-        error = PoolFailed(f"CouchDB's database {self.name} could not be used ({told}). {remedy}")
+        error = PoolFailed(f"CouchDB's database {self.name} could not be used ({error_text}). {remedy}")
         error.transient = status in _AGAIN or status >= 500
         return error
 
@@ -140,8 +140,8 @@ class Database:
         """Rows of a view."""
         path = f"/_design/{quote(design, safe='')}/_view/{name}"
         body = {"keys": list(keys)} if keys is not None else None
-        found = self.call("GET" if body is None else "POST", path, body, **query)
-        return View(rows=found["rows"], total_rows=found.get("total_rows", 0))
+        response = self.call("GET" if body is None else "POST", path, body, **query)
+        return View(rows=response["rows"], total_rows=response.get("total_rows", 0))
 
     def save(self, documents: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """Writes each document if its revision still is the one that it has; returns new revisions, None where not.
@@ -156,8 +156,8 @@ class Database:
         answers = self.call("POST", "/_bulk_docs", {"docs": list(documents)})["rows"]
         for answer in answers:
             if answer.get("error", "conflict") != "conflict":
-                told = f"{answer['error']}: {answer.get('reason', '')}"
-                raise PoolFailed(f"CouchDB's database {self.name} refused document {answer.get('id')} ({told}).")
+                error_text = f"{answer['error']}: {answer.get('reason', '')}"
+                raise PoolFailed(f"CouchDB's database {self.name} refused document {answer.get('id')} ({error_text}).")
         return [answer.get("rev") if "error" not in answer else None for answer in answers]
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 One document a task (`documents`). CouchDB writes a document on the condition of its revision, which is
 stronger than what is asked for: a write that is refused reads the document anew, and tries again if the task still is
-what the step began with. What this process wrote last it keeps, so that a claim and a settlement are one call each;
+what the change began with. What this process wrote last it keeps, so that a claim and a settlement are one call each;
 those of many tasks at once are one call too. A claim looks at a window of the queue that is kept for the next claims
 and begun at a random place where others are (`windows`): pilots seldom want the same task.
 
@@ -10,8 +10,8 @@ Views are brought up to date when they are asked, so they show every write that 
 cluster may be a moment late, which costs a refused write or a look more). The database also has the design documents
 of PiCaS, `Monitor` and one for each resource class, for its tools.
 
-A store must not be used on both sides of a fork; threads may share one. (A little longer than most modules: what `Rows`
-asks for, method by method; documents and calls stand in `documents` and `server`.)
+A store must not be used on both sides of a fork; threads may share one. (A little longer than most modules: what
+`TaskStorage` asks for, method by method; documents and calls stand in `documents` and `server`.)
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from batch_pipeline.pool.base import Counts, Filter, Page
-from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.couchdb import documents
 from batch_pipeline.pool.stores.couchdb.documents import Document
 from batch_pipeline.pool.stores.couchdb.server import Database
 from batch_pipeline.pool.stores.leases import LeaseWatch
-from batch_pipeline.pool.stores.rows import PendingMove, Written
-from batch_pipeline.pool.stores.stepped import SteppedStore
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
+from batch_pipeline.pool.stores.storage import CommitResult, PendingMove
 from batch_pipeline.pool.stores.windows import Windows
-from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
+from batch_pipeline.pool.task import Move, Nest, Task, TaskEvent, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 
 #: Candidates that one look at the queue reads.
@@ -53,7 +53,7 @@ _TRIES = 10
 _NEWS = frozenset({Move.ADDED, Move.RETRIED, Move.RESET, Move.UNDONE})
 
 
-class CouchDbStore(SteppedStore):
+class CouchDbStore(OptimisticStore):
     """A pool in a database.
 
     Raises
@@ -64,11 +64,11 @@ class CouchDbStore(SteppedStore):
 
     def __init__(self, url: str, database: str, *, create: bool = False) -> None:
         self.database = Database(url, database)
-        super().__init__(CouchDbRows(self.database, create=create))
+        super().__init__(CouchDbTasks(self.database, create=create))
 
 
-class CouchDbRows:
-    """See `Rows`."""
+class CouchDbTasks:
+    """See `TaskStorage`."""
 
     def __init__(self, database: Database, *, create: bool) -> None:
         self.name = database.name
@@ -97,86 +97,90 @@ class CouchDbRows:
             # Refused: another has just written it.
             self._database.call("PUT", path, {**wanted, **revision}, accept=(409,))
 
-    def _learn(self, steps: Iterable[Step]) -> None:
+    def _learn(self, changes: Iterable[Transition]) -> None:
         """Gives each new class its views, as PiCaS has them."""
-        named = {step.after.spec.resource_class for step in steps if step.after and step.before is None}
+        named = {change.after.spec.resource_class for change in changes if change.after and change.before is None}
         for name in sorted(named - self._classes - {"Monitor", *documents.VIEWS}):
             self._design(name, documents.picas_views(name))
         self._classes |= named
 
     def together(self) -> AbstractContextManager[object]:
-        """See `Rows.together`. Each write is alone; `reap` finds what a crash leaves between two."""
+        """See `ConditionalTable.together`. Each write is alone; `reap` finds what a crash leaves between two."""
         return nullcontext()
 
     def read(self, ids: Collection[str]) -> Mapping[str, Task]:
-        """See `Rows.read`."""
-        found = ((name, documents.task_of(document)) for name, document in self._read(ids).items())
-        return {name: task for name, task in found if task}
+        """See `ConditionalTable.read`."""
+        tasks = ((name, documents.task_of(document)) for name, document in self._read(ids).items())
+        return {name: task for name, task in tasks if task}
 
     def _read(self, ids: Collection[str]) -> dict[str, Document]:
-        found = self._database.documents(list(ids))
-        self._keep(found.values())
-        return found
+        documents_by_id = self._database.documents(list(ids))
+        self._keep(documents_by_id.values())
+        return documents_by_id
 
-    def _keep(self, found: Iterable[Document]) -> None:
+    def _keep(self, latest: Iterable[Document]) -> None:
         with self._lock:
-            for document in found:
+            for document in latest:
                 self._kept[document["_id"]] = document
                 self._kept.move_to_end(document["_id"])
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
 
-    def past(self, ids: Collection[str]) -> Mapping[str, Event]:
-        """See `Rows.past`."""
-        found = self._read(ids).items()
-        return {name: documents.events_of(each)[-1] for name, each in found if each.get("type") == "deleted"}
+    def past(self, ids: Collection[str]) -> Mapping[str, TaskEvent]:
+        """See `ConditionalTable.past`."""
+        documents_by_id = self._read(ids).items()
+        return {name: documents.events_of(each)[-1] for name, each in documents_by_id if each.get("type") == "deleted"}
 
-    def write(self, steps: Sequence[Step]) -> list[Written]:
-        """See `Rows.write`."""
-        self._learn(steps)
-        self._note_needs(steps)
-        nonces = {step.task_id: uuid4().hex[:16] for step in steps}
-        places = {step.task_id: next(self._places) for step in steps}
-        won: dict[str, Written] = {}
-        open_steps = list(steps)
+    def write(self, changes: Sequence[Transition]) -> list[CommitResult]:
+        """See `ConditionalTable.write`."""
+        self._learn(changes)
+        self._note_needs(changes)
+        nonces = {change.task_id: uuid4().hex[:16] for change in changes}
+        places = {change.task_id: next(self._places) for change in changes}
+        won: dict[str, CommitResult] = {}
+        open_steps = list(changes)
         for _ in range(_TRIES):
             open_steps = self._tried(open_steps, nonces, places, won)
             if not open_steps:
                 break
-        for step in steps:
-            if step.task_id not in won and step.event and step.event.move is Move.CLAIMED and step.before:
-                for part in ("", step.before.spec.resource_class):
+        for change in changes:
+            if change.task_id not in won and change.event and change.event.move is Move.CLAIMED and change.before:
+                for part in ("", change.before.spec.resource_class):
                     self._windows.missed(part)
-        if any(step.event and step.event.move in _NEWS for step in steps):
+        if any(change.event and change.event.move in _NEWS for change in changes):
             self._windows.forget()
-        return [won.get(step.task_id, Written.REFUSED) for step in steps]
+        return [won.get(change.task_id, CommitResult.REFUSED) for change in changes]
 
     def _tried(
-        self, steps: Sequence[Step], nonces: Mapping[str, str], places: Mapping[str, int], won: dict[str, Written]
-    ) -> list[Step]:
-        """Writes what may be written, once; returns the steps to try again, on documents that were read anew."""
+        self,
+        changes: Sequence[Transition],
+        nonces: Mapping[str, str],
+        places: Mapping[str, int],
+        won: dict[str, CommitResult],
+    ) -> list[Transition]:
+        """Writes what may be written, once; returns the changes to try again, on documents that were read anew."""
         with self._lock:
-            known = {step.task_id: self._kept.get(step.task_id) for step in steps}
+            known = {change.task_id: self._kept.get(change.task_id) for change in changes}
         unknown = [name for name, document in known.items() if document is None]
         known |= self._read(unknown)
         ready: dict[str, Document] = {}
-        for step in steps:
-            document = known[step.task_id]
-            if document and document.get("nonce") == nonces[step.task_id]:
-                won[step.task_id] = _written(document)
-            elif documents.is_as_before(document, step):
-                ready[step.task_id] = documents.written(
-                    document, step, nonce=nonces[step.task_id], place=places[step.task_id]
+        for change in changes:
+            document = known[change.task_id]
+            if document and document.get("nonce") == nonces[change.task_id]:
+                won[change.task_id] = _written(document)
+            elif documents.is_as_before(document, change):
+                ready[change.task_id] = documents.written(
+                    document, change, nonce=nonces[change.task_id], place=places[change.task_id]
                 )
         # What was kept may be old: whether the task has moved is for the server to say.
-        stale = [step for step in steps if step.task_id not in ready and step.task_id not in won]
-        again = [step for step in stale if step.task_id not in unknown]
+        stale = [change for change in changes if change.task_id not in ready and change.task_id not in won]
+        again = [change for change in stale if change.task_id not in unknown]
         revisions = dict(zip(ready, self._database.save(list(ready.values())), strict=True))
         self._keep({**ready[name], "_rev": revision} for name, revision in revisions.items() if revision)
         won |= {name: _written(ready[name]) for name, revision in revisions.items() if revision}
         self._drop([name for name, revision in revisions.items() if not revision])
-        self._drop(step.task_id for step in again)
-        refused = [step for step in steps if revisions.get(step.task_id, "") is None]
+        self._drop(change.task_id for change in again)
+        refused = [change for change in changes if revisions.get(change.task_id, "") is None]
         self._database.conflicts += len(refused)
         return [*refused, *again]
 
@@ -187,7 +191,7 @@ class CouchDbRows:
                 self._kept.pop(name, None)
 
     def pending(self) -> Sequence[PendingMove]:
-        """See `Rows.pending`. A database of before there was an outbox has no such view."""
+        """See `Outbox.pending`. A database of before there was an outbox has no such view."""
         path = "/_design/pool-outbox/_view/outbox"
         rows = self._database.call("GET", path, accept=(404,), include_docs=True).get("rows", ())
         marked = [row["doc"] for row in rows if row.get("doc")]
@@ -195,7 +199,7 @@ class CouchDbRows:
         return [entry for entry in map(documents.pending_of, marked) if entry]
 
     def propagated(self, pending: Sequence[PendingMove]) -> bool:
-        """See `Rows.propagated`."""
+        """See `Outbox.propagated`."""
         numbers = {entry.task_id: entry.number for entry in pending}
         stood = 0
         for _ in range(_TRIES):
@@ -213,25 +217,27 @@ class CouchDbRows:
                 break
         return stood == len(pending)
 
-    def _note_needs(self, steps: Sequence[Step]) -> None:
+    def _note_needs(self, changes: Sequence[Transition]) -> None:
         """Marks what is waited for before the waiting tasks are there, so that nobody who ends one overlooks them."""
-        added = (step.after.spec.after for step in steps if step.after and step.before is None)
+        added = (change.after.spec.after for change in changes if change.after and change.before is None)
         needed = {name for names in added for name in names}
         while needed:
             there = self._read(needed)
             marked = {name: there.get(name, {"_id": name, "type": "awaited"}) for name in needed}
-            marked = {name: {**found, "needed": True} for name, found in marked.items() if "needed" not in found}
+            marked = {
+                name: {**document, "needed": True} for name, document in marked.items() if "needed" not in document
+            }
             revisions = self._database.save(list(marked.values()))
             self._drop(marked)
             needed = {name for name, revision in zip(marked, revisions, strict=True) if revision is None}
 
     def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
-        """See `Rows.candidates`."""
+        """See `TaskStorage.candidates`."""
         parts = [""] if classes is None else list(classes)
-        found = [task for part in parts for task in self._windows.take(part, count)]
+        tasks = [task for part in parts for task in self._windows.take(part, count)]
         if len(parts) == 1:
-            return found
-        return sorted(found, key=lambda task: (-task.spec.priority, task.added_at_ms))[:count]
+            return tasks
+        return sorted(tasks, key=lambda task: (-task.spec.priority, task.added_at_ms))[:count]
 
     def _look(self, part: str, crowded: bool) -> list[Task]:
         whole: dict[str, Any] = {"startkey": [part], "endkey": [part, {}]}
@@ -241,69 +247,69 @@ class CouchDbRows:
                 foremost = head.rows[0]["key"][:2]
                 # Each task is in the view twice.
                 skip = random.randrange(max(min(head.total_rows // 2, SPREAD), 1))
-                if found := self._window(skip=skip, startkey=foremost, endkey=[*foremost, {}]):
-                    return found
+                if tasks := self._window(skip=skip, startkey=foremost, endkey=[*foremost, {}]):
+                    return tasks
         return self._window(**whole)
 
     def _window(self, **query: Any) -> list[Task]:
-        found = self._database.view("pool-queue", "queue", limit=WINDOW, include_docs=True, **query)
-        return self._tasks(found.rows, TaskState.TODO)
+        view = self._database.view("pool-queue", "queue", limit=WINDOW, include_docs=True, **query)
+        return self._tasks(view.rows, TaskState.TODO)
 
     def _tasks(self, rows: Iterable[Mapping[str, Any]], *states: TaskState) -> list[Task]:
         """The tasks of a view that still are in these states: a document may be newer than the row that names it."""
-        found = {row["id"]: row["doc"] for row in rows if row.get("doc")}
-        self._keep(found.values())
-        tasks = map(documents.task_of, found.values())
+        documents_by_id = {row["id"]: row["doc"] for row in rows if row.get("doc")}
+        self._keep(documents_by_id.values())
+        tasks = map(documents.task_of, documents_by_id.values())
         return [task for task in tasks if task and task.state in states]
 
-    def over(self, now_ms: int) -> Iterable[Task]:
-        """See `Rows.over`. Reapers on different hosts have different clocks."""
-        return list(self._watch.over(self._all("pool-held", TaskState.HELD), now_ms=now_ms))
+    def expired(self, now_ms: int) -> Iterable[Task]:
+        """See `TaskStorage.expired`. Reapers on different hosts have different clocks."""
+        return list(self._watch.expired(self._all("pool-held", TaskState.HELD), now_ms=now_ms))
 
     def _all(self, design: str, state: TaskState) -> list[Task]:
         return self._tasks(self._database.view(design, state.value, include_docs=True).rows, state)
 
     def dependents(self, ids: Collection[str]) -> Iterable[Task]:
-        """See `Rows.dependents`."""
-        found = self._database.view("pool-waiting", "needs", sorted(ids), include_docs=True)
-        return self._tasks(found.rows, TaskState.WAITING, TaskState.TODO)
+        """See `Outbox.dependents`."""
+        view = self._database.view("pool-waiting", "needs", sorted(ids), include_docs=True)
+        return self._tasks(view.rows, TaskState.WAITING, TaskState.TODO)
 
     def waiting(self) -> Iterable[Task]:
-        """See `Rows.waiting`."""
+        """See `Outbox.waiting`."""
         return self._all("pool-waiting", TaskState.WAITING)
 
-    def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
-        """See `Rows.find`. The order is that of ids."""
+    def find(self, wanted: Filter, *, limit: int, cursor: str | None) -> Page:
+        """See `TaskReader.find`. The order is that of ids."""
         if wanted.ids:
             names = sorted(name for name in wanted.ids if name > (cursor or ""))
             there = self.read(names[:limit])
-            found = tuple(task for name in names[:limit] if (task := there.get(name)) and wanted.accepts(task))
-            return Page(tasks=found, cursor=names[limit - 1] if len(names) > limit else None)
+            page = tuple(task for name in names[:limit] if (task := there.get(name)) and wanted.accepts(task))
+            return Page(tasks=page, cursor=names[limit - 1] if len(names) > limit else None)
         start: dict[str, Any] = {"startkey": cursor, "skip": 1} if cursor else {}
         rows = self._database.call("GET", "/_all_docs", limit=limit, include_docs=True, **start)["rows"]
         tasks = (documents.task_of(row["doc"]) for row in rows)
-        found = tuple(task for task in tasks if task and wanted.accepts(task))
-        return Page(tasks=found, cursor=rows[-1]["id"] if len(rows) == limit else None)
+        page = tuple(task for task in tasks if task and wanted.accepts(task))
+        return Page(tasks=page, cursor=rows[-1]["id"] if len(rows) == limit else None)
 
     def counts(self) -> Counts:
-        """See `Rows.counts`."""
+        """See `Statistics.counts`."""
         counts: dict[str, dict[TaskState, int]] = defaultdict(dict)
         for row in self._database.view("pool-report", "counts", group=True).rows:
             counts[row["key"][0]][TaskState(row["key"][1])] = row["value"]
         return Counts(by_class=dict(counts))
 
     def nests(self) -> Iterator[Nest]:
-        """See `Rows.nests`."""
+        """See `Statistics.nests`."""
         rows = self._database.view("pool-report", "nests", group=True).rows
         for parent, group in groupby(rows, key=lambda row: row["key"][0]):
             yield Nest(parent=parent, counts={TaskState(row["key"][1]): row["value"] for row in group})
 
     def ends_since(self, since_ms: int) -> int:
-        """See `Rows.ends_since`."""
+        """See `Statistics.ends_since`."""
         return sum(row["value"] for row in self._database.view("pool-report", "ends", startkey=since_ms).rows)
 
-    def events(self, *, task_id: str, act: str) -> Iterator[Event]:
-        """See `Rows.events`."""
+    def events(self, *, task_id: str, act: str) -> Iterator[TaskEvent]:
+        """See `TaskReader.events`."""
         for document in self._histories(task_id, act):
             yield from (event for event in documents.events_of(document) if not act or event.act == act)
 
@@ -325,9 +331,9 @@ class CouchDbRows:
             start_ = {"startkey": rows[-1]["id"], "skip": 1}
 
     def close(self) -> None:
-        """See `Rows.close`."""
+        """See `TaskStorage.close`."""
         self._database.close()
 
 
-def _written(document: Document) -> Written:
-    return Written.NEEDED if "needed" in document else Written.ALONE
+def _written(document: Document) -> CommitResult:
+    return CommitResult.NEEDED if "needed" in document else CommitResult.ALONE

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from zlib import crc32
 
-from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.records import (
     event_of,
     outcome_of,
@@ -36,8 +36,8 @@ from batch_pipeline.pool.records import (
     record_of_spec,
     spec_of,
 )
-from batch_pipeline.pool.stores.rows import PendingMove
-from batch_pipeline.pool.task import Event, Task, TaskState
+from batch_pipeline.pool.stores.storage import PendingMove
+from batch_pipeline.pool.task import Task, TaskEvent, TaskState
 
 Item = dict[str, Any]
 Value = dict[str, Any]
@@ -152,33 +152,33 @@ def queue_place(task: Task, running: int) -> str:
 
 def attributes(task: Task, shards: int) -> Item:
     """How a task stands; what has its default is left out."""
-    found = {name: number(getattr(task, name)) for name in _NUMBERS if getattr(task, name)}
-    found |= {name: text(getattr(task, name)) for name in _TEXTS if getattr(task, name)}
-    found |= {"state": text(task.state.value), "moves": number(task.moves), "fence": number(task.fence)}
-    found |= {"added_at_ms": number(task.added_at_ms)}
+    item = {name: number(getattr(task, name)) for name in _NUMBERS if getattr(task, name)}
+    item |= {name: text(getattr(task, name)) for name in _TEXTS if getattr(task, name)}
+    item |= {"state": text(task.state.value), "moves": number(task.moves), "fence": number(task.fence)}
+    item |= {"added_at_ms": number(task.added_at_ms)}
     if task.progress is not None:
-        found["progress"] = number(task.progress)
+        item["progress"] = number(task.progress)
     if task.outcome:
-        found["outcome"] = text(_json(record_of_outcome(task.outcome)))
+        item["outcome"] = text(_json(record_of_outcome(task.outcome)))
     if task.state in FINAL:
-        found |= {"ended_part": text(queue_part(task, shards)), "ended_at_ms": number(task.ended_at_ms)}
+        item |= {"ended_part": text(queue_part(task, shards)), "ended_at_ms": number(task.ended_at_ms)}
     else:
-        found["queue_part"] = text(queue_part(task, shards))
-    return found
+        item["queue_part"] = text(queue_part(task, shards))
+    return item
 
 
 #: All that `attributes` may give: what is not among them is to be removed.
 STANDING = (*_NUMBERS, *_TEXTS, "state", "progress", "outcome", "queue_part", "ended_part")
 
 
-def asked(task: Task, running: int) -> Item:
+def fixed_attributes(task: Task, running: int) -> Item:
     """What never changes of a task."""
-    found = {
+    item = {
         "spec": text(_json(record_of_spec(task.spec))),
         "class": text(task.spec.resource_class),
         "queue_place": text(queue_place(task, running)),
     }
-    return found | ({"parent": text(task.spec.parent)} if task.spec.parent else {})
+    return item | ({"parent": text(task.spec.parent)} if task.spec.parent else {})
 
 
 def task_of(item: Item) -> Task | None:
@@ -196,22 +196,22 @@ def task_of(item: Item) -> Task | None:
     )
 
 
-def tail_of(item: Item) -> list[Event]:
+def tail_of(item: Item) -> list[TaskEvent]:
     """The events that an item holds, the oldest first."""
     return [event_of(json.loads(value["S"])) for value in item.get("tail", {"L": []})["L"]]
 
 
-def event_text(event: Event) -> Value:
+def event_text(event: TaskEvent) -> Value:
     """An event, as it lies in a tail or an item of its own."""
     return text(_json(record_of_event(event)))
 
 
-def event_item(event: Event) -> Item:
+def event_item(event: TaskEvent) -> Item:
     """An event in an item of its own."""
     return {**key(event.task_id, f"event#{event.number:010d}"), "event": event_text(event)}
 
 
-def event_in(item: Item) -> Event:
+def event_in(item: Item) -> TaskEvent:
     """The event that an item of its own holds."""
     return event_of(json.loads(item["event"]["S"]))
 
@@ -276,16 +276,16 @@ class Update:
         }
 
 
-def update_of(step: Step, *, shards: int, running: int, nonce: str, marked: bool | None = None) -> Update:
-    """The one write of a step. `nonce` tells the write from any other, should its answer be lost.
+def update_of(change: Transition, *, shards: int, running: int, nonce: str, marked: bool | None = None) -> Update:
+    """The one write of a change. `nonce` tells the write from any other, should its answer be lost.
 
     `marked`: puts the task into the outbox. False: out of it, if nobody waits for the task. None: it stays as it is.
     """
-    before, after = step.before, step.after
-    update = Update(step.task_id)
+    before, after = change.before, change.after
+    update = Update(change.task_id)
     mark: Item = {}
-    if marked and step.event:
-        mark = outbox(step.task_id, step.event.number, step.event.target, shards)
+    if marked and change.event:
+        mark = outbox(change.task_id, change.event.number, change.event.target, shards)
     elif marked is False:
         update.require(f"attribute_not_exists({update.name('needed')})")
         update.remove(("outbox",))
@@ -297,10 +297,10 @@ def update_of(step: Step, *, shards: int, running: int, nonce: str, marked: bool
     else:
         version = {"state": text(before.state.value), "moves": number(before.moves), "fence": number(before.fence)}
         update.require_equal(version)
-        if step.lease_counts:
+        if change.lease_counts:
             update.require_equal({"lease_until_ms": number(before.lease_until_ms)})
     values = {"nonce": text(nonce)}
-    if step.event is None and after:
+    if change.event is None and after:
         values |= {"lease_until_ms": number(after.lease_until_ms)}
         values |= {"reason": text(after.reason)} if after.reason else {}
         update.remove(() if after.reason else ("reason",))
@@ -314,14 +314,14 @@ def update_of(step: Step, *, shards: int, running: int, nonce: str, marked: bool
             # It is the place in that index, and attributes with their default are left out.
             new.setdefault("ended_at_ms", number(0))
         values |= {name: value for name, value in new.items() if old.get(name) != value}
-        values |= asked(after, running) if before is None else {}
+        values |= fixed_attributes(after, running) if before is None else {}
         update.remove(name for name in STANDING if name not in new and (name in old or before is None))
         if before is None and not after.spec.parent:
             update.remove(("parent",))
-    if step.event and (step.event.number - 1) % TAIL:
-        update.append("tail", event_text(step.event))
-    elif step.event:
-        values["tail"] = {"L": [event_text(step.event)]}
+    if change.event and (change.event.number - 1) % TAIL:
+        update.append("tail", event_text(change.event))
+    elif change.event:
+        values["tail"] = {"L": [event_text(change.event)]}
     update.set(values)
     return update
 

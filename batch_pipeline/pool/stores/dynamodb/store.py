@@ -17,8 +17,8 @@ for it is a condition of the unmarked write, so that the ordinary end of a task 
 each move pays for a transaction. `queue` and `ended` (keys only, some 100 bytes a task) are counted instead: about
 0.0003 dollars for a million settled tasks. Both indexes follow the table by a moment, and so do counts and claims.
 
-A store must not be used on both sides of a fork; threads may share one. (Longer than most modules: what `Rows` asks
-for, method by method; items and calls stand in `items` and `table`.)
+A store must not be used on both sides of a fork; threads may share one. (Longer than most modules: what `TaskStorage`
+asks for, method by method; items and calls stand in `items` and `table`.)
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from uuid import uuid4
 
 from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Counts, Filter, Page
-from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.dynamodb import items
 from batch_pipeline.pool.stores.dynamodb.items import Item, Update, key, number, text
 from batch_pipeline.pool.stores.dynamodb.table import MOST_READ, Table, pieces, query_of
 from batch_pipeline.pool.stores.leases import LeaseWatch
-from batch_pipeline.pool.stores.rows import PendingMove, Written
-from batch_pipeline.pool.stores.stepped import SteppedStore
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
+from batch_pipeline.pool.stores.storage import CommitResult, PendingMove
 from batch_pipeline.pool.stores.windows import Windows
-from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
+from batch_pipeline.pool.task import Move, Nest, Task, TaskEvent, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 
 SHARDS = 16
@@ -50,7 +50,7 @@ SHARDS = 16
 WINDOW = 100
 
 
-class DynamoDbStore(SteppedStore):
+class DynamoDbStore(OptimisticStore):
     """A pool in a table.
 
     Raises
@@ -70,11 +70,11 @@ class DynamoDbStore(SteppedStore):
         create: bool = False,
     ) -> None:
         self.table = Table(table, region=region, profile=profile, endpoint=endpoint)
-        super().__init__(DynamoDbRows(self.table, shards=shards, create=create))
+        super().__init__(DynamoDbTasks(self.table, shards=shards, create=create))
 
 
-class DynamoDbRows:
-    """See `Rows`."""
+class DynamoDbTasks:
+    """See `TaskStorage`."""
 
     def __init__(self, table: Table, *, shards: int, create: bool) -> None:
         self.name = f"dynamodb://{table.name}"
@@ -107,18 +107,18 @@ class DynamoDbRows:
         return int(pool["shards"]["N"])
 
     def _pool(self) -> Item:
-        found: Item = self._table.call("get_item", Key=key("#pool", "pool"), ConsistentRead=True).get("Item", {})
+        item: Item = self._table.call("get_item", Key=key("#pool", "pool"), ConsistentRead=True).get("Item", {})
         levels: dict[str, set[int]] = defaultdict(set)
-        for value in found.get("levels", {"SS": []})["SS"]:
+        for value in item.get("levels", {"SS": []})["SS"]:
             name, _, level = value.rpartition("#")
             levels[name].add(int(level))
         with self._lock:
             self._levels = dict(levels)
-        return found
+        return item
 
-    def _learn(self, steps: Iterable[Step]) -> None:
+    def _learn(self, changes: Iterable[Transition]) -> None:
         """Writes down classes and levels that are new, before the first task of them is there."""
-        specs = [step.after.spec for step in steps if step.after and step.before is None]
+        specs = [change.after.spec for change in changes if change.after and change.before is None]
         pairs = {(spec.resource_class, items.level(spec.priority)) for spec in specs}
         new = sorted(f"{name}#{level}" for name, level in pairs if level not in self._levels.get(name, ()))
         if new:
@@ -128,77 +128,81 @@ class DynamoDbRows:
             self._pool()
 
     def together(self) -> AbstractContextManager[object]:
-        """See `Rows.together`. Each write is alone; `reap` finds what a crash leaves between two."""
+        """See `ConditionalTable.together`. Each write is alone; `reap` finds what a crash leaves between two."""
         return nullcontext()
 
     def read(self, ids: Collection[str]) -> Mapping[str, Task]:
-        """See `Rows.read`."""
-        found = ((name, items.task_of(item)) for name, item in self._table.get(ids).items())
-        return {name: task for name, task in found if task}
+        """See `ConditionalTable.read`."""
+        tasks = ((name, items.task_of(item)) for name, item in self._table.get(ids).items())
+        return {name: task for name, task in tasks if task}
 
-    def past(self, ids: Collection[str]) -> Mapping[str, Event]:
-        """See `Rows.past`."""
-        found = self._table.get(ids).items()
-        return {name: items.tail_of(item)[-1] for name, item in found if "state" in item and not items.task_of(item)}
+    def past(self, ids: Collection[str]) -> Mapping[str, TaskEvent]:
+        """See `ConditionalTable.past`."""
+        items_by_id = self._table.get(ids).items()
+        return {
+            name: items.tail_of(item)[-1] for name, item in items_by_id if "state" in item and not items.task_of(item)
+        }
 
-    def write(self, steps: Sequence[Step]) -> list[Written]:
-        """See `Rows.write`."""
-        self._learn(steps)
-        acts = [step.event for step in steps if step.event and step.event.act]
+    def write(self, changes: Sequence[Transition]) -> list[CommitResult]:
+        """See `ConditionalTable.write`."""
+        self._learn(changes)
+        acts = [change.event for change in changes if change.event and change.event.act]
         self._table.put({**key(self._act(event), event.task_id)} for event in acts)
-        added = {step.task_id: step.after.spec.after for step in steps if step.after and step.before is None}
+        added = {
+            change.task_id: change.after.spec.after for change in changes if change.after and change.before is None
+        }
         self._note_needs(added)
-        running = {id(step): next(self._running) for step in steps}
-        written = self._table.at_once(lambda step: self._write(step, running[id(step)]), steps)
-        for step, result in zip(steps, written, strict=True):
-            refused = result is Written.REFUSED
-            if refused and step.before and step.event and step.event.move is Move.CLAIMED:
-                self._windows.missed(items.queue_part(step.before, self._shards))
-        if any(step.event and step.event.move in _NEWS for step in steps):
+        running = {id(change): next(self._running) for change in changes}
+        written = self._table.at_once(lambda change: self._write(change, running[id(change)]), changes)
+        for change, result in zip(changes, written, strict=True):
+            refused = result is CommitResult.REFUSED
+            if refused and change.before and change.event and change.event.move is Move.CLAIMED:
+                self._windows.missed(items.queue_part(change.before, self._shards))
+        if any(change.event and change.event.move in _NEWS for change in changes):
             self._windows.forget()
         return written
 
-    def _write(self, step: Step, running: int) -> Written:
+    def _write(self, change: Transition, running: int) -> CommitResult:
         nonce = uuid4().hex[:16]
-        if step.event and step.event.number > 1 and (step.event.number - 1) % items.TAIL == 0:
-            tail = items.tail_of(self._table.get([step.task_id]).get(step.task_id, {}))
+        if change.event and change.event.number > 1 and (change.event.number - 1) % items.TAIL == 0:
+            tail = items.tail_of(self._table.get([change.task_id]).get(change.task_id, {}))
             self._table.put(map(items.event_item, tail))
-        for marked in self._marks(step):
-            update = items.update_of(step, shards=self._shards, running=running, nonce=nonce, marked=marked)
+        for marked in self._marks(change):
+            update = items.update_of(change, shards=self._shards, running=running, nonce=nonce, marked=marked)
             item = self._table.update(update, nonce)
             if item is not None:
                 break
         else:
-            return Written.REFUSED
+            return CommitResult.REFUSED
         needed = "needed" in item
-        if needed and step.event and step.event.move is Move.CLAIMED:
+        if needed and change.event and change.event.move is Move.CLAIMED:
             with self._lock:
-                self._needed.add(step.task_id)
-        return Written.NEEDED if needed else Written.ALONE
+                self._needed.add(change.task_id)
+        return CommitResult.NEEDED if needed else CommitResult.ALONE
 
-    def _marks(self, step: Step) -> Sequence[bool | None]:
-        """Whether a step marks its task. Of two, the second if the first is refused: others wait for it by now."""
-        if not step.event or not moves.must_propagate(step, needed=True):
+    def _marks(self, change: Transition) -> Sequence[bool | None]:
+        """Whether a change marks its task. Of two, the second if the first is refused: others wait for it by now."""
+        if not change.event or not moves.must_propagate(change, needed=True):
             return (None,)
         with self._lock:
-            needed = step.task_id in self._needed
-            self._needed.discard(step.task_id)
-        return (True,) if moves.must_propagate(step, needed=needed) else (False, True)
+            needed = change.task_id in self._needed
+            self._needed.discard(change.task_id)
+        return (True,) if moves.must_propagate(change, needed=needed) else (False, True)
 
     def pending(self) -> Sequence[PendingMove]:
-        """See `Rows.pending`."""
+        """See `Outbox.pending`."""
         parts = [(index, items.outbox_part(number)) for index in ("queue", "ended") for number in range(self._shards)]
         pages = self._table.at_once(lambda one: list(self._table.query(f"{one[0]}_part", one[1], index=one[0])), parts)
         marked = self._table.get({item["pk"]["S"] for page in pages for item in page})
         return [entry for entry in map(items.pending_of, marked.values()) if entry]
 
     def propagated(self, pending: Sequence[PendingMove]) -> bool:
-        """See `Rows.propagated`."""
+        """See `Outbox.propagated`."""
         return None not in self._table.at_once(
             lambda entry: self._table.update(items.propagated(entry, self._shards)), pending
         )
 
-    def _act(self, event: Event) -> str:
+    def _act(self, event: TaskEvent) -> str:
         return f"#act#{event.act}#{items.shard(event.task_id, self._shards)}"
 
     def _note_needs(self, added: Mapping[str, Sequence[str]]) -> None:
@@ -216,19 +220,19 @@ class DynamoDbRows:
         self._table.at_once(mark, sorted({needed for needed, _ in edges}))
 
     def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
-        """See `Rows.candidates`."""
-        found: list[Task] = []
+        """See `TaskStorage.candidates`."""
+        tasks: list[Task] = []
         levels = dict(self._levels)
         for parts in self._parts(classes):
             for part in self._windows.familiar(parts):
-                found += self._windows.take(part, count - len(found))
-                if len(found) >= count:
-                    return sorted(found, key=_order)
-        if not found:
+                tasks += self._windows.take(part, count - len(tasks))
+                if len(tasks) >= count:
+                    return sorted(tasks, key=_order)
+        if not tasks:
             self._pool()
             if self._levels != levels:
                 return self.candidates(count, classes)
-        return sorted(found, key=_order)
+        return sorted(tasks, key=_order)
 
     def _parts(self, classes: Collection[str] | None) -> Iterator[list[str]]:
         """The parts of the queue, those of each level together, the highest level first."""
@@ -238,12 +242,12 @@ class DynamoDbRows:
             yield [items.part_of_todo(name, level, shard) for name in names for shard in range(self._shards)]
 
     def _look(self, part: str, _crowded: bool) -> list[Task]:
-        found = self._table.call("query", Limit=WINDOW, **query_of("queue_part", part, "queue"))["Items"]
-        return [task for task in map(items.task_of, found) if task]
+        page = self._table.call("query", Limit=WINDOW, **query_of("queue_part", part, "queue"))["Items"]
+        return [task for task in map(items.task_of, page) if task]
 
-    def over(self, now_ms: int) -> Iterable[Task]:
-        """See `Rows.over`. Reapers on different hosts have different clocks."""
-        return list(self._watch.over(self._queued(TaskState.HELD), now_ms=now_ms))
+    def expired(self, now_ms: int) -> Iterable[Task]:
+        """See `TaskStorage.expired`. Reapers on different hosts have different clocks."""
+        return list(self._watch.expired(self._queued(TaskState.HELD), now_ms=now_ms))
 
     def _queued(self, state: TaskState) -> Iterator[Task]:
         """Tasks that are held or wait."""
@@ -256,27 +260,27 @@ class DynamoDbRows:
         return [items.part(state, name, shard) for name in self._levels for shard in range(self._shards)]
 
     def dependents(self, ids: Collection[str]) -> Iterable[Task]:
-        """See `Rows.dependents`."""
+        """See `Outbox.dependents`."""
         dependents = self._table.at_once(self._waiting_for, sorted(ids))
         tasks = self.read({name for names in dependents for name in names}).values()
         open_ones = (TaskState.WAITING, TaskState.TODO)
         return [task for task in tasks if task.state in open_ones and not set(ids).isdisjoint(task.spec.after)]
 
     def _waiting_for(self, needed: str) -> list[str]:
-        found = self._table.query("pk", needed, ConsistentRead=True)
-        return [item["sk"]["S"].removeprefix("needs#") for item in found if item["sk"]["S"].startswith("needs#")]
+        entries = self._table.query("pk", needed, ConsistentRead=True)
+        return [item["sk"]["S"].removeprefix("needs#") for item in entries if item["sk"]["S"].startswith("needs#")]
 
     def waiting(self) -> Iterable[Task]:
-        """See `Rows.waiting`."""
+        """See `Outbox.waiting`."""
         return list(self._queued(TaskState.WAITING))
 
-    def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
-        """See `Rows.find`. The order is that of the table's hashes, or of the ids that are asked for."""
+    def find(self, wanted: Filter, *, limit: int, cursor: str | None) -> Page:
+        """See `TaskReader.find`. The order is that of the table's hashes, or of the ids that are asked for."""
         if wanted.ids:
             names = sorted(name for name in wanted.ids if name > (cursor or ""))
             there = self.read(names[:limit])
-            found = tuple(task for name in names[:limit] if (task := there.get(name)) and wanted.accepts(task))
-            return Page(tasks=found, cursor=names[limit - 1] if len(names) > limit else None)
+            named = tuple(task for name in names[:limit] if (task := there.get(name)) and wanted.accepts(task))
+            return Page(tasks=named, cursor=names[limit - 1] if len(names) > limit else None)
         start = {"ExclusiveStartKey": key(json.loads(cursor))} if cursor else {}
         page = self._table.call("scan", **_filtered(wanted), **start)
         tasks = [task for item in page["Items"] if (task := items.task_of(item)) and wanted.accepts(task)]
@@ -286,18 +290,18 @@ class DynamoDbRows:
         return Page(tasks=tuple(tasks), cursor=json.dumps(last["pk"]["S"]) if last else None)
 
     def counts(self) -> Counts:
-        """See `Rows.counts`."""
+        """See `Statistics.counts`."""
         self._pool()
-        asked: list[tuple[str, TaskState, str]] = []
+        queries: list[tuple[str, TaskState, str]] = []
         for name, levels in self._levels.items():
             for shard in range(self._shards):
-                asked += [(name, TaskState.TODO, items.part_of_todo(name, level, shard)) for level in levels]
-                asked += [
+                queries += [(name, TaskState.TODO, items.part_of_todo(name, level, shard)) for level in levels]
+                queries += [
                     (name, state, items.part(state, name, shard)) for state in TaskState if state is not TaskState.TODO
                 ]
-        numbers = self._table.at_once(lambda one: self._number_in(one[2], one[1]), asked)
+        numbers = self._table.at_once(lambda one: self._number_in(one[2], one[1]), queries)
         counts: dict[str, Counter[TaskState]] = defaultdict(Counter)
-        for (name, state, _), counted in zip(asked, numbers, strict=True):
+        for (name, state, _), counted in zip(queries, numbers, strict=True):
             if counted:
                 counts[name][state] += counted
         return Counts(by_class={name: dict(states) for name, states in counts.items()})
@@ -307,27 +311,27 @@ class DynamoDbRows:
         return self._table.count(f"{index}_part", part, index, since_ms)
 
     def nests(self) -> Iterator[Nest]:
-        """See `Rows.nests`. Reads the whole table."""
+        """See `Statistics.nests`. Reads the whole table."""
         counts: dict[str, Counter[TaskState]] = defaultdict(Counter)
-        asked = {
+        query = {
             "FilterExpression": "attribute_exists(parent) AND #state <> :gone",
             "ProjectionExpression": "parent, #state",
             "ExpressionAttributeNames": {"#state": "state"},
             "ExpressionAttributeValues": {":gone": text(items.GONE)},
         }
-        for page in self._table.pages("scan", **asked):
+        for page in self._table.pages("scan", **query):
             for item in page["Items"]:
                 counts[item["parent"]["S"]][TaskState(item["state"]["S"])] += 1
         return (Nest(parent=parent, counts=counts[parent]) for parent in sorted(counts))
 
     def ends_since(self, since_ms: int) -> int:
-        """See `Rows.ends_since`."""
+        """See `Statistics.ends_since`."""
         ends = (TaskState.DONE, TaskState.FAILED)
-        asked = [(part, state) for state in ends for part in self._all_parts(state)]
-        return sum(self._table.at_once(lambda one: self._number_in(one[0], one[1], since_ms), asked))
+        queries = [(part, state) for state in ends for part in self._all_parts(state)]
+        return sum(self._table.at_once(lambda one: self._number_in(one[0], one[1], since_ms), queries))
 
-    def events(self, *, task_id: str, act: str) -> Iterator[Event]:
-        """See `Rows.events`."""
+    def events(self, *, task_id: str, act: str) -> Iterator[TaskEvent]:
+        """See `TaskReader.events`."""
         if task_id:
             yield from (event for event in self._history(task_id) if not act or event.act == act)
             return
@@ -338,22 +342,22 @@ class DynamoDbRows:
     def _ids_of(self, act: str) -> Iterator[str]:
         if act:
             for shard in range(self._shards):
-                found = self._table.query("pk", f"#act#{act}#{shard}", ConsistentRead=True)
-                yield from (item["sk"]["S"] for item in found)
+                entries = self._table.query("pk", f"#act#{act}#{shard}", ConsistentRead=True)
+                yield from (item["sk"]["S"] for item in entries)
             return
-        asked = {"FilterExpression": "attribute_exists(moves)", "ProjectionExpression": "pk"}
-        for page in self._table.pages("scan", **asked):
+        query = {"FilterExpression": "attribute_exists(moves)", "ProjectionExpression": "pk"}
+        for page in self._table.pages("scan", **query):
             yield from (item["pk"]["S"] for item in page["Items"])
 
-    def _history(self, task_id: str) -> list[Event]:
-        found: dict[int, Event] = {}
+    def _history(self, task_id: str) -> list[TaskEvent]:
+        events: dict[int, TaskEvent] = {}
         for item in self._table.query("pk", task_id, ConsistentRead=True):
-            told = [items.event_in(item)] if "event" in item else items.tail_of(item)
-            found |= {event.number: event for event in told}
-        return [found[event_number] for event_number in sorted(found)]
+            in_item = [items.event_in(item)] if "event" in item else items.tail_of(item)
+            events |= {event.number: event for event in in_item}
+        return [events[event_number] for event_number in sorted(events)]
 
     def close(self) -> None:
-        """See `Rows.close`."""
+        """See `TaskStorage.close`."""
         self._table.close()
 
 

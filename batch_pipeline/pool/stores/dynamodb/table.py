@@ -77,17 +77,17 @@ class Table:
         try:
             answer = self._client.update_item(TableName=self.name, ReturnValues="ALL_NEW", **parameters)
         except self._errors as error:
-            told: Mapping[str, Any] = getattr(error, "response", None) or {}
-            if told.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+            response: Mapping[str, Any] = getattr(error, "response", None) or {}
+            if response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
                 raise self._translated(error) from error
-            if nonce and told.get("ResponseMetadata", {}).get("RetryAttempts"):
+            if nonce and response.get("ResponseMetadata", {}).get("RetryAttempts"):
                 there: Item = self.call("get_item", Key=update.key, ConsistentRead=True).get("Item", {})
                 if there.get("nonce") == text(nonce):
                     return there
             self.conflicts += 1
             return None
-        found: Item = answer["Attributes"]
-        return found
+        item: Item = answer["Attributes"]
+        return item
 
     def pages(self, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The pages of a Query or Scan."""
@@ -105,31 +105,31 @@ class Table:
 
     def count(self, part_name: str, part: str, index: str, since_ms: int | None = None) -> int:
         """How many items a part of an index has."""
-        asked = query_of(part_name, part, index)
+        query = query_of(part_name, part, index)
         if since_ms is not None:
-            asked["KeyConditionExpression"] += " AND ended_at_ms >= :since"
-            asked["ExpressionAttributeValues"][":since"] = number(since_ms)
-        return sum(page["Count"] for page in self.pages("query", Select="COUNT", **asked))
+            query["KeyConditionExpression"] += " AND ended_at_ms >= :since"
+            query["ExpressionAttributeValues"][":since"] = number(since_ms)
+        return sum(page["Count"] for page in self.pages("query", Select="COUNT", **query))
 
     def get(self, ids: Collection[str], *, names: Sequence[str] = ()) -> dict[str, Item]:
         """The tasks' items that are there, as they stand now."""
-        found: dict[str, Item] = {}
+        items_by_id: dict[str, Item] = {}
         projected = {"ProjectionExpression": ",".join(names)} if names else {}
         # An empty string is nobody's key, and asking for it is an error.
         for some in pieces(filter(None, ids), MOST_READ):
-            asked: Any = {self.name: {"Keys": [key(name) for name in some], "ConsistentRead": True, **projected}}
-            while asked:
-                answer = self._call("batch_get_item", RequestItems=asked)
-                found |= {item["pk"]["S"]: item for item in answer["Responses"][self.name]}
-                asked = answer.get("UnprocessedKeys")
-        return found
+            request: Any = {self.name: {"Keys": [key(name) for name in some], "ConsistentRead": True, **projected}}
+            while request:
+                answer = self._call("batch_get_item", RequestItems=request)
+                items_by_id |= {item["pk"]["S"]: item for item in answer["Responses"][self.name]}
+                request = answer.get("UnprocessedKeys")
+        return items_by_id
 
-    def put(self, found: Iterable[Item]) -> None:
+    def put(self, new_items: Iterable[Item]) -> None:
         """Puts items, each of which may be there already."""
-        for some in pieces(found, _MOST_WRITTEN):
-            asked: Any = {self.name: [{"PutRequest": {"Item": item}} for item in some]}
-            while asked:
-                asked = self._call("batch_write_item", RequestItems=asked).get("UnprocessedItems")
+        for some in pieces(new_items, _MOST_WRITTEN):
+            request: Any = {self.name: [{"PutRequest": {"Item": item}} for item in some]}
+            while request:
+                request = self._call("batch_write_item", RequestItems=request).get("UnprocessedItems")
 
     def at_once(self, act: Callable[[_Value], _Result], values: Sequence[_Value]) -> list[_Result]:
         """Does something to all values, many at once."""

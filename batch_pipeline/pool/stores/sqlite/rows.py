@@ -23,7 +23,7 @@ from batch_pipeline.pool.records import (
     spec_of,
     task_of,
 )
-from batch_pipeline.pool.task import Event, Move, Outcome, Task, TaskState
+from batch_pipeline.pool.task import Move, Task, TaskEvent, TaskOutcome, TaskState
 from batch_pipeline.wire.contract import EndReason
 
 STATES = (
@@ -113,7 +113,7 @@ Row = tuple[Any, ...]
 encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _decoded = json.JSONDecoder().raw_decode
 #: The end of most attempts, which the file has as a 1: SQLite needs no byte for that.
-_FINE = Outcome(end_reason=EndReason.FINISHED, exit_code=0)
+_FINE = TaskOutcome(end_reason=EndReason.FINISHED, exit_code=0)
 #: Move that ends an attempt -> its number, and that of the state that it leads to.
 _END_OF = {move: (NUMBER_OF_MOVE[move], NUMBER[state]) for move, state in moves.STATE_AFTER.items()}
 
@@ -125,7 +125,7 @@ class SqliteClaim(Claim):
     seq: int
 
 
-class Ending(NamedTuple):
+class SettlementRow(NamedTuple):
     """What `moves.settled` says, as the values of `END` and `END_EVENT`. Made for every task: a tuple costs least."""
 
     task_id: str
@@ -135,7 +135,7 @@ class Ending(NamedTuple):
     event: Row
 
     @staticmethod
-    def of(settlement: Settlement, now_ms: int) -> Ending:
+    def of(settlement: Settlement, now_ms: int) -> SettlementRow:
         """The end of an attempt."""
         claim, outcome = settlement.claim, settlement.outcome
         task = claim.task
@@ -147,9 +147,9 @@ class Ending(NamedTuple):
         briefly = text if not outcome.log_tail else _outcome_value(moves.briefly(outcome))
         progress = 1.0 if state == 3 else None
         values = (state, number, attempts, returns, text, now_ms, progress, seq, task.moves, fence, owner)
-        told = (owner, fence, outcome.error, briefly, task.claimed_at_ms)
-        event = (seq, number, now_ms, move_number, state, *told)
-        return Ending(task_id=task.spec.id, seq=seq, values=values, event=event)
+        end = (owner, fence, outcome.error, briefly, task.claimed_at_ms)
+        event = (seq, number, now_ms, move_number, state, *end)
+        return SettlementRow(task_id=task.spec.id, seq=seq, values=values, event=event)
 
 
 def marks(values: Collection[object]) -> str:
@@ -242,7 +242,7 @@ def claim_of_row(row: Row, claimed: Row) -> SqliteClaim:
     return SqliteClaim(task=task, seq=row[0])
 
 
-def event_row(seq: int, event: Event, held: Task | None) -> Row:
+def event_row(seq: int, event: TaskEvent, held: Task | None) -> Row:
     """The values of `EVENT`. `held`: the task as it was before, if it was held."""
     before = encoded(record_of_task(event.before)) if event.before else None
     return (
@@ -262,13 +262,13 @@ def event_row(seq: int, event: Event, held: Task | None) -> Row:
     )
 
 
-def events_of_row(row: Row) -> Iterator[Event]:
+def events_of_row(row: Row) -> Iterator[TaskEvent]:
     """Reads a row of `EVENTS`: the claim that an event ended, then the event."""
     event = _event(row)
     if row[13] is not None:
         # A move of a person's has their name on it, and raised the fencing number.
         held = event.before or event
-        yield Event(
+        yield TaskEvent(
             task_id=event.task_id,
             number=event.number - 1,
             at_ms=row[13],
@@ -281,8 +281,8 @@ def events_of_row(row: Row) -> Iterator[Event]:
     yield event
 
 
-def _event(row: Row) -> Event:
-    return Event(
+def _event(row: Row) -> TaskEvent:
+    return TaskEvent(
         task_id=row[0],
         number=row[2],
         at_ms=row[3],
@@ -298,13 +298,13 @@ def _event(row: Row) -> Event:
     )
 
 
-def _outcome_value(outcome: Outcome | None) -> str | int | None:
+def _outcome_value(outcome: TaskOutcome | None) -> str | int | None:
     if outcome is None:
         return None
     return 1 if outcome == _FINE else encoded(record_of_outcome(outcome))
 
 
-def _outcome(value: str | int | None) -> Outcome | None:
+def _outcome(value: str | int | None) -> TaskOutcome | None:
     if value is None:
         return None
     return outcome_of(json.loads(value)) if isinstance(value, str) else _FINE

@@ -23,10 +23,10 @@ from itertools import groupby
 from pathlib import Path
 from threading import RLock
 
-from batch_pipeline.pool.base import Answer, Claim, Counts, Filter, Page, Settlement
-from batch_pipeline.pool.moves import Step
+from batch_pipeline.pool.base import Claim, Counts, Filter, Page, Settlement, WriteResult
+from batch_pipeline.pool.moves import Holder, Transition
 from batch_pipeline.pool.records import record_of_spec
-from batch_pipeline.pool.stores.rows import CHUNK, PendingMove, Written
+from batch_pipeline.pool.stores.optimistic import OptimisticStore
 from batch_pipeline.pool.stores.sqlite.rows import (
     END,
     END_EVENT,
@@ -43,8 +43,8 @@ from batch_pipeline.pool.stores.sqlite.rows import (
     STATES,
     TASKS,
     WRITE,
-    Ending,
     Row,
+    SettlementRow,
     claim_of_row,
     condition,
     encoded,
@@ -54,8 +54,8 @@ from batch_pipeline.pool.stores.sqlite.rows import (
     standing,
     task_of_row,
 )
-from batch_pipeline.pool.stores.stepped import SteppedStore
-from batch_pipeline.pool.task import Event, Move, Nest, Task, TaskState
+from batch_pipeline.pool.stores.storage import CHUNK, CommitResult, PendingMove
+from batch_pipeline.pool.task import Move, Nest, Task, TaskEvent, TaskState
 from batch_pipeline.wire.errors import PoolFailed
 
 #: How long a writer waits for its turn.
@@ -65,37 +65,28 @@ BUSY_SECONDS = 60.0
 _PAUSE_SECONDS = (0.000_2, 0.002)
 
 
-class SqliteStore(SteppedStore):
-    """A pool in a file. What pilots do most has a way of its own here; the rest is `SteppedStore`'s."""
+class SqliteStore(OptimisticStore):
+    """A pool in a file. What pilots do most has a way of its own here; the rest is `OptimisticStore`'s."""
 
     def __init__(self, path: Path) -> None:
-        self._sqlite = SqliteRows(path)
+        self._sqlite = SqliteTasks(path)
         super().__init__(self._sqlite)
 
-    def claim(
-        self,
-        owner: str,
-        count: int,
-        *,
-        lease_ms: int,
-        now_ms: int,
-        classes: Collection[str] | None = None,
-        native_id: str = "",
-    ) -> list[Claim]:
-        """See `TaskSource.claim`. Exactly in order, and never fewer than there are: writers take turns."""
-        claimed = (owner, native_id, lease_ms, now_ms + lease_ms, now_ms)
+    def _hold(self, count: int, classes: Collection[str] | None, holder: Holder) -> list[Claim]:
+        """Exactly in order, and never fewer than there are: writers take turns."""
+        claimed = (holder.owner, holder.native_id, holder.lease_ms, holder.now_ms + holder.lease_ms, holder.now_ms)
         rows = self._sqlite.hold(count, classes, claimed)
         return [claim_of_row(row, claimed) for row in sorted(rows, key=_in_order)]
 
-    def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[Answer]:
-        """See `TaskSource.settle`. All at once if all pass and nothing waits for them, else one by one."""
-        if self._sqlite.end([Ending.of(one, now_ms) for one in settlements]):
-            return [Answer.ACCEPTED] * len(settlements)
+    def settle(self, settlements: Sequence[Settlement], *, now_ms: int) -> list[WriteResult]:
+        """See `Leases.settle`. All at once if all pass and nothing waits for them, else one by one."""
+        if self._sqlite.end([SettlementRow.of(one, now_ms) for one in settlements]):
+            return [WriteResult.ACCEPTED] * len(settlements)
         return super().settle(settlements, now_ms=now_ms)
 
 
-class SqliteRows:
-    """See `Rows`."""
+class SqliteTasks:
+    """See `TaskStorage`."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -124,7 +115,7 @@ class SqliteRows:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """See `Rows.together`. One transaction, which has the right to write from its beginning."""
+        """See `ConditionalTable.together`. One transaction, which has the right to write from its beginning."""
         with self._lock, self._translated():
             if self._depth:
                 yield
@@ -168,45 +159,45 @@ class SqliteRows:
             pause = min(1.5 * pause, _PAUSE_SECONDS[1])
 
     def read(self, ids: Collection[str]) -> Mapping[str, Task]:
-        """See `Rows.read`."""
+        """See `ConditionalTable.read`."""
         rows = self._rows(f"{TASKS} WHERE task.id IN ({marks(ids)}) AND state < 6", list(ids)) if ids else []
         return {task.id: task for task in map(task_of_row, rows)}
 
-    def past(self, ids: Collection[str]) -> Mapping[str, Event]:
-        """See `Rows.past`."""
+    def past(self, ids: Collection[str]) -> Mapping[str, TaskEvent]:
+        """See `ConditionalTable.past`."""
         if not self._rows(f"SELECT 1 FROM task WHERE {OTHER} AND state = 6 LIMIT 1"):
             return {}
         gone = self._rows(f"SELECT seq, moves FROM task WHERE id IN ({marks(ids)}) AND state = 6", list(ids))
         rows = (row for place in gone for row in self._rows(f"{EVENTS} event.seq = ? AND number = ?", place))
         return {event.task_id: event for row in rows for event in events_of_row(row)}
 
-    def write(self, steps: Sequence[Step]) -> list[Written]:
-        """See `Rows.write`."""
+    def write(self, changes: Sequence[Transition]) -> list[CommitResult]:
+        """See `ConditionalTable.write`."""
         with self.together():
-            places = [self._write(step) for step in steps]
-            self._count(step for step, seq in zip(steps, places, strict=True) if seq is not None)
-            told = zip(places, steps, strict=True)
-            kept = ((seq, step, _told(step)) for seq, step in told if seq is not None)
-            events = [event_row(seq, event, _held(step)) for seq, step, event in kept if event]
+            places = [self._write(change) for change in changes]
+            self._count(change for change, seq in zip(changes, places, strict=True) if seq is not None)
+            placed = zip(places, changes, strict=True)
+            kept = ((seq, change, _event_to_write(change)) for seq, change in placed if seq is not None)
+            events = [event_row(seq, event, _held(change)) for seq, change, event in kept if event]
             self._connection.executemany(EVENT, events)
-        return [Written.REFUSED if seq is None else Written.NEEDED for seq in places]
+        return [CommitResult.REFUSED if seq is None else CommitResult.NEEDED for seq in places]
 
     def pending(self) -> Sequence[PendingMove]:
-        """See `Rows.pending`. A move and what follows from it are one transaction."""
+        """See `Outbox.pending`. A move and what follows from it are one transaction."""
         return ()
 
     def propagated(self, pending: Sequence[PendingMove]) -> bool:
-        """See `Rows.propagated`."""
+        """See `Outbox.propagated`."""
         return True
 
-    def _write(self, step: Step) -> int | None:
+    def _write(self, change: Transition) -> int | None:
         """Writes a task and returns its place; None: it is not as it was."""
-        before, after = step.before, step.after
+        before, after = change.before, change.after
         if before is None:
             return self._insert(after) if after else None
         values: Row
         version = (before.id, NUMBER[before.state], before.moves, before.fence)
-        if step.event is None and after:
+        if change.event is None and after:
             query, values = RENEW, (after.lease_until_ms, after.progress, after.reason, *version)
         elif after is None:
             # What is gone keeps the number of its last event.
@@ -214,7 +205,7 @@ class SqliteRows:
             query, values = WRITE, (NUMBER[None], before.moves + 1, *gone[2:], *version)
         else:
             query, values = WRITE, (*standing(after), *version)
-        if step.lease_counts:
+        if change.lease_counts:
             query, values = query + " AND lease_until_ms = ?", (*values, before.lease_until_ms)
         row = self._connection.execute(query + " RETURNING seq", values).fetchone()
         return row and int(row[0])
@@ -232,14 +223,14 @@ class SqliteRows:
             self._connection.executemany("INSERT OR IGNORE INTO needed VALUES (?, ?)", needed)
         return seq
 
-    def _count(self, steps: Iterable[Step]) -> None:
+    def _count(self, changes: Iterable[Transition]) -> None:
         """Counts the tasks of each class, in all states, along: those that came and those that went."""
         more: Counter[str] = Counter()
-        for step in steps:
-            if step.before is None and step.after:
-                more[step.after.spec.resource_class] += 1
-            elif step.before and step.after is None:
-                more[step.before.spec.resource_class] -= 1
+        for change in changes:
+            if change.before is None and change.after:
+                more[change.after.spec.resource_class] += 1
+            elif change.before and change.after is None:
+                more[change.before.spec.resource_class] -= 1
         query = "INSERT INTO class VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET number = number + excluded.number"
         self._connection.executemany(query, more.items())
 
@@ -251,7 +242,7 @@ class SqliteRows:
                 return []
             return self._connection.execute(HOLD.format(first=first), (*claimed, *values)).fetchall()
 
-    def end(self, endings: Sequence[Ending]) -> bool:
+    def end(self, endings: Sequence[SettlementRow]) -> bool:
         """Ends attempts, if all of them may be ended and no task waits for theirs; else changes nothing."""
         if not all(ending.seq for ending in endings):
             return False
@@ -279,24 +270,24 @@ class SqliteRows:
         return f"SELECT seq FROM ({each}) ORDER BY priority DESC, seq LIMIT ?", [*values, count]
 
     def candidates(self, count: int, classes: Collection[str] | None) -> Sequence[Task]:
-        """See `Rows.candidates`."""
+        """See `TaskStorage.candidates`."""
         first, values = self._first(count, classes)
         if not first:
             return []
         query = f"{TASKS} WHERE task.seq IN (SELECT seq FROM ({first})) ORDER BY priority DESC, task.seq"
         return [task_of_row(row) for row in self._rows(query, values)]
 
-    def over(self, now_ms: int) -> Iterable[Task]:
-        """See `Rows.over`. All callers share the host's clock."""
+    def expired(self, now_ms: int) -> Iterable[Task]:
+        """See `TaskStorage.expired`. All callers share the host's clock."""
         return map(task_of_row, self._rows(f"{TASKS} WHERE state = 2 AND lease_until_ms <= ?", (now_ms,)))
 
     def dependents(self, ids: Collection[str]) -> Iterable[Task]:
-        """See `Rows.dependents`."""
+        """See `Outbox.dependents`."""
         query = f"{TASKS} WHERE task.seq IN (SELECT seq FROM needed WHERE id IN ({marks(ids)})) AND state IN (0, 1)"
         return map(task_of_row, self._rows(query, list(ids)))
 
     def waiting(self) -> Iterator[Task]:
-        """See `Rows.waiting`. In pieces, each in a look of its own."""
+        """See `Outbox.waiting`. In pieces, each in a look of its own."""
         place = ("", 0)
         query = f"""{TASKS} WHERE {OTHER} AND state = 0 AND (class, task.seq) > (?, ?)
         ORDER BY class, task.seq LIMIT {CHUNK}"""
@@ -305,16 +296,16 @@ class SqliteRows:
             yield from tasks
             place = (tasks[-1].spec.resource_class, rows[-1][0])
 
-    def find(self, wanted: Filter, limit: int, cursor: str | None) -> Page:
-        """See `Rows.find`. The order is that of adding."""
+    def find(self, wanted: Filter, *, limit: int, cursor: str | None) -> Page:
+        """See `TaskReader.find`. The order is that of adding."""
         where, values = condition(wanted)
         query = f"{TASKS} WHERE task.seq > ? AND {where} ORDER BY task.seq LIMIT ?"
         rows = self._rows(query, [int(cursor or 0), *values, limit])
-        found = tuple(task for task in map(task_of_row, rows) if wanted.accepts(task))
-        return Page(tasks=found, cursor=str(rows[-1][0]) if len(rows) == limit else None)
+        tasks = tuple(task for task in map(task_of_row, rows) if wanted.accepts(task))
+        return Page(tasks=tasks, cursor=str(rows[-1][0]) if len(rows) == limit else None)
 
     def counts(self) -> Counts:
-        """See `Rows.counts`."""
+        """See `Statistics.counts`."""
         query = f"""SELECT name, NULL, number FROM class
         UNION ALL SELECT class, 1, count(*) FROM task WHERE state = 1 GROUP BY class
         UNION ALL SELECT class, 2, count(*) FROM task WHERE state = 2 GROUP BY class
@@ -333,19 +324,19 @@ class SqliteRows:
         return Counts(by_class={name: states for name, states in kept if states})
 
     def nests(self) -> Iterator[Nest]:
-        """See `Rows.nests`."""
+        """See `Statistics.nests`."""
         query = """SELECT parent, state, count(*) FROM task WHERE parent IS NOT NULL AND state < 6
         GROUP BY parent, state ORDER BY parent"""
         for parent, rows in groupby(self._rows(query), key=lambda row: row[0]):
             yield Nest(parent=parent, counts={STATES[state]: number for _, state, number in rows})
 
     def ends_since(self, since_ms: int) -> int:
-        """See `Rows.ends_since`."""
+        """See `Statistics.ends_since`."""
         query = "SELECT count(*) FROM task WHERE state IN (3, 4) AND ended_at_ms >= ?"
         return int(self._rows(query, (since_ms,))[0][0])
 
-    def events(self, *, task_id: str, act: str) -> Iterator[Event]:
-        """See `Rows.events`. In pieces, each in a look of its own."""
+    def events(self, *, task_id: str, act: str) -> Iterator[TaskEvent]:
+        """See `TaskReader.events`. In pieces, each in a look of its own."""
         place: tuple[object, ...] = (0, 0)
         among, name = ("id = ? AND", [task_id]) if task_id else ("", [])
         if act:
@@ -355,23 +346,23 @@ class SqliteRows:
             query, values = f"{later} UNION ALL {STANDING_CLAIMS} {among} (seq, moves) > (?, ?)", name
         twice = 1 if act else 2
         while rows := self._rows(f"{query} ORDER BY 2, 3 LIMIT {CHUNK}", [*values, *place] * twice):
-            told = (event for row in rows for event in events_of_row(row))
-            yield from (event for event in told if not act or event.act == act)
+            events = (event for row in rows for event in events_of_row(row))
+            yield from (event for event in events if not act or event.act == act)
             place = rows[-1][1:3]
 
     def close(self) -> None:
-        """See `Rows.close`."""
+        """See `TaskStorage.close`."""
         with self._lock, self._translated():
             self._connection.close()
 
 
-def _told(step: Step) -> Event | None:
+def _event_to_write(change: Transition) -> TaskEvent | None:
     """The event to be written. A claim is none: the task tells of it, and then the event that ends it."""
-    return None if step.event and step.event.move is Move.CLAIMED else step.event
+    return None if change.event and change.event.move is Move.CLAIMED else change.event
 
 
-def _held(step: Step) -> Task | None:
-    return step.before if step.before and step.before.state is TaskState.HELD else None
+def _held(change: Transition) -> Task | None:
+    return change.before if change.before and change.before.state is TaskState.HELD else None
 
 
 def _in_order(row: Row) -> tuple[int, int]:

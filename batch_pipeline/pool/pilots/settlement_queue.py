@@ -1,4 +1,6 @@
-"""What a pilot writes to its pool about tasks that it holds: ends, returns, prolonged leases. None is lost.
+"""What a pilot writes to its pool about tasks that it holds: heartbeats, ends, returns. None is lost.
+
+A heartbeat prolongs the leases of all that the pilot holds, when a third of their time is over.
 
 An end that could not be written is kept, its lease prolonged, and written again: the store knows a repeated write from
 a late one. Ends of short tasks are kept back for an instant, to be written together.
@@ -11,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from batch_pipeline.pool.base import Answer, Claim, PoolStore, Settlement
+from batch_pipeline.pool.base import Claim, Leases, Settlement, WriteResult
 from batch_pipeline.pool.moves import judged
-from batch_pipeline.pool.pilots.keeper import Pauses
+from batch_pipeline.pool.pilots.stop_policy import Pauses
 from batch_pipeline.pool.task import Move
 from batch_pipeline.wire.errors import PoolFailed
 
@@ -30,11 +32,11 @@ _WORD: Final[Mapping[Move, str]] = {
 }
 
 
-class Ledger:
+class SettlementQueue:
     """What is to be written, and the count of what was."""
 
     def __init__(
-        self, pool: PoolStore, lease_seconds: float, now_ms: Callable[[], int], tell: Callable[[str], None]
+        self, pool: Leases, lease_seconds: float, now_ms: Callable[[], int], tell: Callable[[str], None]
     ) -> None:
         self._pool = pool
         self._lease_seconds = lease_seconds
@@ -45,8 +47,8 @@ class Ledger:
         self._returns: list[tuple[Claim, str, bool]] = []
         #: When the oldest of what is kept came, and when the pool may be asked again.
         self._since = self._retry_at = 0.0
-        self._next_beat = 0.0
-        #: By the words of `terms.Standing`.
+        self._next_heartbeat = 0.0
+        #: By the words of `pilot_config.PilotStats`.
         self.count: Counter[str] = Counter()
 
     @property
@@ -57,7 +59,7 @@ class Ledger:
     def due(self, *, holding: bool) -> list[float]:
         """When something is to be written next."""
         written = [] if self.empty else [max(self._retry_at, self._since + KEPT_SECONDS)]
-        return [*written, self._next_beat] if holding or self._ends else written
+        return [*written, self._next_heartbeat] if holding or self._ends else written
 
     def ended(self, settlement: Settlement, now: float) -> None:
         """An attempt ended."""
@@ -72,7 +74,7 @@ class Ledger:
     def claimed(self, now: float, *, first: bool) -> None:
         """Tasks were claimed; the first of them: the time to prolong leases begins."""
         if first:
-            self._next_beat = now + self._lease_seconds / 3
+            self._next_heartbeat = now + self._lease_seconds / 3
 
     def write(self, now: float, *, enough: int = 1) -> bool:
         """Writes what is kept, if that is enough or has waited; whether something was written."""
@@ -95,33 +97,33 @@ class Ledger:
         self._pauses.reset()
         return True
 
-    def _note(self, one: Settlement, answer: Answer) -> None:
+    def _note(self, one: Settlement, answer: WriteResult) -> None:
         move, _, _ = judged(one.claim.task, one.outcome.end_reason)
-        self.count["refused" if answer is Answer.REFUSED else _WORD[move]] += 1
+        self.count["refused" if answer is WriteResult.REFUSED else _WORD[move]] += 1
 
-    def beats(self, now: float) -> bool:
+    def is_heartbeat_due(self, now: float) -> bool:
         """Whether a heartbeat is due, which prolongs the leases."""
-        return now >= self._next_beat
+        return now >= self._next_heartbeat
 
-    def beat(self, now: float, held: Sequence[Claim], progress: Mapping[str, float]) -> list[Claim]:
+    def heartbeat(self, now: float, held: Sequence[Claim], progress: Mapping[str, float]) -> list[Claim]:
         """Prolongs the leases of what is held and of what is kept here; returns those of `held` that are another's."""
         claims = [*held, *(one.claim for one in self._ends)]
-        self._next_beat = now + self._lease_seconds / 3
+        self._next_heartbeat = now + self._lease_seconds / 3
         if not claims:
             return []
         try:
             answers = self._pool.renew(claims, now_ms=self._now_ms(), progress=progress)
         except PoolFailed as error:
             self._tell(f"{error.message} Leases could not be prolonged; trying again.")
-            self._next_beat = now + min(self._lease_seconds / 10, self._pauses.next())
+            self._next_heartbeat = now + min(self._lease_seconds / 10, self._pauses.next())
             return []
         # Of what has ended, `settle` is told the same.
-        return [claim for claim, answer in zip(held, answers, strict=False) if answer is Answer.REFUSED]
+        return [claim for claim, answer in zip(held, answers, strict=False) if answer is WriteResult.REFUSED]
 
     def is_ours(self, claim: Claim) -> bool:
         """Whether a task may be published; a pool that cannot be reached does not stand in the way of a result."""
         try:
-            return self._pool.renew([claim], now_ms=self._now_ms())[0] is not Answer.REFUSED
+            return self._pool.renew([claim], now_ms=self._now_ms())[0] is not WriteResult.REFUSED
         except PoolFailed as error:
             self._tell(error.message)
             return True

@@ -1,8 +1,8 @@
-"""When a pilot starts no more tasks: the time keeper, the stop criteria, the pauses of an idle pilot. Pure.
+"""When a pilot starts no more tasks: stop criteria, the prediction of run times, backoff of an idle pilot. Pure.
 
-The keeper predicts: a task is not begun if, by the time that nine of ten of its class took, it would end after the wall
-time. All times are in seconds, on one clock that only goes forward, and there is one wall time for a pilot with all
-that it runs at once.
+`RuntimeEstimator` predicts: a task is not begun if, by the time that nine of ten of its class took, it would end after
+the wall time. All times are in seconds, on one clock that only goes forward, and there is one wall time for a pilot
+with all that it runs at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bisect import insort
 from collections import deque
 from typing import Final
 
-from batch_pipeline.pool.pilots.terms import Standing, StopCriteria
+from batch_pipeline.pool.pilots.pilot_config import PilotStats, StopCriteria
 
 #: The part of a class's tasks that must have been as fast as the time that is left.
 QUANTILE: Final = 0.9
@@ -24,22 +24,22 @@ LONGEST_PAUSE: Final = 5.0
 _GROWTH: Final = 1.7
 
 
-def stop_reason(criteria: StopCriteria, standing: Standing, begun: int) -> str:
+def stop_reason(criteria: StopCriteria, stats: PilotStats, begun: int) -> str:
     """Why nothing more is begun, of `begun` tasks so far; empty: go on."""
     if criteria.tasks is not None and begun >= criteria.tasks:
         return f"{begun} tasks were begun"
-    if criteria.total_seconds is not None and standing.seconds >= criteria.total_seconds:
+    if criteria.total_seconds is not None and stats.seconds >= criteria.total_seconds:
         return f"{criteria.total_seconds:g} s are over"
-    if criteria.wall_seconds is not None and standing.seconds >= criteria.wall_seconds:
+    if criteria.wall_seconds is not None and stats.seconds >= criteria.wall_seconds:
         return f"the wall time of {criteria.wall_seconds:g} s is over"
-    if criteria.scrubs is not None and standing.failed + standing.again >= criteria.scrubs:
-        return f"{standing.failed + standing.again} attempts failed"
-    if criteria.idle_seconds is not None and standing.idle_seconds >= criteria.idle_seconds:
+    if criteria.scrubs is not None and stats.failed + stats.again >= criteria.scrubs:
+        return f"{stats.failed + stats.again} attempts failed"
+    if criteria.idle_seconds is not None and stats.idle_seconds >= criteria.idle_seconds:
         return f"there was nothing to do for {criteria.idle_seconds:g} s"
     return ""
 
 
-class TimeKeeper:
+class RuntimeEstimator:
     """Knows how long tasks took, and tells whether another would end in time."""
 
     def __init__(self, wall_at: float | None) -> None:

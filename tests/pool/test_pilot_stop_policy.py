@@ -7,18 +7,18 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.pool.pilots.keeper import LONGEST_PAUSE, REMEMBERED, SHORTEST_PAUSE, Pauses, TimeKeeper
+from batch_pipeline.pool.pilots.stop_policy import LONGEST_PAUSE, REMEMBERED, SHORTEST_PAUSE, Pauses, RuntimeEstimator
 
 
 def test_a_class_that_nobody_knows_fits_until_the_wall_time() -> None:
-    keeper = TimeKeeper(100.0)
+    keeper = RuntimeEstimator(100.0)
     assert keeper.fits("new", 99.0)
     assert not keeper.fits("new", 100.0)
     assert not keeper.fits("new", 95.0, limit=10.0)
 
 
 def test_it_predicts_by_the_time_of_nine_in_ten_of_the_class() -> None:
-    keeper = TimeKeeper(100.0)
+    keeper = RuntimeEstimator(100.0)
     for seconds in (1.0,) * 9 + (30.0,):
         keeper.took("a", seconds)
     keeper.took("b", 60.0)
@@ -30,7 +30,7 @@ def test_it_predicts_by_the_time_of_nine_in_ten_of_the_class() -> None:
 
 
 def test_without_a_wall_time_everything_fits() -> None:
-    keeper = TimeKeeper(None)
+    keeper = RuntimeEstimator(None)
     keeper.took("a", 1e9)
     assert keeper.fits("a", 1e9)
 
@@ -38,7 +38,7 @@ def test_without_a_wall_time_everything_fits() -> None:
 @given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=3 * REMEMBERED))
 def test_it_remembers_the_latest(times: list[float]) -> None:
     """PyAnamo collapsed its list to the mean again and again, so that old times never went."""
-    keeper = TimeKeeper(0.0)
+    keeper = RuntimeEstimator(0.0)
     for seconds in times:
         keeper.took("a", seconds)
     latest = sorted(times[-REMEMBERED:])

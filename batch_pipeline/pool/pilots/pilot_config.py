@@ -37,7 +37,7 @@ class StopCriteria:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class PilotStats:
     """What a pilot has done so far: what criteria, those of a user too, are asked with."""
 
     done: int = 0
@@ -90,7 +90,7 @@ class PilotConfig:
 class Report:
     """What a pilot did, and why it ended."""
 
-    standing: Standing
+    stats: PilotStats
     why: str
     #: The signal that ended it; 0: none.
     signal: int = 0

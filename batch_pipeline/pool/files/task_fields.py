@@ -1,4 +1,4 @@
-"""What is asked of a task, from the texts of a table or from JSON: each field of its type, or what is wrong with it."""
+"""Parses a task's specification from the texts of a table or from JSON: each field of its type, or what is wrong."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ ALIASES: Final = {"class": "resource_class"}
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class InvalidRow:
     """What is wrong with a row, in a sentence."""
 
     text: str
 
 
-def asked(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec | Problem:
+def parse_task_spec(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> TaskSpec | InvalidRow:
     """The task that values ask for, as they stand in a file, or what is wrong with them. `problems_of` is not asked."""
     known: dict[str, Any] = dict(defaults)
     for name, value in values.items():
         field_name = ALIASES.get(name, name)
         if field_name not in FIELDS:
-            return Problem(f"it has a field {name!r} that nobody knows. Known: {', '.join(FIELDS)}.")
+            return InvalidRow(f"it has a field {name!r} that nobody knows. Known: {', '.join(FIELDS)}.")
         try:
             checked = FIELDS[field_name](value)
         except (ValueError, TypeError):
-            return Problem(f"its {name} is {value!r}; it must be {_MUST[field_name]}.")
+            return InvalidRow(f"its {name} is {value!r}; it must be {_MUST[field_name]}.")
         known[field_name] = {**known.get(field_name, {}), **checked} if isinstance(checked, dict) else checked
     if not known.get("id"):
-        return Problem("it has no id. Give it one that does not change, so that importing it again finds it.")
+        return InvalidRow("it has no id. Give it one that does not change, so that importing it again finds it.")
     return TaskSpec(**known)
 
 

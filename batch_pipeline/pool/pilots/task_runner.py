@@ -21,7 +21,7 @@ from batch_pipeline.pool.pilots.hooks import Hooks, guarded, variables_of
 from batch_pipeline.pool.pilots.process import Commands, Process
 from batch_pipeline.pool.pilots.tasklog import TAIL_BYTES, TaskLog
 from batch_pipeline.pool.pilots.verdict import outcome_of_error, outcome_of_exit
-from batch_pipeline.pool.task import Outcome, Task, TaskSpec
+from batch_pipeline.pool.task import Task, TaskOutcome, TaskSpec
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, StoreFailed
@@ -34,7 +34,7 @@ _OF_A_JOB: Final = ("AWS_BATCH_", "BATCH_FILE_", "BATCH_PIPELINE_")
 
 
 @dataclass(kw_only=True, eq=False)
-class Life:
+class RunningTask:
     """A task that this pilot is at."""
 
     claim: Claim
@@ -43,7 +43,7 @@ class Life:
     folder: Path | None = None
     process: Process | None = None
     #: Why it was told to end, and when it is killed; None: it was not told.
-    told: EndReason | None = None
+    end_reason: EndReason | None = None
     why: str = ""
     kill_at: float | None = None
     limit_at: float | None = None
@@ -64,8 +64,8 @@ class Life:
 
     def end(self, reason: EndReason, why: str, kill_at: float) -> None:
         """Tells its command to end, once."""
-        if self.told is None:
-            self.told, self.why, self.limit_at = reason, why, None
+        if self.end_reason is None:
+            self.end_reason, self.why, self.limit_at = reason, why, None
             if self.process is not None:
                 self.process.signal(signal.SIGTERM)
                 self.kill_at = kill_at
@@ -77,12 +77,12 @@ class Life:
             self.process.kill()
 
 
-def group_of(spec: TaskSpec) -> str:
+def item_of(spec: TaskSpec) -> str:
     """The item that a task counts for: a sub-task for its parent. A cell of a pipeline is an item of its own."""
     return spec.id if Variable.MANIFEST in spec.environment else spec.parent or spec.id
 
 
-class Workplace:
+class TaskRunner:
     """Where a pilot's commands run. `open_store` None: there is none; logs keep their tails only."""
 
     def __init__(
@@ -114,33 +114,33 @@ class Workplace:
         self._spare: list[TaskLog] = []
         self._numbers = count()
 
-    def new(self, claim: Claim, now: float) -> Life:
-        """The life of a task that was claimed."""
+    def new(self, claim: Claim, now: float) -> RunningTask:
+        """A task that was claimed."""
         log = self._spare.pop() if self._spare else TaskLog(self._folder / f"{next(self._numbers)}.log")
-        return Life(claim=claim, log=log, began=now)
+        return RunningTask(claim=claim, log=log, began=now)
 
-    def needs_preparation(self, life: Life) -> bool:
+    def needs_preparation(self, running: RunningTask) -> bool:
         """Whether something must be done before its command, that may take long."""
-        return staging.needs_folder(life.spec) or self._hooks.prepare_run is not None
+        return staging.needs_folder(running.spec) or self._hooks.prepare_run is not None
 
-    def prepare(self, life: Life) -> Mapping[str, str]:
+    def prepare(self, running: RunningTask) -> Mapping[str, str]:
         """Brings its files and calls the hook; the variables that follow. Raises StepError, StoreFailed, OSError."""
-        told: dict[str, str] = {}
-        if staging.needs_folder(life.spec):
-            life.folder = self._folder / f"{next(self._numbers)}.files"
-            staging.stage_in(life.spec, life.folder, self._files())
-            told |= staging.made_for(life.spec, life.folder)
+        variables: dict[str, str] = {}
+        if staging.needs_folder(running.spec):
+            running.folder = self._folder / f"{next(self._numbers)}.files"
+            staging.stage_in(running.spec, running.folder, self._files())
+            variables |= staging.made_for(running.spec, running.folder)
         if self._hooks.prepare_run:
-            told |= guarded(self._hooks.prepare_run, life.task) or {}
-        return told
+            variables |= guarded(self._hooks.prepare_run, running.task) or {}
+        return variables
 
-    def start(self, life: Life, variables: Mapping[str, str], now: float) -> Process:
+    def start(self, running: RunningTask, variables: Mapping[str, str], now: float) -> Process:
         """Starts its command. Raises OSError."""
-        spec = life.spec
+        spec = running.spec
         is_cell = Variable.MANIFEST in spec.environment
         environment = {
             **(self._for_cells if is_cell else self._environment),
-            **variables_of(life.task),
+            **variables_of(running.task),
             **variables,
         }
         command = spec.command or ("bash", "-c", spec.shell)
@@ -148,60 +148,60 @@ class Workplace:
             # A cell of a pipeline: the container's side, in the interpreter that has it for sure.
             command = (sys.executable, *command[1:])
             environment[Variable.ATTEMPT] = environment["TASK_ATTEMPT"]
-        life.began = now
-        folder = str(life.folder) if life.folder else ""
-        life.process = self._commands.start(command, environment, log=life.log.descriptor, folder=folder)
+        running.began = now
+        folder = str(running.folder) if running.folder else ""
+        running.process = self._commands.start(command, environment, log=running.log.descriptor, folder=folder)
         if spec.time_limit_seconds is not None:
-            life.limit_at = now + spec.time_limit_seconds
-        return life.process
+            running.limit_at = now + spec.time_limit_seconds
+        return running.process
 
-    def reaped(self, life: Life) -> Outcome:
+    def reaped(self, running: RunningTask) -> TaskOutcome:
         """How its command, which has ended, did."""
-        assert life.process is not None
-        code = life.process.reap()
-        life.process = life.limit_at = life.kill_at = None
-        if not life.log.size:
-            return outcome_of_exit(life.task, code, told=life.told, tail="")
-        life.log.look(ended=True)
-        outcome = outcome_of_exit(life.task, code, told=life.told, tail=life.log.tail())
-        return replace(outcome, fields=life.log.fields)
+        assert running.process is not None
+        code = running.process.reap()
+        running.process = running.limit_at = running.kill_at = None
+        if not running.log.size:
+            return outcome_of_exit(running.task, code, end_reason=running.end_reason, tail="")
+        running.log.look(ended=True)
+        outcome = outcome_of_exit(running.task, code, end_reason=running.end_reason, tail=running.log.tail())
+        return replace(outcome, fields=running.log.fields)
 
-    def has_outputs(self, life: Life, outcome: Outcome) -> bool:
+    def has_outputs(self, running: RunningTask, outcome: TaskOutcome) -> bool:
         """Whether there are files to publish."""
-        return outcome.end_reason is EndReason.FINISHED and bool(life.spec.outputs)
+        return outcome.end_reason is EndReason.FINISHED and bool(running.spec.outputs)
 
-    def needs_publication(self, life: Life, outcome: Outcome) -> bool:
+    def needs_publication(self, running: RunningTask, outcome: TaskOutcome) -> bool:
         """Whether something must be done after its command, that may take long."""
-        long_log = life.log.size > TAIL_BYTES and self._open_store is not None
-        return long_log or self._hooks.cleanup_run is not None or self.has_outputs(life, outcome)
+        long_log = running.log.size > TAIL_BYTES and self._open_store is not None
+        return long_log or self._hooks.cleanup_run is not None or self.has_outputs(running, outcome)
 
-    def is_over_at_once(self, life: Life) -> bool:
+    def is_over_at_once(self, running: RunningTask) -> bool:
         """Whether nothing that may take long follows the end of its command, however that was."""
-        return not life.spec.outputs and self._hooks.cleanup_run is None and life.log.size <= TAIL_BYTES
+        return not running.spec.outputs and self._hooks.cleanup_run is None and running.log.size <= TAIL_BYTES
 
-    def publish(self, life: Life, outcome: Outcome) -> Outcome:
+    def publish(self, running: RunningTask, outcome: TaskOutcome) -> TaskOutcome:
         """Stores the outputs, then the log, then calls the hook; how it ended, with all that."""
-        if life.folder and self.has_outputs(life, outcome):
+        if running.folder and self.has_outputs(running, outcome):
             try:
-                staging.stage_out(life.spec, life.folder, self._files())
+                staging.stage_out(running.spec, running.folder, self._files())
             except (BatchPipelineError, OSError) as error:
-                failed = outcome_of_error(error, life.spec)
+                failed = outcome_of_error(error, running.spec)
                 outcome = replace(failed, fields=outcome.fields, log_tail=outcome.log_tail)
-        if life.log.size > TAIL_BYTES and self._open_store is not None:
-            key = log_key(life.task)
-            if self.or_tell(lambda: self._files().put_file(key, life.log.path)):
+        if running.log.size > TAIL_BYTES and self._open_store is not None:
+            key = log_key(running.task)
+            if self.or_tell(lambda: self._files().put_file(key, running.log.path)):
                 outcome = replace(outcome, log_key=key)
         if cleanup := self._hooks.cleanup_run:
-            self.or_tell(lambda: guarded(cleanup, life.task, outcome))
+            self.or_tell(lambda: guarded(cleanup, running.task, outcome))
         return outcome
 
-    def streamed(self, life: Life) -> Callable[[], object] | None:
+    def streamed(self, running: RunningTask) -> Callable[[], object] | None:
         """What stores the log so far, if it has doubled since."""
-        size = life.log.size
-        if self._open_store is None or not TAIL_BYTES < size <= STREAMED_BYTES or size < 2 * life.stored:
+        size = running.log.size
+        if self._open_store is None or not TAIL_BYTES < size <= STREAMED_BYTES or size < 2 * running.stored:
             return None
-        life.stored = size
-        key, data = log_key(life.task), os.pread(life.log.descriptor, size, 0)
+        running.stored = size
+        key, data = log_key(running.task), os.pread(running.log.descriptor, size, 0)
         return lambda: self.or_tell(lambda: self._files().put(key, data))
 
     def or_tell(self, act: Callable[[], object]) -> bool:
@@ -213,13 +213,13 @@ class Workplace:
             return False
         return True
 
-    def clear(self, life: Life) -> Path | None:
+    def clear(self, running: RunningTask) -> Path | None:
         """Puts its log away; returns the folder that is to be removed, if any."""
-        if life.log.size:
-            life.log.close()
+        if running.log.size:
+            running.log.close()
         else:
-            self._spare.append(life.log)
-        return life.folder
+            self._spare.append(running.log)
+        return running.folder
 
     def close(self) -> None:
         """Removes everything."""
