@@ -17,17 +17,16 @@ shard. Index `ended` (`ended_part`, `ended_at_ms`; keys only) has what is settle
 The outbox (`rows`) needs no index of its own: a task is marked by `outbox`, the number of the move, and stands in the
 part `outbox#SHARD` of the index that its state leaves free.
 
-(A little longer than most modules: whoever changes an attribute finds all that is done with it here.)
+What is written at a move stands in `updates`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
-from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.records import (
     event_of,
     outcome_of,
@@ -214,125 +213,6 @@ def event_item(event: TaskEvent) -> Item:
 def event_in(item: Item) -> TaskEvent:
     """The event that an item of its own holds."""
     return event_of(json.loads(item["event"]["S"]))
-
-
-class Update:
-    """An UpdateItem in the making: what is set, what is removed, and under which condition."""
-
-    def __init__(self, task_id: str, sort: str = "task") -> None:
-        self.key = key(task_id, sort)
-        self._names: dict[str, str] = {}
-        self._values: dict[str, Value] = {}
-        self._clauses: dict[str, list[str]] = {"SET": [], "REMOVE": [], "ADD": []}
-        self._condition = ""
-
-    def name(self, name: str) -> str:
-        """A placeholder for an attribute: many of their names are reserved."""
-        self._names[f"#{name}"] = name
-        return f"#{name}"
-
-    def value(self, name: str, value: Value) -> str:
-        """A placeholder for a value."""
-        self._values[f":{name}"] = value
-        return f":{name}"
-
-    def set(self, values: Mapping[str, Value]) -> None:
-        """Sets attributes."""
-        self._clauses["SET"] += [f"{self.name(name)} = {self.value(name, value)}" for name, value in values.items()]
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Removes attributes."""
-        self._clauses["REMOVE"] += [self.name(name) for name in names]
-
-    def add(self, name: str, value: Value) -> None:
-        """Adds to a set."""
-        self._clauses["ADD"].append(f"{self.name(name)} {self.value(name, value)}")
-
-    def append(self, name: str, value: Value) -> None:
-        """Appends to a list."""
-        listed, none = self.value(name, {"L": [value]}), self.value("none", {"L": []})
-        self._clauses["SET"].append(
-            f"{self.name(name)} = list_append(if_not_exists({self.name(name)}, {none}), {listed})"
-        )
-
-    def require(self, condition: str) -> None:
-        """Writes only if this holds too."""
-        self._condition += f" AND {condition}" if self._condition else condition
-
-    def require_equal(self, values: Mapping[str, Value]) -> None:
-        """Writes only if attributes are as they were."""
-        for name, value in values.items():
-            self.require(f"{self.name(name)} = {self.value(f'was_{name}', value)}")
-
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of the call, but for the table."""
-        clauses = (f"{word} {', '.join(parts)}" for word, parts in self._clauses.items() if parts)
-        optional = {"ConditionExpression": self._condition, "ExpressionAttributeValues": self._values}
-        return {
-            "Key": self.key,
-            "UpdateExpression": " ".join(clauses),
-            "ExpressionAttributeNames": self._names,
-            **{name: value for name, value in optional.items() if value},
-        }
-
-
-def update_of(change: Transition, *, shards: int, running: int, nonce: str, marked: bool | None = None) -> Update:
-    """The one write of a change. `nonce` tells the write from any other, should its answer be lost.
-
-    `marked`: puts the task into the outbox. False: out of it, if nobody waits for the task. None: it stays as it is.
-    """
-    before, after = change.before, change.after
-    update = Update(change.task_id)
-    mark: Item = {}
-    if marked and change.event:
-        mark = outbox(change.task_id, change.event.number, change.event.target, shards)
-    elif marked is False:
-        update.require(f"attribute_not_exists({update.name('needed')})")
-        update.remove(("outbox",))
-    if before is None:
-        fresh = f"attribute_not_exists({update.name('state')})"
-        was_gone = f"{update.name('state')} = {update.value('gone', text(GONE))}"
-        same = f"{update.name('moves')} = {update.value('was_moves', number(after.moves - 1 if after else 0))}"
-        update.require(f"({fresh} OR ({was_gone} AND {same}))")
-    else:
-        version = {"state": text(before.state.value), "moves": number(before.moves), "fence": number(before.fence)}
-        update.require_equal(version)
-        if change.lease_counts:
-            update.require_equal({"lease_until_ms": number(before.lease_until_ms)})
-    values = {"nonce": text(nonce)}
-    if change.event is None and after:
-        values |= {"lease_until_ms": number(after.lease_until_ms)}
-        values |= {"reason": text(after.reason)} if after.reason else {}
-        update.remove(() if after.reason else ("reason",))
-        values |= {"progress": number(after.progress)} if after.progress is not None else {}
-    elif after is None:
-        values |= {"state": text(GONE), "moves": number((before.moves if before else 0) + 1), **mark}
-        update.remove(name for name in ("queue_part", "ended_part") if name not in mark)
-    else:
-        old, new = attributes(before, shards) if before else {}, attributes(after, shards) | mark
-        if "ended_part" in mark:
-            # It is the place in that index, and attributes with their default are left out.
-            new.setdefault("ended_at_ms", number(0))
-        values |= {name: value for name, value in new.items() if old.get(name) != value}
-        values |= fixed_attributes(after, running) if before is None else {}
-        update.remove(name for name in STANDING if name not in new and (name in old or before is None))
-        if before is None and not after.spec.parent:
-            update.remove(("parent",))
-    if change.event and (change.event.number - 1) % TAIL:
-        update.append("tail", event_text(change.event))
-    elif change.event:
-        values["tail"] = {"L": [event_text(change.event)]}
-    update.set(values)
-    return update
-
-
-def propagated(entry: PendingMove, shards: int) -> Update:
-    """Takes a task out of the outbox, if it stands there for this move."""
-    mark = outbox(entry.task_id, entry.number, entry.state, shards)
-    update = Update(entry.task_id)
-    update.require_equal(mark)
-    update.remove(mark)
-    return update
 
 
 def pending_of(item: Item) -> PendingMove | None:

@@ -36,8 +36,9 @@ from batch_pipeline.pool import moves
 from batch_pipeline.pool.base import Counts, Filter, Page
 from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.dynamodb import items
-from batch_pipeline.pool.stores.dynamodb.items import Item, Update, key, number, text
+from batch_pipeline.pool.stores.dynamodb.items import Item, key, number, text
 from batch_pipeline.pool.stores.dynamodb.table import MOST_READ, Table, pieces, query_of
+from batch_pipeline.pool.stores.dynamodb.updates import Update, propagated, update_of
 from batch_pipeline.pool.stores.leases import LeaseWatch
 from batch_pipeline.pool.stores.optimistic import OptimisticStore
 from batch_pipeline.pool.stores.storage import CommitResult, PendingMove
@@ -168,7 +169,7 @@ class DynamoDbTasks:
             tail = items.tail_of(self._table.get([change.task_id]).get(change.task_id, {}))
             self._table.put(map(items.event_item, tail))
         for marked in self._marks(change):
-            update = items.update_of(change, shards=self._shards, running=running, nonce=nonce, marked=marked)
+            update = update_of(change, shards=self._shards, running=running, nonce=nonce, marked=marked)
             item = self._table.update(update, nonce)
             if item is not None:
                 break
@@ -199,7 +200,7 @@ class DynamoDbTasks:
     def propagated(self, pending: Sequence[PendingMove]) -> bool:
         """See `Outbox.propagated`."""
         return None not in self._table.at_once(
-            lambda entry: self._table.update(items.propagated(entry, self._shards)), pending
+            lambda entry: self._table.update(propagated(entry, self._shards)), pending
         )
 
     def _act(self, event: TaskEvent) -> str:

@@ -16,7 +16,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from batch_pipeline.pool.stores.dynamodb import items
-from batch_pipeline.pool.stores.dynamodb.items import Item, Update, key, number, text
+from batch_pipeline.pool.stores.dynamodb.items import Item, key, number, text
+from batch_pipeline.pool.stores.dynamodb.updates import Update
 from batch_pipeline.wire.errors import PoolFailed
 
 _Value = TypeVar("_Value")
