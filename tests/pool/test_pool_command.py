@@ -724,3 +724,16 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "It did not come to that."
         time.sleep(0.01)
+
+
+def test_verbose_shows_what_a_pilot_decides_and_a_file_keeps_it(pool: Pool) -> None:
+    pool("add", "t", "--", "true")
+    quiet = pool("work", "--log-file", "pilot.log")
+    assert "claimed" not in quiet.err
+    kept = (pool.folder / "pilot.log").read_text()
+    pool("add", "u", "--", "true")
+    told = pool("work", "--verbose")
+    for name, text in (("t", kept), ("u", told.err)):
+        for logger, word in (("claim_queue", "claimed"), ("pilot", "started"), ("settlement_queue", "settled")):
+            assert re.search(rf"INFO +- pool\.pilots\.{logger}: {word} task={name} fence=1", text)
+        assert "pilot ended owner=" in text

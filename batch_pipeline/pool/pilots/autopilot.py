@@ -6,14 +6,18 @@ left for them.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+from batch_pipeline.log import Facts
 from batch_pipeline.pool.base import Backlog, Counts
 from batch_pipeline.pool.pilots.stop_policy import Pauses
 from batch_pipeline.pool.task import TaskState
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Launcher(Protocol):
@@ -76,7 +80,9 @@ class Autopilot:
         for name in sorted(counts.by_class if self._classes is None else self._classes):
             alive = self._launcher.alive(name)
             if count := wanted(counts, name, self._sizing, alive):
-                yield f"{name}: {self._launcher.launch(name, count)}, beside {alive} there already."
+                launched = self._launcher.launch(name, count)
+                _LOG.info("launched %s", Facts(resource_class=name, pilots=count, alive=alive))
+                yield f"{name}: {launched}, beside {alive} there already."
 
     def over(self) -> bool:
         """Whether nothing is left that a pilot could do, now or when what is held ends."""

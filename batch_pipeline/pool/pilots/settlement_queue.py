@@ -8,11 +8,13 @@ a late one. Ends of short tasks are kept back for an instant, to be written toge
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
+from batch_pipeline.log import Facts
 from batch_pipeline.pool.base import Claim, Leases, Settlement, WriteResult
 from batch_pipeline.pool.moves import judged
 from batch_pipeline.pool.pilots.stop_policy import Pauses
@@ -23,13 +25,16 @@ from batch_pipeline.wire.errors import PoolFailed
 KEPT_SECONDS: Final = 0.02
 #: Seconds for which a pilot that must end tries to reach its pool.
 LAST_SECONDS: Final = 10.0
-_WORD: Final[Mapping[Move, str]] = {
+_STATE_AFTER: Final[Mapping[Move, str]] = {
     Move.DONE: "done",
     Move.FAILED: "failed",
     Move.LOST: "failed",
     Move.AGAIN: "again",
     Move.RELEASED: "released",
 }
+
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class SettlementQueue:
@@ -82,24 +87,40 @@ class SettlementQueue:
         if self.empty or now < self._retry_at or not waited:
             return False
         try:
-            for (why, counted), some in groupby(self._returns, key=lambda item: item[1:]):
-                claims = [claim for claim, _, _ in some]
-                self._pool.release(claims, now_ms=self._now_ms(), why=why, counted=counted)
-            self._returns.clear()
-            answers = self._pool.settle(self._ends, now_ms=self._now_ms()) if self._ends else []
+            self._write_returns()
+            results = self._pool.settle(self._ends, now_ms=self._now_ms()) if self._ends else []
         except PoolFailed as error:
+            pause = self._pauses.next()
+            kept = Facts(ends=len(self._ends), returns=len(self._returns), retry_in_seconds=round(pause, 3))
+            _LOG.info("pool failed, settlements deferred %s", kept)
             self._tell(f"{error.message} What ended is kept and written again.")
-            self._retry_at = now + self._pauses.next()
+            self._retry_at = now + pause
             return False
-        for one, answer in zip(self._ends, answers, strict=True):
-            self._note(one, answer)
+        for settlement, result in zip(self._ends, results, strict=True):
+            self._note(settlement, result)
         self._ends.clear()
         self._pauses.reset()
         return True
 
-    def _note(self, one: Settlement, answer: WriteResult) -> None:
-        move, _, _ = judged(one.claim.task, one.outcome.end_reason)
-        self.count["refused" if answer is WriteResult.REFUSED else _WORD[move]] += 1
+    def _write_returns(self) -> None:
+        for (why, counted), some in groupby(self._returns, key=lambda item: item[1:]):
+            claims = [claim for claim, _, _ in some]
+            results = self._pool.release(claims, now_ms=self._now_ms(), why=why, counted=counted)
+            for claim, result in zip(claims, results, strict=True):
+                word = "release refused" if result is WriteResult.REFUSED else "released"
+                _LOG.info(f"{word} %s", Facts(task=claim.id, fence=claim.task.fence, counted=counted, because=why))
+        self._returns.clear()
+
+    def _note(self, settlement: Settlement, result: WriteResult) -> None:
+        task, outcome = settlement.claim.task, settlement.outcome
+        move, attempts, _ = judged(task, outcome.end_reason)
+        state = "refused" if result is WriteResult.REFUSED else _STATE_AFTER[move]
+        self.count[state] += 1
+        about = Facts(task=task.id, fence=task.fence, end_reason=outcome.end_reason, exit_code=outcome.exit_code)
+        if state == "again":
+            _LOG.info("retried %s %s", about, Facts(failures=attempts, of=task.spec.most_attempts))
+        else:
+            _LOG.info("settled %s %s", about, Facts(result=result, state=state))
 
     def is_heartbeat_due(self, now: float) -> bool:
         """Whether a heartbeat is due, which prolongs the leases."""
@@ -112,13 +133,16 @@ class SettlementQueue:
         if not claims:
             return []
         try:
-            answers = self._pool.renew(claims, now_ms=self._now_ms(), progress=progress)
+            results = self._pool.renew(claims, now_ms=self._now_ms(), progress=progress)
         except PoolFailed as error:
+            _LOG.info("pool failed, heartbeat deferred %s", Facts(leases=len(claims)))
             self._tell(f"{error.message} Leases could not be prolonged; trying again.")
             self._next_heartbeat = now + min(self._lease_seconds / 10, self._pauses.next())
             return []
         # Of what has ended, `settle` is told the same.
-        return [claim for claim, answer in zip(held, answers, strict=False) if answer is WriteResult.REFUSED]
+        lost = [claim for claim, result in zip(held, results, strict=False) if result is WriteResult.REFUSED]
+        _LOG.info("heartbeat %s", Facts(leases=len(claims), lost=len(lost), lease_seconds=self._lease_seconds))
+        return lost
 
     def is_ours(self, claim: Claim) -> bool:
         """Whether a task may be published; a pool that cannot be reached does not stand in the way of a result."""

@@ -10,6 +10,7 @@ file that holds it), else the host's line in `~/.netrc` (or the file that `NETRC
 from __future__ import annotations
 
 import json
+import logging
 import os
 from base64 import b64encode
 from collections import Counter
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import InvalidUse, PoolFailed
 
 #: Answers after which the same may be asked again.
 _AGAIN = (429, 502, 503, 504)
+_LOG = logging.getLogger(__name__)
 
 
 def credentials_for(host: str) -> tuple[str, str] | None:
@@ -110,6 +113,9 @@ class Database:
         sent = json.dumps(body, ensure_ascii=False).encode() if body is not None else None
         try:
             answer = self._pool.request(method, url, body=sent, headers=self._headers)
+            if answer.retries is not None and answer.retries.history:
+                statuses = [attempt.status for attempt in answer.retries.history]
+                _LOG.info("throttled or broken, retried %s", Facts(call=f"{method} {path}", statuses=statuses))
             body_json = json.loads(answer.data or b"{}")
         except self._errors as error:
             raise PoolFailed(

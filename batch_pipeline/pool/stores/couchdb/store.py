@@ -16,6 +16,7 @@ A store must not be used on both sides of a fork; threads may share one. (A litt
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from batch_pipeline.log import Facts
 from batch_pipeline.pool.base import Counts, Filter, Page
 from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.couchdb import documents
@@ -49,6 +51,7 @@ _KEPT = 2000
 _PAGE = 500
 #: How often a write is tried anew against others that change the document without moving the task.
 _TRIES = 10
+_LOG = logging.getLogger(__name__)
 #: Moves after which what was seen of the queue may lack what goes first.
 _NEWS = frozenset({Move.ADDED, Move.RETRIED, Move.RESET, Move.UNDONE})
 
@@ -182,6 +185,8 @@ class CouchDbTasks:
         self._drop(change.task_id for change in again)
         refused = [change for change in changes if revisions.get(change.task_id, "") is None]
         self._database.conflicts += len(refused)
+        for change in refused:
+            _LOG.info("conflict retried %s", Facts(task=change.task_id, write="document"))
         return [*refused, *again]
 
     def _drop(self, ids: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ botocore is imported when a table is opened, and here rather than in the backend
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
+from batch_pipeline.log import Facts
 from batch_pipeline.pool.stores.dynamodb import items
 from batch_pipeline.pool.stores.dynamodb.items import Item, key, number, text
 from batch_pipeline.pool.stores.dynamodb.updates import Update
@@ -27,6 +29,7 @@ THREADS = 16
 #: https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html and _BatchWriteItem.html
 MOST_READ = 100
 _MOST_WRITTEN = 25
+_LOG = logging.getLogger(__name__)
 
 
 class Table:
@@ -70,6 +73,7 @@ class Table:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
         except self._errors as error:
             raise self._translated(error) from error
+        _log_retries(operation, answer)
         return answer
 
     def update(self, update: Update, nonce: str = "") -> Item | None:
@@ -87,6 +91,7 @@ class Table:
                     return there
             self.conflicts += 1
             return None
+        _log_retries("update_item", answer)
         item: Item = answer["Attributes"]
         return item
 
@@ -123,6 +128,7 @@ class Table:
                 answer = self._call("batch_get_item", RequestItems=request)
                 items_by_id |= {item["pk"]["S"]: item for item in answer["Responses"][self.name]}
                 request = answer.get("UnprocessedKeys")
+                _log_unprocessed("batch_get_item", request)
         return items_by_id
 
     def put(self, new_items: Iterable[Item]) -> None:
@@ -131,6 +137,7 @@ class Table:
             request: Any = {self.name: [{"PutRequest": {"Item": item}} for item in some]}
             while request:
                 request = self._call("batch_write_item", RequestItems=request).get("UnprocessedItems")
+                _log_unprocessed("batch_write_item", request)
 
     def at_once(self, act: Callable[[_Value], _Result], values: Sequence[_Value]) -> list[_Result]:
         """Does something to all values, many at once."""
@@ -171,6 +178,17 @@ class Table:
         failed = PoolFailed(f"DynamoDB's table {self.name} could not be used: {error} {remedy}")
         failed.transient = code not in _REMEDIES or code == "EndpointConnectionError"
         return failed
+
+
+def _log_retries(operation: str, answer: Mapping[str, Any]) -> None:
+    """Logs what botocore tried again by itself: it says so in the answer alone."""
+    if retries := answer.get("ResponseMetadata", {}).get("RetryAttempts", 0):
+        _LOG.info("throttled or answer lost, retried %s", Facts(call=operation, times=retries, by="botocore"))
+
+
+def _log_unprocessed(operation: str, request: Any) -> None:
+    if request:
+        _LOG.info("throttled, rest retried %s", Facts(call=operation))
 
 
 _REMEDIES = {

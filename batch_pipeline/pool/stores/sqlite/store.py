@@ -12,6 +12,7 @@ A connection must not be used on both sides of a fork; threads of one process ma
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sqlite3
@@ -23,6 +24,7 @@ from itertools import groupby
 from pathlib import Path
 from threading import RLock
 
+from batch_pipeline.log import Facts
 from batch_pipeline.pool.base import Claim, Counts, Filter, Page, Settlement, WriteResult
 from batch_pipeline.pool.moves import Holder, Transition
 from batch_pipeline.pool.records import record_of_spec
@@ -60,9 +62,12 @@ from batch_pipeline.wire.errors import PoolFailed
 
 #: How long a writer waits for its turn.
 BUSY_SECONDS = 60.0
+#: How long it must have waited for that to be logged.
+LOGGED_SECONDS = 1.0
 #: Between two looks whether it has come. SQLite's own pauses grow to a tenth of a second, in which others have a
 #: thousand turns: https://sqlite.org/src/file?name=src/main.c (sqliteDefaultBusyCallback).
 _PAUSE_SECONDS = (0.000_2, 0.002)
+_LOG = logging.getLogger(__name__)
 
 
 class SqliteStore(OptimisticStore):
@@ -150,7 +155,11 @@ class SqliteTasks:
         deadline, pause = 0.0, _PAUSE_SECONDS[0]
         while True:
             try:
-                return self._connection.execute(query, values)
+                cursor = self._connection.execute(query, values)
+                waited = time.monotonic() + BUSY_SECONDS - deadline if deadline else 0.0
+                if waited > LOGGED_SECONDS:
+                    _LOG.info("database busy, write retried %s", Facts(waited_seconds=round(waited, 1)))
+                return cursor
             except sqlite3.OperationalError as error:
                 deadline = deadline or time.monotonic() + BUSY_SECONDS
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
