@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.pool import moves
+from batch_pipeline.pool import dependencies
 from batch_pipeline.pool.base import Claim, Filter, PoolStore, Settlement, WriteResult
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.stores.optimistic import OptimisticStore
@@ -724,7 +724,7 @@ def is_as_it_should_be(pool: PoolStore) -> None:
     tasks = {name: there(pool, name) for name in everything(pool, Filter())}
     for task in tasks.values():
         states = {name: tasks[name].state if name in tasks else None for name in task.spec.after}
-        lack = moves.needs(states)
+        lack = dependencies.needs(states)
         if task.state is WAITING:
             assert lack is not None, f"{task.id} waits for nothing: {states}"
             assert task.reason == lack

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.pool.base import WriteResult
+from batch_pipeline.pool.dependencies import concerns_others, needs, reconsidered
 from batch_pipeline.pool.moves import (
     Holder,
     Transition,
@@ -15,10 +16,7 @@ from batch_pipeline.pool.moves import (
     added,
     answered,
     claimed,
-    concerns_others,
     expired,
-    needs,
-    reconsidered,
     released,
     renewed,
     settled,

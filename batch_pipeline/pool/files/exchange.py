@@ -91,7 +91,7 @@ def on_disk(stream: BinaryIO) -> Iterator[Path]:
 
 def _looked_at(path: Path, reading: Reading, display_name: str) -> tuple[int, Mapping[str, int]]:
     """Counts tasks, and rows that are passed over by their reasons; raises InvalidTasks."""
-    problems, prints, needs = _Problems(display_name), _Prints(), dict[str, tuple[str, ...]]()
+    problems, id_hashes, needs = _Problems(display_name), _IdHashes(), dict[str, tuple[str, ...]]()
     passed_over: Counter[str] = Counter()
     tasks = 0
     for line, row in parse_rows(path, reading):
@@ -103,10 +103,10 @@ def _looked_at(path: Path, reading: Reading, display_name: str) -> tuple[int, Ma
             tasks += 1
             for text in problems_of(row):
                 problems.add(line, text)
-            prints.add(row.id)
+            id_hashes.add(row.id)
             if row.after:
                 needs[row.id] = row.after
-    if seen_twice := prints.repeated():
+    if seen_twice := id_hashes.repeated():
         problems.add_all(_contradictions(parse_rows(path, reading), seen_twice))
     if circle := _circle(needs):
         problems.add(0, f"tasks wait for one another in a circle: {circle}. Take one out of `after`.")
@@ -162,8 +162,8 @@ class _Problems:
             )
 
 
-class _Prints:
-    """Eight bytes of each id, in parts that are sorted one after another."""
+class _IdHashes:
+    """Deduplicates ids: eight bytes of each, in parts that are sorted one after another."""
 
     def __init__(self) -> None:
         self._parts = [array("q") for _ in range(_PARTS)]

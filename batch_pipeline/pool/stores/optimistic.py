@@ -21,17 +21,16 @@ from batch_pipeline.pool.base import (
     MOST_LISTED,
     AddReport,
     Claim,
-    Counts,
     Filter,
     MoveReport,
-    Page,
     Settlement,
     WriteResult,
 )
 from batch_pipeline.pool.moves import Holder, Transition
 from batch_pipeline.pool.stores.propagation import Propagation
 from batch_pipeline.pool.stores.storage import CHUNK, CommitResult, TaskStorage, chunks
-from batch_pipeline.pool.task import Action, Nest, Task, TaskEvent, TaskSpec
+from batch_pipeline.pool.stores.storage_reader import StorageReader
+from batch_pipeline.pool.task import Action, Task, TaskEvent, TaskSpec
 from batch_pipeline.wire.errors import IllegalMove
 
 #: How often a claim looks for other candidates when others were faster, and a write reads anew what has changed.
@@ -39,17 +38,12 @@ _ROUNDS = 4
 _LOG: Final = logging.getLogger(__name__)
 
 
-class OptimisticStore:
+class OptimisticStore(StorageReader):
     """A `PoolStore` over a `TaskStorage`."""
 
     def __init__(self, storage: TaskStorage) -> None:
-        self._storage = storage
+        super().__init__(storage)
         self._propagation = Propagation(storage)
-
-    @property
-    def name(self) -> str:
-        """See `Leases.name`."""
-        return self._storage.name
 
     # What pilots ask.
 
@@ -158,6 +152,7 @@ class OptimisticStore:
         return report
 
     def _add(self, specs: Sequence[TaskSpec], report: AddReport, now_ms: int) -> AddReport:
+        # Deduplicated: the first task of an id counts, in one call as between calls.
         once: dict[str, TaskSpec] = {}
         for spec in specs:
             once.setdefault(spec.id, spec)
@@ -266,36 +261,6 @@ class OptimisticStore:
         changed = [change.task_id for change, result in written if result is CommitResult.REFUSED]
         refusals |= dict.fromkeys(changed, "It changed at this moment.")
         return _reported(report, [change.task_id for change in _accepted(written)], refusals)
-
-    # What is to be seen.
-
-    def get(self, task_id: str) -> Task | None:
-        """See `TaskReader.get`."""
-        return self._storage.read([task_id]).get(task_id)
-
-    def find(self, wanted: Filter, *, limit: int = 1000, cursor: str | None = None) -> Page:
-        """See `TaskReader.find`."""
-        return self._storage.find(wanted, limit=limit, cursor=cursor)
-
-    def counts(self) -> Counts:
-        """See `Statistics.counts`."""
-        return self._storage.counts()
-
-    def nests(self) -> Iterator[Nest]:
-        """See `Statistics.nests`."""
-        return self._storage.nests()
-
-    def ends_since(self, since_ms: int) -> int:
-        """See `Statistics.ends_since`."""
-        return self._storage.ends_since(since_ms)
-
-    def events(self, *, task_id: str = "", act: str = "") -> Iterator[TaskEvent]:
-        """See `TaskReader.events`."""
-        return self._storage.events(task_id=task_id, act=act)
-
-    def close(self) -> None:
-        """See `PoolStore.close`."""
-        self._storage.close()
 
 
 def _accepted(written: Iterable[tuple[Transition, CommitResult]]) -> list[Transition]:

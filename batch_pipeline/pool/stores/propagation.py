@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from batch_pipeline.pool import moves
+from batch_pipeline.pool import dependencies
 from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.storage import CommitResult, Outbox, PendingMove, chunks
 from batch_pipeline.pool.task import Move, Task, TaskState
@@ -89,7 +89,7 @@ class Propagation:
             changes = []
             for task in tasks:
                 states = {name: known[name] if name in known else _state(there.get(name)) for name in task.spec.after}
-                if change := moves.reconsidered(task, moves.needs(states), now_ms=now_ms):
+                if change := dependencies.reconsidered(task, dependencies.needs(states), now_ms=now_ms):
                     changes.append(change)
             written = list(zip(changes, self._outbox.write(changes) if changes else [], strict=True))
             looked.freed += sum(

@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
-from batch_pipeline.pool import moves
+from batch_pipeline.pool import dependencies
 from batch_pipeline.pool.base import Filter, Page, Statistics
 from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.task import Task, TaskEvent, TaskState
@@ -53,9 +53,13 @@ class PendingMove:
     def of(change: Transition, written: CommitResult) -> PendingMove | None:
         """The entry of a change that was written; None: it concerns no other task."""
         needed = written is CommitResult.NEEDED
-        if written is CommitResult.REFUSED or change.event is None or not moves.must_propagate(change, needed=needed):
+        if (
+            written is CommitResult.REFUSED
+            or change.event is None
+            or not dependencies.must_propagate(change, needed=needed)
+        ):
             return None
-        needed = needed and moves.concerns_others(change.event)
+        needed = needed and dependencies.concerns_others(change.event)
         return PendingMove(task_id=change.task_id, number=change.event.number, state=change.event.target, needed=needed)
 
 
@@ -78,7 +82,8 @@ class ConditionalTable(Protocol):
         without an event only the reason. A change without `before` is written if there is no such task, or a deleted
         one. Each alone: one that does not hold stops no other. No two changes are of one task.
 
-        A change that `moves.must_propagate` is marked in the same write, in place of an earlier mark of the task.
+        A change that `dependencies.must_propagate` is marked in the same write, in place of an earlier mark of its
+        task.
         """
 
 

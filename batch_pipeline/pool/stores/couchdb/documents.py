@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from batch_pipeline.pool import moves, records
+from batch_pipeline.pool import dependencies, records
 from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.storage import PendingMove
 from batch_pipeline.pool.task import Move, Task, TaskEvent, TaskState
@@ -147,9 +147,9 @@ def written(document: Mapping[str, Any] | None, change: Transition, *, nonce: st
     after, current = change.after, task_of(result) if document else None
     if change.event:
         result["events"] = [*result.get("events", ()), records.record_of_event(change.event)]
-        if moves.must_propagate(change, needed="needed" in result):
+        if dependencies.must_propagate(change, needed="needed" in result):
             result["outbox"] = change.event.number
-        elif moves.must_propagate(change, needed=True):
+        elif dependencies.must_propagate(change, needed=True):
             result.pop("outbox", None)
     if after is None:
         result["type"] = "deleted"

@@ -32,7 +32,7 @@ from threading import Lock
 from typing import Any
 from uuid import uuid4
 
-from batch_pipeline.pool import moves
+from batch_pipeline.pool import dependencies
 from batch_pipeline.pool.base import Counts, Filter, Page
 from batch_pipeline.pool.moves import Transition
 from batch_pipeline.pool.stores.dynamodb import items
@@ -183,12 +183,12 @@ class DynamoDbTasks:
 
     def _marks(self, change: Transition) -> Sequence[bool | None]:
         """Whether a change marks its task. Of two, the second if the first is refused: others wait for it by now."""
-        if not change.event or not moves.must_propagate(change, needed=True):
+        if not change.event or not dependencies.must_propagate(change, needed=True):
             return (None,)
         with self._lock:
             needed = change.task_id in self._needed
             self._needed.discard(change.task_id)
-        return (True,) if moves.must_propagate(change, needed=needed) else (False, True)
+        return (True,) if dependencies.must_propagate(change, needed=needed) else (False, True)
 
     def pending(self) -> Sequence[PendingMove]:
         """See `Outbox.pending`."""
