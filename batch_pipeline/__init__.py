@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import Source, WorkflowTask
     from batch_pipeline.wire.errors import InvalidOutput, MissingInput, StepFailed
     from batch_pipeline.wire.job import Job
+    from batch_pipeline.wire.tools import ToolOutput
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOME = {
     "Source": "batch_pipeline.pipeline.workflow",
     "Step": "batch_pipeline.pipeline.step",
     "StepFailed": "batch_pipeline.wire.errors",
+    "ToolOutput": "batch_pipeline.wire.tools",
     "WorkflowTask": "batch_pipeline.pipeline.workflow",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "Source",
     "Step",
     "StepFailed",
+    "ToolOutput",
     "WorkflowTask",
 ]
 

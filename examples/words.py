@@ -3,12 +3,10 @@
 
     python examples/words.py --sample-list-file examples/texts.txt --sources examples/texts --store /tmp/words
 
-One step is a shell script, one is Python, and the last is a gather: one job after all samples.
+One step is a shell script, one a command with a check in Python, and the last a gather: one job after all samples.
 """
 
 from __future__ import annotations
-
-import sh
 
 from batch_pipeline import Input, InvalidOutput, Job, Output, Param, Scope, Step, WorkflowTask
 
@@ -24,7 +22,7 @@ class Lower(Step):
 
 
 class Words(Step):
-    """Lists the words of a text, sorted, one a line (tr and sort)."""
+    """Lists the words of a text, sorted, one a line (tr, awk and sort)."""
 
     memory_mb = 64
 
@@ -32,11 +30,7 @@ class Words(Step):
     words = Output("{sample}.words.txt")
     shortest: int = Param(1, minimum=1, help="Letters that a word has at least.")
 
-    def run(self, job: Job) -> None:
-        """Splits at everything that is not a letter."""
-        letters = sh.tr("-cs", "[:alpha:]", "\n", _in=job.input("text").read_text())
-        kept = "".join(f"{word}\n" for word in str(letters).split() if len(word) >= self.shortest)
-        sh.sort(_in=kept, _out=str(job.output("words")))
+    command = "tr -cs '[:alpha:]' '\\n' < {text} | awk 'length >= {shortest}' | sort > {words}"
 
     def check(self, job: Job) -> None:
         """A text without a word is an error, not a result."""
@@ -47,7 +41,7 @@ class Words(Step):
 
 
 class Count(Step):
-    """Counts the words of all texts together (wc and sort)."""
+    """Counts the words of all texts together."""
 
     scope = Scope.COHORT
     memory_mb = 64
@@ -57,7 +51,7 @@ class Count(Step):
 
     def run(self, job: Job) -> None:
         """One line a sample, in the order of the list, then the total."""
-        counts = {sample: int(str(sh.wc("-l", _in=files[0].open()))) for sample, files in job.gathered("words").items()}
+        counts = {sample: len(files[0].read_text().splitlines()) for sample, files in job.gathered("words").items()}
         lines = [f"{sample}\t{count}\n" for sample, count in (*counts.items(), ("total", sum(counts.values())))]
         job.output("table").write_text("".join(lines))
         job.note(words=sum(counts.values()))

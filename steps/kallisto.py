@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step
+from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
 from steps.fastq import disagreement, read_through
 from steps.published import Published, transcript_ids
-from steps.tools import Talk, run_tool
 
 #: First line of every fusion.txt that kallisto wrote to its end.
 FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
@@ -28,7 +27,7 @@ _STRANDS: Final = {"none": (), "fr": ("--fr-stranded",), "rf": ("--rf-stranded",
 class Kallisto(Step):
     """Quantifies transcripts and lists fusion candidates (kallisto quant --fusion)."""
 
-    files = ("fastq.py", "published.py", "tools.py")
+    files = ("fastq.py", "published.py")
     tools = ("kallisto",)
     memory_mb = 6144
 
@@ -56,16 +55,16 @@ class Kallisto(Step):
         published.require(job.reference("transcripts"), "transcripts.tsv", content=True)
         reads = job.inputs("reads")
         job.note(read_pairs=_pairs(job, reads))
-        talk = run_tool(
+        output = job.run(
             "kallisto",
             "quant",
             *("-i", index, "-o", job.work, "--fusion", "-t", 1, "-b", self.bootstraps),
             *_STRANDS[self.strandedness],
             *reads,
             name="kallisto quant",
-            keep=job.output("log"),
+            stderr=job.output("log"),
         )
-        _note_fragments(job, talk)
+        _note_fragments(job, output)
 
     def check(self, job: Job) -> None:
         """Reconciles what kallisto processed with the reads, and its tables with the reference."""
@@ -113,9 +112,9 @@ def _count(job: Job, first: Path, second: Path) -> int:
     return one.records
 
 
-def _note_fragments(job: Job, talk: Talk) -> None:
+def _note_fragments(job: Job, output: ToolOutput) -> None:
     """kallisto tells the mean fragment length in its talk alone."""
-    if found := talk.find(r"estimated average fragment length: ([0-9.]+)"):
+    if found := output.find(r"estimated average fragment length: ([0-9.]+)"):
         job.note(mean_fragment_length=float(found[1]))
 
 

@@ -12,9 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed
+from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed, ToolOutput
 from steps.fastq import FastqFile, disagreement, read_through
-from steps.tools import Talk, run_tool
 
 #: Debian's; its wrapper PicardCommandLine breaks on paths with a space, so the jar is preferred.
 _DEBIAN_JAR: Final = Path("/usr/share/java/picard.jar")
@@ -26,7 +25,7 @@ _JVM_OVERHEAD_MB: Final = 384
 class Picard(Step):
     """Turns a BAM into a pair of FASTQ files (picard SamToFastq)."""
 
-    files = ("fastq.py", "tools.py")
+    files = ("fastq.py",)
     tools = ("java", "samtools")
     memory_mb = 2048
 
@@ -49,14 +48,14 @@ class Picard(Step):
         _require_pairs(job, bam, counts)
         job.note(read_pairs_in_bam=counts["pairs"], qc_failed_pairs=counts["failed_pairs"])
         first, second = job.outputs("fastq")
-        talk = _sam_to_fastq(
+        output = _sam_to_fastq(
             job,
             *("-I", bam, "-F", first, "-F2", second),
             *("-VALIDATION_STRINGENCY", self.validation),
             *("-INCLUDE_NON_PF_READS", str(self.include_non_pf).lower()),
             *("-TMP_DIR", job.work),
         )
-        if version := talk.find(r"Picard version: (?:Version:)?(\S+)"):
+        if version := output.find(r"Picard version: (?:Version:)?(\S+)"):
             job.version("picard", version[1])
 
     def check(self, job: Job) -> None:
@@ -102,7 +101,7 @@ def _require_whole(job: Job, bam: Path) -> None:
             raise MissingInput(f"{bam.name} of sample {job.sample} is not a BAM but another format; convert it.")
     try:
         # -u: unaligned BAMs have no @SQ lines and are good.
-        run_tool("samtools", "quickcheck", "-u", bam)
+        job.run("samtools", "quickcheck", "-u", bam)
     except StepFailed as error:
         raise MissingInput(
             f"{bam.name} of sample {job.sample} is no whole BAM: samtools quickcheck misses its header or its "
@@ -112,7 +111,7 @@ def _require_whole(job: Job, bam: Path) -> None:
 
 def _flagstat(job: Job, bam: Path) -> dict[str, int]:
     """Counts of primary records, by one pass over the BAM; the text is kept for MultiQC."""
-    text = run_tool("samtools", "flagstat", bam).out
+    text = job.run("samtools", "flagstat", bam).out
     job.output("flagstat").write_text(text, encoding="utf-8")
     rows = {label.strip(): (int(good), int(bad)) for good, bad, label in _FLAGSTAT.findall(text)}
     try:
@@ -150,15 +149,15 @@ def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
         )
 
 
-def _sam_to_fastq(job: Job, *arguments: object) -> Talk:
+def _sam_to_fastq(job: Job, *arguments: object) -> ToolOutput:
     heap = max(256, min(job.memory_mb - _JVM_OVERHEAD_MB, job.memory_mb * 3 // 4))
     # One core a job: the serial collector and the first compiler halve the cost of a small sample and cost a large one,
     # whose time is compression, nothing.
     tuning = (f"-Xmx{heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     jar = os.environ.get("PICARD_JAR") or (str(_DEBIAN_JAR) if _DEBIAN_JAR.exists() else "")
     if jar:
-        return run_tool("java", *tuning, "-jar", jar, "SamToFastq", *arguments, name="picard SamToFastq")
+        return job.run("java", *tuning, "-jar", jar, "SamToFastq", *arguments, name="picard SamToFastq")
     for wrapper in ("PicardCommandLine", "picard"):
         if shutil.which(wrapper):
-            return run_tool(wrapper, f"-Xmx{heap}m", "SamToFastq", *arguments, name="picard SamToFastq")
+            return job.run(wrapper, f"-Xmx{heap}m", "SamToFastq", *arguments, name="picard SamToFastq")
     raise StepFailed("picard is not here; install picard-tools, or set PICARD_JAR to the path of picard.jar.")

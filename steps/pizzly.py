@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step
+from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
 from steps.kallisto import count_candidates
 from steps.published import Published, transcript_ids
-from steps.tools import Talk, run_tool
 
 #: As upstream's own flattening script names them.
 TABLE_COLUMNS: Final = (
@@ -39,7 +38,7 @@ _OPPOSITE: Final = {"true": "false", "false": "true"}
 class Pizzly(Step):
     """Lists gene fusions from kallisto's candidates (pizzly)."""
 
-    files = ("fastq.py", "kallisto.py", "published.py", "tools.py")
+    files = ("fastq.py", "kallisto.py", "published.py")
     tools = ("pizzly",)
     memory_mb = 2048
 
@@ -67,7 +66,7 @@ class Pizzly(Step):
         # --cache is read and written; the shared one is never handed out.
         cache = job.work / ".pizzly.cache"
         shutil.copyfile(published.require(job.reference("cache"), "pizzly.cache", content=True), cache)
-        talk = run_tool(
+        output = job.run(
             "pizzly",
             *(
                 "--version-check",
@@ -83,13 +82,13 @@ class Pizzly(Step):
             environment={"HOME": str(job.work)},
         )
         cache.unlink()
-        _require_loaded(job, talk, published)
-        kept, candidates = _kept(job, talk)
+        _require_loaded(job, output, published)
+        kept, candidates = _kept(job, output)
         job.note(kept=kept, candidates=candidates)
         for made in (job.output("fusions"), job.outputs("unfiltered")[0]):
             _settle(made)
         job.output("table").write_text("".join(flatten(_read(job, job.output("fusions")))), encoding="utf-8")
-        job.version("pizzly", _version())
+        job.version("pizzly", _version(job))
 
     def check(self, job: Job) -> None:
         """Reconciles the candidates, the filtered and unfiltered fusions and the table."""
@@ -191,8 +190,8 @@ def _pair(gene: dict[str, Any]) -> tuple[str, str]:
     return gene["geneA"]["id"], gene["geneB"]["id"]
 
 
-def _require_loaded(job: Job, talk: Talk, published: Published) -> None:
-    loaded = talk.find(r"loaded (\d+) genes and (\d+) transcripts")
+def _require_loaded(job: Job, output: ToolOutput, published: Published) -> None:
+    loaded = output.find(r"loaded (\d+) genes and (\d+) transcripts")
     found = (int(loaded[1]), int(loaded[2])) if loaded else (0, 0)
     promised = (published.pizzly_genes, published.pizzly_transcripts)
     if found != promised:
@@ -202,8 +201,8 @@ def _require_loaded(job: Job, talk: Talk, published: Published) -> None:
         )
 
 
-def _kept(job: Job, talk: Talk) -> tuple[int, int]:
-    counts = talk.find(r"Number of kept records (\d+) out of (\d+)")
+def _kept(job: Job, output: ToolOutput) -> tuple[int, int]:
+    counts = output.find(r"Number of kept records (\d+) out of (\d+)")
     if counts is None:
         raise InvalidOutput(f"pizzly did not tell how many candidates of sample {job.sample} it read; run it again.")
     return int(counts[1]), int(counts[2])
@@ -235,6 +234,6 @@ def _require_sequences(job: Job, genes: list[dict[str, Any]]) -> None:
         )
 
 
-def _version() -> str:
-    found = run_tool("pizzly", "--version-check", 0, "--version").find(r"pizzly version: (\S+)")
-    return found[1] if found else "unknown"
+def _version(job: Job) -> str:
+    version = job.run("pizzly", "--version-check", 0, "--version").find(r"pizzly version: (\S+)")
+    return version[1] if version else "unknown"

@@ -14,7 +14,6 @@ from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Para
 from steps.annotation import Annotation, normalise_fasta, normalise_gtf
 from steps.kallisto import FUSION_HEADER
 from steps.published import FORMAT, FileOf
-from steps.tools import run_tool
 
 #: Share of the FASTA's transcripts that must be in the GTF. Ensembl's cDNA has those of alternative haplotypes too,
 #: which its GTF leaves out, so it is not all of them.
@@ -26,7 +25,7 @@ class BuildReference(Step):
     """Builds kallisto's index and pizzly's cache from a FASTA of transcripts and a GTF."""
 
     scope = Scope.REFERENCE
-    files = ("annotation.py", "fastq.py", "kallisto.py", "published.py", "tools.py")
+    files = ("annotation.py", "fastq.py", "kallisto.py", "published.py")
     #: Enough for a third of the human transcriptome; all of it needs about 10 GB.
     tools = ("kallisto", "pizzly")
     memory_mb = 6144
@@ -75,11 +74,11 @@ class BuildReference(Step):
             )
 
     def _build_index(self, job: Job) -> int:
-        talk = run_tool(
+        output = job.run(
             *("kallisto", "index", "-k", self.k, "-i", job.output("index"), job.output("transcriptome")),
             name="kallisto index",
         )
-        counted = talk.find(r"contains (\d+) k-mers")
+        counted = output.find(r"contains (\d+) k-mers")
         return int(counted[1]) if counted else 0
 
     def _build_cache(self, job: Job) -> tuple[int, int]:
@@ -88,7 +87,7 @@ class BuildReference(Step):
         nothing.write_text(FUSION_HEADER + "\n", encoding="utf-8")
         counts = []
         for pattern in (r"GTF file contains (\d+) genes and (\d+) transcripts", r"loaded (\d+) genes and (\d+) transc"):
-            talk = run_tool(
+            output = job.run(
                 "pizzly",
                 *(
                     "--version-check",
@@ -104,7 +103,7 @@ class BuildReference(Step):
                 *("--output", discard, nothing),
                 environment={"HOME": str(job.work)},
             )
-            found = talk.find(pattern)
+            found = output.find(pattern)
             counts.append((int(found[1]), int(found[2])) if found else (0, 0))
         for left in (nothing, *job.work.glob(".discard*")):
             left.unlink()
@@ -118,8 +117,8 @@ class BuildReference(Step):
     def _publish(self, job: Job, pizzly: dict[str, int]) -> None:
         """Writes reference.json, without a time, so that the same FASTA and GTF give the same bytes."""
         versions = {
-            "kallisto": _version("kallisto", "version"),
-            "pizzly": _version("pizzly", "--version-check", 0, "--version"),
+            "kallisto": _version(job, "kallisto", "version"),
+            "pizzly": _version(job, "pizzly", "--version-check", 0, "--version"),
         }
         for tool, version in versions.items():
             job.version(tool, version)
@@ -189,6 +188,6 @@ def _write_transcripts(path: Path, lengths: dict[str, int], annotation: Annotati
             out.write("\t".join(cells) + "\n")
 
 
-def _version(*command: object) -> str:
-    found = run_tool(str(command[0]), *command[1:]).find(r"version:? (\d\S*)")
-    return found[1] if found else "unknown"
+def _version(job: Job, program: str, *arguments: object) -> str:
+    version = job.run(program, *arguments).find(r"version:? (\d\S*)")
+    return version[1] if version else "unknown"

@@ -34,6 +34,7 @@ _CODE: Final = (
     "wire/*.py",
     "container/*.py",
     "pipeline/__init__.py",
+    "pipeline/command.py",
     "pipeline/step.py",
     "pipeline/workflow.py",
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
+from batch_pipeline.pipeline.command import require_command
 from batch_pipeline.pipeline.step import Output, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
@@ -30,6 +31,7 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "memory_mb": (lambda value: _is_number(value, int), "a whole number of MiB, without quotes and unit"),
     "timeout_seconds": (lambda value: value is None or _is_number(value, int), "a whole number of seconds, or None"),
     "script": (lambda value: isinstance(value, str), "a file's name"),
+    "command": (lambda value: isinstance(value, str), "a text for bash"),
     "image": (lambda value: isinstance(value, str), "an image's name"),
     "tools": (lambda value: _is_names(value), 'a tuple of names: ("samtools",)'),
 }
@@ -46,7 +48,7 @@ def require_sound(graph: Graph) -> None:
 def code_problems(graph: Graph) -> list[str]:
     """What is wrong with the steps of a graph, a sentence each."""
     classes = dict.fromkeys(type(node.step) for node in graph)
-    checks = (wrong_kinds, _texts_for_ports, _shared_files, _not_importable)
+    checks = (wrong_kinds, _texts_for_ports, _shared_files, _not_importable, _wrong_commands)
     problems = [problem for step in classes for check in checks for problem in check(step)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
@@ -101,6 +103,20 @@ def _shared_files(step: type[Step]) -> Iterator[str]:
                     f"{place_of(step, port)}: {step.__name__}.{port} names the file {file!r}, which {other} names too;"
                     " each output needs a file of its own."
                 )
+
+
+def _wrong_commands(step: type[Step]) -> Iterator[str]:
+    """A command whose names stand for nothing, or beside which there is another way to run the step."""
+    if not step.command or not isinstance(step.command, str):
+        return
+    place = place_of(step, "command")
+    other = "a script" if step.script else "run()" if step.run is not Step.run else ""
+    if other:
+        yield f"{place}: {step.__name__} has a command and {other}; a step is run in one way. Remove one of them."
+    try:
+        require_command(step)
+    except InvalidPipeline as error:
+        yield f"{place}: {error.message}"
 
 
 def _not_importable(step: type[Step]) -> Iterator[str]:

@@ -11,8 +11,11 @@
         def run(self, job): sh.kallisto("quant", …)  # the working directory is an empty scratch folder
         def check(self, job): …                      # raises InvalidOutput(sentence) before anything is published
 
-A step may also be any executable: `script = "count.sh"`, beside the module that declares it. It finds `SAMPLE`,
-`INPUT_<PORT>`, `REFERENCE_<PORT>`, `OUTPUT_DIR`, `PARAM_<NAME>`, `CPUS` and `MEMORY_MB` in its environment.
+A step may also be a command for bash, in which names in braces are its files and values (`wire.command`):
+`command = "bwa mem -t {cpus} {genome} {reads} | samtools sort -o {bam}"`.
+
+Or any executable: `script = "count.sh"`, beside the module that declares it. It finds `SAMPLE`, `INPUT_<PORT>`,
+`REFERENCE_<PORT>`, `OUTPUT_DIR`, `PARAM_<NAME>`, `CPUS` and `MEMORY_MB` in its environment.
 
 The classes are imported on both sides of the wire, so this module needs the standard library and `wire` alone.
 """
@@ -174,6 +177,8 @@ class Step:
     scope: ClassVar[Scope] = Scope.SAMPLE
     #: An executable beside the module, run instead of `run`; empty for Python steps.
     script: ClassVar[str] = ""
+    #: A command for bash, run instead of `run`: names in braces stand for files and values (`wire.command`).
+    command: ClassVar[str] = ""
     #: Further files beside the module that belong to the step's code: they are bundled and part of its fingerprint.
     files: ClassVar[tuple[str, ...]] = ()
     #: Programs that it calls; `doctor` looks for them where steps run as processes of this machine.
@@ -215,7 +220,11 @@ class Step:
 
     def run(self, job: Job) -> None:
         """Makes the outputs in the working directory. Any exception, or a script's non-zero exit, fails the cell."""
-        raise NotImplementedError(f"{type(self).__name__} has neither run() nor a script.")
+        if not self.command:
+            raise NotImplementedError(f"{type(self).__name__} has neither run(), nor a command, nor a script.")
+        from batch_pipeline.pipeline.command import run_command
+
+        run_command(self, job)
 
     def check(self, job: Job) -> None:
         """Looks at what the tool left, before it is published. Raises InvalidOutput with one sentence."""

@@ -42,6 +42,7 @@ def write_manifest(
     rows, width = write_rows(cells)
     node = plan.graph[job.step]
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
+    needs = ("command",) if node.step.command else ()
     manifest = Manifest(
         run_id=run_id,
         job=job.name,
@@ -63,7 +64,8 @@ def write_manifest(
         missing=plan.missing.get(node.name, ()),
         required=required,
         queued_at=now(),
-        format=format_of(cells, required),
+        needs=needs,
+        format=format_of(cells, required, needs),
     )
     store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
     store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())

@@ -6,12 +6,15 @@ The working directory is an empty scratch folder, `work`; outputs are written th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batch_pipeline.wire.errors import ContractBroken
+
+if TYPE_CHECKING:
+    from batch_pipeline.wire.tools import ToolOutput
 
 T = TypeVar("T")
 
@@ -78,6 +81,59 @@ class Job:
     def outputs(self, port: str) -> tuple[Path, ...]:
         """Where the files of an output port are expected, in the declared order."""
         return tuple(self.work / name for name in self._of(self.output_names, port, "output"))
+
+    def run(
+        self,
+        program: str | Path,
+        *arguments: object,
+        stdin: Path | None = None,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        name: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> ToolOutput:
+        """Runs a tool in the working directory until it ends; what it prints goes to the cell's log, and is returned.
+
+        Parameters
+        ----------
+        stdin: a file that it reads.
+        stdout: a file that gets its standard output instead of the log.
+        stderr: a file that gets its standard error besides the log.
+        name: what messages call it, if not by the program's name.
+        environment: variables set for it besides the cell's own.
+
+        Raises StepFailed, DiskFull: see `wire.tools.run_tools`.
+        """
+        return self._run([(program, *arguments)], stdin, stdout, stderr, name, environment)
+
+    def pipe(
+        self,
+        *commands: Sequence[object],
+        stdin: Path | None = None,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> ToolOutput:
+        """Runs tools of which each reads what the one before it writes: `job.pipe(("bwa", "mem", …), ("samtools", …))`.
+
+        As `run`, and the exit code of each is checked: the first that failed by itself is named.
+        """
+        return self._run(commands, stdin, stdout, stderr, "", environment)
+
+    def _run(
+        self,
+        commands: Sequence[Sequence[object]],
+        stdin: Path | None,
+        stdout: Path | None,
+        stderr: Path | None,
+        name: str,
+        environment: Mapping[str, str] | None,
+    ) -> ToolOutput:
+        # A job is made in each container; what runs tools is imported where a step runs one.
+        from batch_pipeline.wire.tools import Streams, run_tools
+
+        streams = Streams(stdin=stdin, stdout=stdout, stderr=stderr)
+        return run_tools(commands, folder=self.work, streams=streams, name=name, environment=environment)
 
     def note(self, **metrics: Any) -> None:
         """Keeps numbers or short texts for the receipt; the same name again replaces."""

@@ -6,8 +6,8 @@ whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size
 fingerprint}]` as JSON. Index -> sample is fixed here; a list that somebody edits later changes nothing.
 
 Format 2 has rows of cells whose own receipt was retired: they end with `[version, must_run]`; or a header that names
-the ports of which no file may lack (`required`). Any other submission is written in format 1, so that images of before
-go on working.
+the ports of which no file may lack (`required`). Format 3 has a header that names what its image must know (`needs`).
+Any other submission is written in format 1, so that images of before go on working.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from typing import Any, Self
 from batch_pipeline.wire.errors import ContractBroken
 
 #: Images that know format 1 alone would take a retired receipt for success, and pass an input without its files.
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
+#: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
+#: `command`: the step's class has a command for bash.
+KNOWN_NEEDS = frozenset({"command"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,23 +146,26 @@ class Manifest:
     #: Input ports of which the receipts that vouch for them must name every file. Only told where results of other code
     #: are trusted: else the fingerprints see to it.
     required: tuple[str, ...] = ()
+    #: What the image must know, of `KNOWN_NEEDS`.
+    needs: tuple[str, ...] = ()
     #: When it was submitted, ISO-8601 UTC.
     queued_at: str = ""
     format: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON value."""
-        value = asdict(self)
-        return value if self.required else {key: item for key, item in value.items() if key != "required"}
+        return {key: item for key, item in asdict(self).items() if item or key not in ("required", "needs")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Reads `to_json`. Raises ContractBroken for another format or a missing field."""
+        """Reads `to_json`. Raises ContractBroken for another format, an unknown need or a missing field."""
+        again = "Build the images again with the version that submits: deploy images."
         if value.get("format") not in FORMATS:
             raise ContractBroken(
-                f"The manifest has format {value.get('format')!r}, this image reads up to {max(FORMATS)}. Build the"
-                " images again with the version that submits: deploy images."
+                f"The manifest has format {value.get('format')!r}, this image reads up to {max(FORMATS)}. {again}"
             )
+        if unknown := sorted(set(value.get("needs", ())) - KNOWN_NEEDS):
+            raise ContractBroken(f"The manifest needs {unknown[0]!r}, which this image does not know. {again}")
         data = dict(value)
         try:
             data["inputs"] = tuple(InputSpec(**{**i, "files": tuple(i["files"])}) for i in data["inputs"])
@@ -167,13 +173,16 @@ class Manifest:
             data["outputs"] = tuple(OutputSpec(**{**o, "files": tuple(o["files"])}) for o in data["outputs"])
             data["missing"] = tuple(data["missing"])
             data["required"] = tuple(data.get("required", ()))
+            data["needs"] = tuple(data.get("needs", ()))
             return cls(**data)
         except (TypeError, KeyError) as error:
             raise ContractBroken(f"The manifest cannot be read ({error}); submit again.") from error
 
 
-def format_of(rows: Iterable[Row], required: Sequence[str]) -> int:
-    """The format of a submission with these rows and required ports."""
+def format_of(rows: Iterable[Row], required: Sequence[str], needs: Sequence[str]) -> int:
+    """The format of a submission with these rows, required ports and needs."""
+    if needs:
+        return 3
     return 2 if required or any(row.retired is not None for row in rows) else 1
 
 

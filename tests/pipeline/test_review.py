@@ -96,6 +96,18 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
         ({"step": 'reads: Input = ("a", "b")'}, 12, "Upper.reads is ('a', 'b'), which declares no port."),
         ({"step": 'again = Output("a.txt", "upper.txt")'}, 12, "Upper.again names the file 'upper.txt', which upper"),
         ({"step": 'again = Output("./{sample}.txt")'}, 12, "Upper.again names the file './{sample}.txt', which other"),
+        ({"step": "command = 7"}, 12, "Upper.command must be a text for bash, not 7."),
+        (
+            {"step": 'command = "cat {texts} > {upper}"'},
+            12,
+            "{texts} in the command of Upper stands for nothing;",
+        ),
+        ({"step": 'command = "awk {print}"; print = Param(1); script = "good.sh"'}, 12, "has a command and a script;"),
+        (
+            {"step": 'command = "x"; run = lambda self, job: None'},
+            12,
+            "Upper has a command and run(); a step is run",
+        ),
         ({"step": 'script = "no.sh"'}, 12, "the script no.sh is not executable. Run: chmod +x "),
         ({"step": 'script = "bare.sh"'}, 12, "the script bare.sh does not say what runs it. Give it a first line"),
         ({"step": 'script = "dos.sh"'}, 12, "the script dos.sh has the line ends of Windows"),
@@ -126,6 +138,7 @@ def test_what_would_fail_in_every_container_is_found(
         {},
         {"step": 'script = "good.sh"; memory_mb = 1500; cpus = 0.5; timeout_seconds = 60; tools = ["sh"]'},
         {"step": 'scope = Scope.COHORT; label: str = "Output"; word: Param = Param("x")'},
+        {"step": 'command = "tr a-z A-Z < {text} > {upper}; touch {other}"'},
         {"made": "Made = type('Made', (Upper,), {})", "name": "Made"},
     ],
 )

@@ -1,0 +1,90 @@
+"""The command of a step, run by bash: what the names in its template stand for, at plan time and in the container.
+
+Imported on both sides of the wire, so this module needs the standard library and `wire` alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Scope, Step
+from batch_pipeline.wire.command import BASH, Field, Kind, fields_of, script_of, with_values
+from batch_pipeline.wire.errors import InvalidPipeline, StepFailed
+from batch_pipeline.wire.job import Job
+
+#: File of the working directory with the script; its name is hidden, so that no output port means it.
+SCRIPT_NAME = ".command.sh"
+
+
+def names_in_command(step_class: type[Step]) -> dict[Kind, tuple[str, ...]]:
+    """The names that the command of a step may use."""
+    words = ("samples",) if step_class.scope is Scope.COHORT else ("sample",)
+    return {
+        Kind.INPUT: tuple(step_class.declared(Input)),
+        Kind.REFERENCE: tuple(step_class.declared(Reference)),
+        Kind.OUTPUT: tuple(step_class.declared(Output)),
+        Kind.PARAMETER: tuple(step_class.declared(Parameter)),
+        Kind.JOB: (*words, "cpus", "memory_mb", "attempt"),
+    }
+
+
+def kind_of(step_class: type[Step], field: Field) -> Kind:
+    """What a name in the command stands for. Raises InvalidPipeline with the names that there are."""
+    names = names_in_command(step_class)
+    for kind, known in names.items():
+        if field.name in known and field.kind in ("", kind.value):
+            return kind
+    every = ", ".join(f"{{{name}}}" for known in names.values() for name in known)
+    raise InvalidPipeline(
+        f"{{{field.text}}} in the command of {step_class.__name__} stands for nothing; there are {every}. A brace"
+        " itself is written twice: {{ and }}."
+    )
+
+
+def require_command(step_class: type[Step]) -> None:
+    """Raises InvalidPipeline for a name in the command that stands for nothing."""
+    for field in fields_of(step_class.command):
+        kind_of(step_class, field)
+
+
+def run_command(step: Step, job: Job) -> None:
+    """Runs the command in the working directory. Raises StepFailed when it ends with another exit code than 0."""
+    values_of = partial(_values, step, job)
+    readable = with_values(step.command, lambda field: " ".join(map(shlex.quote, values_of(field))))
+    print(f"+ {readable}", flush=True)
+    (job.work / SCRIPT_NAME).write_text(script_of(step.command, values_of), encoding="utf-8")
+    job.run(*BASH, SCRIPT_NAME, name=f"The command of {job.step}")
+
+
+def _values(step: Step, job: Job, field: Field) -> Sequence[str]:
+    """The values that a name stands for in a job, as words of the command."""
+    values = [_text(value) for value in _all_values(step, job, kind_of(type(step), field), field.name)]
+    if field.index is None:
+        return values
+    if field.index >= len(values):
+        raise StepFailed(f"The command of {job.step} uses {{{field.text}}}, but {field.name} has {len(values)} files.")
+    return [values[field.index]]
+
+
+def _all_values(step: Step, job: Job, kind: Kind, name: str) -> Sequence[Any]:
+    if kind is Kind.INPUT and name in job.gathered_files:
+        return [file for files in job.gathered(name).values() for file in files]
+    if kind is Kind.INPUT:
+        return job.inputs(name)
+    if kind is Kind.REFERENCE:
+        return (job.reference(name),)
+    if kind is Kind.OUTPUT:
+        # Relative, so that the log can be read.
+        return [file.relative_to(job.work) for file in job.outputs(name)]
+    if kind is Kind.PARAMETER:
+        return (step.params[name],)
+    if name == "samples":
+        return list(dict.fromkeys(sample for gathered in job.gathered_files.values() for sample in gathered))
+    return (getattr(job, name),)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,171 @@
+"""Commands of steps: what names stand for, and that no value becomes part of the script."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from batch_pipeline import Input, Job, Output, Param, Reference, Scope, Step, StepFailed
+from batch_pipeline.pipeline.command import require_command, run_command
+from batch_pipeline.wire.command import fields_of, script_of
+from batch_pipeline.wire.errors import InvalidPipeline
+
+HOSTILE = "a b'c\"d $(touch harmed) `touch harmed` ; touch harmed # \\ * {x} ${HOME}"
+
+
+class Call(Step):
+    """Calls variants."""
+
+    command: ClassVar[str] = "true"
+    reads = Input()
+    genome = Reference("genome.fa")
+    calls = Output("{sample}.txt")
+    title: str = Param("x")
+    quality: int = Param(30)
+    fast: bool = Param(False)
+
+
+class Merge(Step):
+    """Merges calls."""
+
+    scope = Scope.COHORT
+    command: ClassVar[str] = "cat {calls} > {merged}; echo {samples} >> {merged}"
+    calls = Input()
+    merged = Output("merged.txt")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    work = tmp_path / "work"
+    work.mkdir()
+    reads = (tmp_path / "one 1.fq", tmp_path / "two'2.fq")
+    for file in reads:
+        file.write_text(f"{file.stem}\n")
+    return Job(
+        sample="S1",
+        step="call",
+        work=work,
+        input_files={"reads": reads},
+        reference_files={"genome": tmp_path / "genome.fa"},
+        output_names={"calls": ("S1.txt",)},
+        cpus=3,
+    )
+
+
+def calls(command: str, job: Job, **params: object) -> str:
+    step = type("Called", (Call,), {"command": command})(**params)
+    require_command(type(step))
+    run_command(step, job)
+    return job.output("calls").read_text()
+
+
+def test_names_stand_for_files_and_values(job: Job) -> None:
+    printed = calls("printf '%s\\n' {cpus} {sample} {quality} {fast} {genome} > {calls}", job)
+    assert printed.splitlines() == ["3", "S1", "30", "false", str(job.reference("genome"))]
+
+
+def test_a_port_of_several_files_is_as_many_words(job: Job) -> None:
+    assert calls("cat {reads} {reads[1]} > {calls}", job) == "one 1\ntwo'2\ntwo'2\n"
+
+
+def test_a_kind_may_stand_before_a_name(job: Job) -> None:
+    assert calls("echo {param.quality} {job.sample} > {output.calls}; cat {input.reads[0]} >> {calls}", job) == (
+        "30 S1\none 1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "printf %s {title} > {calls}",
+        "printf %s '{title}' > {calls}",
+        'printf %s "{title}" > {calls}',
+        "printf %s \"$(printf %s '{title}')\" > {calls}",
+        "# it's a comment\nprintf %s '{title}' > {calls}",
+        "(printf %s $(printf %s \"$(printf '%s' '{title}')\") '{title}') > {calls}",
+        'printf %s "it\'s {title}" > {calls}',
+        'cat > {calls} <<< "{title}"',
+    ],
+    ids=["bare", "single quotes", "double quotes", "substitution", "comment", "nested", "apostrophe", "here string"],
+)
+def test_a_value_is_one_word_and_no_part_of_the_script(command: str, job: Job) -> None:
+    assert HOSTILE in calls(command, job, title=HOSTILE)
+    assert not (job.work / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["echo $'{title}' > {calls}", "echo `echo {title}` > {calls}", "case x in x) echo {title};; esac > {calls}"],
+)
+def test_where_quotes_mislead_a_value_is_still_not_run(command: str, job: Job) -> None:
+    calls(command, job, title="$(touch harmed) `touch harmed`")
+    assert not (job.work / "harmed").exists()
+
+
+def test_braces_of_other_languages_are_written_twice(job: Job) -> None:
+    assert calls("awk '{{ print toupper($1) }}' {reads[0]} > {calls}; echo ${{HOME:+home}} >> {calls}", job) == (
+        "ONE\nhome\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["false; true", "false | true", "echo $NO_SUCH_VARIABLE"])
+def test_every_failure_ends_it(command: str, job: Job) -> None:
+    with pytest.raises(StepFailed, match=r"^The command of call ended with exit code 1"):
+        calls(command, job)
+
+
+def test_the_log_has_the_command_with_its_values(job: Job, capfd: pytest.CaptureFixture[str]) -> None:
+    calls("cat {reads} | sort > {calls}", job)
+    reads = " ".join(shlex.quote(str(file)) for file in job.inputs("reads"))
+    assert capfd.readouterr().out == f"+ cat {reads} | sort > S1.txt\n"
+
+
+def test_a_gather_has_the_files_of_all_samples(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    for sample in ("S2", "S1"):
+        (tmp_path / sample).write_text(f"calls of {sample}\n")
+    job = Job(
+        sample="all",
+        step="merge",
+        work=work,
+        gathered_files={"calls": {sample: (tmp_path / sample,) for sample in ("S2", "S1")}},
+        output_names={"merged": ("merged.txt",)},
+    )
+    run_command(Merge(), job)
+    assert job.output("merged").read_text() == "calls of S2\ncalls of S1\nS2 S1\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("cat {reeds}", r"\{reeds\} in the command of Called stands for nothing; there are \{reads\}, \{genome\}, "),
+        ("cat {output.reads}", r"\{output.reads\} in the command of Called stands for nothing"),
+        ("awk '{print $1}'", r"'\{print \$1\}' in the command is no name .* written twice: \{\{ and \}\}"),
+        ("echo ${HOME}", r"\{HOME\} .* written twice"),
+        ("cat > x <<END\n{sample}\nEND", r"\{sample\} stands in or behind a here document"),
+        ("echo {", r"'\{' in the command is no name"),
+        ("echo {reads[x]}", "is no name"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_is_refused(command: str, sentence: str) -> None:
+    with pytest.raises(InvalidPipeline, match=sentence):
+        require_command(type("Called", (Call,), {"command": command}))
+
+
+def test_a_file_that_a_port_does_not_have_is_told(job: Job) -> None:
+    with pytest.raises(StepFailed, match=r"The command of call uses \{reads\[2\]\}, but reads has 2 files"):
+        calls("cat {reads[2]} > {calls}", job)
+
+
+def test_lines_of_the_script_are_those_of_the_template_and_one() -> None:
+    template = """
+        echo {a}
+          echo {b} {a}
+    """
+    assert [field.name for field in fields_of(template)] == ["a", "b", "a"]
+    lines = script_of(template, lambda field: [field.name * 2]).split("\n")
+    assert lines == ["_0_a=(aa); _1_b=(bb)", 'echo "${_0_a[@]}"', '  echo "${_1_b[@]}" "${_0_a[@]}"', ""]
