@@ -32,9 +32,10 @@ PAGES = (
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
-    *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
+    *sorted(str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")),
 )
-REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+#: Page of the reference -> its text.
+REFERENCE = {page.name: page.read_text() for page in sorted((ROOT / "docs" / "reference").glob("*.md"))}
 POOL_PAGE = "docs/pool.md"
 #: Ids differ from run to run, and so does the folder.
 _CHANGING = re.compile(r"\b(01[0-9A-HJKMNP-TV-Z]{24}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
@@ -71,7 +72,10 @@ def anchors(page: Path) -> set[str]:
 
 def section(title: str) -> str:
     """A section of the reference, from its heading to the next of its rank or above."""
-    rank, rest = re.split(rf"^(#+) {re.escape(title)}$", REFERENCE, maxsplit=1, flags=re.MULTILINE)[1:]
+    pages = (
+        re.split(rf"^(#+) {re.escape(title)}$", page, maxsplit=1, flags=re.MULTILINE) for page in REFERENCE.values()
+    )
+    rank, rest = next(parts[1:] for parts in pages if len(parts) > 1)
     return re.split(rf"^#{{1,{len(rank)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
@@ -161,7 +165,8 @@ def options_of(name: str) -> list[click.Option]:
 def documented(name: str) -> dict[str, list[str]]:
     """Flag -> the row that documents it, in the verb's section or in one that it names as shared."""
     own = section(name)
-    shared = [title for title in re.findall(r"^#### (.+)$", REFERENCE, re.MULTILINE) if _link(title) in own]
+    pages = "\n".join((REFERENCE["options.md"], REFERENCE["pool.md"]))
+    shared = [title for title in re.findall(r"^## (.+)$", pages, re.MULTILINE) if _link(title) in own]
     found: dict[str, list[str]] = {}
     for row in rows("\n".join((own, *map(section, shared)))):
         found |= dict.fromkeys(re.findall(r"`(--[\w-]+)`", row[0]), row)
@@ -169,16 +174,17 @@ def documented(name: str) -> dict[str, list[str]]:
 
 
 def _link(title: str) -> str:
-    return f"(#{title.lower().replace(' ', '-')})"
+    return f"#{title.lower().replace(' ', '-')})"
 
 
 def test_every_verb_has_a_section() -> None:
-    titles = re.findall(r"^### (.+)$", section("Command line"), re.MULTILINE)
-    assert titles == [*VERBS, "Options that several verbs share"]
+    titles = re.findall(r"^## (.+)$", "\n".join((REFERENCE["commands.md"], REFERENCE["looking.md"])), re.MULTILINE)
+    assert sorted([*titles, "pool"]) == sorted(VERBS)
+    assert all(f"`{name}`" in (ROOT / "docs" / "reference.md").read_text() for name in VERBS if name != "pool")
 
 
 def test_every_verb_of_the_pool_has_a_section() -> None:
-    titles = re.findall(r"^#### (.+)$", section("pool"), re.MULTILINE)
+    titles = re.findall(r"^## (.+)$", REFERENCE["pool.md"], re.MULTILINE)
     assert titles == [
         *(f"pool {name}" for name in POOL_VERBS),
         "Moves of tasks",
@@ -189,7 +195,7 @@ def test_every_verb_of_the_pool_has_a_section() -> None:
 
 
 def test_the_verbs_without_a_pipeline_are_named() -> None:
-    introduction = section("Command line").split("\n### ", 1)[0]
+    introduction = section("Command line").split("\n## ", 1)[0]
     assert all(f"`{name}`" in introduction for name in WITHOUT_PIPELINE)
 
 
