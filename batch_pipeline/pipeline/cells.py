@@ -14,7 +14,7 @@ deferred to a later wave.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -30,6 +30,7 @@ from batch_pipeline.pipeline.column import (
     GatherInput,
 )
 from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, missing_part, source_part
+from batch_pipeline.pipeline.former import FormerFingerprints
 from batch_pipeline.pipeline.live_cells import index_live_cells
 from batch_pipeline.pipeline.plan import CellState, Inventory, Retired, Selection, Why
 from batch_pipeline.pipeline.step import Scope
@@ -65,6 +66,7 @@ class Cells:
         #: Of the steps that were added.
         self.columns: dict[str, Column] = {}
         self._gathers: dict[str, GatherInput] = {}
+        self._former = FormerFingerprints(self, parts)
         #: Native ids of live jobs that no array of this plan can follow index by index; filled by `defer`.
         self.split: set[str] = set()
 
@@ -99,7 +101,9 @@ class Cells:
         moving: list[bool] = []
         blocked: dict[str, str] = {}
         is_beyond = False
-        cells = zip(self.names(node), self._wanted(node), self._inputs_move(node), strict=True)
+        present = list(self._wanted(node))
+        wanted = self._former.counting(node, self.names(node), present)
+        cells = zip(self.names(node), wanted, self._inputs_move(node), strict=True)
         for i, (name, fingerprint, moves) in enumerate(cells):
             have = receipts.get(name, ())
             if is_plain and not moves and len(have) == 1 and have[0] == fingerprint:
@@ -121,6 +125,10 @@ class Cells:
             states=states,
             why=why,
             fingerprints=fingerprints,
+            chain=[
+                own if kept == counting else kept
+                for own, counting, kept in zip(present, wanted, fingerprints, strict=True)
+            ],
             moving=moving,
             blocked=blocked,
             is_beyond=is_beyond,
@@ -139,25 +147,28 @@ class Cells:
 
     def _wanted(self, node: Node) -> Iterable[str]:
         """The fingerprints that a step's cells should have; empty where something that a cell reads has none."""
-        wanted = (self._gather_fingerprint(node),) if node.scope is Scope.COHORT else self._fingerprints(node)
+        chain = {step: column.chain for step, column in self.columns.items()}
+        wanted = self.fingerprints(node, self._digests[node.name], chain)
         if not self.selection.accept_code_changes or node.name not in self.live.jobs:
             return wanted
         live, step = self.live.fingerprints, node.name
         return [live.get((step, name)) or own for name, own in zip(self.names(node), wanted, strict=True)]
 
-    def _fingerprints(self, node: Node) -> Iterator[str]:
-        columns = [self._input_parts(node, port, source) for port, source in node.inputs.items()]
-        digest = self._digests[node.name]
+    def fingerprints(self, node: Node, digest: str, chain: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """Fingerprints of a step's cells, from its digest and the fingerprints of the steps above by name."""
+        if node.scope is Scope.COHORT:
+            return [self._gather_fingerprint(node, digest, chain)]
+        columns = [self._input_parts(node, port, source, chain) for port, source in node.inputs.items()]
         if not columns:
-            yield from [cell_fingerprint(digest, ())] * len(self.samples)
-            return
-        for inputs in zip(*columns, strict=True):
-            yield cell_fingerprint(digest, inputs) if all(inputs) else ""
+            return [cell_fingerprint(digest, ())] * len(self.samples)
+        return [cell_fingerprint(digest, inputs) if all(inputs) else "" for inputs in zip(*columns, strict=True)]
 
-    def _input_parts(self, node: Node, port: str, source: Port | Source) -> Sequence[str]:
+    def _input_parts(
+        self, node: Node, port: str, source: Port | Source, chain: Mapping[str, Sequence[str]]
+    ) -> Sequence[str]:
         """What a port adds to the fingerprint of each cell."""
         if isinstance(source, Port):
-            fingerprints = self.columns[source.task.name].fingerprints
+            fingerprints = chain[source.task.name]
             if self.graph[source.task.name].scope is Scope.COHORT:
                 return [fingerprints[0]] * len(self.samples)
             return fingerprints
@@ -165,7 +176,7 @@ class Cells:
         sources = self.inventory.sources
         return [source_part(sources.get(sample, {}).get(key, ())) for sample in self.samples]
 
-    def _gather_fingerprint(self, node: Node) -> str:
+    def _gather_fingerprint(self, node: Node, digest: str, chain: Mapping[str, Sequence[str]]) -> str:
         """The one fingerprint of a gather; empty while it cannot be known which samples it will have."""
         gathered = self._gathers[node.name]
         if gathered.positions is None:
@@ -174,7 +185,7 @@ class Cells:
         for source in node.inputs.values():
             if not isinstance(source, Port):
                 raise InvalidPlan(f"The gather {node.name} reads a source; only steps of the samples have sources.")
-            fingerprints = self.columns[source.task.name].fingerprints
+            fingerprints = chain[source.task.name]
             if self.graph[source.task.name].scope is Scope.COHORT:
                 inputs.append(fingerprints[0])
             else:
@@ -182,7 +193,7 @@ class Cells:
         if gathered.missing:
             # A step may tell of them in what it makes.
             inputs.append(missing_part(gathered.missing))
-        return cell_fingerprint(self._digests[node.name], inputs) if all(inputs) else ""
+        return cell_fingerprint(digest, inputs) if all(inputs) else ""
 
     def _gather_input(self, node: Node) -> GatherInput:
         columns = [self.columns[step].states for step in node.upstream if self.graph[step].scope is not Scope.COHORT]

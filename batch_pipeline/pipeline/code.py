@@ -1,7 +1,8 @@
 """Which files are a step's code: its module, what that imports from the pipeline's folder, its script and its files.
 
-Their bytes are the step's part of the fingerprint, and together they are the bundle. Imports are read, not run: a
-module that a step imports counts when it lies below the pipeline's folder, however deep the chain.
+Together they are the bundle. What the step may use of them (`reachable`) is the code's part of its fingerprint; the
+bytes of all of them were that in earlier versions. Imports are read, not run: a module that a step imports counts when
+it lies below the pipeline's folder, however deep the chain.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from batch_pipeline.pipeline.reachable import reachable
+from batch_pipeline.pipeline.statements import Module, module_name, module_of
 from batch_pipeline.pipeline.step import Step
-from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
+from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidPipeline
 
 
@@ -51,9 +55,46 @@ def script_of(step_class: type[Step], root: Path) -> str:
     return str(Path(script).relative_to(root))
 
 
-def code_digest(step_class: type[Step], root: Path) -> str:
-    """Short digest over the names and bytes of the step's files."""
-    return fingerprint_of([[str(file), sha256_of_bytes(_read(root / file))] for file in code_of(step_class, root)])
+@dataclass(frozen=True, kw_only=True)
+class CodeDigests:
+    """What a step's code is, as digests."""
+
+    #: Names that the step may use, and files that count whole -> short digest.
+    names: Mapping[str, str]
+    #: Over the names and bytes of all of its files: the code's part of fingerprints of earlier versions.
+    files: str
+
+
+def code_digests(step_class: type[Step], root: Path) -> CodeDigests:
+    """Digests of a step's code as its files are now."""
+    sources = {file.as_posix(): _read(root / file) for file in code_of(step_class, root)}
+    entry = entry_of(step_class, root)
+    module, _, name = entry.partition(":")
+    folder = module_file(step_class, root).relative_to(root).parent
+    named = {os.path.normpath(folder / name) for name in step_class.files}
+    script = script_of(step_class, root)
+    python = {file: data for file, data in sources.items() if file not in (*named, script) or _is_python(file, data)}
+    data = {file: data for file, data in sources.items() if file not in python}
+    programs = {file for file in python if file == script or _is_mentioned(file, data)}
+    bases = step_class.__mro__[1 : step_class.__mro__.index(Step)]
+    classes = {(module, name), *(_place_in(each, root) for each in bases if issubclass(each, Step))}
+    top = name.partition(".")[0]
+    texts = reachable(python, module, top, classes=classes, files=named & python.keys(), programs=programs)
+    texts |= {file: [sha256_of_bytes(content)] for file, content in data.items()}
+    return CodeDigests(
+        names={each: _short_digest("\n".join(lines)) for each, lines in sorted(texts.items())},
+        files=fingerprint_of([[file, sha256_of_bytes(data)] for file, data in sources.items()]),
+    )
+
+
+def _short_digest(text: str) -> str:
+    return sha256_of_bytes(text.encode())[:FINGERPRINT_DIGITS]
+
+
+def _place_in(owner: type, root: Path) -> tuple[str, str]:
+    """Module and name of a class; no module for one from elsewhere."""
+    file = Path(inspect.getfile(owner)).resolve()
+    return module_name(file.relative_to(root).as_posix()) if file.is_relative_to(root) else "", owner.__qualname__
 
 
 def place_of(declaring: type, attribute: str = "") -> str:
@@ -125,17 +166,34 @@ def _local_imports(module: Path, root: Path) -> set[Path]:
 
 
 def _imported_files(file: Path, root: Path) -> set[Path]:
-    names: set[str] = set()
-    package = file.relative_to(root).parent.parts
-    for node in ast.walk(parsed(file)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            start = ".".join((*base, *(node.module or "").split("."))).strip(".")
-            names.add(start)
-            names.update(f"{start}.{alias.name}".strip(".") for alias in node.names)
-    return {imported for name in names if name for imported in _files_of(name, root)}
+    imported = _module(file, root).imported
+    here = {entry.partition(".")[0] for entry in os.listdir(root)}
+    return {each for name in imported if name.partition(".")[0] in here for each in _files_of(name, root)}
+
+
+def _module(file: Path, root: Path) -> Module:
+    name = file.relative_to(root)
+    try:
+        return module_of(name.as_posix(), _read(file))
+    except SyntaxError as error:
+        raise InvalidPipeline(f"{file}, line {error.lineno}: {error.msg}.") from error
+
+
+def _is_mentioned(file: str, data: Mapping[str, bytes]) -> bool:
+    """Whether a script or another file that is no Python names a module, to run it."""
+    names = (file.rpartition("/")[2], f"-m {module_name(file)}")
+    # What Python of another version imports cannot be read.
+    return any(each.endswith(".py") for each in data) or any(
+        name.encode() in content for content in data.values() for name in names
+    )
+
+
+def _is_python(file: str, data: bytes) -> bool:
+    """Whether a file can be read as Python; another one named so counts by its bytes."""
+    try:
+        return file.endswith(".py") and bool(module_of(file, data))
+    except (SyntaxError, ValueError):
+        return False
 
 
 def _files_of(name: str, root: Path) -> set[Path]:

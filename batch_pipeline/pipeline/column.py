@@ -47,8 +47,9 @@ class Column:
     states: Sequence[CellState]
     #: Why each cell runs, where it does.
     why: Sequence[Why | None]
-    #: The fingerprints that their readers see.
     fingerprints: Sequence[str]
+    #: What their readers' fingerprints are made of: the same, but for cells that keep a former one (`former.py`).
+    chain: Sequence[str]
     #: Whether each cell, or anything that it reads, is on its way or is to be made again.
     moving: Sequence[bool]
     #: Sample -> the sentence of a blocked cell.

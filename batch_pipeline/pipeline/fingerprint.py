@@ -4,17 +4,20 @@ The step's part is the same for all its cells: code, parameters, image, referenc
 port, the upstream cell's fingerprint or the source files' ETags and sizes; so a change anywhere upstream changes
 everything below it, and one listing of receipts and one of sources tell every cell's state. `StepParts` keeps the parts
 by name, which the run record holds: comparing two of them says what changed.
+
+Earlier versions counted every byte of a step's files as its code. A fingerprint of theirs still counts while these
+bytes are the same (`StepParts.former_digest`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.pipeline.code import code_digest
+from batch_pipeline.pipeline.code import code_digests
 from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of
 from batch_pipeline.wire.errors import InvalidUse
@@ -23,12 +26,15 @@ from batch_pipeline.wire.store import StoreEntry
 
 #: Raised when the meaning of a fingerprint changes: every cell is then run again.
 FORMAT = 1
+#: Names of changed code that are named one by one.
+NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepParts:
     """What all cells of a step have in common."""
 
+    #: Digest of what the step may use of its code.
     code: str
     params: Mapping[str, Any]
     image: str
@@ -36,10 +42,29 @@ class StepParts:
     references: Mapping[str, str]
     #: Input port -> the output port that feeds it (`picard.fastq`), or `source`.
     inputs: Mapping[str, str] = field(default_factory=dict)
+    #: What `code` is made of: names of the step's code, and files that count whole -> short digest.
+    names: Mapping[str, str] = field(default_factory=dict)
+    #: Digest of the bytes of all of its files; empty where it is not known.
+    files: str = ""
 
     def digest(self) -> str:
         """Short digest of all parts."""
-        return fingerprint_of([FORMAT, asdict(self)])
+        return fingerprint_of([FORMAT, self.as_json()])
+
+    def former_digest(self) -> str:
+        """The same as earlier versions made it: every byte of the step's files counts."""
+        return replace(self, code=self.files).digest()
+
+    def as_json(self) -> dict[str, Any]:
+        """The parts that are in the digest."""
+        named = ("code", "params", "image", "references", "inputs")
+        return {name: dict(item) if isinstance(item := getattr(self, name), Mapping) else item for name in named}
+
+    @classmethod
+    def recorded(cls, plan: Mapping[str, Any], step: str) -> StepParts:
+        """The parts of a step as a run's plan has them; one of an earlier version knows no names. Raises KeyError."""
+        code = plan.get("code", {}).get(step, {})
+        return cls(**plan["parts"][step], names=code.get("names", {}), files=code.get("files", ""))
 
 
 def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, StoreEntry]) -> StepParts:
@@ -50,13 +75,15 @@ def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, 
         if entry is None:
             raise InvalidUse(_no_reference(node.name, port.file, reference, references))
         reference_parts[port.file] = f"{entry.etag} {entry.size_bytes}"
-    step = node.step
+    step, code = node.step, code_digests(type(node.step), root)
     return StepParts(
-        code=code_digest(type(step), root),
+        code=fingerprint_of(dict(code.names)),
         params=dict(step.params),
         image=node.image,
         references=reference_parts,
         inputs={port: _wire(source) for port, source in node.inputs.items()},
+        names=code.names,
+        files=code.files,
     )
 
 
@@ -99,3 +126,30 @@ def _no_reference(step: str, file: str, reference: str, references: Mapping[str,
             f" {reference}, with its files as options), or check the name."
         )
     return f"Reference {reference!r} has no file {file!r}, which step {step} needs; it has: {', '.join(references)}."
+
+
+def part_changes(before: StepParts, after: StepParts) -> list[str]:
+    """What differs between the parts of a step, a phrase each: `parameter bootstraps: 30 -> 100`."""
+    changed = []
+    if changed_names := _code_changes(before, after):
+        changed.append(changed_names)
+    if before.image != after.image:
+        changed.append(f"the image: {before.image or 'none'} -> {after.image or 'none'}")
+    changed += [f"parameter {name}: {old} -> {new}" for name, old, new in _differences(before.params, after.params)]
+    changed += [f"reference file {name}" for name, _, _ in _differences(before.references, after.references)]
+    changed += [f"input {name}: {old} -> {new}" for name, old, new in _differences(before.inputs, after.inputs)]
+    return changed
+
+
+def _code_changes(before: StepParts, after: StepParts) -> str:
+    """The names of code that changed; only that it changed where the run before recorded no names."""
+    if not before.names:
+        return "the step's code" if before.code not in (after.code, after.files) else ""
+    names = [name for name, _, _ in _differences(before.names, after.names)]
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"the step's code: {', '.join(names[:NAMES_SHOWN])}{more}" if names else ""
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted({*before, *after})
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

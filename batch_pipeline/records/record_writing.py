@@ -134,7 +134,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as recorded: parts a step, and the jobs; their cells are in the manifests."""
     return {
         "format": FORMAT,
-        "parts": {step: asdict(part) for step, part in plan.parts.items()},
+        "parts": {step: part.as_json() for step, part in plan.parts.items()},
+        "code": {step: {"files": part.files, "names": dict(part.names)} for step, part in plan.parts.items()},
         "scopes": {node.name: node.step.scope.value for node in plan.graph},
         "jobs": [
             {

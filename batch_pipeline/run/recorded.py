@@ -275,7 +275,7 @@ def _plan(
     graph = recorded_graph(store, record)
     samples = parse_samples(store.get(layout.samples(record.run_id)), layout.samples(record.run_id)).names
     columns = {node.name: _column(node, samples, jobs, standing, missing) for node in graph}
-    parts = store.get_json(layout.plan(record.run_id))["parts"]
+    recorded = store.get_json(layout.plan(record.run_id))
     return Plan(
         graph=graph,
         samples=samples,
@@ -284,7 +284,7 @@ def _plan(
         states={step: [state for state, _, _ in cells] for step, cells in columns.items()},
         fingerprints={step: [fingerprint for _, fingerprint, _ in cells] for step, cells in columns.items()},
         why={step: [why for _, _, why in cells] for step, cells in columns.items()},
-        parts={step: StepParts(**part) for step, part in parts.items()},
+        parts={step: StepParts.recorded(recorded, step) for step in recorded["parts"]},
         blocked={},
         conflicts=(),
         missing={},

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
 
 from batch_pipeline.backends.base import JobLookup, JobObserver
-from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.fingerprint import StepParts, part_changes
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
@@ -295,10 +294,10 @@ def _receipt(store: Store, step: str, sample: str, fingerprint: str, fingerprint
 def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt: Receipt) -> list[str]:
     """What is not as it was when the receipt was written, a sentence a part."""
     try:
-        recorded = store.get_json(layout.plan(receipt.run_id))["parts"][node.name]
+        recorded = StepParts.recorded(store.get_json(layout.plan(receipt.run_id)), node.name)
     except (NotInStore, KeyError):
         return []
-    changed = _part_changes(StepParts(**recorded), snapshot.plan.parts[node.name])
+    changed = part_changes(recorded, snapshot.plan.parts[node.name])
     before = {(file.port, file.key.rsplit("/", 1)[-1]): file.etag for file in receipt.inputs}
     for port in node.sources:
         for file in snapshot.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ()):
@@ -311,20 +310,3 @@ def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt:
         if states[position if len(states) > position else 0] is not CellState.DONE:
             changed.append(f"step {step} runs again")
     return changed
-
-
-def _part_changes(before: StepParts, after: StepParts) -> list[str]:
-    changed = []
-    if before.code != after.code:
-        changed.append("the step's code")
-    if before.image != after.image:
-        changed.append(f"the image: {before.image or 'none'} -> {after.image or 'none'}")
-    changed += [f"parameter {name}: {old} -> {new}" for name, old, new in _differences(before.params, after.params)]
-    changed += [f"reference file {name}" for name, _, _ in _differences(before.references, after.references)]
-    changed += [f"input {name}: {old} -> {new}" for name, old, new in _differences(before.inputs, after.inputs)]
-    return changed
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = sorted({*old, *new})
-    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]

@@ -149,7 +149,7 @@ def test_a_result_that_was_touched_is_made_again_by_the_command_after(lab: Lab, 
 
 def test_code_changes_may_be_accepted(lab: Lab) -> None:
     lab.run()
-    lab.edit("parts/words.py", "Splits at white space", "Splits")
+    lab.edit("parts/words.py", ".split())", ".split(None))")
 
     ran = lab.run("--accept-code-changes", "--verbose")
 
@@ -230,7 +230,7 @@ def test_force_with_a_gather_that_waits_for_the_driver_ends(lab: Lab) -> None:
 def test_explain_names_the_part_that_changed(lab: Lab) -> None:
     lab.run()
     assert all(part["state"] == "done" for part in lab.json("status", "--explain", "ann"))
-    lab.edit("parts/words.py", "Splits at white space", "Splits")
+    lab.edit("parts/words.py", ".split())", ".split(None))")
     lab.text("ann", "New words\n")
 
     told = {
@@ -238,7 +238,7 @@ def test_explain_names_the_part_that_changed(lab: Lab) -> None:
     }
 
     assert "ann.txt was replaced" in told["lower"]
-    assert "the step's code" in told["words"]
+    assert "the step's code: parts.words.Words.run" in told["words"]
     assert "parameter shortest: 1 -> 2" in told["words"]
     assert "step lower runs again" in told["words"]
 

@@ -92,20 +92,34 @@ def test_other_bootstraps_leave_picard_as_it_is(done: Bucket) -> None:
     assert ran_since(done, before) == cells("ann bob", "kallisto", "pizzly")
 
 
+def edited(text: str) -> str:
+    """The module of a step with one attribute more."""
+    return text.replace('    tools = ("pizzly",)\n', '    tools = ("pizzly",)\n    thought = 1\n')
+
+
 def test_an_edited_step_runs_alone(done: Bucket) -> None:
     before = done.runs()
 
-    with done.prompt.edited("steps/pizzly.py", lambda text: text + "\n# A thought of somebody.\n"):
-        assert "the step's code" in done.give("status", "--explain", "ann").out
+    with done.prompt.edited("steps/pizzly.py", edited):
+        assert "the step's code: steps.pizzly.Pizzly" in done.give("status", "--explain", "ann").out
         done.run()
 
     assert ran_since(done, before) == cells("ann bob", "pizzly")
 
 
+def test_a_comment_runs_nothing(done: Bucket) -> None:
+    before = done.runs()
+
+    with done.prompt.edited("steps/tools.py", lambda text: text + "\n# A thought of somebody.\n"):
+        assert "Nothing to do" in done.run().out
+
+    assert done.runs() == before
+
+
 def test_an_edited_step_is_left_alone_when_its_results_are_trusted(done: Bucket) -> None:
     before = done.runs()
 
-    with done.prompt.edited("steps/pizzly.py", lambda text: text + "\n# Another thought.\n"):
+    with done.prompt.edited("steps/pizzly.py", edited):
         assert "Nothing to do" in done.run("--accept-code-changes").out
 
     assert done.runs() == before

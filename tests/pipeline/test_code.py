@@ -1,4 +1,4 @@
-"""Which files are a step's code, and that only their bytes count."""
+"""Which files are a step's code, and what of them its digests are made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pipeline.code import code_digest, code_of, entry_of, script_of
+from batch_pipeline.pipeline.code import code_digests, code_of, entry_of, script_of
 from batch_pipeline.pipeline.step import Step
 from batch_pipeline.wire.errors import InvalidPipeline
 
@@ -139,34 +139,91 @@ def test_a_script_and_further_files_count(make: Make, root: Path) -> None:
     assert script_of(step, root) == "work_t/run.sh"
 
 
-def test_only_the_bytes_of_its_files_change_the_digest(make: Make, root: Path) -> None:
+def test_a_script_and_data_count_by_their_bytes_and_modules_by_what_is_used_of_them(make: Make, root: Path) -> None:
     files = {
         "bytes_t.py": f"{STEP}import helper_t\nclass A(Step):\n    script = 'run_t.sh'\n    files = ('table_t.tsv',)\n",
-        "helper_t.py": "",
+        "helper_t.py": "X = 1\n",
         "run_t.sh": "",
         "table_t.tsv": "",
         "unrelated_t.py": "",
     }
     step = make(files, "bytes_t:A")
-    first = code_digest(step, root)
+    first = code_digests(step, root)
     (root / "unrelated_t.py").write_text("x = 1\n")
     (root / "notes.md").write_text("text")
     (root / "helper_t.py").touch()
-    assert code_digest(step, root) == first
-    digests = {first}
-    for name in ("bytes_t.py", "helper_t.py", "run_t.sh", "table_t.tsv"):
+    assert code_digests(step, root) == first
+    former = {first.files}
+    for name, counts in (("bytes_t.py", False), ("helper_t.py", False), ("run_t.sh", True), ("table_t.tsv", True)):
+        before = code_digests(step, root)
         (root / name).write_text((root / name).read_text() + "# more\n")
-        digests.add(code_digest(step, root))
-    assert len(digests) == 5
+        after = code_digests(step, root)
+        differing = [each for each in after.names if after.names[each] != before.names.get(each)]
+        assert differing == ([name] if counts else [])
+        former.add(after.files)
+    assert len(former) == 5
 
 
-def test_where_the_folder_lies_is_no_part_of_the_digest(make: Make, root: Path, tmp_path: Path) -> None:
+def test_a_python_script_and_a_file_that_is_no_python_count_by_their_bytes(make: Make, root: Path) -> None:
+    files = {
+        "odd_t.py": f"{STEP}class A(Step):\n    script = 'tool_t.py'\n    files = ('two_t.py',)\n",
+        "tool_t.py": "#!/usr/bin/env python3\n",
+        "two_t.py": "print 'Python 2'\n",
+    }
+    step = make(files, "odd_t:A")
+    for name in ("tool_t.py", "two_t.py"):
+        before = code_digests(step, root).names
+        (root / name).write_text((root / name).read_text() + "# more\n")
+        after = code_digests(step, root).names
+        assert [each for each in after if after[each] != before[each]] == [name]
+
+
+@pytest.mark.parametrize("command", ["python tool_t.py", "python -m tool_t", "true"])
+def test_a_module_that_a_script_runs_counts_whole(make: Make, root: Path, command: str) -> None:
+    files = {
+        "runs_t.py": f"{STEP}import tool_t\nclass A(Step):\n    script = 'run_t.sh'\n    x = tool_t.used\n",
+        "run_t.sh": f"#!/bin/sh\n{command}\n",
+        "tool_t.py": "used = 1\nidle = 1\n",
+    }
+    step = make(files, "runs_t:A")
+    before = code_digests(step, root).names
+    (root / "tool_t.py").write_text("used = 1\nidle = 2\n")
+    assert (code_digests(step, root).names != before) is (command != "true")
+
+
+def test_resources_of_a_step_s_own_bases_count_as_little_as_its_own(make: Make, root: Path) -> None:
+    files = {
+        "base_t.py": f"{STEP}class Big(Step):\n    memory_mb = 9\nclass Mixin:\n    cpus = 9\n",
+        "heir_t.py": "from base_t import Big, Mixin\nclass A(Mixin, Big):\n    timeout_seconds = 9\n",
+    }
+    step = make(files, "heir_t:A")
+    before = code_digests(step, root).names
+    for name, attribute, counts in (
+        ("base_t.py", "memory_mb", False),
+        ("heir_t.py", "timeout_seconds", False),
+        ("base_t.py", "cpus", True),
+    ):
+        (root / name).write_text((root / name).read_text().replace(f"{attribute} = 9", f"{attribute} = 8"))
+        assert (code_digests(step, root).names != before) is counts
+
+
+def test_a_step_that_its_module_does_not_name_counts_with_all_of_it(make: Make, root: Path) -> None:
+    text = f"{STEP}def made():\n    class A(Step): pass\n    return A\nMAKERS = [made]\ndef idle(): return 1\n"
+    make({"made_t.py": text}, "made_t:made")
+    step = sys.modules["made_t"].made()
+    step.__qualname__ = "A"
+    before = code_digests(step, root).names
+    (root / "made_t.py").write_text(text.replace("return 1", "return 2"))
+    assert code_digests(step, root).names != before
+
+
+def test_where_the_folder_lies_is_no_part_of_the_digests(make: Make, root: Path, tmp_path: Path) -> None:
     source = f"{STEP}class A(Step): pass\n"
-    here = code_digest(make({"moved_t.py": source}, "moved_t:A"), root)
+    here = code_digests(make({"moved_t.py": source}, "moved_t:A"), root)
     del sys.modules["moved_t"]
     (root / "moved_t.py").unlink()
     sub = root / "sub"
-    assert code_digest(make({"sub/moved_t.py": source}, "sub.moved_t:A"), sub) == here
+    assert code_digests(make({"sub/moved_t.py": source}, "sub.moved_t:A"), sub) == here
 
 
 @pytest.mark.parametrize(

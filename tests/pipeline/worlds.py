@@ -13,12 +13,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 from batch_pipeline.backends.quotas import AWS_BATCH
-from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.fingerprint import StepParts, step_parts
 from batch_pipeline.pipeline.plan import (
     Inventory,
     LiveJob,
@@ -395,3 +395,9 @@ def _world(shape: tuple[Sequence[tuple[int, list[int], bool]], int, int, int, in
 
 #: A pipeline with nothing done: up to seven steps and samples, arrays of at most 1 to 4, jobs after at most 3 to 5.
 WORLDS = _SHAPE.map(_world)
+
+
+def former_parts(*of_step: Any) -> StepParts:
+    """The parts of a step as earlier versions made them (`step_parts`)."""
+    parts = step_parts(*of_step)
+    return replace(parts, code=parts.files, names={}, files="")

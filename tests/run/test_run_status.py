@@ -8,6 +8,7 @@ import pytest
 
 from batch_pipeline import backends
 from batch_pipeline.backends.base import ArrayChild, JobState
+from batch_pipeline.pipeline.code import CodeDigests
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.records.record import read_record
@@ -20,6 +21,7 @@ from batch_pipeline.run.status import explain, only_failed, status, watch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.store import NotInStore, Store
+from tests.pipeline.worlds import former_parts
 from tests.run.small import Ear, Stage, chosen, drive, request_of
 
 
@@ -250,9 +252,26 @@ def test_explain_names_the_source_that_was_replaced(store: Store, stage: Stage) 
 
 def test_explain_names_the_code_that_changed(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     drive(request_of(store), stage)
-    monkeypatch.setattr("batch_pipeline.pipeline.fingerprint.code_digest", lambda step, root: step.__name__)
+    changed = CodeDigests(names={"tools.scale": "1"}, files="2")
+    monkeypatch.setattr("batch_pipeline.pipeline.fingerprint.code_digests", lambda step, root: changed)
+
+    assert "the step's code: " in told(store)["count"]
+    assert "tools.scale" in told(store)["count"]
+
+
+def test_explain_says_of_a_run_of_an_earlier_version_that_the_code_changed(
+    store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("batch_pipeline.run.snapshot.step_parts", former_parts)
+        drive(request_of(store), stage)
+    assert told(store)["count"].startswith("done by")
+    assert status(request_of(store)).plan.jobs == ()
+    now = CodeDigests(names={"tools.scale": "1"}, files="2")
+    monkeypatch.setattr("batch_pipeline.pipeline.fingerprint.code_digests", lambda step, root: now)
 
     assert "the step's code" in told(store)["count"]
+    assert "tools.scale" not in told(store)["count"]
 
 
 def test_explain_names_the_image_that_changed(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
