@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.pool.base import Filter
 from batch_pipeline.pool.stores.sqlite.store import SqliteStore
 from batch_pipeline.pool.task import Move, TaskSpec, TaskState
 
@@ -36,11 +38,12 @@ def test_pilots_killed_at_random_lose_nothing_and_settle_each_task_once(tmp_path
     killed = 0
     try:
         while killed < KILLS and store.counts().of(TaskState.DONE) < TASKS:
-            time.sleep(chance.uniform(0.1, 0.4))
             victim = chance.randrange(PILOTS)
+            holding = until_it_holds(store, pilots[victim])
+            time.sleep(chance.uniform(0, 0.1))
             if pilots[victim].poll() is None:
                 pilots[victim].kill()
-                killed += 1
+                killed += holding
             pilots[victim].wait()
             pilots[victim] = started(tmp_path)
         codes = [pilot.wait(60) for pilot in pilots]
@@ -57,6 +60,16 @@ def test_pilots_killed_at_random_lose_nothing_and_settle_each_task_once(tmp_path
     assert not [event for event in store.events() if event.move in (Move.FAILED, Move.AGAIN, Move.LOST)]
     assert [event for event in store.events() if event.move is Move.EXPIRED]
     store.close()
+
+
+def until_it_holds(store: SqliteStore, pilot: subprocess.Popen[bytes]) -> bool:
+    """Waits until a pilot has claimed a task; whether it has, and has not ended before."""
+    owner = Filter(states=frozenset({TaskState.HELD}), owner=f"{socket.gethostname()}-{pilot.pid}")
+    while pilot.poll() is None:
+        if store.find(owner, limit=1).tasks:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
