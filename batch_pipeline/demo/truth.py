@@ -50,7 +50,8 @@ class SampleScore:
 
     sample: str
     expected: int
-    detected: tuple[str, ...] = ()
+    #: The key of `demo --json`.
+    found: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     #: Listed and not true; a pair in the wrong order is one of these, and one of `missed`.
     extra: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class Score:
     @property
     def detected(self) -> int:
         """Fusions found."""
-        return sum(len(sample.detected) for sample in self.samples)
+        return sum(len(sample.found) for sample in self.samples)
 
     @property
     def expected(self) -> int:
@@ -107,7 +108,7 @@ class Score:
         for sample in self.samples:
             exact = f"{sample.exact} of {sample.judged}" if sample.judged else "-"
             verdict = sample.problem or ("as it should be" if sample.perfect else "differs")
-            lists = (", ".join(names) or "-" for names in (sample.detected, sample.missed, sample.extra))
+            lists = (", ".join(names) or "-" for names in (sample.found, sample.missed, sample.extra))
             rows.append((sample.sample, str(sample.expected), *lists, exact, verdict))
         return rows
 
@@ -135,7 +136,7 @@ def _score(sample: str, fusions: Sequence[Fusion], result: Path | None) -> Sampl
     return SampleScore(
         sample=sample,
         expected=expected,
-        detected=tuple(fusion.name for fusion in detected),
+        found=tuple(fusion.name for fusion in detected),
         missed=tuple(fusion.name for fusion in fusions if fusion.pair not in listed),
         extra=tuple(f"{g['geneA']['name']}-{g['geneB']['name']}" for pair, g in listed.items() if pair not in true),
         judged=len(judged),

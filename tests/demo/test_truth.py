@@ -41,7 +41,7 @@ def test_the_truth_and_nothing_else_is_perfect(tmp_path: Path) -> None:
     score = judged(tmp_path, gene())
     assert score.perfect
     assert (score.detected, score.expected) == (1, 1)
-    assert score.samples[0].detected == ("A-B",)
+    assert score.samples[0].found == ("A-B",)
 
 
 def test_the_partners_order_matters(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_fusion_too_many_is_not_true(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"end": 399}, {"start": 701}, {"transcript": "TX"}])
 def test_a_breakpoint_elsewhere_is_found_and_not_exact(tmp_path: Path, wrong: dict[str, Any]) -> None:
     [sample] = judged(tmp_path, gene(**wrong)).samples
-    assert (sample.detected, sample.judged, sample.exact, sample.perfect) == (("A-B",), 1, 0, False)
+    assert (sample.found, sample.judged, sample.exact, sample.perfect) == (("A-B",), 1, 0, False)
 
 
 def test_any_pair_of_isoforms_may_have_the_breakpoint(tmp_path: Path) -> None:
