@@ -110,7 +110,7 @@ def test_an_edited_step_runs_alone(done: Bucket) -> None:
 def test_a_comment_runs_nothing(done: Bucket) -> None:
     before = done.runs()
 
-    with done.prompt.edited("steps/tools.py", lambda text: text + "\n# A thought of somebody.\n"):
+    with done.prompt.edited("steps/fastq.py", lambda text: text + "\n# A thought of somebody.\n"):
         assert "Nothing to do" in done.run().out
 
     assert done.runs() == before
