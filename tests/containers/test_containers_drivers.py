@@ -82,7 +82,7 @@ def workshop(engine: Machine, tmp_path: Path) -> Workshop:
 def test_a_driver_runs_scripts_and_pipelines_in_its_image(workshop: Workshop) -> None:
     image = workshop.image("driver")
     out = workshop.run(image, "examples/drivers/lines.sh")
-    assert f"at {workshop.bench.commit}" in out
+    assert f"commit={workshop.bench.commit}" in out
     assert "carroll\t" in (workshop.bench.root / "store" / "cohort-7" / "lines.tsv").read_text()
     assert workshop.bench.end()["exit_code"] == 0
     told = workshop.machine.podman("run", "--rm", "--entrypoint=python3", image, "-m", "batch_pipeline", "--version")
