@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batch_pipeline.records.driver_log import FLUSH_SECONDS
 from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS
 from benchmarks.api import ours
 from benchmarks.api_peers import OURS, measured
@@ -38,6 +40,11 @@ def test_no_call_is_made_for_a_sample() -> None:
     assert few.store == many.store
 
 
+def pieces_of_log(phase: Any) -> int:
+    """How often a driver keeps its log in a phase at most: the more, the slower the machine is."""
+    return int(phase["seconds"] / FLUSH_SECONDS) + 1
+
+
 @pytest.mark.slow
 def test_what_a_simulated_cohort_costs_grows_with_its_arrays_alone(tmp_path: Path) -> None:
     one, two = (simulated(samples, tmp_path / str(samples)) for samples in (10_000, 20_000))
@@ -49,12 +56,13 @@ def test_what_a_simulated_cohort_costs_grows_with_its_arrays_alone(tmp_path: Pat
         assert phases["plan"]["api"] == {}
         assert set(phases["plan"]["store"]) == {"list"}
         assert set(phases["watch"]["api"]) == {"DescribeJobs"}
-        assert phases["watch"]["store"] == {}
+        assert set(phases["watch"]["store"]) <= {"put"}
+        assert phases["watch"]["store"].get("put", 0) <= pieces_of_log(phases["watch"])
         # The rows of each; and what the run took is told by a few receipts, as many for any cohort.
         assert phases["judge"]["store"]["get"] <= arrays + 3 * MOST_JOBS * (MOST_RECEIPTS + 1)
     more = two["phases"]["submit"]["store"]["put"] - one["phases"]["submit"]["store"]["put"]
     # Rows, header, intent, native id.
-    assert more <= 3 * 5
+    assert more <= 3 * 5 + pieces_of_log(two["phases"]["submit"])
 
 
 @pytest.mark.engine
