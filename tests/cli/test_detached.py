@@ -101,4 +101,4 @@ def _speaks(other: Person) -> bool:
     """Whether the second sample's first attempt runs and has said something."""
     process = other.start("-m", "batch_pipeline", "logs", "S2", "upper")
     out, _ = process.communicate(timeout=60)
-    return out == "shouting letters of S2\n"
+    return "shouting letters of S2\n" in out
