@@ -605,7 +605,8 @@ def damaged(workshop: Workshop, change: Callable[[dict[str, Any]], None]) -> dic
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda value: value.update(format=3), "format 3"),
+        (lambda value: value.update(format=4), "format 4"),
+        (lambda value: value.update(format=3, needs=["news"]), "needs 'news', which this image does not know"),
         (lambda value: value.update(surprise=1), "cannot be read"),
         (lambda value: value.pop("inputs"), "cannot be read"),
         (lambda value: value.update(row_bytes=0), "how long a row is"),

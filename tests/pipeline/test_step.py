@@ -112,7 +112,7 @@ def test_an_output_lies_in_the_working_directory(files: tuple[str, ...]) -> None
 
 
 def test_a_step_without_run_or_script_says_so() -> None:
-    with pytest.raises(NotImplementedError, match=r"Align has neither run\(\) nor a script"):
+    with pytest.raises(NotImplementedError, match=r"Align has neither run\(\), nor a command, nor a script"):
         Align().run(None)  # type: ignore[arg-type]
 
 
