@@ -16,6 +16,9 @@ import pytest
 
 from scripts import file_map
 
+#: Each process of a session would else read all files again.
+pytestmark = pytest.mark.xdist_group("architecture")
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "batch_pipeline"
 
@@ -105,16 +108,8 @@ def imports_of(file: str) -> tuple[Import, ...]:
 
 def _imports_of(file: str) -> Iterator[Import]:
     module = parsed(file)
-    unseen = {
-        id(inner)
-        for node in ast.walk(module)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
     top = {id(node) for node in module.body}
-    for node in ast.walk(module):
-        if id(node) in unseen:
-            continue
+    for node in _statements(module):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -123,6 +118,17 @@ def _imports_of(file: str) -> Iterator[Import]:
         else:
             continue
         yield from (Import(file=file, name=name, line=node.lineno, eager=id(node) in top) for name in names)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements below a node but those that only the type checker sees; no expression has one."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.stmt):
+            yield child
+        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield from _statements(child)
 
 
 def imports_in(*patterns: str) -> list[Import]:
