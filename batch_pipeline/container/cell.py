@@ -10,8 +10,9 @@ More than 300 lines: `CellAttempt.run` is that order, and each method below it i
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -42,7 +43,7 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EXECUTION, METADATA, ContainerExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, InvalidOutput, StepInterrupted
 from batch_pipeline.wire.job import Job
-from batch_pipeline.wire.manifest import Manifest, Row
+from batch_pipeline.wire.manifest import DIRECTORY, MANY, Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
 LOGGER = Logger(__name__)
@@ -163,17 +164,23 @@ class CellAttempt:
 
     def _job(self, staged: Staged, references: Mapping[str, Path]) -> Job:
         manifest, row = self.manifest, self.row
+        outputs = [
+            (spec.port, spec.form, tuple(name.replace("{sample}", row.sample) for name in spec.files))
+            for spec in manifest.outputs
+        ]
+        for folder in (names[0] for _, form, names in outputs if form == DIRECTORY):
+            os.makedirs(f"{self.workspace.work}/{folder}", exist_ok=True)
         return Job(
             sample=row.sample,
             step=manifest.step,
             work=Path(self.workspace.work),
             input_files=staged.input_files,
             gathered_files=staged.gathered_files,
+            input_folders=staged.input_folders,
+            gathered_folders=staged.gathered_folders,
             reference_files=references,
-            output_names={
-                spec.port: tuple(name.replace("{sample}", row.sample) for name in spec.files)
-                for spec in manifest.outputs
-            },
+            output_names={port: names for port, form, names in outputs if form != MANY},
+            output_patterns={port: names for port, form, names in outputs if form == MANY},
             upstream_metrics=staged.upstream_metrics,
             gathered_metrics=staged.gathered_metrics,
             missing_samples=manifest.missing,
@@ -224,7 +231,9 @@ class CellAttempt:
         script = self.manifest.script
         if script:
             lists = f"{self.workspace.path}/lists"
-            executed = run_script(f"{folder}/{script}", job, lists, self.environment, self.signals)
+            listed = [spec.port for spec in self.manifest.inputs if spec.form]
+            path = f"{folder}/{script}"
+            executed = run_script(path, job, lists, self.environment, self.signals, listed=listed)
             yield executed
             if executed.verdict.exit_code:
                 return
@@ -256,11 +265,17 @@ class CellAttempt:
         products = products_of(manifest, row, self.workspace.work)
         before = standing_receipt(manifest, row, self.files) if row.retired else None
         older = older_receipts(manifest, row, self.location.attempt, self.files)
+        stored = self._leftovers() if any(spec.form for spec in manifest.outputs) else frozenset[str]()
         began = time.perf_counter()
-        records = tuple(publish(products, older, before, self.files, self.signals))
+        records = tuple(publish(products, older, before, self.files, self.signals, stored=stored))
         size_bytes, seconds = sum(record.size_bytes for record in records), round(time.perf_counter() - began, 3)
         LOGGER.info("published outputs", files=len(records), size_bytes=size_bytes, seconds=seconds)
         return records
+
+    def _leftovers(self) -> Set[str]:
+        from batch_pipeline.container.listed_ports import leftovers
+
+        return leftovers(self.manifest, self.row, self.files)
 
     def _succeed(self, progress: Progress) -> None:
         """Leaves the log, then the receipt."""

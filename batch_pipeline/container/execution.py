@@ -3,8 +3,9 @@
 A script finds what it needs in its environment:
 
     SAMPLE  OUTPUT_DIR (the working directory)  CPUS  MEMORY_MB
-    INPUT_<PORT>       paths, separated by spaces; for a gather too, unless they are too many for a variable
-    INPUT_<PORT>_LIST  for a gather: a file with `sample <tab> path` a line
+    INPUT_<PORT>       paths, separated by spaces, unless they are too many for a variable
+    INPUT_<PORT>_LIST  for a gather, a directory and an output with `many`: a file with `sample <tab> path` a line
+    INPUT_<PORT>_DIRECTORY  for a directory: its folder; for a gather of it the folder with one a sample
     REFERENCE_<PORT>   a path
     PARAM_<NAME>       a value; true or false for a flag
 
@@ -14,7 +15,7 @@ Its class is imported after it, and only forked if it has a `check` of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,22 @@ class Executed:
 NOT_RUN = Executed(verdict=Verdict(), ended=Ended(code=0, peak_memory_bytes=0, cpu_seconds=0.0))
 
 
-def run_script(script: str, job: Job, lists: str, environment: Mapping[str, str], signals: Signals) -> Executed:
-    """Runs a script in the job's folder; files of names go to `lists`.
+def run_script(
+    script: str,
+    job: Job,
+    lists: str,
+    environment: Mapping[str, str],
+    signals: Signals,
+    *,
+    listed: Collection[str] = (),
+) -> Executed:
+    """Runs a script in the job's folder; files of names go to `lists`, those of input ports `listed` too.
 
     Raises ContractBroken when it cannot be started, StepInterrupted when a signal came before, OSError.
     """
     name = script.rpartition("/")[2]
     try:
-        ended = spawn([script], script_environment(job, lists, environment), job.work, signals)
+        ended = spawn([script], script_environment(job, lists, environment, listed), job.work, signals)
     except ContractBroken as error:
         if os.path.isfile(script):
             raise
@@ -84,8 +93,13 @@ def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], sign
     return Executed(verdict=verdict, ended=ended)
 
 
-def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a step's script; writes the lists of gathered files. Raises OSError."""
+def script_environment(
+    job: Job, lists: str, environment: Mapping[str, str], listed: Collection[str] = ()
+) -> dict[str, str]:
+    """The environment of a step's script; writes the lists of files that were gathered, or are `listed`.
+
+    Raises OSError.
+    """
     variables = {
         # The folder of its code is not written to.
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -96,9 +110,17 @@ def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> 
         "MEMORY_MB": str(job.memory_mb),
     }
     for port, files in job.input_files.items():
-        variables[f"INPUT_{port.upper()}"] = " ".join(map(str, files))
+        if port in listed:
+            variables |= _listed(port, {job.sample: files}, Path(lists))
+        else:
+            variables[f"INPUT_{port.upper()}"] = " ".join(map(str, files))
     for port, gathered in job.gathered_files.items():
-        variables |= _gathered(port, gathered, Path(lists))
+        variables |= _listed(port, gathered, Path(lists))
+    for port, folder in job.input_folders.items():
+        variables[f"INPUT_{port.upper()}_DIRECTORY"] = str(folder)
+    for port, folders in job.gathered_folders.items():
+        above = next(iter({folder.parent.parent for folder in folders.values()}), "")
+        variables[f"INPUT_{port.upper()}_DIRECTORY"] = str(above)
     for port, file in job.reference_files.items():
         variables[f"REFERENCE_{port.upper()}"] = str(file)
     for name, value in job.params.items():
@@ -106,7 +128,7 @@ def script_environment(job: Job, lists: str, environment: Mapping[str, str]) -> 
     return variables
 
 
-def _gathered(port: str, gathered: Mapping[str, Iterable[Path]], lists: Path) -> dict[str, str]:
+def _listed(port: str, gathered: Mapping[str, Iterable[Path]], lists: Path) -> dict[str, str]:
     pairs = [(sample, str(file)) for sample, files in gathered.items() for file in files]
     path = lists / f"{port}.tsv"
     lists.mkdir(PRIVATE, exist_ok=True)

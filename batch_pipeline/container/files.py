@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -103,8 +103,11 @@ class Files(Protocol):
     def digest(self, key: str) -> tuple[int, str]:
         """Bytes and SHA-256 in hex of an object. Reads it."""
 
-    def delete(self, keys: list[str]) -> None:
-        """Removes objects, for good; absent ones are no error."""
+    def keys_below(self, prefix: str) -> list[str]:
+        """All keys below a prefix that ends with a slash; in a folder links are keys, and not followed."""
+
+    def delete(self, keys: list[str], *, prune: bool = False) -> None:
+        """Removes objects, for good, and with `prune` folders that it leaves empty; absent ones are no error."""
 
     def withdraw(self, prefix: str) -> None:
         """Sees to it that nothing directly under a prefix that waits to be sealed ever is."""
@@ -194,7 +197,25 @@ class FolderFiles:
         except OSError as error:
             raise self._translated(key, error) from error
 
-    def delete(self, keys: list[str]) -> None:
+    def keys_below(self, prefix: str) -> list[str]:
+        """See `Files.keys_below`."""
+        keys, folders = [], [prefix]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(self._path(folder)) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{folder}{entry.name}/")
+                        elif not is_part(entry.name):
+                            keys.append(f"{folder}{entry.name}")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise self._translated(folder, error) from error
+        return keys
+
+    def delete(self, keys: list[str], *, prune: bool = False) -> None:
         """See `Files.delete`."""
         folders = set()
         for key in keys:
@@ -207,7 +228,7 @@ class FolderFiles:
             except OSError as error:
                 raise self._translated(key, error) from error
         try:
-            sync(folders)
+            sync(self._pruned(folders) if prune else folders)
         except OSError as error:
             raise self._translated(keys[0], error) from error
 
@@ -251,6 +272,19 @@ class FolderFiles:
             return []
         except OSError as error:
             raise self._translated(prefix, error) from error
+
+    def _pruned(self, folders: Set[str]) -> set[str]:
+        """Removes the folders that are empty, and those above that are then; returns which of all these are left."""
+        above = {"/".join(folder.split("/")[:length]) for folder in folders for length in range(folder.count("/") + 2)}
+        left = set()
+        for folder in sorted((one for one in above if len(one) > len(self._folder)), key=len, reverse=True):
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                left.add(folder)
+        return left
 
     def _path(self, key: str) -> str:
         return f"{self._folder}/{key}"
@@ -325,8 +359,12 @@ class ObjectFiles:
         """See `Files.digest`. Downloads."""
         return self._with_retries(lambda: self._digested(key))
 
-    def delete(self, keys: list[str]) -> None:
-        """See `Files.delete`."""
+    def keys_below(self, prefix: str) -> list[str]:
+        """See `Files.keys_below`."""
+        return self._with_retries(lambda: [entry.key for entry in self._store.list(prefix)])
+
+    def delete(self, keys: list[str], *, prune: bool = False) -> None:
+        """See `Files.delete`. Has no folders to prune."""
         self._with_retries(lambda: self._store.delete(keys))
 
     def path_in_place(self, key: str) -> tuple[Path, StoreEntry] | None:

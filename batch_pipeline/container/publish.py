@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,10 +23,12 @@ from batch_pipeline.container.parallel import in_parallel
 from batch_pipeline.container.run import Signals
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidOutput, StepInterrupted, StoreFailed
-from batch_pipeline.wire.manifest import Manifest, Row
+from batch_pipeline.wire.manifest import Manifest, OutputSpec, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
 LOGGER = Logger(__name__)
+#: Keys of results that one line of the log repeats.
+_LOGGED_KEYS = 20
 _ENCODER = json.JSONEncoder(default=vars, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -42,7 +45,13 @@ class Product:
 def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
     """The declared outputs. Raises InvalidOutput when one is missing or is no regular file."""
     products = []
+    is_listed = any(spec.form for spec in manifest.outputs)
+    # By one path a file, so that those who share it are known.
+    work = os.path.realpath(work) if is_listed else work
     for spec in manifest.outputs:
+        if spec.form:
+            products += _listed_products(manifest, row, spec, work)
+            continue
         for file in spec.files:
             name = file.replace("{sample}", row.sample)
             path = f"{work}/{name}"
@@ -54,7 +63,7 @@ def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
                     f"{manifest.step} ended well but did not write {name!r}, its output {spec.port!r}. Outputs are "
                     "written to the working directory under their declared names."
                 )
-    return products
+    return _distinct(products) if is_listed else products
 
 
 def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> list[str]:
@@ -84,24 +93,33 @@ def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> 
 
 
 def publish(
-    products: Sequence[Product], older: Sequence[str], before: Receipt | None, files: Files, signals: Signals
+    products: Sequence[Product],
+    older: Sequence[str],
+    before: Receipt | None,
+    files: Files,
+    signals: Signals,
+    *,
+    stored: Set[str] = frozenset(),
 ) -> list[FileRecord]:
     """Puts the outputs in place, after the cell's older receipts are gone; returns what the receipt is to say of them.
 
     `before` is the receipt of the results that are there; in a folder those of the same bytes are left alone, so that
-    what reads them is not made again for their times. Raises StepInterrupted before the next output when a signal came,
-    DiskFull, StoreFailed.
+    what reads them is not made again for their times. `stored` are keys that go too if no output has them
+    (`listed_ports.leftovers`). Raises StepInterrupted before the next output when a signal came, DiskFull, StoreFailed.
     """
     known = {record.key: record for record in before.outputs} if before else {}
-    gone = _outputs_of(older, files) - {product.record.key for product in products}
+    gone = (_outputs_of(older, files) | stored) - {product.record.key for product in products}
     files.delete(list(older))
     if older:
         LOGGER.info("removed older receipts", keys=",".join(older))
     try:
-        files.delete(sorted(gone))
+        files.delete(sorted(gone), prune=bool(stored))
     except StoreFailed as error:
         # An older stack's role may not; no receipt vouches for them any more.
-        LOGGER.warning(f"What earlier code made, and this does not, stays: {', '.join(sorted(gone))}. {error.message}")
+        names = ", ".join(sorted(gone)[:_LOGGED_KEYS]) + (
+            f" and {len(gone):,} in all" if len(gone) > _LOGGED_KEYS else ""
+        )
+        LOGGER.warning(f"What earlier code made, and this does not, stays: {names}. {error.message}")
 
     def put(product: Product) -> FileRecord:
         signals.check()
@@ -146,13 +164,38 @@ def _look(path: str) -> os.stat_result | None:
         return None
 
 
+def output_key(manifest: Manifest, row: Row, name: str) -> str:
+    """Key of an output by its name in the working directory; the prefix of all for an empty one."""
+    if manifest.scope == "reference":
+        return layout.reference(manifest.reference or row.sample, name)
+    return layout.result(manifest.step, row.sample, name)
+
+
 def _product(manifest: Manifest, row: Row, port: str, name: str, path: str, status: os.stat_result) -> Product:
     if not stat.S_ISREG(status.st_mode):
         kind = "folder" if stat.S_ISDIR(status.st_mode) else "link" if stat.S_ISLNK(status.st_mode) else "special file"
         raise InvalidOutput(f"{manifest.step} left a {kind} as {name!r}, its output {port!r}; it must be a file.")
-    if manifest.scope == "reference":
-        key = layout.reference(manifest.reference or row.sample, name)
-    else:
-        key = layout.result(manifest.step, row.sample, name)
+    key = output_key(manifest, row, name)
     record = FileRecord(port=port, key=key, size_bytes=status.st_size, sha256=digest(path, status.st_size))
     return Product(record=record, path=path, alone=status.st_nlink == 1)
+
+
+def _listed_products(manifest: Manifest, row: Row, spec: OutputSpec, work: str) -> list[Product]:
+    from batch_pipeline.container.listed_ports import files_left
+
+    pairs = files_left(manifest, row, spec, work)
+    return [_product(manifest, row, spec.port, name, path, os.lstat(path)) for name, path in pairs]
+
+
+def _distinct(products: Sequence[Product]) -> list[Product]:
+    """The outputs, those copied whose bytes another one has too. Raises InvalidOutput for a file of two ports."""
+    ports: dict[str, str] = {}
+    for product in products:
+        port = ports.setdefault(product.record.key, product.record.port)
+        if port != product.record.port:
+            raise InvalidOutput(
+                f"Outputs {port!r} and {product.record.port!r} both have {product.record.key}; each output needs files"
+                " of its own. Write names or patterns that do not overlap."
+            )
+    uses = Counter(product.path for product in products)
+    return [replace(one, alone=one.alone and uses[one.path] == 1) for one in products]

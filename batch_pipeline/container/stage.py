@@ -25,7 +25,7 @@ from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import ContractBroken, MissingInput
-from batch_pipeline.wire.manifest import InputSpec, Manifest, ReferenceSpec, Row, SourceFile
+from batch_pipeline.wire.manifest import DIRECTORY, InputSpec, Manifest, ReferenceSpec, Row, SourceFile
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 from batch_pipeline.wire.store import NotInStore
 
@@ -38,6 +38,9 @@ class Staged:
 
     input_files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     gathered_files: dict[str, dict[str, tuple[Path, ...]]] = field(default_factory=dict)
+    #: Of ports that read a directory: its folder.
+    input_folders: dict[str, Path] = field(default_factory=dict)
+    gathered_folders: dict[str, dict[str, Path]] = field(default_factory=dict)
     upstream_metrics: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     gathered_metrics: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
     records: list[FileRecord] = field(default_factory=list)
@@ -109,6 +112,10 @@ class Stager:
         wanted: list[FileToStage] = []
         for spec in self._manifest.inputs:
             wanted += self._wanted(spec, upstream, gathered, staged)
+        if any(spec.form == DIRECTORY for spec in self._manifest.inputs):
+            from batch_pipeline.container.listed_ports import make_input_folders
+
+            make_input_folders(self._manifest, self._row, staged, self._folder)
         self._of_steps = ([one for one in wanted if one.cell], {**upstream, **gathered})
         try:
             self._bring(wanted, staged)
@@ -203,39 +210,48 @@ class Stager:
         """One sample's files of an upstream step: those its receipt has, for an optional output may not be there."""
         if (spec.step, sample) not in receipts:
             raise ContractBroken(f"The manifest does not say which {spec.step} of {sample} is meant; submit again.")
-        known = {record.key: record for record in receipts[spec.step, sample].outputs}
-        wanted = []
-        for name in (name.replace("{sample}", sample) for name in spec.files):
-            record = known.get(layout.result(spec.step, sample, name))
-            if record is None and spec.port in self._manifest.required:
-                raise MissingInput(
-                    f"{spec.step} of {sample} has no {name!r}, which input {spec.port!r} needs: other code made it. Run"
-                    f" {spec.step} again: the same command without --accept-code-changes does."
-                )
-            if record is not None:
-                wanted.append(
-                    FileToStage(
-                        port=spec.port,
-                        files=self._files,
-                        key=record.key,
-                        name=record.key,
-                        folder=folder,
-                        file=name,
-                        size_bytes=record.size_bytes,
-                        sha256=record.sha256,
-                        version=record.etag,
-                        cell=(spec.step, sample),
-                    )
-                )
-        return wanted
+        return [
+            FileToStage(
+                port=spec.port,
+                files=self._files,
+                key=record.key,
+                name=record.key,
+                folder=folder,
+                file=name,
+                size_bytes=record.size_bytes,
+                sha256=record.sha256,
+                version=record.etag,
+                cell=(spec.step, sample),
+            )
+            for name, record in self._records(spec, sample, receipts[spec.step, sample])
+        ]
+
+    def _records(self, spec: InputSpec, sample: str, receipt: Receipt) -> list[tuple[str, FileRecord]]:
+        """The files of a port that a receipt has, each under the name that it is staged by."""
+        wanted = [name.replace("{sample}", sample) for name in spec.files]
+        if spec.form:
+            from batch_pipeline.container.listed_ports import listed_records
+
+            records = list(listed_records(spec, sample, receipt))
+            missing = wanted[0] if not records else None
+        else:
+            known = {record.key: record for record in receipt.outputs}
+            pairs = [(name, known.get(layout.result(spec.step, sample, name))) for name in wanted]
+            missing = next((name for name, record in pairs if record is None), None)
+            records = [(name, record) for name, record in pairs if record is not None]
+        if missing is not None and spec.port in self._manifest.required:
+            raise MissingInput(
+                f"{spec.step} of {sample} has no {missing!r}, which input {spec.port!r} needs: other code made it. Run"
+                f" {spec.step} again: the same command without --accept-code-changes does."
+            )
+        return records
 
     def _bring(self, wanted: Sequence[FileToStage], staged: Staged) -> None:
         stop = Stop()
         for folder in {one.destination.rpartition("/")[0] for one in wanted}:
             make_folder(folder, PRIVATE)
         several = any(one.files.parallel for one in wanted)
-        calls = [partial(_bring_one, one, stop) for one in wanted]
-        for record, link in in_parallel(calls, at_once=several, stop=stop):
+        for record, link in in_parallel([partial(_bring_one, one, stop) for one in wanted], at_once=several, stop=stop):
             staged.records.append(record)
             staged.size_bytes += record.size_bytes
             if link is not None:

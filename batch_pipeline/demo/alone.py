@@ -14,6 +14,7 @@ from typing import Any
 from batch_pipeline.pipeline.step import Output, Reference, Step
 from batch_pipeline.wire.errors import InvalidOutput, MissingInput
 from batch_pipeline.wire.job import Job
+from batch_pipeline.wire.manifest import DIRECTORY, MANY
 
 
 def run_alone(
@@ -31,6 +32,7 @@ def run_alone(
 
     Parameters
     ----------
+    inputs: port -> files; for a directory its folder, alone.
     reference: the folder with the reference's files.
     upstream: the metrics of the steps before, by name.
     """
@@ -40,9 +42,16 @@ def run_alone(
         step.check(job)
     for port, declared in type(step).declared(Output).items():
         for path in job.outputs(port):
-            if not path.is_file() and not declared.optional:
+            if not _is_there(path) and not declared.optional:
                 raise InvalidOutput(f"{job.step} left no {path.name} for sample {sample}.")
+        if not job.outputs(port) and not declared.optional:
+            raise InvalidOutput(f"{job.step} left no file like {declared.files[0]} for sample {sample}.")
     return job
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file, or a folder with one in it."""
+    return path.is_file() or any(inside.is_file() for inside in path.rglob("*"))
 
 
 def make_job(
@@ -60,21 +69,32 @@ def make_job(
     references = kind.declared(Reference)
     if references and reference is None:
         raise MissingInput(f"{kind.__name__} needs a reference; give the folder that has its files.")
+    outputs = {
+        port: (item.form, tuple(file.replace("{sample}", sample) for file in item.files))
+        for port, item in kind.declared(Output).items()
+    }
+    for folder in (names[0] for form, names in outputs.values() if form == DIRECTORY):
+        (work / folder).mkdir(parents=True)
     return Job(
         sample=sample,
         step=kind.__name__.lower(),
         work=work,
-        input_files={port: tuple(paths) for port, paths in inputs.items()},
+        input_files={port: tuple(_files(paths)) for port, paths in inputs.items()},
+        input_folders={port: paths[0] for port, paths in inputs.items() if paths and paths[0].is_dir()},
         reference_files={port: Path(reference or "") / item.file for port, item in references.items()},
-        output_names={
-            port: tuple(file.format(sample=sample) for file in item.files)
-            for port, item in kind.declared(Output).items()
-        },
+        output_names={port: names for port, (form, names) in outputs.items() if form != MANY},
+        output_patterns={port: names for port, (form, names) in outputs.items() if form == MANY},
         upstream_metrics=upstream or {},
         params=step.params,
         cpus=kind.cpus,
         memory_mb=kind.memory_mb,
     )
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files, and in place of a folder those below it."""
+    for path in paths:
+        yield from sorted(inside for inside in path.rglob("*") if inside.is_file()) if path.is_dir() else (path,)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from batch_pipeline.wire.job import Job
 
 #: File of the working directory with the script; its name is hidden, so that no output port means it.
 SCRIPT_NAME = ".command.sh"
+#: Values of one name that the log repeats.
+_LOGGED_VALUES = 100
 
 
 def names_in_command(step_class: type[Step]) -> dict[Kind, tuple[str, ...]]:
@@ -47,16 +49,27 @@ def kind_of(step_class: type[Step], field: Field) -> Kind:
 def require_command(step_class: type[Step]) -> None:
     """Raises InvalidPipeline for a name in the command that stands for nothing."""
     for field in fields_of(step_class.command):
-        kind_of(step_class, field)
+        kind = kind_of(step_class, field)
+        if kind is Kind.OUTPUT and (output := step_class.declared(Output)[field.name]).many:
+            raise InvalidPipeline(
+                f"{{{field.text}}} in the command of {step_class.__name__} stands for files that are not there before"
+                f" it runs, those like {output.files[0]!r}. Write where the tool is to put them."
+            )
 
 
 def run_command(step: Step, job: Job) -> None:
     """Runs the command in the working directory. Raises StepFailed when it ends with another exit code than 0."""
     values_of = partial(_values, step, job)
-    readable = with_values(step.command, lambda field: " ".join(map(shlex.quote, values_of(field))))
+    readable = with_values(step.command, lambda field: _readable(values_of(field)))
     print(f"+ {readable}", flush=True)
     (job.work / SCRIPT_NAME).write_text(script_of(step.command, values_of), encoding="utf-8")
     job.run(*BASH, SCRIPT_NAME, name=f"The command of {job.step}")
+
+
+def _readable(values: Sequence[str]) -> str:
+    """Values for the log: of thousands of files the first ones tell enough."""
+    more = f" … ({len(values):,} in all)" if len(values) > _LOGGED_VALUES else ""
+    return " ".join(map(shlex.quote, values[:_LOGGED_VALUES])) + more
 
 
 def _values(step: Step, job: Job, field: Field) -> Sequence[str]:
@@ -70,6 +83,10 @@ def _values(step: Step, job: Job, field: Field) -> Sequence[str]:
 
 
 def _all_values(step: Step, job: Job, kind: Kind, name: str) -> Sequence[Any]:
+    if kind is Kind.INPUT and name in job.gathered_folders:
+        return list(job.gathered_directories(name).values())
+    if kind is Kind.INPUT and name in job.input_folders:
+        return (job.input_directory(name),)
     if kind is Kind.INPUT and name in job.gathered_files:
         return [file for files in job.gathered(name).values() for file in files]
     if kind is Kind.INPUT:

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeGuard
 
 from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
 from batch_pipeline.pipeline.command import require_command
-from batch_pipeline.pipeline.step import Output, Scope, Step
+from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
+from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
 
@@ -48,7 +49,7 @@ def require_sound(graph: Graph) -> None:
 def code_problems(graph: Graph) -> list[str]:
     """What is wrong with the steps of a graph, a sentence each."""
     classes = dict.fromkeys(type(node.step) for node in graph)
-    checks = (wrong_kinds, _texts_for_ports, _shared_files, _not_importable, _wrong_commands)
+    checks = (wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs, _not_importable, _wrong_commands)
     problems = [problem for step in classes for check in checks for problem in check(step)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
@@ -90,18 +91,6 @@ def _texts_for_ports(step: type[Step]) -> Iterator[str]:
                 yield (
                     f"{place_of(step, name)}: {step.__name__}.{name} is {value!r}, which declares no port."
                     f" Write NAME = {kind}({value!r})."
-                )
-
-
-def _shared_files(step: type[Step]) -> Iterator[str]:
-    owners: dict[str, str] = {}
-    for port, output in step.declared(Output).items():
-        for file in output.files:
-            other = owners.setdefault(os.path.normpath(file), port)
-            if other != port:
-                yield (
-                    f"{place_of(step, port)}: {step.__name__}.{port} names the file {file!r}, which {other} names too;"
-                    " each output needs a file of its own."
                 )
 
 

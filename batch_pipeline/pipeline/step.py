@@ -27,11 +27,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final
 
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.job import Job
+from batch_pipeline.wire.manifest import DIRECTORY, MANY
 
 #: A step's name stands in keys, job names (128 characters in all) and options.
 STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
@@ -55,18 +56,32 @@ class Input:
 class Output:
     """A port with the files that the step leaves in its working directory; `{sample}` stands for the sample's name.
 
-    A file that is not there after `run` fails the cell, unless `optional`.
+    A file that is not there after `run` fails the cell, unless `optional`. One name that ends with a slash is a
+    directory (`Output("qc/")`): the port has all files below it, and the folder is made before `run`. With `many` the
+    names are patterns (`Output("*.vcf.gz", many=True)`): the port has all files that they match, at least one each.
     """
 
-    def __init__(self, *files: str, optional: bool = False, help: str = "") -> None:
+    def __init__(self, *files: str, many: bool = False, optional: bool = False, help: str = "") -> None:
         if not files:
             raise InvalidPipeline("An Output names at least one file: Output('counts.tsv').")
         for file in files:
             if file.startswith("/") or ".." in Path(file).parts:
                 raise InvalidPipeline(f"Output file {file!r} must lie inside the working directory: a relative name.")
-        self.files = files
+        # Of what is compared with names of files, each has one way to be written.
+        self.files = tuple(_normal(file) if many or file.endswith("/") else file for file in files)
+        self.many = many
         self.optional = optional
         self.help = help
+
+    @property
+    def form(self) -> str:
+        """`DIRECTORY` or `MANY` (`wire.manifest`); empty: each file is named."""
+        return MANY if self.many else DIRECTORY if self.files[0].endswith("/") else ""
+
+
+def _normal(name: str) -> str:
+    """A name without what means nothing in it (`./`, `//`); that of a directory ends with a slash."""
+    return f"{PurePosixPath(name)}{'/' * name.endswith('/')}"
 
 
 class Reference:

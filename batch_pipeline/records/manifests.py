@@ -42,7 +42,9 @@ def write_manifest(
     rows, width = write_rows(cells)
     node = plan.graph[job.step]
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
-    needs = ("command",) if node.step.command else ()
+    inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
+    forms = {port.form for port in inputs} | {port.form for port in outputs}
+    needs = (*(("command",) if node.step.command else ()), *sorted(forms - {""}))
     manifest = Manifest(
         run_id=run_id,
         job=job.name,
@@ -51,9 +53,9 @@ def write_manifest(
         entry=entry_of(type(node.step), plan.graph.root),
         script=script_of(type(node.step), plan.graph.root),
         params=dict(node.step.params),
-        inputs=tuple(_inputs(plan, node)),
+        inputs=inputs,
         references=tuple(_references(node, inventory)),
-        outputs=tuple(_outputs(node)),
+        outputs=outputs,
         bundle_sha256=bundle_sha256,
         cpus=resources[0],
         memory_mb=resources[1],
@@ -105,10 +107,17 @@ def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:
             yield InputSpec(port=port, kind="source")
             continue
         upstream = plan.graph[source.task.name]
-        files = upstream.outputs[source.name].files
+        output = upstream.outputs[source.name]
         alone = "gather" if node.scope is Scope.COHORT else "step"
         kind = "cohort" if upstream.scope is Scope.COHORT else alone
-        yield InputSpec(port=port, kind=kind, step=upstream.name, files=files)
+        yield InputSpec(
+            port=port,
+            kind=kind,
+            step=upstream.name,
+            files=output.files,
+            form=output.form,
+            output=source.name if output.form else "",
+        )
 
 
 def _required(plan: Plan, node: Node) -> Iterator[str]:
@@ -126,7 +135,7 @@ def _references(node: Node, inventory: Inventory) -> Iterator[ReferenceSpec]:
 
 def _outputs(node: Node) -> Iterator[OutputSpec]:
     for port, output in node.outputs.items():
-        yield OutputSpec(port=port, files=output.files, optional=output.optional)
+        yield OutputSpec(port=port, files=output.files, optional=output.optional, form=output.form)
 
 
 def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:

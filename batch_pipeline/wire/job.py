@@ -31,10 +31,16 @@ class Job:
     input_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     #: Port -> sample -> files, for a gather.
     gathered_files: Mapping[str, Mapping[str, tuple[Path, ...]]] = field(default_factory=dict)
+    #: Port -> its folder, of input ports that read a directory.
+    input_folders: Mapping[str, Path] = field(default_factory=dict)
+    #: Port -> sample -> its folder, of gathered ports that read a directory.
+    gathered_folders: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     #: Port -> file of the reference.
     reference_files: Mapping[str, Path] = field(default_factory=dict)
-    #: Port -> names of the outputs, relative to `work`.
+    #: Port -> names of the outputs, relative to `work`; that of a directory ends with a slash.
     output_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Port -> patterns, relative to `work`, of output ports with any number of files.
+    output_patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Upstream step -> the receipt's metrics of the same sample.
     upstream_metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: For a gather: step -> sample -> the receipt's metrics.
@@ -55,32 +61,52 @@ class Job:
     def input(self, port: str) -> Path:
         """The one file of an input port. Raises ContractBroken when it has several."""
         files = self.inputs(port)
+        if port in self.input_folders:
+            raise ContractBroken(
+                f"Input {port!r} of {self.step} is a directory; use job.input_directory({port!r}), or job.inputs."
+            )
         if len(files) != 1:
             raise ContractBroken(f"Input {port!r} of {self.step} has {len(files)} files; use job.inputs({port!r}).")
         return files[0]
 
     def inputs(self, port: str) -> tuple[Path, ...]:
-        """The files of an input port, in the order in which the upstream step declares them."""
+        """The files of an input port, in the order in which the upstream step declares them.
+
+        Those of a directory, and of an output with `many`, are sorted by name.
+        """
         return self._of(self.input_files, port, "input")
+
+    def input_directory(self, port: str) -> Path:
+        """The folder of an input port that reads a directory, with its whole tree; empty where that is optional."""
+        return self._of(self.input_folders, port, "input directory")
 
     def gathered(self, port: str) -> Mapping[str, tuple[Path, ...]]:
         """For a gather: sample -> files, in the order of the sample list."""
         return self._of(self.gathered_files, port, "gathered input")
+
+    def gathered_directories(self, port: str) -> Mapping[str, Path]:
+        """For a gather of a directory: sample -> its folder, in the order of the sample list."""
+        return self._of(self.gathered_folders, port, "gathered directory")
 
     def reference(self, port: str) -> Path:
         """A file of the reference; read-only, shared with other jobs of the host."""
         return self._of(self.reference_files, port, "reference")
 
     def output(self, port: str) -> Path:
-        """Where the one file of an output port is expected."""
+        """Where the one file, or the directory, of an output port is expected; the directory is there."""
         files = self.outputs(port)
         if len(files) != 1:
             raise ContractBroken(f"Output {port!r} of {self.step} has {len(files)} files; use job.outputs({port!r}).")
         return files[0]
 
     def outputs(self, port: str) -> tuple[Path, ...]:
-        """Where the files of an output port are expected, in the declared order."""
-        return tuple(self.work / name for name in self._of(self.output_names, port, "output"))
+        """Where the files of an output port are expected, in the declared order; with `many`, those that are there."""
+        names = self._of({**self.output_names, **self.output_patterns}, port, "output")
+        if port in self.output_patterns:
+            from batch_pipeline.wire.file_patterns import files_matching
+
+            names = tuple(files_matching(self.work, names))
+        return tuple(self.work / name for name in names)
 
     def run(
         self,

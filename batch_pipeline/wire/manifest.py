@@ -22,8 +22,12 @@ from batch_pipeline.wire.errors import ContractBroken
 #: Images that know format 1 alone would take a retired receipt for success, and pass an input without its files.
 FORMATS = (1, 2, 3)
 #: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
-#: `command`: the step's class has a command for bash.
-KNOWN_NEEDS = frozenset({"command"})
+#: `command`: the step's class has a command for bash. `directory`, `many`: a port has one of the two forms.
+KNOWN_NEEDS = frozenset({"command", "directory", "many"})
+#: Forms of a port whose files only its cell knows: all below a directory, and all that patterns stand for.
+DIRECTORY, MANY = "directory", "many"
+#: Fields of a port that are left out of a header where they are empty.
+_LEFT_OUT = ("form", "output")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +50,11 @@ class InputSpec:
     kind: str
     #: The upstream step, for all but `source`.
     step: str = ""
-    #: Its files' names, with `{sample}` to fill in.
+    #: Its files' names, with `{sample}` to fill in; of a `form`, what the output port declares.
     files: tuple[str, ...] = ()
+    #: `DIRECTORY` or `MANY`: the upstream cell's receipt names the files of its port `output`. Empty: `files` does.
+    form: str = ""
+    output: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,8 @@ class OutputSpec:
     files: tuple[str, ...]
     #: Whether its absence is no error.
     optional: bool = False
+    #: `DIRECTORY`: `files` is one folder, its name ends with a slash. `MANY`: `files` are patterns. Empty: names.
+    form: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +163,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON value."""
-        return {key: item for key, item in asdict(self).items() if item or key not in ("required", "needs")}
+        value = {key: item for key, item in asdict(self).items() if item or key not in ("required", "needs")}
+        for ports in ("inputs", "outputs"):
+            value[ports] = [{k: v for k, v in port.items() if v or k not in _LEFT_OUT} for port in value[ports]]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

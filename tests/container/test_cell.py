@@ -197,10 +197,10 @@ def test_what_may_not_be_removed_is_told(workshop: Workshop, monkeypatch: pytest
     kind = files.FolderFiles if workshop.store.folder else files.ObjectFiles
     delete = kind.delete
 
-    def refusing(self: Any, keys: list[str]) -> None:
+    def refusing(self: Any, keys: list[str], **options: bool) -> None:
         if any(key.startswith("results/") for key in keys):
             raise StoreFailed("AccessDenied.")
-        delete(self, keys)
+        delete(self, keys, **options)
 
     monkeypatch.setattr(kind, "delete", refusing)
     for script, fingerprint in (("touch y", "e" * 16), ("true", "f" * 16)):

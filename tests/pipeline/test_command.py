@@ -139,6 +139,50 @@ def test_a_gather_has_the_files_of_all_samples(tmp_path: Path) -> None:
     assert job.output("merged").read_text() == "calls of S2\ncalls of S1\nS2 S1\n"
 
 
+class Report(Step):
+    """Reads a directory and any number of files, and leaves a directory."""
+
+    qc = Input()
+    parts = Input()
+    report = Output("report/")
+
+
+def test_a_directory_is_one_folder_and_many_are_all_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder, work = tmp_path / "in" / "qc", tmp_path / "work"
+    for path in (folder, work / "report"):
+        path.mkdir(parents=True)
+    parts = tuple(tmp_path / f"{number}.part" for number in range(150))
+    job = Job(
+        sample="S1",
+        step="report",
+        work=work,
+        input_files={"qc": (folder / "a", folder / "b"), "parts": parts},
+        input_folders={"qc": folder},
+        output_names={"report": ("report/",)},
+    )
+    step = type("Reported", (Report,), {"command": "printf '%s\\n' {qc} {parts} > {report}/words"})()
+    run_command(step, job)
+    assert (job.output("report") / "words").read_text().splitlines() == [str(folder), *map(str, parts)]
+    logged = capfd.readouterr().out
+    assert str(parts[99]) in logged
+    assert str(parts[100]) not in logged
+    assert "… (150 in all) > report/words" in logged
+
+
+def test_a_gathered_directory_is_a_folder_a_sample(tmp_path: Path) -> None:
+    folders = {sample: tmp_path / sample / "qc" for sample in ("S2", "S1")}
+    job = Job(
+        sample="_cohort",
+        step="report",
+        work=tmp_path,
+        gathered_files={"qc": {sample: (folder / "a", folder / "b") for sample, folder in folders.items()}},
+        gathered_folders={"qc": folders},
+        output_names={"report": ("words",)},
+    )
+    run_command(type("Gathered", (Report,), {"command": "printf '%s\\n' {qc} > {report}"})(), job)
+    assert job.output("report").read_text().splitlines() == [str(folder) for folder in folders.values()]
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [

@@ -96,6 +96,33 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
         ({"step": 'reads: Input = ("a", "b")'}, 12, "Upper.reads is ('a', 'b'), which declares no port."),
         ({"step": 'again = Output("a.txt", "upper.txt")'}, 12, "Upper.again names the file 'upper.txt', which upper"),
         ({"step": 'again = Output("./{sample}.txt")'}, 12, "Upper.again names the file './{sample}.txt', which other"),
+        ({"step": 'all = Output("*.vcf")'}, 12, "Upper.all has the pattern '*.vcf'. Give the Output many=True"),
+        ({"step": 'all = Output("a/**/b", many=True)'}, 12, "Upper.all has the pattern 'a/**/b', but ** is not known."),
+        ({"step": 'all = Output("a/", many=True)'}, 12, "Upper.all has many=True and the directory 'a/'."),
+        ({"step": 'qc = Output("qc/", "b.txt")'}, 12, "Upper.qc has the directory 'qc/' beside other names."),
+        ({"step": 'qc = Output("b.txt", "qc/")'}, 12, "Upper.qc has the directory 'qc/' beside other names."),
+        ({"step": 'qc = Output(".//")'}, 12, "Upper.qc is the working directory itself."),
+        (
+            {"step": 'qc = Output("qc/"); a = Output("./qc/a.txt")'},
+            12,
+            "a is './qc/a.txt', and qc is 'qc/': a file",
+        ),
+        ({"step": 'qc = Output("qc/"); a = Output("./qc/a/")'}, 12, "Upper.a is 'qc/a/', and qc is 'qc/': a file may"),
+        ({"step": 'qc = Output("qc//"); a = Output("qc")'}, 12, "Upper.a is 'qc', and qc is 'qc/': a file may"),
+        ({"step": 'qc = Output("a/b/"); a = Output("a")'}, 12, "Upper.a is 'a', and qc is 'a/b/': a file may belong"),
+        ({"step": 'qc = Output("qc/"); a = Output("*/a", many=True)'}, 12, "Upper.a is '*/a', and qc is 'qc/'"),
+        ({"step": 'all = Output("u*.txt", many=True)'}, 12, "Upper.all is 'u*.txt', and upper is 'upper.txt'"),
+        ({"step": 'all = Output("[m{]*", many=True)'}, 12, "Upper.all is '[m{]*', and other is '{sample}.txt'"),
+        (
+            {"step": 'a = Output("./*.b", many=True); b = Output("*.b", many=True)'},
+            12,
+            "Upper.b is '*.b', and a is '*.b': a file may belong to one output only.",
+        ),
+        (
+            {"step": 'command = "split {parts}"; parts = Output("*.part", many=True)'},
+            12,
+            "{parts} in the command of Upper stands for files that are not there before it runs, those like '*.part'.",
+        ),
         ({"step": "command = 7"}, 12, "Upper.command must be a text for bash, not 7."),
         (
             {"step": 'command = "cat {texts} > {upper}"'},
@@ -130,6 +157,19 @@ def test_what_would_fail_in_every_container_is_found(
     (problem,) = code_problems(Graph.of(make(**lines)))
     assert problem.startswith(f"{tmp_path / 'reviewed.py'}, line {line}: ")
     assert words in problem
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        'qc = Output("qc/"); all = Output("*.vcf", many=True); b = Output("qc.txt")',
+        'qc = Output("qc/"); all = Output("*", many=True); del upper, other',
+        'qc = Output("a/b/"); all = Output("*/c", many=True); c = Output("a/c/")',
+        'all = Output("*.txt", many=True); del upper, other; sub = Output("sub/*.txt", many=True)',
+    ],
+)
+def test_directories_and_patterns_that_do_not_overlap_are_sound(make: Make, step: str) -> None:
+    assert code_problems(Graph.of(make(step=step))) == []
 
 
 @pytest.mark.parametrize(
