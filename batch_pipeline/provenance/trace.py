@@ -137,6 +137,7 @@ class _Tracer:
         self.inputs: dict[Cell, Sequence[Traced]] = {}
         self._runs: dict[str, tuple[RunRecord | None, Mapping[str, Any]]] = {}
         self._receipts: dict[Cell, Receipt | None] = {}
+        self._outputs: dict[Cell, Mapping[str, FileRecord]] = {}
         self._of_reference: dict[str, Cell | None] = {}
         self._checksums: dict[str, Mapping[str, str]] = {}
 
@@ -183,7 +184,7 @@ class _Tracer:
         if maker is None:
             return _traced(replace(file, sha256=file.sha256 or self._checksum(file.key)), None)
         before = self._receipts[maker]
-        made = next((one for one in before.outputs if one.key == file.key), None) if before else None
+        made = self._outputs_of(maker, before).get(file.key) if before else None
         if before is None or made is None:
             return replace(_traced(file, maker), problem=f"The receipt of {maker[0]} of {maker[1]} is gone.")
         read_at = str(reader.kept.get("at") or reader.started_at)
@@ -191,6 +192,12 @@ class _Tracer:
         if _differ(made, file) or not (is_same or before.started_at <= read_at):
             return replace(_traced(file, maker), problem=f"{maker[0]} of {maker[1]} was done again after it was read.")
         return _traced(replace(file, sha256=file.sha256 or made.sha256), maker)
+
+    def _outputs_of(self, cell: Cell, receipt: Receipt) -> Mapping[str, FileRecord]:
+        """Key -> output, of a cell of whose files thousands may have been read."""
+        if cell not in self._outputs:
+            self._outputs[cell] = {one.key: one for one in receipt.outputs}
+        return self._outputs[cell]
 
     def _checksum(self, key: str) -> str:
         """Of a file of a reference that no step built: what was written down when it was put there."""
