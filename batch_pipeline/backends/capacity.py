@@ -180,7 +180,7 @@ def misfits(
     ]
 
 
-def _misfit(environment: Environment, wanted: ResourceRequest, machines: Sequence[InstanceType] | None) -> str | None:
+def _misfit(environment: Environment, wanted: ResourceRequest, candidates: Sequence[InstanceType] | None) -> str | None:
     if environment.kind and environment.is_fargate != (wanted.capability == "FARGATE"):
         return f"is {environment.kind} and the job's definition is for {wanted.capability}"
     if environment.is_fargate and not _is_fargate_pair(wanted):
@@ -189,8 +189,8 @@ def _misfit(environment: Environment, wanted: ResourceRequest, machines: Sequenc
         return f"takes with {wanted.vcpus:g} vCPUs only {near} MiB" if near else f"takes only {vcpus} vCPUs"
     if environment.max_vcpus is not None and wanted.vcpus > environment.max_vcpus:
         return f"has {environment.max_vcpus:,} vCPUs at the most"
-    if machines and not any(_holds(machine, wanted) for machine in machines):
-        largest = max(machines, key=lambda machine: (machine.memory_mb, machine.vcpus))
+    if candidates and not any(_holds(machine, wanted) for machine in candidates):
+        largest = max(candidates, key=lambda machine: (machine.memory_mb, machine.vcpus))
         return f"has no larger machine than {largest.name} ({largest.vcpus} vCPUs, {usable(largest):,} MiB for jobs)"
     return None
 

@@ -117,12 +117,12 @@ class MemoryBackend:
             if child.state is JobState.RUNNABLE
         ]
 
-    def drain(self, exit_code: Callable[[JobRequest, int], int] = lambda request, index: 0) -> None:
+    def drain(self, exit_code_of: Callable[[JobRequest, int], int] = lambda request, index: 0) -> None:
         """Ends all children that can run, and those that can run then, until none is left."""
         self._draining = True
         while ready := self.ready():
             for native_id, index in ready:
-                self.finish(native_id, index, exit_code(self.jobs[native_id].request, index))
+                self.finish(native_id, index, exit_code_of(self.jobs[native_id].request, index))
             self._propagate()
         self._draining = False
 

@@ -132,8 +132,8 @@ def _driver(call: CommandCall, run: str, pattern: re.Pattern[str] | None) -> int
     return CommandExit.DONE
 
 
-def _driver_record(line: str) -> dict[str, str]:
-    at, level, run_id, logger, text = [*line.split(None, 4), "", "", "", ""][:5]
+def _driver_record(raw_line: str) -> dict[str, str]:
+    at, level, run_id, logger, text = [*raw_line.split(None, 4), "", "", "", ""][:5]
     return {"at": at, "level": level, "run_id": run_id, "logger": logger.rstrip(":"), "text": text}
 
 

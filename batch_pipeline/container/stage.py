@@ -120,7 +120,7 @@ class Stager:
         try:
             self._bring(wanted, staged)
         except _Untrue as error:
-            raise MissingInput(self.retire_untrue(error.wanted) or error.message) from error
+            raise MissingInput(self.retire_untrue(error.file) or error.message) from error
         LOGGER.info(
             "staged inputs",
             files=len(staged.records),
@@ -261,9 +261,9 @@ class Stager:
 class _Untrue(MissingInput):
     """A result is not what its receipt says."""
 
-    def __init__(self, wanted: FileToStage, cell: tuple[str, str]) -> None:
+    def __init__(self, file: FileToStage, cell: tuple[str, str]) -> None:
         super().__init__(_not_those(*cell))
-        self.wanted = wanted
+        self.file = file
 
 
 def _bring_one(one: FileToStage, stop: Stop) -> tuple[FileRecord, Link | None]:

@@ -57,7 +57,7 @@ class Library:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class SimulatedFusion:
     """Two transcripts joined at exon boundaries: A up to `position_a`, then B from `position_b`."""
 
     a: Transcript
@@ -72,14 +72,14 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class SimulatedSample:
     """One sample of the cohort."""
 
     name: str
-    events: tuple[Event, ...]
+    events: tuple[SimulatedFusion, ...]
 
 
-def design_cohort(transcripts: Sequence[Transcript], *, seed: int, samples: int) -> list[Sample]:
+def design_cohort(transcripts: Sequence[Transcript], *, seed: int, samples: int) -> list[SimulatedSample]:
     """Says which sample gets which fusions. Raises InvalidConfig when the genes are too few."""
     rng = random.Random(f"pick:{seed}")
     used: set[frozenset[str]] = set()
@@ -91,13 +91,13 @@ def design_cohort(transcripts: Sequence[Transcript], *, seed: int, samples: int)
         while len(events) < wanted:
             used_genes = frozenset(gene for event in events for gene in (event.a.gene_id, event.b.gene_id))
             events.append(draw_event(rng, transcripts, used, used_genes))
-        cohort.append(Sample(name=f"sim{number:02}", events=tuple(events)))
+        cohort.append(SimulatedSample(name=f"sim{number:02}", events=tuple(events)))
     return cohort
 
 
 def draw_event(
     rng: random.Random, transcripts: Sequence[Transcript], used: set[frozenset[str]], used_genes: frozenset[str]
-) -> Event:
+) -> SimulatedFusion:
     """Draws two genes that are not `taken` and whose pair is not `used`, and marks it so, and where they are cut."""
     for _ in range(_TRIES):
         a, b = rng.sample(transcripts, 2) if len(transcripts) > 1 else (transcripts[0], transcripts[0])
@@ -107,7 +107,7 @@ def draw_event(
         if pair in used or pair & used_genes or not ends or not starts or not _far_apart(a, b):
             continue
         used.add(pair)
-        return Event(a=a, b=b, position_a=rng.choice(ends), position_b=rng.choice(starts))
+        return SimulatedFusion(a=a, b=b, position_a=rng.choice(ends), position_b=rng.choice(starts))
     raise InvalidConfig(
         f"The transcriptome has {len(transcripts)} genes to fuse, too few for so many fusions; simulate fewer samples, "
         "or give a larger FASTA and GTF."
@@ -130,7 +130,7 @@ class Reads:
 
 
 def simulate_sample(
-    sample: Sample, transcripts: Sequence[Transcript], *, seed: int, library: Library | None = None
+    sample: SimulatedSample, transcripts: Sequence[Transcript], *, seed: int, library: Library | None = None
 ) -> Reads:
     """Draws a sample's reads; the same arguments give the same reads."""
     rng, library = random.Random(f"reads:{seed}:{sample.name}"), library or Library()
@@ -159,12 +159,12 @@ def _expression(rng: random.Random, transcripts: Sequence[Transcript], seed: int
         yield shared.lognormvariate(0, 1) * rng.lognormvariate(0, 0.3) * len(transcript.sequence)
 
 
-def _truth(sample: str, event: Event, fragments: Sequence[tuple[int, int]], read_length: int) -> Fusion:
+def _truth(sample_name: str, event: SimulatedFusion, fragments: Sequence[tuple[int, int]], read_length: int) -> Fusion:
     cut = event.position_a
     over = [(start, length) for start, length in fragments if start < cut < start + length]
     spanning = sum(start + read_length <= cut <= start + length - read_length for start, length in over)
     return Fusion(
-        sample=sample,
+        sample=sample_name,
         gene_a=event.a.gene_name,
         gene_a_id=event.a.gene_id,
         gene_b=event.b.gene_name,

@@ -144,7 +144,7 @@ class Builder:
         own = {"REGISTRY_AUTH_FILE": str(self._authority)} if self._authority else {}
         return {**os.environ, **own}
 
-    def _run(self, *arguments: str, what: str, stdin: str = "") -> str:
+    def _run(self, *words: str, what: str, stdin: str = "") -> str:
         """Runs the program and returns what it printed; its talk is kept for when it fails."""
         import sh
 
@@ -157,7 +157,7 @@ class Builder:
 
         streams: dict[str, Any] = {"_out": listen, "_err": talk.append, "_in": stdin or None}
         try:
-            self._command(*arguments, _env=self._environment(), _tty_out=False, _tty_in=False, **streams)
+            self._command(*words, _env=self._environment(), _tty_out=False, _tty_in=False, **streams)
         except sh.ErrorReturnCode as error:
             for line in talk[-_TAIL_LINES:]:
                 self._say(f"  {line.rstrip()}")

@@ -147,8 +147,8 @@ class Ecr(AnyRegistry):
         digest = self._digest(repository, imageTag=name)
         return f"{repository}@{digest}" if digest else ""
 
-    def _digest(self, repository: str, **image: str) -> str:
-        parameters = {"repositoryName": self._repository(repository), "imageIds": [image]}
+    def _digest(self, repository: str, **image_id: str) -> str:
+        parameters = {"repositoryName": self._repository(repository), "imageIds": [image_id]}
         try:
             details = self._read("describe_images", **parameters).get("imageDetails", ())
         except BackendFailed as error:

@@ -53,9 +53,9 @@ def joins_of(job: str) -> str:
     return f"{job}/after/"
 
 
-def task_id_of(native_id: NativeId) -> str:
+def task_id_of(child: NativeId) -> str:
     """The task of a child, or of a plain job."""
-    return task_id(native_id.job, native_id.index or 0)
+    return task_id(child.job, child.index or 0)
 
 
 def task_of(native_id: str, request: JobRequest, index: int, waits: Sequence[tuple[str, ...]]) -> TaskSpec:

@@ -186,10 +186,10 @@ def _lists(store: Store) -> dict[str, Retirement]:
     return lists
 
 
-def _merged(retirements: Iterable[Retirement]) -> Retirements:
+def _merged(lists: Iterable[Retirement]) -> Retirements:
     receipts: dict[tuple[str, str], Retired] = {}
     builds: dict[str, tuple[str, str]] = {}
-    for one in retirements:
+    for one in lists:
         builds |= {name: (step, one.run_id) for name, step in one.references.items()}
         for step, rows in one.receipts.items():
             for sample, fingerprint, version, must_run in rows:

@@ -133,8 +133,8 @@ def _listed(store: Store, retirements: Retirements, prefix: str) -> dict[Cell, l
     return dict(_keys_of(standing_receipts(store, retirements, prefix).counting))
 
 
-def _keys_of(receipts: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[tuple[Cell, list[str]]]:
-    for step, samples in receipts.items():
+def _keys_of(fingerprints: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[tuple[Cell, list[str]]]:
+    for step, samples in fingerprints.items():
         for sample, prints in samples.items():
             yield (step, sample), [layout.receipt(step, sample, fingerprint) for fingerprint in prints]
 

@@ -2,6 +2,8 @@
 
 Nothing here knows how wide a screen is or what a colour is. Long lists are cut by the caller through `first_few`, so
 that a hundred thousand samples give a message of one screen.
+
+(A little longer than most modules: half of it is the shapes of the rows, beside the functions that fill them.)
 """
 
 from __future__ import annotations
@@ -169,20 +171,20 @@ def status_rows(plan: Plan, progress: Mapping[str, StepProgress], failed: Sequen
     return [_status_row(plan, step, tried) for step in progress.values()]
 
 
-def _status_row(plan: Plan, step: StepProgress, tried: set[tuple[str, str]]) -> StatusRow:
-    cells = [(sample, state) for sample, state in plan.cells(step.step) if (step.step, sample) not in tried]
+def _status_row(plan: Plan, counts: StepProgress, tried: set[tuple[str, str]]) -> StatusRow:
+    cells = [(sample, state) for sample, state in plan.cells(counts.step) if (counts.step, sample) not in tried]
     states = Counter(state for _, state in cells)
-    cancelled = step.failed.get(EndReason.CANCELLED, 0)
-    words = [f"{count} {reason.words}" for reason, count in step.failed.items() if reason is not EndReason.CANCELLED]
+    cancelled = counts.failed.get(EndReason.CANCELLED, 0)
+    words = [f"{count} {reason.words}" for reason, count in counts.failed.items() if reason is not EndReason.CANCELLED]
     if states[CellState.TO_RUN]:
-        words.append(_plan_row(plan, step.step).why)
+        words.append(_plan_row(plan, counts.step).why)
     return StatusRow(
-        step=step.step,
-        cells=len(plan.states[step.step]),
-        done=step.done_before + step.done,
-        running=step.running,
-        waiting=step.waiting,
-        failed=step.failures - cancelled,
+        step=counts.step,
+        cells=len(plan.states[counts.step]),
+        done=counts.done_before + counts.done,
+        running=counts.running,
+        waiting=counts.waiting,
+        failed=counts.failures - cancelled,
         cancelled=cancelled,
         to_run=states[CellState.TO_RUN] + states[CellState.DEFERRED],
         cannot_run=states[CellState.BLOCKED],

@@ -139,11 +139,11 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _whole(target: str, fill: Callable[[str], None], name: Callable[[str, str], object], synced: bool) -> None:
+def _whole(target: str, fill: Callable[[str], None], rename: Callable[[str, str], object], synced: bool) -> None:
     part = _part(target)
     try:
         in_folder(target, lambda: fill(part), synced=synced)
-        name(part, target)
+        rename(part, target)
     except OSError:
         _forget(part)
         raise

@@ -106,11 +106,11 @@ def signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def kill_group(leader: int) -> None:
+def kill_group(leader_pid: int) -> None:
     """Kills a process group and first its leader, a child that was not reaped, whatever group that is in by now."""
     with suppress(ProcessLookupError, PermissionError):
-        os.kill(leader, signal.SIGKILL)
-    signal_group(leader, signal.SIGKILL)
+        os.kill(leader_pid, signal.SIGKILL)
+    signal_group(leader_pid, signal.SIGKILL)
 
 
 # Marks.
