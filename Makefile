@@ -5,7 +5,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := batch_pipeline steps examples tests benchmarks scripts main.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit mutants check check_check fmt map lock release bench clean
+.PHONY: help demo test unit mutants check check_check fmt map measures lock release bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ fmt: ## Format the code.
 
 map: ## Write the list of files in ARCHITECTURE.md anew, out of their docstrings.
 	@$(PYTHON) -m scripts.file_map
+
+measures: ## Print what a reviewer would measure of the package, beside its bounds.
+	@$(PYTHON) -m scripts.measures
 
 lock: ## Choose the newest packages anew; the lock file names no index.
 	@scripts/install.sh python

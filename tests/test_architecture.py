@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import file_map
+from scripts import file_map, measures
 
 #: Each process of a session would else read all files again.
 pytestmark = pytest.mark.xdist_group("architecture")
@@ -65,6 +65,14 @@ ALLOWED = CORE | WINGS
 #: Where alone the core reaches the wings: the table of their verbs, and the backend of a run whose cells pilots do.
 DOORS = (f"{PACKAGE}/cli/wings.py", f"{PACKAGE}/run/backend.py")
 MOST_LINES = 450
+#: More lines than that need a reason, in the module's docstring.
+USUAL_LINES = 300
+REASON = re.compile(r"\b([Ll]onger than|longer for|little long for|More than 300 lines)|longer than others")
+MOST_LINES_OF_A_FUNCTION = 40
+MOST_PROTOCOL_METHODS = 7
+#: One class of methods for a whole store, which two implementations share.
+LARGE_PROTOCOLS = {"container/files.py:Files"}
+LEAST_DOCUMENTED = 0.99
 MOST_CATCH_ALLS = 5
 #: Written in two halves, so that this file does not find itself.
 #: A state of the pool's tasks has the name that PyAnamo and PiCaS gave it.
@@ -341,6 +349,31 @@ def test_no_module_is_long() -> None:
     lengths = {file: len((ROOT / file).read_bytes().splitlines()) for file in tracked(f"{PACKAGE}/", "steps/")}
     long = {file: length for file, length in lengths.items() if file.endswith(".py") and length > MOST_LINES}
     assert not long
+
+
+def test_a_module_that_is_longer_than_most_says_why() -> None:
+    assert not [
+        module.name
+        for module in measures.modules()
+        if module.lines > USUAL_LINES and not REASON.search(" ".join(module.docstring.split()))
+    ]
+
+
+def test_no_function_is_long() -> None:
+    functions = [each for module in measures.modules() for each in measures.function_lengths(module)]
+    lengths = [each.lines for each in functions]
+    assert not [each.place for each in functions if each.lines > MOST_LINES_OF_A_FUNCTION]
+    assert (measures.percentile(lengths, 0.5), measures.percentile(lengths, 0.9)) <= (7, 25)
+
+
+def test_what_is_public_has_docstrings() -> None:
+    documented = [has for module in measures.modules() for has in measures.public_docstrings(module)]
+    assert sum(documented) / len(documented) >= LEAST_DOCUMENTED
+
+
+def test_protocols_are_small() -> None:
+    counts = dict(pair for module in measures.modules() for pair in measures.protocols(module))
+    assert {name for name, count in counts.items() if count > MOST_PROTOCOL_METHODS} == LARGE_PROTOCOLS
 
 
 def test_everything_is_caught_at_few_borders_only() -> None:

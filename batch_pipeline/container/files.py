@@ -5,6 +5,8 @@
 In a folder an input is linked instead of copied, an output is renamed into place, and a read is a read: some ten system
 calls a cell instead of as many trips through obstore's threads. What lies in the store afterwards is the same, ETags
 included; one test suite runs over both.
+
+(Longer than most modules: the two offer the same methods, and are read side by side.)
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@
 The words are sciluigi's, and when a run begins the graph becomes a `sciluigi.WorkflowTask` with one Luigi task a step
 (`luigi_adapter`). Until then it is this light thing: importing Luigi costs more than finding out that nothing is to do.
 Edges come from ports alone; a cycle or an unconnected input is told by name.
+
+(A little longer than most modules: the words that a pipeline's file uses, and the graph that they make.)
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from batch_pipeline.pipeline.code import entry_of, script_of
 from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
@@ -38,13 +38,11 @@ def write_manifest(
 
     `resources` are the vCPUs and MiB that the job definition gives each child.
     """
-    cells = list(_rows(plan, job, inventory))
-    rows, width = write_rows(cells)
+    rows, width = write_rows(cells := list(_rows(plan, job, inventory)))
     node = plan.graph[job.step]
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
-    forms = {port.form for port in inputs} | {port.form for port in outputs}
-    needs = (*(("command",) if node.step.command else ()), *sorted(forms - {""}))
+    needs = _needs(node, inputs, outputs)
     manifest = Manifest(
         run_id=run_id,
         job=job.name,
@@ -71,6 +69,12 @@ def write_manifest(
     )
     store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
     store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())
+
+
+def _needs(node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
+    """What the image of a submission must know (`Manifest.needs`)."""
+    forms = {port.form for port in (*inputs, *outputs)} - {""}
+    return (*(("command",) if node.step.command else ()), *sorted(forms))
 
 
 def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
@@ -154,7 +158,7 @@ def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:
     }
 
 
-def cells_of(store: Store, run_id: str, job: str) -> list[tuple[str, str]]:
+def cells_of(store: Store, run_id: str, job_name: str) -> list[tuple[str, str]]:
     """Sample and fingerprint of every child of a submission, in the order of its indices, from its rows."""
-    rows = store.get(layout.submission(run_id, job, "rows.txt")).splitlines()
+    rows = store.get(layout.submission(run_id, job_name, "rows.txt")).splitlines()
     return [(row.sample, row.fingerprint) for row in map(Row.from_line, rows)]

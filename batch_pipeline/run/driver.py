@@ -6,6 +6,8 @@
 
 Everything that a dead driver left is settled before anything is planned: doubtful submissions are looked up by name,
 live jobs are followed and depended on like the run's own.
+
+(A little longer than most modules: it is that loop, an act a method, and those who only look take its first half.)
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The run record gives samples, steps and wiring, the manifests of live runs the fingerprints on their way, a listing of
 receipts what is done. What only the pipeline's code could tell is left open: a cell with any receipt counts as done
 unless a live job is to make it with another fingerprint. Watching submits nothing, and closes the runs that end.
+
+(A little longer than most modules: each part of a pipeline is made of another part of the record.)
 """
 
 from __future__ import annotations

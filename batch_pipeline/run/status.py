@@ -1,4 +1,7 @@
-"""Where everything stands: the plan folded with what the backend says and what failed before; writes nothing."""
+"""Where everything stands: the plan folded with what the backend says and what failed before; writes nothing.
+
+(A little longer than most modules: each column of the answer has its own source, and their order decides.)
+"""
 
 from __future__ import annotations
 

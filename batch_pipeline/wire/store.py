@@ -5,6 +5,8 @@ tests; shared within the process). obstore does all the work, and tries again wh
 translated here, once: absent is `NotInStore`, anything else `StoreFailed`. An ETag says that an object changed, and
 nothing of its content: with SSE-KMS, and of objects that came in parts, it is no digest. Calls are counted, because the
 number of calls is a promise of the planner.
+
+(Longer than most modules: nothing else knows obstore, its errors and the three kinds of store.)
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ every started child ends. When a child ends, the work for each dependent child i
 
 The queue is first in, first out and its head waits for room, as in AWS; a job that could never fit is annotated like
 AWS does and, unlike AWS, does not block the jobs behind it.
+
+(Longer than most modules: every method keeps the same promises about the same state, and is read with the others.)
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A worker is a process of its jobs' own interpreter, with their search paths and umask, and serves no jobs of another
 toolchain. One that has loaded a bundle serves children of that bundle and plain commands; for another bundle an idle
 worker makes room. Each attempt has a worker for itself, so what carries the worker's mark is what the attempt holds.
+
+(A little longer than most modules: who watches a worker has its attempt, its limits and its deadline at hand.)
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@
 
 A script that needs a shell ($, |, >, ; …) becomes a shell line, any other the words that a shell would make of it. What
 was done or is held in PiCaS is passed over, and counted.
+
+(A little longer than most modules: one function a format, and what all of them share.)
 """
 
 from __future__ import annotations

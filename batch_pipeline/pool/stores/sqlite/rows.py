@@ -5,6 +5,8 @@ read. Every index but that of ids is partial: what is done is in none, so that a
 drained. Numbers are not counted along, which would have all writers meet in one row: what is done is what was added
 less what the small indexes hold. A deleted task keeps its row, marked, and so its numbers and its history. A claim is
 no row of the events: while it stands, the task tells of it, afterwards the event that ended it (`claimed_ms`).
+
+(A little longer than most modules: a third of it is the schema and the statements, beside what reads their columns.)
 """
 
 from __future__ import annotations
