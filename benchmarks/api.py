@@ -22,7 +22,7 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.events import Silence
+from batch_pipeline.records.events import NullListener
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
@@ -113,7 +113,7 @@ class World:
 
         driver = Driver(request, backend, sleep=sleep, clock=self._now)
         try:
-            outcome = driver.run(Silence(), detach=False)
+            outcome = driver.run(NullListener(), detach=False)
         finally:
             driver.close()
         if not outcome.ok:

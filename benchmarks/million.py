@@ -28,7 +28,7 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.pipeline.samples import Sample, SampleList
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.events import Outcome, Silence, StepProgress
+from batch_pipeline.records.events import NullListener, Outcome, StepProgress
 from batch_pipeline.records.receipts import LEAST_BYTES
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
@@ -210,7 +210,7 @@ class Cohort(Store):
         super().put(key, data)
 
 
-class Phases(Silence):
+class Phases(NullListener):
     """What each part of the work took."""
 
     def __init__(self, service: Service, store: Cohort, calls: Counter[str], *, trace: bool) -> None:

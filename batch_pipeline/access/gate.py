@@ -154,24 +154,27 @@ def _membership(request: SubmitRequest, policy: DatasetPolicy, identity: UserIde
     known = {level.value: level for level in Level}
     if not DATASET.fullmatch(request.dataset) or request.dataset != policy.dataset:
         yield Problem(
-            thing=f"--dataset {request.dataset!r}", rule="There is no such dataset.", remedy="Name another.", status=403
+            subject=f"--dataset {request.dataset!r}",
+            rule="There is no such dataset.",
+            remedy="Name another.",
+            status=403,
         )
     elif not any(policy.is_member(level, identity.names) for level in Level):
         yield Problem(
-            thing="membership",
+            subject="membership",
             rule=f"{identity.name or 'Nobody'} is no member of the dataset {policy.dataset}.",
             remedy="Ask its maintainers.",
             status=403,
         )
     elif request.access_level not in known:
         yield Problem(
-            thing=f"--access-level {request.access_level!r}",
+            subject=f"--access-level {request.access_level!r}",
             rule="There is no such level.",
             remedy=f"Choose among {', '.join(known)}.",
         )
     elif not policy.is_member(known[request.access_level], identity.names):
         yield Problem(
-            thing=f"--access-level {request.access_level}",
+            subject=f"--access-level {request.access_level}",
             rule=f"{identity.name} may not use this level of the dataset {policy.dataset}.",
             remedy="Use level test, or ask its maintainers.",
             status=403,
@@ -192,7 +195,7 @@ def _form(request: SubmitRequest, policy: DatasetPolicy) -> Iterator[Problem]:
     yield from _named_code(request, level, policy)
     if level is Level.FULL and not request.confirmed:
         yield Problem(
-            thing="--access-level full",
+            subject="--access-level full",
             rule="It may change and remove everything of the dataset, and is asked for twice.",
             remedy="Answer yes when asked, or give --yes.",
         )
@@ -200,10 +203,12 @@ def _form(request: SubmitRequest, policy: DatasetPolicy) -> Iterator[Problem]:
 
 def _size(request: SubmitRequest) -> Iterator[Problem]:
     if not 0.25 <= request.cpu <= MOST_CPU:  # also false for a NaN
-        yield Problem(thing="--cpu", rule=f"A driver has 0.25 to {MOST_CPU} vCPUs.", remedy="Give another number.")
+        yield Problem(subject="--cpu", rule=f"A driver has 0.25 to {MOST_CPU} vCPUs.", remedy="Give another number.")
     if not 128 <= request.memory_mb <= MOST_MEMORY_MB:
         yield Problem(
-            thing="--memory", rule=f"A driver has 128 to {MOST_MEMORY_MB} MiB of memory.", remedy="Give another number."
+            subject="--memory",
+            rule=f"A driver has 128 to {MOST_MEMORY_MB} MiB of memory.",
+            remedy="Give another number.",
         )
 
 
@@ -212,7 +217,7 @@ def _named_code(request: SubmitRequest, level: Level, policy: DatasetPolicy) -> 
     if not request.repository and not request.commit:
         if level.privileged:
             yield Problem(
-                thing="--repository",
+                subject="--repository",
                 rule=f"Level {level.value} runs reviewed code only, and no repository is named.",
                 remedy="Name a repository and a commit.",
                 status=403,
@@ -220,7 +225,7 @@ def _named_code(request: SubmitRequest, level: Level, policy: DatasetPolicy) -> 
         return
     if not (request.repository and request.commit):
         yield Problem(
-            thing="--repository, --commit", rule="One of them says nothing without the other.", remedy="Give both."
+            subject="--repository, --commit", rule="One of them says nothing without the other.", remedy="Give both."
         )
         return
     if policy.repository(request.repository) is None:
@@ -228,7 +233,7 @@ def _named_code(request: SubmitRequest, level: Level, policy: DatasetPolicy) -> 
             request.repository if "@" not in request.repository and not has_control(request.repository) else "as given"
         )
         yield Problem(
-            thing=f"--repository {named}",
+            subject=f"--repository {named}",
             rule=f"The dataset {policy.dataset} does not allow this repository.",
             remedy="Use one that the policy names, by its URL without names or passwords.",
             status=403,
@@ -236,7 +241,7 @@ def _named_code(request: SubmitRequest, level: Level, policy: DatasetPolicy) -> 
     yield from _revision(request.commit, level)
     if level.privileged and request.dirty:
         yield Problem(
-            thing="working tree",
+            subject="working tree",
             rule=f"It has changes that the commit lacks, and level {level.value} would run without them.",
             remedy="Commit and merge them, or name --repository and --commit.",
             status=409,
@@ -246,13 +251,13 @@ def _named_code(request: SubmitRequest, level: Level, policy: DatasetPolicy) -> 
 def _revision(commit: str, level: Level) -> Iterator[Problem]:
     if _MOVING.fullmatch(commit):
         yield Problem(
-            thing=f"--commit {commit!r}", rule="It means another commit every day.", remedy="Give the full SHA."
+            subject=f"--commit {commit!r}", rule="It means another commit every day.", remedy="Give the full SHA."
         )
     elif not _REVISION.fullmatch(commit) or ".." in commit:
-        yield Problem(thing=f"--commit {commit!r}", rule="It is no name of a commit.", remedy="Give the full SHA.")
+        yield Problem(subject=f"--commit {commit!r}", rule="It is no name of a commit.", remedy="Give the full SHA.")
     elif level.privileged and not FULL_SHA.fullmatch(commit):
         yield Problem(
-            thing=f"--commit {commit}",
+            subject=f"--commit {commit}",
             rule=f"Level {level.value} needs a full SHA: branches and tags move, and short ones grow ambiguous.",
             remedy="Give all 40 digits (git rev-parse).",
         )
@@ -264,10 +269,10 @@ def _code(
     """What the remote says of the commit."""
     if rule is None:
         return
-    thing = f"commit {request.commit}"
+    subject = f"commit {request.commit}"
     if code is None or code.repository != rule.url or not FULL_SHA.fullmatch(code.commit):
         yield Problem(
-            thing=thing,
+            subject=subject,
             rule=f"No branch or tag of {rule.url} leads to it.",
             remedy="Push it first; what is on a laptop only can run nowhere.",
             status=409,
@@ -275,36 +280,36 @@ def _code(
         return
     if FULL_SHA.fullmatch(request.commit) and code.commit != request.commit:
         yield Problem(
-            thing=thing,
+            subject=subject,
             rule=f"It names no commit of its own: it stands for {code.commit}.",
             remedy="Give the SHA of the commit itself.",
             status=409,
         )
     if level.privileged:
-        yield from _review(thing, rule, code)
+        yield from _review(subject, rule, code)
     yield from _entry(request, level, rule, code)
     yield from _submodules(level, code)
 
 
-def _review(thing: str, rule: RepositoryRule, code: CodeFacts) -> Iterator[Problem]:
+def _review(subject: str, rule: RepositoryRule, code: CodeFacts) -> Iterator[Problem]:
     branch = rule.protected_branch
     if code.protected_branch != branch or not code.protected_head:
         yield Problem(
-            thing=thing,
+            subject=subject,
             rule=f"{rule.url} has no branch {branch}, by which code is reviewed.",
             remedy="Ask the dataset's maintainers to mend the policy.",
             status=403,
         )
     elif code.shallow:
         yield Problem(
-            thing=thing,
+            subject=subject,
             rule=f"The history of {rule.url} is cut off (shallow), so what was merged cannot be checked.",
             remedy="Serve the repository with its whole history.",
             status=403,
         )
     elif not code.merged:
         yield Problem(
-            thing=thing,
+            subject=subject,
             rule=f"It is not on the branch {branch} of {rule.url} as it is now ({code.protected_head[:12]}).",
             remedy="Have it reviewed and merged, or use level test.",
             status=403,
@@ -315,7 +320,7 @@ def _entry(request: SubmitRequest, level: Level, rule: RepositoryRule, code: Cod
     path = entry_of(request.cwd, request.script[0])
     if code.cwd_missing:
         yield Problem(
-            thing=f"--cwd {request.cwd}",
+            subject=f"--cwd {request.cwd}",
             rule="The commit has no such folder.",
             remedy="Name one that it has.",
             status=409,
@@ -323,7 +328,7 @@ def _entry(request: SubmitRequest, level: Level, rule: RepositoryRule, code: Cod
     if not level.privileged:
         if "/" in request.script[0] and path and code.entry_kind is EntryKind.MISSING:
             yield Problem(
-                thing=f"script {path}", rule="It is no file of the commit.", remedy="Commit and push it.", status=409
+                subject=f"script {path}", rule="It is no file of the commit.", remedy="Commit and push it.", status=409
             )
         return
     rules = {
@@ -334,14 +339,14 @@ def _entry(request: SubmitRequest, level: Level, rule: RepositoryRule, code: Cod
     }
     if not path or not rule.allows_entry(path):
         yield Problem(
-            thing=f"script {path or request.script[0]!r}",
+            subject=f"script {path or request.script[0]!r}",
             rule=f"It is none of the entry points of {rule.url} that level {level.value} may start.",
             remedy=f"Use one of them: {', '.join(rule.entry_points) or 'there is none'}.",
             status=403,
         )
     elif code.entry_kind in rules:
         yield Problem(
-            thing=f"script {path}",
+            subject=f"script {path}",
             rule=rules[code.entry_kind],
             remedy="Make it a file of the repository.",
             status=409 if code.entry_kind is EntryKind.MISSING else 403,
@@ -352,21 +357,21 @@ def _submodules(level: Level, code: CodeFacts) -> Iterator[Problem]:
     for item in code.submodules:
         if not item.allowed:
             yield Problem(
-                thing=f"submodule {item.path!r}",
+                subject=f"submodule {item.path!r}",
                 rule="Its repository is none that the policy allows.",
                 remedy="Ask the dataset's maintainers to allow it, or take it out.",
                 status=403,
             )
         elif not FULL_SHA.fullmatch(item.commit):
             yield Problem(
-                thing=f"submodule {item.path!r}",
+                subject=f"submodule {item.path!r}",
                 rule="Its commit is not in its repository.",
                 remedy="Push it there.",
                 status=409,
             )
         elif level.privileged and item.merged is not True:
             yield Problem(
-                thing=f"submodule {item.path!r}",
+                subject=f"submodule {item.path!r}",
                 rule=f"Its commit {item.commit[:12]} is not on the protected branch of its repository.",
                 remedy="Have it reviewed and merged there.",
                 status=403,
@@ -381,14 +386,14 @@ def _image(
     if not name:
         if not place.without_image:
             yield Problem(
-                thing="--image",
+                subject="--image",
                 rule=f"Level {level.value} runs in an image, and none is named.",
                 remedy="Name one.",
             )
         return
     if image is None or not _DIGEST.fullmatch(image.digest):
         yield Problem(
-            thing=f"image {name}",
+            subject=f"image {name}",
             rule="The registry has no such image, so that it has no digest.",
             remedy="Push it, or name another.",
             status=409,
@@ -396,7 +401,7 @@ def _image(
         return
     if image.asked_digest and image.asked_digest != image.digest:
         yield Problem(
-            thing=f"image {name}",
+            subject=f"image {name}",
             rule=f"Its tag leads to {image.digest[:19]} now and not to the digest beside it: it was moved.",
             remedy="Name the image by digest alone.",
             status=409,
@@ -407,7 +412,7 @@ def _image(
     )
     if level.privileged and not allowed:
         yield Problem(
-            thing=f"image {image.pinned}",
+            subject=f"image {image.pinned}",
             rule=f"Level {level.value} runs in allowed images only, and it is none of them.",
             remedy=f"Use one of {', '.join(rule.repository for rule in policy.images) or 'none'}.",
             status=403,

@@ -66,7 +66,7 @@ def image_name(image: str) -> ImageName:
         raise Refused(
             [
                 Problem(
-                    thing=f"--image {image!r}",
+                    subject=f"--image {image!r}",
                     rule="An image is registry/name:tag or registry/name@sha256:… in full.",
                     remedy="Name the registry too.",
                 )

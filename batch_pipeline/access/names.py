@@ -166,36 +166,40 @@ def has_control(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def text_problems(thing: str, text: str, *, empty: bool = False, most: int = MOST_TEXT) -> Iterator[Problem]:
+def text_problems(subject: str, text: str, *, empty: bool = False, most: int = MOST_TEXT) -> Iterator[Problem]:
     """Of a text in one line."""
     if not text.strip() and not empty:
-        yield Problem(thing=thing, rule="It is empty, and every run's record has one.", remedy="Give it some words.")
-    yield from _secrets(thing, [text])
+        yield Problem(
+            subject=subject, rule="It is empty, and every run's record has one.", remedy="Give it some words."
+        )
+    yield from _secrets(subject, [text])
     if has_control(text):
-        yield Problem(thing=thing, rule="It has control characters.", remedy="Write it in one line of plain text.")
+        yield Problem(subject=subject, rule="It has control characters.", remedy="Write it in one line of plain text.")
     if len(text) > most:
-        yield Problem(thing=thing, rule=f"It is longer than {most} characters.", remedy="Shorten it.")
+        yield Problem(subject=subject, rule=f"It is longer than {most} characters.", remedy="Shorten it.")
 
 
 def output_problems(output_dir: str) -> Iterator[Problem]:
     """Of an output prefix: names with slashes between, inside the level's own place."""
-    thing = f"--output-dir {output_dir!r}"
+    subject = f"--output-dir {output_dir!r}"
     remedy = "Give a path inside the dataset, like cohort-7/v2."
     if not output_dir.strip("/ "):
-        yield Problem(thing=thing, rule="An output prefix is not empty.", remedy=remedy)
+        yield Problem(subject=subject, rule="An output prefix is not empty.", remedy=remedy)
     elif "://" in output_dir:
-        yield Problem(thing=thing, rule="An output prefix is no URL; the policy says where it is.", remedy=remedy)
+        yield Problem(subject=subject, rule="An output prefix is no URL; the policy says where it is.", remedy=remedy)
     elif output_dir.startswith(("/", "~")):
-        yield Problem(thing=thing, rule="An output prefix is not absolute.", remedy=remedy)
+        yield Problem(subject=subject, rule="An output prefix is not absolute.", remedy=remedy)
     elif any(not _PART.fullmatch(part) for part in output_dir.removesuffix("/").split("/")):
         rule = "An output prefix is names of letters, digits and . _ + = @ - with single slashes between, none of them"
-        yield Problem(thing=thing, rule=f"{rule} beginning with a dot.", remedy=remedy)
+        yield Problem(subject=subject, rule=f"{rule} beginning with a dot.", remedy=remedy)
     elif output_dir.split("/")[0] in STORES_OWN:
         yield Problem(
-            thing=thing, rule="The store keeps records there.", remedy="Begin it with another name.", status=403
+            subject=subject, rule="The store keeps records there.", remedy="Begin it with another name.", status=403
         )
     if len(output_dir) > MOST_PATH:
-        yield Problem(thing=thing, rule=f"An output prefix has at most {MOST_PATH} characters.", remedy="Shorten it.")
+        yield Problem(
+            subject=subject, rule=f"An output prefix has at most {MOST_PATH} characters.", remedy="Shorten it."
+        )
 
 
 def folder_problems(cwd: str) -> Iterator[Problem]:
@@ -203,7 +207,7 @@ def folder_problems(cwd: str) -> Iterator[Problem]:
     inside = not cwd.startswith(("/", "~", "-")) and ".." not in cwd.split("/") and "\\" not in cwd
     if not inside or has_control(cwd) or len(cwd) > MOST_PATH or ".git" in cwd.casefold().split("/"):
         yield Problem(
-            thing=f"--cwd {cwd!r}",
+            subject=f"--cwd {cwd!r}",
             rule="The working directory is a folder inside the repository.",
             remedy="Give it relative to the repository's root, without `..`.",
         )
@@ -228,17 +232,17 @@ def entry_of(cwd: str, program: str) -> str:
 def script_problems(script: Sequence[str]) -> Iterator[Problem]:
     """Of the script and its arguments."""
     if not script or not script[0].strip():
-        yield Problem(thing="script", rule="A run needs a script.", remedy="Name one behind the options.")
+        yield Problem(subject="script", rule="A run needs a script.", remedy="Name one behind the options.")
     if any(has_control(item) for item in script):
         yield Problem(
-            thing="script",
+            subject="script",
             rule="An argument has control characters.",
             remedy="Put what takes several lines into a file of the repository.",
         )
     yield from _secrets("script", script)
     if len(script) > MOST_ITEMS or sum(len(item.encode(errors="replace")) for item in script) > MOST_BYTES:
         yield Problem(
-            thing="script",
+            subject="script",
             rule=f"At most {MOST_ITEMS} arguments of {MOST_BYTES // 1024} KiB together are taken.",
             remedy="Give a list as a file.",
         )
@@ -247,34 +251,34 @@ def script_problems(script: Sequence[str]) -> Iterator[Problem]:
 def variable_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
     """Of variables for the script: none that decides where a run is, who it is or what its programs load."""
     for name, value in environment.items():
-        thing = f"--env {name!r}" if has_control(name) else f"--env {name}"
+        subject = f"--env {name!r}" if has_control(name) else f"--env {name}"
         large = name.upper()
         if not _VARIABLE.fullmatch(name):
             yield Problem(
-                thing=thing, rule="A variable's name is letters, digits and _, no digit first.", remedy="Rename it."
+                subject=subject, rule="A variable's name is letters, digits and _, no digit first.", remedy="Rename it."
             )
         elif large in RESERVED_NAMES or large.startswith(RESERVED_BEGINNINGS):
             yield Problem(
-                thing=thing,
+                subject=subject,
                 rule="The name is reserved: it decides where a run is, who it is or which code its programs load.",
                 remedy="Choose another name, or set it in the reviewed script.",
                 status=403,
             )
         elif _SECRET.search(large):
             yield Problem(
-                thing=thing,
+                subject=subject,
                 rule="Its value looks like a secret, and variables stand in the run's record for all to read.",
                 remedy="Keep it in Secrets Manager, and let the script read it with the level's role.",
             )
-        yield from _secrets(thing, [value])
+        yield from _secrets(subject, [value])
         if has_control(value) or len(value) > MOST_TEXT:
             yield Problem(
-                thing=thing,
+                subject=subject,
                 rule=f"A variable's value is at most {MOST_TEXT} characters without control characters.",
                 remedy="Give it in the configuration.",
             )
     if len(environment) > MOST_ITEMS:
-        yield Problem(thing="--env", rule=f"At most {MOST_ITEMS} variables are taken.", remedy="Give fewer.")
+        yield Problem(subject="--env", rule=f"At most {MOST_ITEMS} variables are taken.", remedy="Give fewer.")
 
 
 def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -282,14 +286,14 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     for key in config:
         if re.split(r"[.\s]", key.strip().casefold())[0] in PROTECTED_TABLES:
             yield Problem(
-                thing=f"--config [{key}]" if not has_control(key) else f"--config {key!r}",
+                subject=f"--config [{key}]" if not has_control(key) else f"--config {key!r}",
                 rule="The table is protected: it says what the run is and where, and is written after the checks.",
                 remedy="Take it out of the file.",
                 status=403,
             )
     if not _is_toml(config):
         yield Problem(
-            thing="--config",
+            subject="--config",
             rule=f"Values are what TOML has, {MOST_DEPTH} tables deep at most, {MOST_BYTES // 1024} KiB together.",
             remedy="Give more as a file of the repository.",
         )
@@ -297,15 +301,15 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _secrets("--config", _texts(config))
     if any(has_control(key) or not key for key in _keys(config)):
         yield Problem(
-            thing="--config", rule="A key is empty or has control characters.", remedy="Take it out of the file."
+            subject="--config", rule="A key is empty or has control characters.", remedy="Take it out of the file."
         )
 
 
-def _secrets(thing: str, texts: Iterable[str]) -> Iterator[Problem]:
+def _secrets(subject: str, texts: Iterable[str]) -> Iterator[Problem]:
     """Of texts that are recorded for all to read; what was found is not repeated."""
     if any(_TOKEN.search(text) for text in texts):
         yield Problem(
-            thing=thing,
+            subject=subject,
             rule="It holds a key, a token or a password, and it stands in the run's record for all to read.",
             remedy="Keep it in Secrets Manager, and let the script read it with the level's role.",
         )

@@ -176,7 +176,7 @@ def read_policy(location: str, dataset: str) -> DatasetPolicy:
             "access.policies is not set, and without a policy no user may run on a dataset. Set access.policies."
         )
     unknown = Problem(
-        thing=f"--dataset {dataset!r}",
+        subject=f"--dataset {dataset!r}",
         rule="There is no such dataset.",
         remedy="Ask its maintainers for a policy.",
         status=403,

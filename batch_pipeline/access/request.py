@@ -74,20 +74,20 @@ class SubmitRequest:
     def from_json(cls, value: Any) -> SubmitRequest:
         """Parses a request in JSON; unknown keys are refused. Raises Refused with all that is wrong."""
         if not isinstance(value, Mapping):
-            raise Refused([Problem(thing="request", rule="It is no JSON object.", remedy="Send one.")])
+            raise Refused([Problem(subject="request", rule="It is no JSON object.", remedy="Send one.")])
         known = {item.name: item for item in fields(cls)}
         problems = [
-            Problem(thing=str(key), rule="There is no such key.", remedy=f"Known: {', '.join(known)}.")
+            Problem(subject=str(key), rule="There is no such key.", remedy=f"Known: {', '.join(known)}.")
             for key in value
             if key not in known
         ]
         problems += [
-            Problem(thing=name, rule="It is required.", remedy="Add it.")
+            Problem(subject=name, rule="It is required.", remedy="Add it.")
             for name in ("dataset", "description", "access_level", "output_dir", "script")
             if name not in value
         ]
         problems += [
-            Problem(thing=key, rule=f"It is not of its kind ({known[key].type}).", remedy="Fix its value.")
+            Problem(subject=key, rule=f"It is not of its kind ({known[key].type}).", remedy="Fix its value.")
             for key, item in value.items()
             if key in known and not _is_of_kind(key, item)
         ]

@@ -70,7 +70,7 @@ def _call_for(call: CommandCall, cohort: Cohort, folder: Path) -> CommandCall:
     }
     if not named:
         fitting["store__url"] = str(folder.absolute() / "store")
-    fitting |= _room(call)
+    fitting |= _memory_setting(call)
     if call.settings.embedded.container:
         # Other verbs meet the same server, and fingerprints name the images.
         fitting["embedded__container"] = call.settings.embedded.container
@@ -80,13 +80,13 @@ def _call_for(call: CommandCall, cohort: Cohort, folder: Path) -> CommandCall:
     return CommandCall(call.workflow, call.argv, {**call.options, **fitting})
 
 
-def _room(call: CommandCall) -> dict[str, Any]:
+def _memory_setting(call: CommandCall) -> dict[str, Any]:
     """A setting that lets the steps start on a small machine: the samples of the demonstration need little memory."""
-    from batch_pipeline.run.room import embedded_room
+    from batch_pipeline.run.local_capacity import embedded_capacity
 
     builder = call.workflow.reference_builder
     memory_mb = max(step.memory_mb for step in (*(node.step for node in call.graph), builder) if step is not None)
-    return {"embedded__memory_mb": memory_mb} if memory_mb > embedded_room(call.settings.embedded)[1] else {}
+    return {"embedded__memory_mb": memory_mb} if memory_mb > embedded_capacity(call.settings.embedded)[1] else {}
 
 
 def _write_settings(folder: Path, fitting: Mapping[str, Any]) -> None:

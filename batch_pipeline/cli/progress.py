@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from batch_pipeline.records.events import Again, Outcome, Silence, StepProgress
+from batch_pipeline.records.events import NullListener, Outcome, RetrySummary, StepProgress
 from batch_pipeline.report.tables import counted, plan_notes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAUSE_SECONDS: Final = 5.0
 
 
-class PlainProgress(Silence):
+class PlainProgress(NullListener):
     """Lines without any control codes."""
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,7 +57,7 @@ class PlainProgress(Silence):
         """See `Listener.stuck`."""
         self._say(f"{step} waits: {sentence}")
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         """See `Listener.again`."""
         for line in lines:
             self._say(line.line)
@@ -80,7 +80,7 @@ class PlainProgress(Silence):
         print(line, file=self._stream, flush=True)
 
 
-class BarProgress(Silence):
+class BarProgress(NullListener):
     """One bar a step, redrawn in place."""
 
     def __init__(self, progress: Any) -> None:
@@ -109,7 +109,7 @@ class BarProgress(Silence):
         """See `Listener.stuck`."""
         self._say(f"{step} waits: {sentence}")
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         """See `Listener.again`."""
         for line in lines:
             self._say(line.line)
@@ -179,7 +179,7 @@ def _bars() -> Any:
 
 
 @contextmanager
-def listening(*, plain: bool | None = None) -> Iterator[Silence]:
+def listening(*, plain: bool | None = None) -> Iterator[NullListener]:
     """A listener for the time of the block; the terminal is given back whatever happens in it."""
     if plain if plain is not None else not sys.stderr.isatty():
         yield PlainProgress()

@@ -26,13 +26,13 @@ from typing import Final
 from batch_pipeline.luigi_adapter import states
 from batch_pipeline.luigi_adapter.scheduler import Reporter, call, require_scheduler, scheduler_url
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.events import Outcome, Silence, StepProgress
+from batch_pipeline.records.events import NullListener, Outcome, StepProgress
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 
 _REMEDY: Final = "Wait a minute and run the same command again, or leave --scheduler-host away."
 
 
-class LuigiAdapter(Silence):
+class LuigiAdapter(NullListener):
     """Submits a pipeline's steps through Luigi and, with a central scheduler, shows their progress on its page.
 
     `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit.

@@ -17,7 +17,7 @@ from typing import Any, Final
 from batch_pipeline.log import Facts, kept_by
 from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.records.driver_log import DriverLog
-from batch_pipeline.records.events import Again, Listener, Outcome, Silence, Together
+from batch_pipeline.records.events import CompositeListener, Listener, NullListener, Outcome, RetrySummary
 from batch_pipeline.records.people import user_name
 from batch_pipeline.wire.errors import BatchPipelineError
 from batch_pipeline.wire.store import Store
@@ -34,7 +34,7 @@ def logged(store: Store, listener: Listener) -> Iterator[Listener]:
         me = Facts(pid=os.getpid(), host=socket.gethostname(), user=user_name())
         _LOG.info("driver began %s", me)
         try:
-            yield Together([listener, EventLog()])
+            yield CompositeListener([listener, EventLog()])
         except KeyboardInterrupt:
             _LOG.info("driver interrupted %s", me)
             raise
@@ -43,7 +43,7 @@ def logged(store: Store, listener: Listener) -> Iterator[Listener]:
             raise
 
 
-class EventLog(Silence):
+class EventLog(NullListener):
     """A listener that logs."""
 
     def planned(self, plan: Plan) -> None:
@@ -66,7 +66,7 @@ class EventLog(Silence):
         """See `Listener.stuck`."""
         _LOG.info("waiting %s", Facts(step=step, because=sentence))
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         """See `Listener.again`."""
         for line in lines:
             more: dict[str, Any] = {"memory_mb": line.memory_mb} if line.memory_mb else {}

@@ -1,4 +1,4 @@
-"""What a driver tells while it works, as values, and who may listen.
+"""Events of a driver's work as values, and the `Listener` protocol that receives them.
 
 The command line listens to draw bars, Luigi's adapter to report to its scheduler; neither is known to the driver.
 """
@@ -86,7 +86,7 @@ class FailedCell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Again:
+class RetrySummary:
     """Cells of a step that are sent again, all for one reason and with the same."""
 
     step: str
@@ -123,7 +123,7 @@ class Outcome:
     #: Whether anything was submitted.
     submitted: int = 0
     #: What was sent again in the course of it, in this order.
-    again: Sequence[Again] = ()
+    again: Sequence[RetrySummary] = ()
     #: Why what could be sent again was not; empty: it was.
     stopped_by: str = ""
     store_calls: Mapping[str, int] = field(default_factory=dict)
@@ -152,15 +152,15 @@ class Listener(Protocol):
     def stuck(self, step: str, sentence: str) -> None:
         """Jobs of a step have waited for long, and why: told once for each reason."""
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         """These cells ended and will be sent again; the next wave follows."""
 
     def ended(self, outcome: Outcome) -> None:
         """The driver is about to return."""
 
 
-class Silence:
-    """A listener that does nothing; base of those that hear some things only."""
+class NullListener:
+    """A listener that does nothing; base of those that handle some events only."""
 
     def planned(self, plan: Plan) -> None:
         """See `Listener.planned`."""
@@ -177,50 +177,50 @@ class Silence:
     def stuck(self, step: str, sentence: str) -> None:
         """See `Listener.stuck`."""
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         """See `Listener.again`."""
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
 
 
-class Together(Silence):
-    """Several listeners as one, each told in their order."""
+class CompositeListener(NullListener):
+    """Several listeners as one: each event goes to all of them, in their order."""
 
-    def __init__(self, hearers: Sequence[Listener]) -> None:
-        self._hearers = hearers
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
 
     def planned(self, plan: Plan) -> None:
         """See `Listener.planned`."""
-        for hearer in self._hearers:
-            hearer.planned(plan)
+        for listener in self._listeners:
+            listener.planned(plan)
 
     def run_began(self, run_id: str, folder: str) -> None:
         """See `Listener.run_began`."""
-        for hearer in self._hearers:
-            hearer.run_began(run_id, folder)
+        for listener in self._listeners:
+            listener.run_began(run_id, folder)
 
     def submitted(self, run_id: str, step: str, job: str, native_id: str, size: int) -> None:
         """See `Listener.submitted`."""
-        for hearer in self._hearers:
-            hearer.submitted(run_id, step, job, native_id, size)
+        for listener in self._listeners:
+            listener.submitted(run_id, step, job, native_id, size)
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        for hearer in self._hearers:
-            hearer.progressed(progress)
+        for listener in self._listeners:
+            listener.progressed(progress)
 
     def stuck(self, step: str, sentence: str) -> None:
         """See `Listener.stuck`."""
-        for hearer in self._hearers:
-            hearer.stuck(step, sentence)
+        for listener in self._listeners:
+            listener.stuck(step, sentence)
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         """See `Listener.again`."""
-        for hearer in self._hearers:
-            hearer.again(lines)
+        for listener in self._listeners:
+            listener.again(lines)
 
     def ended(self, outcome: Outcome) -> None:
         """See `Listener.ended`."""
-        for hearer in self._hearers:
-            hearer.ended(outcome)
+        for listener in self._listeners:
+            listener.ended(outcome)

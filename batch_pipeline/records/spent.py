@@ -65,7 +65,7 @@ def spent_of(store: Store, run_id: str, jobs: Sequence[Submission], settings: Se
     return Spent(vcpu_hours=vcpu_hours, gib_hours=gib_hours, cost=cost, currency=prices.currency, receipts=read)
 
 
-def told_spent(store: Store, run_id: str, jobs: Sequence[Submission], settings: Settings) -> Mapping[str, Any] | None:
+def spent_record(store: Store, run_id: str, jobs: Sequence[Submission], settings: Settings) -> Mapping[str, Any] | None:
     """`spent_of` as recorded; None where a record cannot be read: a run's end does not fail for its bill."""
     try:
         return asdict(spent_of(store, run_id, jobs, settings))

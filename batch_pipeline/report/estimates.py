@@ -85,8 +85,8 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     """What the table does not say: the time, what was guessed, what is left out."""
     if not estimate.steps:
         return ["Nothing to run, so nothing to pay."]
-    room = estimate.room.vcpus
-    within = f" with at most {counted(room, 'vCPU')} at once" if room else " with any number of machines"
+    most_vcpus = estimate.capacity.vcpus
+    within = f" with at most {counted(most_vcpus, 'vCPU')} at once" if most_vcpus else " with any number of machines"
     lines = [f"It takes at least {lasting(estimate.least_seconds)}{within}."]
     if estimate.guessed:
         guess = lasting(GUESSED_SECONDS)
@@ -107,7 +107,7 @@ def estimate_record(estimate: Estimate) -> dict[str, Any]:
         "cost": estimate.cost,
         "currency": estimate.currency,
         "least_seconds": estimate.least_seconds,
-        "max_vcpus": estimate.room.vcpus,
+        "max_vcpus": estimate.capacity.vcpus,
         "guessed": list(estimate.guessed),
     }
 

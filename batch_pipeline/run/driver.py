@@ -22,12 +22,12 @@ from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.records.event_log import logged
-from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress, Together
+from batch_pipeline.records.events import CompositeListener, FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.history import Happened, append_if_possible
 from batch_pipeline.records.receipts import close_retirements
 from batch_pipeline.records.record import write_end
 from batch_pipeline.records.request import Request
-from batch_pipeline.records.spent import told_spent
+from batch_pipeline.records.spent import spent_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.beyond import reading_beyond
@@ -141,7 +141,7 @@ class Driver:
             if detach and jobs:
                 return self._end(self._outcome(state, snapshot, left=self._watch(snapshot, jobs).poll()), listener)
             if jobs:
-                self._watch(snapshot, jobs).until_over(Together(self._listeners(listener)))
+                self._watch(snapshot, jobs).until_over(CompositeListener(self._listeners(listener)))
                 partition = self._partition(snapshot, self._judge(snapshot, jobs), active=state.rounds > 0)
                 state = state.after_failures(partition)
                 self._tell_retries(partition, listener)
@@ -311,7 +311,7 @@ class Driver:
         close_retirements(self._store)
         for run_id, done in verdict.done.items():
             write_failed(self._store, run_id, verdict.failed)
-            spent = told_spent(self._store, run_id, jobs, request.settings)
+            spent = spent_record(self._store, run_id, jobs, request.settings)
             write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id), spent=spent)
 
 

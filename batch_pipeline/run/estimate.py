@@ -20,7 +20,7 @@ from batch_pipeline.config import PriceSettings, Settings
 from batch_pipeline.pipeline.plan import Inventory, Plan
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.request import Request
-from batch_pipeline.run.room import embedded_room
+from batch_pipeline.run.local_capacity import embedded_capacity
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.receipt import Receipt
@@ -37,7 +37,7 @@ _GIB: Final = 1024.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class Capacity:
     """What may be in use at once; None: nobody knows."""
 
     vcpus: int | None = None
@@ -70,7 +70,7 @@ class Estimate:
     currency: str
     #: It cannot take less time than this, from the first start to the last end.
     least_seconds: float
-    room: Room
+    capacity: Capacity
 
     @property
     def vcpu_hours(self) -> float:
@@ -97,7 +97,7 @@ def estimate(request: Request, plan: Plan, inventory: Inventory, backend: object
     """What the plan will take. Reads at most 200 receipts a step, and asks AWS how large the queue may get."""
     definitions = configured_definitions(request.graph, request.settings)
     durations = {step: read_durations(request.store, step, inventory) for step in request.graph.names}
-    return estimate_of(plan, definitions, durations, request.settings.prices, room_of(request.settings, backend))
+    return estimate_of(plan, definitions, durations, request.settings.prices, capacity_of(request.settings, backend))
 
 
 def read_durations(store: Store, step: str, inventory: Inventory) -> list[float]:
@@ -124,20 +124,20 @@ def _seconds(receipt: Receipt) -> float:
     return max(0.0, (ended - began).total_seconds())
 
 
-def room_of(settings: Settings, backend: object) -> Room:
+def capacity_of(settings: Settings, backend: object) -> Capacity:
     """How much may be in use at once: of this machine, or of the queue's compute environments."""
     if settings.backend.name == "embedded":
-        vcpus, memory_mb = embedded_room(settings.embedded)
-        return Room(vcpus=vcpus, memory_mb=memory_mb)
+        vcpus, memory_mb = embedded_capacity(settings.embedded)
+        return Capacity(vcpus=vcpus, memory_mb=memory_mb)
     if not isinstance(backend, Inspectable):
-        return Room()
+        return Capacity()
     try:
         queue = backend.account.queues([settings.backend.queue]).get(settings.backend.queue)
     except (NotVisible, BackendFailed):
-        return Room()
+        return Capacity()
     bounds = [each.max_vcpus for each in queue.environments if each.works] if queue else []
     known = [bound for bound in bounds if bound is not None]
-    return Room(vcpus=sum(known) if known and len(known) == len(bounds) else None)
+    return Capacity(vcpus=sum(known) if known and len(known) == len(bounds) else None)
 
 
 def estimate_of(
@@ -145,7 +145,7 @@ def estimate_of(
     definitions: Mapping[str, Mapping[str, Any]],
     durations: Mapping[str, Sequence[float]],
     prices: PriceSettings,
-    room: Room,
+    capacity: Capacity,
 ) -> Estimate:
     """What a plan will take, from how long cells took. Pure."""
     steps = tuple(
@@ -153,7 +153,9 @@ def estimate_of(
         for step in plan.graph.names
         if any(job.step == step and not job.join for job in plan.jobs)
     )
-    return Estimate(steps=steps, currency=prices.currency, least_seconds=_least(plan.graph, steps, room), room=room)
+    return Estimate(
+        steps=steps, currency=prices.currency, least_seconds=_least(plan.graph, steps, capacity), capacity=capacity
+    )
 
 
 def _step_estimate(
@@ -179,16 +181,16 @@ def _step_estimate(
     )
 
 
-def _least(graph: Graph, steps: Sequence[StepEstimate], room: Room) -> float:
-    """The longest chain of steps that one sample goes through, or all work over all room, whichever is more."""
+def _least(graph: Graph, steps: Sequence[StepEstimate], capacity: Capacity) -> float:
+    """The longest chain of steps that one sample goes through, or all work over all capacity, whichever is more."""
     ends: dict[str, float] = {}
     seconds = {step.step: step.seconds for step in steps}
     for node in graph:
         before = max((ends[name] for name in node.upstream), default=0.0)
         ends[node.name] = before + seconds.get(node.name, 0.0)
     bounds = [max(ends.values(), default=0.0)]
-    if room.vcpus:
-        bounds.append(sum(step.vcpu_hours for step in steps) * _HOUR / room.vcpus)
-    if room.memory_mb:
-        bounds.append(sum(step.gib_hours for step in steps) * _GIB * _HOUR / room.memory_mb)
+    if capacity.vcpus:
+        bounds.append(sum(step.vcpu_hours for step in steps) * _HOUR / capacity.vcpus)
+    if capacity.memory_mb:
+        bounds.append(sum(step.gib_hours for step in steps) * _GIB * _HOUR / capacity.memory_mb)
     return max(bounds)

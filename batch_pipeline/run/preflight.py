@@ -3,8 +3,8 @@
 On AWS a missing role, a disabled queue or an image that nobody pushed shows only in jobs that fail or wait for ever, by
 the thousand. Everything here can be known in a dozen calls, whatever the number of samples. What this AWS identity may
 not ask is said to be unchecked and stops nothing. The embedded Batch needs none of it: there the limits of the plan and
-the room of the machine are looked at, without a call. That the store can be written is found out by the driver's lock,
-the first thing that a run writes; that no two samples share a name, when the list is read.
+the capacity of the machine are looked at, without a call. That the store can be written is found out by the driver's
+lock, the first thing that a run writes; that no two samples share a name, when the list is read.
 """
 
 from __future__ import annotations

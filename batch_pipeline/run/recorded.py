@@ -27,7 +27,7 @@ from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepPro
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.receipts import Standing, close_retirements, read_retirements, standing_receipts
 from batch_pipeline.records.record import RunRecord, read_record, write_end
-from batch_pipeline.records.spent import told_spent
+from batch_pipeline.records.spent import spent_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.driver import Interrupted
@@ -178,7 +178,7 @@ def _close(store: Store, recorded: Recorded, reader: Reader, sent: Sequence[Subm
     for run in recorded.live:
         write_failed(store, run.run_id, verdict.failed)
         done, failed = verdict.done.get(run.run_id, 0), verdict.failed_of(run.run_id)
-        write_end(store, run.run_id, done=done, failed=failed, spent=told_spent(store, run.run_id, sent, settings))
+        write_end(store, run.run_id, done=done, failed=failed, spent=spent_record(store, run.run_id, sent, settings))
     # A cell that failed in one run may have been sent again by a later one, whose word it is then.
     last = {
         (job.step, sample): run.run_id

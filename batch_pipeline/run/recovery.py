@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from batch_pipeline.pipeline.plan import RetryOverrides
 from batch_pipeline.pipeline.workflow import Graph, Node
-from batch_pipeline.records.events import Again, FailedCell
+from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
@@ -121,7 +121,7 @@ def _goes_again(
     return bool(causes) and all(sample in goes[step] for step, sample in causes)
 
 
-def summary(cells: Sequence[FailedCell], overrides: Mapping[Cell, RetryOverrides]) -> list[Again]:
+def summary(cells: Sequence[FailedCell], overrides: Mapping[Cell, RetryOverrides]) -> list[RetrySummary]:
     """What is sent again, a line for each step, reason and overrides, the largest first; not what follows from it."""
     counts: dict[tuple[str, EndReason, RetryOverrides], int] = {}
     for cell in cells:
@@ -130,7 +130,7 @@ def summary(cells: Sequence[FailedCell], overrides: Mapping[Cell, RetryOverrides
             key = (cell.step, cell.reason, retry)
             counts[key] = counts.get(key, 0) + 1
     lines = [
-        Again(step=step, reason=reason, cells=count, memory_mb=retry.memory_mb, queue=retry.queue)
+        RetrySummary(step=step, reason=reason, cells=count, memory_mb=retry.memory_mb, queue=retry.queue)
         for (step, reason, retry), count in counts.items()
     ]
     return sorted(lines, key=lambda line: -line.cells)

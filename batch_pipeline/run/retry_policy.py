@@ -8,8 +8,8 @@ from batch_pipeline.backends.definitions import configured_definitions, resource
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.backend import LazyBackend
+from batch_pipeline.run.local_capacity import memory_cap
 from batch_pipeline.run.recovery import RetryPolicy
-from batch_pipeline.run.room import memory_cap
 from batch_pipeline.wire.contract import EndReason
 
 

@@ -132,12 +132,12 @@ def _of_run(store: Store, run_id: str) -> Iterator[AttemptLog]:
 def _matches(store: Store, log: AttemptLog, pattern: re.Pattern[str] | None) -> list[str] | None:
     """The matching lines; None when they are too many to be kept, and when the log went meanwhile."""
     kept: list[str] = []
-    room = MOST_CHARACTERS
+    left = MOST_CHARACTERS
     try:
         for text in _matching(store, log, pattern):
             kept.append(text)
-            room -= len(text)
-            if room < 0:
+            left -= len(text)
+            if left < 0:
                 return None
     except NotInStore:
         return []

@@ -14,7 +14,7 @@ from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.planner import make_plan
-from batch_pipeline.records.events import Again, FailedCell
+from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.records.receipts import read_retirements
 from batch_pipeline.records.record import read_record
 from batch_pipeline.records.request import Request
@@ -77,7 +77,7 @@ class DriverState:
     #: With what cells go again.
     overrides: Mapping[Cell, RetryOverrides] = field(default_factory=dict)
     #: What went again, a line for each step, reason and overrides.
-    retries: tuple[Again, ...] = ()
+    retries: tuple[RetrySummary, ...] = ()
     #: Cells of the waves so far: what is forced is forced once.
     made: frozenset[Cell] = frozenset()
     #: What failed in earlier runs, newest first; None: not read yet.

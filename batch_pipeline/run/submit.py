@@ -34,10 +34,10 @@ from batch_pipeline.run.beyond import Reading
 from batch_pipeline.run.cancel import carry_out
 from batch_pipeline.run.context import context_of
 from batch_pipeline.run.live import LOOK_SECONDS, find_with_retries, record_sent
+from batch_pipeline.run.local_capacity import require_capacity
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.owners import own
-from batch_pipeline.run.room import require_room
 from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, StoreFailed, SubmissionUnknown
@@ -89,7 +89,7 @@ class Submitter:
         request, store, bundle = self._request, self._request.store, self._bundle
         definitions = self._context.definitions
         wanted = {job.step for job in self._plan.jobs}
-        require_room(request.settings, definitions, wanted)
+        require_capacity(request.settings, definitions, wanted)
         check_all(self._plan, self._context)
         if not request.reference_files:
             own(store, request.graph, wanted, shared=request.share_steps)

@@ -92,7 +92,7 @@ class Problem:
     """One thing that stands against what was asked."""
 
     #: What it is about: `commit`, `image`, `--env PATH`.
-    thing: str
+    subject: str
     #: The rule that it breaks, as a sentence.
     rule: str
     #: What to do, as a sentence.
@@ -101,7 +101,11 @@ class Problem:
     status: int = 400
 
     def __str__(self) -> str:
-        return f"{self.thing}: {self.rule} {self.remedy}"
+        return f"{self.subject}: {self.rule} {self.remedy}"
+
+    def to_json(self) -> dict[str, str | int]:
+        """As the service and `--json` have it, where the subject's key is `thing`."""
+        return {"thing": self.subject, "rule": self.rule, "remedy": self.remedy, "status": self.status}
 
 
 class Refused(InvalidUse):

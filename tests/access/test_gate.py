@@ -70,7 +70,7 @@ def test_whoever_is_known_may_use_level_test_where_the_policy_says_so() -> None:
     eve = UserIdentity(name="eve@example.org", source="oidc")
     assert decide(ask("test"), policy(), eve, facts()).identity == eve
     error = refused(ask("test"), identity=UserIdentity(name="", source="oidc"))
-    assert [(problem.thing, problem.status) for problem in error.problems] == [("membership", 403)]
+    assert [(problem.subject, problem.status) for problem in error.problems] == [("membership", 403)]
 
 
 def test_a_role_that_was_taken_is_a_member_by_its_alias() -> None:
@@ -429,7 +429,7 @@ def test_a_repository_that_the_policy_does_not_name_is_refused(level: str, url: 
 def test_a_repository_and_a_commit_are_named_together(level: str, without: str) -> None:
     named: dict[str, Any] = {without: ""}
     error = refused(ask(level, **named))
-    assert [(problem.thing, problem.status) for problem in error.problems] == [("--repository, --commit", 400)]
+    assert [(problem.subject, problem.status) for problem in error.problems] == [("--repository, --commit", 400)]
 
 
 def test_a_precheck_refuses_before_anything_is_looked_up() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from batch_pipeline.config import load_settings
 from batch_pipeline.records.record import RunRecord
-from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS, spent_of, told_spent
+from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS, spent_of, spent_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.run_pages import spent_words
 from batch_pipeline.wire import layout
@@ -91,7 +91,7 @@ def test_this_machine_costs_hours_and_no_money(store: Store) -> None:
 def test_a_run_ends_though_a_receipt_cannot_be_read(store: Store) -> None:
     jobs = [send(store, "picard", names(2))]
     store.put(layout.receipt("picard", "s0", "f"), b"no receipt")
-    assert told_spent(store, "R", jobs, load_settings()) is None
+    assert spent_record(store, "R", jobs, load_settings()) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from batch_pipeline.records.record import new_run_id
 from batch_pipeline.report.estimates import estimate_lines, estimate_record, estimate_rows, lasting, money, payloads
 from batch_pipeline.run.context import NO_RUN, context_of
 from batch_pipeline.run.driver import Driver
-from batch_pipeline.run.estimate import Estimate, Room, StepEstimate
+from batch_pipeline.run.estimate import Capacity, Estimate, StepEstimate
 from tests.run.small import new_store, request_of
 
 
@@ -27,8 +27,8 @@ def step(name: str, receipts: int = 0, hours: float = 1.0) -> StepEstimate:
     )
 
 
-def of(*steps: StepEstimate, room: Room | None = None) -> Estimate:
-    return Estimate(steps=steps, currency="EUR", least_seconds=7200.0, room=room or Room())
+def of(*steps: StepEstimate, capacity: Capacity | None = None) -> Estimate:
+    return Estimate(steps=steps, currency="EUR", least_seconds=7200.0, capacity=capacity or Capacity())
 
 
 def test_each_step_has_a_row_and_all_have_one() -> None:
@@ -40,7 +40,7 @@ def test_each_step_has_a_row_and_all_have_one() -> None:
 
 
 def test_sentences_say_the_least_time_and_what_was_guessed() -> None:
-    lines = estimate_lines(of(step("a", 1), step("b"), room=Room(vcpus=64)))
+    lines = estimate_lines(of(step("a", 1), step("b"), capacity=Capacity(vcpus=64)))
     assert lines[0] == "It takes at least 2 h with at most 64 vCPUs at once."
     assert lines[1] == "No receipts yet of b: assumes 10 min a cell."
     assert "with any number of machines" in estimate_lines(of(step("a", 1)))[0]

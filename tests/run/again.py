@@ -30,7 +30,7 @@ from batch_pipeline.container.verdict import Verdict
 from batch_pipeline.pipeline.plan import CellState, Selection
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.events import Outcome, Silence
+from batch_pipeline.records.events import NullListener, Outcome
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
@@ -250,7 +250,7 @@ class Place:
         self.life = life = Life(ends_at=ends_at)
         driver = Driver(request, Mortal(self.cluster, life), sleep=lambda seconds: None)
         try:
-            outcome = driver.run(Silence(), detach=False)
+            outcome = driver.run(NullListener(), detach=False)
             driver.close()
         except (Killed, BatchPipelineError):
             if not life.is_over:

@@ -16,7 +16,7 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import Limits, Plan, Selection
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.events import Outcome, Silence, StepProgress
+from batch_pipeline.records.events import NullListener, Outcome, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver import Driver
@@ -166,7 +166,7 @@ class Stage(MemoryBackend):
 
 
 @dataclass(kw_only=True)
-class Ear(Silence):
+class Ear(NullListener):
     """A listener that remembers."""
 
     plans: list[Plan] = field(default_factory=list)

@@ -18,12 +18,12 @@ from batch_pipeline.run.driver import Driver
 from batch_pipeline.run.estimate import (
     GUESSED_SECONDS,
     MOST_RECEIPTS,
+    Capacity,
     Estimate,
-    Room,
+    capacity_of,
     estimate,
     estimate_of,
     read_durations,
-    room_of,
 )
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.receipt import Receipt
@@ -38,13 +38,13 @@ def plan_of(*samples: str) -> Plan:
     return Driver(request, MemoryBackend()).inspect().plan
 
 
-def estimated(plan: Plan, durations: dict[str, list[float]], room: Room | None = None) -> Estimate:
+def estimated(plan: Plan, durations: dict[str, list[float]], capacity: Capacity | None = None) -> Estimate:
     graph = Graph.of(Letters)
     definitions = {}
     for step, definition in definitions_of(graph, pipeline="letters", attempts=1).items():
         needs = [{"type": "VCPU", "value": "2"}, {"type": "MEMORY", "value": "2048"}]
         definitions[step] = {**definition, "containerProperties": {"resourceRequirements": needs}}
-    return estimate_of(plan, definitions, durations, PRICES, room or Room())
+    return estimate_of(plan, definitions, durations, PRICES, capacity or Capacity())
 
 
 def write_receipts(store: Store, step: str, count: int, seconds: float = 60.0) -> Inventory:
@@ -101,19 +101,19 @@ def test_cells_that_are_given_more_memory_cost_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "least"),
+    ("capacity", "least"),
     [
         # One sample goes through all steps.
-        (Room(), 160.0),
-        (Room(vcpus=1000), 160.0),
+        (Capacity(), 160.0),
+        (Capacity(vcpus=1000), 160.0),
         # (4 x 100 s + 4 x 50 s + 10 s) x 2 vCPUs.
-        (Room(vcpus=2), 610.0),
-        (Room(vcpus=4, memory_mb=2048), 610.0),
-        (Room(vcpus=1000, memory_mb=4096), 305.0),
+        (Capacity(vcpus=2), 610.0),
+        (Capacity(vcpus=4, memory_mb=2048), 610.0),
+        (Capacity(vcpus=1000, memory_mb=4096), 305.0),
     ],
 )
-def test_time_is_bounded_by_the_longest_chain_and_by_the_room(room: Room, least: float) -> None:
-    found = estimated(plan_of("a", "b", "c", "d"), {"upper": [100.0], "count": [50.0], "total": [10.0]}, room)
+def test_time_is_bounded_by_the_longest_chain_and_by_the_capacity(capacity: Capacity, least: float) -> None:
+    found = estimated(plan_of("a", "b", "c", "d"), {"upper": [100.0], "count": [50.0], "total": [10.0]}, capacity)
     assert found.least_seconds == pytest.approx(least)
 
 
@@ -141,14 +141,14 @@ def test_an_estimate_reads_the_store_of_the_request() -> None:
     look = Driver(request, backend).inspect()
     found = estimate(request, look.plan, look.inventory, backend)
     assert [(step.step, step.receipts) for step in found.steps] == [("upper", 5), ("count", 0), ("total", 0)]
-    assert found.room.vcpus
+    assert found.capacity.vcpus
 
 
 def settings_of(name: str) -> Any:
     return load_settings({"backend.name": name, "embedded.vcpus": 3}, environ={}, folder=Path("/nonexistent"))
 
 
-def test_the_room_of_a_queue_is_that_of_its_environments_that_work() -> None:
+def test_the_capacity_of_a_queue_is_that_of_its_environments_that_work() -> None:
     batch = VirtualBatch(queues=())
     client = batch.client("batch")
     order: Any = []
@@ -161,13 +161,13 @@ def test_the_room_of_a_queue_is_that_of_its_environments_that_work() -> None:
         order.append({"order": len(order) + 1, "computeEnvironment": name})
     client.create_job_queue(jobQueueName="mixed", priority=1, computeEnvironmentOrder=order)
     backend = BatchBackend(settings_of("aws"), clients=Clients(attached_maker(batch.attach)))
-    assert room_of(settings_of("aws"), backend) == Room(vcpus=128)
+    assert capacity_of(settings_of("aws"), backend) == Capacity(vcpus=128)
     client.create_job_queue(jobQueueName="other", priority=1, computeEnvironmentOrder=order[:1])
     assert backend.calls == {"DescribeJobQueues": 1, "DescribeComputeEnvironments": 1}
 
 
-def test_the_room_of_an_unknown_queue_is_unknown_and_of_this_machine_what_is_handed_out() -> None:
+def test_the_capacity_of_an_unknown_queue_is_unknown_and_of_this_machine_what_is_handed_out() -> None:
     backend = BatchBackend(settings_of("aws"), clients=Clients(attached_maker(VirtualBatch(queues=()).attach)))
-    assert room_of(settings_of("aws"), backend) == Room()
-    assert room_of(settings_of("aws"), MemoryBackend()) == Room()
-    assert room_of(settings_of("embedded"), MemoryBackend()).vcpus == 3
+    assert capacity_of(settings_of("aws"), backend) == Capacity()
+    assert capacity_of(settings_of("aws"), MemoryBackend()) == Capacity()
+    assert capacity_of(settings_of("embedded"), MemoryBackend()).vcpus == 3

@@ -15,7 +15,7 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import RetryOverrides
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.workflow import Graph, Node, Port, Task
-from batch_pipeline.records.events import Again, FailedCell
+from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.records.request import Request
 from batch_pipeline.report.tables import root_causes
 from batch_pipeline.run.recovery import RetryPolicy, partition_failures, remembered
@@ -178,7 +178,7 @@ def test_only_the_newest_word_on_a_cell_counts() -> None:
 
 
 def test_a_line_says_how_many_go_again_with_what_and_why() -> None:
-    line = Again(step="upper", reason=EndReason.OUT_OF_MEMORY, cells=1200, memory_mb=8192, queue="steady").line
+    line = RetrySummary(step="upper", reason=EndReason.OUT_OF_MEMORY, cells=1200, memory_mb=8192, queue="steady").line
     assert line == "upper: 1,200 cells sent again with 8,192 MiB to queue steady (out of memory)"
 
 

@@ -17,7 +17,7 @@ from batch_pipeline.localbatch.api.model import ApiError, ApiRequest
 from batch_pipeline.localbatch.hosts.scripted import Script
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.records import request as requests
-from batch_pipeline.records.events import Again, Outcome
+from batch_pipeline.records.events import Outcome, RetrySummary
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
@@ -166,9 +166,9 @@ class Hears(Ear):
 
     def __init__(self) -> None:
         super().__init__()
-        self.again_lines: list[Again] = []
+        self.again_lines: list[RetrySummary] = []
 
-    def again(self, lines: Sequence[Again]) -> None:
+    def again(self, lines: Sequence[RetrySummary]) -> None:
         self.again_lines += lines
 
 

@@ -36,7 +36,7 @@ def submit(call: CommandCall) -> int:
     except Refused as error:
         if not call.json:
             raise
-        print_json({"status": error.status, "problems": [asdict(problem) for problem in error.problems]})
+        print_json({"status": error.status, "problems": [problem.to_json() for problem in error.problems]})
         return CommandExit.USAGE
 
 

@@ -6,7 +6,6 @@ The maintainers find the same id in the service's log and in the audit log.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Final
 
 from starlette.requests import Request
@@ -85,7 +84,7 @@ def error_answer(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The one form of all answers that are none."""
-    body = {"error": sentence, "problems": [asdict(problem) for problem in problems], "request_id": request_id}
+    body = {"error": sentence, "problems": [problem.to_json() for problem in problems], "request_id": request_id}
     return JSONResponse(body, status_code=status, headers=dict(headers or {}))
 
 

@@ -52,7 +52,7 @@ def _response(request: Request, status: int, sentence: str, json: Response) -> R
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, BatchPipelineError)
     if isinstance(error, Refused):
-        request.state.problems = [problem.thing for problem in error.problems]
+        request.state.problems = [problem.subject for problem in error.problems]
     elif status_of(error) >= 500:
         _LOG.error("Request %s: %s", request.state.request_id, scrubbed(error.message))
     return _response(request, status_of(error), sentence_of(error), answer_to(error, request.state.request_id))
@@ -85,4 +85,4 @@ def _problem(item: Mapping[str, Any]) -> Problem:
     """What is wrong with a part of a request; its value is not repeated."""
     place = ".".join(map(str, item["loc"][1:])) or str(item["loc"][0])
     rule = str(item["msg"])
-    return Problem(thing=place, rule=rule if rule.endswith(".") else f"{rule}.", remedy="Fix it.", status=422)
+    return Problem(subject=place, rule=rule if rule.endswith(".") else f"{rule}.", remedy="Fix it.", status=422)

@@ -161,7 +161,7 @@ class Catalogue:
             raise Refused(
                 [
                     Problem(
-                        thing=f"{dataset}, level {level.value}",
+                        subject=f"{dataset}, level {level.value}",
                         rule=f"{identity.name} may see no such results.",
                         remedy="Ask the dataset's maintainers.",
                         status=403,

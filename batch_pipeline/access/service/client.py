@@ -83,9 +83,9 @@ class ServiceClient:
     def _error(self, status: int, data: bytes) -> InvalidUse | ServiceUnreachable:
         try:
             answer = json.loads(data)
-            problems = [Problem(**problem) for problem in answer["problems"]]
+            problems = [Problem(subject=problem.pop("thing"), **problem) for problem in answer["problems"]]
             sentence = f"{answer['error']} (request {answer['request_id']})"
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             problems, sentence = [], f"It answered {status}, and not as such a service does. Check server.url."
         if problems:
             return Refused(problems)

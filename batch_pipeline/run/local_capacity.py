@@ -1,7 +1,7 @@
-"""Whether the embedded backend can ever start a step's job.
+"""The capacity of the embedded backend: whether it can ever start a step's job.
 
 AWS Batch leaves a job that asks for more than any host has RUNNABLE for ever, and so does the embedded one. On this
-machine what there is can be known beforehand, and somebody with a small laptop shall not wait for nothing.
+machine what there is can be known beforehand, so a user of a small laptop is told at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batch_pipeline.wire.errors import InvalidUse
 _MIB: Final = 1 << 20
 
 
-def embedded_room(embedded: EmbeddedSettings) -> tuple[int, int]:
+def embedded_capacity(embedded: EmbeddedSettings) -> tuple[int, int]:
     """vCPUs and MiB that the embedded backend hands out."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
     return embedded.vcpus or len(os.sched_getaffinity(0)), embedded.memory_mb or machine
@@ -38,7 +38,7 @@ def memory_cap(settings: Settings, backend: object) -> int:
 def _largest(settings: Settings, backend: object) -> int:
     """What a job can have on the largest machine of the queues; 0 when nobody knows."""
     if settings.backend.name == "embedded":
-        return embedded_room(settings.embedded)[1]
+        return embedded_capacity(settings.embedded)[1]
     if not isinstance(backend, Inspectable):
         return 0
     names = filter(None, (settings.backend.queue, settings.backend.on_demand_queue))
@@ -49,11 +49,11 @@ def _largest(settings: Settings, backend: object) -> int:
     return int(USABLE_MEMORY * max((machine.memory_mb for each in machines.values() for machine in each), default=0))
 
 
-def require_room(settings: Settings, definitions: Mapping[str, Mapping[str, Any]], steps: Collection[str]) -> None:
+def require_capacity(settings: Settings, definitions: Mapping[str, Mapping[str, Any]], steps: Collection[str]) -> None:
     """Raises InvalidUse for a step whose job would wait for ever. On AWS the compute environments decide."""
     if settings.backend.name != "embedded":
         return
-    there = embedded_room(settings.embedded)
+    there = embedded_capacity(settings.embedded)
     for step in steps:
         for wanted, most, unit, key in zip(
             resources(definitions[step]), there, ("vCPUs", "MiB of memory"), ("vcpus", "memory_mb"), strict=True
