@@ -162,7 +162,7 @@ def _membership(request: SubmitRequest, policy: DatasetPolicy, identity: UserIde
     elif not any(policy.is_member(level, identity.names) for level in Level):
         yield Problem(
             subject="membership",
-            rule=f"{identity.name or 'Nobody'} is no member of the dataset {policy.dataset}.",
+            rule=f"{identity.name or 'A user without a name'} is no member of the dataset {policy.dataset}.",
             remedy="Ask its maintainers.",
             status=403,
         )

@@ -205,8 +205,8 @@ class BatchBackend:
                 ) from error
             if outcome is CallOutcome.UNKNOWN:
                 raise SubmissionUnknown(
-                    f"Nobody knows whether job {name} was queued ({error_text(error)}); it is looked up by name before "
-                    "it is sent again. Run the same command again."
+                    f"It is not known whether job {name} was queued ({error_text(error)}); it is looked up by name "
+                    "before it is sent again. Run the same command again."
                 ) from error
             if outcome is CallOutcome.MISCONFIGURED:
                 raise translated("submit_job", error) from error

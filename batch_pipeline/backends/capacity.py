@@ -127,7 +127,7 @@ def queue_problems(queue: Queue) -> list[CapacityProblem]:
         problems.append(
             CapacityProblem(
                 sentence=f"The job queue {queue.name} is not VALID{_because(queue.status_reason)}.",
-                remedy="Wait if it is being changed; else set it up anew: deploy infrastructure.",
+                remedy="Wait if it is being changed; else set it up again: deploy infrastructure.",
             )
         )
     if queue.environments and not any(each.works for each in queue.environments):

@@ -109,7 +109,7 @@ def _ask(
     if samples:
         what += f", {counted(len(samples), 'sample')} ({first_few(sorted(samples))})"
     if not sys.stdin.isatty():
-        raise InvalidUse(f"This would cancel {what}, and nobody is there to ask. Give --yes.")
+        raise InvalidUse(f"This would cancel {what}, and there is no terminal to ask on. Give --yes.")
     click.confirm(f"Cancel {what}?", abort=True, err=True)
 
 

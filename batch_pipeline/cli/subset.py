@@ -25,7 +25,7 @@ FILES: Final = ("{sample}.bam", "{sample}.bam.bai")
 def subset(call: CommandCall) -> int:
     """Copies the files of chosen samples from one store to another, and records that in both.
 
-    From production to test, say: for a pipeline to be tried on real data that somebody chose. What is there already is
+    From production to test, say: for a pipeline to be tried on real data that were chosen. What is there already is
     left alone; a file of the same name with another size is refused, and nothing copied.
     """
     from batch_pipeline.provenance.subset import subset as copied

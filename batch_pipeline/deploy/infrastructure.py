@@ -179,8 +179,8 @@ class Infrastructure:
                 return False
             if code_of(error) in ("403", "301"):
                 raise InvalidUse(
-                    f"The bucket {bucket} is somebody else's, in another region, or closed to you. Name another with "
-                    "--bucket-name, or set aws.region."
+                    f"The bucket {bucket} belongs to another account, is in another region, or is closed to you. "
+                    "Name another with --bucket-name, or set aws.region."
                 ) from error
             raise
         return True

@@ -136,7 +136,7 @@ class LuigiAdapter(NullListener):
             return BackendFailed(f"Luigi did not submit {names}; its reasons are in luigi.log. {_REMEDY}")
         if call(self._url, "is_paused")["paused"]:
             return RunConflict(
-                f"Luigi's scheduler at {self._url} is paused and let nobody submit {names}. "
+                f"Luigi's scheduler at {self._url} is paused and did not let {names} be submitted. "
                 "Press Resume on its page, then run the same command again."
             )
         ids = {step: self.task_ids[step] for step in refused}

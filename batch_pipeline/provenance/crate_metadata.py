@@ -32,7 +32,7 @@ PROFILES: Final = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
 }
 #: A crate must name a licence, and a run knows none.
-NO_LICENCE: Final = "No licence was stated for these data. Ask whoever made them."
+NO_LICENCE: Final = "No licence was stated for these data. Ask those who made them."
 _PARAMETER: Final = "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"
 _WORKFLOW: Final = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 _ACTION: Final = "#run"

@@ -76,7 +76,7 @@ CODES: Final[Sequence[tuple[str, CapacityProblem]]] = (
     (
         "ACTION_REQUIRED",
         CapacityProblem(
-            sentence="AWS Batch waits for somebody to mend the queue's compute environments.",
+            sentence="The queue's compute environments are broken, and AWS Batch waits until they are repaired.",
             remedy="Do what it names; `doctor` tells more.",
         ),
     ),

@@ -92,5 +92,5 @@ def _refuse_other(request: Request, name: str) -> None:
     if plan.why[plan.graph.names[0]][0] is Why.CHANGED:
         raise RunConflict(
             f"Reference {name!r} is there, built from other files or with other parameters. Choose another name, or"
-            " give --force to build it anew: every sample done with it will run again."
+            " give --force to build it again: every sample done with it will run again."
         )

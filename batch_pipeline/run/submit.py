@@ -137,7 +137,7 @@ class Submitter:
             self._close_unsent()
             raise
         except KeyboardInterrupt:
-            message = f"{place}somebody pressed Ctrl-C."
+            message = f"{place}Ctrl-C was pressed."
             append_if_possible(self._request.store, self.run_id, Happened.SUBMISSION_INTERRUPTED, message, **about)
             self._close_unsent()
             raise

@@ -80,7 +80,7 @@ class InvalidPlan(InvalidUse):
 
 
 class UnsafeFolder(InvalidUse):
-    """A folder that would be trusted is somebody else's, or others may write to it."""
+    """A folder that would be trusted belongs to another user, or others may write to it."""
 
 
 class NotReady(InvalidUse):

@@ -123,7 +123,7 @@ def require_private(folder: str | Path, remedy: str) -> None:
     else:
         return
     raise UnsafeFolder(
-        f"{folder} {what}; it must be a folder of {_name(me)} that nobody else may write to, because what lies there "
+        f"{folder} {what}; it must be a folder of {_name(me)} that no other user may write to, because what lies there "
         f"is trusted. {remedy}, or {mend}"
     )
 

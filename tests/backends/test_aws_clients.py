@@ -175,7 +175,7 @@ def test_a_submission_that_takes_effect_and_times_out_is_sent_once_and_found(
     monkeypatch.setattr("batch_pipeline.backends.aws_clients.SUBMIT_TIMEOUT_SECONDS", 0.2)
     batch, server = slow
     backend = create(aws_settings(endpoint=server.url))
-    with pytest.raises(SubmissionUnknown, match="Nobody knows whether job job was queued"):
+    with pytest.raises(SubmissionUnknown, match="It is not known whether job job was queued"):
         backend.submit(job)
     assert server.count("/v1/submitjob") == 1
     assert backend.find("job", "mixed") == "id-1"

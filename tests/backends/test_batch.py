@@ -153,7 +153,7 @@ def test_a_failing_server_leaves_doubt_and_is_asked_once(
     code: str, status: int, backend: BatchBackend, wire: Wire, job: JobRequest
 ) -> None:
     wire.answers["SubmitJob"] = lambda asked: wire.refusal(code, status)
-    with pytest.raises(SubmissionUnknown, match="Nobody knows whether job job was queued"):
+    with pytest.raises(SubmissionUnknown, match="It is not known whether job job was queued"):
         backend.submit(job)
     assert len(wire.of("SubmitJob")) == 1
 

@@ -70,7 +70,7 @@ def test_success_is_success_whatever_the_words_say() -> None:
         (f"{EXITED} {OOM}", True),
         (f"{EXITED} container killed due to memory usage", True),
         (EXITED, False),
-        ("SIGKILL ended it. If nobody sent that, it needed more memory than there was.", False),
+        ("SIGKILL ended it. Unless a person sent that, it needed more memory than there was.", False),
         ("", False),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_squatted_folder_is_refused_with_a_sentence_and_leaves_no_receipt(shar
     found = ended(start(ALICE, shared))
     assert (found["code"], found["reason"], found["vouched"]) == (64, "contract", False)
     what = f"belongs to uid {MALLORY}" if how == "folder" else "is a link"
-    assert f"{own} {what}; it must be a folder of uid {ALICE} that nobody else may write to" in found["log"]
+    assert f"{own} {what}; it must be a folder of uid {ALICE} that no other user may write to" in found["log"]
     assert "Set BATCH_PIPELINE_SCRATCH or TMPDIR to another folder, or " in found["log"]
 
     def refused() -> None:

@@ -396,7 +396,7 @@ def test_what_filters_mean_is_asked_about(pool: Pool, verb: str) -> None:
     pool("add", "a", "--", "true")
     told = pool(verb, "--all")
     assert told.code == CommandExit.USAGE
-    assert f"This would {verb} 1 task (a), and nobody is there to ask." in told.err
+    assert f"This would {verb} 1 task (a), and there is no terminal to ask on." in told.err
     assert pool.states() == {"a": "todo"}
     dry = pool(verb, "--all", "--dry-run")
     assert (dry.code, dry.out.split(".")[0][:16]) == (CommandExit.DONE, "1 task would be ")

@@ -29,7 +29,7 @@ def submit(call: CommandCall) -> int:
     """Runs SCRIPT on a dataset: the commit of the working directory, or one that is named, in a driver job.
 
     A gate decides first whether it may, by the dataset's policy: what is dirty, not merged, in another image or by
-    somebody else is refused above level test. Everything behind SCRIPT is the script's. Ends with 2 when it is refused.
+    another user is refused above level test. Everything behind SCRIPT is the script's. Ends with 2 when it is refused.
     """
     try:
         return (submit_by_service if call.settings.server.url else _submit)(call, submit_request_of(call))

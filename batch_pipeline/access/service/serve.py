@@ -49,7 +49,7 @@ _MOST_STARTS: Final = 4
 def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: str = "") -> RequestGuard:
     """The whole application. Raises InvalidConfig for settings or policies that are wrong, StoreFailed."""
     if has_control(insecure_user) or insecure_user == "*":
-        raise InvalidUse(f"{insecure_user!r} is nobody's name. Give one that policies may name.")
+        raise InvalidUse(f"{insecure_user!r} is not a name of a user. Give one that policies may name.")
     audit = AuditLog(settings.server.audit_file)
     service = Service(
         catalogue=_catalogue(settings),

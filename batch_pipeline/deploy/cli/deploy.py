@@ -27,7 +27,7 @@ def deploy(call: CommandCall) -> int:
     """Sets up what runs need: infrastructure, images, definitions, code, references; one PART, or all that apply.
 
     Doing it again does nothing. `run` registers definitions and uploads code by itself. PART prune takes job
-    definitions out of use that nobody needs. NAMES are those of images.
+    definitions out of use that no job needs. NAMES are those of images.
     """
     part = call.options["part"]
     if call.options["names"] and part != "images":

@@ -46,7 +46,7 @@ def ask(call: CommandCall, question: str) -> None:
     if call.options["yes"]:
         return
     if not sys.stdin.isatty():
-        raise InvalidUse(f"{question} Nobody is there to ask: give --yes.")
+        raise InvalidUse(f"{question} There is no terminal to ask on: give --yes.")
     click.confirm(question, abort=True, err=True)
 
 

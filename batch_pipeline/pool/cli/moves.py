@@ -77,7 +77,9 @@ def _ask(call: CommandCall, verb: str, report: MoveReport) -> None:
         f"{verb} {counted(report.moved, 'task')} ({', '.join(report.moved_ids[:5])}{', …' if report.moved > 5 else ''})"
     )
     if not sys.stdin.isatty():
-        raise InvalidUse(f"This would {what}, and nobody is there to ask. Give --yes, or --dry-run to see more.")
+        raise InvalidUse(
+            f"This would {what}, and there is no terminal to ask on. Give --yes, or --dry-run to see more."
+        )
     click.confirm(f"{what.capitalize()}?", abort=True, err=True)
 
 

@@ -219,7 +219,7 @@ def _header(path: Path, number: int, row: Sequence[str]) -> Sequence[str]:
     strange = [name for name in names if name.partition(".")[0] not in known]
     whole = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
     if strange or whole or "id" not in names or len(set(names)) < len(names):
-        what = f"columns that nobody knows: {', '.join(strange)}" if strange else "no column id, or one twice"
+        what = f"unknown columns: {', '.join(strange)}" if strange else "no column id, or one twice"
         raise InvalidTasks(
             f"{path}, line {number}: it has {what}. Known: {', '.join((*FIELDS, *ALIASES))}; environment.NAME, "
             "inputs.PORT and outputs.PORT for one of a kind."

@@ -32,7 +32,7 @@ def parse_task_spec(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> T
     for name, value in values.items():
         field_name = ALIASES.get(name, name)
         if field_name not in FIELDS:
-            return InvalidRow(f"it has a field {name!r} that nobody knows. Known: {', '.join(FIELDS)}.")
+            return InvalidRow(f"it has an unknown field {name!r}. Known: {', '.join(FIELDS)}.")
         try:
             checked = FIELDS[field_name](value)
         except (ValueError, TypeError):

@@ -11,7 +11,7 @@ from batch_pipeline.wire.errors import BatchPipelineError, InvalidOutput, Missin
 #: Codes that mean the same whatever the command: put me back (BSD's EX_TEMPFAIL), killed, ended.
 _OF_ANY: Final = (ContainerExit.INTERRUPTED, 137, 143)
 _WORDS: Final = {
-    EndReason.OUT_OF_MEMORY: "SIGKILL ended it. If nobody sent that, it needed more memory than there was.",
+    EndReason.OUT_OF_MEMORY: "SIGKILL ended it. Unless a person sent that, it needed more memory than there was.",
     EndReason.INTERRUPTED: "It was interrupted.",
 }
 _MOST_CHARACTERS: Final = 300

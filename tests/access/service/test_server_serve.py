@@ -90,7 +90,7 @@ def test_a_policy_that_is_wrong_is_told_before_it_listens(lab: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["*", "alice\n"])
 def test_nobody_is_called_so(name: str, lab: Lab) -> None:
-    with pytest.raises(InvalidUse, match="nobody's name"):
+    with pytest.raises(InvalidUse, match="not a name of a user"):
         make_guarded(lab.settings, MemoryBackend(), insecure_user=name)
 
 
