@@ -65,6 +65,8 @@ ALLOWED = CORE | WINGS
 #: Where alone the core reaches the wings: the table of their verbs, and the backend of a run whose cells pilots do.
 DOORS = (f"{PACKAGE}/cli/wings.py", f"{PACKAGE}/run/backend.py")
 MOST_LINES = 450
+#: A folder with more modules has them all, in the order in which they are read, in the docstring of its `__init__.py`.
+MOST_MODULES = 15
 #: More lines than that need a reason, in the module's docstring.
 USUAL_LINES = 300
 REASON = re.compile(r"\b([Ll]onger than|longer for|little long for|More than 300 lines)|longer than others")
@@ -357,6 +359,20 @@ def test_a_module_that_is_longer_than_most_says_why() -> None:
         for module in measures.modules()
         if module.lines > USUAL_LINES and not REASON.search(" ".join(module.docstring.split()))
     ]
+
+
+def test_a_folder_of_many_modules_lists_them_and_says_why_it_is_one() -> None:
+    folders: dict[Path, list[str]] = {}
+    for file in tracked(f"{PACKAGE}/"):
+        if file.endswith(".py"):
+            folders.setdefault(Path(file).parent, []).append(Path(file).stem)
+    large = {folder: names for folder, names in folders.items() if len(names) > MOST_MODULES}
+    assert large
+    for folder, names in large.items():
+        text = ast.get_docstring(parsed(str(folder / "__init__.py"))) or ""
+        unnamed = {name for name in names if not re.search(rf"\b{name}\b", text)} - {"__init__"}
+        assert not unnamed, f"The docstring of {folder} does not name {sorted(unnamed)}."
+        assert re.search("flat|inside", text), f"{folder} has {len(names)} modules, and its docstring does not say why."
 
 
 def test_no_function_is_long() -> None:

@@ -1,4 +1,13 @@
-"""Where jobs run. Each backend obeys `base.Backend`; AWS Batch and the embedded one are the same code."""
+"""Where jobs run. Each backend obeys `base.Backend`; AWS Batch and the embedded one are the same code.
+
+    contract  `base` (protocols), `quotas` (AWS's), `limits` (a plan against them)
+    decide    `definitions`, `payload` (what is sent), `parsing` and `reasons` (what is answered), `capacity` (what a
+              queue can run); all pure
+    act       `aws_clients`, `aws_errors`, `rate_limit`, `credentials`, `registration`, `account`
+    backends  `batch` (AWS Batch and the embedded one), `memory` (a twin for tests)
+
+One flat room: there is one backend of AWS Batch, of which all but `base` and `memory` are parts, each a page long.
+"""
 
 from __future__ import annotations
 

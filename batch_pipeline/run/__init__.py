@@ -1,1 +1,15 @@
-"""Acts on a plan: records, submits, watches, and tells what came of it."""
+"""Acts on a plan: records, submits, watches, and tells what came of it.
+
+The files in the order in which a run meets them:
+
+    where     `place` (the backend, as the run record says), `backend` (pilots or array jobs), `lock` (one driver)
+    look      `inventory` (the store), `live` (jobs on their way), `recovery` and `retry_policy` (what goes again),
+              `snapshot` (all of it, and the plan)
+    check     `preflight`, `local_capacity` (of this machine), `owners` and `beyond` (of steps in the store)
+    send      `bundle`, `folders`, `context` (what jobs share), `reference`, `submit`, `orders` (to cancel)
+    follow    `watch`, `diagnosis` (why jobs wait), `interrupts`, `verdict`, and `driver`: the loop over all above
+    besides   `estimate`, `status`, `recorded` (both without the pipeline's file), `cancel`, `logs`, `search`
+
+One flat room: `driver` and `snapshot` use nearly all of the others, and so do the commands of the last line. Folders
+would divide what looks from what acts, and both stand on the same snapshot, live jobs and verdicts.
+"""
