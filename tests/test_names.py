@@ -35,7 +35,6 @@ TWO_TYPES = {
     ("pool/stores/couchdb/documents.py", "document"),
     # Of all steps by name, and of one.
     ("provenance/rightsize.py", "now"),
-    ("luigi_adapter/states.py", "progress"),
     # Two sides of a comparison, whatever is compared.
     ("records/compare.py", "before"),
     ("records/compare.py", "after"),

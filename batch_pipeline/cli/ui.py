@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +12,7 @@ import click
 
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options
-from batch_pipeline.cli.output import data
+from batch_pipeline.cli.output import data, say
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.scratch import folder_beside
 
@@ -28,16 +31,33 @@ def ui(call: CommandCall) -> int:
     if call.options["stop"]:
         data("luigid was stopped." if daemon.stop(folder) else "No luigid was started here.")
         return CommandExit.DONE
-    url = daemon.start(
+    foreground = call.options["foreground"]
+    url, process = daemon.start(
         call.options["host"],
-        call.options["port"],
-        open_browser=not call.options["no_browser"],
+        port=call.options["port"],
         state_folder=folder,
-        foreground=call.options["foreground"],
-        allow_remote=call.options["allow_remote"],
+        foreground=foreground,
+        remote=call.options["allow_remote"],
     )
+    where = f"runs at {url} (process {process.pid}, log {folder / 'luigid.log'})" if process else ""
+    say(f"luigid {where or f'already runs at {url}'}")
+    # Without a display webbrowser would fall back on one that takes the terminal.
+    if not call.options["no_browser"] and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        webbrowser.open(url)
+    if process and foreground:
+        _wait(process)
+        daemon.pid_file(folder).unlink(missing_ok=True)
     data(url)
     return CommandExit.DONE
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Waits until it has ended; Ctrl-C ends it."""
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:

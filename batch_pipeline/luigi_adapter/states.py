@@ -7,19 +7,15 @@ no name that a user gave, of a sample say, may stand in one; explanations are es
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from batch_pipeline.records.events import Outcome, StepProgress
-from batch_pipeline.wire.contract import EndReason
 
 RUNNING: Final = "RUNNING"
 DONE: Final = "DONE"
 FAILED: Final = "FAILED"
-
-_COUNTS: Final = ("done_before", "done", "running", "waiting", "left_out")
 
 #: How many cells an explanation names.
 CELLS_NAMED: Final = 20
@@ -44,16 +40,6 @@ class LuigiTaskStatus:
 NOTHING_TO_SUBMIT: Final = LuigiTaskStatus(status=DONE, percent=100, line="nothing to submit")
 
 
-def whole(name: str, progress: Mapping[str, StepProgress]) -> StepProgress:
-    """The counts of all steps together, under the pipeline's name."""
-    steps = progress.values()
-    failed: Counter[EndReason] = Counter()
-    for step in steps:
-        failed.update(step.failed)
-    counts = {field: sum(getattr(step, field) for step in steps) for field in _COUNTS}
-    return StepProgress(step=name, failed=failed, **counts)
-
-
 def status_of(progress: StepProgress) -> LuigiTaskStatus:
     """The status of a step, or of all, while the driver watches."""
     # Rounded down: 100 is for those that are over.
@@ -67,7 +53,7 @@ def last_statuses_of(name: str, outcome: Outcome) -> dict[str, LuigiTaskStatus]:
     """The statuses of the steps, and of all under the pipeline's name, when the driver returns."""
     statuses = {step: _last(counts, outcome, _reasons(step, outcome)) for step, counts in outcome.progress.items()}
     see_steps = ["See its steps."] if outcome.failed or outcome.blocked else []
-    return {**statuses, name: _last(whole(name, outcome.progress), outcome, see_steps)}
+    return {**statuses, name: _last(StepProgress.sum_of(name, outcome.progress.values()), outcome, see_steps)}
 
 
 def _last(progress: StepProgress, outcome: Outcome, reasons: Sequence[str]) -> LuigiTaskStatus:

@@ -149,7 +149,7 @@ class LuigiAdapter(NullListener):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        together = states.whole(self._graph.name, progress)
+        together = StepProgress.sum_of(self._graph.name, progress.values())
         self._report({counts.step: states.status_of(counts) for counts in (*progress.values(), together)})
 
     def ended(self, outcome: Outcome) -> None:

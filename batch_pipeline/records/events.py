@@ -5,13 +5,15 @@ The command line listens to draw bars, Luigi's adapter to report to its schedule
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.wire.contract import EndReason
 
+_COUNTS = ("done_before", "done", "running", "waiting", "left_out")
 #: Reasons that are nobody's failure.
 _WORDS = {EndReason.DEPENDENCY: "not run", EndReason.CANCELLED: "cancelled"}
 
@@ -31,6 +33,12 @@ class StepProgress:
     failed: Mapping[EndReason, int] = field(default_factory=dict)
     #: Cells that this run does not touch: blocked, deferred, not chosen.
     left_out: int = 0
+
+    @classmethod
+    def sum_of(cls, name: str, steps: Collection[StepProgress]) -> StepProgress:
+        """The counts of several steps together, under a name: the pipeline's."""
+        failed: Counter[EndReason] = sum((Counter(step.failed) for step in steps), Counter())
+        return cls(step=name, failed=failed, **{key: sum(getattr(step, key) for step in steps) for key in _COUNTS})
 
     @property
     def total(self) -> int:

@@ -175,7 +175,7 @@ def test_state_that_another_user_prepared_is_not_believed(shared: Path) -> None:
         acts: list[Callable[[], object]] = [
             lambda: find(state),
             lambda: ensure(state),
-            lambda: start(port=1, open_browser=False, state_folder=luigid),
+            lambda: start(port=1, state_folder=luigid),
             lambda: stop(luigid),
         ]
         for act in acts:

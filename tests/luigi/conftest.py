@@ -137,7 +137,7 @@ def port() -> int:
 def luigid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("luigid")
     keep_until_the_end(folder)
-    yield daemon.start(port=free_port(), open_browser=False, state_folder=folder)
+    yield daemon.start(port=free_port(), state_folder=folder)[0]
     assert daemon.stop(folder)
 
 

@@ -222,7 +222,7 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scheduler, "BEAT_SECONDS", 0.1)
-    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+    url, _ = daemon.start(port=port, state_folder=tmp_path)
     try:
         adapter = drivers(url).adapter("02O")
         adapter.submit_all()
@@ -234,7 +234,7 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         adapter.progressed(counts)  # nobody listens: it neither raises nor waits
-        daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+        daemon.start(port=port, state_folder=tmp_path)
         eventually(lambda: shown(url, adapter, "status"), expected)
         assert shown(url, adapter, "status_message")["count"] == counts["count"].line
         assert adapter.task_ids["trim"] in shown(url, adapter, "deps")["count"]
@@ -243,7 +243,7 @@ def test_a_scheduler_that_lost_its_memory_is_told_everything_again(
 
 
 def test_a_scheduler_that_dies_while_submitting_is_a_clear_error(tmp_path: Path, port: int, drivers: Make) -> None:
-    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+    url, _ = daemon.start(port=port, state_folder=tmp_path)
     driver = drivers(url)
     adapter = driver.adapter("02P")
     assert daemon.stop(tmp_path)
@@ -271,7 +271,7 @@ def test_a_driver_is_alive_while_it_watches_and_found_out_when_it_is_killed(
     tmp_path: Path, port: int, rpc: Make, eventually: Make
 ) -> None:
     (tmp_path / "luigi.cfg").write_text("[scheduler]\nworker_disconnect_delay = 1\n")
-    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+    url, _ = daemon.start(port=port, state_folder=tmp_path)
     code = WATCHER.format(root=str(Path(__file__).parents[2]), here=str(Path(__file__).parent), url=url)
     try:
         with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as watcher:

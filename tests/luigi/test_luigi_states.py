@@ -11,7 +11,6 @@ from batch_pipeline.luigi_adapter.states import (
     abandoned,
     last_statuses_of,
     status_of,
-    whole,
 )
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.wire.contract import EndReason
@@ -46,7 +45,7 @@ def test_a_step_is_running_until_it_is_over(progress: StepProgress, status: str,
 
 
 def test_the_workflow_counts_all_cells() -> None:
-    together = whole("All", {"a": counts(done=9), "b": counts(done=1, running=2, failed=MEMORY, waiting=5)})
+    together = StepProgress.sum_of("All", [counts(done=9), counts(done=1, running=2, failed=MEMORY, waiting=5)])
     assert status_of(together).line == "10/18 done, 2 running, 5 waiting, 1 failed: out of memory"
 
 

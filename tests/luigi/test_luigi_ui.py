@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.cli import run_command_line
 from batch_pipeline.luigi_adapter import daemon
 from batch_pipeline.luigi_adapter.scheduler import call
+from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
+from batch_pipeline.wire.loopback import is_loopback
 
 ROOT = Path(__file__).resolve().parents[2]
 REMOTE = ["0.0.0.0", "192.0.2.1", "example.org", "::", ""]
@@ -31,7 +34,7 @@ def test_refuses_to_listen_to_the_world(host: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_knows_loopback(host: str) -> None:
-    assert daemon.is_loopback(host)
+    assert is_loopback(host)
 
 
 @pytest.mark.engine
@@ -57,49 +60,62 @@ class _Silent(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
+@pytest.fixture
+def ui(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command, with a state folder of its own."""
+    monkeypatch.setenv("BATCH_PIPELINE__EMBEDDED__STATE", str(tmp_path / "batch"))
+    return lambda *options: run_command_line(None, ["ui", "--port", str(port), *options])
+
+
 @pytest.mark.engine
 def test_starts_once_is_found_again_and_stops(
-    tmp_path: Path, port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ui: Callable[..., int],
+    tmp_path: Path,
+    port: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.setenv("DISPLAY", ":7")
-    folder = tmp_path / "ui"
-    url = daemon.start(port=port, state_folder=folder)
+    url = f"http://127.0.0.1:{port}"
+    assert ui() == CommandExit.DONE
     try:
-        assert url == f"http://127.0.0.1:{port}"
         assert call(url, "is_paused") == {"paused": False}
-        assert daemon.start(port=port, open_browser=False, state_folder=folder) == url
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.splitlines()[1] == f"luigid already runs at {url}"
+        assert ui("--no-browser") == CommandExit.DONE
+        printed = capsys.readouterr()
+        assert printed.out == f"{url}\n{url}\n"
+        assert printed.err.splitlines()[0].startswith(f"luigid runs at {url} (process ")
+        assert printed.err.splitlines()[1] == f"luigid already runs at {url}"
         assert opened == [url]
-        assert folder.stat().st_mode & 0o077 == 0, "its state is unpickled: nobody else may write there"
+        (pid_file,) = tmp_path.rglob("luigid.pid")
+        assert pid_file.parent.stat().st_mode & 0o077 == 0, "its state is unpickled: no other user may write there"
     finally:
-        assert daemon.stop(folder)
-    assert not daemon.stop(folder)
+        ui("--stop")
+    ui("--stop")
+    assert capsys.readouterr().out == "luigid was stopped.\nNo luigid was started here.\n"
     with pytest.raises(OSError, match="refused"):
         call(url, "is_paused")
 
 
 @pytest.mark.engine
-def test_without_a_display_no_browser_is_opened(tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_display_no_browser_is_opened(ui: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda _: pytest.fail("a browser was opened"))
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    daemon.start(port=port, state_folder=tmp_path)
-    assert daemon.stop(tmp_path)
+    assert ui() == CommandExit.DONE
+    assert ui("--stop") == CommandExit.DONE
 
 
 @pytest.mark.engine
 def test_luigid_remembers_across_a_restart(
     tmp_path: Path, port: int, drivers: Callable[..., Any], rpc: Callable[..., Any]
 ) -> None:
-    url = daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+    url, _ = daemon.start(port=port, state_folder=tmp_path)
     adapter = drivers(url).adapter("03A")
     adapter.submit_all()
     daemon.stop(tmp_path)
-    daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+    daemon.start(port=port, state_folder=tmp_path)
     try:
         assert set(adapter.task_ids.values()) <= set(rpc(url, "task_list"))
     finally:
@@ -110,7 +126,7 @@ def test_luigid_remembers_across_a_restart(
 def test_a_luigid_that_does_not_come_up_is_told_in_its_own_words(tmp_path: Path, port: int) -> None:
     (tmp_path / "luigi.cfg").write_text("[scheduler]\nremove_delay = soon\n")
     with pytest.raises(BackendFailed, match=r"did not come up.*last words: ValueError: .*'remove_delay'"):
-        daemon.start(port=port, open_browser=False, state_folder=tmp_path)
+        daemon.start(port=port, state_folder=tmp_path)
     assert not (tmp_path / "luigid.pid").exists()
 
 
@@ -118,10 +134,8 @@ def test_a_luigid_that_does_not_come_up_is_told_in_its_own_words(tmp_path: Path,
 def test_in_the_foreground_it_stays_until_it_is_interrupted(
     tmp_path: Path, port: int, eventually: Callable[..., None]
 ) -> None:
-    code = (
-        f"from pathlib import Path; from batch_pipeline.luigi_adapter import daemon as ui\n"
-        f"print(ui.start(port={port}, open_browser=False, state_folder=Path({str(tmp_path)!r}), foreground=True))"
-    )
+    command = [sys.executable, "-m", "batch_pipeline", "ui", "--port", str(port), "--no-browser", "--foreground"]
+    environment = {**os.environ, "BATCH_PIPELINE__EMBEDDED__STATE": str(tmp_path / "batch")}
     url = f"http://127.0.0.1:{port}"
 
     def up() -> bool:
@@ -131,7 +145,7 @@ def test_in_the_foreground_it_stays_until_it_is_interrupted(
             return False
 
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as shown:
         assert shown.stderr is not None
         assert shown.stderr.readline().startswith(b"luigid runs at")
@@ -140,4 +154,4 @@ def test_in_the_foreground_it_stays_until_it_is_interrupted(
         out, err = shown.communicate(timeout=30)
     assert (shown.returncode, out.decode().strip(), err) == (0, url, b"")
     assert not up()
-    assert not (tmp_path / "luigid.pid").exists()
+    assert not list(tmp_path.rglob("luigid.pid"))

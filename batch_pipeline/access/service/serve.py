@@ -10,7 +10,6 @@ answered, stopped. `--verbose` and `--log-file` show them; the audit log (`audit
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 from typing import Any, Final
@@ -35,6 +34,7 @@ from batch_pipeline.backends.credentials import reach_of
 from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse
+from batch_pipeline.wire.loopback import is_loopback
 from batch_pipeline.wire.store import Store, open_store
 
 _LOG: Final = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def serve(settings: Settings, *, insecure_user: str = "") -> None:
     import uvicorn
 
     host = settings.server.host
-    if insecure_user and not is_own(host):
+    if insecure_user and not is_loopback(host):
         raise InvalidUse(
             f"--insecure-user lets everybody who reaches {host} in as {insecure_user}; it listens on this machine"
             " alone. Set server.host to 127.0.0.1, or server.issuer and leave --insecure-user out."
@@ -106,14 +106,6 @@ def serve(settings: Settings, *, insecure_user: str = "") -> None:
             _LOG.info("stopped %s", Facts(**about))
     finally:
         backend.close()
-
-
-def is_own(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def listening_of(settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.access.service.serve import is_own, listening_of, make_guarded, serve
+from batch_pipeline.access.service.serve import listening_of, make_guarded, serve
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.cli import run_command_line
@@ -24,6 +24,7 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.records.record import read_record
 from batch_pipeline.wire.errors import InvalidConfig, InvalidUse, SubmissionRefused
+from batch_pipeline.wire.loopback import is_loopback
 from batch_pipeline.wire.store import open_store
 from tests.access.conftest import begin
 from tests.access.service.lab import ALICE, Lab
@@ -41,7 +42,7 @@ def test_who_asks_nobody_for_a_token_listens_on_this_machine_alone(host: str, la
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"])
 def test_addresses_of_this_machine_are_known(host: str) -> None:
-    assert is_own(host)
+    assert is_loopback(host)
 
 
 def test_the_option_that_asks_nobody_is_refused_elsewhere_by_the_command_too(
