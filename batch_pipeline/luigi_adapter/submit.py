@@ -1,17 +1,13 @@
 """Submits a pipeline's steps as Luigi tasks, in order, and shows on Luigi's page how far they are.
 
-A Luigi task of ours is *submitted* rather than *computed*: child *i* of a step waits for child *i* of the step before
-on the backend itself, so all steps are queued at once and Luigi's part is over within a second. With a central
-scheduler (`luigid`) the tasks then turn from DONE to RUNNING again, all at once, and get their percent, status line and
-link while the driver watches; at last each is DONE, or FAILED with an explanation. (A task that runs until its step is
-over would keep the steps behind it PENDING, and a scheduler that dies would take the submission with it.)
+A Luigi task of ours is *submitted*, not *computed*: the backend itself makes the cells of a step wait for those before,
+so Luigi's part is over within a second. With a central scheduler (`luigid`) the tasks then turn from DONE to RUNNING
+again, with percent, status line and link while the driver watches, and at last DONE, or FAILED with an explanation. (A
+task that runs until its step is over would keep the steps behind it PENDING, and a scheduler that dies would take the
+submission with it.) A detached run's tasks stay DONE; a driver that ends without an outcome leaves them FAILED.
 
-A detached run's tasks are DONE, which then means submitted; their status line says so. A driver that ends without
-an outcome leaves its tasks FAILED; one that is killed is noticed by luigid within two minutes.
-
-A central luigid takes no task that it holds as DONE since a moment ago, or RUNNING elsewhere, and Luigi then ends with
-success and nothing done. Ours carry the run's id and the driver's in their identity, so what luigid remembers of an
-earlier run or of a driver that died cannot stand in the way; and whatever was to be submitted and was not is an error.
+luigid takes no task that it holds as DONE or RUNNING, and Luigi then ends with success and nothing done. So the run's
+id and the driver's are part of a task's identity, and whatever was to be submitted and was not is an error.
 """
 
 from __future__ import annotations

@@ -111,11 +111,7 @@ def tasks_of(graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, f
     workflow = workflow_class(settings=_words(dict(sorted(params.items()))), **identity)
     for number, node in enumerate(graph):
         # One class a step, of its name: that is what the scheduler's page groups by and its graph shows.
-        body = {
-            "__module__": type(node.step).__module__,
-            "adapter": adapter,
-            "priority": len(graph.nodes) - number,
-        }
+        body = {"__module__": type(node.step).__module__, "adapter": adapter, "priority": len(graph.nodes) - number}
         step_class = type(node.name, (StepTask,), body)
         task = workflow.new_task(node.name, step_class, settings=_words(node.step.params), **identity)
         for port, source in node.inputs.items():
