@@ -1,4 +1,4 @@
-"""What a plan will take: hours of vCPUs and memory, money, and the least time on the clock. Writes nothing.
+"""The estimate of a plan: hours of vCPUs and memory, money, and the least time on the clock. Writes nothing.
 
 How long a cell takes is told by the receipts of earlier cells of its step, of which a bounded number is read, spread
 over the samples. A step without any is guessed, and it is said that it was. What is left out: attempts that are made
