@@ -35,7 +35,11 @@ TWO_TYPES = {
     ("pool/stores/couchdb/documents.py", "document"),
     # Of all steps by name, and of one.
     ("provenance/rightsize.py", "now"),
+    # A module by its name at the border, and as it was read behind it.
+    ("pipeline/analysis/reachable.py", "module"),
     # Two sides of a comparison, whatever is compared.
+    ("pipeline/fingerprint.py", "before"),
+    ("pipeline/fingerprint.py", "after"),
     ("records/compare.py", "before"),
     ("records/compare.py", "after"),
 }

@@ -1,7 +1,8 @@
 """From what a scientist writes to what will be sent: steps, wiring, samples, fingerprints, plan. Values only.
 
     written   `step`, `command` (one for bash), `workflow` (the DAG), `samples`
-    digested  `code` (a step's files), `images`, `fingerprint`, `review` (what would fail in every container)
+    digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `review`
+              (what would fail in every container)
     planned   `plan` (values), `column` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`,
               `planner` (`make_plan`)
 

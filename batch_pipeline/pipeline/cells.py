@@ -125,10 +125,7 @@ class Cells:
             states=states,
             why=why,
             fingerprints=fingerprints,
-            chain=[
-                own if kept == counting else kept
-                for own, counting, kept in zip(present, wanted, fingerprints, strict=True)
-            ],
+            chain=_chain(present, wanted, fingerprints),
             moving=moving,
             blocked=blocked,
             is_beyond=is_beyond,
@@ -373,3 +370,8 @@ class Cells:
             for step in node.upstream
             if self.graph[step].scope is not Scope.COHORT and self.columns[step].states[position] is CellState.LIVE
         )
+
+
+def _chain(present: Sequence[str], counting: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """Fingerprints for what reads the cells: a result that counts by a former one goes by its present one."""
+    return [own if held == counts else held for own, counts, held in zip(present, counting, kept, strict=True)]

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from batch_pipeline.pipeline.reachable import reachable
-from batch_pipeline.pipeline.statements import Module, module_name, module_of
+from batch_pipeline.pipeline.analysis.reachable import reachable
+from batch_pipeline.pipeline.analysis.statements import Module, module_name, module_of
 from batch_pipeline.pipeline.step import Step
 from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidPipeline
@@ -179,12 +179,12 @@ def _module(file: Path, root: Path) -> Module:
         raise InvalidPipeline(f"{file}, line {error.lineno}: {error.msg}.") from error
 
 
-def _is_mentioned(file: str, data: Mapping[str, bytes]) -> bool:
+def _is_mentioned(file: str, contents: Mapping[str, bytes]) -> bool:
     """Whether a script or another file that is no Python names a module, to run it."""
     names = (file.rpartition("/")[2], f"-m {module_name(file)}")
     # What Python of another version imports cannot be read.
-    return any(each.endswith(".py") for each in data) or any(
-        name.encode() in content for content in data.values() for name in names
+    return any(each.endswith(".py") for each in contents) or any(
+        name.encode() in content for content in contents.values() for name in names
     )
 
 

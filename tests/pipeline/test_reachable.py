@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from batch_pipeline.pipeline.reachable import ORDER, reachable
+from batch_pipeline.pipeline.analysis.reachable import ORDER, reachable
 
 Sources = Mapping[str, str]
 

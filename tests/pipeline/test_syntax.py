@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.pipeline import syntax
-from batch_pipeline.pipeline.syntax import normal_form
+from batch_pipeline.pipeline.analysis import syntax
+from batch_pipeline.pipeline.analysis.syntax import normal_form
 from batch_pipeline.wire.digest import sha256_of_bytes
 
 #: Code whose tree is not the same on all versions of Python, or is written differently by their `ast.dump`.

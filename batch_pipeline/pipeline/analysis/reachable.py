@@ -12,11 +12,19 @@ import ast
 from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 
-from batch_pipeline.pipeline.effects import SHADOWED, Alias
-from batch_pipeline.pipeline.modules import Modules
-from batch_pipeline.pipeline.statements import Module, Statement, module_name
-from batch_pipeline.pipeline.syntax import normal_form
-from batch_pipeline.pipeline.usage import FUNCTIONS, RESOURCES, Reach, Usage, class_forms, is_resource, reach_of_import
+from batch_pipeline.pipeline.analysis.effects import SHADOWED, Alias
+from batch_pipeline.pipeline.analysis.modules import Modules
+from batch_pipeline.pipeline.analysis.statements import Module, Statement, module_name
+from batch_pipeline.pipeline.analysis.syntax import normal_form
+from batch_pipeline.pipeline.analysis.usage import (
+    FUNCTIONS,
+    RESOURCES,
+    CodeUsage,
+    Reach,
+    class_forms,
+    is_resource,
+    reach_of_import,
+)
 
 #: The key for the order in which modules with effects are imported.
 ORDER = "order of imports"
@@ -50,7 +58,7 @@ def reachable(
     """
     left_out = RESOURCES
     while True:
-        walk = _Walk(sources, frozenset(classes), left_out)
+        walk = _CodeWalk(sources, frozenset(classes), left_out)
         walk.start(module, name)
         walk.run_programs(files, programs)
         read = RESOURCES if walk.reach > Reach.NAMED else walk.resources
@@ -59,7 +67,7 @@ def reachable(
         left_out -= read
 
 
-class _Walk:
+class _CodeWalk:
     """One traversal of the pipeline's modules from a step's class on."""
 
     def __init__(
@@ -78,7 +86,7 @@ class _Walk:
         #: Module, import, and the names that follow.
         self.imported: set[tuple[str, Alias, tuple[str, ...]]] = set()
         self.whole: set[str] = set()
-        self.waiting: list[tuple[Module, Usage]] = []
+        self.waiting: list[tuple[Module, CodeUsage]] = []
         #: Files that count by their bytes.
         self.programs: set[str] = set()
 
@@ -107,7 +115,7 @@ class _Walk:
         while self.waiting:
             self._follow(*self.waiting.pop())
 
-    def _follow(self, module: Module, usage: Usage) -> None:
+    def _follow(self, module: Module, usage: CodeUsage) -> None:
         self._reaches(module, usage.reach)
         self.resources |= usage.resources
         self.strings |= usage.strings

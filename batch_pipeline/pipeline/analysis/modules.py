@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 
-from batch_pipeline.pipeline.statements import Module, Statement, module_name, module_of
+from batch_pipeline.pipeline.analysis.statements import Module, Statement, module_name, module_of
 
 
 class Modules:

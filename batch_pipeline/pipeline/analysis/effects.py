@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from typing import Final, NamedTuple
 
-from batch_pipeline.pipeline.usage import FUNCTIONS
+from batch_pipeline.pipeline.analysis.usage import FUNCTIONS
 
 #: Module -> what may be called, used as a decorator or be a base while a module is imported: it changes nothing.
 _PLAIN: Final = {

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
-from batch_pipeline.pipeline.effects import Alias, Effects, chain_of
-from batch_pipeline.pipeline.usage import FUNCTIONS, Usage, usage_of
+from batch_pipeline.pipeline.analysis.effects import Alias, Effects, chain_of
+from batch_pipeline.pipeline.analysis.usage import FUNCTIONS, CodeUsage, usage_of
 
 
 class Statement:
@@ -29,9 +29,9 @@ class Statement:
         self.has_effect = False
         #: Of a class: the bases that are to be looked at, of this module or another; `tools.Base` is ("tools", "Base").
         self.bases: tuple[tuple[str, ...], ...] = ()
-        self._usages: dict[frozenset[ast.AST], Usage] = {}
+        self._usages: dict[frozenset[ast.AST], CodeUsage] = {}
 
-    def usage(self, without: frozenset[ast.AST] = frozenset()) -> Usage:
+    def usage(self, without: frozenset[ast.AST] = frozenset()) -> CodeUsage:
         """What it uses, but for what stands in `without`. It is read once."""
         if without not in self._usages:
             self._usages[without] = usage_of(self.node, without)
@@ -56,7 +56,7 @@ class Module:
                 self.binding.setdefault(each, []).append(statement)
 
     @cached_property
-    def usage(self) -> Usage:
+    def usage(self) -> CodeUsage:
         """What all of it uses."""
         return usage_of(self.tree)
 

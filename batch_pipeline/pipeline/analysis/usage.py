@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from enum import IntEnum
 from typing import Final
 
-from batch_pipeline.pipeline.syntax import Hooks, normal_form
+from batch_pipeline.pipeline.analysis.syntax import Hooks, normal_form
 
 
 class Reach(IntEnum):
@@ -64,7 +64,7 @@ def reach_of_import(module: str, member: str, name: str) -> Reach:
     return max(_MODULES.get(module.partition(".")[0], Reach.NAMED), _WORDS.get(member, Reach.NAMED))
 
 
-class Usage:
+class CodeUsage:
     """What one statement with all that is in it uses, and its text."""
 
     def __init__(self) -> None:
@@ -86,9 +86,9 @@ class Usage:
         self.reach = max(self.reach, reach)
 
 
-def usage_of(statement: ast.AST, without: Collection[ast.AST] = ()) -> Usage:
+def usage_of(statement: ast.AST, without: Collection[ast.AST] = ()) -> CodeUsage:
     """What a statement uses and its text, but for what stands in `without`."""
-    reader = _Reader()
+    reader = _UsageReader()
     if isinstance(statement, ast.ClassDef):
         usage = reader.usage
         usage.forms = class_forms(statement, without, lambda node, left_out: normal_form(node, left_out, reader.hooks))
@@ -127,11 +127,11 @@ def is_resource(node: ast.stmt, names: Collection[str]) -> bool:
     return not any(isinstance(each, ast.expr) and not isinstance(each, _NUMBERS) for each in ast.walk(node.value))
 
 
-class _Reader:
+class _UsageReader:
     """Notes what is used while a tree is written."""
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.usage = CodeUsage()
         self.reads_resource = False
         #: Nodes that were seen with one further out, or that say nothing.
         self.seen: set[ast.AST] = set()
