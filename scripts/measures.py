@@ -71,6 +71,12 @@ def modules(folder: Path = PACKAGE) -> list[SourceModule]:
     return [SourceModule(path=path, text=text, tree=ast.parse(text)) for path, text in texts.items()]
 
 
+def large_folders(sources: Sequence[SourceModule], usual: int = 15) -> Iterator[tuple[str, int]]:
+    """Folders with more modules than is usual, with their numbers."""
+    counts = Counter(module.path.parent.relative_to(PACKAGE).as_posix() for module in sources)
+    yield from sorted((name, count) for name, count in counts.items() if count > usual)
+
+
 def function_lengths(module: SourceModule) -> Iterator[FunctionLength]:
     """The functions and methods of a module, inner ones too."""
     for node in ast.walk(module.tree):
@@ -195,6 +201,7 @@ def table(sources: Sequence[SourceModule]) -> Iterator[tuple[str, str, str]]:
     longest = max(functions, key=lambda function: function.lines)
     yield "modules, lines", "", f"{len(heights):,}, {sum(heights):,}"
     yield "lines a module: P90, max", "300, 450", f"{percentile(heights, 0.9)}, {max(heights)}"
+    yield "folders of more than 15 modules", "", ", ".join(f"{name} {count}" for name, count in large_folders(sources))
     yield "lines a function: median, P90, max", "7, 25, 40", _triple(lengths) + f" ({longest.place})"
     yield "public docstrings", "90 %", f"{100 * sum(documented) / len(documented):.1f} %"
     yield (
