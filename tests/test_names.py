@@ -6,7 +6,8 @@ Terms of the field that lead to code are held by `test_glossary.py`.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -128,3 +129,31 @@ def test_measures_see_what_they_should() -> None:
     assert measures.types_by_name(module, parameters=False)["x"].keys() == {"number", "collection"}
     assert measures.types_by_name(module, parameters=True)["asked"].keys() == {"text", "collection"}
     assert ("left for later", "0", "1") in measures.table([module])
+
+
+#: Words of nobody's search: a message names who must do what.
+UNCLEAR = re.compile(r"\b(whoever|somebody|nobody|anew|mend)\b", re.IGNORECASE)
+
+
+def messages(module: SourceModule) -> Iterator[tuple[int, str]]:
+    """Texts of a module with their lines: no docstrings but those of errors and of the command line's functions."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(module.tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+        if isinstance(node, ast.ClassDef) and module.name == "wire/errors.py":
+            yield node.lineno, ast.get_docstring(node) or ""
+        if isinstance(node, ast.FunctionDef) and "CommandCall" in ast.unparse(node.args):
+            yield node.lineno, ast.get_docstring(node) or ""
+
+
+def test_messages_name_who_must_do_what() -> None:
+    unclear = [
+        f"{module.name}:{line} {text}" for module in SOURCES for line, text in messages(module) if UNCLEAR.search(text)
+    ]
+    assert not unclear

@@ -297,7 +297,7 @@ def _review(subject: str, rule: RepositoryRule, code: CodeFacts) -> Iterator[Pro
         yield Problem(
             subject=subject,
             rule=f"{rule.url} has no branch {branch}, by which code is reviewed.",
-            remedy="Ask the dataset's maintainers to mend the policy.",
+            remedy="Ask the dataset's maintainers to correct the policy.",
             status=403,
         )
     elif code.shallow:

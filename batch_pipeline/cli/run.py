@@ -101,7 +101,7 @@ def _interrupted(call: CommandCall, run_ids: Sequence[str]) -> int:
 
 
 def _answer(call: CommandCall) -> str:
-    """`leave` or `cancel`; a second Ctrl-C, or nobody there to ask, leaves the jobs running."""
+    """`leave` or `cancel`; a second Ctrl-C, or no terminal to ask on, leaves the jobs running."""
     wanted = call.settings.watch.on_interrupt
     if wanted != "ask":
         return wanted

@@ -42,7 +42,7 @@ def deploy_infrastructure(call: CommandCall) -> dict[str, Any]:
 
 
 def ask(call: CommandCall, question: str) -> None:
-    """Asks before something that cannot be taken back. Raises InvalidUse when nobody is there, click.Abort for a no."""
+    """Asks before something that cannot be taken back. Raises InvalidUse without a terminal, click.Abort for a no."""
     if call.options["yes"]:
         return
     if not sys.stdin.isatty():

@@ -213,14 +213,14 @@ class _CodeWalk:
         if self.reach is Reach.EVERYTHING:
             self.whole.update(self.modules.files)
             self.reads_docstrings = True
-        found = {file: [repr(self.modules.sources[file])] for file in self.programs}
+        texts = {file: [repr(self.modules.sources[file])] for file in self.programs}
         for name in sorted(self.whole):
             module = self.modules.module(name)
             text = normal_form(module.tree) if self.reads_docstrings else module.usage.forms[0][1]
-            found.setdefault(self.modules.files[name], []).append(text)
+            texts.setdefault(self.modules.files[name], []).append(text)
         for key, text in self._pieces():
-            found.setdefault(key, []).append(text)
-        return found
+            texts.setdefault(key, []).append(text)
+        return texts
 
     def _pieces(self) -> Iterator[tuple[str, str]]:
         effects = [(module, statement) for module, statement in self.run if module.name not in self.whole]
