@@ -48,13 +48,13 @@ fmt: ## Format the code.
 	$(PYTHON) -m ruff format $(SOURCES)
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
-map: ## Write the list of files in ARCHITECTURE.md anew, out of their docstrings.
+map: ## Write the list of files in ARCHITECTURE.md from their docstrings.
 	@$(PYTHON) -m scripts.file_map
 
 measures: ## Print what a reviewer would measure of the package, beside its bounds.
 	@$(PYTHON) -m scripts.measures
 
-lock: ## Choose the newest packages anew; the lock file names no index.
+lock: ## Choose the newest packages; the lock file names no index.
 	@scripts/install.sh python
 	PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .venv/tools/bin/pipenv lock
 	$(PYTHON) -c "import json; p = 'Pipfile.lock'; d = json.load(open(p)); d['_meta']['sources'] = []; \
