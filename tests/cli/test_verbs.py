@@ -289,7 +289,8 @@ def test_cancel_asks_and_needs_somebody_to_ask(
     told = run("cancel", "R1", "--yes").out
     assert told == "Cancelled 2 cells of 1 job.\n  upper: job upper-0-0 of run R1 (2 of 3 cells)\n"
     assert (
-        "R1, step upper, 2 samples (S1, S2), and nobody" in run("cancel", "--step", "upper", "--samples", "S1,S2").err
+        "R1, step upper, 2 samples (S1, S2), and there is no terminal"
+        in run("cancel", "--step", "upper", "--samples", "S1,S2").err
     )
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr(click, "confirm", lambda *_, **__: (_ for _ in ()).throw(click.Abort()))

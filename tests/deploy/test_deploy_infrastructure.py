@@ -137,7 +137,7 @@ def test_a_bucket_that_is_there_is_used_as_it_is(aws: None, infrastructure: Make
 def test_a_bucket_of_somebody_else_is_refused(aws: None, settings_of: Callable[..., Any], said: Any) -> None:
     clients = _Answers({"head_bucket": _refused("head_bucket", "403")})
     infrastructure = Infrastructure(settings_of(**{"store.bucket": "theirs"}), say=said, clients=clients)
-    with pytest.raises(InvalidUse, match="The bucket theirs is somebody else's"):
+    with pytest.raises(InvalidUse, match="The bucket theirs belongs to another account"):
         infrastructure.propose({})
 
 

@@ -242,14 +242,14 @@ def test_a_row_over_several_lines_has_the_number_of_its_first(pool: PoolStore, t
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("id,shell,colour", "nobody knows: colour"),
-        ("name,shell", "nobody knows: name"),
+        ("id,shell,colour", "unknown columns: colour"),
+        ("name,shell", "unknown columns: name"),
         ("shell,priority", "no column id"),
         ("id,id,shell", "one twice"),
         ("id,environment,environment.A", "one twice"),
     ],
 )
-def test_columns_that_nobody_knows(pool: PoolStore, tmp_path: Path, header: str, words: str) -> None:
+def test_unknown_columns(pool: PoolStore, tmp_path: Path, header: str, words: str) -> None:
     said = problems(pool, tmp_path, f"{header}\na,b,c\n", Format.CSV)
     assert words in said[0]
 
