@@ -4,8 +4,9 @@ The files in the order in which a cell meets them:
 
     begin     `__main__`, `entry` (one life), `environment` (which cell, and where), `process_cache` (what the process
               has already), `header` (manifest and row), `log` and `logger` (what is printed), `cell` (the order of all)
-    stage in  `workspace` (scratch), `stage`, `parallel`, `reference` (the inputs), `doubt` (an input is not what its
-              receipt says), `keep` (the cell need not run), `fetch` and `code` (the bundle)
+    stage in  `workspace` (scratch), `stage`, `parallel`, `reference` (the inputs), `listed_ports` (directories and
+              globs), `doubt` (an input is not what its receipt says), `keep` (the cell need not run), `fetch` and
+              `code` (the bundle)
     run       `execution` (script or class), `loading` (the class), `run` (the process and the signals), `meter`
     end       `publish` (outputs out), `progress` (what the receipt says), `machine` (of where it ran), `verdict` (how
               it ended)

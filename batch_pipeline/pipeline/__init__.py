@@ -2,7 +2,7 @@
 
     written   `step`, `command` (one for bash), `workflow` (the DAG), `samples`
     digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `review`
-              (what would fail in every container)
+              and `output_review` (what would fail in every container)
     planned   `plan` (values), `column` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`,
               `planner` (`make_plan`)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from batch_pipeline.pipeline.code import entry_of, script_of
 from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
@@ -38,14 +39,32 @@ def write_manifest(
 
     `resources` are the vCPUs and MiB that the job definition gives each child.
     """
-    rows, width = write_rows(cells := list(_rows(plan, job, inventory)))
-    node = plan.graph[job.step]
+    cells = list(_rows(plan, job, inventory))
+    rows, width = write_rows(cells)
+    header = replace(
+        _header(plan, plan.graph[job.step], inventory, cells),
+        run_id=run_id,
+        job=job.name,
+        bundle_sha256=bundle_sha256,
+        cpus=resources[0],
+        memory_mb=resources[1],
+        reference=reference,
+        count=job.size,
+        row_bytes=width,
+        queued_at=now(),
+    )
+    store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
+    store.put_json(layout.submission(run_id, job.name, "manifest.json"), header.to_json())
+
+
+def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) -> Manifest:
+    """What is the same for all jobs of a step in a plan."""
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
     needs = _needs(node, inputs, outputs)
-    manifest = Manifest(
-        run_id=run_id,
-        job=job.name,
+    return Manifest(
+        run_id="",
+        job="",
         step=node.name,
         scope=node.step.scope.value,
         entry=entry_of(type(node.step), plan.graph.root),
@@ -54,26 +73,17 @@ def write_manifest(
         inputs=inputs,
         references=tuple(_references(node, inventory)),
         outputs=outputs,
-        bundle_sha256=bundle_sha256,
-        cpus=resources[0],
-        memory_mb=resources[1],
-        reference=reference,
-        count=job.size,
-        row_bytes=width,
         gathered=_gathered(plan, node),
         missing=plan.missing.get(node.name, ()),
         required=required,
-        queued_at=now(),
         needs=needs,
         format=format_of(cells, required, needs),
     )
-    store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
-    store.put_json(layout.submission(run_id, job.name, "manifest.json"), manifest.to_json())
 
 
 def _needs(node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
     """What the image of a submission must know (`Manifest.needs`)."""
-    forms = {port.form for port in (*inputs, *outputs)} - {""}
+    forms = ({port.form for port in inputs} | {port.form for port in outputs}) - {""}
     return (*(("command",) if node.step.command else ()), *sorted(forms))
 
 
