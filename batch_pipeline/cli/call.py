@@ -19,7 +19,7 @@ import click
 from batch_pipeline.cli.options import HEADINGS, OPTIONS, settings_of
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.step import Parameter
-from batch_pipeline.pipeline.workflow import Graph, WorkflowTask, tasks_of
+from batch_pipeline.pipeline.workflow import REFERENCE_TASK, Graph, WorkflowTask, tasks_of
 from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ class CommandCall:
         steps = {name for task in tasks_of(self.workflow).values() for name in task.step_class.declared(Parameter)}
         if builder is not None:
             # They stand in the same settings file and mean the `reference` verb.
-            params = {name: params[name] for name in params if name in steps or name not in builder.declared(Parameter)}
+            of_builder = {*builder.declared(Parameter)} - steps
+            of_builder |= {f"{REFERENCE_TASK}.{name}" for name in builder.declared(Parameter)}
+            params = {name: params[name] for name in params if name not in of_builder}
         graph = Graph.of(self.workflow, params)
         if self.settings.uses_containers:
             from batch_pipeline.pipeline.images import with_image, with_pinned_images

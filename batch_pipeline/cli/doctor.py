@@ -21,9 +21,9 @@ from batch_pipeline.cli.options import (
     parameter_options,
     pipeline_options,
     run_options,
-    steps_of,
 )
 from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.run.preflight import Finding
 from batch_pipeline.wire.contract import CommandExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError
@@ -267,5 +267,5 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     clean = CommandOption("--clean", "Remove the scratch of attempts that were killed.", is_flag=True)
     options = [*common_options(), json_option(), *pipeline_options(), *run_options(), clean]
     if workflow is not None:
-        options += parameter_options(steps_of(workflow), options)
+        options += parameter_options(tasks_of(workflow), options)
     return command("doctor", workflow, argv, doctor, options)

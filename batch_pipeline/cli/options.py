@@ -15,12 +15,10 @@ from click.shell_completion import CompletionItem
 
 from batch_pipeline.config import CLI_PREFIX, default_values, variable_of
 from batch_pipeline.pipeline.step import Parameter
-from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.errors import InvalidPipeline
 
 if TYPE_CHECKING:
-    from batch_pipeline.pipeline.step import Step
-    from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.pipeline.workflow import Task
 
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 #: Headings of the help, in this order.
@@ -40,7 +38,7 @@ class SettingOption(click.Option):
         self.key = key
         self.heading = PARAMETERS if key.startswith("params.") else SETTINGS
         self._default_text = default_text
-        super().__init__([flag, key.replace(".", "__")], help=help, default=None, **more)
+        super().__init__([flag, _name_of(key)], help=help, default=None, **more)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         """Adds the variable and the default, which click does not know."""
@@ -64,9 +62,7 @@ class CommandOption(click.Option):
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """`section.key` -> value of the options that were given, for `load_settings`."""
-    values_by_key = {
-        name.replace("__", ".", 1): value for name, value in values.items() if "__" in name and value is not None
-    }
+    values_by_key = {_key_of(name): value for name, value in values.items() if "__" in name and value is not None}
     if values_by_key.get("store.url") == "":
         raise click.BadParameter("it names no store; a variable may be empty.", param_hint="--store")
     for option, section in (("tag", "tags"), ("param", "params")):
@@ -76,6 +72,15 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
                 raise click.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint=f"--{option}")
             values_by_key[f"{section}.{key}"] = value
     return values_by_key
+
+
+def _name_of(key: str) -> str:
+    """The name of a setting's option in Python: with a middle dot for each dot but the first, as no task has one."""
+    return key.replace(".", "__", 1).replace(".", "·")
+
+
+def _key_of(name: str) -> str:
+    return name.replace("__", ".", 1).replace("·", ".")
 
 
 def common_options() -> list[click.Parameter]:
@@ -170,41 +175,72 @@ def selection_options(steps: Completer, samples: Completer) -> list[click.Parame
     ]
 
 
-def parameter_options(steps: Sequence[type[Step]], others: Sequence[click.Parameter]) -> list[click.Parameter]:
-    """One option a parameter; one that several steps have sets it for all. Raises InvalidPipeline for a taken name."""
+def parameter_options(tasks: Mapping[str, Task], others: Sequence[click.Parameter]) -> list[click.Parameter]:
+    """One option a parameter, which sets it for all tasks that have it, and one for each of these: `--call.quality`.
+
+    The help shows the latter where several tasks have the parameter. Raises InvalidPipeline for a taken name.
+    """
     names = {flag: option for option in others for flag in option.opts}
-    parameters: dict[str, SettingOption] = {}
-    for step in steps:
-        for name, parameter in step.declared(Parameter).items():
+    tasks_by_parameter: dict[str, list[Task]] = {}
+    for task in tasks.values():
+        for name in task.step_class.declared(Parameter):
             flag = _flag_of(name)
             if flag in names:
-                raise InvalidPipeline(f"Parameter {name!r} of {step.__name__} would hide the option {flag}. Rename it.")
-            parameters.setdefault(name, _parameter_option(flag, name, parameter))
-    if not parameters:
+                step = task.step_class.__name__
+                raise InvalidPipeline(f"Parameter {name!r} of {step} would hide the option {flag}. Rename it.")
+            tasks_by_parameter.setdefault(name, []).append(task)
+    if not tasks_by_parameter:
         return []
+    options: list[click.Parameter] = []
+    for name, with_it in tasks_by_parameter.items():
+        options.append(_shared_option(name, with_it))
+        options += [_task_option(name, task, hidden=len(with_it) == 1) for task in with_it]
     per_step = CommandOption(
         "--param", "A parameter of one step; repeatable.", heading=PARAMETERS, multiple=True, metavar="STEP.NAME=VALUE"
     )
-    return [*parameters.values(), per_step]
+    return [*options, per_step]
 
 
-def steps_of(workflow: type[WorkflowTask]) -> list[type[Step]]:
-    """The classes of the pipeline's steps, in the order in which they are made."""
-    return list(dict.fromkeys(task.step_class for task in tasks_of(workflow).values()))
+def _shared_option(name: str, tasks: Sequence[Task]) -> SettingOption:
+    """The option that sets a parameter for all tasks that have it; its default names the tasks that differ."""
+    parameter: Parameter = tasks[0].step_class.declared(Parameter)[name]
+    defaults = {task.name: _shown(_default_of(task, name)) for task in tasks}
+    general = _shown(parameter.default) if len(set(defaults.values())) > 1 else defaults[tasks[0].name]
+    differing = [f"{task}: {default}" for task, default in defaults.items() if default != general]
+    same = [general] if len(differing) < len(defaults) else []
+    return _parameter_option(_flag_of(name), f"params.{name}", parameter, ", ".join((*same, *differing)))
+
+
+def _task_option(name: str, task: Task, *, hidden: bool) -> SettingOption:
+    """The option that sets a parameter for one task."""
+    parameter: Parameter = task.step_class.declared(Parameter)[name]
+    flag = f"--{task.name}.{_flag_of(name)[2:]}"
+    return _parameter_option(
+        flag, f"params.{task.name}.{name}", parameter, _shown(_default_of(task, name)), hidden=hidden
+    )
+
+
+def _default_of(task: Task, name: str) -> Any:
+    return task.params.get(name, task.step_class.declared(Parameter)[name].default)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _parameter_option(flag: str, name: str, parameter: Parameter) -> SettingOption:
-    help = parameter.help or f"Parameter {name} of the steps."
-    key, default = f"params.{name}", str(parameter.default)
+def _parameter_option(
+    flag: str, key: str, parameter: Parameter, default: str, *, hidden: bool = False
+) -> SettingOption:
+    help = parameter.help or f"Parameter {parameter.name} of the steps."
     kind = type(parameter.default)
     if kind is bool:
         both = f"{flag}/--no-{flag[2:]}"
-        return SettingOption(both, key, help, default_text=default.lower(), type=click.BOOL)
-    return SettingOption(flag, key, help, default_text=default, type=_type_of(parameter, kind))
+        return SettingOption(both, key, help, default_text=default, type=click.BOOL, hidden=hidden)
+    return SettingOption(flag, key, help, default_text=default, type=_type_of(parameter, kind), hidden=hidden)
 
 
 def _type_of(parameter: Parameter, kind: type) -> click.ParamType[Any]:

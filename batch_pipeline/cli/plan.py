@@ -16,10 +16,10 @@ from batch_pipeline.cli.options import (
     parameter_options,
     pipeline_options,
     selection_options,
-    steps_of,
     tag_option,
 )
 from batch_pipeline.cli.output import data, print_json, print_store_calls, print_table, say
+from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
@@ -202,5 +202,5 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     ]
     options += selection_options(complete.steps(workflow), complete.samples(workflow))
     if workflow is not None:
-        options += parameter_options(steps_of(workflow), options)
+        options += parameter_options(tasks_of(workflow), options)
     return command("plan", workflow, argv, plan, options)

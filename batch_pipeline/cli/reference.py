@@ -21,6 +21,7 @@ from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.cli.run import finish, watched
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.step import Input, Parameter
+from batch_pipeline.pipeline.workflow import REFERENCE_TASK, Task
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidPipeline, InvalidSampleList, InvalidUse
 
@@ -64,7 +65,9 @@ def build(call: CommandCall, builder: type[Step], name: str, listener: Listener)
         name,
         files,
         listener,
-        params={key: value for key, value in call.settings.params.items() if key in known},
+        params={
+            key: value for key, value in call.settings.params.items() if key.removeprefix(f"{REFERENCE_TASK}.") in known
+        },
         force=bool(call.options["force"]),
         argv=call.argv,
     )
@@ -98,7 +101,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     builder = workflow.reference_builder if workflow is not None else None
     if builder is not None:
         options += [_file_option(port, item.help) for port, item in builder.declared(Input).items()]
-        options += parameter_options([builder], options)
+        options += parameter_options({REFERENCE_TASK: Task(REFERENCE_TASK, builder)}, options)
     return command("reference", workflow, argv, reference, options)
 
 

@@ -19,10 +19,10 @@ from batch_pipeline.cli.options import (
     pipeline_options,
     run_options,
     selection_options,
-    steps_of,
     yes_option,
 )
 from batch_pipeline.cli.output import data, one_reader, print_json, print_store_calls, say
+from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
@@ -183,5 +183,5 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),
     ]
     if workflow is not None:
-        options += parameter_options(steps_of(workflow), options)
+        options += parameter_options(tasks_of(workflow), options)
     return command("run", workflow, argv, run, options)

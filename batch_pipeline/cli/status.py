@@ -16,10 +16,10 @@ from batch_pipeline.cli.options import (
     json_option,
     parameter_options,
     pipeline_options,
-    steps_of,
 )
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import InvalidUse
@@ -156,7 +156,7 @@ def watch_options(workflow: type[WorkflowTask] | None) -> list[click.Parameter]:
         ),
     ]
     if workflow is not None:
-        options += parameter_options(steps_of(workflow), options)
+        options += parameter_options(tasks_of(workflow), options)
     return options
 
 

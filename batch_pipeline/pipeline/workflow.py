@@ -2,7 +2,7 @@
 
     class Fusions(WorkflowTask):
         def workflow(self):
-            picard = self.new_task("picard", Picard)
+            picard = self.new_task("picard", Picard, include_non_pf=True)
             kallisto = self.new_task("kallisto", Kallisto)
             picard.in_bam = self.source("{sample}.bam")
             kallisto.in_reads = picard.out_fastq
@@ -24,13 +24,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
+from batch_pipeline.pipeline.parameters import task_defaults
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, Step
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
 T = TypeVar("T")
 
+#: Name of the task that builds references.
+REFERENCE_TASK: Final = "reference"
 #: What is declared in a step and nowhere else.
 _STEPS = (Parameter, Input, Output, Reference)
 
@@ -58,11 +61,14 @@ class Task:
 
     name: str
     step_class: type[Step]
+    #: Values of parameters that are this task's defaults, parsed.
+    params: Mapping[str, Any]
     connected: dict[str, Port | Source]
 
-    def __init__(self, name: str, step_class: type[Step]) -> None:
+    def __init__(self, name: str, step_class: type[Step], params: Mapping[str, Any] | None = None) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "step_class", step_class)
+        object.__setattr__(self, "params", dict(params or {}))
         object.__setattr__(self, "connected", {})
 
     def __repr__(self) -> str:
@@ -109,8 +115,11 @@ class WorkflowTask:
             f"{type(self).__name__} has no workflow(). Define it: def workflow(self) makes the tasks."
         )
 
-    def new_task(self, name: str, step_class: type[Step]) -> Task:
-        """A task of the pipeline. Raises InvalidPipeline for a name that is taken or cannot be a key."""
+    def new_task(self, name: str, step_class: type[Step], **params: Any) -> Task:
+        """A task of the pipeline; values of its parameters are its defaults, before those of the class.
+
+        Raises InvalidPipeline for a name that is taken or cannot be a key, and for an unknown or wrong parameter.
+        """
         if not STEP_NAME.match(name):
             raise InvalidPipeline(
                 f"Task name {name!r} must be 1 to 32 lower-case letters, digits and _, beginning with a letter."
@@ -119,7 +128,9 @@ class WorkflowTask:
             raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
-        self._made[name] = Task(name, step_class)
+        frame = sys._getframe(1)
+        place = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+        self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place))
         return self._made[name]
 
     def source(self, *files: str, column: str = "") -> Source:
@@ -267,7 +278,7 @@ class Graph:
         builder = workflow.reference_builder
         if builder is None:
             raise InvalidPipeline(f"{workflow.__name__} names no reference_builder; its references are plain files.")
-        task = Task("reference", builder)
+        task = Task(REFERENCE_TASK, builder)
         for port in builder.declared(Input):
             task.connected[port] = Source(files=(), column=port)
         node = _node(task, dict(params or {}))
@@ -284,7 +295,7 @@ def file_of(workflow: type[WorkflowTask]) -> Path:
 
 def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
     declared = task.step_class.declared(Parameter)
-    values = {name: values_by_option[name] for name in declared if name in values_by_option}
+    values = {**task.params} | {name: values_by_option[name] for name in declared if name in values_by_option}
     values |= {
         name: values_by_option[f"{task.name}.{name}"] for name in declared if f"{task.name}.{name}" in values_by_option
     }

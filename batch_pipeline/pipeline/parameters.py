@@ -1,0 +1,44 @@
+"""Values of parameters that a task is made with: `self.new_task("call", Call, quality=30)`.
+
+They are the defaults of that task. A setting goes before them: its option, variable or line in a settings file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Step
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+
+_RESOURCES: Final = ("cpus", "memory_mb", "timeout_seconds", "image")
+
+
+def task_defaults(task: str, step_class: type[Step], params: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The values in their parameters' types. Raises InvalidPipeline, with the place, for an unknown or wrong one."""
+    declared = step_class.declared(Parameter)
+    defaults = {}
+    for name, value in params.items():
+        if name not in declared:
+            raise InvalidPipeline(f"{place}: {_unknown(task, step_class, name)}")
+        try:
+            defaults[name] = declared[name].parse(value)
+        except InvalidConfig as error:
+            raise InvalidPipeline(f"{place}: task {task}: {error.message}") from error
+    return defaults
+
+
+def _unknown(task: str, step_class: type[Step], name: str) -> str:
+    """Why a task takes no value of this name, and where the value belongs instead."""
+    if name in _RESOURCES:
+        return (
+            f"task {task} takes no {name}, which is a resource. Set it in {step_class.__name__},"
+            f" or in the settings below [steps.{task}]."
+        )
+    if name.removeprefix("in_") in step_class.declared(Input):
+        return f"task {task} takes no port. Connect it after the task is made: {task}.in_{name.removeprefix('in_')} = …"
+    for kind in (Output, Reference):
+        if name in step_class.declared(kind):
+            return f"task {task} takes no {kind.__name__}; {step_class.__name__}.{name} is declared in the class."
+    known = ", ".join(step_class.declared(Parameter)) or "none"
+    return f"{step_class.__name__} has no parameter {name!r}; it has: {known}."
