@@ -1,9 +1,10 @@
-"""Settings: option > environment > file > `defaults.toml`, and that last file is the manual.
+"""Settings: option > environment > preset > file > `defaults.toml`, and that last file is the manual.
 
-`load_settings` merges the four places and returns one frozen value that everything below the command line takes. Every
-key is checked against `settings`: an unknown one is an error that lists the known ones, a wrong value says where it was
-written. The validator is pydantic's core without its models: those take a tenth of a second to import, a third of what
-a command with nothing to do may take.
+A preset is a table `[preset.NAME]` of the settings file with any settings inside. `load_settings` merges the places and
+returns one frozen value that everything below the command line takes. Every key is checked against `settings`: an
+unknown one is an error that lists the known ones, a wrong value says where it was written. The validator is pydantic's
+core without its models: those take a tenth of a second to import, a third of what a command with nothing to do may
+take.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import Any, Final
 
 from batch_pipeline.settings import (
     SECTIONS,
+    STEP_KEYS,
     AwsSettings,
     EmbeddedSettings,
     PriceSettings,
     Settings,
     WatchSettings,
 )
+from batch_pipeline.settings_file import line_of
 from batch_pipeline.wire.errors import InvalidConfig
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "default_values",
     "known_keys",
     "load_settings",
+    "place_of_setting",
     "variable_of",
 ]
 
@@ -44,9 +48,12 @@ PREFIX: Final = "BATCH_PIPELINE__"
 #: Variables of options that are no settings (`--force`); the command line reads them itself.
 CLI_PREFIX: Final = "BATCH_PIPELINE__CLI__"
 FILE_NAME: Final = "batch_pipeline.toml"
+#: Origin of the values of options.
+COMMAND_LINE: Final = "the command line"
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 #: Sections whose keys are the user's own.
 OPEN: Final = ("tags.", "params.")
+_PRESET: Final = ", preset "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,15 @@ class _Written:
 
     value: Any
     origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SettingsFile:
+    """What a settings file has: its own values, and those of each preset."""
+
+    path: Path
+    values: Mapping[str, _Written]
+    presets: Mapping[str, Mapping[str, _Written]]
 
 
 def load_settings(
@@ -75,17 +91,23 @@ def load_settings(
     folder
         The working directory.
 
-    Raises InvalidConfig with every unknown key and wrong value at once.
+    Raises InvalidConfig with every unknown key and wrong value at once, or for an unknown preset.
     """
-    from_flags = {key: _Written(value=value, origin="the command line") for key, value in (flags or {}).items()}
+    from_flags = {key: _Written(value=value, origin=COMMAND_LINE) for key, value in (flags or {}).items()}
     merged = {key: _Written(value=value, origin="defaults") for key, value in default_values().items()}
-    merged |= _from_file(config, folder or Path())
-    merged |= _from_environment(os.environ if environ is None else environ)
+    file = _read_file(config, folder or Path())
+    from_environment = _from_environment(os.environ if environ is None else environ)
+    preset = from_flags.pop("preset", None) or from_environment.pop("preset", None)
+    from_environment.pop("preset", None)
+    merged |= file.values
+    merged |= _from_preset(file, preset)
+    merged |= from_environment
     merged |= from_flags
     if from_flags.get("store.bucket") and not from_flags.get("store.url"):
         merged["store.url"] = _Written(value="", origin="--bucket-name")
-    _refuse_unknown(merged)
-    return _validated(merged)
+    of_presets = (item for values in file.presets.values() for item in values.items())
+    _refuse_unknown([*merged.items(), *of_presets])
+    return _validated(merged, preset.value if preset else "")
 
 
 @cache
@@ -124,11 +146,67 @@ def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield f"{above}{key}", value
 
 
-def _from_file(config: Path | None, folder: Path) -> dict[str, _Written]:
+def _read_file(config: Path | None, folder: Path) -> _SettingsFile:
     path = config or folder / FILE_NAME
     if config is None and not path.is_file():
+        return _SettingsFile(path=path, values={}, presets={})
+    tables = dict(_parsed(path))
+    presets = tables.pop("preset", {})
+    if not isinstance(presets, Mapping):
+        raise InvalidConfig(
+            f"{_place('preset', str(path))}: a settings file has presets as tables, [preset.NAME], and chooses none."
+            f" Choose with --preset NAME or {variable_of('preset')}=NAME."
+        )
+    for name, table in presets.items():
+        if not isinstance(table, Mapping):
+            raise InvalidConfig(
+                f"{_place(f'preset.{name}', str(path))}: preset.{name} is a value, but a preset is a table."
+                f" Write [preset.NAME.SECTION] above {name} = …"
+            )
+    return _SettingsFile(
+        path=path,
+        values={key: _Written(value=value, origin=str(path)) for key, value in _flat(tables)},
+        presets={
+            name: {key: _Written(value=value, origin=f"{path}{_PRESET}{name}") for key, value in _flat(table)}
+            for name, table in presets.items()
+        },
+    )
+
+
+def _from_preset(file: _SettingsFile, preset: _Written | None) -> Mapping[str, _Written]:
+    """The values of the preset that was chosen. Raises InvalidConfig for one that is not in the file."""
+    if preset is None or not preset.value:
         return {}
-    return {key: _Written(value=value, origin=str(path)) for key, value in _flat(_parsed(path))}
+    if preset.value not in file.presets:
+        known = ", ".join(file.presets) or "none"
+        raise InvalidConfig(
+            f"There is no preset {preset.value!r} ({preset.origin}); {file.path} has: {known}."
+            f" Write its settings below [preset.{preset.value}.SECTION], or choose another."
+        )
+    values = file.presets[preset.value]
+    if values.get("store.bucket") and "store.url" not in values:
+        return {**values, "store.url": _Written(value="", origin=values["store.bucket"].origin)}
+    return values
+
+
+def place_of_setting(settings: Settings, key: str) -> str:
+    """Where a setting was written: `batch_pipeline.toml, line 7`, a variable, the command line, or `defaults`."""
+    return _place(key, settings.origins.get(key, "defaults"))
+
+
+def is_of_preset(settings: Settings, key: str) -> bool:
+    """Whether a setting was taken from the preset that was chosen."""
+    return bool(settings.preset) and settings.origins.get(key, "").endswith(f"{_PRESET}{settings.preset}")
+
+
+def _place(key: str, origin: str) -> str:
+    """An origin with the line of the key where it is a file."""
+    name, _, preset = origin.partition(_PRESET)
+    path = Path(name)
+    if not path.is_file():
+        return origin
+    line = line_of(path.read_text(encoding="utf-8"), f"preset.{preset}.{key}" if preset else key)
+    return f"{name}, line {line}" if line else origin
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Written]:
@@ -139,33 +217,57 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Written]:
     }
 
 
-def _refuse_unknown(merged: Mapping[str, _Written]) -> None:
+def _refuse_unknown(written_by_key: Sequence[tuple[str, _Written]]) -> None:
     known = known_keys()
+    every = ", ".join((*known, "tags.…", "params.…", *(f"steps.NAME.{name}" for name in STEP_KEYS)))
     problems = []
-    for key, written in merged.items():
-        if key in known or key.startswith(OPEN):
+    for key, written in written_by_key:
+        if key in known or key.startswith(OPEN) or _is_of_step(key):
             continue
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        problems.append(f"There is no setting {key!r} ({written.origin}).{hint}")
+        problems.append(f"There is no setting {key!r} ({_place(key, written.origin)}).{_hint(key, known)}")
+    if any(" A step has: " not in problem for problem in problems):
+        problems.append(f"Known settings: {every}.")
     if problems:
-        raise InvalidConfig("\n".join((*problems, f"Known settings: {', '.join(known)}, tags.…, params.….")))
+        raise InvalidConfig("\n".join(problems))
 
 
-def _validated(merged: Mapping[str, _Written]) -> Settings:
+def _is_of_step(key: str) -> bool:
+    section, *names = key.split(".")
+    return section == "steps" and len(names) == 2 and names[1] in STEP_KEYS
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """What an unknown key may have meant."""
+    section, *names = key.split(".")
+    if section == "steps":
+        near = difflib.get_close_matches(names[-1], STEP_KEYS, n=1) if names else []
+        example = ".".join(("steps", names[0] if len(names) > 1 else "NAME", near[0] if near else "memory_mb"))
+        return f" Did you mean {example}? A step has: {', '.join(STEP_KEYS)}."
+    if section not in SECTIONS and len(names) == 1 and names[0] in STEP_KEYS:
+        return f" Did you mean steps.{key}?"
+    close = [name for name in known if name.endswith(f".{key}")] or difflib.get_close_matches(key, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _validated(merged: Mapping[str, _Written], preset: str) -> Settings:
     from pydantic_core import SchemaValidator, ValidationError
 
-    values: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "tags", "params")}
+    values: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "tags", "params", "steps")}
     for key, written in merged.items():
         section, _, name = key.partition(".")
-        values[section][name] = written.value
+        if section == "steps":
+            step, _, name = name.partition(".")
+            values[section].setdefault(step, {})[name] = written.value
+        else:
+            values[section][name] = written.value
     try:
         checked = SchemaValidator(_schema()).validate_python(values)
     except ValidationError as error:
         raise InvalidConfig("\n".join(_sentence(item, merged) for item in error.errors())) from error
     sections = {section: cls(**checked[section]) for section, cls in SECTIONS.items()}
     origins = {key: written.origin for key, written in merged.items() if written.origin != "defaults"}
-    return Settings(**sections, tags=checked["tags"], params=checked["params"], origins=origins)
+    open_sections = {section: checked[section] for section in ("tags", "params", "steps")}
+    return Settings(**sections, **open_sections, preset=preset, origins=origins)
 
 
 def _sentence(error: Any, merged: Mapping[str, _Written]) -> str:
@@ -175,7 +277,7 @@ def _sentence(error: Any, merged: Mapping[str, _Written]) -> str:
     if error["type"] == "string_pattern_mismatch":
         section, _, name = key.partition(".")
         rule = next(item.metadata["rule"] for item in fields(SECTIONS[section]) if item.name == name)
-    return f"Setting {key} is {written.value!r} ({written.origin}); {rule}."
+    return f"Setting {key} is {written.value!r} ({_place(key, written.origin)}); {rule}."
 
 
 def _schema() -> Any:
@@ -187,6 +289,9 @@ def _schema() -> Any:
     scalar = {"type": "union", "choices": [{"type": kind, "strict": True} for kind in ("bool", "int", "float", "str")]}
     schemas["tags"] = {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": {"type": "str"}}
     schemas["params"] = {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": scalar}
+    step = {name: {"type": "typed-dict-field", "schema": dict(rule)} for name, rule in STEP_KEYS.items()}
+    of_step = {"type": "typed-dict", "fields": step, "total": False}
+    schemas["steps"] = {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": of_step}
     return _table(schemas)
 
 

@@ -238,6 +238,10 @@ class Settings:
     tags: Mapping[str, str]
     #: Parameters of the steps by option name, as written: `Graph.of` parses them.
     params: Mapping[str, Any]
+    #: Step -> what it has instead of its class and job definition: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Name of the preset that was chosen; empty: none.
+    preset: str = ""
     #: `section.key` -> where its value was written, for those that are not defaults.
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -262,6 +266,14 @@ class Settings:
             raise InvalidConfig("No store was named. Give --bucket-name NAME or --store s3://bucket/prefix.")
         return f"s3://{bucket}"
 
+
+#: Keys of a table `[steps.NAME]` with their rules in pydantic-core's terms.
+STEP_KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "memory_mb": {"type": "int", "ge": 4},
+    "cpus": {"type": "float", "gt": 0, "allow_inf_nan": False},
+    "timeout_seconds": {"type": "int", "ge": 0},
+    "image": {"type": "str", "min_length": 1},
+}
 
 SECTIONS: Final[Mapping[str, type[Any]]] = {
     "store": StoreSettings,

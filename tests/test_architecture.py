@@ -28,7 +28,8 @@ CORE: dict[str, set[str]] = {
     "wire": set(),
     "log": {"wire"},
     "settings": {"wire"},
-    "config": {"wire", "settings"},
+    "settings_file": {"wire"},
+    "config": {"wire", "settings", "settings_file"},
     "container": {"wire"},
     "localbatch": {"wire", "container"},
     "pipeline": {"wire"},
@@ -43,6 +44,7 @@ CORE: dict[str, set[str]] = {
     "cli": {
         "wire",
         "log",
+        "settings_file",
         "config",
         "pipeline",
         "backends",

@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from batch_pipeline.config import DEFAULTS, known_keys, load_settings, variable_of
+from batch_pipeline.config import DEFAULTS, known_keys, load_settings, place_of_setting, variable_of
+from batch_pipeline.records.origin import config_json
 from batch_pipeline.wire.errors import InvalidConfig
 
 
@@ -154,6 +156,92 @@ def test_the_embedded_state_lies_where_the_system_says(tmp_path: Path, monkeypat
     assert settings.embedded.folder == Path("/home/ada/.local/state/batch_pipeline/localbatch")
     chosen = load_settings({"embedded.state": "here"}, environ={}, folder=tmp_path)
     assert chosen.embedded.folder == Path.cwd() / "here"
+
+
+PRESETS = """[backend]
+queue = "usual"
+attempts = 2
+[steps.call]
+memory_mb = 1000
+cpus = 1
+[preset.aws.backend]
+queue = "spot"
+attempts = 4
+[preset.aws.steps.call]
+memory_mb = 8000
+[preset.big.steps.call]
+memory_mb = 64000
+[preset.bucket.store]
+bucket = "B"
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "values"),
+    [
+        ({}, {}, ("usual", 2, {"memory_mb": 1000, "cpus": 1})),
+        ({"preset": "aws"}, {}, ("spot", 4, {"memory_mb": 8000, "cpus": 1})),
+        ({}, {"PRESET": "aws"}, ("spot", 4, {"memory_mb": 8000, "cpus": 1})),
+        ({"preset": "big"}, {"PRESET": "aws"}, ("usual", 2, {"memory_mb": 64000, "cpus": 1})),
+        ({"preset": ""}, {"PRESET": "aws"}, ("usual", 2, {"memory_mb": 1000, "cpus": 1})),
+        (
+            {"preset": "aws", "backend.queue": "option", "steps.call.cpus": "2"},
+            {"BACKEND__QUEUE": "variable", "BACKEND__ATTEMPTS": "7", "STEPS__CALL__CPUS": "3"},
+            ("option", 7, {"memory_mb": 8000, "cpus": 2}),
+        ),
+        ({}, {"STEPS__CALL__IMAGE": "i", "STEPS__NEW__TIMEOUT_SECONDS": "0"}, ("usual", 2, {})),
+    ],
+)
+def test_option_beats_environment_beats_preset_beats_file(
+    flags: dict[str, str], environ: dict[str, str], values: tuple[str, int, dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "batch_pipeline.toml").write_text(PRESETS)
+    settings = load_settings(
+        flags, environ={f"BATCH_PIPELINE__{name}": value for name, value in environ.items()}, folder=tmp_path
+    )
+    queue, attempts, of_call = values
+    assert (settings.backend.queue, settings.backend.attempts) == (queue, attempts)
+    if of_call:
+        assert settings.steps == {"call": of_call}
+    else:
+        assert settings.steps == {
+            "call": {"memory_mb": 1000, "cpus": 1, "image": "i"},
+            "new": {"timeout_seconds": 0},
+        }
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("backend.queue", "{file}, line 8"),
+        ("steps.call.memory_mb", "{file}, line 11"),
+        ("steps.call.cpus", "{file}, line 6"),
+        ("backend.attempts", "$BATCH_PIPELINE__BACKEND__ATTEMPTS"),
+        ("store.prefix", "the command line"),
+        ("watch.poll_seconds", "defaults"),
+    ],
+)
+def test_each_value_has_the_place_where_it_was_written(key: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "batch_pipeline.toml").write_text(PRESETS)
+    environ = {"BATCH_PIPELINE__BACKEND__ATTEMPTS": "7"}
+    settings = load_settings({"preset": "aws", "store.prefix": "p"}, environ=environ, folder=tmp_path)
+    assert place_of_setting(settings, key) == place.format(file=tmp_path / "batch_pipeline.toml")
+
+
+def test_what_is_chosen_is_recorded_and_what_is_not_used_is_not(tmp_path: Path) -> None:
+    (tmp_path / "batch_pipeline.toml").write_text(PRESETS)
+    record = config_json(load_settings({"preset": "aws"}, environ={}, folder=tmp_path))
+    assert (record["preset"], record["settings"]["steps"]) == ("aws", {"call": {"memory_mb": 8000, "cpus": 1.0}})
+    assert record["origins"]["steps.call.memory_mb"] == f"{tmp_path / 'batch_pipeline.toml'}, preset aws"
+    plain = config_json(load_settings(environ={}, folder=tmp_path / "none"))
+    assert "preset" not in plain
+    assert "steps" not in plain["settings"]
+
+
+def test_a_presets_bucket_beats_a_store_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "batch_pipeline.toml").write_text(f'[store]\nurl = "/elsewhere"\n{PRESETS}')
+    settings = load_settings({"preset": "bucket"}, environ={}, folder=tmp_path)
+    assert settings.store_location == "store/B"
 
 
 def test_loading_settings_does_not_import_pydantics_models() -> None:

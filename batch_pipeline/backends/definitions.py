@@ -3,7 +3,8 @@
 A definition comes from `job_definitions/{step}.json` beside the pipeline's file if there is one, else from the step's
 class. In the file `${IMAGE}`, `${VCPUS}` and `${MEMORY_MB}` stand for what the class says, `${JOB_ROLE_ARN}`,
 `${EXECUTION_ROLE_ARN}` and `${LOG_GROUP}` for the settings; an entry whose placeholder stands for nothing is left out.
-What the file says itself wins, and `resources` tells what a child then really has.
+What the file says itself goes before the class, and `[steps.NAME]` in the settings before both; `resources` tells what
+a child then really has.
 
 Each has the tag `batch-pipeline` with the pipeline's name, by which `deploy prune` knows whose it is.
 
@@ -187,16 +188,37 @@ def _definition_of(node: Node, root: Path, pipeline: str, attempts: int, roles: 
     step = node.step
     if problems := list(wrong_kinds(type(step))):
         raise InvalidPipeline("\n".join(problems))
-    values = {"IMAGE": node.image or NO_IMAGE, "VCPUS": str(step.cpus), "MEMORY_MB": str(step.memory_mb), **roles}
+    values = {"IMAGE": node.image or NO_IMAGE, "VCPUS": f"{node.cpus:g}", "MEMORY_MB": str(node.memory_mb), **roles}
     path = root / FOLDER / f"{node.name}.json"
     definition = _filled(_read(path) if path.is_file() else _GENERATED, values, path)
     definition.setdefault("jobDefinitionName", f"{pipeline}-{node.name}")
     definition["tags"] = {**(definition.get("tags") or {}), PIPELINE_TAG: pipeline}
     definition.setdefault("retryStrategy", retry_strategy(attempts))
-    if step.timeout_seconds is not None:
-        definition.setdefault("timeout", {"attemptDurationSeconds": step.timeout_seconds})
+    if node.timeout_seconds is not None:
+        definition.setdefault("timeout", {"attemptDurationSeconds": node.timeout_seconds})
     _check(definition, path)
-    return named(definition)
+    return named(_with_settings(definition, node))
+
+
+def _with_settings(definition: dict[str, Any], node: Node) -> dict[str, Any]:
+    """The definition with what the settings say of the step, which goes before what its file says."""
+    settings, container = node.settings, definition["containerProperties"]
+    requirements = {item["type"]: item for item in container.get("resourceRequirements", ())}
+    if "cpus" in settings:
+        container.pop("vcpus", None)
+        requirements["VCPU"] = {"type": "VCPU", "value": f"{node.cpus:g}"}
+    if "memory_mb" in settings:
+        container.pop("memory", None)
+        requirements["MEMORY"] = {"type": "MEMORY", "value": str(node.memory_mb)}
+    if requirements:
+        container["resourceRequirements"] = list(requirements.values())
+    if "image" in settings:
+        container["image"] = node.image
+    if "timeout_seconds" in settings:
+        definition.pop("timeout", None)
+        if node.timeout_seconds is not None:
+            definition["timeout"] = {"attemptDurationSeconds": node.timeout_seconds}
+    return definition
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -10,14 +10,14 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from batch_pipeline.cli.options import HEADINGS, OPTIONS, settings_of
-from batch_pipeline.config import Settings, load_settings
+from batch_pipeline.config import Settings, load_settings, place_of_setting
 from batch_pipeline.pipeline.step import Parameter
 from batch_pipeline.pipeline.workflow import REFERENCE_TASK, Graph, WorkflowTask, tasks_of
 from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
@@ -97,6 +97,15 @@ class CommandCall:
             of_builder |= {f"{REFERENCE_TASK}.{name}" for name in builder.declared(Parameter)}
             params = {name: params[name] for name in params if name not in of_builder}
         graph = Graph.of(self.workflow, params)
+        if self.settings.steps:
+            from batch_pipeline.pipeline.resources import with_step_settings
+
+            graph = with_step_settings(
+                graph,
+                self.settings.steps,
+                place_of=partial(place_of_setting, self.settings),
+                also_known=(REFERENCE_TASK,) if builder is not None else (),
+            )
         if self.settings.uses_containers:
             from batch_pipeline.pipeline.images import with_image, with_pinned_images
 

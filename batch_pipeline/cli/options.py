@@ -63,6 +63,8 @@ class CommandOption(click.Option):
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """`section.key` -> value of the options that were given, for `load_settings`."""
     values_by_key = {_key_of(name): value for name, value in values.items() if "__" in name and value is not None}
+    if values.get("preset") is not None:
+        values_by_key["preset"] = values["preset"]
     if values_by_key.get("store.url") == "":
         raise click.BadParameter("it names no store; a variable may be empty.", param_hint="--store")
     for option, section in (("tag", "tags"), ("param", "params")):
@@ -71,7 +73,21 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
             if not equals or not key:
                 raise click.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint=f"--{option}")
             values_by_key[f"{section}.{key}"] = value
-    return values_by_key
+    return values_by_key | _set_by_key(values.get("set") or (), values_by_key)
+
+
+def _set_by_key(pairs: Sequence[str], values_by_key: Mapping[str, Any]) -> dict[str, str]:
+    """`section.key` -> value of `--set`."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE, like steps.call.memory_mb=4000.", param_hint="--set")
+        if key in values_by_key:
+            raise click.BadParameter(f"another option sets {key} too; give one of them.", param_hint="--set")
+        values[key] = value
+    return values
 
 
 def _name_of(key: str) -> str:
@@ -97,6 +113,10 @@ def common_options() -> list[click.Parameter]:
             "embedded.container",
             "What runs the steps' containers on this machine.",
             type=click.Choice(["podman", "docker"]),
+        ),
+        SettingOption("--preset", "preset", "Settings of the table [preset.NAME] before others.", metavar="NAME"),
+        CommandOption(
+            "--set", "Any setting by its name; repeatable.", heading=SETTINGS, multiple=True, metavar="KEY=VALUE"
         ),
         CommandOption("--config", "Settings file instead of ./batch_pipeline.toml.", metavar="FILE"),
         CommandOption("--verbose", "Say more: log lines on stderr; print tracebacks.", is_flag=True),

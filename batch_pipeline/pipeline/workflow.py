@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
@@ -188,8 +188,27 @@ class Node:
     name: str
     step: Step
     inputs: Mapping[str, Port | Source]
-    #: Container image, of the class or pinned by `deploy images`; empty: none.
+    #: Container image, of the settings, of the class, or pinned by `deploy images`; empty: none.
     image: str = ""
+    #: What the settings say instead of the class: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cpus(self) -> float:
+        """vCPUs of one child."""
+        cpus: float = self.settings.get("cpus", self.step.cpus)
+        return cpus
+
+    @property
+    def memory_mb(self) -> int:
+        """MiB of memory of one child."""
+        memory_mb: int = self.settings.get("memory_mb", self.step.memory_mb)
+        return memory_mb
+
+    @property
+    def timeout_seconds(self) -> int | None:
+        """Seconds that an attempt may run; None: no limit."""
+        return self.settings.get("timeout_seconds", self.step.timeout_seconds) or None
 
     @property
     def scope(self) -> Scope:

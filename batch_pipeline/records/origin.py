@@ -115,10 +115,13 @@ def config_json(settings: Settings) -> dict[str, Any]:
     """The settings as merged from all places, and where each that is no default was written; no secrets."""
     values = {section: asdict(getattr(settings, section)) for section in SECTIONS}
     values |= {"tags": dict(settings.tags), "params": dict(settings.params)}
+    if settings.steps:
+        values["steps"] = dict(settings.steps)
     scrubbed: dict[str, Any] = scrubbed_value(values)
     return {
         "format": 1,
         "sha256": sha256_of_bytes(canonical_json(scrubbed)),
         "settings": scrubbed,
         "origins": settings.origins,
+        **({"preset": settings.preset} if settings.preset else {}),
     }

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.config import Settings
+from batch_pipeline.config import Settings, place_of_setting
 from batch_pipeline.pipeline.images import with_pinned_images
 from batch_pipeline.pipeline.plan import Selection, Why
+from batch_pipeline.pipeline.resources import with_step_settings
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.step import Input
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
@@ -43,6 +45,8 @@ def build_reference(
     Raises InvalidUse for a port without a file or a file that is not there, RunConflict for a name that is taken.
     """
     graph = Graph.of_reference(workflow, params)
+    of_builder = {step: settings.steps[step] for step in graph.names if step in settings.steps}
+    graph = with_step_settings(graph, of_builder, place_of=partial(place_of_setting, settings))
     if settings.uses_containers:
         graph = with_pinned_images(graph)
     request = Request(

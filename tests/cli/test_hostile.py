@@ -146,7 +146,10 @@ def test_a_bad_reference(world: Path, run: Run, args: list[str], code: int, sent
             ["no setting 'backend.queu'", "batch_pipeline.toml", "Did you mean backend.queue?"],
         ),
         ("[backend\n", ["batch_pipeline.toml is not valid TOML", "line 1"]),
-        ("[backend]\nattempts = 0\n", ["Setting backend.attempts is 0 (batch_pipeline.toml)", "greater than or equal"]),
+        (
+            "[backend]\nattempts = 0\n",
+            ["Setting backend.attempts is 0 (batch_pipeline.toml, line 2)", "greater than or equal"],
+        ),
         ("[params]\nbots = 3\n", ["No step has a parameter 'bots'", "times"]),
         ("[params]\ntimes = 99\n", ["times is at most 9, not 99"]),
         ("\xff".encode("latin-1"), ["batch_pipeline.toml is not UTF-8 text"]),
