@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import CommandCall, command, known
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
+from batch_pipeline.config import COMMAND_LINE, FILE_NAME, is_of_preset
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -24,7 +26,9 @@ SHARES = ("50", "90", "95", "99", "100")
 
 
 def rightsize(call: CommandCall) -> int:
-    """Proposes memory and vCPUs of each STEP (default: of all) from the receipts of its cells, and changes nothing.
+    """Proposes memory and vCPUs of each STEP (default: of all) from the receipts of its cells.
+
+    With --write the proposal goes into the settings file, below [steps.NAME]; without it nothing is changed.
 
     The table says how many MiB hold 50, 90, 95, 99 and 100 % of the cells, with room. Cells that ran out of memory and
     were never done count as needing twice what they had.
@@ -33,6 +37,8 @@ def rightsize(call: CommandCall) -> int:
     from batch_pipeline.report.tables import counted
 
     steps = call.options["steps"]
+    if call.options["write"] and not call.has_pipeline:
+        raise InvalidUse("--write needs to know the steps. Run it with the pipeline's file: python main.py rightsize.")
     proposals = sizes.rightsize(
         call.store,
         steps=[known(step, call.graph.names, "step") for step in steps] if call.has_pipeline else steps,
@@ -45,12 +51,16 @@ def rightsize(call: CommandCall) -> int:
     if not proposals:
         which = f" of {', '.join(steps)}" if steps else ""
         raise InvalidUse(f"No receipt{which} in {call.store.url} tells what a cell took. Run some samples first.")
+    changes = _written(call, proposals) if call.options["write"] else None
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"format": 1, "share": int(call.options["share"]), "steps": [plain(one) for one in proposals]})
+        record = {"format": 1, "share": int(call.options["share"]), "steps": [plain(one) for one in proposals]}
+        print_json(record if changes is None else record | {"file": str(_file(call)), "written": changes})
         return CommandExit.DONE
     _show(proposals)
+    if changes is not None:
+        _tell_changes(call, changes)
     read, cells = sum(one.cells for one in proposals), sum(one.all_cells for one in proposals)
     if read < cells:
         say(f"From {read:,} of {counted(cells, 'cell')}; --all reads all.")
@@ -65,6 +75,44 @@ def _defined(call: CommandCall) -> dict[str, tuple[int, int]] | None:
 
     definitions = configured_definitions(call.graph, call.settings)
     return {step: resources(definition) for step, definition in definitions.items()}
+
+
+def _file(call: CommandCall) -> Path:
+    return Path(call.options["config"] or FILE_NAME)
+
+
+def _written(call: CommandCall, proposals: Sequence[ResourceProposal]) -> dict[str, int]:
+    """Key -> number, as they were written into the settings file. Raises InvalidUse, InvalidConfig."""
+    from batch_pipeline.settings_file import change_numbers
+
+    changes: dict[str, int] = {}
+    for one in proposals:
+        # A store may have cells of other pipelines too, whose steps this one's settings must not name.
+        if one.step in call.graph.names and one.memory_mb != one.memory_mb_now:
+            changes[_key(call, f"steps.{one.step}.memory_mb")] = one.memory_mb
+        if one.step in call.graph.names and one.cpus != one.cpus_now:
+            changes[_key(call, f"steps.{one.step}.cpus")] = one.cpus
+    if changes:
+        change_numbers(_file(call), changes)
+    return changes
+
+
+def _key(call: CommandCall, key: str) -> str:
+    """The key in the file that the value is to have: in the chosen preset where that has it."""
+    in_preset = is_of_preset(call.settings, key)
+    return f"preset.{call.settings.preset}.{key}" if in_preset else key
+
+
+def _tell_changes(call: CommandCall, changes: Mapping[str, int]) -> None:
+    from batch_pipeline.config import place_of_setting
+
+    for key, value in changes.items():
+        data(f"Wrote {key} = {value} to {_file(call)}.")
+        origin = place_of_setting(call.settings, key)
+        if origin.startswith("$") or origin == COMMAND_LINE:
+            say(f"{key} was taken from {origin}, which goes before the file. Remove it there.")
+    if not changes:
+        data("Nothing to write: the steps have what is proposed.")
 
 
 def _show(proposals: Sequence[ResourceProposal]) -> None:
@@ -88,6 +136,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     options: list[click.Parameter] = [
         click.Argument(["steps"], nargs=-1, metavar="[STEP]...", shell_complete=complete.steps(workflow)),
         *common_options(),
+        CommandOption("--write", "Write the proposal into the settings file.", is_flag=True),
         CommandOption("--all", "Read every receipt, not a thousand a step.", is_flag=True),
         CommandOption(
             "--share",

@@ -46,5 +46,5 @@ def _change(one: ResourceProposal) -> str:
     note = f" {counted(hungry, 'cell')} ran out of memory and counts as needing twice as much." if hungry else ""
     if not sentences:
         return f"as it should be.{note}"
-    where = f"Set it in the step's class (memory_mb, cpus) or in job_definitions/{one.step}.json."
+    where = f"Set it with --write, in the settings below [steps.{one.step}], or in the step's class (memory_mb, cpus)."
     return f"{' and '.join(sentences)}. {where}{note}"

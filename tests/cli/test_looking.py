@@ -199,6 +199,40 @@ def test_sizes_are_proposed(stage: Stage, run: Run) -> None:
     assert run("rightsize", "upper", workflow=Letters).code == CommandExit.DONE
 
 
+def test_sizes_are_written_into_the_settings_file_and_nothing_else_is(
+    stage: Stage, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(request_of(stage.store), stage)
+    for path in (world / "store" / "default" / "receipts").glob("*/*/*.json"):
+        receipt = json.loads(path.read_text())
+        receipt |= {"memory_mb": 1024, "cpus": 1, "usage": {"peak_memory_bytes": 200 << 20, "cpu_seconds": 1.0}}
+        path.write_text(json.dumps(receipt))
+    file = world / "batch_pipeline.toml"
+    before = "# ours\n[steps.upper]\nmemory_mb = 512 # a guess\n[preset.big.steps.count]\nmemory_mb = 9000\n"
+    file.write_text(before)
+
+    assert "--write needs to know the steps." in run("rightsize", "--write", **ALONE).err
+    assert file.read_text() == before
+    result = run("rightsize", "--write", workflow=Letters)
+    assert "Wrote steps.upper.memory_mb = 320 to batch_pipeline.toml.\n" in result.out
+    # The store has cells of a step that this pipeline does not have.
+    written = before.replace("512 #", "320 #") + "\n[steps.count]\nmemory_mb = 320\n"
+    assert file.read_text() == written
+    result = run("rightsize", "--write", workflow=Letters)
+    assert "Nothing to write: the steps have what is proposed." in result.out
+
+    record = json.loads(run("rightsize", "--write", "--preset", "big", "--json", workflow=Letters).out)
+    assert (record["file"], record["written"]) == ("batch_pipeline.toml", {"preset.big.steps.count.memory_mb": 320})
+    assert file.read_text() == written.replace("9000", "320")
+
+    monkeypatch.setenv("BATCH_PIPELINE__STEPS__UPPER__MEMORY_MB", "700")
+    result = run("rightsize", "upper", "--write", "--config", str(file), workflow=Letters)
+    assert (
+        "steps.upper.memory_mb was taken from $BATCH_PIPELINE__STEPS__UPPER__MEMORY_MB, which goes before" in result.err
+    )
+    assert file.read_text() == written.replace("9000", "320")
+
+
 def test_explain_needs_the_pipeline(stage: Stage, run: Run) -> None:
     told = run("status", "--explain", "ann", **ALONE)
     assert (told.code, "No such option" in told.err) == (CommandExit.USAGE, True)
