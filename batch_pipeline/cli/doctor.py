@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -50,7 +51,8 @@ LOW_SPACE: Final = 5 * 1024**3
 def doctor(call: CommandCall) -> int:
     """Checks Python, packages, tools, store, scratch, disk, backend and scheduler, and what a run would need now.
 
-    On AWS that is the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
+    It warns of output ports that no step reads, of parameters without use, and of images without a digest. On AWS it
+    also checks the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
     is wrong. With --clean it removes what attempts that were killed left in the scratch of this machine.
     """
     by_check = [_guarded(name, check, call) for name, check in CHECKS.items()]
@@ -61,10 +63,14 @@ def doctor(call: CommandCall) -> int:
         print_json(plain(reported))
     else:
         for finding in reported:
-            data(f"{'ok  ' if finding.ok else 'BAD '} {finding.check}: {finding.sentence}")
+            data(f"{_mark(finding)} {finding.check}: {finding.sentence}")
             if finding.remedy:
                 data(f"       {finding.remedy}")
     return CommandExit.DONE if all(finding.ok for finding in reported) else CommandExit.FAILED
+
+
+def _mark(finding: Finding) -> str:
+    return "warn" if finding.warns else "ok  " if finding.ok else "BAD "
 
 
 def _once(findings: Iterable[Finding]) -> list[Finding]:
@@ -125,6 +131,16 @@ def _package_of(tool: str) -> str:
 def _pipeline(call: CommandCall) -> Iterator[Finding]:
     if call.has_pipeline:
         yield Finding(check="pipeline", ok=True, sentence=f"{call.graph.name}: {' -> '.join(call.graph.names)}")
+
+
+def _lint(call: CommandCall) -> Iterator[Finding]:
+    """What may be a mistake in the pipeline and stops no run."""
+    from batch_pipeline.config import place_of_setting
+    from batch_pipeline.pipeline.lint import lint
+
+    warnings = lint(call.graph, place_of_setting=partial(place_of_setting, call.settings)) if call.has_pipeline else ()
+    for warning in warnings:
+        yield Finding(check="lint", ok=True, sentence=warning, warns=True)
 
 
 def _samples(call: CommandCall) -> Iterator[Finding]:
@@ -250,6 +266,7 @@ CHECKS: Final[dict[str, Callable[[CommandCall], Iterator[Finding]]]] = {
     "python": _python,
     "packages": _packages,
     "pipeline": _pipeline,
+    "lint": _lint,
     "tool": _tools,
     "samples": _samples,
     "store": _store,

@@ -119,6 +119,12 @@ def in_main_guard(declaring: type) -> bool:
     return definition is not None and definition[1]
 
 
+def class_node(owner: type) -> ast.ClassDef | None:
+    """The statement that makes a class; None for one made otherwise."""
+    definition = _class_node(owner)
+    return definition[0] if definition else None
+
+
 def _class_node(owner: type) -> tuple[ast.ClassDef, bool] | None:
     """The statement that makes a class, and whether that is in a main guard; None for one made otherwise."""
     return dict(_class_nodes(parsed(Path(inspect.getfile(owner))), "", guarded=False)).get(owner.__qualname__)

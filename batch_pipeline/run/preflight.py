@@ -45,6 +45,8 @@ class Finding:
     remedy: str = ""
     #: Whether a run would come to nothing. What is not well and stops nothing concerns some cells only.
     stops: bool = True
+    #: Whether it is legal and may be a mistake. It is ok, and stops nothing.
+    warns: bool = False
 
 
 def preflight(request: Request, backend: object, plan: Plan, *, reference: str = "") -> list[Finding]:

@@ -18,6 +18,7 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.run import driver
 from batch_pipeline.run.driver import Interrupted
 from batch_pipeline.wire.contract import CommandExit, EndReason
+from tests.cli import letters
 from tests.cli.letters import Aligned, Letters, Run
 
 LIST = ("--sample-list-file", "list.txt")
@@ -391,6 +392,9 @@ def test_doctor_tells_everything_at_once(world: Path, run: Run, monkeypatch: pyt
     assert "ok   store:" in told.out
     assert "ok   samples: 2 in list.txt" in told.out
     assert "ok   pipeline: Letters: upper -> count" in told.out
+    assert f"warn lint: {letters.__file__}, line " in told.out
+    assert "Upper does not use its parameter times" in told.out
+    assert told.code == CommandExit.DONE
     assert "ok   backend: embedded answers" in told.out
     assert not list((world / "store" / "default").rglob("doctor/*"))
 
