@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +26,7 @@ from batch_pipeline.settings import (
     Settings,
     WatchSettings,
 )
-from batch_pipeline.settings_file import line_of
+from batch_pipeline.settings_file import PRESET, SettingsFile, Written, flat, parsed, place_of, read_settings_file
 from batch_pipeline.wire.errors import InvalidConfig
 
 __all__ = [
@@ -53,24 +52,6 @@ COMMAND_LINE: Final = "the command line"
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 #: Sections whose keys are the user's own.
 OPEN: Final = ("tags.", "params.")
-_PRESET: Final = ", preset "
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Written:
-    """A value as it was written, and where."""
-
-    value: Any
-    origin: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SettingsFile:
-    """What a settings file has: its own values, and those of each preset."""
-
-    path: Path
-    values: Mapping[str, _Written]
-    presets: Mapping[str, Mapping[str, _Written]]
 
 
 def load_settings(
@@ -93,9 +74,9 @@ def load_settings(
 
     Raises InvalidConfig with every unknown key and wrong value at once, or for an unknown preset.
     """
-    from_flags = {key: _Written(value=value, origin=COMMAND_LINE) for key, value in (flags or {}).items()}
-    merged = {key: _Written(value=value, origin="defaults") for key, value in default_values().items()}
-    file = _read_file(config, folder or Path())
+    from_flags = {key: Written(value=value, origin=COMMAND_LINE) for key, value in (flags or {}).items()}
+    merged = {key: Written(value=value, origin="defaults") for key, value in default_values().items()}
+    file = read_settings_file(config or (folder or Path()) / FILE_NAME, must_exist=config is not None)
     from_environment = _from_environment(os.environ if environ is None else environ)
     preset = from_flags.pop("preset", None) or from_environment.pop("preset", None)
     from_environment.pop("preset", None)
@@ -104,7 +85,7 @@ def load_settings(
     merged |= from_environment
     merged |= from_flags
     if from_flags.get("store.bucket") and not from_flags.get("store.url"):
-        merged["store.url"] = _Written(value="", origin="--bucket-name")
+        merged["store.url"] = Written(value="", origin="--bucket-name")
     of_presets = (item for values in file.presets.values() for item in values.items())
     _refuse_unknown([*merged.items(), *of_presets])
     return _validated(merged, preset.value if preset else "")
@@ -113,7 +94,7 @@ def load_settings(
 @cache
 def default_values() -> Mapping[str, Any]:
     """`section.key` -> value in `defaults.toml`."""
-    return dict(_flat(_parsed(DEFAULTS)))
+    return dict(flat(parsed(DEFAULTS)))
 
 
 def known_keys() -> tuple[str, ...]:
@@ -126,54 +107,7 @@ def variable_of(key: str) -> str:
     return PREFIX + key.upper().replace(".", "__")
 
 
-def _parsed(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(f"The settings file {path} is not valid TOML: {error}. Fix that line.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidConfig(f"The settings file {path} is not UTF-8 text. Save it as UTF-8.") from error
-    except OSError as error:
-        raise InvalidConfig(f"The settings file {path} cannot be read: {error.strerror}. Check --config.") from error
-
-
-def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
-def _read_file(config: Path | None, folder: Path) -> _SettingsFile:
-    path = config or folder / FILE_NAME
-    if config is None and not path.is_file():
-        return _SettingsFile(path=path, values={}, presets={})
-    tables = dict(_parsed(path))
-    presets = tables.pop("preset", {})
-    if not isinstance(presets, Mapping):
-        raise InvalidConfig(
-            f"{_place('preset', str(path))}: a settings file has presets as tables, [preset.NAME], and chooses none."
-            f" Choose with --preset NAME or {variable_of('preset')}=NAME."
-        )
-    for name, table in presets.items():
-        if not isinstance(table, Mapping):
-            raise InvalidConfig(
-                f"{_place(f'preset.{name}', str(path))}: preset.{name} is a value, but a preset is a table."
-                f" Write [preset.NAME.SECTION] above {name} = …"
-            )
-    return _SettingsFile(
-        path=path,
-        values={key: _Written(value=value, origin=str(path)) for key, value in _flat(tables)},
-        presets={
-            name: {key: _Written(value=value, origin=f"{path}{_PRESET}{name}") for key, value in _flat(table)}
-            for name, table in presets.items()
-        },
-    )
-
-
-def _from_preset(file: _SettingsFile, preset: _Written | None) -> Mapping[str, _Written]:
+def _from_preset(file: SettingsFile, preset: Written | None) -> Mapping[str, Written]:
     """The values of the preset that was chosen. Raises InvalidConfig for one that is not in the file."""
     if preset is None or not preset.value:
         return {}
@@ -185,46 +119,36 @@ def _from_preset(file: _SettingsFile, preset: _Written | None) -> Mapping[str, _
         )
     values = file.presets[preset.value]
     if values.get("store.bucket") and "store.url" not in values:
-        return {**values, "store.url": _Written(value="", origin=values["store.bucket"].origin)}
+        return {**values, "store.url": Written(value="", origin=values["store.bucket"].origin)}
     return values
 
 
 def place_of_setting(settings: Settings, key: str) -> str:
     """Where a setting was written: `batch_pipeline.toml, line 7`, a variable, the command line, or `defaults`."""
-    return _place(key, settings.origins.get(key, "defaults"))
+    return place_of(key, settings.origins.get(key, "defaults"))
 
 
 def is_of_preset(settings: Settings, key: str) -> bool:
     """Whether a setting was taken from the preset that was chosen."""
-    return bool(settings.preset) and settings.origins.get(key, "").endswith(f"{_PRESET}{settings.preset}")
+    return bool(settings.preset) and settings.origins.get(key, "").endswith(f"{PRESET}{settings.preset}")
 
 
-def _place(key: str, origin: str) -> str:
-    """An origin with the line of the key where it is a file."""
-    name, _, preset = origin.partition(_PRESET)
-    path = Path(name)
-    if not path.is_file():
-        return origin
-    line = line_of(path.read_text(encoding="utf-8"), f"preset.{preset}.{key}" if preset else key)
-    return f"{name}, line {line}" if line else origin
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Written]:
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Written]:
     return {
-        name.removeprefix(PREFIX).lower().replace("__", "."): _Written(value=value, origin=f"${name}")
+        name.removeprefix(PREFIX).lower().replace("__", "."): Written(value=value, origin=f"${name}")
         for name, value in environ.items()
         if name.startswith(PREFIX) and not name.startswith(CLI_PREFIX)
     }
 
 
-def _refuse_unknown(written_by_key: Sequence[tuple[str, _Written]]) -> None:
+def _refuse_unknown(written_by_key: Sequence[tuple[str, Written]]) -> None:
     known = known_keys()
     every = ", ".join((*known, "tags.…", "params.…", *(f"steps.NAME.{name}" for name in STEP_KEYS)))
     problems = []
     for key, written in written_by_key:
         if key in known or key.startswith(OPEN) or _is_of_step(key):
             continue
-        problems.append(f"There is no setting {key!r} ({_place(key, written.origin)}).{_hint(key, known)}")
+        problems.append(f"There is no setting {key!r} ({place_of(key, written.origin)}).{_hint(key, known)}")
     if any(" A step has: " not in problem for problem in problems):
         problems.append(f"Known settings: {every}.")
     if problems:
@@ -249,7 +173,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _validated(merged: Mapping[str, _Written], preset: str) -> Settings:
+def _validated(merged: Mapping[str, Written], preset: str) -> Settings:
     from pydantic_core import SchemaValidator, ValidationError
 
     values: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "tags", "params", "steps")}
@@ -270,14 +194,14 @@ def _validated(merged: Mapping[str, _Written], preset: str) -> Settings:
     return Settings(**sections, **open_sections, preset=preset, origins=origins)
 
 
-def _sentence(error: Any, merged: Mapping[str, _Written]) -> str:
+def _sentence(error: Any, merged: Mapping[str, Written]) -> str:
     key = ".".join(map(str, error["loc"]))
-    written = merged.get(key, _Written(value=error["input"], origin="defaults"))
+    written = merged.get(key, Written(value=error["input"], origin="defaults"))
     rule = str(error["msg"]).replace("Input should be", "it should be").replace("String should", "it should")
     if error["type"] == "string_pattern_mismatch":
         section, _, name = key.partition(".")
         rule = next(item.metadata["rule"] for item in fields(SECTIONS[section]) if item.name == name)
-    return f"Setting {key} is {written.value!r} ({_place(key, written.origin)}); {rule}."
+    return f"Setting {key} is {written.value!r} ({place_of(key, written.origin)}); {rule}."
 
 
 def _schema() -> Any:

@@ -1,4 +1,4 @@
-"""Lines of a settings file: where a key is written, and the text with other values, its other lines as they were.
+"""A settings file: its values and presets, the line of each key, and its text with other numbers.
 
 The standard library reads TOML and does not write it. A change replaces one number or inserts lines, and counts only
 if the new text, read again, differs from the old one in those values alone.
@@ -24,6 +24,10 @@ _PART: Final = re.compile(r"""([A-Za-z0-9_-]+)|"([^"]*)"|'([^']*)'""")
 _NUMBER: Final = re.compile(r"(\s*[^=]+=\s*)([^\s#]+)(.*)", re.DOTALL)
 
 
+#: Between a file and the name of a preset in the origin of a value.
+PRESET: Final = ", preset "
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Line:
     """A line that begins a table or gives a key its value."""
@@ -34,6 +38,82 @@ class _Line:
     #: Dotted name of the table that the line belongs to.
     table: str
     is_header: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A value as it was written, and where."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsFile:
+    """What a settings file has: its own values, and those of each preset."""
+
+    path: Path
+    values: Mapping[str, Written]
+    presets: Mapping[str, Mapping[str, Written]]
+
+
+def parsed(path: Path) -> Mapping[str, Any]:
+    """The tables of a settings file. Raises InvalidConfig."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(f"The settings file {path} is not valid TOML: {error}. Fix that line.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"The settings file {path} is not UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
+        raise InvalidConfig(f"The settings file {path} cannot be read: {error.strerror}. Check --config.") from error
+
+
+def flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of each key of a table."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def read_settings_file(path: Path, *, must_exist: bool) -> SettingsFile:
+    """Reads a settings file; one that need not exist may be absent. Raises InvalidConfig."""
+    if not must_exist and not path.is_file():
+        return SettingsFile(path=path, values={}, presets={})
+    tables = dict(parsed(path))
+    presets = tables.pop("preset", {})
+    if not isinstance(presets, Mapping):
+        raise InvalidConfig(
+            f"{place_of('preset', str(path))}: a settings file has presets as tables, [preset.NAME], and chooses none."
+            f" Choose with --preset NAME or BATCH_PIPELINE__PRESET=NAME."
+        )
+    for name, table in presets.items():
+        if not isinstance(table, Mapping):
+            raise InvalidConfig(
+                f"{place_of(f'preset.{name}', str(path))}: preset.{name} is a value, but a preset is a table."
+                f" Write [preset.NAME.SECTION] above {name} = …"
+            )
+    return SettingsFile(
+        path=path,
+        values={key: Written(value=value, origin=str(path)) for key, value in flat(tables)},
+        presets={
+            name: {key: Written(value=value, origin=f"{path}{PRESET}{name}") for key, value in flat(table)}
+            for name, table in presets.items()
+        },
+    )
+
+
+def place_of(key: str, origin: str) -> str:
+    """An origin with the line of the key where it is a file."""
+    name, _, preset = origin.partition(PRESET)
+    path = Path(name)
+    if not path.is_file():
+        return origin
+    line = line_of(path.read_text(encoding="utf-8"), f"preset.{preset}.{key}" if preset else key)
+    return f"{name}, line {line}" if line else origin
 
 
 def line_of(text: str, key: str) -> int | None:

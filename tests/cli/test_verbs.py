@@ -85,6 +85,22 @@ def test_options_become_the_request(world: Path, run: Run, asked: list[tuple[Req
     assert request.params == {"upper": {"times": 4, "style": "fancy"}, "count": {"with_blanks": False}}
 
 
+def test_settings_of_steps_presets_and_options_of_one_task_become_the_request(
+    world: Path, run: Run, asked: list[tuple[Request, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world / "batch_pipeline.toml").write_text(
+        "[steps.upper]\nmemory_mb = 2000\ncpus = 2\n[preset.big.steps.upper]\nmemory_mb = 8000\n"
+        '[preset.big.steps.count]\nimage = "count:2"\n'
+    )
+    monkeypatch.setenv("BATCH_PIPELINE__STEPS__COUNT__CPUS", "3")
+    run("run", *LIST, "--preset", "big", "--set", "steps.upper.timeout_seconds=90", "--upper.times", "3")
+    ((request, _),) = asked
+    upper, count = request.graph["upper"], request.graph["count"]
+    assert (upper.memory_mb, upper.cpus, upper.timeout_seconds, upper.image) == (8000, 2, 90, "")
+    assert (count.memory_mb, count.cpus, count.timeout_seconds, count.image) == (1024, 3, None, "count:2")
+    assert request.params["upper"]["times"] == 3
+
+
 def test_options_come_from_the_environment_too(
     world: Path, run: Run, asked: list[tuple[Request, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
