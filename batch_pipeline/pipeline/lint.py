@@ -1,14 +1,16 @@
 """Lints a pipeline: what is legal and may be a mistake, a warning each, with file and line.
 
-Output ports that no step reads, parameters that their step does not use, images that are not pinned by digest. Nothing
-here stops a run; `doctor` prints it. Sources are read, not run.
+Output ports that no step reads, parameters that their step does not use, resources that are read of the class, images
+that are not pinned by digest. Nothing here stops a run; `doctor` prints it. Sources are read, not run.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from batch_pipeline.pipeline.code import class_node, module_file, place_of
 from batch_pipeline.pipeline.command import kind_of
@@ -16,6 +18,9 @@ from batch_pipeline.pipeline.step import Parameter, Step
 from batch_pipeline.pipeline.workflow import Graph, Node, Port
 from batch_pipeline.wire.command import Kind, fields_of
 from batch_pipeline.wire.errors import InvalidPipeline
+
+#: Resources of a step that its job knows as they are.
+_OF_JOB: Final = ("cpus", "memory_mb")
 
 
 def lint(graph: Graph, *, place_of_setting: Callable[[str], str]) -> list[str]:
@@ -30,6 +35,7 @@ def lint(graph: Graph, *, place_of_setting: Callable[[str], str]) -> list[str]:
     return [
         *unread_outputs(graph),
         *(warning for step in classes for warning in unused_parameters(step)),
+        *(warning for step in classes for warning in resources_of_class(step)),
         *unpinned_images(graph, place_of_setting),
     ]
 
@@ -61,6 +67,18 @@ def unused_parameters(step: type[Step]) -> Iterator[str]:
                 f"{place_of(step, name)}: {step.__name__} does not use its parameter {name}, so another value makes the"
                 f" same result again. Use it ({_use_of(step, name)}), or remove it."
             )
+
+
+def resources_of_class(step: type[Step]) -> Iterator[str]:
+    """Resources that the methods of a step read of its class, where a job may have others."""
+    for owner in step.__mro__[: step.__mro__.index(Step)]:
+        for node in ast.walk(class_node(owner) or ast.Module(body=[], type_ignores=[])):
+            if isinstance(node, ast.Attribute) and node.attr in _OF_JOB and ast.unparse(node.value) == "self":
+                place = f"{Path(inspect.getfile(owner)).resolve()}, line {node.lineno}"
+                yield (
+                    f"{place}: self.{node.attr} is what the class of {step.__name__} says, and settings may give a job"
+                    f" another value. Use job.{node.attr}."
+                )
 
 
 def unpinned_images(graph: Graph, place_of_setting: Callable[[str], str]) -> Iterator[str]:

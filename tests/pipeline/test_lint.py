@@ -92,6 +92,12 @@ def make(tmp_path: Path) -> Iterator[Make]:
         (f"{VCF}\n    quality: int = Param(20)\n    script = 'call.sh'", []),
         (f"{VCF}\n    depth: int = Param(20)\n    script = 'call.sh'; files = ('more.sh',)", []),
         (f"{VCF}\n    depth: int = Param(20)\n    script = 'call.sh'", ["line 9: Call does not", "$PARAM_DEPTH"]),
+        # Resources.
+        (f"{VCF}\n    def run(self, job): print(job.cpus, job.memory_mb)", []),
+        (
+            f"{VCF}\n    def run(self, job):\n        print(self.cpus)",
+            ["line 10: self.cpus is what the class of Call says", "Use job.cpus."],
+        ),
         # Images.
         (f"{VCF}; run = lambda self, job: None\n    image = 'r/call@sha256:0'", []),
         (
