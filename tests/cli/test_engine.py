@@ -194,3 +194,17 @@ def test_a_job_that_waits_for_another_stores_jobs_says_so(shell: Shell) -> None:
     gate.touch()
     out, err = watching.communicate(timeout=60)
     assert watching.returncode == 0, out + err
+
+
+def test_a_step_gets_what_the_settings_say_and_other_resources_run_nothing_again(shell: Shell) -> None:
+    (shell.folder / "batch_pipeline.toml").write_text(
+        "[steps.upper]\nmemory_mb = 300\n[preset.small.steps.upper]\nmemory_mb = 200\ncpus = 2\n"
+    )
+    shell("--preset", "small")
+
+    (receipt, *_) = (shell.folder / "store" / "default" / "receipts" / "upper").glob("*/*.json")
+    assert {key: json.loads(receipt.read_text())[key] for key in ("memory_mb", "cpus")} == {"memory_mb": 200, "cpus": 2}
+    (config,) = (shell.folder / "store" / "default" / "runs").glob("*/config.json")
+    assert json.loads(config.read_text())["settings"]["steps"] == {"upper": {"memory_mb": 200, "cpus": 2.0}}
+    assert "Nothing to do" in shell()
+    assert "changed since it was done" in shell("plan", "--set", "steps.upper.image=upper:2")

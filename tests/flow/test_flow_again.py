@@ -293,3 +293,10 @@ def test_what_read_bytes_of_a_disk_that_rots_runs_again_once_that_is_found(lab: 
     assert "wards" not in (lab.store / "results/words/ann/ann.words.txt").read_text()
     assert not lab.run("verify", "--all").err
     assert "Nothing to do" in lab.run().out
+
+
+def test_a_reference_is_built_with_what_the_settings_say_of_its_step(indexed: Lab) -> None:
+    build(indexed, "--force", "--set", "steps.reference.memory_mb=333")
+
+    assert json.loads(indexed.receipt_of("reference", "en").read_text())["memory_mb"] == 333
+    assert "Nothing to do: 3 of 3" in indexed.run("plan", "--set", "steps.reference.memory_mb=444").out
