@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batch_pipeline.pipeline.step import Input, Output, Param, Reference, Scope, Step
+    from batch_pipeline.pipeline.step import Column, Input, Output, Param, Reference, Scope, Step
     from batch_pipeline.pipeline.workflow import Source, WorkflowTask
     from batch_pipeline.wire.errors import InvalidOutput, MissingInput, StepFailed
     from batch_pipeline.wire.job import Job
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Column": "batch_pipeline.pipeline.step",
     "Input": "batch_pipeline.pipeline.step",
     "InvalidOutput": "batch_pipeline.wire.errors",
     "Job": "batch_pipeline.wire.job",
@@ -35,6 +36,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Column",
     "Input",
     "InvalidOutput",
     "Job",

@@ -26,7 +26,9 @@ TWO_TYPES = {
     # The placeholders of a template are texts.
     ("backends/definitions.py", "memory_mb"),
     # What completes the names of steps, and the steps.
-    ("cli/options.py", "steps"),
+    ("cli/options.py", "tasks"),
+    ("config.py", "preset"),
+    ("settings_file.py", "table"),
     # One of `text(value)`, `number(value)`.
     ("pool/stores/dynamodb/items.py", "value"),
     # Public constructors take names, and what is behind them the object that they make of it.

@@ -123,7 +123,7 @@ class CommandCall:
             raise InvalidSampleList("No sample list was given. Name one: --sample-list-file FILE.")
         # The store is asked only for a list that is not here: a folder of the store's may not be there yet.
         store = None if Path(file).exists() or "://" in file else self._store_if_there()
-        return read_samples(file, store, self.reach)
+        return read_samples(file, store, self.reach, lanes=self.workflow.lanes)
 
     def request(self, *, writes: bool = False) -> Request:
         """All that a driver needs. Raises what its parts raise, cheapest first."""
@@ -140,6 +140,7 @@ class CommandCall:
             selection=self.selection(),
             reference=settings.pipeline.reference,
             sources=self._sources(store),
+            sheet_folder=None if "samples.sources" in settings.origins else samples.folder,
             check_results=settings.pipeline.check_results,
             share_steps=bool(self.options.get("share_steps")),
             argv=self.argv,
@@ -208,7 +209,7 @@ def names_in(text: str) -> list[str]:
     if text.startswith("@"):
         from batch_pipeline.pipeline.samples import read_samples
 
-        return list(read_samples(text[1:]).names)
+        return list(read_samples(text[1:], lanes=True).names)
     return [name.strip().removesuffix(".bam") for name in text.split(",") if name.strip()]
 
 

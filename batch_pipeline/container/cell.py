@@ -185,6 +185,11 @@ class CellAttempt:
             gathered_metrics=staged.gathered_metrics,
             missing_samples=manifest.missing,
             params=manifest.params,
+            columns=row.columns,
+            gathered_columns={
+                sample: dict(zip((name for name, _ in manifest.columns), values, strict=True))
+                for sample, values in manifest.gathered_columns.items()
+            },
             cpus=manifest.cpus,
             memory_mb=manifest.memory_mb,
             attempt=self.location.attempt,

@@ -4,10 +4,13 @@ A script finds what it needs in its environment:
 
     SAMPLE  OUTPUT_DIR (the working directory)  CPUS  MEMORY_MB
     INPUT_<PORT>       paths, separated by spaces, unless they are too many for a variable
+    INPUT_<PORT>_1, …  each of its files, and INPUT_<PORT>_COUNT; not where there is a list
     INPUT_<PORT>_LIST  for a gather, a directory and an output with `many`: a file with `sample <tab> path` a line
     INPUT_<PORT>_DIRECTORY  for a directory: its folder; for a gather of it the folder with one a sample
     REFERENCE_<PORT>   a path
     PARAM_<NAME>       a value; true or false for a flag
+    COLUMN_<NAME>      the value of a column of the sheet that the step declares
+    COLUMNS_LIST       for a gather that declares columns: a file with a header, and `sample <tab> value …` a line
 
 Its class is imported after it, and only forked if it has a `check` of its own.
 """
@@ -15,7 +18,7 @@ Its class is imported after it, and only forked if it has a `check` of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,8 @@ def run_class(loaded: LoadedStep, job: Job, environment: Mapping[str, str], sign
     def act() -> dict[str, Any]:
         loaded.enter()
         step = loaded.make(job.params)
+        if job.columns:
+            step.column_values = job.columns
         if run:
             step.run(job)
         step.check(job)
@@ -110,6 +115,10 @@ def script_environment(
         "MEMORY_MB": str(job.memory_mb),
     }
     for port, files in job.input_files.items():
+        if port not in listed:
+            variables |= _one_by_one(port, files)
+    # After these: a port called `reads_1` goes before the first file of `reads`.
+    for port, files in job.input_files.items():
         if port in listed:
             variables |= _listed(port, {job.sample: files}, Path(lists))
         else:
@@ -124,8 +133,35 @@ def script_environment(
     for port, file in job.reference_files.items():
         variables[f"REFERENCE_{port.upper()}"] = str(file)
     for name, value in job.params.items():
-        variables[f"PARAM_{name.upper()}"] = str(value).lower() if isinstance(value, bool) else str(value)
+        variables[f"PARAM_{name.upper()}"] = _text(value)
+    for name, value in job.columns.items():
+        variables[f"COLUMN_{name.upper()}"] = _text(value)
+    if job.gathered_columns:
+        variables["COLUMNS_LIST"] = _columns_list(job.gathered_columns, Path(lists))
     return variables
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _one_by_one(port: str, files: Sequence[Path]) -> dict[str, str]:
+    """The files of a port in variables of their own, for names with blanks; none where they are too many."""
+    name = f"INPUT_{port.upper()}"
+    if sum(len(os.fsencode(file)) for file in files) >= _VARIABLE_BYTES:
+        return {f"{name}_COUNT": str(len(files))}
+    return {f"{name}_COUNT": str(len(files)), **{f"{name}_{n}": str(file) for n, file in enumerate(files, 1)}}
+
+
+def _columns_list(values_by_sample: Mapping[str, Mapping[str, Any]], lists: Path) -> str:
+    """Writes the columns of a gather's samples, which have neither tabs nor line ends, and returns the file's path."""
+    names = list(next(iter(values_by_sample.values())))
+    rows = [["sample", *names], *([sample, *map(_text, row.values())] for sample, row in values_by_sample.items())]
+    lists.mkdir(PRIVATE, exist_ok=True)
+    # Beside the lists of ports, none of which begins so.
+    path = lists / ".columns.tsv"
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
 
 
 def _listed(port: str, gathered: Mapping[str, Iterable[Path]], lists: Path) -> dict[str, str]:

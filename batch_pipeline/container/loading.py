@@ -28,6 +28,9 @@ _BASE_MODULE = "batch_pipeline.pipeline.step"
 class StepLike(Protocol):
     """What is used of a step; the base class itself lies on the client's side."""
 
+    #: Values of the sheet's columns for the cell's sample.
+    column_values: Mapping[str, Any]
+
     def run(self, job: Job) -> None:
         """Makes the outputs."""
 

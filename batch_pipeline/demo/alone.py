@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from batch_pipeline.pipeline.columns import typed_values
 from batch_pipeline.pipeline.step import Output, Reference, Step
 from batch_pipeline.wire.errors import InvalidOutput, MissingInput
 from batch_pipeline.wire.job import Job
@@ -25,6 +26,7 @@ def run_alone(
     inputs: Mapping[str, Sequence[Path]],
     reference: Path | None = None,
     upstream: Mapping[str, Mapping[str, Any]] | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Job:
     """Runs and checks a step in the new folder `work` and returns its job, with outputs, metrics and versions.
 
@@ -35,8 +37,10 @@ def run_alone(
     inputs: port -> files; for a directory its folder, alone.
     reference: the folder with the reference's files.
     upstream: the metrics of the steps before, by name.
+    columns: values of the columns of the sheet that the step declares; others have their defaults.
     """
-    job = make_job(step, work, sample, inputs=inputs, reference=reference, upstream=upstream)
+    job = make_job(step, work, sample, inputs=inputs, reference=reference, upstream=upstream, columns=columns)
+    step.column_values = job.columns
     with _inside(work):
         step.run(job)
         step.check(job)
@@ -62,6 +66,7 @@ def make_job(
     inputs: Mapping[str, Sequence[Path]],
     reference: Path | None = None,
     upstream: Mapping[str, Mapping[str, Any]] | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Job:
     """The job of `run_alone`, with its working folder made and nothing run."""
     kind = type(step)
@@ -86,6 +91,7 @@ def make_job(
         output_patterns={port: names for port, (form, names) in outputs.items() if form == MANY},
         upstream_metrics=upstream or {},
         params=step.params,
+        columns=typed_values(step, columns or {}),
         cpus=kind.cpus,
         memory_mb=kind.memory_mb,
     )

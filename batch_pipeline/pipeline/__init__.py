@@ -1,9 +1,10 @@
 """From what a scientist writes to what will be sent: steps, wiring, samples, fingerprints, plan. Values only.
 
-    written   `step`, `command` (one for bash), `workflow` (the DAG), `samples`
+    written   `step`, `values` (parameters and columns), `command` (one for bash), `workflow` (the DAG),
+              `parameters` (of a task), `samples`, `columns` (of the sheet), `resources` (from the settings)
     digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `review`
-              and `output_review` (what would fail in every container)
-    planned   `plan` (values), `column` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`,
+              and `output_review` (what would fail in every container), `lint`
+    planned   `plan` (values), `decisions` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`,
               `planner` (`make_plan`)
 
 One flat room, read from top to bottom: each line needs the whole of the one above.

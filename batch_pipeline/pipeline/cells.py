@@ -18,18 +18,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from batch_pipeline.pipeline.column import (
+from batch_pipeline.pipeline.decisions import (
     BEYOND,
     DEFERRED,
     DONE,
     LIVE,
     SKIPPED,
     TO_RUN,
-    Column,
     Decision,
     GatherInput,
+    StepCells,
 )
-from batch_pipeline.pipeline.fingerprint import StepParts, cell_fingerprint, gather_part, missing_part, source_part
+from batch_pipeline.pipeline.fingerprint import (
+    StepParts,
+    cell_fingerprint,
+    columns_part,
+    gather_part,
+    missing_part,
+    source_part,
+)
 from batch_pipeline.pipeline.former import FormerFingerprints
 from batch_pipeline.pipeline.live_cells import index_live_cells
 from batch_pipeline.pipeline.plan import CellState, Inventory, Retired, Selection, Why
@@ -64,7 +71,7 @@ class Cells:
         self.live = index_live_cells(graph, samples, inventory.live)
         self._digests = {step: part.digest() for step, part in parts.items()}
         #: Of the steps that were added.
-        self.columns: dict[str, Column] = {}
+        self.columns: dict[str, StepCells] = {}
         self._gathers: dict[str, GatherInput] = {}
         self._former = FormerFingerprints(self, parts)
         #: Native ids of live jobs that no array of this plan can follow index by index; filled by `defer`.
@@ -91,7 +98,7 @@ class Cells:
         """The samples of a step's cells."""
         return (COHORT,) if node.scope is Scope.COHORT else self.samples
 
-    def _column(self, node: Node) -> Column:
+    def _column(self, node: Node) -> StepCells:
         receipts = self.inventory.receipts.get(node.name, {})
         # What is done by its fingerprint and by nothing else needs no second look; most cells of most plans are.
         is_plain = not (self.selection.force or self.selection.accept_code_changes or node.name in self.live.jobs)
@@ -121,7 +128,7 @@ class Cells:
             if state is CellState.BLOCKED:
                 blocked[name] = decision.sentence
             is_beyond |= decision.is_beyond
-        return Column(
+        return StepCells(
             states=states,
             why=why,
             fingerprints=fingerprints,
@@ -156,6 +163,8 @@ class Cells:
         if node.scope is Scope.COHORT:
             return [self._gather_fingerprint(node, digest, chain)]
         columns = [self._input_parts(node, port, source, chain) for port, source in node.inputs.items()]
+        if node.name in self.inventory.columns:
+            columns.append(self._columns_parts(node))
         if not columns:
             return [cell_fingerprint(digest, ())] * len(self.samples)
         return [cell_fingerprint(digest, inputs) if all(inputs) else "" for inputs in zip(*columns, strict=True)]
@@ -173,6 +182,12 @@ class Cells:
         sources = self.inventory.sources
         return [source_part(sources.get(sample, {}).get(key, ())) for sample in self.samples]
 
+    def _columns_parts(self, node: Node) -> Sequence[str]:
+        """What the columns that a step declares add to the fingerprint of each cell."""
+        values = self.inventory.columns[node.name]
+        parts = {id(one): columns_part(one) for one in {id(one): one for one in values}.values()}
+        return [parts[id(one)] for one in values]
+
     def _gather_fingerprint(self, node: Node, digest: str, chain: Mapping[str, Sequence[str]]) -> str:
         """The one fingerprint of a gather; empty while it cannot be known which samples it will have."""
         gathered = self._gathers[node.name]
@@ -187,6 +202,9 @@ class Cells:
                 inputs.append(fingerprints[0])
             else:
                 inputs.append(gather_part([(self.samples[i], fingerprints[i]) for i in gathered.positions]))
+        if node.name in self.inventory.columns:
+            parts = self._columns_parts(node)
+            inputs.append(gather_part([(self.samples[i], parts[i]) for i in gathered.positions]))
         if gathered.missing:
             # A step may tell of them in what it makes.
             inputs.append(missing_part(gathered.missing))

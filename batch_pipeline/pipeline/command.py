@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Scope, Step
+from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.wire.command import BASH, Field, Kind, fields_of, script_of, with_values
 from batch_pipeline.wire.errors import InvalidPipeline, StepFailed
 from batch_pipeline.wire.job import Job
@@ -29,6 +29,7 @@ def names_in_command(step_class: type[Step]) -> dict[Kind, tuple[str, ...]]:
         Kind.REFERENCE: tuple(step_class.declared(Reference)),
         Kind.OUTPUT: tuple(step_class.declared(Output)),
         Kind.PARAMETER: tuple(step_class.declared(Parameter)),
+        Kind.COLUMN: tuple(step_class.declared(SheetColumn)),
         Kind.JOB: (*words, "cpus", "memory_mb", "attempt"),
     }
 
@@ -98,6 +99,10 @@ def _all_values(step: Step, job: Job, kind: Kind, name: str) -> Sequence[Any]:
         return [file.relative_to(job.work) for file in job.outputs(name)]
     if kind is Kind.PARAMETER:
         return (step.params[name],)
+    if kind is Kind.COLUMN and step.scope is Scope.COHORT:
+        return [values[name] for values in job.gathered_columns.values()]
+    if kind is Kind.COLUMN:
+        return (job.columns[name],)
     if name == "samples":
         return list(dict.fromkeys(sample for gathered in job.gathered_files.values() for sample in gathered))
     return (getattr(job, name),)

@@ -1,7 +1,8 @@
 """What a cell's result depends on, as one short digest: the step's part and the inputs' part.
 
 The step's part is the same for all its cells: code, parameters, image, reference files, wiring. The inputs' part is, a
-port, the upstream cell's fingerprint or the source files' ETags and sizes; so a change anywhere upstream changes
+port, the upstream cell's fingerprint or the source files' ETags and sizes, and the values of the sheet that the step
+declares; so a change anywhere upstream changes
 everything below it, and one listing of receipts and one of sources tell every cell's state. `StepParts` keeps the parts
 by name, which the run record holds: comparing two of them says what changed.
 
@@ -107,6 +108,11 @@ def gather_part(cells: Sequence[tuple[str, str]]) -> str:
     for sample, fingerprint in cells:
         digest.update(f"{sample} {fingerprint}\n".encode())
     return digest.hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def columns_part(values: Mapping[str, Any]) -> str:
+    """What the columns of the sheet that a step declares contribute: their names and typed values."""
+    return fingerprint_of(["columns", values])
 
 
 def missing_part(samples: Sequence[str]) -> str:

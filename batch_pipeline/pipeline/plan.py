@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.workflow import Graph
@@ -122,6 +123,8 @@ class Inventory:
     sources: Mapping[str, Mapping[str, tuple[SourceFile, ...]]] = field(default_factory=dict)
     #: Sample -> sentence about its missing source.
     absent: Mapping[str, str] = field(default_factory=dict)
+    #: Step that declares columns of the sheet -> their values for each sample, in order; equal ones are one object.
+    columns: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     #: File of the chosen reference -> its entry.
     references: Mapping[str, StoreEntry] = field(default_factory=dict)
     live: Sequence[LiveJob] = ()

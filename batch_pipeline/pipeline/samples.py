@@ -8,6 +8,8 @@ Blank lines and lines that begin with `#` are skipped; a byte-order mark, Window
 no harm; `.bam` is dropped at the end of a name and nowhere else. A name becomes part of object keys, file names and
 job variables as it stands, so what could harm there is refused: every problem of the list is told at once.
 
+A sample has one row. A pipeline that reads lanes (`WorkflowTask.lanes`) takes a sheet with several rows of a sample.
+
 (A little long for a module: a third of it is the sentences for what people have in their lists.)
 """
 
@@ -17,7 +19,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -54,6 +56,13 @@ class Sample:
     line: int
     #: The other columns of the sheet; empty for a list.
     columns: Mapping[str, str] = field(default_factory=dict)
+    #: Its rows after the first, where the pipeline reads lanes.
+    further_rows: tuple[Sample, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Sample, ...]:
+        """All of its rows, in the order of the sheet."""
+        return (self, *self.further_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,8 @@ class SampleList:
     samples: tuple[Sample, ...]
     #: Where it was read from, as the user wrote it.
     origin: str
+    #: Folder that it lies in: an absolute path, a URL or a prefix of the store; None: unknown.
+    folder: str | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -93,7 +104,9 @@ class SampleList:
         text = io.StringIO()
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
         writer.writerow((SAMPLE_COLUMN, *self.columns))
-        writer.writerows((sample.name, *sample.columns.values()) for sample in self.samples)
+        for row in (row for sample in self.samples for row in sample.rows):
+            # A row is one line, for those who read it without this module.
+            writer.writerow((row.name, *(value.replace("\n", "") for value in row.columns.values())))
         return text.getvalue().encode()
 
     @classmethod
@@ -103,43 +116,52 @@ class SampleList:
 
 
 def read_samples(
-    location: str | Path, store: Store | None = None, reach: Callable[[], S3Access] = S3Access.from_environment
+    location: str | Path,
+    store: Store | None = None,
+    reach: Callable[[], S3Access] = S3Access.from_environment,
+    *,
+    lanes: bool = False,
 ) -> SampleList:
     """Reads a list or sheet: a file, an `s3://` or `file://` URL, or a key of the store when there is no such file.
 
-    `reach` is as in `open_store`. Raises InvalidSampleList with every problem; StoreFailed when the store that holds it
-    cannot be read.
+    `reach` is as in `open_store`, `lanes` as in `parse_samples`. Raises InvalidSampleList with every problem;
+    StoreFailed when the store that holds it cannot be read.
     """
     origin = str(location)
     if not origin:
         raise InvalidSampleList("No sample list was given. Name one: --sample-list-file FILE.")
-    return parse_samples(_read(origin, store, reach), origin)
+    data, folder = _read(origin, store, reach)
+    return replace(parse_samples(data, origin, lanes=lanes), folder=folder)
 
 
-def parse_samples(data: bytes, origin: str) -> SampleList:
-    """The samples in the bytes of a list or sheet; `origin` is its name for messages. Raises InvalidSampleList."""
+def parse_samples(data: bytes, origin: str, *, lanes: bool = False) -> SampleList:
+    """The samples in the bytes of a list or sheet; `origin` is its name for messages. Raises InvalidSampleList.
+
+    `lanes`: whether a sample may have several rows of a sheet.
+    """
     text = _decoded(data, origin)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     header = next((line for line in lines if line.strip() and not line.startswith("#")), "")
     delimiter = _delimiter(header, origin)
     problems: list[str] = []
-    samples = _sheet(lines, delimiter, origin, problems) if delimiter else _list(lines, origin, problems)
+    samples = _sheet(lines, delimiter, origin, problems, lanes=lanes) if delimiter else _list(lines, origin, problems)
     if problems:
-        raise InvalidSampleList(_told(problems, origin))
+        raise InvalidSampleList(sample_problems(problems, origin))
     if not samples:
         raise InvalidSampleList(f"The sample list {origin} names no sample. Write one name a line.")
     return SampleList(samples=tuple(samples), origin=origin)
 
 
-def _read(origin: str, store: Store | None, reach: Callable[[], S3Access]) -> bytes:
+def _read(origin: str, store: Store | None, reach: Callable[[], S3Access]) -> tuple[bytes, str]:
+    """The bytes of a list and the folder that it lies in."""
     if "://" in origin and not origin.startswith("file://"):
-        return _read_url(origin, reach)
+        return _read_url(origin, reach), origin.rpartition("/")[0]
     path = Path(origin.removeprefix("file://")).expanduser()
     try:
-        return path.read_bytes()
+        return path.read_bytes(), str(path.absolute().parent)
     except FileNotFoundError as error:
         if store is not None and not path.is_absolute():
-            return _read_key(origin, store)
+            return _read_key(origin, store), origin.removeprefix("./").rpartition("/")[0]
         raise InvalidSampleList(f"The sample list {origin} is not there. Check the path.") from error
     except IsADirectoryError as error:
         raise InvalidSampleList(f"The sample list {origin} is a folder. Name a file in it.") from error
@@ -210,8 +232,9 @@ def _list(lines: Sequence[str], origin: str, problems: list[str]) -> list[Sample
     return samples
 
 
-def _sheet(lines: Sequence[str], delimiter: str, origin: str, problems: list[str]) -> list[Sample]:
-    rows = csv.reader(("" if line.startswith("#") else line for line in lines), delimiter=delimiter, strict=True)
+def _sheet(lines: Sequence[str], delimiter: str, origin: str, problems: list[str], *, lanes: bool) -> list[Sample]:
+    text = ("\n" if line.startswith("#") else f"{line}\n" for line in lines)
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
     samples: list[Sample] = []
     seen: dict[str, int] = {}
     header: list[str] = []
@@ -222,14 +245,30 @@ def _sheet(lines: Sequence[str], delimiter: str, origin: str, problems: list[str
                 continue
             if not header:
                 header = _header(cells, rows.line_num, origin)
-            elif (sample := _row(cells, header, rows.line_num, origin, seen, problems)) is not None:
+            elif (sample := _row(cells, header, rows.line_num, origin, {} if lanes else seen, problems)) is not None:
                 samples.append(sample)
     except csv.Error as error:
         problems.append(f"Line {rows.line_num} of {origin} is not valid CSV ({error}). Fix its quotes.")
-    return samples
+    return _with_lanes(samples, origin, problems) if lanes else samples
+
+
+def _with_lanes(rows: Sequence[Sample], origin: str, problems: list[str]) -> list[Sample]:
+    """The samples of a sheet of lanes, each with all of its rows. Notes a row that is there twice."""
+    rows_by_name: dict[str, list[Sample]] = {}
+    lines: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        rows_by_name.setdefault(row.name, []).append(row)
+        line = lines.setdefault((row.name, *row.columns.values()), row.line)
+        if line != row.line:
+            problems.append(
+                f"Sample {row.name!r} has the same row on the lines {line} and {row.line} of {origin}; its files would"
+                " be read twice. Remove one of the lines."
+            )
+    return [replace(first, further_rows=tuple(further)) for first, *further in rows_by_name.values()]
 
 
 def _header(cells: list[str], line: int, origin: str) -> list[str]:
+    cells = [cell.replace("\n", "") for cell in cells]
     names = [SAMPLE_COLUMN if cell.lower() == SAMPLE_COLUMN else cell for cell in cells]
     where = f"The header of {origin} (line {line})"
     if SAMPLE_COLUMN not in names:
@@ -305,7 +344,8 @@ def _remedy(character: str) -> str:
     return "Rename it with letters, digits and . _ + = @ - only."
 
 
-def _told(problems: Sequence[str], origin: str) -> str:
+def sample_problems(problems: Sequence[str], origin: str) -> str:
+    """One message of all problems of a list, as far as a screen holds them."""
     if len(problems) == 1:
         return problems[0]
     shown = list(problems[:MAX_SHOWN])

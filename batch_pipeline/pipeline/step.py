@@ -7,6 +7,7 @@
         index = Reference("kallisto.idx")            # the same for every sample, cached once a host
         abundance = Output("abundance.tsv")
         bootstraps: int = Param(0, help="…")         # an option of the command line, part of the fingerprint
+        strand: str = Column("strandedness")         # a value of the sample's row in the sheet
 
         def run(self, job): sh.kallisto("quant", …)  # the working directory is an empty scratch folder
         def check(self, job): …                      # raises InvalidOutput(sentence) before anything is published
@@ -15,21 +16,26 @@ A step may also be a command for bash, in which names in braces are its files an
 `command = "bwa mem -t {cpus} {genome} {reads} | samtools sort -o {bam}"`.
 
 Or any executable: `script = "count.sh"`, beside the module that declares it. It finds `SAMPLE`, `INPUT_<PORT>`,
-`REFERENCE_<PORT>`, `OUTPUT_DIR`, `PARAM_<NAME>`, `CPUS` and `MEMORY_MB` in its environment.
+`REFERENCE_<PORT>`, `OUTPUT_DIR`, `PARAM_<NAME>`, `COLUMN_<NAME>`, `CPUS` and `MEMORY_MB` in its environment.
 
-The classes are imported on both sides of the wire, so this module needs the standard library and `wire` alone.
+The classes are imported on both sides of the wire, so this module needs the standard library and `wire` alone, and so
+does `values`, which it imports.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
+from batch_pipeline.pipeline.values import Column as Column
+from batch_pipeline.pipeline.values import Param as Param
+from batch_pipeline.pipeline.values import Parameter as Parameter
+from batch_pipeline.pipeline.values import SheetColumn as SheetColumn
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import DIRECTORY, MANY
@@ -92,97 +98,6 @@ class Reference:
         self.help = help
 
 
-class Parameter:
-    """What `Param` makes: on the class it is the declaration, on an instance it gives the value."""
-
-    def __init__(
-        self,
-        default: Any,
-        *,
-        help: str = "",
-        choices: tuple[Any, ...] = (),
-        minimum: float | None = None,
-        maximum: float | None = None,
-    ) -> None:
-        if type(default) not in _READERS:
-            raise InvalidPipeline(
-                f"A Param's default is a bool, int, float or str, not {default!r}; it gives the type."
-            )
-        self.default = default
-        self.help = help
-        self.choices = choices
-        self.minimum = minimum
-        self.maximum = maximum
-        self.name = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Step | None, owner: type | None = None) -> Any:
-        return self if instance is None else instance.params[self.name]
-
-    def parse(self, value: Any) -> Any:
-        """The value in the parameter's type. Raises InvalidConfig with the rule it breaks."""
-        kind = type(self.default)
-        try:
-            parsed = _READERS[kind](value)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidConfig(f"{self.name} is {kind.__name__}, not {value!r}.") from error
-        if self.choices and parsed not in self.choices:
-            raise InvalidConfig(f"{self.name} is one of {', '.join(map(str, self.choices))}, not {value!r}.")
-        if self.minimum is not None and parsed < self.minimum:
-            raise InvalidConfig(f"{self.name} is at least {self.minimum}, not {value!r}.")
-        if self.maximum is not None and parsed > self.maximum:
-            raise InvalidConfig(f"{self.name} is at most {self.maximum}, not {value!r}.")
-        return parsed
-
-
-def Param(
-    default: Any,
-    *,
-    help: str = "",
-    choices: tuple[Any, ...] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """A parameter: an option of the command line and part of the step's fingerprint.
-
-    Its type is the default's (bool, int, float or str). It is a function that says Any so that a step can write
-    `bootstraps: int = Param(30)` and have `self.bootstraps` known as an int.
-    """
-    return Parameter(default, help=help, choices=choices, minimum=minimum, maximum=maximum)
-
-
-def _flag(value: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if str(value).lower() not in words:
-        raise ValueError(value)
-    return words[str(value).lower()]
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-        raise ValueError(value)
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    parsed = float(value)
-    if isinstance(value, bool) or math.isnan(parsed):
-        raise ValueError(value)
-    return parsed
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, (str, int, float)):
-        raise TypeError(value)
-    return str(value)
-
-
-#: Type of a parameter's default -> how a value is read.
-_READERS: dict[type, Callable[[Any], Any]] = {bool: _flag, int: _whole, float: _number, str: _text}
-
-
 class Step:
     """Base of all steps. Subclasses declare ports and parameters as class attributes.
 
@@ -206,6 +121,9 @@ class Step:
     #: Container image; part of the fingerprint. Empty: none (the embedded Batch runs it as a process).
     image: ClassVar[str] = ""
 
+    #: Values of the columns for the cell's sample, by attribute; set in the container.
+    column_values: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(self, **params: Any) -> None:
         declared = type(self).declared(Parameter)
         unknown = sorted(set(params) - set(declared))
@@ -218,7 +136,7 @@ class Step:
 
     @classmethod
     def declared(cls, kind: type[Any]) -> dict[str, Any]:
-        """Class attributes of one kind (Input, Output, Reference, Parameter), bases first, in order of declaration."""
+        """Class attributes of one kind (Input, Parameter, SheetColumn …), bases first, in order of declaration."""
         items: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             for name, item in vars(base).items():

@@ -20,14 +20,14 @@ Edges come from ports alone; a cycle or an unconnected input is told by name.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from batch_pipeline.pipeline.parameters import task_defaults
-from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, Step
+from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 #: Name of the task that builds references.
 REFERENCE_TASK: Final = "reference"
 #: What is declared in a step and nowhere else.
-_STEPS = (Parameter, Input, Output, Reference)
+_STEPS = (Parameter, SheetColumn, Input, Output, Reference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,13 @@ class Source:
     files: tuple[str, ...]
     #: Column of the sample sheet that names the file instead; empty: none.
     column: str = ""
+    #: Columns of the sample sheet of which each names a file; the last ones may be empty.
+    columns: tuple[str, ...] = ()
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The columns that name its files, in order."""
+        return (self.column,) if self.column else self.columns
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class WorkflowTask:
 
     #: The step that the `reference` verb runs, or None when the pipeline uses no reference that can be built.
     reference_builder: ClassVar[type[Step] | None] = None
+    #: Whether a sample may have several rows in the sheet, one a lane: a port then has the files of all of them.
+    lanes: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._made: dict[str, Task] = {}
@@ -133,11 +142,18 @@ class WorkflowTask:
         self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place))
         return self._made[name]
 
-    def source(self, *files: str, column: str = "") -> Source:
-        """Files that come with each sample: names below the sources' prefix, or a column of the sample sheet."""
-        if not files and not column:
+    def source(self, *files: str, column: str = "", columns: Sequence[str] = ()) -> Source:
+        """Files that come with each sample: names below the sources' prefix, or a column of the sample sheet, or both.
+
+        `columns`: several columns that name a file each. Raises InvalidPipeline for none of these, or both of the last.
+        """
+        if not files and not column and not columns:
             raise InvalidPipeline("self.source() needs a file name with {sample}, a column, or both.")
-        return Source(files=files, column=column)
+        if isinstance(columns, str) or (column and columns) or len(set(columns)) < len(columns):
+            raise InvalidPipeline(
+                'self.source() takes column="bam", or a tuple of different names: columns=("fastq_1", "fastq_2").'
+            )
+        return Source(files=files, column=column, columns=tuple(columns))
 
     def tasks(self) -> dict[str, Task]:
         """The tasks by name, wired, in the order in which `workflow()` makes them."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from batch_pipeline.pipeline.code import entry_of, script_of
 from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
-from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.step import Scope, SheetColumn
 from batch_pipeline.pipeline.workflow import Node, Port
 from batch_pipeline.records.record import now
 from batch_pipeline.wire import layout
@@ -61,7 +62,7 @@ def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) 
     """What is the same for all jobs of a step in a plan."""
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
-    needs = _needs(node, inputs, outputs)
+    needs = tuple(_needs(node, inputs, outputs))
     return Manifest(
         run_id="",
         job="",
@@ -75,16 +76,21 @@ def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) 
         outputs=outputs,
         gathered=_gathered(plan, node),
         missing=plan.missing.get(node.name, ()),
+        columns=tuple((name, column.kind.__name__) for name, column in node.step.declared(SheetColumn).items()),
+        gathered_columns=_gathered_columns(plan, node, inventory),
         required=required,
         needs=needs,
         format=format_of(cells, required, needs),
     )
 
 
-def _needs(node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-    """What the image of a submission must know (`Manifest.needs`)."""
-    forms = ({port.form for port in inputs} | {port.form for port in outputs}) - {""}
-    return (*(("command",) if node.step.command else ()), *sorted(forms))
+def _needs(node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> Iterator[str]:
+    """What the image of a submission must know (`wire.manifest.KNOWN_NEEDS`)."""
+    if node.step.command:
+        yield "command"
+    if node.step.declared(SheetColumn):
+        yield "columns"
+    yield from sorted(({port.form for port in inputs} | {port.form for port in outputs}) - {""})
 
 
 def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
@@ -92,6 +98,7 @@ def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
     positions = job.members or (0,)
     ports = {port: f"{node.name}.{port}" for port in node.sources}
     retired = inventory.retired.get(node.name, {})
+    values = inventory.columns.get(node.name) if node.scope is Scope.SAMPLE else None
     for (sample, fingerprint), position in zip(plan.members_of(job), positions, strict=True):
         sources = inventory.sources.get(sample, {}) if ports else {}
         stands = retired.get(sample, {}).get(fingerprint)
@@ -101,6 +108,7 @@ def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
             sources={port: sources[key] for port, key in ports.items()},
             upstream=_upstream(plan, node, position),
             retired=RetiredReceipt(version=stands.version, must_run=stands.must_run) if stands else None,
+            columns=values[position] if values else {},
         )
 
 
@@ -166,6 +174,16 @@ def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:
         for step in node.upstream
         if plan.graph[step].scope is Scope.SAMPLE
     }
+
+
+def _gathered_columns(plan: Plan, node: Node, inventory: Inventory) -> dict[str, list[Any]]:
+    """For a gather that declares columns: the values of every sample that it takes, in the order of the list."""
+    reads_samples = any(plan.graph[step].scope is Scope.SAMPLE for step in node.upstream)
+    if node.scope is not Scope.COHORT or node.name not in inventory.columns or not reads_samples:
+        return {}
+    without = set(plan.missing.get(node.name, ()))
+    samples = zip(plan.samples, inventory.columns[node.name], strict=True)
+    return {sample: list(values.values()) for sample, values in samples if sample not in without}
 
 
 def cells_of(store: Store, run_id: str, job_name: str) -> list[tuple[str, str]]:

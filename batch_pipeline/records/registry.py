@@ -107,9 +107,13 @@ def resolve(store: Store, text: str) -> RunRecord:
 
 
 def samples_of(store: Store, run_id: str) -> dict[str, str]:
-    """Sample -> its row in the run's list, in the order of the list. Raises NotInStore."""
-    lines = store.get(layout.samples(run_id)).decode().splitlines()[1:]
-    return {line.split("\t", 1)[0]: line for line in lines if line}
+    """Sample -> its row in the run's list, in the order of the list; lanes one behind the other. Raises NotInStore."""
+    rows: dict[str, str] = {}
+    for line in store.get(layout.samples(run_id)).decode().split("\n")[1:]:
+        name, _, columns = line.partition("\t")
+        if name:
+            rows[name] = f"{rows[name]} | {columns}" if name in rows else line
+    return rows
 
 
 def moment(text: str, *, ends: bool = False) -> datetime:

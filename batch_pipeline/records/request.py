@@ -27,6 +27,8 @@ class Request:
     reference: str = ""
     #: Prefix in the store, or a URL or folder, below which the samples' own files lie.
     sources: str = ""
+    #: Folder of the sheet, where its relative names are looked for after `sources`; None: they are not.
+    sheet_folder: str | None = None
     #: Port of the reference builder -> URL of the file; only for the graph of a reference.
     reference_files: Mapping[str, str] = field(default_factory=dict)
     #: Whether a receipt whose result files are gone counts as none (one more listing).

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from batch_pipeline.pipeline.columns import named_files
 from batch_pipeline.records.request import Request
 
 #: A sheet may name files in a folder for each sample; then it is the folder above all.
@@ -32,11 +33,15 @@ def _named(request: Request) -> Iterator[str]:
     for url in request.reference_files.values():
         if path := local_path(url):
             yield os.path.dirname(path)
-    columns = {source.column for node in request.graph for source in node.sources.values() if source.column}
-    for sample in request.samples if columns else ():
-        for column in columns:
-            if path := local_path(sample.columns.get(column, "")):
-                yield os.path.dirname(path)
+    sources = [source for node in request.graph for source in node.sources.values() if source.all_columns]
+    names = {name for source in sources for sample in request.samples for _, _, name in named_files(source, sample)}
+    for name in names:
+        if path := local_path(name):
+            yield os.path.dirname(path)
+    beside = local_path(request.sheet_folder or "")
+    for folder in {os.path.dirname(name) for name in names if beside and "://" not in name and name[:1] != "/"}:
+        if os.path.isdir(path := os.path.normpath(f"{beside}/{folder}")):
+            yield path
 
 
 def local_path(place: str) -> str:

@@ -7,11 +7,13 @@ submissions are read to know which cells are on their way.
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
+from batch_pipeline.pipeline.columns import columns_of, named_files
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
@@ -65,7 +67,9 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
 
 
 def read_inventory(request: Request, references: Mapping[str, StoreEntry], retirements: Retirements) -> Inventory:
-    """Everything but the live jobs."""
+    """Everything but the live jobs. Raises InvalidSampleList for columns that break a rule, StoreFailed."""
+    # Before anything is listed: a sheet with problems costs nothing.
+    columns = columns_of(request.graph, request.samples)
     standing = standing_receipts(request.store, retirements)
     problems: dict[Cell, str] = {}
     if request.check_results:
@@ -81,6 +85,7 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
         gathered=gathered,
         sources=sources,
         absent=absent,
+        columns=columns,
         references=references,
     )
 
@@ -156,15 +161,24 @@ def _sources(
         }
     entries = _SourceFinder(request.store)
     entries.find({url for files in urls_by_sample.values() for urls in files.values() for url in urls})
+    entries.find_instead(_beside_sheet(request, [source for _, source in ports.values()]))
+    by_column_alone = [key for key, (_, source) in ports.items() if not source.files]
     sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {}
     absent: dict[str, str] = {}
-    for name, files in urls_by_sample.items():
+    for sample in request.samples:
+        name, files = sample.name, urls_by_sample[sample.name]
         files_by_port = {key: [entries.files.get(url) for url in urls] for key, urls in files.items()}
         missing = [
             url for key, urls in files.items() for url, file in zip(urls, files_by_port[key], strict=True) if not file
         ]
         if missing:
-            absent[name] = f"Its source {entries.display_name(missing[0])} is not there; check the list and --sources."
+            where = _where_named(missing[0], sample, ports, request)
+            absent[name] = (
+                f"Its source {entries.display_name(missing[0])} is not there{where}; check the list and --sources."
+            )
+        elif unnamed := next((key for key in by_column_alone if not files[key]), ""):
+            columns, line = " or ".join(map(repr, ports[unnamed][1].all_columns)), sample.line
+            absent[name] = f"Its source is not named: line {line} of {request.samples.origin} has no {columns}."
         sources[name] = {key: tuple(f for f in items if f) for key, items in files_by_port.items() if all(items)}
     return sources, absent
 
@@ -177,19 +191,48 @@ def _places(sample: Sample, source: Source, port: str, request: Request) -> list
     """Where a sample's files lie: keys of the store or URLs."""
     if port in request.reference_files:
         return [request.reference_files[port]]
-    if source.column and sample.columns.get(source.column):
-        return [_place(sample.columns[source.column], request.sources)]
+    if names := [name for _, _, name in named_files(source, sample)]:
+        return [_place(name, request.sources) for name in names]
     return [_place(file.replace("{sample}", sample.name), request.sources) for file in source.files]
+
+
+def _beside_sheet(request: Request, sources: Iterable[Source]) -> dict[str, str]:
+    """Place of a relative name in the sheet -> its place in the sheet's folder, where it is looked for too."""
+    folder = request.sheet_folder
+    if folder is None:
+        return {}
+    named = [source for source in sources if source.all_columns]
+    names = {name for source in named for sample in request.samples for _, _, name in named_files(source, sample)}
+    relative = [name for name in names if "://" not in name and not name.startswith("/")]
+    return {_place(name, request.sources): other for name in relative if (other := _beside(name, folder))}
+
+
+def _beside(name: str, folder: str) -> str:
+    """The place of a relative name in a folder, without `..`; empty where that leads out of a bucket or store."""
+    scheme, separator, path = folder.rpartition("://")
+    below = posixpath.normpath(f"{path}/{name}" if path else name)
+    bucket = f"{path.partition('/')[0]}/" if separator else ""
+    return "" if below.startswith("..") or not below.startswith(bucket) else _place(f"{scheme}{separator}{below}", "")
+
+
+def _where_named(url: str, sample: Sample, ports: Mapping[str, tuple[str, Source]], request: Request) -> str:
+    """Where the sheet names a file, for people; empty where it does not."""
+    for _, source in ports.values():
+        for row, column, name in named_files(source, sample):
+            if _place(name, request.sources) == url:
+                is_relative = "://" not in name and not name.startswith("/")
+                beside = is_relative and request.sheet_folder is not None
+                also = ", nor in the folder of the sheet" if beside else ""
+                return f"{also} (column {column!r}, line {row.line} of {request.samples.origin})"
+    return ""
 
 
 def _place(name: str, prefix: str) -> str:
     if "://" in name:
         return name
-    if name.startswith("/"):
-        return f"file://{name}"
-    if prefix.startswith("/"):
-        prefix = f"file://{prefix}"
-    return f"{prefix.rstrip('/')}/{name}" if prefix else name
+    place = f"{prefix.rstrip('/')}/{name}" if prefix and not name.startswith("/") else name
+    # These would end the path of a URL.
+    return f"file://{place.replace('?', '%3F').replace('#', '%23')}" if place.startswith("/") else place
 
 
 class _SourceFinder:
@@ -211,6 +254,12 @@ class _SourceFinder:
                 self._list(self._store.beside(folder), "", folder, wanted)
             else:
                 self._list(self._store, folder, folder, wanted)
+
+    def find_instead(self, places: Mapping[str, str]) -> None:
+        """Takes files from their second places that are not at the first ones. Raises as `find`."""
+        second = {first: other for first, other in places.items() if first not in self.files}
+        self.find(set(second.values()))
+        self.files |= {first: self.files[other] for first, other in second.items() if other in self.files}
 
     def display_name(self, url: str) -> str:
         """A place as a person would look for it."""

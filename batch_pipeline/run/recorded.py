@@ -275,7 +275,8 @@ def _plan(
 ) -> Plan:
     """The cells of the record's grid with their states; it sends nothing."""
     graph = recorded_graph(store, record)
-    samples = parse_samples(store.get(layout.samples(record.run_id)), layout.samples(record.run_id)).names
+    key = layout.samples(record.run_id)
+    samples = parse_samples(store.get(key), key, lanes=True).names
     columns = {node.name: _column(node, samples, jobs, standing, missing) for node in graph}
     recorded = store.get_json(layout.plan(record.run_id))
     return Plan(

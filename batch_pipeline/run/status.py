@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from batch_pipeline.backends.base import JobLookup, JobObserver
+from batch_pipeline.pipeline.columns import column_changes
 from batch_pipeline.pipeline.fingerprint import StepParts, part_changes
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
+from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
@@ -28,7 +30,7 @@ from batch_pipeline.run.verdict import MOST_RECORDS, RUNS_LOOKED_AT, judge, read
 from batch_pipeline.run.watch import Watch, already_done
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
-from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
@@ -301,15 +303,33 @@ def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt:
     except (NotInStore, KeyError):
         return []
     changed = part_changes(recorded, snapshot.plan.parts[node.name])
+    changed += _column_changes(store, snapshot, node, sample, receipt.run_id)
     before = {(file.port, file.key.rsplit("/", 1)[-1]): file.etag for file in receipt.inputs}
     for port in node.sources:
-        for file in snapshot.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ()):
+        files = snapshot.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ())
+        count = sum(file.port == port for file in receipt.inputs)
+        if files and len(files) != count:
+            changed.append(f"files of {port}: {count} -> {len(files)}")
+        for file in files:
             etag = before.get((port, file.url.rsplit("/", 1)[-1]))
             if etag is not None and etag != file.etag:
                 changed.append(f"the file {file.url} was replaced")
-    position = 0 if sample == layout.COHORT else snapshot.plan.samples.index(sample)
     for step in node.upstream:
-        states = snapshot.plan.states[step]
-        if states[position if len(states) > position else 0] is not CellState.DONE:
+        cells = dict(snapshot.plan.cells(step))
+        read = [cells[sample if sample in cells else layout.COHORT]] if sample != layout.COHORT else cells.values()
+        if any(state is not CellState.DONE for state in read):
             changed.append(f"step {step} runs again")
     return changed
+
+
+def _column_changes(store: Store, snapshot: Snapshot, node: Node, sample: str, run_id: str) -> list[str]:
+    """The values of the sheet that are not as in the list of an earlier run, a phrase each."""
+    if node.name not in snapshot.inventory.columns:
+        return []
+    after = dict(zip(snapshot.plan.samples, snapshot.inventory.columns[node.name], strict=True))
+    key = layout.samples(run_id)
+    try:
+        before = parse_samples(store.get(key), key, lanes=True)
+    except (NotInStore, InvalidSampleList):
+        return []
+    return column_changes(node.step, before, after if sample == layout.COHORT else {sample: after[sample]})

@@ -37,6 +37,7 @@ class Kind(Enum):
     REFERENCE = "reference"
     OUTPUT = "output"
     PARAMETER = "param"
+    COLUMN = "columns"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,10 @@ class Job:
     #: Samples that a gather does without.
     missing_samples: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
+    #: Column of the sheet that the step declares -> the sample's value.
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    #: For a gather that declares columns: sample -> column -> value, in the order of the sample list.
+    gathered_columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cpus: int = 1
     memory_mb: int = 1024
     attempt: int = 1

@@ -3,9 +3,10 @@
 Two immutable objects a submission. `manifest.json` is the header: all that its cells share. `rows.txt` has one line a
 cell, padded to one width, so that child i of ten thousand reads its own row with one range request instead of the
 whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size_bytes"}, …]}, {upstream step:
-fingerprint}]` as JSON. Index -> sample is fixed here; a list that somebody edits later changes nothing.
+fingerprint}]` as JSON, and at its end `{"columns": {name: value}}` where the step declares columns of the sheet.
+Index -> sample is fixed here; a list that somebody edits later changes nothing.
 
-Format 2 has rows of cells whose own receipt was retired: they end with `[version, must_run]`; or a header that names
+Format 2 has rows of cells whose own receipt was retired: they go on with `[version, must_run]`; or a header that names
 the ports of which no file may lack (`required`). Format 3 has a header that names what its image must know (`needs`).
 Any other submission is written in format 1, so that images of before go on working.
 """
@@ -22,12 +23,13 @@ from batch_pipeline.wire.errors import ContractBroken
 #: Images that know format 1 alone would take a retired receipt for success, and pass an input without its files.
 FORMATS = (1, 2, 3)
 #: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
-#: `command`: the step's class has a command for bash. `directory`, `many`: a port has one of the two forms.
-KNOWN_NEEDS = frozenset({"command", "directory", "many"})
+#: `command`: the step's class has a command for bash. `columns`: it reads values of the sheet. `directory`, `many`: a
+#: port has one of the two forms.
+KNOWN_NEEDS = frozenset({"columns", "command", "directory", "many"})
 #: Forms of a port whose files only its cell knows: all below a directory, and all that patterns stand for.
 DIRECTORY, MANY = "directory", "many"
-#: Fields of a port that are left out of a header where they are empty.
-_LEFT_OUT = ("form", "output")
+#: Fields of a header, and of a port in it, that are left out where they are empty.
+_LEFT_OUT = frozenset({"required", "columns", "gathered_columns", "needs", "form", "output"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +103,8 @@ class Row:
     upstream: Mapping[str, str] = field(default_factory=dict)
     #: None: there is none.
     retired: RetiredReceipt | None = None
+    #: Column of the sheet that the step declares -> its value.
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
         """The row as one line of JSON without its end."""
@@ -108,6 +112,8 @@ class Row:
         value: list[Any] = [self.sample, self.fingerprint, sources, dict(self.upstream)]
         if self.retired is not None:
             value.append([self.retired.version, self.retired.must_run])
+        if self.columns:
+            value.append({"columns": dict(self.columns)})
         return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
 
     @classmethod
@@ -116,10 +122,14 @@ class Row:
         try:
             sample, fingerprint, sources, upstream, *rest = json.loads(line)
             files = {port: tuple(SourceFile(**file) for file in entries) for port, entries in sources.items()}
+            further = rest.pop() if rest and isinstance(rest[-1], dict) else {}
             retired = RetiredReceipt(version=rest[0][0], must_run=rest[0][1]) if rest else None
+            columns = dict(further.get("columns", {}))
         except (ValueError, TypeError, LookupError) as error:
             raise ContractBroken(f"A row of the manifest cannot be read ({error}); submit again.") from error
-        return cls(sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream, retired=retired)
+        return cls(
+            sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream, retired=retired, columns=columns
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +165,10 @@ class Manifest:
     #: Input ports of which the receipts that vouch for them must name every file. Only told where results of other code
     #: are trusted: else the fingerprints see to it.
     required: tuple[str, ...] = ()
+    #: Columns of the sheet that the step declares: name and type.
+    columns: tuple[tuple[str, str], ...] = ()
+    #: For a gather that declares columns: sample -> their values, in the order of `columns`.
+    gathered_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     #: What the image must know, of `KNOWN_NEEDS`.
     needs: tuple[str, ...] = ()
     #: When it was submitted, ISO-8601 UTC.
@@ -163,7 +177,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON value."""
-        value = {key: item for key, item in asdict(self).items() if item or key not in ("required", "needs")}
+        value = {key: item for key, item in asdict(self).items() if item or key not in _LEFT_OUT}
         for ports in ("inputs", "outputs"):
             value[ports] = [{k: v for k, v in port.items() if v or k not in _LEFT_OUT} for port in value[ports]]
         return value
@@ -185,6 +199,7 @@ class Manifest:
             data["outputs"] = tuple(OutputSpec(**{**o, "files": tuple(o["files"])}) for o in data["outputs"])
             data["missing"] = tuple(data["missing"])
             data["required"] = tuple(data.get("required", ()))
+            data["columns"] = tuple((name, kind) for name, kind in data.get("columns", ()))
             data["needs"] = tuple(data.get("needs", ()))
             return cls(**data)
         except (TypeError, KeyError) as error:

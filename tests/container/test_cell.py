@@ -114,13 +114,18 @@ def test_each_child_takes_its_own_row(workshop: Workshop) -> None:
     assert b"has 12 cells" in workshop.log
 
 
+HOSTILE = "a 'b' \"c\" $(touch x) `touch y`; é"
+
+
 def test_a_script_finds_all_it_needs_in_its_environment(workshop: Workshop) -> None:
     fingerprint = workshop.upstream("prep", "s1", {"s1_1.fq": b"1", "s1_2.fq": b"2"})
-    row = Row(sample="s1", fingerprint="f" * 16, upstream={"prep": fingerprint})
+    columns = {"strand": HOSTILE, "paired": True}
+    row = Row(sample="s1", fingerprint="f" * 16, upstream={"prep": fingerprint}, columns=columns)
     script = """#!/bin/sh
 echo "$SAMPLE $CPUS $MEMORY_MB $PARAM_K $PARAM_FAST $MINE"
 cat $INPUT_READS $REFERENCE_INDEX
 echo
+echo "$INPUT_READS_COUNT $(basename "$INPUT_READS_2") $COLUMN_STRAND $COLUMN_PAIRED"
 for f in $INPUT_READS; do basename $f; done
 test "$OUTPUT_DIR" = "$PWD" && echo inside
 ls -A | wc -l
@@ -137,7 +142,7 @@ ls -A | wc -l
     )
     assert workshop.live({**environment, "MINE": "kept"}) == 0, workshop.log
     assert workshop.printed().decode().split("\n") == [
-        "s1 2 512 31 true kept", "12REF", "s1_1.fq", "s1_2.fq", "inside", "0", ""
+        "s1 2 512 31 true kept", "12REF", f"2 s1_2.fq {HOSTILE} true", "s1_1.fq", "s1_2.fq", "inside", "0", ""
     ]  # fmt: skip
 
 
@@ -272,6 +277,66 @@ cat $INPUT_COUNTS >> table.txt
     )
     assert workshop.live(workshop.submit([row], script="m.sh", bundle_sha256=script, **facts)) == 0, workshop.log
     assert workshop.store.get("cohort/merge/table.txt") == b"b\na\nbaba"
+
+
+def test_a_port_named_like_a_file_of_another_goes_before_it(workshop: Workshop) -> None:
+    sources = {port: (workshop.source(f"in/{port}", port.encode()),) for port in ("x_1", "x")}
+    environment = workshop.submit(
+        [Row(sample="s1", fingerprint="f" * 16, sources=sources)],
+        script="step.sh",
+        bundle_sha256=workshop.bundle({"step.sh": '#!/bin/sh\ncat "$INPUT_X_1" "$INPUT_X" > y\n'}),
+        inputs=(InputSpec(port="x_1", kind="source"), InputSpec(port="x", kind="source")),
+        outputs=(OutputSpec(port="y", files=("y",)),),
+    )
+    assert workshop.live(environment) == 0, workshop.log
+    assert workshop.result() == b"x_1x"
+
+
+def test_a_step_has_the_values_of_its_row(workshop: Workshop) -> None:
+    body = """
+from __future__ import annotations
+from batch_pipeline import Column, Output, Step
+
+class S(Step):
+    y = Output("y")
+    strand: str = Column("strandedness")
+    depth: int = Column(default=1)
+
+    def run(self, job):
+        assert job.columns == {"strand": self.strand, "depth": self.depth}
+        job.output("y").write_text(f"{self.strand} {self.depth + 1}")
+"""
+    environment = workshop.submit(
+        [Row(sample="s1", fingerprint="f" * 16, columns={"strand": HOSTILE, "depth": 7})],
+        entry="steps.s:S",
+        bundle_sha256=workshop.bundle({"steps/s.py": body}),
+        outputs=(OutputSpec(port="y", files=("y",)),),
+        columns=(("strand", "str"), ("depth", "int")),
+        needs=("columns",),
+        format=3,
+    )
+    assert workshop.live(environment) == 0, workshop.log
+    assert workshop.result().decode() == f"{HOSTILE} 8"
+
+
+def test_a_gather_has_the_values_of_its_samples(workshop: Workshop) -> None:
+    cells = [[sample, workshop.upstream("count", sample, {"n": b"x"})] for sample in ("b", "a")]
+    facts: dict[str, Any] = {
+        "step": "merge",
+        "scope": "cohort",
+        "inputs": (InputSpec(port="counts", kind="gather", step="count", files=("n",)),),
+        "outputs": (OutputSpec(port="t", files=("t",)),),
+        "gathered": {"count": cells},
+        "columns": (("strand", "str"), ("paired", "bool")),
+        "gathered_columns": {"b": [HOSTILE, True], "a": ["auto", False]},
+        "needs": ("columns",),
+        "format": 3,
+    }
+    row = Row(sample=layout.COHORT, fingerprint="e" * 16)
+    script = workshop.bundle({"m.sh": '#!/bin/sh\ncp "$COLUMNS_LIST" t\n'})
+    assert workshop.live(workshop.submit([row], script="m.sh", bundle_sha256=script, **facts)) == 0, workshop.log
+    table = workshop.store.get("cohort/merge/t").decode()
+    assert table == f"sample\tstrand\tpaired\nb\t{HOSTILE}\ttrue\na\tauto\tfalse\n"
 
 
 def test_a_gather_of_thousands_leaves_its_paths_to_the_list(folder_workshop: Workshop) -> None:

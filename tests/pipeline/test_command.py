@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from batch_pipeline import Input, Job, Output, Param, Reference, Scope, Step, StepFailed
+from batch_pipeline import Column, Input, Job, Output, Param, Reference, Scope, Step, StepFailed
 from batch_pipeline.pipeline.command import require_command, run_command
 from batch_pipeline.wire.command import fields_of, script_of
 from batch_pipeline.wire.errors import InvalidPipeline
@@ -26,6 +26,7 @@ class Call(Step):
     title: str = Param("x")
     quality: int = Param(30)
     fast: bool = Param(False)
+    strand: str = Column(default="auto")
 
 
 class Merge(Step):
@@ -65,6 +66,13 @@ def calls(command: str, job: Job, **params: object) -> str:
 def test_names_stand_for_files_and_values(job: Job) -> None:
     printed = calls("printf '%s\\n' {cpus} {sample} {quality} {fast} {genome} > {calls}", job)
     assert printed.splitlines() == ["3", "S1", "30", "false", str(job.reference("genome"))]
+
+
+@pytest.mark.parametrize("name", ["strand", "columns.strand"])
+def test_a_column_stands_for_the_value_of_the_sample(name: str, job: Job) -> None:
+    job.columns = {"strand": HOSTILE}
+    assert HOSTILE in calls(f"printf %s '{{{name}}}' > {{calls}}", job)
+    assert not (job.work / "harmed").exists()
 
 
 def test_a_port_of_several_files_is_as_many_words(job: Job) -> None:
@@ -137,6 +145,11 @@ def test_a_gather_has_the_files_of_all_samples(tmp_path: Path) -> None:
     )
     run_command(Merge(), job)
     assert job.output("merged").read_text() == "calls of S2\ncalls of S1\nS2 S1\n"
+
+    job.gathered_columns = {"S2": {"strand": "a b"}, "S1": {"strand": "c"}}
+    command = "printf '%s,' {strand} > {merged}"
+    run_command(type("Columns", (Merge,), {"strand": Column(), "command": command})(), job)
+    assert job.output("merged").read_text() == "a b,c,"
 
 
 class Report(Step):

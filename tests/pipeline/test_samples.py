@@ -156,6 +156,53 @@ def test_empty_columns_at_the_end_of_a_row_are_ignored() -> None:
     assert names_in("sample,x\nA,1,,\n", "s.csv") == ("A",)
 
 
+def test_a_line_end_in_quotes_stays_in_its_field_and_a_row_of_the_record_is_one_line() -> None:
+    samples = parse_samples(b'sample,"a\nnote",x\nA,"1\n2",3\n', "s.csv")
+    assert dict(samples["A"].columns) == {"anote": "1\n2", "x": "3"}
+    assert samples.to_tsv() == b"sample\tanote\tx\nA\t12\t3\n"
+
+
+LANES = "sample,fastq\nA,a1.fq\nB,b1.fq\nA,a2.fq\n"
+
+
+def test_rows_of_one_sample_are_its_lanes_in_the_order_of_the_sheet() -> None:
+    samples = parse_samples(LANES.encode(), "s.csv", lanes=True)
+    assert samples.names == ("A", "B")
+    assert [(row.line, row.columns["fastq"]) for row in samples["A"].rows] == [(2, "a1.fq"), (4, "a2.fq")]
+    assert [row.line for row in samples["B"].rows] == [3]
+
+
+def test_a_pipeline_that_reads_no_lanes_refuses_a_sample_that_is_there_twice() -> None:
+    assert "already on line 2" in problem_of(LANES, "s.csv")
+    with pytest.raises(InvalidSampleList, match="already on line 1"):
+        parse_samples(b"A\nA\n", "list.txt", lanes=True)
+
+
+def test_the_same_row_twice_is_no_lane() -> None:
+    with pytest.raises(
+        InvalidSampleList, match=r"same row on the lines 2 and 3 of s\.csv; its files would be read twice"
+    ):
+        parse_samples(b"sample,x\nA,1\nA,1\n", "s.csv", lanes=True)
+
+
+def test_lanes_written_as_a_sheet_are_read_again() -> None:
+    samples = parse_samples(LANES.encode(), "s.csv", lanes=True)
+    again = parse_samples(samples.to_tsv(), "samples.tsv", lanes=True)
+    assert [[row.columns for row in sample.rows] for sample in again] == [
+        [row.columns for row in sample.rows] for sample in samples
+    ]
+
+
+def test_a_list_knows_the_folder_that_it_lies_in(tmp_path: Path) -> None:
+    store = open_store("memory://folders")
+    store.put("lists/x.txt", b"A\n")
+    (tmp_path / "x.txt").write_text("A\n")
+    assert read_samples(tmp_path / "x.txt").folder == str(tmp_path)
+    assert read_samples("lists/x.txt", store).folder == "lists"
+    assert read_samples(f"file://{tmp_path}/x.txt").folder == str(tmp_path)
+    assert parse_samples(b"A\n", "x.txt").folder is None
+
+
 @given(st.lists(NAMES, min_size=1, max_size=8, unique=True), st.text("abc,\t\" '", max_size=8))
 def test_a_list_written_as_a_sheet_is_read_again(names: list[str], value: str) -> None:
     rows = "".join(f"{name}\t{i}\n" for i, name in enumerate(names))

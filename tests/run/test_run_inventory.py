@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from batch_pipeline import WorkflowTask
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
+from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.receipts import LEAST_BYTES, Retirements
-from batch_pipeline.run.inventory import choose_reference, read_inventory
+from batch_pipeline.run.inventory import _beside, choose_reference, read_inventory
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.store import Store, open_store
-from tests.run.small import Stage, drive, look, request_of
+from tests.run.small import Stage, Upper, drive, look, request_of
 
 BIG = 2500
 
@@ -66,6 +69,84 @@ def test_a_sheets_column_says_where_a_samples_file_lies(store: Store, tmp_path: 
     }
     assert list(found.absent) == ["url"]
     assert f"file://{tmp_path}/none.txt is not there" in found.absent["url"]
+
+
+def test_a_relative_name_is_looked_for_below_the_sources_and_then_beside_the_sheet(
+    store: Store, tmp_path: Path
+) -> None:
+    """So that a sheet of before goes on naming what it named."""
+    for name in ("both.txt", "beside.txt", "deep/er.txt", "lane #1?.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("beside")
+    store.put("SR/both.txt", b"sources")
+    sheet = "sample,file\nboth,both.txt\nbeside,./beside.txt\ndeep,deep/er.txt\nnone,none.txt\nodd,lane #1?.txt\n"
+    samples = parse_samples(sheet.encode(), "sheet.csv")
+    request = request_of(store, "plain", samples=samples, sheet_folder=str(tmp_path))
+
+    inventory = read_inventory(request, {}, Retirements())
+
+    assert {name: [f.url for f in ports["upper.text"]] for name, ports in inventory.sources.items() if ports} == {
+        "both": ["SR/both.txt"],
+        "beside": [f"file://{tmp_path}/beside.txt"],
+        "deep": [f"file://{tmp_path}/deep/er.txt"],
+        "odd": [f"file://{tmp_path}/lane %231%3F.txt"],
+    }
+    assert inventory.absent == {
+        "none": f"Its source {store.url_of('SR/none.txt')} is not there, nor in the folder of the sheet (column 'file',"
+        " line 5 of sheet.csv); check the list and --sources."
+    }
+    given = read_inventory(replace(request, sheet_folder=None), {}, Retirements())
+    assert set(given.absent) == {"beside", "deep", "none", "odd"}
+    assert "is not there (column 'file', line 4 of sheet.csv)" in given.absent["deep"]
+
+
+def test_a_sheet_in_the_store_names_files_beside_it(store: Store) -> None:
+    store.put("cohort/reads/a.txt", b"a")
+    samples = parse_samples(b"sample,file\na,reads/a.txt\n", "cohort/sheet.csv")
+    request = request_of(store, "plain", samples=samples, sheet_folder="cohort")
+
+    assert read_inventory(request, {}, Retirements()).sources["a"]["upper.text"][0].url == "cohort/reads/a.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "place"),
+    [
+        ("a.fq", "/here", "file:///here/a.fq"),
+        ("../a.fq", "/here/lists", "file:///here/a.fq"),
+        ("a#1?.fq", "/here", "file:///here/a%231%3F.fq"),
+        ("./r/a.fq", "s3://b/x", "s3://b/x/r/a.fq"),
+        ("../a.fq", "s3://b/x", "s3://b/a.fq"),
+        ("../../a.fq", "s3://b/x", ""),
+        ("../../../a.fq", "s3://b/x", ""),
+        ("a.fq", "", "a.fq"),
+        ("../a.fq", "", ""),
+    ],
+)
+def test_a_name_beside_the_sheet_is_a_path_a_url_or_a_key(name: str, folder: str, place: str) -> None:
+    assert _beside(name, folder) == place
+
+
+class Lanes(WorkflowTask):
+    """Takes two files a row."""
+
+    lanes = True
+
+    def workflow(self) -> None:
+        self.new_task("upper", Upper).in_text = self.source(columns=("one", "two"))
+
+
+def test_lanes_are_one_port_in_the_order_of_the_sheet(store: Store) -> None:
+    for name in "abcd":
+        store.put(f"SR/{name}", name.encode())
+    sheet = b"sample,one,two\nA,a,b\nB,a,\nA,c,d\nC,,\n"
+    samples = parse_samples(sheet, "s.csv", lanes=True)
+    request = request_of(store, "plain", workflow=Lanes, graph=Graph.of(Lanes, {}), samples=samples)
+
+    inventory = read_inventory(request, {}, Retirements())
+
+    files = {name: [file.url for file in ports["upper.text"]] for name, ports in inventory.sources.items()}
+    assert files == {"A": ["SR/a", "SR/b", "SR/c", "SR/d"], "B": ["SR/a"], "C": []}
+    assert inventory.absent == {"C": "Its source is not named: line 5 of s.csv has no 'one' or 'two'."}
 
 
 def test_folders_below_one_another_are_listed_once(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Values of the first pass of the planner (`cells.py`): decision on a cell, input of a gather, column of a step."""
+"""Values of the first pass of the planner (`cells.py`): decision on a cell, input of a gather, cells of a step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GatherInput:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
+class StepCells:
     """The cells of a step: one a sample, or the only one of a gather."""
 
     states: Sequence[CellState]

@@ -1,0 +1,195 @@
+"""The values of the sheet that steps declare (`Column`): read, typed and checked for all samples before anything runs.
+
+Columns that no step declares are no part of a plan: they may hold what people like to note of their samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from batch_pipeline.pipeline.samples import Sample, SampleList, sample_problems
+from batch_pipeline.pipeline.step import Scope, SheetColumn, Step
+from batch_pipeline.pipeline.workflow import Graph, Source
+from batch_pipeline.wire.errors import InvalidConfig, InvalidSampleList
+
+#: Characters of a value: the rows of a manifest are all as long as the longest one, and variables have a limit.
+MAX_VALUE: Final = 1024
+#: What would end a value, or a line of the tables that scripts read.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+#: Beginnings of places that no store can read.
+FOREIGN_URLS: Final = ("https://", "http://", "ftp://")
+#: Changed values of a gather's samples that are named one by one.
+CHANGES_SHOWN: Final = 8
+
+Values = Mapping[str, Any]
+
+
+def column_values(step: type[Step] | Step, sample: Sample) -> Values:
+    """The values that a step's columns have for a sample, by attribute. Raises InvalidConfig for the first bad one."""
+    return {name: _value(column, sample) for name, column in step.declared(SheetColumn).items()}
+
+
+def typed_values(step: Step, values: Values) -> Values:
+    """The values of a step's columns from some of them, by attribute. Raises InvalidConfig, also for an unknown one."""
+    declared = step.declared(SheetColumn)
+    if unknown := sorted(set(values) - set(declared)):
+        raise InvalidConfig(
+            f"{type(step).__name__} has no column {unknown[0]!r}; it has: {', '.join(declared) or 'none'}."
+        )
+    if step.scope is Scope.COHORT:
+        return {}
+    if missing := [name for name, column in declared.items() if column.is_required and name not in values]:
+        raise InvalidConfig(f"{type(step).__name__} needs a value of its column {missing[0]!r}.")
+    return {name: column.parse(values[name]) if name in values else column.default for name, column in declared.items()}
+
+
+def columns_of(graph: Graph, samples: SampleList) -> Mapping[str, Sequence[Values]]:
+    """Step that declares columns -> their values for each sample, in order; equal ones are one object.
+
+    Raises InvalidSampleList with every problem of these, and of the columns that name files.
+    """
+    declared = {node.name: columns for node in graph if (columns := node.step.declared(SheetColumn))}
+    problems = [problem for step in declared for problem in _lacking(step, declared[step], samples)]
+    for node in graph:
+        for port, source in node.sources.items():
+            problems += _file_problems(f"{node.name}.in_{port}", source, samples) if source.all_columns else ()
+    if not problems:
+        values_by_step = {step: _values_of(columns, samples, problems) for step, columns in declared.items()}
+    if problems:
+        raise InvalidSampleList(sample_problems(list(dict.fromkeys(problems)), samples.origin))
+    return values_by_step
+
+
+def _lacking(step: str, columns: Mapping[str, SheetColumn], samples: SampleList) -> Iterator[str]:
+    """The columns that the sheet must have and has not, or has under another case of letters."""
+    for declared in columns.values():
+        if declared.column in samples.columns:
+            continue
+        near = next((name for name in samples.columns if name.casefold() == declared.column.casefold()), "")
+        if near:
+            yield f"{samples.origin} has a column {near!r}, step {step} one named {declared.column!r}. Rename one."
+        elif declared.is_required:
+            purpose = f" ({declared.help.rstrip('.')})" if declared.help else ""
+            there = ", ".join(samples.columns) or "none beside the sample"
+            yield (
+                f"Step {step} needs the column {declared.column!r}{purpose}, which {samples.origin} does not have; its"
+                f" columns are: {there}. Add it to the sheet, or give Column({declared.column!r}) a default."
+            )
+
+
+def column_changes(step: Step, before: SampleList, after: Mapping[str, Values]) -> list[str]:
+    """What differs from the values that an earlier list has, a phrase each: `column strand of S1: auto -> forward`."""
+    changes = []
+    for name, values in after.items():
+        try:
+            earlier = column_values(step, before[name]) if name in before.by_name else values
+        except InvalidConfig:
+            continue
+        of = f" of {name}" if step.scope is Scope.COHORT else ""
+        changes += [
+            f"column {key}{of}: {earlier[key]} -> {values[key]}" for key in values if earlier[key] != values[key]
+        ]
+    more = [f"and {len(changes) - CHANGES_SHOWN} more columns"] if len(changes) > CHANGES_SHOWN else []
+    return changes[:CHANGES_SHOWN] + more
+
+
+def named_files(source: Source, sample: Sample) -> Iterator[tuple[Sample, str, str]]:
+    """Row, column and name of each file that the sheet names for a port: row by row, the columns in order."""
+    columns = source.all_columns
+    for row in sample.rows if columns else ():
+        for column in columns:
+            if name := row.columns.get(column):
+                yield row, column, name
+
+
+def _file_problems(port: str, source: Source, samples: SampleList) -> Iterator[str]:
+    """What is wrong with the columns of a port's files: a file must not be left out, or read twice, unseen."""
+    columns, origin = source.all_columns, samples.origin
+    absent = [name for name in source.columns if name not in samples.columns]
+    if absent and (len(absent) < len(columns) or not source.files):
+        there = ", ".join(samples.columns) or "none beside the sample"
+        yield (
+            f"{port} reads the column {absent[0]!r}, which {origin} does not have; its columns are: {there}. Add it,"
+            " with an empty field for a sample that has no such file."
+        )
+        return
+    for sample in samples:
+        for row, column, name in named_files(source, sample):
+            if name.startswith(FOREIGN_URLS):
+                yield (
+                    f"Sample {sample.name!r} (line {row.line} of {origin}), column {column!r}: {name} cannot be read; a"
+                    " source is a file, or an s3:// URL. Fetch it first."
+                )
+        if len(columns) == 1 and not sample.further_rows:
+            continue
+        filled = [tuple(bool(row.columns.get(name)) for name in columns) for row in sample.rows]
+        for row, fields in zip(sample.rows, filled, strict=True):
+            where = f"Sample {sample.name!r} (line {row.line} of {origin})"
+            if fields != tuple(sorted(fields, reverse=True)):
+                gap = fields.index(False)
+                yield f"{where} has nothing in the column {columns[gap]!r} and a file in a later one. Move the file."
+            elif fields != filled[0]:
+                yield f"{where} has another number of files than line {sample.line}; rows of a sample must be alike."
+        counts = Counter(name for _, _, name in named_files(source, sample))
+        if twice := next((name for name, count in counts.items() if count > 1), ""):
+            yield f"Sample {sample.name!r} (line {sample.line} of {origin}) names the file {twice!r} twice for {port}."
+
+
+def _values_of(columns: Mapping[str, SheetColumn], samples: SampleList, problems: list[str]) -> list[Values]:
+    """The values of each sample. Notes the problems."""
+    values_by_text: dict[tuple[str | None, ...], Values] = {}
+    names = [column.column for column in columns.values()]
+    values = []
+    for sample in samples:
+        by_row = []
+        for row in sample.rows:
+            text = tuple(row.columns.get(name) for name in names)
+            if text not in values_by_text:
+                problems_before = len(problems)
+                typed = dict(_typed(columns, row, samples.origin, problems))
+                if len(problems) > problems_before:
+                    continue
+                values_by_text[text] = typed
+            by_row.append(values_by_text[text])
+        if any(one != by_row[0] for one in by_row[1:]):
+            problems += _unlike(columns, sample, by_row, samples.origin)
+        values += by_row[:1]
+    return values
+
+
+def _typed(
+    columns: Mapping[str, SheetColumn], row: Sample, origin: str, problems: list[str]
+) -> Iterator[tuple[str, Any]]:
+    for name, column in columns.items():
+        try:
+            yield name, _value(column, row)
+        except InvalidConfig as error:
+            problems.append(f"Sample {row.name!r} (line {row.line} of {origin}), column {column.column!r}: {error}")
+
+
+def _value(column: SheetColumn, row: Sample) -> Any:
+    text = row.columns.get(column.column, "")
+    if not text:
+        if column.is_required:
+            raise InvalidConfig("it is empty. Write a value.")
+        return column.default
+    if len(text) > MAX_VALUE:
+        raise InvalidConfig(f"it has {len(text):,} characters; a value has at most {MAX_VALUE:,}. Shorten it.")
+    if control := _CONTROL.search(text):
+        raise InvalidConfig(f"it has a control character (U+{ord(control[0]):04X}); a value is one line. Remove it.")
+    return column.parse(text)
+
+
+def _unlike(columns: Mapping[str, SheetColumn], sample: Sample, by_row: Sequence[Values], origin: str) -> Iterator[str]:
+    """The columns in which rows of a sample differ, which only the names of its files may."""
+    for name, column in columns.items():
+        other = next((i for i, one in enumerate(by_row) if one[name] != by_row[0][name]), 0)
+        if other:
+            yield (
+                f"Sample {sample.name!r} has {column.column} {by_row[0][name]!r} on line {sample.line} of {origin} and"
+                f" {by_row[other][name]!r} on line {sample.rows[other].line}; the rows of a sample must agree. Correct"
+                " one of them."
+            )

@@ -1,0 +1,173 @@
+"""Typed values that a step declares: a parameter of the command line, and a column of the sample sheet.
+
+On the class an attribute is its declaration, on an instance of the step it gives the value. Imported on both sides of
+the wire, so this module needs the standard library and `wire` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+from batch_pipeline.wire.errors import ContractBroken, InvalidConfig, InvalidPipeline
+
+#: The default of a column that the sheet must have.
+REQUIRED: Final = object()
+
+
+class TypedValue:
+    """A value that is given as text: its type, and the rules that it must obey."""
+
+    def __init__(
+        self,
+        kind: type[Any],
+        *,
+        help: str = "",
+        choices: tuple[Any, ...] = (),
+        minimum: float | None = None,
+        maximum: float | None = None,
+    ) -> None:
+        self.kind = kind
+        self.help = help
+        self.choices = choices
+        self.minimum = minimum
+        self.maximum = maximum
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def parse(self, value: Any) -> Any:
+        """The value in its type. Raises InvalidConfig with the rule it breaks."""
+        try:
+            parsed = _READERS[self.kind](value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidConfig(f"{self.name} is {self.kind.__name__}, not {value!r}.") from error
+        if self.choices and parsed not in self.choices:
+            raise InvalidConfig(f"{self.name} is one of {', '.join(map(str, self.choices))}, not {value!r}.")
+        if self.minimum is not None and parsed < self.minimum:
+            raise InvalidConfig(f"{self.name} is at least {self.minimum}, not {value!r}.")
+        if self.maximum is not None and parsed > self.maximum:
+            raise InvalidConfig(f"{self.name} is at most {self.maximum}, not {value!r}.")
+        return parsed
+
+
+class Parameter(TypedValue):
+    """What `Param` makes: on the class it is the declaration, on an instance it gives the value."""
+
+    def __init__(self, default: Any, **rules: Any) -> None:
+        if type(default) not in _READERS:
+            raise InvalidPipeline(
+                f"A Param's default is a bool, int, float or str, not {default!r}; it gives the type."
+            )
+        super().__init__(type(default), **rules)
+        self.default = default
+
+    def __get__(self, instance: Any | None, owner: type | None = None) -> Any:
+        return self if instance is None else instance.params[self.name]
+
+
+class SheetColumn(TypedValue):
+    """What `Column` makes: on the class it is the declaration, on an instance it gives the sample's value."""
+
+    def __init__(self, column: str, default: Any, kind: type[Any] | None, **rules: Any) -> None:
+        #: As the header of the sheet has it; empty: the attribute's name.
+        self.column = column
+        self.default = default
+        #: Whether the sheet must have it.
+        self.is_required = default is REQUIRED
+        example = next(iter(rules["choices"]), "") if self.is_required else default
+        super().__init__(kind or type(example), **rules)
+        self.name = column
+        if self.kind not in _READERS:
+            raise InvalidPipeline(f"Column {column!r}: its type must be bool, int, float or str, not {self.kind!r}.")
+        if not self.is_required:
+            try:
+                self.default = self.parse(default)
+            except InvalidConfig as error:
+                raise InvalidPipeline(f"The default of column {column!r} breaks its own rule: {error}") from error
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        super().__set_name__(owner, name)
+        self.column = self.column or name
+
+    def __get__(self, instance: Any | None, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        if self.name in instance.column_values:
+            return instance.column_values[self.name]
+        if self.is_required or instance.scope.value == "cohort":
+            raise ContractBroken(
+                f"{type(instance).__name__}.{self.name} is known where the step runs for one sample; a gather has"
+                " job.gathered_columns."
+            )
+        return self.default
+
+
+def Param(
+    default: Any,
+    *,
+    help: str = "",
+    choices: tuple[Any, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A parameter: an option of the command line and part of the step's fingerprint.
+
+    Its type is the default's (bool, int, float or str). It is a function that says Any so that a step can write
+    `bootstraps: int = Param(30)` and have `self.bootstraps` known as an int.
+    """
+    return Parameter(default, help=help, choices=choices, minimum=minimum, maximum=maximum)
+
+
+def Column(
+    column: str = "",
+    *,
+    default: Any = REQUIRED,
+    type: type[Any] | None = None,
+    choices: tuple[Any, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    help: str = "",
+) -> Any:
+    """A value of the sample's row in the sheet, part of the fingerprint of that sample's cell alone.
+
+    Its type is `type`, else the default's or the choices' (bool, int, float or str), else str. An empty field, and a
+    list without columns, have the default; without one the sheet must have a value. A function as `Param` is.
+
+    Parameters
+    ----------
+    column: the column's name in the header of the sheet, if it is not the attribute's.
+    """
+    return SheetColumn(column, default, type, choices=choices, minimum=minimum, maximum=maximum, help=help)
+
+
+def _flag(value: Any) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).lower() not in words:
+        raise ValueError(value)
+    return words[str(value).lower()]
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    parsed = float(value)
+    if isinstance(value, bool) or math.isnan(parsed):
+        raise ValueError(value)
+    return parsed
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise TypeError(value)
+    return str(value)
+
+
+#: Type of a value -> how it is read.
+_READERS: dict[type, Callable[[Any], Any]] = {bool: _flag, int: _whole, float: _number, str: _text}
