@@ -48,8 +48,9 @@ fmt: ## Format the code.
 	$(PYTHON) -m ruff format $(SOURCES)
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
-map: ## Write the list of files in ARCHITECTURE.md from their docstrings.
+map: ## Write the list of files in ARCHITECTURE.md and docs/api.md from their docstrings.
 	@$(PYTHON) -m scripts.file_map
+	@$(PYTHON) -m scripts.api_page
 
 measures: ## Print what a reviewer would measure of the package, beside its bounds.
 	@$(PYTHON) -m scripts.measures

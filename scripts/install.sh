@@ -46,7 +46,9 @@ tools() {
   [ -d /usr/share/doc/kallisto/test ] || missing+=(kallisto-examples)
   command -v pizzly >/dev/null || missing+=(pizzly)
   command -v samtools >/dev/null || missing+=(samtools)
-  [ ${#missing[@]} -eq 0 ] || apt_packages "the tools of the pipeline" "${missing[@]}"
+  command -v bwa >/dev/null || missing+=(bwa)
+  command -v bcftools >/dev/null || missing+=(bcftools)
+  [ ${#missing[@]} -eq 0 ] || apt_packages "the tools of the pipelines" "${missing[@]}"
 }
 
 browser() {

@@ -12,10 +12,12 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+import batch_pipeline
 from batch_pipeline.cli.group import EXIT_CODES, VERBS, WITHOUT_PIPELINE, Verbs
 from batch_pipeline.cli.options import SettingOption
 from batch_pipeline.config import OPEN, default_values, load_settings, variable_of
@@ -26,6 +28,7 @@ from batch_pipeline.pool.moves import LEGAL
 from batch_pipeline.pool.task import TaskState
 from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
 from main import Fusions
+from scripts import api_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
@@ -119,27 +122,86 @@ def test_settings_files_in_the_pages_are_accepted_with_each_of_their_presets(pag
                 load_settings({"preset": preset}, config=file, environ={})
 
 
-def test_pipelines_in_the_pages_are_what_the_package_accepts(tmp_path: Path) -> None:
-    """Each block that declares steps is imported; the tests among them pass."""
-    page = "docs/how-to-write-a-pipeline.md"
-    found = [block for block in blocks(page) if block.language == "python"]
-    assert found
-    for block in found:
-        name = "test_page" if "def test_" in block.text else "page"
-        (tmp_path / f"{name}_{block.line}.py").write_text(f"from __future__ import annotations\n\n{block.text}")
+#: Imports modules, wires the pipelines among what they declare, and prints the steps of each.
+_WIRE = """
+import importlib, sys
+from batch_pipeline import WorkflowTask
+from batch_pipeline.pipeline.workflow import Graph
+declared = [item for name in sys.argv[1:] for item in vars(importlib.import_module(name)).values()]
+for item in (item for item in declared if isinstance(item, type) and issubclass(item, WorkflowTask)):
+    if item is not WorkflowTask and "workflow" in vars(item):
+        print(item.__name__, *Graph.of(item).names)
+"""
+WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+
+
+def modules_of(page: str, folder: Path) -> list[str]:
+    """Writes each block of Python as a module, and returns their names."""
+    names = []
+    for block in blocks(page):
+        if block.language == "python":
+            names.append(f"{'test_page' if 'def test_' in block.text else 'page'}_{block.line}")
+            (folder / f"{names[-1]}.py").write_text(f"from __future__ import annotations\n\n{block.text}")
+    return names
+
+
+def run_python(folder: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    imports = "; ".join(f"import {file.stem}" for file in sorted(tmp_path.glob("*.py")))
-    subprocess.run([sys.executable, "-c", imports], cwd=tmp_path, env=environment, check=True)
-    tests = [str(file) for file in tmp_path.glob("test_*.py")]
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout
+    command = [sys.executable, *arguments]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_pipelines_in_the_pages_are_what_the_package_accepts(page: str, tmp_path: Path) -> None:
+    """Each block of Python can be imported, and each pipeline among them wired."""
+    wired = run_python(tmp_path, "-c", _WIRE, *modules_of(page, tmp_path)).splitlines()
+    written = "\n".join(block.text for block in blocks(page) if block.language == "python")
+    assert len(wired) == len(re.findall(r"^    def workflow\(", written, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/from-nextflow.md", "docs/from-snakemake.md"])
+def test_pages_for_newcomers_show_the_pipeline_of_variants(page: str, tmp_path: Path) -> None:
+    assert run_python(tmp_path, "-c", _WIRE, *modules_of(page, tmp_path)) == "Variants align call merge\n"
+
+
+def test_the_tests_in_the_pages_pass(tmp_path: Path) -> None:
+    modules = modules_of("docs/how-to-write-a-pipeline.md", tmp_path)
+    tests = [f"{name}.py" for name in modules if name.startswith("test_")]
+    assert tests
+    run_python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
+
+
+# The names of the package.
+
+
+def test_the_page_of_names_is_written_anew() -> None:
+    assert api_page.PAGE.read_text() == api_page.page(), "run `make map`"
+
+
+def test_every_public_name_has_a_section_and_every_attribute_a_meaning() -> None:
+    text = api_page.page()
+    assert sorted(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == sorted(batch_pipeline.__all__)
+    table = [row for row in rows(text) if row[0] != "attribute"]
+    assert ["`COHORT`", "", "`'cohort'`", "One job after all samples: the gather."] in table
+    assert ["`sample`", "`str`", "", "Name of the sample; of a gather `_cohort`."] in table
+    assert [row[0] for row in table if not row[3]] == []
+
+
+def test_a_sentinel_is_no_text_of_the_page_of_names() -> None:
+    sentinel = object()
+
+    def column(name: str = "", default: Any = sentinel) -> None: ...
+
+    assert api_page.signature_of(column) == "(name: str = '', default: Any = …)"
+
+
+def test_the_page_of_names_has_signatures_and_methods() -> None:
+    text = api_page.page()
+    assert "`Output(*files: str, many: bool = False, optional: bool = False, help: str = '')`" in text
+    assert "#### Job.input\n\n`input(port: str) -> Path`\n\nThe one file of an input port." in text
+    assert "- stdin: a file that it reads.\n" in text
 
 
 # The command line.

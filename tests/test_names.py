@@ -29,6 +29,7 @@ TWO_TYPES = {
     ("cli/options.py", "tasks"),
     ("config.py", "preset"),
     ("settings_file.py", "table"),
+    ("pipeline/columns.py", "step"),
     # One of `text(value)`, `number(value)`.
     ("pool/stores/dynamodb/items.py", "value"),
     # Public constructors take names, and what is behind them the object that they make of it.

@@ -104,6 +104,7 @@ class Step:
     The name of a step in keys, options and reports is the name it is given in `workflow()`.
     """
 
+    #: How many jobs it becomes: one a sample, or one gather of all.
     scope: ClassVar[Scope] = Scope.SAMPLE
     #: An executable beside the module, run instead of `run`; empty for Python steps.
     script: ClassVar[str] = ""
@@ -113,8 +114,9 @@ class Step:
     files: ClassVar[tuple[str, ...]] = ()
     #: Programs that it calls; `doctor` looks for them where steps run as processes of this machine.
     tools: ClassVar[tuple[str, ...]] = ()
-    #: What one child needs.
+    #: vCPUs that one child needs.
     cpus: ClassVar[int] = 1
+    #: MiB of memory that one child needs.
     memory_mb: ClassVar[int] = 1024
     #: Seconds an attempt may run; none by default, since a default limit kills real work.
     timeout_seconds: ClassVar[int | None] = None

@@ -23,7 +23,9 @@ T = TypeVar("T")
 class Job:
     """One attempt at one cell. Paths are absolute."""
 
+    #: Name of the sample; of a gather `_cohort`.
     sample: str
+    #: Name of the step in the pipeline.
     step: str
     #: The scratch folder that is the working directory.
     work: Path
@@ -47,19 +49,25 @@ class Job:
     gathered_metrics: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     #: Samples that a gather does without.
     missing_samples: tuple[str, ...] = ()
+    #: Parameter -> value; a step finds them as its attributes too.
     params: Mapping[str, Any] = field(default_factory=dict)
     #: Column of the sheet that the step declares -> the sample's value.
     columns: Mapping[str, Any] = field(default_factory=dict)
     #: For a gather that declares columns: sample -> column -> value, in the order of the sample list.
     gathered_columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: vCPUs that it may use.
     cpus: int = 1
+    #: MiB of memory that it may use.
     memory_mb: int = 1024
+    #: Counted from 1.
     attempt: int = 1
+    #: Id of the run that sent it.
     run_id: str = ""
     #: Name of the reference, or empty.
     reference_name: str = ""
     #: What the step noted; goes into the receipt.
     metrics: dict[str, Any] = field(default_factory=dict)
+    #: Tool -> version; goes into the receipt.
     versions: dict[str, str] = field(default_factory=dict)
 
     def input(self, port: str) -> Path:

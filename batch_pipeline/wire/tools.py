@@ -37,7 +37,9 @@ _CUT_OFF: Final = frozenset({-signal.SIGPIPE, 128 + signal.SIGPIPE})
 class ToolOutput:
     """What a tool printed: its standard output, unless that went to a file, and its standard error."""
 
+    #: Standard output; empty if that went to a file.
     out: str
+    #: Standard error.
     err: str
 
     def find(self, pattern: str) -> re.Match[str] | None:
