@@ -1,8 +1,9 @@
 """Builds the steps' images, pushes them, and pins them by digest in `dockerfiles/images.json`.
 
-There is an image for each folder of `dockerfiles/`, named as the step that runs in it, all upon `base`; a step without
-a folder runs in `base` itself. An image is left alone when nothing that it is made of has changed and the registry has
-it. Pins are written one by one: what is done when a build fails is not done again.
+There is an image for each folder of `dockerfiles/`, named as the step that runs in it, all upon `base`, which this
+package has where the pipeline has none; a step without a folder runs in `base` itself. An image is left alone when
+nothing that it is made of has changed and the registry has it. Pins are written one by one: what is done when a build
+fails is not done again.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def deploy_images(
 
     Raises
     ------
-    InvalidUse: there is no builder, no `dockerfiles/`, or no such image.
+    InvalidUse: there is no builder, or no such image.
     BackendFailed: AWS did not make a repository.
     DeploymentFailed: an image could not be built or pushed; those before it are pinned.
     """
@@ -275,5 +276,6 @@ class _Work:
         if pins.get(recipe.name) == pin:
             return
         part = self.root / f"{FILE}.{os.getpid()}"
+        part.parent.mkdir(exist_ok=True)
         part.write_text(pins_text({**pins, recipe.name: pin}), encoding="utf-8")
         part.replace(self.root / FILE)

@@ -1,5 +1,8 @@
 """What each image is made of: its folder in `dockerfiles/`, and for the base the container's side of this package.
 
+Folders of the pipeline's own come first. The base and the images of drivers are in this package too (links to the
+repository's `dockerfiles/` and `Pipfile.lock`, copies of them in an installed package), so a pipeline needs no copies.
+
 A recipe's digest stands for everything that goes in: image and tag are made again when it changes and only then. The
 packages of the base come from Pipfile.lock, by checksum; pip, as this machine has it set up, fetches them when the base
 is built, so that no Dockerfile and no image knows an index.
@@ -26,6 +29,8 @@ FORMAT: Final = 1
 DRIVERS: Final = ("driver", "r")
 #: The one among them with the whole package and all that its command line needs.
 CLIENT: Final = "driver"
+#: Pins packages by checksum; the pipeline's own comes first.
+LOCK: Final = "Pipfile.lock"
 #: What the container's side and the steps import that is not Python's own.
 PACKAGES: Final = ("obstore", "sh", "typing-extensions")
 #: The parts of this package that go into the base: `wire` and `container`, and what the modules of steps import.
@@ -74,18 +79,14 @@ class Recipe:
 def recipes(root: Path, base_image: str, named: Collection[str] = ()) -> Mapping[str, Recipe]:
     """Name of an image -> its recipe, the base first; those of drivers where they are named.
 
-    Raises InvalidUse when the pipeline has no folder of them.
+    Raises InvalidUse when the pipeline's Pipfile.lock does not pin what the images need.
     """
     folders = {
         file.parent.name: file.parent
-        for file in sorted((root / FOLDER).glob("*/Dockerfile"))
+        for place in (_packaged(FOLDER), root / FOLDER)
+        for file in sorted(place.glob("*/Dockerfile"))
         if file.parent.name not in DRIVERS or file.parent.name in named
     }
-    if BASE not in folders:
-        raise InvalidUse(
-            f"There is no {FOLDER}/{BASE}/Dockerfile in {root}. Copy the folder {FOLDER}/ of batch_pipeline's own "
-            "repository beside the pipeline's file, and change what is in it to your tools."
-        )
     base = _base(folders.pop(BASE), root, base_image)
     made = {BASE: base}
     for name, folder in folders.items():
@@ -122,12 +123,18 @@ def _code_files() -> Iterator[Path]:
 
 
 def _client_files() -> Iterator[Path]:
-    """The whole package."""
+    """The whole package, without what only builds images."""
+    apart = {*_packaged(FOLDER).rglob("*"), _packaged(LOCK)}
     yield from sorted(
         file
         for file in _HERE.rglob("*")
-        if file.is_file() and file.parent.name != "__pycache__" and file.suffix != ".pyc"
+        if file.is_file() and file.parent.name != "__pycache__" and file.suffix != ".pyc" and file not in apart
     )
+
+
+def _packaged(name: str) -> Path:
+    """A file or folder for building images that this package brings."""
+    return _HERE / "deploy" / name
 
 
 def _requirements(root: Path, *, client: bool = False) -> str:
@@ -135,13 +142,14 @@ def _requirements(root: Path, *, client: bool = False) -> str:
 
     Those of the container's side, or of the whole client.
     """
-    lock = next((file for file in (root / "Pipfile.lock", _HERE.parent / "Pipfile.lock") if file.is_file()), None)
-    if lock is None:
-        raise InvalidUse(f"There is no Pipfile.lock in {root}; it pins what goes into the images. Run `pipenv lock`.")
+    lock = next(file for file in (root / LOCK, _packaged(LOCK)) if file.is_file())
     pinned = json.loads(lock.read_text(encoding="utf-8"))["default"]
     missing = [name for name in PACKAGES if name not in pinned]
     if missing:
-        raise InvalidUse(f"{lock} does not pin {', '.join(missing)}, which the images need. Run `pipenv install`.")
+        raise InvalidUse(
+            f"{lock} does not pin {', '.join(missing)}, which the images need. Run `pipenv install {' '.join(missing)}`"
+            " there, or move the file away: this package pins them too."
+        )
     names = sorted(name for name in pinned if "version" in pinned[name]) if client else PACKAGES
     lines = (
         " ".join((f"{name}{pinned[name]['version']}", *(f"--hash={each}" for each in pinned[name]["hashes"])))

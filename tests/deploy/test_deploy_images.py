@@ -69,7 +69,6 @@ def test_any_code_of_the_package_changes_the_drivers_image_and_not_the_base(
 ) -> None:
     package = tmp_path / "elsewhere" / "batch_pipeline"
     shutil.copytree(ROOT / "batch_pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Pipfile.lock", package.parent)
     monkeypatch.setattr(made_of, "_HERE", package)
     before = {name: recipe.inputs for name, recipe in recipes(folder, "", ["driver", "r"]).items()}
     (package / "cli" / "run.py").write_text("")
@@ -81,7 +80,6 @@ def test_code_of_the_container_changes_the_base(folder: Path, tmp_path: Path, mo
     before = inputs(folder)
     package = tmp_path / "elsewhere" / "batch_pipeline"
     shutil.copytree(ROOT / "batch_pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Pipfile.lock", package.parent)
     monkeypatch.setattr(made_of, "_HERE", package)
     assert inputs(folder) == before
     (package / "cli" / "run.py").write_text("")
@@ -172,6 +170,25 @@ def test_an_images_digest_is_part_of_its_steps_fingerprint_alone(tmp_path: Path)
     assert changed(before, parts(base="x", words="b")) == set(graph.names) - {"words"}
 
 
-def test_without_dockerfiles_it_says_where_to_take_them_from(tmp_path: Path) -> None:
-    with pytest.raises(InvalidUse, match=r"dockerfiles/base/Dockerfile"):
-        recipes(tmp_path, "")
+def test_a_pipeline_without_dockerfiles_has_the_base_of_the_package(folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    assert inputs(bare) == {"base": inputs(folder)["base"]}
+    assert list(recipes(bare, "", ["driver", "r"])) == ["base", "driver", "r"]
+
+
+def test_a_pipelines_own_base_and_lock_come_before_those_of_the_package(folder: Path) -> None:
+    packaged = inputs(folder)
+    (folder / "dockerfiles" / "base" / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
+    own = inputs(folder)
+    assert changed(packaged, own) == set(packaged)
+    (folder / "Pipfile.lock").write_text('{"default": {"sh": {}}}')
+    with pytest.raises(InvalidUse, match=r"Pipfile\.lock does not pin obstore, typing-extensions"):
+        inputs(folder)
+
+
+def test_the_package_brings_whole_folders_of_the_repository() -> None:
+    packaged = ROOT / "batch_pipeline" / "deploy" / "dockerfiles"
+    assert sorted(folder.name for folder in packaged.iterdir()) == ["base", "driver", "r"]
+    for folder in packaged.iterdir():
+        assert made_of._files(folder) == made_of._files(ROOT / "dockerfiles" / folder.name)
