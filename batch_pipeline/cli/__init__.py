@@ -2,10 +2,11 @@
 
 error_handling   the outermost call: every error becomes sentences and an exit code
 group            the verbs, loaded when they are used; `run` when none is given
+installation     how to install what is missing
 options          options that stand for settings, with their environment variables
 call             what a command is called with: settings, store, samples, graph, request
-run plan status watch logs cancel rightsize runs trace verify release subset reference doctor ui demo completion
-                 one command each
+init run plan status watch logs cancel rightsize runs trace verify release subset reference doctor ui demo
+completion       one command each
 wings            the verbs `submit`, `config`, `pool`, `deploy` and `serve`, from the folders of their wings
 progress         live bars, or plain lines without a terminal
 output failures  tables and sentences
@@ -36,10 +37,11 @@ def run_command_line(workflow: type[WorkflowTask] | None, args: Sequence[str] | 
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == __name__.split(".")[0]:
             raise
+        from batch_pipeline.cli.installation import install_command
+
         print(
             f"Error: The Python package {error.name!r} is not installed for {sys.executable}. Use the Python that has"
-            " the packages of Pipfile.lock; `make demo` puts them into .venv: .venv/bin/python main.py VERB. Into an"
-            " environment of your own: pip install 'FOLDER[client]', where FOLDER has this package's pyproject.toml.",
+            f" it, or install it with: {install_command('client')}.",
             file=sys.stderr,
         )
         return CommandExit.USAGE

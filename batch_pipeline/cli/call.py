@@ -59,7 +59,10 @@ class CommandCall:
     def workflow(self) -> type[WorkflowTask]:
         """The pipeline. Raises InvalidUse when there is none."""
         if self._workflow is None:
-            raise InvalidUse("This needs a pipeline. Run it with the pipeline's file: python main.py VERB.")
+            raise InvalidUse(
+                "This needs a pipeline. Run it with the pipeline's file: python main.py VERB. `batch-pipeline init"
+                " NAME` writes one."
+            )
         return self._workflow
 
     @cached_property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from batch_pipeline.cli.call import CommandCall, command
+from batch_pipeline.cli.installation import install_command
 from batch_pipeline.cli.options import (
     CommandOption,
     common_options,
@@ -102,7 +103,7 @@ def _packages(call: CommandCall) -> Iterator[Finding]:
     # `sh` replaces itself in sys.modules and has no spec from then on.
     absent = [name for name in PACKAGES if name not in sys.modules and find_spec(name) is None]
     if absent:
-        remedy = "Install the client's packages: pipenv install, or pip install 'batch-pipeline[client]'."
+        remedy = f"Install the client's packages: {install_command('client')}."
         yield Finding(check="packages", ok=False, sentence=f"{', '.join(absent)} cannot be found.", remedy=remedy)
     else:
         yield Finding(check="packages", ok=True, sentence=f"all {len(PACKAGES)} are there")
@@ -120,12 +121,15 @@ def _tools(call: CommandCall) -> Iterator[Finding]:
     path = Toolchain.of_this_process().path
     for tool, step in sorted(wanted.items()):
         place = shutil.which(tool, path=path)
-        remedy = "" if place else f"Install it; step {step} runs it. On Debian: apt-get install {_package_of(tool)}"
+        remedy = "" if place else f"Install it; step {step} runs it. {_packages_of(tool)}"
         yield Finding(check="tool", ok=place is not None, sentence=f"{tool}: {place or 'not found'}", remedy=remedy)
 
 
-def _package_of(tool: str) -> str:
-    return {"PicardCommandLine": "picard-tools", "java": "default-jre-headless"}.get(tool, tool)
+def _packages_of(tool: str) -> str:
+    """How Debian and bioconda, which needs no root, call the package of a tool."""
+    debian = {"PicardCommandLine": "picard-tools", "java": "default-jre-headless"}.get(tool, tool)
+    bioconda = {"PicardCommandLine": "picard", "java": "openjdk"}.get(tool, tool)
+    return f"On Debian: apt-get install {debian}; without root: conda install -c conda-forge -c bioconda {bioconda}"
 
 
 def _pipeline(call: CommandCall) -> Iterator[Finding]:

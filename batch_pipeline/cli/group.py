@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: Verb -> its line in the help; the module of the same name makes the command, or the one that a wing brings.
 VERBS: Final = {
+    "init": "Write a new project: a small pipeline with its data, settings and tests.",
     "run": "Run what is missing: plan, submit, watch. The default.",
     "plan": "Show what run would do; writes nothing.",
     "status": "Show how far every step is, and why cells failed.",
@@ -42,6 +43,7 @@ VERBS: Final = {
 }
 #: Verbs that make sense without a pipeline's file.
 WITHOUT_PIPELINE: Final = (
+    "init",
     "status",
     "watch",
     "logs",
@@ -146,7 +148,10 @@ class Verbs(click.Group):
 
     def _unknown(self, word: str, ctx: click.Context) -> str:
         if word in VERBS:
-            return f"The verb {word!r} needs a pipeline. Run it with the pipeline's file: python main.py {word}."
+            return (
+                f"The verb {word!r} needs a pipeline. Run it with the pipeline's file: python main.py {word}."
+                " `batch-pipeline init NAME` writes one to begin with."
+            )
         near = difflib.get_close_matches(word, self.list_commands(ctx), n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(self.list_commands(ctx))}."
         return f"There is no verb {word!r}. {hint}"

@@ -57,7 +57,7 @@ def test_a_bad_list(world: Path, run: Run, content: bytes, sentences: list[str],
     [
         ([], USAGE, ["No sample list was given", "--sample-list-file FILE"]),
         (["pln"], USAGE, ["There is no verb 'pln'", "Did you mean 'plan'?"]),
-        (["xyzzy"], USAGE, ["There is no verb 'xyzzy'", "There are: run, plan"]),
+        (["xyzzy"], USAGE, ["There is no verb 'xyzzy'", "There are: init, run, plan"]),
         (["--quue", "x"], USAGE, ["No such option", "--quue"]),
         (["plan", LIST], USAGE, [LIST, "requires an argument"]),
         (["plan", LIST, "none.txt"], USAGE, ["The sample list none.txt is neither a file here nor in the store"]),

@@ -18,5 +18,6 @@ def test_a_python_without_the_packages_is_told_which_one_has_them() -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("Error: The Python package 'click' is not installed for ")
-    assert ".venv/bin/python main.py" in ended.stderr
+    assert ".venv/bin/python" in ended.stderr
+    assert "pip install" in ended.stderr
     assert "Traceback" not in ended.stderr

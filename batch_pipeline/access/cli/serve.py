@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli.call import CommandCall, command
+from batch_pipeline.cli.installation import install_command
 from batch_pipeline.cli.options import CommandOption, SettingOption
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import NotReady
@@ -26,7 +27,7 @@ def serve(call: CommandCall) -> int:
         from batch_pipeline.access.service.serve import serve as listen
     except ModuleNotFoundError as error:
         raise NotReady(
-            f"The service needs {error.name}, which is not installed. Install the extra: batch-pipeline[server]."
+            f"The service needs {error.name}, which is not installed. Install it with: {install_command('server')}."
         ) from error
     listen(call.settings, insecure_user=call.options["insecure_user"] or "")
     return CommandExit.DONE
