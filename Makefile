@@ -3,9 +3,10 @@ PYTHON := .venv/bin/python
 # Compiled files stay, whatever the environment says: tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := batch_pipeline steps examples tests benchmarks scripts main.py
+FAST := not (engine or tools or browser or faults or containers or servers or properties or moto or git or slow)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit mutants check check_check fmt map measures lock release bench clean
+.PHONY: help demo test unit pythons mutants check check_check fmt map measures lock release bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +28,11 @@ test: ## Install what the tests need, check types and style, run all tests.
 
 unit: ## Run the fast tests only: no servers, no tools, no network, no random search.
 	@scripts/install.sh python --dev
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m \
-	  "not (engine or tools or browser or faults or containers or servers or properties or moto or git or slow)"
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "$(FAST)"
+
+pythons: ## Run the fast tests on every Python from 3.11 to 3.14 that is here, pyenv's among them.
+	@scripts/install.sh python --dev
+	@$(PYTHON) -m scripts.pythons -n 2 --dist loadgroup -m "$(FAST)"
 
 mutants: ## Print changes to the deciding modules that no test notices: hours, or minutes with OPTIONS="--most 20".
 	@scripts/install.sh python --dev
@@ -55,8 +59,10 @@ map: ## Write the list of files in ARCHITECTURE.md and docs/api.md from their do
 measures: ## Print what a reviewer would measure of the package, beside its bounds.
 	@$(PYTHON) -m scripts.measures
 
-lock: ## Choose the newest packages; the lock file names no index.
+lock: ## Choose the newest packages, with Python 3.11; the lock file names no index.
 	@scripts/install.sh python
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
+	  "Newer Pythons need fewer packages: lock with a .venv of Python 3.11.")'
 	PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .venv/tools/bin/pipenv lock
 	$(PYTHON) -c "import json; p = 'Pipfile.lock'; d = json.load(open(p)); d['_meta']['sources'] = []; \
 	open(p, 'w').write(json.dumps(d, indent=4) + '\n')"

@@ -4,28 +4,51 @@
 # `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
 # of real containers, and strace for that of what reaches the disk, `install.sh databases` servers that speak DynamoDB's
 # and CouchDB's API, for the tests of pools, `install.sh crates` the validator of RO-Crates. Each says in one sentence
-# what it cannot do.
+# what it cannot do. Without root it names what is missing as Debian and conda call it, and takes what is on the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
+# Whether Debian packages can be installed here.
+can_install() {
+  command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; }
+}
+
+# How bioconda or conda-forge calls a Debian package; nothing: they do not have it.
+conda_name() {
+  case "$1" in
+    kallisto | pizzly | samtools | nodejs | podman) echo "$1" ;;
+    picard-tools) echo picard ;;
+    npm) echo nodejs ;;
+    python3-venv) echo python ;;
+  esac
+}
+
+# Says how to get Debian packages where they cannot be installed from here.
+name_missing() {
+  local what=$1 package name conda=() neither=()
+  shift
+  for package in "$@"; do
+    name=$(conda_name "$package")
+    if [ -z "$name" ]; then neither+=("$package"); else conda+=("$name"); fi
+  done
+  say "Missing: $what. As root on Debian: apt-get install --no-install-recommends $*"
+  [ ${#conda[@]} -eq 0 ] ||
+    say "Without root: conda install -c conda-forge -c bioconda ${conda[*]}; what is on the PATH is used."
+  [ ${#neither[@]} -eq 0 ] || say "Known to Debian alone: ${neither[*]}."
+}
+
 # apt_packages WHAT PACKAGE...: installs Debian packages, as root or through sudo.
 apt_packages() {
   local what=$1
   shift
-  if ! command -v apt-get >/dev/null; then
-    say "There is no apt-get here. Install $what with your own package manager: $*."
+  if ! can_install; then
+    name_missing "$what" "$@"
     exit 1
   fi
   local as_root=()
-  if [ "$(id -u)" -ne 0 ]; then
-    if ! command -v sudo >/dev/null; then
-      say "Installing $what needs root. As root: apt-get install --no-install-recommends $*"
-      exit 1
-    fi
-    as_root=(sudo)
-  fi
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
   say "Installing $what: $*"
   local log
   log=$(mktemp)
@@ -41,9 +64,12 @@ apt_packages() {
 
 tools() {
   local missing=()
-  command -v PicardCommandLine >/dev/null || missing+=(picard-tools)
+  # bioconda's command is `picard`.
+  command -v PicardCommandLine >/dev/null || command -v picard >/dev/null || [ -n "${PICARD_JAR:-}" ] ||
+    missing+=(picard-tools)
   command -v kallisto >/dev/null || missing+=(kallisto)
-  [ -d /usr/share/doc/kallisto/test ] || missing+=(kallisto-examples)
+  # Data of two tests, which Debian alone has.
+  [ -d /usr/share/doc/kallisto/test ] || ! can_install || missing+=(kallisto-examples)
   command -v pizzly >/dev/null || missing+=(pizzly)
   command -v samtools >/dev/null || missing+=(samtools)
   command -v bwa >/dev/null || missing+=(bwa)
@@ -89,17 +115,20 @@ databases() {
   touch "$stamp"
 }
 
-# The interpreter: Python 3.11, as Pipfile says.
+# The newest Python on the PATH that the packages of Pipfile.lock are tested with.
 interpreter() {
-  local candidate
-  for candidate in python3.11 python3; do
-    if command -v "$candidate" >/dev/null &&
-      "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
+  local version candidate
+  for version in 3.13 3.12 3.11; do
+    for candidate in "python$version" python3; do
+      # A shim of pyenv may be there and not start.
+      if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
+        command -v "$candidate"
+        return
+      fi
+    done
   done
-  say "Python 3.11 is needed and was not found. On Debian 12: apt-get install python3 python3-venv"
+  say "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH. On Debian: apt-get install python3 python3-venv;" \
+    "without root: conda install -c conda-forge python=3.13, or pyenv install 3.13 && pyenv global 3.13"
   exit 1
 }
 
