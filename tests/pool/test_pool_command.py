@@ -13,8 +13,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -52,7 +53,7 @@ class Pool:
     def json(self, *args: str) -> Any:
         return json.loads(self(*args, "--json").out)
 
-    @property
+    @cached_property
     def store(self) -> SqliteStore:
         return SqliteStore(self.folder / "store" / "default" / "pool" / "pool.sqlite")
 
@@ -70,9 +71,12 @@ def now_ms() -> int:
 
 
 @pytest.fixture
-def pool(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+def pool(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.chdir(tmp_path)
-    return Pool(run, tmp_path)
+    pool = Pool(run, tmp_path)
+    yield pool
+    if "store" in vars(pool):
+        pool.store.close()
 
 
 def test_the_words_of_the_options_are_those_of_the_pool() -> None:
