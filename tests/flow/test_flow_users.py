@@ -19,7 +19,8 @@ USERS = (54_331, 54_332)
 @cache
 def interpreter() -> str:
     """One that other users can start and that finds our packages; empty: there is none."""
-    for candidate in (sys.executable, "/usr/bin/python3.11"):
+    # Of the same version, for which our packages were built.
+    for candidate in (sys.executable, f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"):
         try:
             if not ended(started(USERS[0], [candidate, "-c", "import obstore, luigi"], {})):
                 return candidate
