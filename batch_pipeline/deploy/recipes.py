@@ -40,7 +40,9 @@ _CODE: Final = (
     "container/*.py",
     "pipeline/__init__.py",
     "pipeline/command.py",
+    "pipeline/parameters.py",
     "pipeline/step.py",
+    "pipeline/values.py",
     "pipeline/workflow.py",
 )
 _HERE: Final = Path(__file__).resolve().parents[1]
