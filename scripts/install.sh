@@ -18,7 +18,7 @@ can_install() {
 # How bioconda or conda-forge calls a Debian package; nothing: they do not have it.
 conda_name() {
   case "$1" in
-    kallisto | pizzly | samtools | nodejs | podman) echo "$1" ;;
+    bcftools | bwa | kallisto | nodejs | pizzly | podman | samtools) echo "$1" ;;
     picard-tools) echo picard ;;
     npm) echo nodejs ;;
     python3-venv) echo python ;;

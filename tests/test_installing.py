@@ -96,14 +96,15 @@ def test_without_root_missing_tools_are_named_as_debian_and_conda_call_them(host
     code, told = host.install("tools")
     assert code == 1
     assert told.splitlines() == [
-        "Missing: the tools of the pipeline. As root on Debian: apt-get install --no-install-recommends picard-tools"
-        " pizzly samtools",
-        "Without root: conda install -c conda-forge -c bioconda picard pizzly samtools; what is on the PATH is used.",
+        "Missing: the tools of the pipelines. As root on Debian: apt-get install --no-install-recommends picard-tools"
+        " pizzly samtools bwa bcftools",
+        "Without root: conda install -c conda-forge -c bioconda picard pizzly samtools bwa bcftools; what is on the"
+        " PATH is used.",
     ]
 
 
 def test_tools_on_the_path_are_enough_wherever_they_come_from(host: Host) -> None:
-    for tool in ("picard", "kallisto", "pizzly", "samtools"):
+    for tool in ("picard", "kallisto", "pizzly", "samtools", "bwa", "bcftools"):
         host.put(tool)
     assert host.install("tools") == (0, "")
 
