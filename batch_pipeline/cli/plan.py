@@ -122,12 +122,12 @@ class _Details:
 
 
 def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
-    from batch_pipeline.report.tables import blocked_lines, counted, plan_notes, plan_rows
+    from batch_pipeline.report.tables import all_done, blocked_lines, counted, plan_notes, plan_rows
 
     rows = plan_rows(plan)
     total, done = sum(row.total for row in rows), sum(row.done for row in rows)
     if done == total:
-        data(f"Nothing to do: {done:,} of {total:,} cells are done.")
+        data(all_done(done, total, sum(row.excluded for row in rows)))
         return
     print_steps(plan)
     if plan.blocked:
@@ -160,7 +160,11 @@ def print_steps(plan: Plan) -> None:
     from batch_pipeline.report.tables import plan_rows
 
     rows = plan_rows(plan)
-    shown = [name for name in ("live", "deferred", "blocked", "skipped") if any(getattr(row, name) for row in rows)]
+    shown = [
+        name
+        for name in ("live", "deferred", "blocked", "skipped", "excluded")
+        if any(getattr(row, name) for row in rows)
+    ]
     words = {"skipped": "not chosen"}
     print_table(
         ["step", "cells", "done", "to run", "why", *(words.get(name, name) for name in shown)],

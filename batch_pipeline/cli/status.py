@@ -95,7 +95,8 @@ def _tell(current: Status) -> None:
     rows = status_rows(current.plan, current.progress, current.failed)
     moving = ("running", "waiting") if current.live_runs else ()
     ended = ("failed", "cancelled") if any(row.cancelled for row in rows) else ("failed",)
-    shown = ["cells", "done", *moving, *ended, "to run", "cannot run"]
+    final = ("excluded",) if any(row.excluded for row in rows) else ()
+    shown = ["cells", "done", *moving, *ended, "to run", "cannot run", *final]
     values = [[getattr(row, name.replace(" ", "_")) for name in shown] for row in rows]
     print_table(["step", *shown, ""], [[row.step, *cells, row.words] for row, cells in zip(rows, values, strict=True)])
     if current.live_runs:

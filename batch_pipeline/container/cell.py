@@ -184,6 +184,7 @@ class CellAttempt:
             upstream_metrics=staged.upstream_metrics,
             gathered_metrics=staged.gathered_metrics,
             missing_samples=manifest.missing,
+            excluded_samples=manifest.excluded,
             params=manifest.params,
             columns=row.columns,
             gathered_columns={

@@ -15,7 +15,7 @@ from batch_pipeline.wire.store import NotInStore
 
 
 def read_cell(location: CellLocation, files: Files, cache: ProcessCache) -> tuple[Manifest, Row]:
-    """The manifest and the row of this cell. Raises ContractBroken, StoreFailed."""
+    """The manifest, as this cell reads it, and its row. Raises ContractBroken, StoreFailed."""
     key = location.manifest_key
     manifest = cache.keep(f"manifest {location.store} {key}", lambda: _read_manifest(key, files))
     if location.index >= manifest.count:
@@ -31,7 +31,8 @@ def read_cell(location: CellLocation, files: Files, cache: ProcessCache) -> tupl
         raise ContractBroken(f"{files.url_of(rows)} is gone; the job cannot know its sample. Submit again.") from error
     if len(line) != width or not line.endswith(b"\n"):
         raise ContractBroken(f"{files.url_of(rows)} is cut off at row {location.index}. Submit again.")
-    return manifest, Row.from_line(line)
+    row = Row.from_line(line)
+    return manifest.of_row(row), row
 
 
 def is_done(manifest: Manifest, row: Row, files: Files) -> bool:

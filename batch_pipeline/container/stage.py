@@ -4,13 +4,15 @@ Three kinds: source files, whose ETag and size the manifest's row promises; resu
 receipt vouches for; and, for a gather, results of every sample. A folder's files are linked, others downloaded, eight
 at a time, and digested on the way. Each lies under its own name in `in-{port}/`, so a tool that writes an index beside
 its input writes it to scratch.
+
+(A little longer than most modules: each kind of port has its own way of finding its files.)
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -169,10 +171,10 @@ class Stager:
             wanted = self._results(spec, self._row.sample, upstream, folder)
         elif spec.kind == "cohort":
             wanted = self._results(spec, layout.COHORT, upstream, folder)
-        elif spec.kind == "gather":
+        elif spec.kind in ("gather", "alternatives"):
             by_sample = {
-                sample: self._results(spec, sample, gathered, f"{folder}/{sample}")
-                for sample, _ in self._manifest.gathered.get(spec.step, ())
+                sample: self._results(one, sample, gathered, f"{folder}/{sample}")
+                for sample, one in self._gathered_specs(spec)
             }
             staged.gathered_files[spec.port] = {
                 sample: tuple(Path(one.destination) for one in files) for sample, files in by_sample.items()
@@ -182,6 +184,12 @@ class Stager:
             raise ContractBroken(f"Input {spec.port!r} is of the unknown kind {spec.kind!r}; submit again.")
         staged.input_files[spec.port] = tuple(Path(one.destination) for one in wanted)
         return wanted
+
+    def _gathered_specs(self, spec: InputSpec) -> Iterator[tuple[str, InputSpec]]:
+        """Sample and what is read of it, in the order of the list."""
+        if spec.kind == "gather":
+            yield from ((sample, spec) for sample, _ in self._manifest.gathered.get(spec.step, ()))
+        yield from ((sample, spec.at(position)) for sample, position in spec.chosen)
 
     def _sources(self, port: str, sources: Sequence[SourceFile], folder: str) -> list[FileToStage]:
         names = [source.url.rpartition("/")[2] for source in sources]

@@ -25,6 +25,7 @@ from luigi.rpc import RemoteScheduler
 from luigi.scheduler import Scheduler
 from luigi.worker import Worker
 
+from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Graph, Port
 from batch_pipeline.wire.durable import make_folder
 
@@ -114,9 +115,11 @@ def tasks_of(graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, f
         body = {"__module__": type(node.step).__module__, "adapter": adapter, "priority": len(graph.nodes) - number}
         step_class = type(node.name, (StepTask,), body)
         task = workflow.new_task(node.name, step_class, settings=_words(node.step.params), **identity)
-        for port, source in node.inputs.items():
-            if isinstance(source, Port):
-                setattr(task, f"in_{port}", tasks[source.task.name].out_submission)
+        for port, connection in node.inputs.items():
+            sources = [tasks[one.task.name].out_submission for one in options_of(connection) if isinstance(one, Port)]
+            if sources:
+                # Of several, all: a port of sciluigi takes a list too.
+                setattr(task, f"in_{port}", sources[0] if len(sources) == 1 else sources)
     return {**tasks, graph.name: workflow}
 
 

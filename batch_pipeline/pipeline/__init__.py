@@ -1,11 +1,12 @@
 """From what a scientist writes to what will be sent: steps, wiring, samples, fingerprints, plan. Values only.
 
-    written   `step`, `values` (parameters and columns), `command` (one for bash), `workflow` (the DAG),
+    written   `step`, `values` (parameters and columns), `command` (one for bash), `wiring` and `workflow` (the DAG),
               `parameters` (of a task), `samples`, `columns` (of the sheet), `resources` (from the settings)
     digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `review`
               and `output_review` (what would fail in every container), `lint`
-    planned   `plan` (values), `decisions` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`,
-              `planner` (`make_plan`)
+    planned   `conditions` and `choices` (which cells there are, and what each reads), `plan` (values), `decisions`,
+              `cell_inputs` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`, `planner`
+              (`make_plan`)
 
 One flat room, read from top to bottom: each line needs the whole of the one above.
 """

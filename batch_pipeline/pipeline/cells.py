@@ -14,10 +14,12 @@ deferred to a later wave.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
+from batch_pipeline.pipeline.cell_inputs import excluded_port, fingerprints_of, lacks_source
+from batch_pipeline.pipeline.choices import Choices, choices_of, gathering_ports
 from batch_pipeline.pipeline.decisions import (
     BEYOND,
     DEFERRED,
@@ -29,20 +31,12 @@ from batch_pipeline.pipeline.decisions import (
     GatherInput,
     StepCells,
 )
-from batch_pipeline.pipeline.fingerprint import (
-    StepParts,
-    cell_fingerprint,
-    columns_part,
-    gather_part,
-    missing_part,
-    source_part,
-)
+from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.former import FormerFingerprints
 from batch_pipeline.pipeline.live_cells import index_live_cells
 from batch_pipeline.pipeline.plan import CellState, Inventory, Retired, Selection, Why
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source
-from batch_pipeline.wire.errors import InvalidPlan
+from batch_pipeline.pipeline.workflow import Graph, Node, Port
 from batch_pipeline.wire.layout import COHORT
 
 _MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
@@ -69,18 +63,25 @@ class Cells:
         self.inventory = inventory
         self.selection = selection
         self.live = index_live_cells(graph, samples, inventory.live)
-        self._digests = {step: part.digest() for step, part in parts.items()}
+        #: Step -> digest of its part.
+        self.digests = {step: part.digest() for step, part in parts.items()}
         #: Of the steps that were added.
         self.columns: dict[str, StepCells] = {}
-        self._gathers: dict[str, GatherInput] = {}
+        #: Of those of them whose cells do not all read the same.
+        self.choices: dict[str, Choices] = {}
+        #: Gather -> the samples that it reads.
+        self.gathers: dict[str, GatherInput] = {}
         self._former = FormerFingerprints(self, parts)
         #: Native ids of live jobs that no array of this plan can follow index by index; filled by `defer`.
         self.split: set[str] = set()
 
     def add(self, node: Node) -> None:
         """Gives the cells of a step, whose upstream steps were added before, fingerprints and states."""
+        choices = choices_of(self.graph, node, self.samples, self.inventory.excluded)
+        if choices is not None:
+            self.choices[node.name] = choices
         if node.scope is Scope.COHORT:
-            self._gathers[node.name] = self._gather_input(node)
+            self.gathers[node.name] = self._gather_input(node)
         self.columns[node.name] = self._column(node)
 
     @property
@@ -92,7 +93,26 @@ class Cells:
     @property
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Gather -> the samples that it does without."""
-        return {step: gathered.missing for step, gathered in self._gathers.items() if gathered.missing}
+        return {step: gathered.missing for step, gathered in self.gathers.items() if gathered.missing}
+
+    @property
+    def excluded(self) -> dict[str, tuple[str, ...]]:
+        """Gather -> the samples of which one of its ports has nothing."""
+        return {step: gathered.excluded for step, gathered in self.gathers.items() if gathered.excluded}
+
+    def reads(self, node: Node, position: int) -> tuple[str, ...]:
+        """The steps that a cell reads from; those from which a gather reads the results of a sample."""
+        choices = self.choices.get(node.name)
+        return node.upstream if choices is None else choices.steps[position]
+
+    def gathered_cells(self, node: Node) -> Iterator[tuple[str, Sequence[int]]]:
+        """The steps of samples that a gather reads from, with the positions of the samples whose results it reads."""
+        positions = self.gathers[node.name].positions
+        usable = range(len(self.samples)) if positions is None else positions
+        choices = self.choices.get(node.name)
+        for step in node.upstream:
+            if self.graph[step].scope is not Scope.COHORT:
+                yield step, usable if choices is None else [i for i in usable if step in choices.steps[i]]
 
     def names(self, node: Node) -> tuple[str, ...]:
         """The samples of a step's cells."""
@@ -100,28 +120,28 @@ class Cells:
 
     def _column(self, node: Node) -> StepCells:
         receipts = self.inventory.receipts.get(node.name, {})
-        # What is done by its fingerprint and by nothing else needs no second look; most cells of most plans are.
-        is_plain = not (self.selection.force or self.selection.accept_code_changes or node.name in self.live.jobs)
+        is_plain = self._is_plain(node)
         states: list[CellState] = []
         why: list[Why | None] = []
         fingerprints: list[str] = []
         moving: list[bool] = []
         blocked: dict[str, str] = {}
         is_beyond = False
-        present = list(self._wanted(node))
-        wanted = self._former.counting(node, self.names(node), present)
-        cells = zip(self.names(node), wanted, self._inputs_move(node), strict=True)
-        for i, (name, fingerprint, moves) in enumerate(cells):
+        excluded = self.inventory.excluded.get(node.name, frozenset())
+        names, present = self.names(node), list(self._wanted(node))
+        wanted = self._former.counting(node, names, present)
+        for i, (name, fingerprint, moves) in enumerate(zip(names, wanted, self._inputs_move(node), strict=True)):
             have = receipts.get(name, ())
-            if is_plain and not moves and len(have) == 1 and have[0] == fingerprint:
-                states.append(CellState.DONE)
+            is_excluded = name in excluded
+            if is_excluded or (is_plain and not moves and len(have) == 1 and have[0] == fingerprint):
+                # Nothing reads an excluded cell, so that nothing waits for it, whatever it would read itself.
+                states.append(CellState.EXCLUDED if is_excluded else CellState.DONE)
                 why.append(None)
                 fingerprints.append(fingerprint)
                 moving.append(False)
                 continue
             decision = self._decide(node, name, i, fingerprint, have, moves=moves)
-            state = decision.state
-            states.append(state)
+            states.append(state := decision.state)
             why.append(self._why(node, name, fingerprint, have) if state is CellState.TO_RUN else None)
             fingerprints.append(have[0] if state is CellState.DONE else fingerprint)
             moving.append(state is not CellState.DONE and (moves or state in _MOVING))
@@ -138,21 +158,32 @@ class Cells:
             is_beyond=is_beyond,
         )
 
+    def _is_plain(self, node: Node) -> bool:
+        """Whether what is done by its fingerprint needs no second look; most cells of most plans are."""
+        return not (self.selection.force or self.selection.accept_code_changes or node.name in self.live.jobs)
+
     def _inputs_move(self, node: Node) -> Sequence[bool]:
         """For each cell of a step whether something that it reads, however far up, is on its way or made again."""
-        gathers = [step for step in node.upstream if self.graph[step].scope is Scope.COHORT]
-        columns = [self.columns[step].moving for step in node.upstream if step not in gathers]
+        choices = self.choices.get(node.name)
+        if choices is not None and node.scope is not Scope.COHORT:
+            return [any(self._moves(step, i) for step in steps) for i, steps in enumerate(choices.steps)]
+        gathers = [step for step in self.reads(node, 0) if self.graph[step].scope is Scope.COHORT]
         moves = any(self.columns[step].moving[0] for step in gathers)
         if node.scope is Scope.COHORT:
-            return [moves or any(column[i] for column in columns for i in self.gathered_by(node.name))]
+            gathered = self.gathered_cells(node)
+            return [moves or any(self.columns[step].moving[i] for step, positions in gathered for i in positions)]
+        columns = [self.columns[step].moving for step in node.upstream if step not in gathers]
         if moves or not columns:
             return [moves] * len(self.samples)
         return columns[0] if len(columns) == 1 else [any(cells) for cells in zip(*columns, strict=True)]
 
+    def _moves(self, step: str, position: int) -> bool:
+        return self.columns[step].moving[0 if self.graph[step].scope is Scope.COHORT else position]
+
     def _wanted(self, node: Node) -> Iterable[str]:
         """The fingerprints that a step's cells should have; empty where something that a cell reads has none."""
         chain = {step: column.chain for step, column in self.columns.items()}
-        wanted = self.fingerprints(node, self._digests[node.name], chain)
+        wanted = self.fingerprints(node, self.digests[node.name], chain)
         if not self.selection.accept_code_changes or node.name not in self.live.jobs:
             return wanted
         live, step = self.live.fingerprints, node.name
@@ -160,79 +191,46 @@ class Cells:
 
     def fingerprints(self, node: Node, digest: str, chain: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """Fingerprints of a step's cells, from its digest and the fingerprints of the steps above by name."""
-        if node.scope is Scope.COHORT:
-            return [self._gather_fingerprint(node, digest, chain)]
-        columns = [self._input_parts(node, port, source, chain) for port, source in node.inputs.items()]
-        if node.name in self.inventory.columns:
-            columns.append(self._columns_parts(node))
-        if not columns:
-            return [cell_fingerprint(digest, ())] * len(self.samples)
-        return [cell_fingerprint(digest, inputs) if all(inputs) else "" for inputs in zip(*columns, strict=True)]
-
-    def _input_parts(
-        self, node: Node, port: str, source: Port | Source, chain: Mapping[str, Sequence[str]]
-    ) -> Sequence[str]:
-        """What a port adds to the fingerprint of each cell."""
-        if isinstance(source, Port):
-            fingerprints = chain[source.task.name]
-            if self.graph[source.task.name].scope is Scope.COHORT:
-                return [fingerprints[0]] * len(self.samples)
-            return fingerprints
-        key = f"{node.name}.{port}"
-        sources = self.inventory.sources
-        return [source_part(sources.get(sample, {}).get(key, ())) for sample in self.samples]
-
-    def _columns_parts(self, node: Node) -> Sequence[str]:
-        """What the columns that a step declares add to the fingerprint of each cell."""
-        values = self.inventory.columns[node.name]
-        parts = {id(one): columns_part(one) for one in {id(one): one for one in values}.values()}
-        return [parts[id(one)] for one in values]
-
-    def _gather_fingerprint(self, node: Node, digest: str, chain: Mapping[str, Sequence[str]]) -> str:
-        """The one fingerprint of a gather; empty while it cannot be known which samples it will have."""
-        gathered = self._gathers[node.name]
-        if gathered.positions is None:
-            return ""
-        inputs = []
-        for source in node.inputs.values():
-            if not isinstance(source, Port):
-                raise InvalidPlan(f"The gather {node.name} reads a source; only steps of the samples have sources.")
-            fingerprints = chain[source.task.name]
-            if self.graph[source.task.name].scope is Scope.COHORT:
-                inputs.append(fingerprints[0])
-            else:
-                inputs.append(gather_part([(self.samples[i], fingerprints[i]) for i in gathered.positions]))
-        if node.name in self.inventory.columns:
-            parts = self._columns_parts(node)
-            inputs.append(gather_part([(self.samples[i], parts[i]) for i in gathered.positions]))
-        if gathered.missing:
-            # A step may tell of them in what it makes.
-            inputs.append(missing_part(gathered.missing))
-        return cell_fingerprint(digest, inputs) if all(inputs) else ""
+        return fingerprints_of(self, node, digest, chain)
 
     def _gather_input(self, node: Node) -> GatherInput:
         columns = [self.columns[step].states for step in node.upstream if self.graph[step].scope is not Scope.COHORT]
         if not columns:
             return GatherInput(positions=[])
-        usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if _STOPPED.isdisjoint(cells)]
+        expected: Sequence[int] = range(len(self.samples))
+        excluded: tuple[str, ...] = ()
+        read: Iterable[Sequence[CellState]] = columns
+        if (choices := self.choices.get(node.name)) is None:
+            usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if _STOPPED.isdisjoint(cells)]
+        else:
+            ports = gathering_ports(self.graph, node)
+            excluded = tuple(name for i, name in enumerate(self.samples) if choices.lack(ports, i))
+            states = {i: here for i in expected if (here := self._gathered_states(node, i))}
+            expected, read = list(states), states.values()
+            usable = [i for i in expected if _STOPPED.isdisjoint(states[i])]
         kept = frozenset(usable)
-        missing = tuple(sample for i, sample in enumerate(self.samples) if i not in kept)
-        if missing and len(usable) < self._needed():
-            return GatherInput(positions=None, held=self._too_few(missing))
-        if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(column) for column in columns):
-            return GatherInput(positions=None, held=DEFERRED)
-        return GatherInput(positions=usable, missing=missing)
+        missing = tuple(self.samples[i] for i in expected if i not in kept)
+        if missing and len(usable) < self._needed(len(expected)):
+            return GatherInput(positions=None, held=self._too_few(missing, len(expected)), excluded=excluded)
+        if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(cells) for cells in read):
+            return GatherInput(positions=None, held=DEFERRED, excluded=excluded)
+        return GatherInput(positions=usable, missing=missing, excluded=excluded)
 
-    def _needed(self) -> int:
-        """Samples that a gather needs. 7 % of 100 are 7, whatever 0.07 * 100 is in binary."""
-        return math.ceil(self.selection.min_success * len(self.samples) - 1e-9)
+    def _gathered_states(self, node: Node, position: int) -> list[CellState]:
+        """States of the cells of a sample that a gather reads."""
+        steps = (step for step in self.reads(node, position) if self.graph[step].scope is not Scope.COHORT)
+        return [self.columns[step].states[position] for step in steps]
 
-    def _too_few(self, missing: Sequence[str]) -> Decision:
+    def _needed(self, expected: int) -> int:
+        """Samples that a gather needs of those it can have. 7 % of 100 are 7, whatever 0.07 * 100 is in binary."""
+        return math.ceil(self.selection.min_success * expected - 1e-9)
+
+    def _too_few(self, missing: Sequence[str], expected: int) -> Decision:
         if self.selection.samples is not None and self.selection.samples.isdisjoint(missing):
             return BEYOND
-        have = f"{len(missing)} of {len(self.samples)} samples have no result for it"
+        have = f"{len(missing)} of {expected} samples have no result for it"
         if self.selection.min_success < 1:
-            have += f", and --min-success asks for {self._needed()}"
+            have += f", and --min-success asks for {self._needed(expected)}"
         remedy = "a lower --min-success" if self.selection.min_success < 1 else "--min-success"
         return Decision(state=CellState.BLOCKED, sentence=f"{have}; repair them, or give {remedy}.")
 
@@ -276,7 +274,7 @@ class Cells:
         if not chosen:
             return SKIPPED
         inputs = self.read_states(node, position)
-        stop = self._stop(node, name, fingerprint, have, inputs)
+        stop = self._stop(node, name, position, fingerprint, have, inputs)
         if stop is not None:
             return stop
         if CellState.DEFERRED in inputs.values() or name in self.live.ancestors.get(node.name, ()):
@@ -284,7 +282,13 @@ class Cells:
         return TO_RUN
 
     def _stop(
-        self, node: Node, name: str, fingerprint: str, have: tuple[str, ...], inputs: Mapping[str, CellState]
+        self,
+        node: Node,
+        name: str,
+        position: int,
+        fingerprint: str,
+        have: tuple[str, ...],
+        inputs: Mapping[str, CellState],
     ) -> Decision | None:
         """Decides a chosen cell that cannot run now: the middle rows of `_decide`. None: it can."""
         if (node.name, name) in self.inventory.failed:
@@ -299,18 +303,20 @@ class Cells:
         if stops:
             sentence = f"It needs {by_state[CellState.SKIPPED]}, which is not done and was not chosen."
             return Decision(state=CellState.BLOCKED, sentence=sentence)
-        if node.name in self._gathers and (held := self._gathers[node.name].held) is not None:
+        if node.name in self.gathers and (held := self.gathers[node.name].held) is not None:
             return held
-        if not fingerprint and self._lacks_source(node, name):
+        if not fingerprint and (port := excluded_port(self, node, position)):
+            steps = " or ".join(option.task.name for option in node.choosing[port] if isinstance(option, Port))
+            sentence = (
+                f"Its input {port} has nothing to read, for conditions exclude {steps}. Give the input an alternative,"
+                f" or {node.name} a `when` that excludes this cell too."
+            )
+            return Decision(state=CellState.BLOCKED, sentence=sentence)
+        if not fingerprint and lacks_source(self, node, position):
             hint = " It has an older result: --accept-code-changes trusts it." if have else ""
             sentence = self.inventory.absent.get(name, "Its source file is not there.") + hint
             return Decision(state=CellState.BLOCKED, sentence=sentence)
         return None
-
-    def gathered_by(self, step: str) -> Sequence[int]:
-        """Positions of the samples that a gather reads; all where that is not known."""
-        positions = self._gathers[step].positions
-        return range(len(self.samples)) if positions is None else positions
 
     def is_forced(self, step: str, sample: str) -> bool:
         """Whether the cell must run, done or not: once a command."""
@@ -340,27 +346,25 @@ class Cells:
 
     def _is_of_these(self, node: Node) -> bool:
         """Whether the result that a gather has was made of the samples that it would read; of others it hides some."""
-        positions = self._gathers[node.name].positions
+        positions = self.gathers[node.name].positions
         if positions is None:
             return False
         return self.inventory.gathered.get(node.name, frozenset()) == {self.samples[i] for i in positions}
 
-    def _lacks_source(self, node: Node, name: str) -> bool:
-        sources = self.inventory.sources.get(name, {})
-        return any(not sources.get(f"{node.name}.{port}") for port in node.sources)
-
     def read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
         read = {}
-        for step in node.upstream:
+        for step in self.reads(node, position):
             states = self.columns[step].states
             if self.graph[step].scope is Scope.COHORT:
                 read[step] = states[0]
             elif node.scope is not Scope.COHORT:
                 read[step] = states[position]
-            else:
-                # `_gather_input` saw to it that blocked and skipped cells are not read.
-                there = set(states)
+        if node.scope is Scope.COHORT:
+            # `_gather_input` saw to it that blocked and skipped cells are not read.
+            for step, positions in self.gathered_cells(node):
+                states = self.columns[step].states
+                there = set(states) if node.name not in self.choices else {states[i] for i in positions}
                 read[step] = next((state for state in _MATTERS if state in there), CellState.DONE)
         return read
 
@@ -385,7 +389,7 @@ class Cells:
         sample = self.samples[position]
         return any(
             self.live.jobs[step][sample].native_id in self.split
-            for step in node.upstream
+            for step in self.reads(node, position)
             if self.graph[step].scope is not Scope.COHORT and self.columns[step].states[position] is CellState.LIVE
         )
 

@@ -55,7 +55,11 @@ def columns_of(graph: Graph, samples: SampleList) -> Mapping[str, Sequence[Value
     problems = [problem for step in declared for problem in _lacking(step, declared[step], samples)]
     for node in graph:
         for port, source in node.sources.items():
-            problems += _file_problems(f"{node.name}.in_{port}", source, samples) if source.all_columns else ()
+            # An optional port does without columns that the sheet has not.
+            is_named = port not in node.optional or not set(source.all_columns).isdisjoint(samples.columns)
+            problems += (
+                _file_problems(f"{node.name}.in_{port}", source, samples) if source.all_columns and is_named else ()
+            )
     if not problems:
         values_by_step = {step: _values_of(columns, samples, problems) for step, columns in declared.items()}
     if problems:

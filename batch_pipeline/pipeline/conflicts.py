@@ -28,8 +28,8 @@ def _touches(cells: Cells, node: Node, position: int) -> bool:
     """Whether a cell that is to run makes what this one reads, or reads what it makes."""
     touching = set(cells.read_states(node, position).values())
     for reader in cells.graph:
-        if node.name in reader.upstream:
+        one_to_one = Scope.COHORT not in (reader.scope, node.scope)
+        if node.name in (cells.reads(reader, position) if one_to_one else reader.upstream):
             states = cells.columns[reader.name].states
-            one_to_one = Scope.COHORT not in (reader.scope, node.scope)
             touching.update(states[position : position + 1] if one_to_one else states)
     return not touching.isdisjoint((CellState.TO_RUN, CellState.DEFERRED))

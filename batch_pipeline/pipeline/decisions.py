@@ -38,6 +38,8 @@ class GatherInput:
     missing: tuple[str, ...] = ()
     #: What becomes of a gather that cannot run now.
     held: Decision | None = None
+    #: Samples of which one of its ports has nothing, for conditions exclude it.
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

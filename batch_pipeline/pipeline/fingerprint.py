@@ -13,18 +13,21 @@ bytes are the same (`StepParts.former_digest`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from batch_pipeline.pipeline.code import code_digests
-from batch_pipeline.pipeline.workflow import Node, Port, Source
+from batch_pipeline.pipeline.wiring import options_of
+from batch_pipeline.pipeline.workflow import Connection, Node, Port, Source
 from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.manifest import SourceFile
 from batch_pipeline.wire.store import StoreEntry
 
+#: Stands in a fingerprint for the files that an optional port does not have.
+ABSENT: Final = "absent"
 #: Raised when the meaning of a fingerprint changes: every cell is then run again.
 FORMAT = 1
 #: Names of changed code that are named one by one.
@@ -41,7 +44,7 @@ class StepParts:
     image: str
     #: File of the reference -> "etag size".
     references: Mapping[str, str]
-    #: Input port -> the output port that feeds it (`picard.fastq`), or `source`.
+    #: Input port -> the output port that feeds it (`picard.fastq`), or `source`; alternatives with ` | ` between.
     inputs: Mapping[str, str] = field(default_factory=dict)
     #: What `code` is made of: names of the step's code, and files that count whole -> short digest.
     names: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +85,7 @@ def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, 
         params=dict(step.params),
         image=node.image,
         references=reference_parts,
-        inputs={port: _wire(source) for port, source in node.inputs.items()},
+        inputs={port: _wires(connection) for port, connection in node.inputs.items()},
         names=code.names,
         files=code.files,
     )
@@ -93,8 +96,20 @@ def cell_fingerprint(part: str, inputs: Sequence[str]) -> str:
     return hashlib.sha256("\n".join((part, *inputs)).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
-def _wire(source: Port | Source) -> str:
+def _wires(connection: Connection) -> str:
+    return " | ".join(map(wire_of, options_of(connection)))
+
+
+def wire_of(source: Port | Source) -> str:
+    """What feeds a port, in words: `picard.fastq` or `source`."""
     return f"{source.task.name}.{source.name}" if isinstance(source, Port) else "source"
+
+
+def steps_in(wires: str) -> Iterator[tuple[str, str]]:
+    """Step and output port of each alternative in `StepParts.inputs`; of a source, empty ones."""
+    for wire in wires.split(" | "):
+        step, dot, port = wire.partition(".")
+        yield (step, port) if dot else ("", "")
 
 
 def source_part(files: Sequence[SourceFile]) -> str:
@@ -113,6 +128,11 @@ def gather_part(cells: Sequence[tuple[str, str]]) -> str:
 def columns_part(values: Mapping[str, Any]) -> str:
     """What the columns of the sheet that a step declares contribute: their names and typed values."""
     return fingerprint_of(["columns", values])
+
+
+def excluded_part(samples: Sequence[str]) -> str:
+    """What a gather has beside its ports of which conditions exclude samples: their names, which its step can see."""
+    return fingerprint_of(["excluded", list(samples)])
 
 
 def missing_part(samples: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def _unfinished(graph: Graph, live: Sequence[LiveJob]) -> dict[str, set[str]]:
     #: Run and step of jobs of which a child failed: no job that waits for all of them will run.
     failed = {(job.run_id, job.step) for job in live if job.ended}
     for node in graph:
-        whole = [step for step in node.upstream if Scope.COHORT in (node.scope, graph[step].scope)]
+        whole = [step for step in node.always_read if Scope.COHORT in (node.scope, graph[step].scope)]
         for job in live:
             if job.step == node.name and failed.isdisjoint((job.run_id, step) for step in whole):
                 unfinished.setdefault(node.name, set()).update(set(job.samples) - job.ended)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from batch_pipeline.pipeline.choices import Choices
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.layout import COHORT
@@ -35,6 +36,7 @@ class CellState(Enum):
     DEFERRED = "deferred"  #: It waits for live jobs that this wave cannot depend on; a later wave takes it.
     BLOCKED = "blocked"  #: It cannot run: `Plan.blocked` says why.
     SKIPPED = "not chosen"  #: It is missing, but the command chose other cells.
+    EXCLUDED = "excluded"  #: The step's condition (`Step.when`) is false for it: it is final, and has no receipt.
 
 
 class Why(Enum):
@@ -119,8 +121,11 @@ class Inventory:
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: Gather -> samples that its success receipt names as read; only where results of other code are trusted.
     gathered: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    #: Sample -> port key (`step.port`) -> its files; a sample with a file that is not there lacks the key.
+    #: Sample -> port key (`step.port`) -> its files; a sample with a file that is not there lacks the key. Of an
+    #: optional port without any file there are none.
     sources: Mapping[str, Mapping[str, tuple[SourceFile, ...]]] = field(default_factory=dict)
+    #: Step -> samples (COHORT for a gather) whose cells its condition excludes.
+    excluded: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
     #: Sample -> sentence about its missing source.
     absent: Mapping[str, str] = field(default_factory=dict)
     #: Step that declares columns of the sheet -> their values for each sample, in order; equal ones are one object.
@@ -219,6 +224,10 @@ class Plan:
     conflicts: tuple[Conflict, ...]
     #: Samples that each gather does without (`min_success`).
     missing: Mapping[str, tuple[str, ...]]
+    #: Gather -> samples of which one of its ports has nothing, for conditions exclude it.
+    excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Step -> what each of its cells reads, where that depends on conditions.
+    choices: Mapping[str, Choices] = field(default_factory=dict)
     #: (step, sample, fingerprint) of the receipts that count for nothing once this wave is sent, each with whether its
     #: cell must run (`Retired.must_run`).
     retires: Mapping[tuple[str, str, str], bool] = field(default_factory=dict)
@@ -248,6 +257,23 @@ class Plan:
             return ((COHORT, self.fingerprints[job.step][0]),)
         fingerprints = self.fingerprints[job.step]
         return tuple((self.samples[i], fingerprints[i]) for i in job.members)
+
+    def reads(self, step: str, position: int = 0) -> tuple[str, ...]:
+        """The steps that the cell of a sample reads from; those from which a gather reads the sample's results."""
+        choices = self.choices.get(step)
+        return self.graph[step].upstream if choices is None else choices.steps[position]
+
+    def gathers(self, step: str, upstream: str) -> Iterator[int]:
+        """Positions of the samples whose results of a step a gather reads."""
+        without = frozenset(self.missing.get(step, ()))
+        for position, sample in enumerate(self.samples):
+            if sample not in without and upstream in self.reads(step, position):
+                yield position
+
+    def gathered(self, step: str) -> list[int]:
+        """Positions of the samples of which a gather reads anything."""
+        upstream = [other for other in self.graph[step].upstream if not self._gathers(other)]
+        return sorted({position for other in upstream for position in self.gathers(step, other)})
 
     def no_longer_done(self) -> frozenset[tuple[str, str]]:
         """(step, sample) of cells that are done and not chosen, and will not be done: they read what is made again."""

@@ -67,6 +67,8 @@ def make_plan(
         blocked=cells.blocked,
         conflicts=conflicts_of(cells),
         missing=cells.missing,
+        excluded=cells.excluded,
+        choices=cells.choices,
         retires=retired_by(cells),
         problems=inventory.problems,
         limits=limits,
@@ -82,24 +84,27 @@ class _Group:
     runs: Mapping[str, RetryOverrides]
     #: Upstream step -> live job of exactly these samples.
     live: Mapping[str, LiveJob]
+    #: Step that reads what conditions decide -> the steps that it reads of these samples.
+    reads: Mapping[str, tuple[str, ...]]
 
 
-#: A step's part of a signature: with what it runs, if it does, and the live job to which the sample still belongs.
-_Mark = tuple[RetryOverrides | None, str]
-_RUNS: _Mark = (AS_DEFINED, "")
-_RESTS: _Mark = (None, "")
+#: A step's part of a signature: with what it runs, if it does, the live job to which the sample still belongs, and the
+#: steps that it reads then, where conditions decide that.
+_Mark = tuple[RetryOverrides | None, str, tuple[str, ...]]
+_RUNS: _Mark = (AS_DEFINED, "", ())
+_RESTS: _Mark = (None, "", ())
 
 
 def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
     """Groups in the order of their first sample; defers the cells that no group can hold."""
     live = {job.native_id: job for job in cells.inventory.live}
-    steps = [node.name for node in cells.graph if node.scope is not Scope.COHORT]
+    steps = [node.name for node in _marked(cells)]
     while True:
         signatures = _signatures(cells)
         torn = {
             job
             for signature, members in signatures.items()
-            for _, job in signature
+            for _, job, _ in signature
             if job and (len(members) > max_array_size or tuple(cells.samples[i] for i in members) != live[job].samples)
         }
         if not torn:
@@ -108,16 +113,22 @@ def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
     groups = []
     for signature, members in signatures.items():
         marks = dict(zip(steps, signature, strict=True))
-        runs = {step: overrides for step, (overrides, _) in marks.items() if overrides is not None}
+        runs = {step: overrides for step, (overrides, _, _) in marks.items() if overrides is not None}
         if runs:
-            waits = {step: live[job] for step, (_, job) in marks.items() if job}
-            groups.append(_Group(tuple(members), runs, waits))
+            waits = {step: live[job] for step, (_, job, _) in marks.items() if job}
+            reads = {step: read for step, (_, _, read) in marks.items() if step in cells.choices}
+            groups.append(_Group(tuple(members), runs, waits, reads))
     return groups
+
+
+def _marked(cells: Cells) -> list[Node]:
+    """The steps that make signatures: those of the samples, and gathers that do not read the same of every sample."""
+    return [node for node in cells.graph if node.scope is not Scope.COHORT or node.name in cells.choices]
 
 
 def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
     """Positions of the samples by what they run and wait for."""
-    columns = [_marks(cells, node) for node in cells.graph if node.scope is not Scope.COHORT]
+    columns = [_marks(cells, node) for node in _marked(cells)]
     members: dict[tuple[_Mark, ...], list[int]] = {}
     for i, signature in enumerate(zip(*columns, strict=True)):
         members.setdefault(signature, []).append(i)
@@ -125,17 +136,28 @@ def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
 
 
 def _marks(cells: Cells, node: Node) -> list[_Mark]:
-    column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in cells.columns[node.name].states]
+    states, choices = cells.columns[node.name].states, cells.choices.get(node.name)
+    if node.scope is Scope.COHORT:
+        runs = choices is not None and states[0] is CellState.TO_RUN
+        return [(None, "", read) for read in choices.steps] if choices and runs else [_RESTS] * len(cells.samples)
+    column = [_RUNS if state is CellState.TO_RUN else _RESTS for state in states]
     _overridden(cells, node, column)
-    readers = [other.name for other in cells.graph if node.name in other.upstream and other.scope is not Scope.COHORT]
+    if choices is not None:
+        column = [(*mark[:2], read) if mark[0] else mark for mark, read in zip(column, choices.steps, strict=True)]
+    readers = [other for other in cells.graph if node.name in other.upstream and other.scope is not Scope.COHORT]
     live_jobs = cells.live.jobs.get(node.name, {})
     for i, sample in enumerate(cells.samples if live_jobs and readers else ()):
         job = live_jobs.get(sample)
         if job is None or job.native_id in cells.split or column[i][0] is not None:
             continue
-        if any(cells.columns[reader].states[i] is CellState.TO_RUN for reader in readers):
-            column[i] = (None, job.native_id)
+        if any(_will_read(cells, reader, node.name, i) for reader in readers):
+            column[i] = (None, job.native_id, ())
     return column
+
+
+def _will_read(cells: Cells, reader: Node, step: str, position: int) -> bool:
+    runs = cells.columns[reader.name].states[position] is CellState.TO_RUN
+    return runs and step in cells.reads(reader, position)
 
 
 def _overridden(cells: Cells, node: Node, column: list[_Mark]) -> None:
@@ -143,7 +165,7 @@ def _overridden(cells: Cells, node: Node, column: list[_Mark]) -> None:
     overrides = {sample: one for (step, sample), one in cells.inventory.overrides.items() if step == node.name}
     for i, sample in enumerate(cells.samples if overrides else ()):
         if sample in overrides and column[i] is _RUNS:
-            column[i] = (overrides[sample], "")
+            column[i] = (overrides[sample], "", ())
 
 
 class _Jobs:
@@ -171,7 +193,7 @@ class _Jobs:
 
     def _array(self, node: Node, suffix: str, members: tuple[int, ...], group: _Group) -> PlannedJob:
         edges: list[Edge] = []
-        for step in node.upstream:
+        for step in group.reads.get(node.name, node.upstream):
             if self.cells.graph[step].scope is Scope.COHORT:
                 edges.extend(self._gather_edge(step))
             elif step in group.runs:
@@ -202,11 +224,12 @@ class _Jobs:
         edges: list[Edge] = []
         for step in node.upstream:
             if self.cells.graph[step].scope is Scope.COHORT:
-                edges.extend(self._gather_edge(step))
+                edges.extend(self._gather_edge(step) if step in self.cells.reads(node, 0) else ())
                 continue
-            runs = (suffix for suffix, _, group in self.shards if step in group.runs)
-            edges.extend(Edge(job=f"{step}-{suffix}", index_by_index=False) for suffix in runs)
-            edges.extend(self._live_edges(step))
+            for suffix, _, group in self.shards:
+                if step in group.runs and step in group.reads.get(node.name, node.upstream):
+                    edges.append(Edge(job=f"{step}-{suffix}", index_by_index=False))
+            edges.extend(self._live_edges(node, step))
         if self.max_dependencies < 2 <= len(edges):
             raise InvalidPlan(f"The gather {node.name} waits for {len(edges)} jobs, but a job may depend on one only.")
         level = 0
@@ -221,10 +244,11 @@ class _Jobs:
         overrides = self.cells.inventory.overrides.get((node.name, COHORT), AS_DEFINED)
         yield PlannedJob(name=node.name, step=node.name, after=tuple(edges), overrides=overrides)
 
-    def _live_edges(self, step: str) -> Iterator[Edge]:
-        """The live jobs that still have a cell of the step to do."""
+    def _live_edges(self, node: Node, step: str) -> Iterator[Edge]:
+        """The live jobs that still have to do a cell of a step which the gather reads."""
         live_jobs, seen = self.cells.live.jobs.get(step, {}), set()
-        for sample, state in zip(self.cells.samples, self.cells.columns[step].states, strict=True):
-            if state is CellState.LIVE and live_jobs[sample].native_id not in seen:
+        for i, (sample, state) in enumerate(zip(self.cells.samples, self.cells.columns[step].states, strict=True)):
+            is_read = state is CellState.LIVE and step in self.cells.reads(node, i)
+            if is_read and live_jobs[sample].native_id not in seen:
                 seen.add(live_jobs[sample].native_id)
                 yield Edge(job=live_jobs[sample].native_id, index_by_index=False, live=True)

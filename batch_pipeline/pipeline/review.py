@@ -33,6 +33,7 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "timeout_seconds": (lambda value: value is None or _is_number(value, int), "a whole number of seconds, or None"),
     "script": (lambda value: isinstance(value, str), "a file's name"),
     "command": (lambda value: isinstance(value, str), "a text for bash"),
+    "when": (lambda value: isinstance(value, str), "a text with a condition"),
     "image": (lambda value: isinstance(value, str), "an image's name"),
     "tools": (lambda value: _is_names(value), 'a tuple of names: ("samtools",)'),
 }

@@ -53,10 +53,14 @@ class Scope(Enum):
 
 
 class Input:
-    """A port that takes files from another step's output port, or from the samples' sources."""
+    """A port that takes files from another step's output port, or from the samples' sources.
 
-    def __init__(self, help: str = "") -> None:
+    An `optional` one may stay unconnected, and a sample may have no files for it: `job.inputs(port)` is `()` then.
+    """
+
+    def __init__(self, help: str = "", *, optional: bool = False) -> None:
         self.help = help
+        self.optional = optional
 
 
 class Output:
@@ -110,6 +114,9 @@ class Step:
     script: ClassVar[str] = ""
     #: A command for bash, run instead of `run`: names in braces stand for files and values (`wire.command`).
     command: ClassVar[str] = ""
+    #: Condition over parameters and columns of the sample sheet (`conditions.py`): where it is false, the cell is
+    #: excluded, and its readers take what they have as an alternative. Empty: every sample has the step.
+    when: ClassVar[str] = ""
     #: Further files beside the module that belong to the step's code: they are bundled and part of its fingerprint.
     files: ClassVar[tuple[str, ...]] = ()
     #: Programs that it calls; `doctor` looks for them where steps run as processes of this machine.

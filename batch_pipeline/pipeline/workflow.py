@@ -14,6 +14,9 @@ The words are sciluigi's, and when a run begins the graph becomes a `sciluigi.Wo
 (`luigi_adapter`). Until then it is this light thing: importing Luigi costs more than finding out that nothing is to do.
 Edges come from ports alone; a cycle or an unconnected input is told by name.
 
+A step with a condition (`when`) is not there for every sample. Who reads it names what else it reads then, as
+alternatives: `kallisto.in_reads = trim.out_reads | picard.out_fastq`.
+
 (A little longer than most modules: the words that a pipeline's file uses, and the graph that they make.)
 """
 
@@ -24,10 +27,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from batch_pipeline.pipeline.parameters import task_defaults
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, SheetColumn, Step
+from batch_pipeline.pipeline.wiring import Alternatives, Connectable, options_of
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
 T = TypeVar("T")
@@ -39,7 +43,7 @@ _STEPS = (Parameter, SheetColumn, Input, Output, Reference)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Connectable):
     """Files of a sample that no step made."""
 
     #: Names below the sources' prefix, with `{sample}` to fill in.
@@ -56,11 +60,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Port:
+class Port(Connectable):
     """An output port of a task."""
 
     task: Task
     name: str
+
+
+#: What may be connected to an input port.
+Connection: TypeAlias = Port | Source | Alternatives
 
 
 class Task:
@@ -70,27 +78,41 @@ class Task:
     step_class: type[Step]
     #: Values of parameters that are this task's defaults, parsed.
     params: Mapping[str, Any]
-    connected: dict[str, Port | Source]
+    connected: dict[str, Connection]
+    #: Port -> file and line of the statement that connects it.
+    places: dict[str, str]
+    #: Condition (`Step.when`), of the task or of its class, and file and line of the task's own.
+    when: str
+    when_place: str
 
     def __init__(self, name: str, step_class: type[Step], params: Mapping[str, Any] | None = None) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "step_class", step_class)
         object.__setattr__(self, "params", dict(params or {}))
         object.__setattr__(self, "connected", {})
+        object.__setattr__(self, "places", {})
+        self.set_condition(step_class.when, "")
+
+    def set_condition(self, when: str, place: str) -> None:
+        """Sets the condition, and file and line where it is written; empty: in the class."""
+        object.__setattr__(self, "when", when)
+        object.__setattr__(self, "when_place", place)
 
     def __repr__(self) -> str:
         return f"Task({self.name})"
 
-    def __setattr__(self, attribute: str, value: Port | Source) -> None:
+    def __setattr__(self, attribute: str, value: Connection) -> None:
         port = attribute.removeprefix("in_")
         inputs = self.step_class.declared(Input)
         if port == attribute or port not in inputs:
             raise InvalidPipeline(_no_port(self, attribute, "in_", inputs))
-        if not isinstance(value, (Port, Source)):
-            raise InvalidPipeline(
-                f"{self.name}.{attribute} takes another task's out_… port or self.source(…), not {value!r}."
-            )
+        for option in options_of(value):
+            if not isinstance(option, (Port, Source)):
+                raise InvalidPipeline(
+                    f"{self.name}.{attribute} takes another task's out_… port or self.source(…), not {option!r}."
+                )
         self.connected[port] = value
+        self.places[port] = _place_of_caller()
 
     def __getattr__(self, attribute: str) -> Port:
         port = attribute.removeprefix("out_")
@@ -100,6 +122,12 @@ class Task:
         if port == attribute or port not in outputs:
             raise InvalidPipeline(_no_port(self, attribute, "out_", outputs))
         return Port(self, port)
+
+
+def _place_of_caller() -> str:
+    """File and line of the statement that called the function which calls this one."""
+    frame = sys._getframe(2)
+    return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
 
 def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) -> str:
@@ -124,8 +152,10 @@ class WorkflowTask:
             f"{type(self).__name__} has no workflow(). Define it: def workflow(self) makes the tasks."
         )
 
-    def new_task(self, name: str, step_class: type[Step], **params: Any) -> Task:
+    def new_task(self, name: str, step_class: type[Step], *, when: str = "", **params: Any) -> Task:
         """A task of the pipeline; values of its parameters are its defaults, before those of the class.
+
+        `when` is its condition instead of its class's.
 
         Raises InvalidPipeline for a name that is taken or cannot be a key, and for an unknown or wrong parameter.
         """
@@ -137,9 +167,10 @@ class WorkflowTask:
             raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
-        frame = sys._getframe(1)
-        place = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+        place = _place_of_caller()
         self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place))
+        if when:
+            self._made[name].set_condition(when, place)
         return self._made[name]
 
     def source(self, *files: str, column: str = "", columns: Sequence[str] = ()) -> Source:
@@ -203,11 +234,15 @@ class Node:
 
     name: str
     step: Step
-    inputs: Mapping[str, Port | Source]
+    #: Input port -> what feeds it; an optional port that nothing feeds is not in it.
+    inputs: Mapping[str, Connection]
     #: Container image, of the settings, of the class, or pinned by `deploy images`; empty: none.
     image: str = ""
     #: What the settings say instead of the class: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
     settings: Mapping[str, Any] = field(default_factory=dict)
+    #: Condition; empty: every sample has the step. And file and line where it is written.
+    when: str = ""
+    when_place: str = ""
 
     @property
     def cpus(self) -> float:
@@ -233,14 +268,37 @@ class Node:
 
     @cached_property
     def upstream(self) -> tuple[str, ...]:
-        """Names of the steps that it reads from, each once."""
-        ports = [source for source in self.inputs.values() if isinstance(source, Port)]
-        return tuple(dict.fromkeys(port.task.name for port in ports))
+        """Names of the steps that it reads from, each once; a cell may read some of them alone (`choosing`)."""
+        return tuple(dict.fromkeys(port.task.name for port in self._options(Port)))
 
     @cached_property
     def sources(self) -> Mapping[str, Source]:
-        """Its input ports that no step feeds."""
-        return {name: source for name, source in self.inputs.items() if isinstance(source, Source)}
+        """Its input ports that a source feeds, if only where no step does."""
+        ports = {name: options_of(connection)[-1] for name, connection in self.inputs.items()}
+        return {name: source for name, source in ports.items() if isinstance(source, Source)}
+
+    @cached_property
+    def choosing(self) -> Mapping[str, tuple[Port | Source, ...]]:
+        """Its input ports whose files depend on the conditions of other steps -> what may feed them."""
+        options = {name: options_of(connection) for name, connection in self.inputs.items()}
+        return {
+            name: of for name, of in options.items() if len(of) > 1 or (isinstance(of[0], Port) and of[0].task.when)
+        }
+
+    @cached_property
+    def always_read(self) -> tuple[str, ...]:
+        """Those of the steps above that it reads whatever conditions say."""
+        alone = (options_of(item)[0] for port, item in self.inputs.items() if port not in self.choosing)
+        return tuple(dict.fromkeys(one.task.name for one in alone if isinstance(one, Port)))
+
+    @cached_property
+    def optional(self) -> frozenset[str]:
+        """Its input ports that need no files."""
+        return frozenset(name for name, port in self.step.declared(Input).items() if port.optional)
+
+    def _options(self, kind: type[T]) -> Iterator[T]:
+        for connection in self.inputs.values():
+            yield from (option for option in options_of(connection) if isinstance(option, kind))
 
     @cached_property
     def outputs(self) -> Mapping[str, Output]:
@@ -302,8 +360,12 @@ class Graph:
         values = dict(params or {})
         nodes = {name: _node(task, values) for name, task in tasks.items()}
         _refuse_unknown(values, tasks)
-        for node in nodes.values():
-            _refuse_foreign(node, tasks)
+        # The image of a step has this module, and no need of that one.
+        from batch_pipeline.pipeline.choices import refuse_foreign, require_alternatives
+
+        for task in tasks.values():
+            refuse_foreign(nodes[task.name], tasks)
+            require_alternatives(task)
         file = file_of(workflow)
         return cls(name=workflow.__name__, root=file.parent, nodes=_in_topological_order(nodes), module=file.stem)
 
@@ -313,6 +375,10 @@ class Graph:
         builder = workflow.reference_builder
         if builder is None:
             raise InvalidPipeline(f"{workflow.__name__} names no reference_builder; its references are plain files.")
+        if builder.when:
+            raise InvalidPipeline(
+                f"{builder.__name__} has a condition, and a reference is built for no sample. Remove it."
+            )
         task = Task(REFERENCE_TASK, builder)
         for port in builder.declared(Input):
             task.connected[port] = Source(files=(), column=port)
@@ -329,19 +395,29 @@ def file_of(workflow: type[WorkflowTask]) -> Path:
 
 
 def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
+    from batch_pipeline.pipeline.choices import place_of_condition
+
     declared = task.step_class.declared(Parameter)
     values = {**task.params} | {name: values_by_option[name] for name in declared if name in values_by_option}
     values |= {
         name: values_by_option[f"{task.name}.{name}"] for name in declared if f"{task.name}.{name}" in values_by_option
     }
-    open_ports = [port for port in task.step_class.declared(Input) if port not in task.connected]
+    ports = task.step_class.declared(Input)
+    open_ports = [name for name, port in ports.items() if name not in task.connected and not port.optional]
     if open_ports:
         raise InvalidPipeline(
             f"Input in_{open_ports[0]} of task {task.name} is not connected; give it an out_… port or self.source(…)."
         )
     # In the order of declaration: how `workflow()` happens to be written is no part of a fingerprint.
-    inputs = {port: task.connected[port] for port in task.step_class.declared(Input)}
-    return Node(name=task.name, step=task.step_class(**values), inputs=inputs, image=task.step_class.image)
+    inputs = {port: task.connected[port] for port in ports if port in task.connected}
+    return Node(
+        name=task.name,
+        step=task.step_class(**values),
+        inputs=inputs,
+        image=task.step_class.image,
+        when=task.when,
+        when_place=place_of_condition(task),
+    )
 
 
 def _refuse_unknown(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
@@ -350,12 +426,6 @@ def _refuse_unknown(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> Non
     unknown = sorted(set(values) - known)
     if unknown:
         raise InvalidConfig(f"No step has a parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
-
-
-def _refuse_foreign(node: Node, tasks: Mapping[str, Task]) -> None:
-    for port, source in node.inputs.items():
-        if isinstance(source, Port) and tasks.get(source.task.name) is not source.task:
-            raise InvalidPipeline(f"{node.name}.in_{port} is fed by a task that self.new_task() did not make.")
 
 
 def _in_topological_order(nodes: Mapping[str, Node]) -> tuple[Node, ...]:

@@ -13,7 +13,7 @@ from typing import Protocol
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.wire.contract import EndReason
 
-_COUNTS = ("done_before", "done", "running", "waiting", "left_out")
+_COUNTS = ("done_before", "done", "running", "waiting", "left_out", "excluded")
 #: Reasons that are nobody's failure.
 _WORDS = {EndReason.DEPENDENCY: "not run", EndReason.CANCELLED: "cancelled"}
 
@@ -33,6 +33,8 @@ class StepProgress:
     failed: Mapping[EndReason, int] = field(default_factory=dict)
     #: Cells that this run does not touch: blocked, deferred, not chosen.
     left_out: int = 0
+    #: Cells that the condition of their step excludes; they are not in `total`.
+    excluded: int = 0
 
     @classmethod
     def sum_of(cls, name: str, steps: Collection[StepProgress]) -> StepProgress:
@@ -42,7 +44,7 @@ class StepProgress:
 
     @property
     def total(self) -> int:
-        """All cells of the step."""
+        """All cells of the step that no condition excludes."""
         return self.done_before + self.done + self.running + self.waiting + self.failures + self.left_out
 
     @property
@@ -71,6 +73,8 @@ class StepProgress:
             parts.append(f"{count} {bare}" if bare else f"{count} failed: {reason.words}")
         if self.left_out:
             parts.append(f"{self.left_out} left out")
+        if self.excluded:
+            parts.append(f"{self.excluded} excluded")
         return ", ".join(parts)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from batch_pipeline.pipeline.choices import NONE
 from batch_pipeline.pipeline.code import entry_of, script_of
 from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
-from batch_pipeline.pipeline.step import Scope, SheetColumn
-from batch_pipeline.pipeline.workflow import Node, Port
+from batch_pipeline.pipeline.step import Input, Scope, SheetColumn
+from batch_pipeline.pipeline.wiring import options_of
+from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.records.record import now
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import (
@@ -62,7 +64,8 @@ def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) 
     """What is the same for all jobs of a step in a plan."""
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
-    needs = tuple(_needs(node, inputs, outputs))
+    excluded = plan.excluded.get(node.name, ())
+    needs = tuple(_needs(node, inputs, outputs, excluded))
     return Manifest(
         run_id="",
         job="",
@@ -78,18 +81,25 @@ def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) 
         missing=plan.missing.get(node.name, ()),
         columns=tuple((name, column.kind.__name__) for name, column in node.step.declared(SheetColumn).items()),
         gathered_columns=_gathered_columns(plan, node, inventory),
+        excluded=excluded,
         required=required,
         needs=needs,
         format=format_of(cells, required, needs),
     )
 
 
-def _needs(node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> Iterator[str]:
-    """What the image of a submission must know (`wire.manifest.KNOWN_NEEDS`)."""
+def _needs(
+    node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec], excluded: Sequence[str]
+) -> Iterator[str]:
+    """What the image of a step must know (`wire.manifest.KNOWN_NEEDS`)."""
     if node.step.command:
         yield "command"
     if node.step.declared(SheetColumn):
         yield "columns"
+    if any(spec.alternatives for spec in inputs):
+        yield "alternatives"
+    if excluded:
+        yield "excluded"
     yield from sorted(({port.form for port in inputs} | {port.form for port in outputs}) - {""})
 
 
@@ -105,17 +115,39 @@ def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
         yield Row(
             sample=sample,
             fingerprint=fingerprint,
-            sources={port: sources[key] for port, key in ports.items()},
+            sources={port: sources[key] for port, key in ports.items() if _reads_source(plan, node, port, position)},
             upstream=_upstream(plan, node, position),
             retired=RetiredReceipt(version=stands.version, must_run=stands.must_run) if stands else None,
             columns=values[position] if values else {},
+            chosen=_chosen(plan, node, position),
         )
+
+
+def _reads_source(plan: Plan, node: Node, port: str, position: int) -> bool:
+    """Whether a cell reads the source of a port, and no alternative to it."""
+    if port not in node.choosing:
+        return True
+    return isinstance(node.choosing[port][plan.choices[node.name].by_port[port][position]], Source)
+
+
+def _chosen(plan: Plan, node: Node, position: int) -> dict[str, int]:
+    """Port -> position of the alternative that a cell reads; what a gather reads of samples is in the header."""
+    if not node.choosing:
+        return {}
+    chosen = {port: positions[position] for port, positions in plan.choices[node.name].by_port.items()}
+    return {port: at for port, at in chosen.items() if at != NONE and not _gathers(plan, node, node.choosing[port][0])}
+
+
+def _gathers(plan: Plan, node: Node, option: Port | Source) -> bool:
+    """Whether a port that this feeds takes files of every sample."""
+    of_samples = isinstance(option, Port) and plan.graph[option.task.name].scope is Scope.SAMPLE
+    return of_samples and node.scope is Scope.COHORT
 
 
 def _upstream(plan: Plan, node: Node, position: int) -> dict[str, str]:
     """Step -> fingerprint of the one cell that this cell reads there; a gather's samples are in the header."""
     upstream = {}
-    for step in node.upstream:
+    for step in plan.reads(node.name, position):
         if plan.graph[step].scope is Scope.COHORT:
             upstream[step] = plan.fingerprints[step][0]
         elif node.scope is Scope.SAMPLE:
@@ -124,28 +156,49 @@ def _upstream(plan: Plan, node: Node, position: int) -> dict[str, str]:
 
 
 def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:
-    for port, source in node.inputs.items():
-        if not isinstance(source, Port):
-            yield InputSpec(port=port, kind="source")
+    for port in node.step.declared(Input):
+        # A source that a row does not have is no file.
+        options = options_of(node.inputs.get(port, Source(files=())))
+        specs = tuple(_input(plan, node, port, option) for option in options)
+        gathers = _gathers(plan, node, options[0])
+        if port not in node.choosing or (gathers and len(specs) == 1):
+            yield specs[0]
             continue
-        upstream = plan.graph[source.task.name]
-        output = upstream.outputs[source.name]
-        alone = "gather" if node.scope is Scope.COHORT else "step"
-        kind = "cohort" if upstream.scope is Scope.COHORT else alone
+        chosen = zip(plan.samples, plan.choices[node.name].by_port[port], strict=True) if gathers else ()
+        without = frozenset(plan.missing.get(node.name, ()))
         yield InputSpec(
             port=port,
-            kind=kind,
-            step=upstream.name,
-            files=output.files,
-            form=output.form,
-            output=source.name if output.form else "",
+            kind="alternatives",
+            alternatives=specs,
+            form=next((spec.form for spec in specs if spec.form), ""),
+            chosen=tuple((sample, at) for sample, at in chosen if at != NONE and sample not in without),
         )
 
 
+def _input(plan: Plan, node: Node, port: str, option: Port | Source) -> InputSpec:
+    """A port as one alternative feeds it."""
+    if not isinstance(option, Port):
+        return InputSpec(port=port, kind="source")
+    upstream = plan.graph[option.task.name]
+    output = upstream.outputs[option.name]
+    alone = "gather" if node.scope is Scope.COHORT else "step"
+    kind = "cohort" if upstream.scope is Scope.COHORT else alone
+    return InputSpec(
+        port=port,
+        kind=kind,
+        step=upstream.name,
+        files=output.files,
+        form=output.form,
+        output=option.name if output.form else "",
+    )
+
+
 def _required(plan: Plan, node: Node) -> Iterator[str]:
-    """The input ports whose upstream output is not optional."""
-    for port, source in node.inputs.items():
-        if isinstance(source, Port) and not plan.graph[source.task.name].outputs[source.name].optional:
+    """The input ports that need files and whose upstream outputs are not optional."""
+    for port, connection in node.inputs.items():
+        ports = [option for option in options_of(connection) if isinstance(option, Port)]
+        may_lack = any(plan.graph[option.task.name].outputs[option.name].optional for option in ports)
+        if ports and not may_lack and port not in node.optional:
             yield port
 
 
@@ -164,13 +217,8 @@ def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:
     """For a gather: step -> [sample, fingerprint] of every sample that it takes, in the order of the list."""
     if node.scope is not Scope.COHORT:
         return {}
-    without = set(plan.missing.get(node.name, ()))
     return {
-        step: [
-            [sample, fingerprint]
-            for sample, fingerprint in zip(plan.samples, plan.fingerprints[step], strict=True)
-            if sample not in without
-        ]
+        step: [[plan.samples[i], plan.fingerprints[step][i]] for i in plan.gathers(node.name, step)]
         for step in node.upstream
         if plan.graph[step].scope is Scope.SAMPLE
     }
@@ -181,9 +229,8 @@ def _gathered_columns(plan: Plan, node: Node, inventory: Inventory) -> dict[str,
     reads_samples = any(plan.graph[step].scope is Scope.SAMPLE for step in node.upstream)
     if node.scope is not Scope.COHORT or node.name not in inventory.columns or not reads_samples:
         return {}
-    without = set(plan.missing.get(node.name, ()))
-    samples = zip(plan.samples, inventory.columns[node.name], strict=True)
-    return {sample: list(values.values()) for sample, values in samples if sample not in without}
+    values = inventory.columns[node.name]
+    return {plan.samples[i]: list(values[i].values()) for i in plan.gathered(node.name)}
 
 
 def cells_of(store: Store, run_id: str, job_name: str) -> list[tuple[str, str]]:

@@ -132,8 +132,10 @@ def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as recorded: parts a step, and the jobs; their cells are in the manifests."""
+    excluded = {step: names for step in plan.states if (names := _excluded(plan, step))}
     return {
         "format": FORMAT,
+        **({"excluded": excluded} if excluded else {}),
         "parts": {step: part.as_json() for step, part in plan.parts.items()},
         "code": {step: {"files": part.files, "names": dict(part.names)} for step, part in plan.parts.items()},
         "scopes": {node.name: node.step.scope.value for node in plan.graph},
@@ -148,6 +150,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for job in plan.jobs
         ],
     }
+
+
+def _excluded(plan: Plan, step: str) -> list[str]:
+    return [name for name, state in plan.cells(step) if state is CellState.EXCLUDED]
 
 
 def write_definitions(

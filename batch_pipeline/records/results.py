@@ -42,13 +42,16 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
     Raises InvalidUse for a run that has no cells of its own, as a driver's.
     """
     try:
-        scopes = store.get_json(layout.plan(run.run_id))["scopes"]
+        plan_record = store.get_json(layout.plan(run.run_id))
+        scopes, excluded = plan_record["scopes"], plan_record.get("excluded", {})
         names = list(samples_of(store, run.run_id))
     except NotInStore as error:
         raise InvalidUse(f"Run {run.run_id} has no steps of its own. Name a run that it began.") from error
     wanted: list[Cell] = []
     for step, scope in scopes.items():
-        wanted += [(step, layout.COHORT)] if scope == Scope.COHORT.value else [(step, name) for name in names]
+        cells = [layout.COHORT] if scope == Scope.COHORT.value else names
+        without = frozenset(excluded.get(step, ()))
+        wanted += [(step, name) for name in cells if name not in without]
     retirements = read_retirements(store)
     there = {step: _listed(store, retirements, layout.step_receipts(step)) for step in scopes}
     newest = _newest(read_receipts(store, [key for cell in wanted for key in there[cell[0]].get(cell, ())]))

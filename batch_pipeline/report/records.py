@@ -31,6 +31,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
                 "deferred": row.deferred,
                 "blocked": row.blocked,
                 "skipped": row.skipped,
+                "excluded": row.excluded,
             }
             for row in plan_rows(plan)
         ],
@@ -65,6 +66,7 @@ def progress_record(progress: Mapping[str, StepProgress]) -> list[dict[str, Any]
             "waiting": step.waiting,
             "failed": {reason.value: count for reason, count in step.failed.items()},
             "left_out": step.left_out,
+            "excluded": step.excluded,
         }
         for step in progress.values()
     ]

@@ -42,10 +42,12 @@ class PlanRow:
     blocked: int
     #: Missing, but not chosen.
     skipped: int
+    #: The step's condition is false for them; they are not in `total`.
+    excluded: int
 
     @property
     def total(self) -> int:
-        """All cells of the step."""
+        """All cells of the step that no condition excludes."""
         return self.to_run + self.done + self.live + self.deferred + self.blocked + self.skipped
 
     @property
@@ -79,6 +81,8 @@ class StatusRow:
     #: Missing, and failed when last tried; those that somebody cancelled aside.
     failed: int
     cancelled: int
+    #: The step's condition is false for them; they are not in `cells`.
+    excluded: int
     #: Missing, and never tried since the change that made them so.
     to_run: int
     cannot_run: int
@@ -125,6 +129,7 @@ def _plan_row(plan: Plan, step: str) -> PlanRow:
         deferred=counts[CellState.DEFERRED],
         blocked=counts[CellState.BLOCKED],
         skipped=counts[CellState.SKIPPED],
+        excluded=counts[CellState.EXCLUDED],
     )
 
 
@@ -180,12 +185,13 @@ def _status_row(plan: Plan, counts: StepProgress, tried: set[tuple[str, str]]) -
         words.append(_plan_row(plan, counts.step).why)
     return StatusRow(
         step=counts.step,
-        cells=len(plan.states[counts.step]),
+        cells=len(plan.states[counts.step]) - states[CellState.EXCLUDED],
         done=counts.done_before + counts.done,
         running=counts.running,
         waiting=counts.waiting,
         failed=counts.failures - cancelled,
         cancelled=cancelled,
+        excluded=states[CellState.EXCLUDED],
         to_run=states[CellState.TO_RUN] + states[CellState.DEFERRED],
         cannot_run=states[CellState.BLOCKED],
         words=", ".join(words),
@@ -298,7 +304,13 @@ def nothing_to_do(progress: Mapping[str, StepProgress]) -> str:
     """`Nothing to do: 27 of 27 cells are done.`"""
     total = sum(step.total for step in progress.values())
     done = sum(step.done_before + step.done for step in progress.values())
-    return f"Nothing to do: {done:,} of {total:,} cells are done."
+    return all_done(done, total, sum(step.excluded for step in progress.values()))
+
+
+def all_done(done: int, total: int, excluded: int) -> str:
+    """The sentence on cells of which all are done, but for those that conditions exclude."""
+    also = f", {excluded:,} {'is' if excluded == 1 else 'are'} excluded" if excluded else ""
+    return f"Nothing to do: {done:,} of {total:,} cells are done{also}."
 
 
 def first_few(names: Sequence[str]) -> str:

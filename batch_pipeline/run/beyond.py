@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
+from batch_pipeline.pipeline.fingerprint import steps_in
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.wire import layout
@@ -90,7 +91,7 @@ def _recorded(store: Store, wanted: AbstractSet[str]) -> dict[str, _Recorded]:
             continue
         scopes = plan_record.get("scopes", {})
         for name, part in plan_record["parts"].items():
-            upstream = {wire.partition(".")[0]: "" for wire in part["inputs"].values() if "." in wire}
+            upstream = {step: "" for wires in part["inputs"].values() for step, _ in steps_in(wires) if step}
             step = _Recorded(gathers=scopes.get(name) == Scope.COHORT.value, upstream=tuple(upstream))
             recorded.setdefault(name, step)
         if wanted <= recorded.keys():

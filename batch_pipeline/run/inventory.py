@@ -2,6 +2,8 @@
 
 N samples x K steps cost ceil(objects / 1000) LIST pages, and nothing a sample. Only a run that is live costs more: its
 submissions are read to know which cells are on their way.
+
+(A little longer than most modules: a third of it is where the files of samples lie.)
 """
 
 from __future__ import annotations
@@ -9,14 +11,18 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
+from batch_pipeline.pipeline.choices import choices_of
 from batch_pipeline.pipeline.columns import columns_of, named_files
+from batch_pipeline.pipeline.conditions import excluded_cells
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Graph, Source
 from batch_pipeline.records.receipts import Retirements, Standing, absent_reference, standing_receipts
 from batch_pipeline.records.request import Request
@@ -76,7 +82,8 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
         standing, problems = _with_results(request, standing)
     receipts = {step: standing.counting.get(step, {}) for step in request.graph.names}
     gathered = _gathered(request, receipts) if request.selection.accept_code_changes else {}
-    sources, absent = _sources(request)
+    excluded = excluded_cells(request.graph, request.samples, columns)
+    sources, absent = _sources(request, excluded)
     return Inventory(
         receipts=receipts,
         retired=standing.retired,
@@ -84,6 +91,7 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
         problems=problems,
         gathered=gathered,
         sources=sources,
+        excluded=excluded,
         absent=absent,
         columns=columns,
         references=references,
@@ -148,7 +156,7 @@ def _gathered(request: Request, receipts: Mapping[str, Mapping[str, tuple[str, .
 
 
 def _sources(
-    request: Request,
+    request: Request, excluded: Mapping[str, AbstractSet[str]]
 ) -> tuple[dict[str, dict[str, tuple[SourceFile, ...]]], dict[str, str]]:
     """Files of every sample's source ports, and sentences about those that are not there."""
     ports = _source_ports(request.graph)
@@ -162,25 +170,47 @@ def _sources(
     entries = _SourceFinder(request.store)
     entries.find({url for files in urls_by_sample.values() for urls in files.values() for url in urls})
     entries.find_instead(_beside_sheet(request, [source for _, source in ports.values()]))
-    by_column_alone = [key for key, (_, source) in ports.items() if not source.files]
+    optional = {f"{node.name}.{port}" for node in request.graph for port in node.optional}
+    unread = _unread_sources(request, excluded)
+    needed = [key for key, (_, source) in ports.items() if not source.files and key not in optional]
     sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {}
     absent: dict[str, str] = {}
     for sample in request.samples:
         name, files = sample.name, urls_by_sample[sample.name]
-        files_by_port = {key: [entries.files.get(url) for url in urls] for key, urls in files.items()}
-        missing = [
-            url for key, urls in files.items() for url, file in zip(urls, files_by_port[key], strict=True) if not file
-        ]
+        files_by_port = _files_by_port(files, entries.files, optional)
+        read = [key for key in files if name not in unread.get(key, ())]
+        missing = [url for key in read for url, file in zip(files[key], files_by_port[key], strict=False) if not file]
         if missing:
             where = _where_named(missing[0], sample, ports, request)
             absent[name] = (
                 f"Its source {entries.display_name(missing[0])} is not there{where}; check the list and --sources."
             )
-        elif unnamed := next((key for key in by_column_alone if not files[key]), ""):
+        elif unnamed := next((key for key in needed if key in read and not files[key]), ""):
             columns, line = " or ".join(map(repr, ports[unnamed][1].all_columns)), sample.line
             absent[name] = f"Its source is not named: line {line} of {request.samples.origin} has no {columns}."
         sources[name] = {key: tuple(f for f in items if f) for key, items in files_by_port.items() if all(items)}
     return sources, absent
+
+
+def _files_by_port(
+    urls_by_port: Mapping[str, Sequence[str]], files: Mapping[str, SourceFile], optional: AbstractSet[str]
+) -> dict[str, list[SourceFile | None]]:
+    """Port key -> its files, None for one that is not there; an optional port of which none is there has no files."""
+    by_port = {key: [files.get(url) for url in urls] for key, urls in urls_by_port.items()}
+    return {key: items if key not in optional or any(items) else [] for key, items in by_port.items()}
+
+
+def _unread_sources(request: Request, excluded: Mapping[str, AbstractSet[str]]) -> dict[str, set[str]]:
+    """Port key of a source that has alternatives before it -> samples that read one of these."""
+    unread: dict[str, set[str]] = {}
+    for node in request.graph:
+        choices = choices_of(request.graph, node, request.samples.names, excluded)
+        for port in node.sources if choices is not None else ():
+            last = len(options_of(node.inputs[port])) - 1
+            chosen = choices.by_port.get(port, ()) if choices else ()
+            names = (name for name, at in zip(request.samples.names, chosen, strict=False) if at != last)
+            unread[f"{node.name}.{port}"] = set(names)
+    return unread
 
 
 def _source_ports(graph: Graph) -> dict[str, tuple[str, Source]]:

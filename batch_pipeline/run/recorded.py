@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from batch_pipeline.backends import LIMITS
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings
-from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.fingerprint import StepParts, steps_in
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Selection, Why
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
-from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.pipeline.wiring import Alternatives
+from batch_pipeline.pipeline.workflow import Connection, Graph, Node, Port, Source, Task
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.receipts import Standing, close_retirements, read_retirements, standing_receipts
@@ -258,10 +260,12 @@ def recorded_graph(store: Store, record: RunRecord) -> Graph:
     for name, part in plan_record["parts"].items():
         scope = Scope(plan_record.get("scopes", {}).get(name, Scope.SAMPLE.value))
         tasks[name] = Task(name, type(name, (Step,), {"scope": scope, "__doc__": f"{name} as recorded."}))
-        inputs: dict[str, Port | Source] = {}
-        for port, wire in part["inputs"].items():
-            step, _, output = wire.partition(".")
-            inputs[port] = Port(tasks[step], output) if step in tasks else Source(files=())
+        inputs: dict[str, Connection] = {}
+        for port, wires in part["inputs"].items():
+            options = [
+                Port(tasks[step], output) if step in tasks else Source(files=()) for step, output in steps_in(wires)
+            ]
+            inputs[port] = options[0] if len(options) == 1 else Alternatives(options=tuple(options))
         nodes.append(Node(name=name, step=tasks[name].step_class(), inputs=inputs))
     return Graph(name=record.pipeline_name, root=Path(record.cwd), nodes=tuple(nodes))
 
@@ -277,8 +281,12 @@ def _plan(
     graph = recorded_graph(store, record)
     key = layout.samples(record.run_id)
     samples = parse_samples(store.get(key), key, lanes=True).names
-    columns = {node.name: _column(node, samples, jobs, standing, missing) for node in graph}
     recorded = store.get_json(layout.plan(record.run_id))
+    excluded = recorded.get("excluded", {})
+    columns = {
+        node.name: _column(node, samples, jobs, standing, missing, frozenset(excluded.get(node.name, ())))
+        for node in graph
+    }
     return Plan(
         graph=graph,
         samples=samples,
@@ -296,7 +304,12 @@ def _plan(
 
 
 def _column(
-    node: Node, samples: Sequence[str], jobs: Sequence[LiveJob], standing: Standing, missing: CellState
+    node: Node,
+    samples: Sequence[str],
+    jobs: Sequence[LiveJob],
+    standing: Standing,
+    missing: CellState,
+    excluded: AbstractSet[str],
 ) -> list[tuple[CellState, str, Why | None]]:
     """State of each cell of a step, the fingerprint that it has or will have, and why it runs."""
     moving = {
@@ -309,7 +322,7 @@ def _column(
     cells: list[tuple[CellState, str, Why | None]] = []
     for name in samples if node.scope is Scope.SAMPLE else (layout.COHORT,):
         have, wanted = receipts.get(name, ()), moving.get(name)
-        state = _state(have, wanted, missing)
+        state = CellState.EXCLUDED if name in excluded else _state(have, wanted, missing)
         why = Why.RETIRED if name in retired else Why.NEVER_DONE
         cells.append((state, wanted or "".join(have[-1:]), why if state is CellState.TO_RUN else None))
     return cells

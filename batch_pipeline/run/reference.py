@@ -70,7 +70,7 @@ def build_reference(
 def _placed(workflow: type[WorkflowTask], store: Store, name: str, files: Mapping[str, str]) -> dict[str, str]:
     """Port -> URL or key of its file, where the container can read it."""
     builder = Graph.of_reference(workflow).nodes[0].step
-    ports = builder.declared(Input)
+    ports = {name: port for name, port in builder.declared(Input).items() if files.get(name) or not port.optional}
     for port in ports:
         if not files.get(port):
             raise InvalidUse(f"The reference needs a file for {port}: give --{port.replace('_', '-')} FILE.")

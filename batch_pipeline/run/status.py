@@ -13,6 +13,7 @@ from functools import cache, partial
 
 from batch_pipeline.backends.base import JobLookup, JobObserver
 from batch_pipeline.pipeline.columns import column_changes
+from batch_pipeline.pipeline.conditions import explanation_of
 from batch_pipeline.pipeline.fingerprint import StepParts, part_changes
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.samples import parse_samples
@@ -107,7 +108,7 @@ def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Re
         for step, samples in retired.items()
         if step in plan.states
         for name, state in plan.cells(step)
-        if name in samples and state is not CellState.DONE
+        if name in samples and state not in (CellState.DONE, CellState.EXCLUDED)
     )
     for (untrue, run_id), count in sorted(undone.items()):
         cells, them = ("1 cell is", "it") if count == 1 else (f"{count:,} cells are", "them")
@@ -233,12 +234,13 @@ def explain(request: Request, sample: str) -> list[Explanation]:
 def resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
     """A step's progress when no job is live."""
     counts, reasons = plan.counts(step), Counter(cell.reason for cell in failed if cell.step == step)
-    done = counts[CellState.DONE]
+    done, excluded = counts[CellState.DONE], counts[CellState.EXCLUDED]
     return StepProgress(
         step=step,
         done_before=done,
         failed=dict(reasons),
-        left_out=len(plan.states[step]) - done - reasons.total(),
+        left_out=len(plan.states[step]) - done - excluded - reasons.total(),
+        excluded=excluded,
     )
 
 
@@ -249,8 +251,11 @@ def _explained(
     state, why = plan.states[step][position], plan.why[step][position]
     fingerprints = snapshot.inventory.receipts.get(step, {}).get(sample, ())
     receipt = _receipt(store, step, sample, plan.fingerprints[step][position], fingerprints)
-    changed = _changes(store, snapshot, node, sample, receipt) if receipt and state is not CellState.DONE else []
-    if (step, sample) in plan.blocked:
+    final = (CellState.DONE, CellState.EXCLUDED)
+    changed = _changes(store, snapshot, node, sample, receipt) if receipt and state not in final else []
+    if state is CellState.EXCLUDED:
+        sentence = f"excluded by {explanation_of(node, snapshot.request.samples.by_name.get(sample))}"
+    elif (step, sample) in plan.blocked:
         sentence = plan.blocked[(step, sample)]
     elif state is CellState.TO_RUN and why is not None:
         retired = snapshot.inventory.retired.get(step, {}).get(sample, {})
@@ -314,10 +319,11 @@ def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt:
             etag = before.get((port, file.url.rsplit("/", 1)[-1]))
             if etag is not None and etag != file.etag:
                 changed.append(f"the file {file.url} was replaced")
-    for step in node.upstream:
+    position = 0 if sample == layout.COHORT else snapshot.plan.samples.index(sample)
+    for step in node.upstream if sample == layout.COHORT else snapshot.plan.reads(node.name, position):
         cells = dict(snapshot.plan.cells(step))
         read = [cells[sample if sample in cells else layout.COHORT]] if sample != layout.COHORT else cells.values()
-        if any(state is not CellState.DONE for state in read):
+        if any(state not in (CellState.DONE, CellState.EXCLUDED) for state in read):
             changed.append(f"step {step} runs again")
     return changed
 

@@ -202,13 +202,15 @@ def final_progress(first: Plan, last: Plan, failed: Sequence[FailedCell]) -> dic
     progress = {}
     left = Counter(step for step, _, state in _unfailed(last, failed) if state in _LEFT_OUT)
     for step, states in first.states.items():
+        excluded = first.counts(step)[CellState.EXCLUDED]
         before, since = first.counts(step)[CellState.DONE], Counter(cell.reason for cell in failed if cell.step == step)
         progress[step] = StepProgress(
             step=step,
             done_before=before,
-            done=len(states) - before - since.total() - left[step],
+            done=len(states) - before - since.total() - left[step] - excluded,
             failed=dict(since),
             left_out=left[step],
+            excluded=excluded,
         )
     return progress
 

@@ -165,6 +165,7 @@ class Watch:
             waiting=waiting,
             failed=dict(failed),
             left_out=sum(counts[state] for state in _LEFT_OUT),
+            excluded=counts[CellState.EXCLUDED],
         )
 
     def _failures(self, native_id: str, summary: JobSummary) -> Counter[EndReason]:

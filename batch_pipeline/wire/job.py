@@ -49,6 +49,8 @@ class Job:
     gathered_metrics: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     #: Samples that a gather does without.
     missing_samples: tuple[str, ...] = ()
+    #: Samples of which a gathered port has nothing, for the condition of its step (`Step.when`) excludes them.
+    excluded_samples: tuple[str, ...] = ()
     #: Parameter -> value; a step finds them as its attributes too.
     params: Mapping[str, Any] = field(default_factory=dict)
     #: Column of the sheet that the step declares -> the sample's value.
@@ -85,6 +87,7 @@ class Job:
         """The files of an input port, in the order in which the upstream step declares them.
 
         Those of a directory, and of an output with `many`, are sorted by name.
+        There are none of an optional port that is not connected, or for which the sample has nothing.
         """
         return self._of(self.input_files, port, "input")
 

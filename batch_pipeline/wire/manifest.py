@@ -3,8 +3,9 @@
 Two immutable objects a submission. `manifest.json` is the header: all that its cells share. `rows.txt` has one line a
 cell, padded to one width, so that child i of ten thousand reads its own row with one range request instead of the
 whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size_bytes"}, …]}, {upstream step:
-fingerprint}]` as JSON, and at its end `{"columns": {name: value}}` where the step declares columns of the sheet.
-Index -> sample is fixed here; a list that somebody edits later changes nothing.
+fingerprint}]` as JSON, and at its end a map with what else it has: `columns` (name: value) where the step declares
+columns of the sheet, `from` (port: position) where it has a choice of alternatives. Index -> sample is fixed here; a
+list that somebody edits later changes nothing.
 
 Format 2 has rows of cells whose own receipt was retired: they go on with `[version, must_run]`; or a header that names
 the ports of which no file may lack (`required`). Format 3 has a header that names what its image must know (`needs`).
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from batch_pipeline.wire.errors import ContractBroken
@@ -24,12 +25,15 @@ from batch_pipeline.wire.errors import ContractBroken
 FORMATS = (1, 2, 3)
 #: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
 #: `command`: the step's class has a command for bash. `columns`: it reads values of the sheet. `directory`, `many`: a
-#: port has one of the two forms.
-KNOWN_NEEDS = frozenset({"columns", "command", "directory", "many"})
+#: port has one of the two forms. `alternatives`: what a port reads is another thing for other rows. `excluded`:
+#: conditions exclude samples of a gather.
+KNOWN_NEEDS = frozenset({"alternatives", "columns", "command", "directory", "excluded", "many"})
 #: Forms of a port whose files only its cell knows: all below a directory, and all that patterns stand for.
 DIRECTORY, MANY = "directory", "many"
 #: Fields of a header, and of a port in it, that are left out where they are empty.
-_LEFT_OUT = frozenset({"required", "columns", "gathered_columns", "needs", "form", "output"})
+_LEFT_OUT = frozenset(
+    {"required", "columns", "gathered_columns", "excluded", "needs", "form", "output", "alternatives", "chosen"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +52,7 @@ class InputSpec:
 
     port: str
     #: `step`: files of the same sample's upstream cell. `gather`: files of every sample's. `cohort`: files of a gather.
-    #: `source`: in the row.
+    #: `source`: in the row. `alternatives`: one of them, by the row (`Row.chosen`) or, of a gather, by `chosen`.
     kind: str
     #: The upstream step, for all but `source`.
     step: str = ""
@@ -57,6 +61,22 @@ class InputSpec:
     #: `DIRECTORY` or `MANY`: the upstream cell's receipt names the files of its port `output`. Empty: `files` does.
     form: str = ""
     output: str = ""
+    alternatives: tuple[InputSpec, ...] = ()
+    #: For alternatives of a gather: sample and position, in the order of the list.
+    chosen: tuple[tuple[str, int], ...] = ()
+
+    def at(self, position: int) -> InputSpec:
+        """The alternative at a position. Raises ContractBroken for one that is not there."""
+        if not 0 <= position < len(self.alternatives):
+            raise ContractBroken(f"Input {self.port!r} has no alternative {position}; submit again.")
+        return self.alternatives[position]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Reads a port of `Manifest.to_json`. Raises TypeError, KeyError."""
+        alternatives = tuple(cls.from_json(one) for one in value.get("alternatives", ()))
+        chosen = tuple((sample, position) for sample, position in value.get("chosen", ()))
+        return cls(**{**value, "files": tuple(value["files"]), "alternatives": alternatives, "chosen": chosen})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +125,8 @@ class Row:
     retired: RetiredReceipt | None = None
     #: Column of the sheet that the step declares -> its value.
     columns: Mapping[str, Any] = field(default_factory=dict)
+    #: Port with alternatives -> position of the one that the cell reads; none where it reads none of them.
+    chosen: Mapping[str, int] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
         """The row as one line of JSON without its end."""
@@ -112,8 +134,9 @@ class Row:
         value: list[Any] = [self.sample, self.fingerprint, sources, dict(self.upstream)]
         if self.retired is not None:
             value.append([self.retired.version, self.retired.must_run])
-        if self.columns:
-            value.append({"columns": dict(self.columns)})
+        further = {"columns": dict(self.columns), "from": dict(self.chosen)}
+        if self.columns or self.chosen:
+            value.append({name: item for name, item in further.items() if item})
         return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
 
     @classmethod
@@ -124,12 +147,11 @@ class Row:
             files = {port: tuple(SourceFile(**file) for file in entries) for port, entries in sources.items()}
             further = rest.pop() if rest and isinstance(rest[-1], dict) else {}
             retired = RetiredReceipt(version=rest[0][0], must_run=rest[0][1]) if rest else None
-            columns = dict(further.get("columns", {}))
+            columns, chosen = dict(further.get("columns", {})), dict(further.get("from", {}))
         except (ValueError, TypeError, LookupError) as error:
             raise ContractBroken(f"A row of the manifest cannot be read ({error}); submit again.") from error
-        return cls(
-            sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream, retired=retired, columns=columns
-        )
+        row = cls(sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream, retired=retired)
+        return replace(row, columns=columns, chosen=chosen) if further else row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +184,8 @@ class Manifest:
     gathered: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
     #: Samples that a gather does without (`--min-success`).
     missing: tuple[str, ...] = ()
+    #: Samples of which a port of a gather has nothing, for conditions exclude it.
+    excluded: tuple[str, ...] = ()
     #: Input ports of which the receipts that vouch for them must name every file. Only told where results of other code
     #: are trusted: else the fingerprints see to it.
     required: tuple[str, ...] = ()
@@ -178,9 +202,16 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The header as a JSON value."""
         value = {key: item for key, item in asdict(self).items() if item or key not in _LEFT_OUT}
-        for ports in ("inputs", "outputs"):
-            value[ports] = [{k: v for k, v in port.items() if v or k not in _LEFT_OUT} for port in value[ports]]
-        return value
+        return value | {ports: [_used(port) for port in value[ports]] for ports in ("inputs", "outputs")}
+
+    def of_row(self, row: Row) -> Manifest:
+        """The header as one cell reads it: of alternatives the one that its row says, or no file.
+
+        What a gather reads of samples stays as it is. Raises ContractBroken.
+        """
+        if not any(spec.alternatives for spec in self.inputs):
+            return self
+        return replace(self, inputs=tuple(_of_row(spec, row) for spec in self.inputs))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -194,16 +225,30 @@ class Manifest:
             raise ContractBroken(f"The manifest needs {unknown[0]!r}, which this image does not know. {again}")
         data = dict(value)
         try:
-            data["inputs"] = tuple(InputSpec(**{**i, "files": tuple(i["files"])}) for i in data["inputs"])
+            data["inputs"] = tuple(map(InputSpec.from_json, data["inputs"]))
             data["references"] = tuple(ReferenceSpec(**r) for r in data["references"])
             data["outputs"] = tuple(OutputSpec(**{**o, "files": tuple(o["files"])}) for o in data["outputs"])
             data["missing"] = tuple(data["missing"])
+            data["excluded"] = tuple(data.get("excluded", ()))
             data["required"] = tuple(data.get("required", ()))
             data["columns"] = tuple((name, kind) for name, kind in data.get("columns", ()))
             data["needs"] = tuple(data.get("needs", ()))
             return cls(**data)
         except (TypeError, KeyError) as error:
             raise ContractBroken(f"The manifest cannot be read ({error}); submit again.") from error
+
+
+def _of_row(spec: InputSpec, row: Row) -> InputSpec:
+    if spec.kind != "alternatives" or any(one.kind == "gather" for one in spec.alternatives):
+        return spec
+    # Of a source that the row does not have there is no file.
+    return spec.at(row.chosen[spec.port]) if spec.port in row.chosen else InputSpec(port=spec.port, kind="source")
+
+
+def _used(port: Mapping[str, Any]) -> dict[str, Any]:
+    """A port without what it does not use."""
+    used = {key: item for key, item in port.items() if item or key not in _LEFT_OUT}
+    return used | ({"alternatives": [_used(one) for one in used["alternatives"]]} if "alternatives" in used else {})
 
 
 def format_of(rows: Iterable[Row], required: Sequence[str], needs: Sequence[str]) -> int:

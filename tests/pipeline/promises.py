@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Selection
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.wiring import options_of
+from batch_pipeline.pipeline.workflow import Source
 from batch_pipeline.wire.layout import COHORT
-from tests.pipeline.worlds import Cell, World
+from tests.pipeline.worlds import Cell, World, reads
 
 MOVING = {CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED}
 #: States of cells that have or will have a result with the fingerprint that the plan names.
@@ -30,16 +32,14 @@ def sent_cells(plan: Plan) -> list[Cell]:
     return [(job.step, sample) for job in plan.jobs if not job.join for sample, _ in plan.members_of(job)]
 
 
-def reads(plan: Plan, cell: Cell) -> Iterator[Cell]:
-    """The cells that a cell reads, those apart that a gather does without."""
-    step, sample = cell
-    for upstream in plan.graph[step].upstream:
-        if plan.graph[upstream].scope is Scope.COHORT:
-            yield upstream, COHORT
-        elif sample == COHORT:
-            yield from ((upstream, name) for name in plan.samples if name not in plan.missing.get(step, ()))
-        else:
-            yield upstream, sample
+def source_read(plan: Plan, cell: Cell) -> str:
+    """The port by which a cell reads its source; empty: it reads none."""
+    node, choices = plan.graph[cell[0]], plan.choices.get(cell[0])
+    for port in node.sources:
+        at = choices.by_port[port][plan.samples.index(cell[1])] if choices and port in node.choosing else 0
+        if isinstance(options_of(node.inputs[port])[at], Source):
+            return port
+    return ""
 
 
 def above(plan: Plan, cell: Cell) -> set[Cell]:
@@ -58,6 +58,7 @@ def check_plan(plan: Plan, world: World) -> None:
     assert set(sent) == {cell for cell, state in states.items() if state is CellState.TO_RUN}
     assert set(sent.values()) <= {1}, "a cell in two jobs"
     assert not set(sent) & {(job.step, sample) for job in world.live() for sample in job.samples}, "a live cell again"
+    assert cells_in(plan, CellState.EXCLUDED) == world.excluded & states.keys()
     assert set(plan.blocked) == cells_in(plan, CellState.BLOCKED)
     for step, states_there in plan.states.items():
         assert all(plan.fingerprints[step][i] for i, state in enumerate(states_there) if state in RESULTS)
@@ -106,8 +107,11 @@ def _check_dependencies(plan: Plan, world: World, job: PlannedJob, states: dict[
     """Each cell that a job reads is done, or its job is waited for: by the same index, or as a whole."""
     for index, (sample, _) in enumerate(plan.members_of(job)):
         awaited = _awaited(plan, world, job, index)
-        for cell in reads(plan, (job.step, sample)):
+        read = set(reads(plan, (job.step, sample)))
+        for cell in read:
             assert states[cell] is CellState.DONE or cell in awaited, f"{job.name} does not wait for {cell}"
+        if sample != COHORT or not any(edge.live for other in plan.jobs for edge in other.after):
+            assert awaited <= read, f"{job.name} waits for what it does not read"
 
 
 def _awaited(plan: Plan, world: World, job: PlannedJob, index: int) -> set[Cell]:
@@ -176,6 +180,8 @@ def _expected(
     found: dict[Cell, CellState],
     beyond: set[Cell],
 ) -> CellState:
+    if cell in world.excluded:
+        return CellState.EXCLUDED
     have = world.counting(cell)
     trusts = plan.selection.accept_code_changes and (cell[1] != COHORT or _is_of_these(plan, world, cell, found))
     kept = len(have) == 1 and (fingerprint in have or trusts)
@@ -207,21 +213,26 @@ def _to_make(plan: Plan, world: World, cell: Cell, found: dict[Cell, CellState],
         return CellState.SKIPPED
     if held is not None:
         return held
-    if cell[1] in world.absent and plan.graph[cell[0]].sources:
+    port = source_read(plan, cell) if cell[1] in world.absent else ""
+    if port and port not in plan.graph[cell[0]].optional:
         return CellState.BLOCKED
     return CellState.DEFERRED if CellState.DEFERRED in (found[read] for read in reads(plan, cell)) else CellState.TO_RUN
 
 
 def _held(plan: Plan, cell: Cell, found: dict[Cell, CellState]) -> CellState | None:
     """What keeps a gather from being sent, in view of its samples."""
-    steps = [step for step in plan.graph[cell[0]].upstream if plan.graph[step].scope is Scope.SAMPLE]
-    if cell[1] != COHORT or not steps:
+    if cell[1] != COHORT:
         return None
-    lost = [name for name in plan.samples if any(found[step, name] in STOPPED for step in steps)]
-    if lost and (len(plan.samples) - len(lost)) / len(plan.samples) < plan.selection.min_success - 1e-9:
+    read: dict[str, list[CellState]] = {}
+    for position, name in enumerate(plan.samples):
+        steps = [step for step in plan.reads(cell[0], position) if plan.graph[step].scope is Scope.SAMPLE]
+        if steps:
+            read[name] = [found[step, name] for step in steps]
+    lost = [name for name, states in read.items() if STOPPED.intersection(states)]
+    if lost and (len(read) - len(lost)) / len(read) < plan.selection.min_success - 1e-9:
         unchosen = plan.selection.samples is not None and not plan.selection.samples.intersection(lost)
         return CellState.SKIPPED if unchosen else CellState.BLOCKED
-    moves = any(found[step, name] in MOVING for step in steps for name in plan.samples)
+    moves = any(MOVING.intersection(states) for states in read.values())
     return CellState.DEFERRED if moves and plan.selection.min_success < 1 else None
 
 

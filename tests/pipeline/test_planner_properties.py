@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, RetryOverrides, Selection
+from batch_pipeline.pipeline.choices import NONE
+from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Plan, RetryOverrides, Selection
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.wiring import options_of
+from batch_pipeline.pipeline.workflow import Port
 from batch_pipeline.wire.layout import COHORT
 from tests.examples import examples
 from tests.pipeline.promises import (
@@ -16,28 +20,31 @@ from tests.pipeline.promises import (
     cells_in,
     check_finished,
     check_plan,
+    check_true,
     expected_states,
     fingerprint_of,
     finish,
-    reads,
     sent_cells,
+    source_read,
     states_of,
 )
-from tests.pipeline.worlds import WORLDS, Cell, World, count, flag, one, some
+from tests.pipeline.worlds import WORLDS, Cell, World, count, flag, one, reads, some
 
 pytestmark = pytest.mark.properties
 
 
 def below(world: World, start: set[Cell]) -> set[Cell]:
     """The cells and everything that depends on them."""
-    plan, found = world.plan(), set(start)
+    plan, found = world.plan(), start - world.excluded
     for step in world.graph.names:
         found |= {(step, name) for name, _ in plan.cells(step) if found.intersection(reads(plan, (step, name)))}
+        found -= world.excluded
     return found
 
 
 def everything(world: World) -> set[Cell]:
-    return set(states_of(world.plan()))
+    """All cells that no condition excludes."""
+    return states_of(world.plan()).keys() - world.excluded
 
 
 def disturb(data: st.DataObject, world: World) -> None:
@@ -51,6 +58,8 @@ def disturb(data: st.DataObject, world: World) -> None:
         world.change_code(step)
     for sample in some(data, world.samples, 2, "source changed"):
         world.change_source(sample)
+    for cell in some(data, world.conditional_cells() or [("", "")], 3, "conditions changed"):
+        world.change_condition(cell)
     world.absent = set(some(data, world.samples, 1, "source missing"))
     if flag(data, "order changed"):
         world.samples.reverse()
@@ -165,7 +174,8 @@ def test_a_changed_step_reruns_with_what_is_below_it_and_nothing_else(data: st.D
     before = world.plan()
     world.change_code(step)
     plan = world.plan()
-    changed = {(name, sample) for name, sample in everything(world) if name in world.graph.downstream(step)}
+    changed = below(world, {cell for cell in everything(world) if cell[0] == step})
+    assert {name for name, _ in changed} <= world.graph.downstream(step)
     assert set(sent_cells(plan)) == changed
     assert changed == {cell for cell in everything(world) if fingerprint_of(before, cell) != fingerprint_of(plan, cell)}
     assert not world.plan(Selection(accept_code_changes=True)).jobs
@@ -179,8 +189,8 @@ def test_a_changed_source_reruns_its_sample_and_the_gathers_of_it(data: st.DataO
     finish(world)
     sample = one(data, world.samples, "sample")
     world.change_source(sample)
-    readers = {(node.name, sample) for node in world.graph if node.sources}
     plan = world.plan()
+    readers = {(node.name, sample) for node in world.graph if source_read(plan, (node.name, sample))}
     assert set(sent_cells(plan)) == below(world, readers)
     others = {name for _, name in sent_cells(plan)} - {sample, COHORT}
     gathers_below = any(node.upstream and node.scope.value == "sample" for node in world.graph)
@@ -207,16 +217,25 @@ def test_the_order_of_the_list_is_an_input_of_gathers_alone(world: World) -> Non
     # A gather is handed its samples in the order of the list, and its table may have that order.
     finish(world)
     world.samples.reverse()
-    gathers = (
-        {cell for cell in everything(world) if cell[1] == COHORT and _gathers_samples(world, cell[0])}
-        if len(world.samples) > 1
-        else set()
-    )
-    assert set(sent_cells(world.plan())) == below(world, gathers)
+    plan = world.plan()
+    gathers = {cell for cell in everything(world) if cell[1] == COHORT and _gathers_several(plan, cell[0])}
+    assert set(sent_cells(plan)) == below(world, gathers)
+
+
+def _gathers_several(plan: Plan, step: str) -> bool:
+    """Whether a port of a gather has the results of several samples, or conditions exclude several."""
+    node, choices = plan.graph[step], plan.choices.get(step)
+    read = [0, len(plan.excluded.get(step, ()))]
+    for port, connection in node.inputs.items():
+        first = options_of(connection)[0]
+        if isinstance(first, Port) and plan.graph[first.task.name].scope is Scope.SAMPLE:
+            chosen = choices.by_port[port] if choices and port in node.choosing else [0] * len(plan.samples)
+            read.append(sum(at != NONE for at in chosen))
+    return max(read) > 1
 
 
 def _gathers_samples(world: World, step: str) -> bool:
-    return any(world.graph[upstream].scope.value == "sample" for upstream in world.graph[step].upstream)
+    return any(world.graph[upstream].scope is Scope.SAMPLE for upstream in world.graph[step].upstream)
 
 
 @examples(300)
@@ -287,3 +306,34 @@ def test_what_failed_in_this_command_is_not_sent_again(data: st.DataObject, worl
     assert not world_plan.jobs
     assert cells_in(world_plan, CellState.BLOCKED) >= failed
     assert set(sent_cells(world.plan())) == everything(world) - set(world.receipts)
+
+
+@examples(300)
+@given(st.data(), WORLDS)
+def test_a_changed_condition_runs_what_reads_otherwise_and_back_again_what_is_lost(
+    data: st.DataObject, world: World
+) -> None:
+    finish(world)
+    cells = some(data, world.conditional_cells() or [("", "")], 3, "conditions changed")
+    before = world.plan()
+    for cell in cells:
+        world.change_condition(cell)
+    plan = world.plan()
+    changed = {cell for cell in everything(world) if fingerprint_of(before, cell) != fingerprint_of(plan, cell)}
+    new = {cell for cell in cells if cell[0] and cell not in world.excluded}
+    assert set(sent_cells(plan)) == changed | below(world, new)
+    assert below(world, new) | changed == changed | new, "what reads a new cell has another fingerprint"
+    retired = {(step, sample) for step, sample, _ in plan.retires}
+    # A receipt does not tell a plan what it read: what is excluded now may have read what is made again.
+    assert retired - set(sent_cells(plan)) <= world.excluded
+    finish(world)
+    check_finished(world)
+    for cell in cells:
+        world.change_condition(cell)
+    # Results of before count again, but for those that were replaced.
+    again = below(world, changed | retired)
+    assert again == (changed | retired | below(world, retired)) & everything(world)
+    assert set(sent_cells(world.plan())) == again
+    finish(world)
+    check_finished(world)
+    check_true(world)

@@ -121,6 +121,7 @@ def test_a_step_s_code_is_what_it_names_and_what_that_names() -> None:
         ('"""A pipeline in one file."""', '"""Another."""', set(), set()),
         ("memory_mb = 1024", "memory_mb = 4 * 1024", set(), set()),
         ("    memory_mb = 1024\n", "", set(), set()),
+        ("    memory_mb = 1024", "    memory_mb = 1024\n    when = \"lane != '1'\"", set(), set()),
         ("import shutil\n", "", set(), set()),
         ("Both.main()", "print(Both)", set(), set()),
         ('self.new_task("b", B)', "pass", set(), set()),

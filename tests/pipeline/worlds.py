@@ -29,8 +29,9 @@ from batch_pipeline.pipeline.plan import (
     Selection,
 )
 from batch_pipeline.pipeline.planner import make_plan
-from batch_pipeline.pipeline.step import Output, Scope, Step
-from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.pipeline.step import Input, Output, Scope, Step
+from batch_pipeline.pipeline.wiring import options_of
+from batch_pipeline.pipeline.workflow import Connection, Graph, Node, Port, Source, Task
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.manifest import SourceFile
 
@@ -54,15 +55,60 @@ class Gather(Step):
     out = Output("out")
 
 
-def graph_of(*wires: tuple[str, Scope, Sequence[str]], sources: Iterable[str] = ()) -> Graph:
-    """A graph from (name, scope, upstream names); steps of `sources`, and roots, have a source."""
-    tasks = {name: Task(name, Gather if scope is Scope.COHORT else PerSample) for name, scope, _ in wires}
+class Tolerant(PerSample):
+    """A step of the samples that does without any of its inputs."""
+
+    p0, p1, p2, p3, source = (Input(optional=True) for _ in range(5))
+
+
+class TolerantGather(Gather):
+    """A step of the cohort that does without any of its inputs."""
+
+    p0, p1, p2, p3 = (Input(optional=True) for _ in range(4))
+
+
+_CLASSES: dict[tuple[Scope, bool], type[Step]] = {
+    (Scope.SAMPLE, False): PerSample,
+    (Scope.SAMPLE, True): Tolerant,
+    (Scope.COHORT, False): Gather,
+    (Scope.COHORT, True): TolerantGather,
+}
+#: What a step has beside results of a step with a condition: nothing, its source, or those of the first step.
+OPTIONAL, OR_SOURCE, OR_FIRST = range(3)
+
+
+def graph_of(
+    *wires: tuple[str, Scope, Sequence[str]], sources: Iterable[str] = (), conditions: Mapping[str, int] | None = None
+) -> Graph:
+    """A graph from (name, scope, upstream names); steps of `sources`, and roots, have a source.
+
+    `conditions` has the steps with a condition, and what their readers have beside them.
+    """
+    conditions = conditions or {}
+    scopes = {name: scope for name, scope, _ in wires}
+    first = wires[0][0]
+
+    def connection(reader: str, up: str) -> Connection:
+        port, alternative = Port(tasks[up], "out"), conditions.get(up, OPTIONAL)
+        if alternative == OR_FIRST and (scopes[reader], scopes[up]) != (Scope.COHORT, Scope.COHORT):
+            return port | Port(tasks[first], "out")
+        has_source = alternative == OR_SOURCE and scopes[reader] is Scope.SAMPLE
+        return port | Source(files=("{sample}",)) if has_source else port
+
+    def tolerant(reader: str, upstream: Sequence[str]) -> bool:
+        """Whether it may have nothing of a step with a condition, as it has no alternative."""
+        return any(up in conditions and len(options_of(connection(reader, up))) == 1 for up in upstream)
+
+    tasks: dict[str, Task] = {}
     nodes = []
     for name, scope, upstream in wires:
-        inputs: dict[str, Port | Source] = {f"p{i}": Port(tasks[up], "out") for i, up in enumerate(upstream)}
+        tasks[name] = Task(name, _CLASSES[scope, tolerant(name, upstream)])
+        if name in conditions:
+            tasks[name].set_condition("wanted", "")
+        inputs: dict[str, Connection] = {f"p{i}": connection(name, up) for i, up in enumerate(upstream)}
         if scope is Scope.SAMPLE and (not upstream or name in sources):
             inputs["source"] = Source(files=("{sample}",))
-        nodes.append(Node(name=name, step=tasks[name].step_class(), inputs=inputs))
+        nodes.append(Node(name=name, step=tasks[name].step_class(), inputs=inputs, when=tasks[name].when))
     return Graph(name="World", root=Path("/"), nodes=tuple(nodes))
 
 
@@ -109,6 +155,8 @@ class World:
     parts: dict[str, StepParts] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
+    #: Cells whose step's condition is false.
+    excluded: set[Cell] = field(default_factory=set)
     receipts: dict[Cell, frozenset[str]] = field(default_factory=dict)
     #: Which writing of a receipt it is; what is not here was written once.
     versions: dict[Name, int] = field(default_factory=dict)
@@ -134,6 +182,16 @@ class World:
     def change_code(self, step: str) -> None:
         self.parts[step] = replace(self.parts[step], code=self.parts[step].code + "+")
 
+    def change_condition(self, cell: Cell) -> None:
+        """The condition of the cell's step is false for it from now on, or true again."""
+        self.excluded ^= {cell}
+
+    def conditional_cells(self) -> list[Cell]:
+        """The cells of steps with a condition."""
+        nodes = [node for node in self.graph if node.when]
+        names = {Scope.COHORT: [COHORT], Scope.SAMPLE: self.samples}
+        return [(node.name, name) for node in nodes for name in names[node.scope]]
+
     def change_source(self, sample: str) -> None:
         self.etags[sample] = self.etags.get(sample, sample) + "+"
 
@@ -150,12 +208,16 @@ class World:
                 else:
                     standing = untrue if (step, sample) in self.untrue else receipts
                     standing[step][sample] = (*standing[step].get(sample, ()), fingerprint)
-        keys = [f"{node.name}.{port}" for node in self.graph for port in node.sources]
-        sources = {
+        keys = {f"{node.name}.{port}": port in node.optional for node in self.graph for port in node.sources}
+        sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {
             sample: dict.fromkeys(keys, (SourceFile(url=sample, etag=self.etags.get(sample, sample), size_bytes=1),))
-            for sample in self.samples
             if sample not in self.absent
+            else {key: () for key, optional in keys.items() if optional}
+            for sample in self.samples
         }
+        excluded: dict[str, set[str]] = {}
+        for step, sample in self.excluded:
+            excluded.setdefault(step, set()).add(sample)
         absent = {sample: f"{sample} is not there." for sample in self.samples if sample in self.absent}
         return Inventory(
             receipts=receipts,
@@ -163,6 +225,7 @@ class World:
             untrue=untrue,
             gathered={step: self.gathered((step, COHORT)) for step in receipts if self.counting((step, COHORT))},
             sources=sources,
+            excluded=excluded,
             absent=absent,
             live=self.live(),
         )
@@ -301,16 +364,23 @@ class World:
         self.ran.append(cell)
 
 
-def _needs(plan: Plan, step: str, sample: str) -> Iterable[tuple[str, str, str]]:
+def reads(plan: Plan, cell: Cell) -> Iterable[Cell]:
+    """The cells that a cell reads, those apart that a gather does without."""
+    step, sample = cell
+    position = 0 if sample == COHORT else plan.samples.index(sample)
     for upstream in plan.graph[step].upstream:
-        prints = plan.fingerprints[upstream]
+        is_read = upstream in plan.reads(step, position)
         if plan.graph[upstream].scope is Scope.COHORT:
-            yield upstream, COHORT, prints[0]
+            yield from [(upstream, COHORT)] if is_read else []
         elif sample == COHORT:
-            without = plan.missing.get(step, ())
-            yield from ((upstream, s, p) for s, p in zip(plan.samples, prints, strict=True) if s not in without)
-        else:
-            yield upstream, sample, prints[plan.samples.index(sample)]
+            yield from ((upstream, plan.samples[i]) for i in plan.gathers(step, upstream))
+        elif is_read:
+            yield upstream, sample
+
+
+def _needs(plan: Plan, step: str, sample: str) -> Iterable[tuple[str, str, str]]:
+    for upstream, name in reads(plan, (step, sample)):
+        yield upstream, name, plan.fingerprints[upstream][0 if name == COHORT else plan.samples.index(name)]
 
 
 def _is_hopeful(job: Sent, index: int) -> bool:
@@ -340,7 +410,8 @@ def _gate(job: Sent, index: int) -> str:
 # and what they mean is counted round the items that there are.
 _NUMBER = st.integers(0, 999)
 _NUMBERS = {most: st.lists(_NUMBER, max_size=most) for most in (1, 2, 3, 4)}
-_STEP = st.tuples(st.integers(0, 2), _NUMBERS[3], st.booleans())
+#: Kind, upstream steps, whether it has a source, and from 3 on that it has a condition.
+_STEP = st.tuples(st.integers(0, 2), _NUMBERS[3], st.booleans(), st.integers(0, 5))
 _STEPS = st.lists(_STEP, max_size=6)
 _SHAPE = st.tuples(_STEPS, st.integers(1, 7), st.integers(1, 4), st.integers(3, 5), st.integers(0, 2**16))
 _FLAG = st.booleans()
@@ -366,24 +437,26 @@ def one(data: st.DataObject, items: Sequence[Item], label: str) -> Item:
     return items[count(data, len(items) - 1, label)]
 
 
-def _graph(drawn: Sequence[tuple[int, list[int], bool]]) -> Graph:
-    """Chains, diamonds, several roots, gathers, gathers of gathers, sample steps below a gather."""
+def _graph(drawn: Sequence[tuple[int, list[int], bool, int]]) -> Graph:
+    """Chains, diamonds, several roots, gathers, gathers of gathers, sample steps below a gather, conditions."""
     wires: list[tuple[str, Scope, list[str]]] = [("s0", Scope.SAMPLE, [])]
-    sources = set()
-    for i, (kind, numbers, reads_source) in enumerate(drawn, start=1):
+    sources, conditions = set(), {}
+    for i, (kind, numbers, reads_source, condition) in enumerate(drawn, start=1):
         scope = Scope.COHORT if kind == 2 else Scope.SAMPLE
         upstream = list(dict.fromkeys(f"s{number % i}" for number in numbers))
         if scope is Scope.COHORT and not upstream:
             upstream = [f"s{i - 1}"]
         if reads_source:
             sources.add(f"s{i}")
+        if condition > OR_FIRST:
+            conditions[f"s{i}"] = condition - OR_FIRST - 1
         wires.append((f"s{i}", scope, upstream))
-    return graph_of(*wires, sources=sources)
+    return graph_of(*wires, sources=sources, conditions=conditions)
 
 
-def _world(shape: tuple[Sequence[tuple[int, list[int], bool]], int, int, int, int]) -> World:
+def _world(shape: tuple[Sequence[tuple[int, list[int], bool, int]], int, int, int, int]) -> World:
     steps, samples, max_array_size, max_dependencies, seed = shape
-    return World(
+    world = World(
         graph=_graph(steps),
         samples=[f"x{i}" for i in range(samples)],
         max_array_size=max_array_size,
@@ -391,6 +464,9 @@ def _world(shape: tuple[Sequence[tuple[int, list[int], bool]], int, int, int, in
         random=Random(seed),
         deterministic=bool(seed % 2),
     )
+    by_condition = Random(seed)
+    world.excluded = {cell for cell in world.conditional_cells() if by_condition.random() < 0.5}
+    return world
 
 
 #: A pipeline with nothing done: up to seven steps and samples, arrays of at most 1 to 4, jobs after at most 3 to 5.

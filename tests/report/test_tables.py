@@ -189,6 +189,7 @@ def test_a_plan_as_json_names_every_cell_that_runs() -> None:
         "deferred": 0,
         "blocked": 1,
         "skipped": 0,
+        "excluded": 0,
     }
     assert record["jobs"][0]["samples"] == ["A"]
     assert record["submit_calls"] == len(record["jobs"]) == 2

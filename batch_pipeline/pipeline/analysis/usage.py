@@ -25,8 +25,8 @@ class Reach(IntEnum):
     SOURCE = 3  #: The very text of modules: comments count too.
 
 
-#: Attributes of a step class that say what a job gets, not what it makes.
-RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds"})
+#: Attributes of a step class that say what a job gets, or which samples have one, and not what it makes.
+RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds", "when"})
 
 #: Names and attributes by which other names are reached.
 _WORDS: Final = {
