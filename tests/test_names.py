@@ -30,6 +30,7 @@ TWO_TYPES = {
     ("config.py", "preset"),
     ("settings_file.py", "table"),
     ("pipeline/columns.py", "step"),
+    ("pipeline/conditions.py", "columns"),
     # One of `text(value)`, `number(value)`.
     ("pool/stores/dynamodb/items.py", "value"),
     # Public constructors take names, and what is behind them the object that they make of it.
