@@ -43,6 +43,7 @@ _CODE: Final = (
     "pipeline/parameters.py",
     "pipeline/step.py",
     "pipeline/values.py",
+    "pipeline/wiring.py",
     "pipeline/workflow.py",
 )
 _HERE: Final = Path(__file__).resolve().parents[1]

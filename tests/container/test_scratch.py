@@ -104,8 +104,8 @@ def test_folders_that_others_may_write_to_are_refused_with_rule_and_remedy(root:
     with pytest.raises(UnsafeFolder) as refused:
         Scratch(str(root))
     assert str(refused.value) == (
-        f"{own} may be written by others (mode 0770); it must be a folder of {scratch._name(os.geteuid())} that nobody "
-        "else may write to, because what lies there is trusted. Set BATCH_PIPELINE_SCRATCH or TMPDIR to another "
+        f"{own} may be written by others (mode 0770); it must be a folder of {scratch._name(os.geteuid())} that no "
+        "other user may write to, because what lies there is trusted. Set BATCH_PIPELINE_SCRATCH or TMPDIR to another "
         f"folder, or look at what others put there and run: chmod go-w {own}"
     )
     own.rmdir()
