@@ -16,12 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, proof, read_record
+from batch_pipeline.wire.daemon import start_daemon, wait_until
 from batch_pipeline.wire.errors import BackendFailed
 from batch_pipeline.wire.scratch import private_folder, require_private
 from batch_pipeline.wire.toolchain import Toolchain
@@ -29,7 +29,6 @@ from batch_pipeline.wire.toolchain import Toolchain
 #: How long a server may take to answer after it was started; recovery of a large state included.
 START_SECONDS = 60.0
 _PING_SECONDS = 5.0
-_POLL_SECONDS = 0.01
 #: What a new server writes at the least, roughly.
 _PROBE_BYTES = 1 << 17
 #: A log longer than this is put aside when the next server starts: some 30,000 attempts.
@@ -164,13 +163,8 @@ def stop(state: Path, *, wait_seconds: float = 10.0) -> bool:
     if endpoint is None:
         return False
     os.kill(endpoint.pid, signal.SIGTERM)
-    deadline = time.monotonic() + wait_seconds
-    while _is_locked(state):
-        if time.monotonic() > deadline:
-            raise BackendFailed(
-                f"The embedded Batch of {state} (pid {endpoint.pid}) does not stop. Kill it by its pid."
-            )
-        time.sleep(_POLL_SECONDS)
+    if not wait_until(lambda: not _is_locked(state), wait_seconds):
+        raise BackendFailed(f"The embedded Batch of {state} (pid {endpoint.pid}) does not stop. Kill it by its pid.")
     return True
 
 
@@ -208,14 +202,11 @@ def _only_one_starts(state: Path) -> Iterator[int]:
     """Waits for the lock, and for a server that still has it; yields its descriptor. Raises BackendFailed."""
     descriptor = os.open(state / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _take(descriptor):
-            if time.monotonic() > deadline:
-                raise BackendFailed(
-                    f"The embedded Batch of {state} has not answered for {START_SECONDS:.0f} s since it was started. "
-                    f"Its log is {state / 'server.log'}; try again when it answers, or end it."
-                )
-            time.sleep(_POLL_SECONDS)
+        if not wait_until(lambda: _take(descriptor), START_SECONDS):
+            raise BackendFailed(
+                f"The embedded Batch of {state} has not answered for {START_SECONDS:.0f} s since it was started. "
+                f"Its log is {state / 'server.log'}; try again when it answers, or end it."
+            )
         yield descriptor
     finally:
         os.close(descriptor)
@@ -245,21 +236,26 @@ def _start(state: Path, options: Mapping[str, object], starting: int) -> Endpoin
     toolchain = Toolchain.of_this_process()
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(state / "server.log.1")
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    earlier_bytes = os.fstat(descriptor).st_size
+
+    def endpoint_of(process: subprocess.Popen[bytes]) -> Endpoint | None:
+        record = read_record(state)
+        is_up = record and record.endpoint.pid == process.pid and _ping(record.endpoint)
+        return record.endpoint if record and is_up else None
+
     try:
-        process = subprocess.Popen(
+        return start_daemon(
             [sys.executable, "-m", "batch_pipeline.localbatch", "--state", str(state), "--foreground", *arguments],
+            name=f"The embedded Batch of {state}",
+            folder="/",
+            log=log,
+            environment=toolchain.environment(),
+            answer=endpoint_of,
+            seconds=START_SECONDS,
             stdin=starting,
-            stdout=descriptor,
-            stderr=descriptor,
-            cwd="/",
-            env=toolchain.environment(),
-            start_new_session=True,
         )
-    finally:
-        os.close(descriptor)
-    return _await(state, process, log, earlier_bytes)
+    except BackendFailed:
+        _require_space(state)
+        raise
 
 
 def _require_space(state: Path) -> None:
@@ -269,23 +265,3 @@ def _require_space(state: Path) -> None:
         probe.write_bytes(bytes(_PROBE_BYTES))
     finally:
         probe.unlink(missing_ok=True)
-
-
-def _await(state: Path, process: subprocess.Popen[bytes], log: Path, earlier_bytes: int) -> Endpoint:
-    """The server when it answers. Raises BackendFailed with what it said, which is not what earlier ones did."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        record = read_record(state)
-        if record and record.endpoint.pid == process.pid and _ping(record.endpoint):
-            # It outlives this process, which does not wait for its exit code.
-            process.returncode = 0
-            return record.endpoint
-        if process.poll() is not None:
-            break
-        time.sleep(_POLL_SECONDS)
-    _require_space(state)
-    tail = log.read_bytes()[earlier_bytes:].decode(errors="replace")[-2000:].strip()
-    raise BackendFailed(
-        f"The embedded Batch of {state} did not start: {tail or 'it said nothing'}. Its log is {log}; "
-        "correct the cause and try again."
-    )

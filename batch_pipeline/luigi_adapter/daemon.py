@@ -11,22 +11,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
 from batch_pipeline.luigi_adapter.scheduler import call, scheduler_url
+from batch_pipeline.wire.daemon import process_of, start_daemon, wait_until
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 from batch_pipeline.wire.loopback import is_loopback
-from batch_pipeline.wire.processes import birth_of, identity_of, is_alive, send
+from batch_pipeline.wire.processes import is_alive, send
 from batch_pipeline.wire.scratch import private_folder, require_private
 
 #: How long luigid may take to answer; a second is usual.
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
-_POLL_SECONDS: Final = 0.05
 _REMEDY: Final = "Name another state folder (embedded.state)"
 # Not bin/luigid: a virtual environment that was moved has broken scripts, its interpreter still works.
 _COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()", "--state-path", "luigid.state")
@@ -52,30 +51,21 @@ def start(
         call(url, "is_paused")
         return url, None
     except ConnectionRefusedError:
-        process = _launch(url, ["--address", host, "--port", str(port)], state_folder, foreground)
+        return url, _launch(url, ["--address", host, "--port", str(port)], state_folder, foreground)
     except OSError as error:
         raise BackendFailed(f"At {url} luigid cannot listen: {error}. Choose another port with --port.") from error
-    if not foreground:
-        process.returncode = 0  # It outlives this process: no ResourceWarning.
-    return url, process
 
 
 def stop(state_folder: Path) -> bool:
     """Ends the luigid of a state folder and says whether there was one; it keeps its state. Raises UnsafeFolder."""
     if state_folder.exists():
         require_private(state_folder.resolve(), _REMEDY)
-    try:
-        pid, birth = pid_file(state_folder).read_text().split()
-        pid_file(state_folder).unlink()
-        luigid = identity_of(int(pid))
-    except (FileNotFoundError, ValueError):
+    luigid = process_of(pid_file(state_folder))
+    if luigid is None:
         return False
-    if luigid is None or str(luigid.start_ticks) != birth:
-        return False  # The number is another process's by now.
+    pid_file(state_folder).unlink()
     send(luigid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    while is_alive(luigid) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
+    wait_until(lambda: not is_alive(luigid), STOP_SECONDS)
     return True
 
 
@@ -86,29 +76,26 @@ def pid_file(state_folder: Path) -> Path:
 
 def _launch(url: str, address: Sequence[str], state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
     private_folder(state_folder.resolve(), _REMEDY)
-    log = state_folder / "luigid.log"
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            [*_COMMAND, *address],
-            cwd=state_folder,
-            env={name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")},
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            # In the foreground Ctrl-C reaches it, and it saves its state.
-            start_new_session=not foreground,
-        )
+
+    def answering(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
+        with suppress(OSError):
+            call(url, "is_paused")
+            return process
+        return None
+
     with ExitStack() as undo:
-        undo.callback(pid_file(state_folder).unlink)
-        undo.callback(process.wait)
-        undo.callback(process.kill)
-        pid_file(state_folder).write_text(f"{process.pid} {birth_of(process.pid) or 0}\n")
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            with suppress(OSError):
-                call(url, "is_paused")
-                undo.pop_all()
-                return process
-            time.sleep(_POLL_SECONDS)
-    last = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
-    raise BackendFailed(f"luigid did not come up at {url}; its last words: {last} (all of them: {log}).")
+        undo.callback(stop, state_folder)
+        process = start_daemon(
+            [*_COMMAND, *address],
+            name=f"luigid at {url}",
+            folder=state_folder,
+            log=state_folder / "luigid.log",
+            environment={name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")},
+            answer=answering,
+            seconds=START_SECONDS,
+            pid_file=pid_file(state_folder),
+            # In the foreground Ctrl-C reaches it, and it saves its state.
+            is_detached=not foreground,
+        )
+        undo.pop_all()
+    return process

@@ -245,8 +245,8 @@ def test_several_callers_start_one_server(state: Path) -> None:
 
 def test_a_server_whose_starter_was_killed_is_waited_for(state: Path) -> None:
     killed = (
-        "import os; from pathlib import Path; from batch_pipeline.localbatch import client; "
-        f"client._await = lambda *_: os.kill(os.getpid(), 9); client.ensure(Path({str(state)!r}), idle_seconds=60)"
+        "import os, time; from pathlib import Path; from batch_pipeline.localbatch import client; "
+        f"time.sleep = lambda _: os.kill(os.getpid(), 9); client.ensure(Path({str(state)!r}), idle_seconds=60)"
     )
     subprocess.run([sys.executable, "-c", killed], check=False)
     assert find(state) is None

@@ -125,7 +125,7 @@ def test_luigid_remembers_across_a_restart(
 @pytest.mark.engine
 def test_a_luigid_that_does_not_come_up_is_told_in_its_own_words(tmp_path: Path, port: int) -> None:
     (tmp_path / "luigi.cfg").write_text("[scheduler]\nremove_delay = soon\n")
-    with pytest.raises(BackendFailed, match=r"did not come up.*last words: ValueError: .*'remove_delay'"):
+    with pytest.raises(BackendFailed, match=r"(?s)luigid at .* did not start: .*ValueError: .*'remove_delay'"):
         daemon.start(port=port, state_folder=tmp_path)
     assert not (tmp_path / "luigid.pid").exists()
 

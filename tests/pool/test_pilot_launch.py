@@ -15,6 +15,7 @@ from batch_pipeline.pool.pilots.autopilot import Autopilot, Sizing, wanted
 from batch_pipeline.pool.pilots.launch import LocalLauncher
 from batch_pipeline.pool.stores.memory import MemoryStore
 from batch_pipeline.pool.task import Action, TaskSpec, TaskState
+from batch_pipeline.wire.processes import birth_of
 
 
 def counts(**states: int) -> Counts:
@@ -107,7 +108,18 @@ def test_pilots_of_an_earlier_call_are_counted(tmp_path: Path) -> None:
         first.signal(9)
         first.wait()
     assert second.alive("a/b") == 0
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.glob("*.pid"))
+
+
+def test_a_pilot_that_an_earlier_version_started_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a-1.json").write_text(json.dumps({"pid": os.getpid(), "began": birth_of(os.getpid())}))
+    assert LocalLauncher(["true"], tmp_path).alive("a") == 1
+
+
+def test_a_pid_file_that_is_being_written_stays(tmp_path: Path) -> None:
+    (tmp_path / "a-1.pid").touch()
+    assert LocalLauncher(["true"], tmp_path).alive("a") == 0
+    assert (tmp_path / "a-1.pid").exists()
 
 
 def test_a_number_that_went_to_another_process_is_no_pilot(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from cron counts the pilots of the one before. A number that went to another pro
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import batch_pipeline
 from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.daemon import process_of, write_pid_file
 from batch_pipeline.wire.digest import fingerprint_of
-from batch_pipeline.wire.processes import birth_of
 
 
 def remembered(base: Path, pool_url: str) -> Path:
@@ -39,7 +38,7 @@ class LocalLauncher:
     def alive(self, resource_class: str) -> int:
         """See `Launcher.alive`."""
         self._reap()
-        return sum(self._lives(file) for file in self._folder.glob(f"{_word(resource_class)}-*.json"))
+        return sum(process_of(file) is not None for file in self._folder.glob(f"{_word(resource_class)}-*"))
 
     def launch(self, resource_class: str, count: int) -> str:
         """See `Launcher.launch`."""
@@ -64,7 +63,7 @@ class LocalLauncher:
             setpgroup=0,
         )
         self._children.add(pid)
-        (self._folder / f"{word}-{pid}.json").write_text(json.dumps({"pid": pid, "began": birth_of(pid)}))
+        write_pid_file(self._folder / f"{word}-{pid}.pid", pid)
         return pid
 
     def _reap(self) -> None:
@@ -83,16 +82,6 @@ class LocalLauncher:
         self._reap()
         for pid in self._children:
             os.kill(pid, number)
-
-    def _lives(self, file: Path) -> bool:
-        try:
-            record = json.loads(file.read_text())
-        except (OSError, ValueError):
-            return False
-        if record["began"] and birth_of(record["pid"]) == record["began"]:
-            return True
-        file.unlink(missing_ok=True)
-        return False
 
 
 def identity(environment: Mapping[str, str]) -> tuple[str, str]:
