@@ -46,7 +46,7 @@ def ui(call: CommandCall) -> int:
         webbrowser.open(url)
     if process and foreground:
         _wait(process)
-        daemon.pid_file(folder).unlink(missing_ok=True)
+        daemon.stop(folder)
     data(url)
     return CommandExit.DONE
 

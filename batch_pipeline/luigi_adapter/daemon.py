@@ -26,6 +26,7 @@ from batch_pipeline.wire.scratch import private_folder, require_private
 #: How long luigid may take to answer; a second is usual.
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
+_PID_FILE: Final = "luigid.pid"
 _REMEDY: Final = "Name another state folder (embedded.state)"
 # Not bin/luigid: a virtual environment that was moved has broken scripts, its interpreter still works.
 _COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()", "--state-path", "luigid.state")
@@ -36,7 +37,7 @@ def start(
 ) -> tuple[str, subprocess.Popen[bytes] | None]:
     """Starts luigid unless it runs; returns the URL of its page, and the process if it was started now.
 
-    It outlives this process, but in the foreground: then it is the caller's, as is its `pid_file`.
+    It outlives this process, but in the foreground: then it is the caller's, who calls `stop` when it has ended.
 
     Raises InvalidConfig when the host is not this machine's loopback and `remote` is not given, UnsafeFolder when
     others may write to the state folder, and BackendFailed when something else listens or luigid does not come up.
@@ -60,18 +61,13 @@ def stop(state_folder: Path) -> bool:
     """Ends the luigid of a state folder and says whether there was one; it keeps its state. Raises UnsafeFolder."""
     if state_folder.exists():
         require_private(state_folder.resolve(), _REMEDY)
-    luigid = process_of(pid_file(state_folder))
+    luigid = process_of(state_folder / _PID_FILE)
     if luigid is None:
         return False
-    pid_file(state_folder).unlink()
+    (state_folder / _PID_FILE).unlink()
     send(luigid, signal.SIGTERM)
     wait_until(lambda: not is_alive(luigid), STOP_SECONDS)
     return True
-
-
-def pid_file(state_folder: Path) -> Path:
-    """Where the process id of a state folder's luigid is."""
-    return state_folder / "luigid.pid"
 
 
 def _launch(url: str, address: Sequence[str], state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
@@ -93,7 +89,7 @@ def _launch(url: str, address: Sequence[str], state_folder: Path, foreground: bo
             environment={name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")},
             answer=answering,
             seconds=START_SECONDS,
-            pid_file=pid_file(state_folder),
+            pid_file=state_folder / _PID_FILE,
             # In the foreground Ctrl-C reaches it, and it saves its state.
             is_detached=not foreground,
         )
