@@ -34,12 +34,17 @@ _original: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
 
 def load() -> None:
     """Imports luigi and sciluigi, once; working directory, terminal and loggers stay as they are."""
-    with _importing, logged(None) as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _importing, logged(None) as scratch, warnings.catch_warnings(action="ignore"):
         if "luigi" not in sys.modules:
             _import_luigi()
         if "sciluigi" not in sys.modules:
-            _import_sciluigi(scratch)
+            # Its log files go to the working directory, which all threads share: nothing slow is imported meanwhile.
+            for slow in ("luigi.contrib.postgres", "luigi.contrib.s3"):
+                importlib.import_module(slow)
+            with chdir(scratch):
+                importlib.import_module("sciluigi")
+            for handler in {handler for name in LOGGERS for handler in logging.getLogger(name).handlers}:
+                handler.close()
         config = importlib.import_module("luigi.configuration").get_config()
         # luigi's own defaults are 3 attempts with 30 s between them: a minute of silence when luigid is down.
         config.set("core", "rpc_retry_attempts", "2")
@@ -47,9 +52,8 @@ def load() -> None:
 
 
 def _import_luigi() -> None:
-    # Read at every use, not at import only.
-    os.environ.pop("LUIGI_CONFIG_PATH", None)
-    os.environ.pop("LUIGI_CONFIG_PARSER", None)
+    for variable in ("LUIGI_CONFIG_PATH", "LUIGI_CONFIG_PARSER"):
+        os.environ.pop(variable, None)  # Read at every use, not at import only.
     spec = importlib.util.find_spec("luigi")
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError("No module named 'luigi'", name="luigi")
@@ -57,16 +61,6 @@ def _import_luigi() -> None:
     package = sys.modules["luigi"] = importlib.util.module_from_spec(spec)
     importlib.import_module("luigi.configuration").LuigiConfigParser._config_paths = []
     spec.loader.exec_module(package)
-
-
-def _import_sciluigi(scratch: Path) -> None:
-    # Its log files go to the working directory, which all threads share: nothing slow is imported meanwhile.
-    for slow in ("luigi.contrib.postgres", "luigi.contrib.s3"):
-        importlib.import_module(slow)
-    with chdir(scratch):
-        importlib.import_module("sciluigi")
-    for handler in {handler for name in LOGGERS for handler in logging.getLogger(name).handlers}:
-        handler.close()
 
 
 @contextmanager
