@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -52,14 +51,19 @@ class SubmissionTarget(sciluigi.TargetInfo, luigi.Target):  # type: ignore[misc]
         return self.task.adapter.is_submitted(self.task.instance_name)
 
 
-class StepTask(sciluigi.Task):  # type: ignore[misc]
-    """One step; to run it is to submit it. Parameters are for people, but for `run_id` and `driver`: its identity."""
+class _Described:
+    """Parameters of both kinds of tasks; all are for people, but for `run_id` and `driver`: their identity."""
 
-    workflow_task = luigi.Parameter(**_HIDDEN)
-    instance_name = luigi.Parameter(**_HIDDEN)
+    instance_name = luigi.Parameter(default="", **_HIDDEN)
     run_id = luigi.Parameter()
     driver = luigi.Parameter()
     settings = luigi.Parameter(significant=False)
+
+
+class StepTask(_Described, sciluigi.Task):  # type: ignore[misc]
+    """One step; to run it is to submit it."""
+
+    workflow_task = luigi.Parameter(**_HIDDEN)
     adapter: ClassVar[LuigiAdapter]
 
     def out_submission(self) -> SubmissionTarget:
@@ -71,13 +75,8 @@ class StepTask(sciluigi.Task):  # type: ignore[misc]
         self.adapter.submit(self.instance_name)
 
 
-class PipelineTask(sciluigi.WorkflowTask):  # type: ignore[misc]
+class PipelineTask(_Described, sciluigi.WorkflowTask):  # type: ignore[misc]
     """A whole pipeline; to run it is to write sciluigi's audit file."""
-
-    instance_name = luigi.Parameter(default="", **_HIDDEN)
-    run_id = luigi.Parameter()
-    driver = luigi.Parameter()
-    settings = luigi.Parameter(significant=False)
 
     def workflow(self) -> list[StepTask]:
         """The tasks that no other reads from, and those with jobs to submit.
@@ -107,25 +106,21 @@ def tasks_of(graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, f
         "get_auditlogpath": lambda _: str(folder / f"workflow_{began}.audit"),
     }
     identity = {"run_id": run_id, "driver": driver}
-    params = {f"{node.name}.{name}": value for node in graph for name, value in node.step.params.items()}
+    params = {node.name: [f"{name}={value}" for name, value in node.step.params.items()] for node in graph}
     workflow_class: Any = type(graph.name, (PipelineTask,), body)
-    workflow = workflow_class(settings=_words(dict(sorted(params.items()))), **identity)
+    of_all = sorted(f"{step}.{param}" for step, of_step in params.items() for param in of_step)
+    workflow = workflow_class(settings=" ".join(of_all) or "defaults", **identity)
     for number, node in enumerate(graph):
         # One class a step, of its name: that is what the scheduler's page groups by and its graph shows.
         body = {"__module__": type(node.step).__module__, "adapter": adapter, "priority": len(graph.nodes) - number}
         step_class = type(node.name, (StepTask,), body)
-        task = workflow.new_task(node.name, step_class, settings=_words(node.step.params), **identity)
+        settings = " ".join(params[node.name]) or "defaults"
+        task = workflow.new_task(node.name, step_class, settings=settings, **identity)
         for port, connection in node.inputs.items():
             sources = [tasks[one.task.name].out_submission for one in options_of(connection) if isinstance(one, Port)]
-            if sources:
-                # Of several, all: a port of sciluigi takes a list too.
-                setattr(task, f"in_{port}", sources[0] if len(sources) == 1 else sources)
+            # A port of sciluigi takes a list too.
+            setattr(task, f"in_{port}", sources)
     return {**tasks, graph.name: workflow}
-
-
-def _words(params: Mapping[str, Any]) -> str:
-    """`bootstraps=30 k=31`."""
-    return " ".join(f"{name}={value}" for name, value in params.items()) or "defaults"
 
 
 def described(task: luigi.Task, tracking_url: str) -> dict[str, Any]:
