@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final
 
 from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
@@ -46,12 +45,10 @@ def call(url: str, method: str, **arguments: Any) -> Any:
     try:
         with urlopen(f"{url}/api/{method}", data=body, timeout=ANSWER_SECONDS) as response:
             return json.load(response)["response"]
-    except HTTPError as error:
-        raise ConnectionError(f"a program that says {error.code} {error.reason} answers there") from error
-    except URLError as error:
-        raise error.reason if isinstance(error.reason, OSError) else ConnectionError(error.reason) from error
-    except (HTTPException, ValueError, LookupError, TypeError) as error:
+    except (HTTPError, HTTPException, ValueError, LookupError, TypeError) as error:
         raise ConnectionError(f"something else answers there, which is no Luigi scheduler ({error!r})") from error
+    except URLError as error:
+        raise (error.reason if isinstance(error.reason, OSError) else ConnectionError(error.reason)) from error
 
 
 def require_scheduler(url: str) -> None:
@@ -77,25 +74,20 @@ class Reporter(threading.Thread):
 
     def __init__(self, *, url: str, worker_id: str, tasks: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__(name="luigi-reporter", daemon=True)
-        self._call = partial(call, url)
-        self._worker_id = worker_id
-        self._tasks = dict(tasks)
+        self._url, self._worker_id, self._tasks = url, worker_id, tasks
         #: The newest statuses by step, and those that the scheduler has.
         self.statuses: dict[str, LuigiTaskStatus] = {}
         self._sent: dict[str, LuigiTaskStatus] = {}
         self._news = threading.Event()
         self._is_ending = False
 
-    def report(self, statuses: Mapping[str, LuigiTaskStatus]) -> None:
-        """Has the statuses sent soon; those of other steps stay."""
+    def report(self, statuses: Mapping[str, LuigiTaskStatus], *, is_last: bool = False) -> None:
+        """Has the statuses sent soon; those of other steps stay. The last are waited for, `FAREWELL_SECONDS`."""
         self.statuses = {**self.statuses, **statuses}
+        self._is_ending = is_last
         self._news.set()
-
-    def finish(self) -> None:
-        """Sends what is left and ends; gives up after `FAREWELL_SECONDS`."""
-        self._is_ending = True
-        self._news.set()
-        self.join(FAREWELL_SECONDS)
+        if is_last:
+            self.join(FAREWELL_SECONDS)
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
@@ -116,19 +108,20 @@ class Reporter(threading.Thread):
                     time.sleep(pause)
 
     def _send(self) -> None:
-        self._call("ping", worker=self._worker_id)
+        call(self._url, "ping", worker=self._worker_id)
         for name, status in list(self._sent.items())[-1:]:
-            response = self._call("get_task_status_message", task_id=self._tasks[name]["task_id"])
+            response = call(self._url, "get_task_status_message", task_id=self._tasks[name]["task_id"])
             if response["statusMessage"] != status.line:
                 self._sent = {}
         if not self._sent:
-            first_task = next(reversed(self._tasks.values()))["task_id"]
-            self._call("add_worker", worker=self._worker_id, info={"workers": 1, "first_task": first_task})
+            info = {"workers": 1, "first_task": [*self._tasks.values()][-1]["task_id"]}
+            call(self._url, "add_worker", worker=self._worker_id, info=info)
         for name, status in self.statuses.items():
             if status != self._sent.get(name):
                 task = self._tasks[name]
-                expl, task_id = json.dumps(status.explanation), task["task_id"]
-                self._call("add_task", worker=self._worker_id, status=status.status, expl=expl, **task)
-                self._call("set_task_status_message", task_id=task_id, status_message=status.line)
-                self._call("set_task_progress_percentage", task_id=task_id, progress_percentage=status.percent)
+                of_task = {"url": self._url, "task_id": task["task_id"]}
+                expl = json.dumps(status.explanation)
+                call(self._url, "add_task", worker=self._worker_id, status=status.status, expl=expl, **task)
+                call(method="set_task_status_message", status_message=status.line, **of_task)
+                call(method="set_task_progress_percentage", progress_percentage=status.percent, **of_task)
                 self._sent[name] = status

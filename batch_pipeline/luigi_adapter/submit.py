@@ -1,13 +1,11 @@
 """Submits a pipeline's steps as Luigi tasks, in order, and shows on Luigi's page how far they are.
 
 A Luigi task of ours is *submitted*, not *computed*: the backend itself makes the cells of a step wait for those before,
-so Luigi's part is over within a second. With a central scheduler (`luigid`) the tasks then turn from DONE to RUNNING
-again, with percent, status line and link while the driver watches, and at last DONE, or FAILED with an explanation. (A
-task that runs until its step is over would keep the steps behind it PENDING, and a scheduler that dies would take the
-submission with it.) A detached run's tasks stay DONE; a driver that ends without an outcome leaves them FAILED.
-
-luigid takes no task that it holds as DONE or RUNNING, and Luigi then ends with success and nothing done. So the run's
-id and the driver's are part of a task's identity, and whatever was to be submitted and was not is an error.
+so Luigi's part is over within a second. (A task that runs until its step is over would keep the steps behind it
+PENDING, and a scheduler that dies would take the submission with it.) With a central scheduler (`luigid`) the tasks
+then turn RUNNING again while the driver watches, see `states`. luigid takes no task that it holds as DONE or RUNNING,
+and Luigi then ends with success and nothing done. So the run's id and the driver's are part of a task's identity, and
+whatever was to be submitted and was not is an error.
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ class LuigiAdapter(NullListener):
 
         self._graph, self._run_id, self._tracking_url = graph, run_id, tracking_url
         self._submit, self._submitted = submit, submitted
-        #: The first exception of the driver's, which Luigi only logs, and the steps that were submitted here.
+        #: Why not all could be submitted, which Luigi only logs; and the steps that were submitted here.
         self._failure: BaseException | None = None
         self._ran: list[str] = []
         # A driver that adopts a run of one that died must not meet its tasks, RUNNING under a worker that is no more.
@@ -78,7 +76,7 @@ class LuigiAdapter(NullListener):
         """Calls `submit` once for each step that is not submitted, each after those that it reads from.
 
         A failing `submit` ends it: its exception comes out unchanged, and no other step is submitted. A further wave
-        needs an adapter of its own: a scheduler would refuse tasks that it holds as DONE or RUNNING.
+        needs an adapter of its own.
 
         Raises RunConflict when the central scheduler did not let a step be submitted, whose jobs are then not queued,
         and BackendFailed when the scheduler went away on the way.
@@ -93,16 +91,16 @@ class LuigiAdapter(NullListener):
         try:
             run_task(self._tasks[self._graph.name], url=self._url, worker_id=self._worker_id)
             refused = [step for step in steps if step not in self._ran]
-            refusal = self._refusal(refused) if refused else None
+            if refused and self._failure is None:
+                self._failure = self._refusal(refused)
         except (RPCError, OSError) as error:
-            refusal = BackendFailed(
-                f"Luigi's scheduler at {self._url} went away while the steps were submitted ({error}). "
-                "Run the same command again: it goes on where this one stopped."
-            )
-            refusal.__cause__ = error
-        failure = self._failure or refusal
-        if failure is not None:
-            raise failure
+            if self._failure is None:
+                raise BackendFailed(
+                    f"Luigi's scheduler at {self._url} went away while the steps were submitted ({error}). "
+                    "Run the same command again: it goes on where this one stopped."
+                ) from error
+        if self._failure is not None:
+            raise self._failure
         self._report({step: states.NOTHING_TO_SUBMIT for step in self._graph.names if step not in steps})
 
     def is_submitted(self, step: str) -> bool:
@@ -130,16 +128,15 @@ class LuigiAdapter(NullListener):
         names = ", ".join(refused)
         if self._url is None:
             return BackendFailed(f"Luigi did not submit {names}; its reasons are in luigi.log. {_REMEDY}")
+        scheduler = f"Luigi's scheduler at {self._url}"
         if call(self._url, "is_paused")["paused"]:
-            return RunConflict(
-                f"Luigi's scheduler at {self._url} is paused and did not let {names} be submitted. "
-                "Press Resume on its page, then run the same command again."
-            )
+            remedy = "Press Resume on its page, then run the same command again."
+            return RunConflict(f"{scheduler} is paused and did not let {names} be submitted. {remedy}")
         ids = {step: self.task_ids[step] for step in refused}
         held = {step: call(self._url, "dep_graph", task_id=id).get(id) or {} for step, id in ids.items()}
         names = ", ".join(f"{step} (which it holds as {held[step].get('status', 'unknown')})" for step in refused)
         return RunConflict(
-            f"Luigi's scheduler at {self._url} did not let {names} of run {self._run_id} be submitted: "
+            f"{scheduler} did not let {names} of run {self._run_id} be submitted: "
             f"these steps are not queued. Another driver may be at work. {_REMEDY}"
         )
 
@@ -155,8 +152,8 @@ class LuigiAdapter(NullListener):
     def close(self) -> None:
         """Sends the last statuses and gives Luigi's loggers back. May be called twice."""
         if self._reporter is not None:
-            self._report({step: states.abandoned(status) for step, status in self._reporter.statuses.items()})
-            self._reporter.finish()
+            last = {step: states.abandoned(status) for step, status in self._reporter.statuses.items()}
+            self._reporter.report(last, is_last=True)
         self._url = self._reporter = None
         self._cleanup.close()
 

@@ -306,7 +306,6 @@ def test_the_last_statuses_get_a_second_attempt(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(scheduler, "call", call)
     monkeypatch.setattr(scheduler, "_RETRY_SECONDS", 0.0)
     reporter = scheduler.Reporter(url="", worker_id="it", tasks={"trim": {"task_id": "trim"}})
-    reporter.report({"trim": LuigiTaskStatus(status="DONE")})
     reporter.start()
-    reporter.finish()
+    reporter.report({"trim": LuigiTaskStatus(status="DONE")}, is_last=True)
     assert calls[:4] == ["ping", "ping", "add_worker", "add_task"]
