@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -40,22 +41,27 @@ def ui(call: CommandCall) -> int:
         remote=call.options["allow_remote"],
     )
     where = f"runs at {url} (process {process.pid}, log {folder / 'luigid.log'})" if process else ""
-    say(f"luigid {where or f'already runs at {url}'}")
-    # Without a display webbrowser would fall back on one that takes the terminal.
-    if not call.options["no_browser"] and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        webbrowser.open(url)
+    with _attending(process if foreground else None):
+        say(f"luigid {where or f'already runs at {url}'}")
+        # Without a display webbrowser would fall back on one that takes the terminal.
+        if not call.options["no_browser"] and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+            webbrowser.open(url)
     if process and foreground:
-        _wait(process)
         daemon.stop(folder)
     data(url)
     return CommandExit.DONE
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Waits until it has ended; Ctrl-C ends it."""
+@contextmanager
+def _attending(process: subprocess.Popen[bytes] | None) -> Iterator[None]:
+    """Waits at last until a process has ended, if there is one; Ctrl-C ends it."""
     try:
-        process.wait()
+        yield
+        if process:
+            process.wait()
     except KeyboardInterrupt:
+        if process is None:
+            raise
         process.terminate()
         process.wait()
 

@@ -108,6 +108,21 @@ def test_without_a_display_no_browser_is_opened(ui: Callable[..., int], monkeypa
 
 
 @pytest.mark.engine
+def test_an_interrupt_while_the_page_opens_ends_it_too(
+    ui: Callable[..., int], tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(webbrowser, "open", interrupted)
+    monkeypatch.setenv("DISPLAY", ":7")
+    assert ui("--foreground") == CommandExit.DONE
+    assert not list(tmp_path.rglob("luigid.pid"))
+    with pytest.raises(OSError, match="refused"):
+        call(f"http://127.0.0.1:{port}", "is_paused")
+
+
+@pytest.mark.engine
 def test_luigid_remembers_across_a_restart(
     tmp_path: Path, port: int, drivers: Callable[..., Any], rpc: Callable[..., Any]
 ) -> None:
