@@ -257,10 +257,7 @@ def _scheduler(call: CommandCall) -> Iterator[Finding]:
     from batch_pipeline.luigi_adapter import scheduler
 
     url = scheduler.scheduler_url(luigi.scheduler_host, luigi.scheduler_port)
-    try:
-        there = bool(scheduler.call(url, "is_paused"))
-    except OSError:
-        there = False
+    there = scheduler.connection_error(url) is None
     sentence = f"luigid at {url} {'answers' if there else 'does not answer'}"
     remedy = "" if there else "Start one with the verb ui, or leave --scheduler-host away."
     yield Finding(check="scheduler", ok=there, sentence=sentence, remedy=remedy)

@@ -11,12 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.luigi_adapter.scheduler import call, scheduler_url
+from batch_pipeline.luigi_adapter.scheduler import connection_error, scheduler_url
 from batch_pipeline.wire.daemon import process_of, start_daemon, wait_until
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 from batch_pipeline.wire.loopback import is_loopback
@@ -48,13 +47,28 @@ def start(
             "Leave the host away, or allow remote access explicitly."
         )
     url = scheduler_url(host, port)
-    try:
-        call(url, "is_paused")
+    error = connection_error(url)
+    if error is None:
         return url, None
-    except ConnectionRefusedError:
-        return url, _launch(url, ["--address", host, "--port", str(port)], state_folder, foreground)
-    except OSError as error:
+    if not isinstance(error, ConnectionRefusedError):
         raise BackendFailed(f"At {url} luigid cannot listen: {error}. Choose another port with --port.") from error
+    private_folder(state_folder.resolve(), _REMEDY)
+    with ExitStack() as undo:
+        undo.callback(stop, state_folder)
+        process = start_daemon(
+            [*_COMMAND, "--address", host, "--port", str(port)],
+            name=f"luigid at {url}",
+            folder=state_folder,
+            log=state_folder / "luigid.log",
+            environment={name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")},
+            answer=lambda process: None if connection_error(url) else process,
+            seconds=START_SECONDS,
+            pid_file=state_folder / _PID_FILE,
+            # In the foreground Ctrl-C reaches it, and it saves its state.
+            is_detached=not foreground,
+        )
+        undo.pop_all()
+    return url, process
 
 
 def stop(state_folder: Path) -> bool:
@@ -68,30 +82,3 @@ def stop(state_folder: Path) -> bool:
     send(luigid, signal.SIGTERM)
     wait_until(lambda: not is_alive(luigid), STOP_SECONDS)
     return True
-
-
-def _launch(url: str, address: Sequence[str], state_folder: Path, foreground: bool) -> subprocess.Popen[bytes]:
-    private_folder(state_folder.resolve(), _REMEDY)
-
-    def answering(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes] | None:
-        with suppress(OSError):
-            call(url, "is_paused")
-            return process
-        return None
-
-    with ExitStack() as undo:
-        undo.callback(stop, state_folder)
-        process = start_daemon(
-            [*_COMMAND, *address],
-            name=f"luigid at {url}",
-            folder=state_folder,
-            log=state_folder / "luigid.log",
-            environment={name: value for name, value in os.environ.items() if not name.startswith("LUIGI_CONFIG")},
-            answer=answering,
-            seconds=START_SECONDS,
-            pid_file=state_folder / _PID_FILE,
-            # In the foreground Ctrl-C reaches it, and it saves its state.
-            is_detached=not foreground,
-        )
-        undo.pop_all()
-    return process

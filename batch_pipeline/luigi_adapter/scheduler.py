@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
-from batch_pipeline.wire.errors import BackendFailed
 
 _log = logging.getLogger("luigi-interface")
 
@@ -46,18 +45,20 @@ def call(url: str, method: str, **arguments: Any) -> Any:
         with urlopen(f"{url}/api/{method}", data=body, timeout=ANSWER_SECONDS) as response:
             return json.load(response)["response"]
     except (HTTPError, HTTPException, ValueError, LookupError, TypeError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise ConnectionError(f"something else answers there, which is no Luigi scheduler ({error!r})") from error
     except URLError as error:
         raise (error.reason if isinstance(error.reason, OSError) else ConnectionError(error.reason)) from error
 
 
-def require_scheduler(url: str) -> None:
-    """Raises BackendFailed unless a scheduler answers at the URL."""
+def connection_error(url: str) -> OSError | None:
+    """Why no scheduler answers at the URL; None: one does."""
     try:
         call(url, "is_paused")
     except OSError as error:
-        remedy = "Start it with `main.py ui`, or leave --scheduler-host away; nothing was submitted."
-        raise BackendFailed(f"No Luigi scheduler at {url}: {error}. {remedy}") from error
+        return error
+    return None
 
 
 class Reporter(threading.Thread):

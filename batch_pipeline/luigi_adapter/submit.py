@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.luigi_adapter import states
-from batch_pipeline.luigi_adapter.scheduler import Reporter, call, require_scheduler, scheduler_url
+from batch_pipeline.luigi_adapter import imports, states
+from batch_pipeline.luigi_adapter.scheduler import Reporter, call, connection_error
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import NullListener, Outcome, StepProgress
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
@@ -30,7 +30,7 @@ class LuigiAdapter(NullListener):
     """Submits a pipeline's steps through Luigi and, with a central scheduler, shows their progress on its page.
 
     `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit.
-    Raises BackendFailed when no scheduler answers at the host and port; nothing was submitted.
+    Raises BackendFailed when no scheduler answers at the URL; nothing was submitted.
     """
 
     def __init__(
@@ -41,19 +41,16 @@ class LuigiAdapter(NullListener):
         submit: Callable[[str], None],
         submitted: Callable[[str], bool],
         tracking_url: str,
-        host: str | None,
-        port: int,
+        scheduler_url: str | None,
         log_folder: Path | None,
     ) -> None:
-        self._url = scheduler_url(host, port) if host else None
-        if self._url:
-            require_scheduler(self._url)
-        from batch_pipeline.luigi_adapter import imports
-
+        if scheduler_url and (error := connection_error(scheduler_url)):
+            remedy = "Start it with `main.py ui`, or leave --scheduler-host away; nothing was submitted."
+            raise BackendFailed(f"No Luigi scheduler at {scheduler_url}: {error}. {remedy}") from error
         imports.load()
         from batch_pipeline.luigi_adapter import tasks
 
-        self._graph, self._run_id, self._tracking_url = graph, run_id, tracking_url
+        self._graph, self._run_id, self._url, self._tracking_url = graph, run_id, scheduler_url, tracking_url
         self._submit, self._submitted = submit, submitted
         #: Why not all could be submitted, which Luigi only logs; and the steps that were submitted here.
         self._failure: BaseException | None = None

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.log import of_run
+from batch_pipeline.luigi_adapter.scheduler import scheduler_url
 from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.review import require_sound
@@ -319,13 +320,13 @@ def _luigi_adapter(request: Request, submitter: Submitter) -> LuigiAdapter:
     """Luigi's side of one submission."""
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
     luigi = request.settings.luigi
+    host = luigi.scheduler_host
     return LuigiAdapter(
         request.graph,
         run_id=submitter.run_id,
         submit=submitter.submit_step,
         submitted=submitter.is_submitted,
         tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
-        host=luigi.scheduler_host or None,
-        port=luigi.scheduler_port,
+        scheduler_url=scheduler_url(host, luigi.scheduler_port) if host else None,
         log_folder=folder / "luigi" if folder else None,
     )

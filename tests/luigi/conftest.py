@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
@@ -85,15 +85,13 @@ class Driver:
         self.records.add(step)
 
     def adapter(self, run_id: str, pipeline: type[WorkflowTask] = Diamond) -> LuigiAdapter:
-        place = urlsplit(self.url) if self.url else None
         adapter = LuigiAdapter(
             Graph.of(pipeline, {"depth": 7} if pipeline is Diamond else {}),
             run_id=run_id,
             submit=self.submit,
             submitted=self.records.__contains__,
             tracking_url="http://127.0.0.1/runs/it",
-            host=place.hostname if place else None,
-            port=place.port or 0 if place else 8082,
+            scheduler_url=self.url,
             log_folder=self.log_folder,
         )
         self.adapters.append(adapter)
