@@ -59,6 +59,7 @@ class _Quote(Enum):
     NONE = '"${%s[@]}"'
     SINGLE = "'\"${%s[*]}\"'"
     DOUBLE = "${%s[*]}"
+    ESCAPED = "'\"${%s[*]}\"$'"  #: `$'…'`
 
 
 def fields_of(template: str) -> list[Field]:
@@ -87,7 +88,9 @@ def script_of(template: str, values_of: Callable[[Field], Sequence[str]]) -> str
             lines.append(text)
             continue
         if field.text not in variables:
-            variables[field.text] = (f"_{len(variables)}_{field.name}", values_of(field))
+            # Names of bash are ASCII, unlike those of Python.
+            name = f"_{len(variables)}_{field.name if field.name.isascii() else ''}"
+            variables[field.text] = (name, values_of(field))
         lines.append(quotes.now.value % variables[field.text][0])
     assigned = [f"{name}=({' '.join(map(shlex.quote, values))})" for name, values in variables.values()]
     return "\n".join(("; ".join(assigned), "".join(lines), ""))
@@ -140,10 +143,11 @@ class _Quotes:
             if character == "\\" and quote is not _Quote.SINGLE:
                 position += 1
             elif character == "'" and quote is not _Quote.DOUBLE:
-                self._open[-1] = (_Quote.NONE if quote is _Quote.SINGLE else _Quote.SINGLE, brackets)
-            elif character == '"' and quote is not _Quote.SINGLE:
+                opened = _Quote.ESCAPED if text[:position].endswith("$") else _Quote.SINGLE
+                self._open[-1] = (opened if quote is _Quote.NONE else _Quote.NONE, brackets)
+            elif character == '"' and quote in (_Quote.NONE, _Quote.DOUBLE):
                 self._open[-1] = (_Quote.NONE if quote is _Quote.DOUBLE else _Quote.DOUBLE, brackets)
-            elif text.startswith("$(", position) and quote is not _Quote.SINGLE:
+            elif text.startswith("$(", position) and quote in (_Quote.NONE, _Quote.DOUBLE):
                 self._open.append((_Quote.NONE, 0))
                 position += 1
             elif quote is _Quote.NONE:

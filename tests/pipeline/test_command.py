@@ -96,12 +96,23 @@ def test_a_kind_may_stand_before_a_name(job: Job) -> None:
         "(printf %s $(printf %s \"$(printf '%s' '{title}')\") '{title}') > {calls}",
         'printf %s "it\'s {title}" > {calls}',
         'cat > {calls} <<< "{title}"',
+        "printf %s $'it\\'s {title}' > {calls}",
     ],
-    ids=["bare", "single quotes", "double quotes", "substitution", "comment", "nested", "apostrophe", "here string"],
+    ids=["bare", "single", "double", "substitution", "comment", "nested", "apostrophe", "here string", "escapes"],
 )
 def test_a_value_is_one_word_and_no_part_of_the_script(command: str, job: Job) -> None:
     assert HOSTILE in calls(command, job, title=HOSTILE)
     assert not (job.work / "harmed").exists()
+
+
+def test_a_name_need_not_be_ascii(job: Job) -> None:
+    step = type("Called", (Call,), {"command": "echo {größe} > {calls}", "größe": Param(3)})()
+    run_command(step, job)
+    assert job.output("calls").read_text() == "3\n"
+
+
+def test_behind_a_value_escapes_are_still_read(job: Job) -> None:
+    assert calls(r"printf %s $'{title}\t{title}' > {calls}", job) == "x\tx"
 
 
 @pytest.mark.parametrize(
