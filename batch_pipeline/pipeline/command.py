@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Scope, SheetColumn, Step
-from batch_pipeline.wire.command import BASH, Field, Kind, fields_of, script_of, with_values
+from batch_pipeline.wire.command import BASH, Field, Kind, fields_as_code, fields_of, script_of, with_values
 from batch_pipeline.wire.errors import InvalidPipeline, StepFailed
 from batch_pipeline.wire.job import Job
 
@@ -48,7 +48,7 @@ def kind_of(step_class: type[Step], field: Field) -> Kind:
 
 
 def require_command(step_class: type[Step]) -> None:
-    """Raises InvalidPipeline for a name in the command that stands for nothing."""
+    """Raises InvalidPipeline for a name in the command that stands for nothing, or for text where only numbers may."""
     for field in fields_of(step_class.command):
         kind = kind_of(step_class, field)
         if kind is Kind.OUTPUT and (output := step_class.declared(Output)[field.name]).many:
@@ -56,6 +56,20 @@ def require_command(step_class: type[Step]) -> None:
                 f"{{{field.text}}} in the command of {step_class.__name__} stands for files that are not there before"
                 f" it runs, those like {output.files[0]!r}. Write where the tool is to put them."
             )
+    for field in fields_as_code(step_class.command):
+        if not _is_number(step_class, field):
+            raise InvalidPipeline(
+                f"{{{field.text}}} in the command of {step_class.__name__} is a text where bash would run what stands"
+                " in it: in arithmetic, a subscript, -gt and the like in [[ ]], let or eval. Declare it as an int, or"
+                f" assign it to a variable (value={{{field.text}}}), see that it holds a number, and use that."
+            )
+
+
+def _is_number(step_class: type[Step], field: Field) -> bool:
+    kind = kind_of(step_class, field)
+    if kind in (Kind.PARAMETER, Kind.COLUMN):
+        return (step_class.declared(Parameter) | step_class.declared(SheetColumn))[field.name].kind is not str
+    return kind is Kind.JOB and field.name not in ("sample", "samples")
 
 
 def run_command(step: Step, job: Job) -> None:

@@ -7,7 +7,9 @@
 
 A value never becomes text of the script: it is assigned to a bash array in a line before the template, and its place
 in the template gets that array's expansion, which bash does not read again. So no name or parameter can be taken for
-a command, whatever it holds and whatever quotes the template puts around it.
+a command, whatever it holds and whatever quotes the template puts around it. Where bash does read values again, as
+arithmetic (in `((…))` the text `a[$(rm x)]` runs a command), only numbers may stand: `fields_as_code`. A program that
+the template writes for another language (`awk '…'`, `bash -c '…'`) is that language's: give it values as arguments.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from batch_pipeline.wire.errors import InvalidPipeline
 _TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 _FIELD: Final = re.compile(r"(?:([a-z]+)\.)?([A-Za-z_]\w*)(?:\[(\d+)\])?\Z")
 _HERE_DOCUMENT: Final = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?[A-Za-z_]")
+#: Where bash reads a value as arithmetic or code, up to the value: a subscript, a part of a text, `let` and `eval`.
+_READ_AGAIN: Final = re.compile(r"(?:\$\{!?\w+(?:\[|:) *|\b\w+\[|\b(?:let|eval) [^\n;]*)[\"']?\Z")
+_COMPARISON: Final = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge)\s")
 #: Flags of the bash that runs it: an error, an unset variable and a failed part of a pipe end it.
 BASH: Final = ("bash", "-euo", "pipefail")
 
@@ -75,6 +80,35 @@ def fields_of(template: str) -> list[Field]:
             )
         fields += [field] if field is not None else []
     return fields
+
+
+def fields_as_code(template: str) -> list[Field]:
+    """The names of a template whose values bash reads as arithmetic or code. Raises InvalidPipeline as `fields_of`."""
+    fields: dict[int, Field] = {}
+    script = ""
+    for field, text in _pieces(template):
+        if field is not None:
+            fields[len(script)] = field
+        script += text if field is None else "\0"
+    spans = [(match.start(), _end_of_brackets(script, match.start())) for match in re.finditer(r"\(\(", script)]
+    spans += [
+        match.span() for match in re.finditer(r"\[\[\s.*?\]\]", script, re.DOTALL) if _COMPARISON.search(match[0])
+    ]
+    return [
+        field
+        for place, field in fields.items()
+        if any(start < place < end for start, end in spans) or _READ_AGAIN.search(script[:place])
+    ]
+
+
+def _end_of_brackets(script: str, start: int) -> int:
+    """Where the round bracket that opens at a place is closed."""
+    depth = 0
+    for position in range(start, len(script)):
+        depth += {"(": 1, ")": -1}.get(script[position], 0)
+        if not depth:
+            return position
+    return len(script)
 
 
 def script_of(template: str, values_of: Callable[[Field], Sequence[str]]) -> str:

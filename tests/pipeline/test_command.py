@@ -224,6 +224,37 @@ def test_a_name_that_stands_for_nothing_is_refused(command: str, sentence: str) 
         require_command(type("Called", (Call,), {"command": command}))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo $(( {title} * 2 ))",
+        'echo "$(( (1 + (2)) * {title} ))"',
+        "[[ -n x && 3 -gt {title} ]]",
+        "for ((i = 0; i < {title}; i++)); do :; done",
+        "v=abc; echo ${{v:{title}:1}}",
+        "a=(1 2); echo ${{a[{title}]}}",
+        "let n={title}+1",
+        'eval "echo {sample}"',
+    ],
+)
+def test_a_text_where_bash_runs_what_stands_in_it_is_refused(command: str) -> None:
+    with pytest.raises(InvalidPipeline, match="is a text where bash would run what stands in it"):
+        require_command(type("Called", (Call,), {"command": command}))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo $(( {quality} * {cpus} ))",
+        "[[ {title} == x ]] && [[ {quality} -gt 3 ]]",
+        "echo $(echo 1) {title}; [ 3 -gt {title} ]",
+        "v=abc; echo ${{v:-{title}}}; ( (true) ); echo {title}",
+    ],
+)
+def test_numbers_may_be_read_as_arithmetic_and_texts_elsewhere(command: str) -> None:
+    require_command(type("Called", (Call,), {"command": command}))
+
+
 def test_a_file_that_a_port_does_not_have_is_told(job: Job) -> None:
     with pytest.raises(StepFailed, match=r"The command of call uses \{reads\[2\]\}, but reads has 2 files"):
         calls("cat {reads[2]} > {calls}", job)
