@@ -7,6 +7,7 @@ the wire, so this module needs the standard library and `wire` alone.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from batch_pipeline.wire.errors import ContractBroken, InvalidConfig, InvalidPip
 
 #: The default of a column that the sheet must have.
 REQUIRED: Final = object()
+#: No variable, argument or script can hold a NUL; what is not UTF-8 (lone surrogates) cannot be recorded.
+_UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class TypedValue:
@@ -166,7 +169,10 @@ def _number(value: Any) -> float:
 def _text(value: Any) -> str:
     if not isinstance(value, (str, int, float)):
         raise TypeError(value)
-    return str(value)
+    text = str(value)
+    if _UNFIT.search(text):
+        raise ValueError(value)
+    return text
 
 
 #: Type of a value -> how it is read.

@@ -58,6 +58,8 @@ def test_a_parameter_is_read_in_the_type_of_its_default(name: str, given: Any, v
         ("rounds", -1, "rounds is at least 0, not -1."),
         ("rounds", "101", "rounds is at most 100, not '101'."),
         ("share", "nan", "share is float, not 'nan'."),
+        ("strand", "a\0b", r"strand is str, not 'a\x00b'."),
+        ("strand", "\udcff", r"strand is str, not '\udcff'."),
         ("share", "", "share is float, not ''."),
         ("strict", "perhaps", "strict is bool, not 'perhaps'."),
         ("strict", None, "strict is bool, not None."),
