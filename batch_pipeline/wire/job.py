@@ -127,9 +127,9 @@ class Job:
         self,
         program: str | Path,
         *arguments: object,
-        stdin: Path | None = None,
-        stdout: Path | None = None,
-        stderr: Path | None = None,
+        stdin: str | Path | None = None,
+        stdout: str | Path | None = None,
+        stderr: str | Path | None = None,
         name: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> ToolOutput:
@@ -150,9 +150,9 @@ class Job:
     def pipe(
         self,
         *commands: Sequence[object],
-        stdin: Path | None = None,
-        stdout: Path | None = None,
-        stderr: Path | None = None,
+        stdin: str | Path | None = None,
+        stdout: str | Path | None = None,
+        stderr: str | Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> ToolOutput:
         """Runs tools of which each reads what the one before it writes: `job.pipe(("bwa", "mem", …), ("samtools", …))`.
@@ -164,16 +164,17 @@ class Job:
     def _run(
         self,
         commands: Sequence[Sequence[object]],
-        stdin: Path | None,
-        stdout: Path | None,
-        stderr: Path | None,
+        stdin: str | Path | None,
+        stdout: str | Path | None,
+        stderr: str | Path | None,
         name: str,
         environment: Mapping[str, str] | None,
     ) -> ToolOutput:
         # A job is made in each container; what runs tools is imported where a step runs one.
         from batch_pipeline.wire.tools import Streams, run_tools
 
-        streams = Streams(stdin=stdin, stdout=stdout, stderr=stderr)
+        paths = [None if path is None else self.work / path for path in (stdin, stdout, stderr)]
+        streams = Streams(stdin=paths[0], stdout=paths[1], stderr=paths[2])
         return run_tools(commands, folder=self.work, streams=streams, name=name, environment=environment)
 
     def note(self, **metrics: Any) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +37,26 @@ _CUT_OFF: Final = frozenset({-signal.SIGPIPE, 128 + signal.SIGPIPE})
 class ToolOutput:
     """What a tool printed: its standard output, unless that went to a file, and its standard error."""
 
-    #: Standard output; empty if that went to a file.
-    out: str
-    #: Standard error.
+    #: Standard output, of a long one its beginning and end; empty if that went to a file.
+    kept: str
+    #: Standard error, of a long one its beginning and end.
     err: str
+    #: Whether `kept` is not all of it.
+    is_cut: bool = False
+
+    @property
+    def out(self) -> str:
+        """Standard output; empty if that went to a file. Raises StepFailed when it was too long to be kept whole."""
+        if self.is_cut:
+            raise StepFailed(
+                f"A tool printed more than the {KEPT_BYTES:,} bytes that are surely kept, so its output cannot be read"
+                " as a whole. Send it to a file: job.run(…, stdout=path)."
+            )
+        return self.kept
 
     def find(self, pattern: str) -> re.Match[str] | None:
         """The first match of a pattern in its standard error, then in its standard output."""
-        return re.search(pattern, self.err, re.MULTILINE) or re.search(pattern, self.out, re.MULTILINE)
+        return re.search(pattern, self.err, re.MULTILINE) or re.search(pattern, self.kept, re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +90,13 @@ def run_tools(
 
     Raises
     ------
-    StepFailed: one cannot be found, ended with another exit code than 0, or was ended by a signal; with exit code 137
-    when it ran out of memory. One that was cut off because the next one had read enough has not failed.
+    StepFailed: one cannot be found or started, ended with another exit code than 0, or was ended by a signal; with exit
+    code 137 when it ran out of memory. One that was cut off because the next one had read enough has not failed.
     DiskFull: one said that no space was left.
     """
     streams = streams or Streams()
+    for command in commands:
+        _require_words(command)
     programs = [_program(command[0]) for command in commands]
     with ExitStack() as stack:
         out = stack.enter_context(_open(streams.stdout, "wb")) if streams.stdout else _Tee(1)
@@ -98,7 +112,21 @@ def run_tools(
     errors = [tee.text for tee in tees]
     titles = [name if name and len(commands) == 1 else Path(str(command[0])).name for command in commands]
     _require_success(titles, codes, [*errors[:-1], printed + errors[-1]])
-    return ToolOutput(out=printed, err="".join(errors))
+    return ToolOutput(kept=printed, err="".join(errors), is_cut=isinstance(out, _Tee) and out.is_cut)
+
+
+def _require_words(command: Sequence[object]) -> None:
+    """Raises StepFailed for what would be another word than its author means: `str` takes everything."""
+    if isinstance(command, str) or not command:
+        raise StepFailed(
+            f'{command!r} is no command; write a program and its arguments, each apart: job.pipe(("sort", file), …).'
+        )
+    for argument in command:
+        if argument is None or (isinstance(argument, Iterable) and not isinstance(argument, str)):
+            raise StepFailed(
+                f"An argument of {command[0]!s} is a {type(argument).__name__}, not a text, number or path:"
+                f" {argument!r:.80}. Give the items of several one by one: job.run(…, *files)."
+            )
 
 
 def _program(program: object) -> Any:
@@ -135,24 +163,28 @@ def _start(
             if position < len(commands) - 1:
                 next_source, target = os.pipe()
                 between.append(next_source)
-            started.append(
-                program(
-                    *map(str, command[1:]),
-                    _in=source,
-                    _out=target,
-                    _err=ends[position],
-                    _preexec_fn=_restore_signals,
-                    **options,
-                )
-            )
-            if source != reading:
-                os.close(source)
-            if target != mouth:
-                os.close(target)
+            ends_of_it = {"_in": source, "_out": target, "_err": ends[position]}
+            try:
+                started.append(_process(program, command, **ends_of_it, **options))
+            finally:
+                for descriptor in {source, target} - {reading, mouth}:
+                    os.close(descriptor)
     finally:
         for descriptor in between:
             os.close(descriptor)
     return started
+
+
+def _process(program: Any, command: Sequence[object], **options: Any) -> Any:
+    """A running process. Raises StepFailed when the kernel does not take it."""
+    import sh
+
+    try:
+        return program(*map(str, command[1:]), _preexec_fn=_restore_signals, **options)
+    except sh.ForkException as error:
+        why = str(error).strip().splitlines()[-1].strip()
+        hint = " Write what is long to a file, and give it that." if "too long" in why else ""
+        raise StepFailed(f"{command[0]!s} could not be started: {why}.{hint}") from error
 
 
 def _restore_signals() -> None:
@@ -187,6 +219,8 @@ class _Tee:
     def __init__(self, *descriptors: int) -> None:
         self.descriptors = descriptors
         self.text = ""
+        #: Whether `text` is without its middle.
+        self.is_cut = False
 
     def __enter__(self) -> _Tee:
         self._reading, self.mouth = os.pipe()
@@ -208,6 +242,7 @@ class _Tee:
             self._tail += chunk[max(room, 0) :]
             if len(self._tail) > 2 * KEPT_BYTES:
                 del self._tail[:-KEPT_BYTES]
+                self.is_cut = True
             for descriptor in self.descriptors:
                 # A log that cannot be written to is the container's trouble: the tool must not stall for it.
                 with contextlib.suppress(OSError):

@@ -101,6 +101,33 @@ def test_files_take_the_place_of_the_streams(job: Job, capfd: pytest.CaptureFixt
     assert printed.out == capfd.readouterr().out == ""
 
 
+def test_files_may_be_named_as_they_lie_in_the_working_directory(job: Job) -> None:
+    (job.work / "in").write_text("a\n")
+    job.run("cat", stdin="in", stdout="out")
+    assert (job.work / "out").read_text() == "a\n"
+
+
+@pytest.mark.parametrize("argument", [("a", "b"), ["a"], b"a", None, {"a": 1}, map(str, "ab")])
+def test_what_is_no_word_is_refused(job: Job, argument: object) -> None:
+    with pytest.raises(StepFailed, match=r"^An argument of echo is a \w+, not a text, number or path: "):
+        job.run("echo", argument)
+
+
+def test_a_command_of_one_text_is_refused(job: Job) -> None:
+    with pytest.raises(StepFailed, match=r"^'sort x' is no command; write a program and its arguments, each apart"):
+        job.pipe("sort x", ("cat",))
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [("x" * 200_000, "Argument list too long"), ("a\0b", "embedded null byte")],
+    ids=["long", "null"],
+)
+def test_what_cannot_be_started_is_told_and_ends_the_pipe(job: Job, word: str, why: str) -> None:
+    with pytest.raises(StepFailed, match=rf"^echo could not be started: .*{why}"):
+        job.pipe(("yes",), ("echo", word), ("cat",))
+
+
 def test_a_pipe_gives_each_what_the_one_before_wrote(job: Job) -> None:
     job.pipe(("printf", r"c\nb\na\n"), ("sort",), ("head", "-n", 2), stdout=job.work / "out")
     assert (job.work / "out").read_text() == "a\nb\n"
@@ -130,6 +157,14 @@ def test_of_long_output_both_ends_are_kept_and_the_log_has_all(job: Job, tmp_pat
     assert printed.err.endswith("last\n")
     assert len(printed.err) <= 3 * KEPT_BYTES
     assert (tmp_path / "all").stat().st_size == 5 * KEPT_BYTES + len("first\nlast\n")
+
+
+def test_long_output_is_not_read_as_if_it_were_all(job: Job) -> None:
+    printed = job.run("sh", "-c", f"echo first; head -c {5 * KEPT_BYTES} /dev/zero | tr '\\0' x; echo last")
+    with pytest.raises(StepFailed, match=r"printed more than the 1,048,576 bytes .* stdout=path"):
+        _ = printed.out
+    assert printed.find("last$")
+    assert len(job.run("head", "-c", str(KEPT_BYTES), "/dev/zero").out) == KEPT_BYTES
 
 
 def test_no_descriptor_is_left_open(job: Job) -> None:
