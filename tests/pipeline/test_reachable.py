@@ -289,6 +289,9 @@ def test_what_only_binds_a_name_counts_for_who_uses_it(extra: str) -> None:
         ("typed(job)", False),
         ("getattr(self, 'memory_mb')", True),
         ("A.memory_mb", True),
+        ("print('{step.memory_mb}'.format(step=self))", True),
+        ("match self:\n            case A(memory_mb=heap): sh.tool(heap)", True),
+        ("print('{memory_mb}')", False),
     ],
 )
 def test_memory_counts_where_the_code_reads_it_of_the_class(body: str, counts: bool) -> None:

@@ -140,6 +140,7 @@ class _UsageReader:
             ast.Attribute: self._attribute,
             ast.Constant: self._constant,
             ast.Call: self._call,
+            ast.MatchClass: self._pattern,
             ast.Expr: is_text,
             ast.ClassDef: self._class,
             ast.AugAssign: self._augmented,
@@ -158,6 +159,11 @@ class _UsageReader:
             self.usage.reaches(Reach.MODULE)
         if node.id in RESOURCES:
             self.reads_resource = True
+
+    def _pattern(self, node: ast.MatchClass) -> None:
+        for attribute in node.kwd_attrs:
+            self._chain((".", attribute))
+        self.reads_resource = self.reads_resource or not RESOURCES.isdisjoint(node.kwd_attrs)
 
     def _augmented(self, node: ast.AugAssign) -> None:
         if isinstance(node.target, ast.Name):
@@ -196,6 +202,7 @@ class _UsageReader:
     def _constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str) and node not in self.seen:
             self.usage.strings.add(node.value)
+            self.reads_resource = self.reads_resource or any(_formatted(node.value))
             self.usage.reads_docstrings = self.usage.reads_docstrings or node.value == "__doc__"
 
     def _call(self, node: ast.Call) -> None:
@@ -250,9 +257,18 @@ def _resources_read(statement: ast.AST, without: Collection[ast.AST]) -> Iterato
                 yield node.attr
         elif isinstance(node, ast.Constant) and node.value in RESOURCES:
             yield node.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from _formatted(node.value)
+        elif isinstance(node, ast.MatchClass):
+            yield from RESOURCES.intersection(node.kwd_attrs)
         waiting += [(child, is_job, isinstance(node, ast.ClassDef)) for child in ast.iter_child_nodes(node)]
     if stores_job:
         yield from of_job
+
+
+def _formatted(text: str) -> Iterator[str]:
+    """Resources that `str.format` may read by a text, as in `"{step.cpus}".format(step=self)`."""
+    return (name for name in RESOURCES if f".{name}" in text)
 
 
 def _is_job(node: ast.FunctionDef | ast.AsyncFunctionDef, in_class: bool, above: bool) -> bool:
