@@ -50,7 +50,10 @@ def require_sound(graph: Graph) -> None:
 def code_problems(graph: Graph) -> list[str]:
     """What is wrong with the steps of a graph, a sentence each."""
     classes = dict.fromkeys(type(node.step) for node in graph)
-    checks = (wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs, _not_importable, _wrong_commands)
+    checks = (
+        *(wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs),
+        *(_not_importable, _wrong_ways, _wrong_commands),
+    )
     problems = [problem for step in classes for check in checks for problem in check(step)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
@@ -95,18 +98,25 @@ def _texts_for_ports(step: type[Step]) -> Iterator[str]:
                 )
 
 
+def _wrong_ways(step: type[Step]) -> Iterator[str]:
+    """More than one of command, script and run()."""
+    texts = [name for name in ("command", "script") if getattr(step, name)]
+    ways = [*(f"a {name}" for name in texts), *(["run()"] if step.run is not Step.run else [])]
+    if len(ways) > 1:
+        yield (
+            f"{place_of(step, texts[0])}: {step.__name__} has {ways[0]} and {ways[1]}; a step is run in one way."
+            " Remove one of them."
+        )
+
+
 def _wrong_commands(step: type[Step]) -> Iterator[str]:
-    """A command whose names stand for nothing, or beside which there is another way to run the step."""
+    """A command whose names stand for nothing."""
     if not step.command or not isinstance(step.command, str):
         return
-    place = place_of(step, "command")
-    other = "a script" if step.script else "run()" if step.run is not Step.run else ""
-    if other:
-        yield f"{place}: {step.__name__} has a command and {other}; a step is run in one way. Remove one of them."
     try:
         require_command(step)
     except InvalidPipeline as error:
-        yield f"{place}: {error.message}"
+        yield f"{place_of(step, 'command')}: {error.message}"
 
 
 def _not_importable(step: type[Step]) -> Iterator[str]:

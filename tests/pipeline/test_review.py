@@ -135,6 +135,11 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
             12,
             "Upper has a command and run(); a step is run",
         ),
+        (
+            {"step": 'script = "good.sh"; run = lambda self, job: None'},
+            12,
+            "Upper has a script and run(); a step is run",
+        ),
         ({"step": 'script = "no.sh"'}, 12, "the script no.sh is not executable. Run: chmod +x "),
         ({"step": 'script = "bare.sh"'}, 12, "the script bare.sh does not say what runs it. Give it a first line"),
         ({"step": 'script = "dos.sh"'}, 12, "the script dos.sh has the line ends of Windows"),
