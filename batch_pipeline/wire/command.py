@@ -26,7 +26,7 @@ from batch_pipeline.wire.errors import InvalidPipeline
 
 _TOKEN: Final = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 _FIELD: Final = re.compile(r"(?:([a-z]+)\.)?([A-Za-z_]\w*)(?:\[(\d+)\])?\Z")
-_HERE_DOCUMENT: Final = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?[A-Za-z_]")
+_HERE_DOCUMENT: Final = re.compile(r"(?<!<)<<-?[ \t]*['\"\\]?[^\s\d'\"\\<=]|<<-?['\"\\]?\d+\n")
 #: Where bash reads a value as arithmetic or code, up to the value: a subscript, a part of a text, `let` and `eval`.
 _READ_AGAIN: Final = re.compile(r"(?:\$\{!?\w+(?:\[|:) *|\b\w+\[|\b(?:let|eval) [^\n;]*)[\"']?\Z")
 _COMPARISON: Final = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge)\s")

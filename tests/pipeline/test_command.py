@@ -215,6 +215,8 @@ def test_a_gathered_directory_is_a_folder_a_sample(tmp_path: Path) -> None:
         ("awk '{print $1}'", r"'\{print \$1\}' in the command is no name .* written twice: \{\{ and \}\}"),
         ("echo ${HOME}", r"\{HOME\} .* written twice"),
         ("cat > x <<END\n{sample}\nEND", r"\{sample\} stands in or behind a here document"),
+        ("cat <<! > x\n{sample}\n!", r"\{sample\} stands in or behind a here document"),
+        ("cat > x <<1\n{sample}\n1", r"\{sample\} stands in or behind a here document"),
         ("echo {", r"'\{' in the command is no name"),
         ("echo {reads[x]}", "is no name"),
     ],
@@ -248,6 +250,7 @@ def test_a_text_where_bash_runs_what_stands_in_it_is_refused(command: str) -> No
         "echo $(( {quality} * {cpus} ))",
         "[[ {title} == x ]] && [[ {quality} -gt 3 ]]",
         "echo $(echo 1) {title}; [ 3 -gt {title} ]",
+        "echo $((1 << 2)) $((x <<= 1)); cat <<< x; echo {title}",
         "v=abc; echo ${{v:-{title}}}; ( (true) ); echo {title}",
     ],
 )
