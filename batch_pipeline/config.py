@@ -10,8 +10,9 @@ take.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,8 @@ __all__ = [
     "place_of_setting",
     "variable_of",
 ]
+
+_LOG: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "BATCH_PIPELINE__"
 #: Variables of options that are no settings (`--force`); the command line reads them itself.
@@ -80,15 +83,31 @@ def load_settings(
     from_environment = _from_environment(os.environ if environ is None else environ)
     preset = from_flags.pop("preset", None) or from_environment.pop("preset", None)
     from_environment.pop("preset", None)
-    merged |= file.values
-    merged |= _from_preset(file, preset)
-    merged |= from_environment
-    merged |= from_flags
+    layers = (file.values, _from_preset(file, preset), from_environment, from_flags)
+    for layer in layers:
+        merged |= layer
+    for sentence in _without_effect(layers):
+        _LOG.warning("%s", sentence)
     if from_flags.get("store.bucket") and not from_flags.get("store.url"):
         merged["store.url"] = Written(value="", origin="--bucket-name")
     of_presets = (item for values in file.presets.values() for item in values.items())
     _refuse_unknown([*merged.items(), *of_presets])
     return _validated(merged, preset.value if preset else "")
+
+
+def _without_effect(layers: Sequence[Mapping[str, Written]]) -> Iterator[str]:
+    """Parameters of all steps that were written in a place before the one that has another value for one step."""
+    places = {key: (rank, written) for rank, layer in enumerate(layers) for key, written in layer.items()}
+    for key, (rank, of_step) in places.items():
+        section, _, name = key.partition(".")
+        step, _, parameter = name.rpartition(".")
+        rank_of_all, of_all = places.get(f"params.{parameter}", (rank, of_step))
+        if section == "params" and step and rank_of_all > rank and of_all.value != of_step.value:
+            yield (
+                f"{parameter} = {of_all.value} ({of_all.origin}) is not for {step}, for which"
+                f" {place_of(key, of_step.origin)} has {of_step.value}. To change it, give"
+                f" --param {name}={of_all.value}."
+            )
 
 
 @cache

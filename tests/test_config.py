@@ -211,6 +211,29 @@ def test_option_beats_environment_beats_preset_beats_file(
 
 
 @pytest.mark.parametrize(
+    ("flags", "environ", "steps"),
+    [
+        ({}, {}, []),
+        ({"params.quality": "9"}, {}, ["call", "trim"]),
+        ({"params.quality": "9", "params.call.quality": "8"}, {}, ["trim"]),
+        ({"params.call.quality": "8"}, {"PARAMS__QUALITY": "9"}, ["trim"]),
+        ({"preset": "strict"}, {}, ["call", "trim"]),
+        ({"params.other": "9"}, {}, []),
+    ],
+)
+def test_a_parameter_of_all_steps_that_the_file_sets_for_one_is_told(
+    flags: dict[str, str], environ: dict[str, str], steps: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = (
+        '[params]\nquality = 1\n"call.quality" = 2\n[params.trim]\nquality = 3\n[preset.strict.params]\nquality = 7\n'
+    )
+    (tmp_path / "batch_pipeline.toml").write_text(text)
+    variables = {f"BATCH_PIPELINE__{name}": value for name, value in environ.items()}
+    load_settings(flags, environ=variables, folder=tmp_path)
+    assert [message.partition(" is not for ")[2].partition(",")[0] for message in caplog.messages] == steps
+
+
+@pytest.mark.parametrize(
     ("key", "place"),
     [
         ("backend.queue", "{file}, line 8"),
