@@ -280,6 +280,8 @@ class _SourceFinder:
         for folder, wanted in self._merged(folders).items():
             if folder.startswith("file://"):
                 self._stat(wanted)
+            elif "://" not in folder and not {".", ".."}.isdisjoint(folder.split("/")):
+                continue  # No key of the store; the sheet's folder may have it.
             elif "://" in folder:
                 self._list(self._store.beside(folder), "", folder, wanted)
             else:

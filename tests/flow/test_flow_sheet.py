@@ -77,6 +77,18 @@ def test_a_sheet_of_nf_core_is_read_as_it_is_and_a_changed_value_runs_again_what
     assert counts(lab, "WT_REP2")[0] == "forward"
 
 
+def test_a_file_is_the_same_however_its_path_is_written(lab: SheetLab) -> None:
+    lab.run()
+    runs = lab.runs()
+
+    lab.write(*(row.replace("fastq/", "../sheets/./fastq/") for row in ROWS[:4]), *ROWS[4:])
+    lab.run()
+    assert lab.runs() == runs
+
+    lab.write(ROWS[0], ROWS[3].replace("fastq/", "./nowhere/"))
+    assert "nor in the folder of the sheet (column 'fastq_1', line 2 of" in lab.run("plan", code=1).out
+
+
 def test_what_no_step_declares_changes_nothing_and_a_lane_more_runs_its_sample_again(lab: SheetLab) -> None:
     lab.run()
     runs = lab.runs()
