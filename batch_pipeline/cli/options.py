@@ -223,7 +223,9 @@ def parameter_options(tasks: Mapping[str, Task], others: Sequence[click.Paramete
 
 def _shared_option(name: str, tasks: Sequence[Task]) -> SettingOption:
     """The option that sets a parameter for all tasks that have it; its default names the tasks that differ."""
-    parameter: Parameter = tasks[0].step_class.declared(Parameter)[name]
+    parameters: list[Parameter] = [task.step_class.declared(Parameter)[name] for task in tasks]
+    # What is a number for one step and a text for another is passed on as it is written: 007 and 7.0 are no 7.
+    parameter = next((each for each in parameters if each.kind is str), parameters[0])
     defaults = {task.name: _shown(_default_of(task, name)) for task in tasks}
     general = _shown(parameter.default) if len(set(defaults.values())) > 1 else defaults[tasks[0].name]
     differing = [f"{task}: {default}" for task, default in defaults.items() if default != general]

@@ -132,3 +132,23 @@ def test_the_option_of_the_only_task_with_a_parameter_is_there_and_hidden() -> N
     options = options_of(wired(quality=40))
     assert (options["--call.quality"].hidden, options["--quality"].hidden) == (True, False)
     assert default_of(options["--quality"]) == "40"
+
+
+class Label(Step):
+    """Writes a label."""
+
+    text = Input()
+    label = Output("label.txt")
+    quality: str = Param("20")
+
+
+def test_an_option_of_a_number_and_a_text_changes_neither() -> None:
+    class Wired(WorkflowTask):
+        """Has both."""
+
+        def workflow(self) -> None:
+            self.new_task("call", Call)
+            self.new_task("label", Label)
+
+    option = options_of(Wired)["--quality"]
+    assert option.type.convert("007", option, None) == "007"
