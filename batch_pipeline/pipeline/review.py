@@ -17,7 +17,7 @@ from typing import Any, Final, TypeGuard
 from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
 from batch_pipeline.pipeline.command import require_command
 from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
-from batch_pipeline.pipeline.step import Scope, Step
+from batch_pipeline.pipeline.step import Input, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
 
@@ -52,7 +52,7 @@ def code_problems(graph: Graph) -> list[str]:
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (
         *(wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs),
-        *(_not_importable, _wrong_ways, _wrong_commands),
+        *(_not_importable, _wrong_ways, _wrong_commands, _variables_alike),
     )
     problems = [problem for step in classes for check in checks for problem in check(step)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
@@ -117,6 +117,18 @@ def _wrong_commands(step: type[Step]) -> Iterator[str]:
         require_command(step)
     except InvalidPipeline as error:
         yield f"{place_of(step, 'command')}: {error.message}"
+
+
+def _variables_alike(step: type[Step]) -> Iterator[str]:
+    """Names that a script would find in one variable, which are in capitals."""
+    for kind in (Parameter, SheetColumn, Input, Reference) if step.script else ():
+        names: dict[str, str] = {}
+        for name in step.declared(kind):
+            if (other := names.setdefault(name.upper(), name)) != name:
+                yield (
+                    f"{place_of(step, name)}: {step.__name__}.{name} and {other} would be one variable for the script,"
+                    f" …_{name.upper()}. Rename one."
+                )
 
 
 def _not_importable(step: type[Step]) -> Iterator[str]:

@@ -140,6 +140,11 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
             12,
             "Upper has a script and run(); a step is run",
         ),
+        (
+            {"step": 'script = "good.sh"; times = Param(1); Times = Param(2)'},
+            12,
+            "Upper.Times and times would be one variable for the script, …_TIMES. Rename one.",
+        ),
         ({"step": 'script = "no.sh"'}, 12, "the script no.sh is not executable. Run: chmod +x "),
         ({"step": 'script = "bare.sh"'}, 12, "the script bare.sh does not say what runs it. Give it a first line"),
         ({"step": 'script = "dos.sh"'}, 12, "the script dos.sh has the line ends of Windows"),
