@@ -40,6 +40,9 @@ T = TypeVar("T")
 REFERENCE_TASK: Final = "reference"
 #: What is declared in a step and nowhere else.
 _STEPS = (Parameter, SheetColumn, Input, Output, Reference)
+#: Names that mean something in every step, so that no port, parameter or column may have them. Not
+#: `summary`: outputs are called so, and no step that runs needs it.
+_RESERVED: Final = sorted({name for name in vars(Step) if not name.startswith("_")} - {"summary"} | {"params"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +138,20 @@ def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) 
     return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."
 
 
+def _require_step_class(task: str, step_class: Any) -> None:
+    """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step."""
+    if not (isinstance(step_class, type) and issubclass(step_class, Step)):
+        raise InvalidPipeline(
+            f"Task {task!r} needs a subclass of Step, not {step_class!r}. Write class NAME(Step), and name the class"
+            f" itself: self.new_task({task!r}, NAME)."
+        )
+    for name in _RESERVED:
+        if isinstance(getattr(step_class, name, None), _STEPS):
+            raise InvalidPipeline(
+                f"{step_class.__name__} declares the name {name!r}, which has another meaning in every Step. Rename it."
+            )
+
+
 class WorkflowTask:
     """Base of a pipeline: one subclass a file, wired in `workflow()`."""
 
@@ -157,7 +174,8 @@ class WorkflowTask:
 
         `when` is its condition instead of its class's.
 
-        Raises InvalidPipeline for a name that is taken or cannot be a key, and for an unknown or wrong parameter.
+        Raises InvalidPipeline for a name that is taken or cannot be a key, for what is no class of a step, and for an
+        unknown or wrong parameter.
         """
         if not STEP_NAME.match(name):
             raise InvalidPipeline(
@@ -165,6 +183,7 @@ class WorkflowTask:
             )
         if name in self._made:
             raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
+        _require_step_class(name, step_class)
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
         place = _place_of_caller()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from batch_pipeline.pipeline.step import Input, Output, Param, Scope, Step
+from batch_pipeline.pipeline.step import Column, Input, Output, Param, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, Port, Source, Task, WorkflowTask
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
@@ -211,6 +211,21 @@ def test_two_tasks_of_one_name_are_refused() -> None:
 def test_a_name_that_is_no_key_is_refused(name: str) -> None:
     with pytest.raises(InvalidPipeline, match="1 to 32 lower-case letters"):
         Diamond().new_task(name, Trim)
+
+
+@pytest.mark.parametrize("step_class", [Trim(), object, "Trim"], ids=["an instance", "another class", "a text"])
+def test_a_task_needs_the_class_of_a_step(step_class: Any) -> None:
+    with pytest.raises(
+        InvalidPipeline, match=r"Task 'trim' needs a subclass of Step, not .*: self\.new_task\('trim', NAME\)"
+    ):
+        Diamond().new_task("trim", step_class)
+
+
+@pytest.mark.parametrize("name", ["files", "check", "cpus", "params"])
+@pytest.mark.parametrize("declaration", [Input(), Output("a.txt"), Param(1), Column()])
+def test_what_a_step_declares_hides_no_attribute_of_every_step(name: str, declaration: object) -> None:
+    with pytest.raises(InvalidPipeline, match=f"Hiding declares the name '{name}', which has another meaning in every"):
+        Diamond().new_task("trim", type("Hiding", (Trim,), {name: declaration}))
 
 
 def test_a_reference_builder_is_no_task_and_no_task_is_no_pipeline() -> None:
