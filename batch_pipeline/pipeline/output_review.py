@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import combinations
 
@@ -46,6 +47,8 @@ def _problems(output: Output) -> Iterator[str]:
             yield f"has many=True and the directory {name!r}. Leave many=True out, or write a pattern of files."
         if name.endswith("/") and len(output.files) > 1:
             yield f"has the directory {name!r} beside other names. Give each directory a port of its own."
+        if unknown := [field for field in re.findall(r"\{[\w.]*\}", name) if field != "{sample}"]:
+            yield f"has the name {name!r}, but {unknown[0]} stands for nothing there. Only {{sample}} does; write it."
         if name == "./":
             yield "is the working directory itself. Let the step write into a folder of it: Output('qc/')."
 

@@ -99,7 +99,12 @@ def _texts_for_ports(step: type[Step]) -> Iterator[str]:
 
 
 def _wrong_ways(step: type[Step]) -> Iterator[str]:
-    """More than one of command, script and run()."""
+    """No command, script or run(), or more than one of them."""
+    if not step.command and not step.script and step.run is Step.run:
+        yield (
+            f"{place_of(step)}: {step.__name__} has no command, no script and no run(); it needs one of them."
+            ' Write command = "…".'
+        )
     texts = [name for name in ("command", "script") if getattr(step, name)]
     ways = [*(f"a {name}" for name in texts), *(["run()"] if step.run is not Step.run else [])]
     if len(ways) > 1:

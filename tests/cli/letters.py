@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batch_pipeline import Input, Output, Param, Reference, Scope, Step, WorkflowTask
+from batch_pipeline import Input, Job, Output, Param, Reference, Scope, Step, WorkflowTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,14 @@ class Told:
 Run = Callable[..., Told]
 
 
-class Upper(Step):
+class Sketch(Step):
+    """A step that only a backend in memory runs, which writes the receipts itself."""
+
+    def run(self, job: Job) -> None:
+        """Makes nothing."""
+
+
+class Upper(Sketch):
     """Makes letters large."""
 
     text = Input()
@@ -29,7 +36,7 @@ class Upper(Step):
     style: str = Param("plain", choices=("plain", "fancy"))
 
 
-class Count(Step):
+class Count(Sketch):
     """Counts letters."""
 
     text = Input()
@@ -46,7 +53,7 @@ class Letters(WorkflowTask):
         count.in_text = upper.out_upper
 
 
-class Build(Step):
+class Build(Sketch):
     """Makes an index."""
 
     scope = Scope.REFERENCE
@@ -57,7 +64,7 @@ class Build(Step):
     k: int = Param(31, help="Length of words.")
 
 
-class Align(Step):
+class Align(Sketch):
     """Uses the index."""
 
     reads = Input()

@@ -51,6 +51,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def made(**lines: str) -> type[WorkflowTask]:
         values = {"module": "", "step": "", "made": "", "workflow": '"""Doc."""', "name": "Upper"} | lines
+        if not any(word in values["step"] for word in ("command", "script", "unrunnable")):
+            values["step"] = "; ".join(filter(None, (values["step"], "run = lambda self, job: None")))
         (tmp_path / "reviewed.py").write_text(PIPELINE.format(**values))
         spec = importlib.util.spec_from_file_location("reviewed", tmp_path / "reviewed.py")
         assert spec is not None
@@ -123,6 +125,8 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
             12,
             "{parts} in the command of Upper stands for files that are not there before it runs, those like '*.part'.",
         ),
+        ({"step": "unrunnable = True"}, 7, "Upper has no command, no script and no run(); it needs one of them."),
+        ({"step": 'a = Output("{wildcards.id}.b")'}, 12, "but {wildcards.id} stands for nothing there. Only {sample}"),
         ({"step": "command = 7"}, 12, "Upper.command must be a text for bash, not 7."),
         (
             {"step": 'command = "cat {texts} > {upper}"'},
