@@ -89,6 +89,11 @@ class CommandCall:
         return self._opened(create="://" not in self.settings.store_location)
 
     @cached_property
+    def planned_store(self) -> Store:
+        """The store of a command that only plans: a folder that is not there before the first run is empty."""
+        return self._opened(create=False, absent_is_empty=True)
+
+    @cached_property
     def graph(self) -> Graph:
         """The pipeline's graph under the name it was given. Raises InvalidPipeline, InvalidConfig."""
         params = dict(self.settings.params)
@@ -128,12 +133,15 @@ class CommandCall:
         store = None if Path(file).exists() or "://" in file else self._store_if_there()
         return read_samples(file, store, self.reach, lanes=self.workflow.lanes)
 
-    def request(self, *, writes: bool = False) -> Request:
-        """All that a driver needs. Raises what its parts raise, cheapest first."""
+    def request(self, *, writes: bool = False, plans: bool = False) -> Request:
+        """All that a driver needs. A request that `plans` takes a missing folder as an empty store.
+
+        Raises what its parts raise, cheapest first.
+        """
         from batch_pipeline.records.request import Request
 
         settings, graph, samples = self.settings, self.graph, self.samples
-        store = self.new_store if writes else self.store
+        store = self.new_store if writes else self.planned_store if plans else self.store
         return Request(
             workflow=self.workflow,
             graph=graph,
@@ -190,10 +198,11 @@ class CommandCall:
         except StoreFailed:
             return None
 
-    def _opened(self, *, create: bool) -> Store:
+    def _opened(self, *, create: bool, absent_is_empty: bool = False) -> Store:
         from batch_pipeline.wire.store import open_store
 
-        return open_store(self.settings.store_location, create=create, reach=self.reach)
+        location = self.settings.store_location
+        return open_store(location, create=create, absent_is_empty=absent_is_empty, reach=self.reach)
 
 
 def known(name: str, names: Sequence[str] | Mapping[str, Any], kind: str) -> str:

@@ -38,7 +38,7 @@ def plan(call: CommandCall) -> int:
     """Shows what run would do: the cells of every step, why they run, and the jobs. Writes nothing."""
     from batch_pipeline.run import driver
 
-    request = call.request()
+    request = call.request(plans=True)
     if call.options["failed"]:
         from batch_pipeline.run.status import only_failed
 

@@ -323,13 +323,17 @@ def _entry(meta: Any) -> StoreEntry:
 
 
 def open_store(
-    location: str, *, create: bool = False, reach: Callable[[], S3Access] = S3Access.from_environment
+    location: str,
+    *,
+    create: bool = False,
+    absent_is_empty: bool = False,
+    reach: Callable[[], S3Access] = S3Access.from_environment,
 ) -> Store:
     """Opens the store at a URL or folder.
 
-    A folder must exist unless `create`. `reach` is asked how to reach S3 when the URL needs it; by default the
-    variables of this process say so. Raises InvalidConfig for an unknown kind of URL, StoreFailed for a folder that
-    cannot be made, and what `reach` raises.
+    A folder must exist unless `create`; with `absent_is_empty`, for readers, one that does not is an empty store.
+    `reach` is asked how to reach S3 when the URL needs it; by default the variables of this process say so. Raises
+    InvalidConfig for an unknown kind of URL, StoreFailed for a folder that cannot be made, and what `reach` raises.
     """
     scheme = urlsplit(location).scheme if "://" in location else "file"
     if scheme == "s3":
@@ -347,9 +351,12 @@ def open_store(
     folder = Path(os.path.abspath(Path(path).expanduser()))
     if create:
         _make_folder(folder)
+    url = f"file://{quote(str(folder))}"
+    if absent_is_empty and not os.path.lexists(folder):
+        return Store(url, MemoryStore(), folder, reach=reach)
     if not folder.is_dir():
         raise StoreFailed(f"The store {folder} is not there. Check the path; `run` makes the folder.")
-    return Store(f"file://{quote(str(folder))}", LocalStore(folder), folder, reach=reach)
+    return Store(url, LocalStore(folder), folder, reach=reach)
 
 
 def _make_folder(folder: Path) -> None:

@@ -244,6 +244,12 @@ def test_a_plan_shows_steps_and_jobs_and_writes_nothing(world: Path, run: Run) -
     assert sorted(world.rglob("*")) == before
 
 
+def test_a_plan_before_the_first_run_finds_an_empty_store_and_makes_none(world: Path, run: Run) -> None:
+    first = run("plan", *LIST, "--store", "new/store", "--sources", "store/default/SR")
+    assert (first.code, first.out) == (CommandExit.DONE, run("plan", *LIST).out)
+    assert not (world / "new").exists()
+
+
 def test_a_plan_as_json(world: Path, run: Run) -> None:
     record = json.loads(run("plan", *LIST, "--only-step", "upper", "--samples", "S2", "--json").out)
     assert record["submit_calls"] == 1
