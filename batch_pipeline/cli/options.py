@@ -104,7 +104,7 @@ def common_options() -> list[click.Parameter]:
     return [
         SettingOption("--bucket-name", "store.bucket", "Bucket; a folder in the local store unless on AWS."),
         SettingOption("--store", "store.url", "The store itself: s3://bucket/prefix or a folder.", metavar="URL"),
-        SettingOption("--prefix", "store.prefix", "What is put before every key."),
+        SettingOption("--prefix", "store.prefix", "Prefix of every key in the store."),
         SettingOption(
             "--backend", "backend.name", "Where jobs run.", type=click.Choice(["embedded", "aws"]), show_choices=True
         ),
@@ -145,17 +145,17 @@ def pipeline_options() -> list[click.Parameter]:
         SettingOption("--queue", "backend.queue", "Job queue."),
         SettingOption("--share", "backend.share_identifier", "Share identifier, for a fair share queue."),
         SettingOption("--priority", "backend.priority", "Priority within the share, 0 to 9999."),
-        SettingOption("--pipeline-name", "pipeline.name", "Name in job names and records.", default_text="its class"),
+        SettingOption("--pipeline-name", "pipeline.name", "Name in job names and records.", default_text="the name of the class"),
         SettingOption("--sample-list-file", "samples.file", "List or sheet of samples.", metavar="FILE"),
         SettingOption("--sources", "samples.sources", "Where the samples' own files lie.", metavar="PREFIX|URL"),
-        SettingOption("--reference", "pipeline.reference", "The reference that steps read.", default_text="the only"),
+        SettingOption("--reference", "pipeline.reference", "The reference that steps read.", default_text="the only one in the store"),
         SettingOption(
             "--min-success", "pipeline.min_success", "Share of samples that a gather needs.", metavar="SHARE"
         ),
         SettingOption(
             "--check-results/--trust-receipts",
             "pipeline.check_results",
-            "Whether cells whose result files were removed count as missing.",
+            "Whether a cell whose result files were removed runs again.",
         ),
     ]
 
@@ -165,7 +165,7 @@ def run_options() -> list[click.Parameter]:
     return [
         SettingOption("--description", "pipeline.description", "What the run is for."),
         SettingOption("--scheduler-host", "luigi.scheduler_host", "Host of a central luigid.", metavar="HOST"),
-        SettingOption("--scheduler-port", "luigi.scheduler_port", "Its port.", metavar="PORT"),
+        SettingOption("--scheduler-port", "luigi.scheduler_port", "Port of that luigid.", metavar="PORT"),
         tag_option(),
         SettingOption(
             "--on-interrupt",

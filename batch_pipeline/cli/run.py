@@ -175,10 +175,10 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     options += selection_options(complete.steps(workflow), complete.samples(workflow))
     options += [
         CommandOption("--dry-run", "Show the plan and do nothing.", is_flag=True),
-        SettingOption("--pilots", "pool.pilots", "Do the cells through so many pilots, not array jobs.", metavar="N"),
-        SettingOption("--items", "pool.items", "Cells that a pilot does at once.", metavar="N"),
-        SettingOption("--nests", "pool.nests", "Times so many.", metavar="N"),
-        SettingOption("--pool", "pool.url", "Their pool.", metavar="URL", default_text="SQLite beside the store"),
+        SettingOption("--pilots", "pool.pilots", "Run the cells through N pilots, not as array jobs.", metavar="N"),
+        SettingOption("--items", "pool.items", "Cells that a pilot runs at once.", metavar="N"),
+        SettingOption("--nests", "pool.nests", "Factor: a pilot runs N times --items cells at once.", metavar="N"),
+        SettingOption("--pool", "pool.url", "Pool of the pilots.", metavar="URL", default_text="SQLite beside the store"),
         CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
         CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),
     ]
