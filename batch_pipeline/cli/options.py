@@ -145,10 +145,17 @@ def pipeline_options() -> list[click.Parameter]:
         SettingOption("--queue", "backend.queue", "Job queue."),
         SettingOption("--share", "backend.share_identifier", "Share identifier, for a fair share queue."),
         SettingOption("--priority", "backend.priority", "Priority within the share, 0 to 9999."),
-        SettingOption("--pipeline-name", "pipeline.name", "Name in job names and records.", default_text="the name of the class"),
+        SettingOption(
+            "--pipeline-name", "pipeline.name", "Name in job names and records.", default_text="the name of the class"
+        ),
         SettingOption("--sample-list-file", "samples.file", "List or sheet of samples.", metavar="FILE"),
         SettingOption("--sources", "samples.sources", "Where the samples' own files lie.", metavar="PREFIX|URL"),
-        SettingOption("--reference", "pipeline.reference", "The reference that steps read.", default_text="the only one in the store"),
+        SettingOption(
+            "--reference",
+            "pipeline.reference",
+            "The reference that steps read.",
+            default_text="the only one in the store",
+        ),
         SettingOption(
             "--min-success", "pipeline.min_success", "Share of samples that a gather needs.", metavar="SHARE"
         ),

@@ -48,6 +48,8 @@ def plan(call: CommandCall) -> int:
             return CommandExit.DONE
         request = narrowed
     snapshot = driver.inspect(request)
+    if (folder := request.store.folder) is not None and not folder.is_dir():
+        say(f"The store {folder} is not there yet; `run` makes the folder.")
     if call.verbose:
         print_store_calls(dict(snapshot.store_calls))
     details = _Details(call, request, snapshot)

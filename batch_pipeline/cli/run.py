@@ -178,7 +178,9 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         SettingOption("--pilots", "pool.pilots", "Run the cells through N pilots, not as array jobs.", metavar="N"),
         SettingOption("--items", "pool.items", "Cells that a pilot runs at once.", metavar="N"),
         SettingOption("--nests", "pool.nests", "Factor: a pilot runs N times --items cells at once.", metavar="N"),
-        SettingOption("--pool", "pool.url", "Pool of the pilots.", metavar="URL", default_text="SQLite beside the store"),
+        SettingOption(
+            "--pool", "pool.url", "Pool of the pilots.", metavar="URL", default_text="SQLite beside the store"
+        ),
         CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
         CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),
     ]

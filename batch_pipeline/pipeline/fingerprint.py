@@ -143,8 +143,9 @@ def missing_part(samples: Sequence[str]) -> str:
 def _no_reference(step: str, file: str, reference: str, references: Mapping[str, StoreEntry]) -> str:
     if not reference:
         return (
-            f"Step {step} needs the reference file {file!r}, but the store holds no reference. Build one (reference"
-            " NAME, with its files as options), or give --store or --bucket-name of the store that has it."
+            f"Step {step} needs the reference file {file!r}, but the store holds no reference. Put the step's reference"
+            " files under references/NAME/ in the store, build them (reference NAME, with its files as options), or"
+            " give --store or --bucket-name of the store that has them."
         )
     if not references:
         return (

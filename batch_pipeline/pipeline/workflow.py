@@ -138,17 +138,18 @@ def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) 
     return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."
 
 
-def _require_step_class(task: str, step_class: Any) -> None:
+def _require_step_class(task: str, step_class: Any, place: str) -> None:
     """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step."""
     if not (isinstance(step_class, type) and issubclass(step_class, Step)):
         raise InvalidPipeline(
-            f"Task {task!r} needs a subclass of Step, not {step_class!r}. Write class NAME(Step), and name the class"
-            f" itself: self.new_task({task!r}, NAME)."
+            f"{place}: task {task!r} needs a subclass of Step, not {step_class!r}. Write class NAME(Step), and name the"
+            f" class itself: self.new_task({task!r}, NAME)."
         )
     for name in _RESERVED:
         if isinstance(getattr(step_class, name, None), _STEPS):
             raise InvalidPipeline(
-                f"{step_class.__name__} declares the name {name!r}, which has another meaning in every Step. Rename it."
+                f"{place}: {step_class.__name__} declares the name {name!r}, which has another meaning in every Step."
+                " Rename it."
             )
 
 
@@ -183,10 +184,10 @@ class WorkflowTask:
             )
         if name in self._made:
             raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
-        _require_step_class(name, step_class)
+        place = _place_of_caller()
+        _require_step_class(name, step_class, place)
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
-        place = _place_of_caller()
         self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place))
         if when:
             self._made[name].set_condition(when, place)

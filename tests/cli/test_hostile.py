@@ -87,7 +87,7 @@ def test_a_bad_list(world: Path, run: Run, content: bytes, sentences: list[str],
         (["plan", LIST, "list.txt", "--prefix", "../.."], USAGE, ["none beginning with a dot"]),
         (["plan", LIST, "list.txt", "--backend", "aws"], USAGE, ["No store was named", "--bucket-name NAME"]),
         (
-            ["plan", LIST, "list.txt", "--store", "/nowhere/x"],
+            ["status", LIST, "list.txt", "--store", "/nowhere/x"],
             UNREACHABLE,
             ["/nowhere/x is not there", "Check the path"],
         ),
@@ -267,10 +267,6 @@ def _half_a_call(task: WorkflowTask) -> None:
     task.new_task("upper")  # type: ignore[call-arg]
 
 
-def _no_class(task: WorkflowTask) -> None:
-    task.new_task("upper", "Upper")  # type: ignore[arg-type]
-
-
 def _reads(task: WorkflowTask) -> None:
     Path("nowhere.toml").read_text()
 
@@ -310,7 +306,6 @@ def _with_argument() -> type[WorkflowTask]:
     [
         (_divides, "_divides", "ZeroDivisionError: integer division"),
         (_half_a_call, "_half_a_call", "TypeError: WorkflowTask.new_task() missing 1 required positional argument"),
-        (_no_class, "_no_class", "AttributeError: 'str' object has no attribute 'scope'"),
         (_reads, "_reads", "FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.toml'"),
     ],
 )

@@ -247,6 +247,7 @@ def test_a_plan_shows_steps_and_jobs_and_writes_nothing(world: Path, run: Run) -
 def test_a_plan_before_the_first_run_finds_an_empty_store_and_makes_none(world: Path, run: Run) -> None:
     first = run("plan", *LIST, "--store", "new/store", "--sources", "store/default/SR")
     assert (first.code, first.out) == (CommandExit.DONE, run("plan", *LIST).out)
+    assert f"The store {world / 'new' / 'store'} is not there yet; `run` makes the folder." in first.err
     assert not (world / "new").exists()
 
 

@@ -110,7 +110,7 @@ def test_a_changed_reference_parameter_or_wire_changes_the_digest() -> None:
 @pytest.mark.parametrize(
     ("reference", "there", "sentence"),
     [
-        ("", [], "Step map needs the reference file 'genome.idx', but the store holds no reference. Build one"),
+        ("", [], "Step map needs the reference file 'genome.idx', but the store holds no reference. Put the"),
         ("hg", [], "There is no reference 'hg' in the store (step map needs its genome.idx)."),
         (
             "hg",

@@ -216,7 +216,8 @@ def test_a_name_that_is_no_key_is_refused(name: str) -> None:
 @pytest.mark.parametrize("step_class", [Trim(), object, "Trim"], ids=["an instance", "another class", "a text"])
 def test_a_task_needs_the_class_of_a_step(step_class: Any) -> None:
     with pytest.raises(
-        InvalidPipeline, match=r"Task 'trim' needs a subclass of Step, not .*: self\.new_task\('trim', NAME\)"
+        InvalidPipeline,
+        match=r"line \d+: task 'trim' needs a subclass of Step, not .*: self\.new_task\('trim', NAME\)",
     ):
         Diamond().new_task("trim", step_class)
 
@@ -224,7 +225,9 @@ def test_a_task_needs_the_class_of_a_step(step_class: Any) -> None:
 @pytest.mark.parametrize("name", ["files", "check", "cpus", "params"])
 @pytest.mark.parametrize("declaration", [Input(), Output("a.txt"), Param(1), Column()])
 def test_what_a_step_declares_hides_no_attribute_of_every_step(name: str, declaration: object) -> None:
-    with pytest.raises(InvalidPipeline, match=f"Hiding declares the name '{name}', which has another meaning in every"):
+    with pytest.raises(
+        InvalidPipeline, match=f"line \\d+: Hiding declares the name '{name}', which has another meaning in every"
+    ):
         Diamond().new_task("trim", type("Hiding", (Trim,), {name: declaration}))
 
 

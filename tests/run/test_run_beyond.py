@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_pipeline import Input, Output, Scope, Step, WorkflowTask
+from batch_pipeline import Input, Output, Scope, WorkflowTask
 from batch_pipeline.pipeline.plan import CellState, Selection, Why
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.request import Request
@@ -13,10 +13,10 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.store import Store
-from tests.run.small import Count, Share, Stage, Total, Upper, drive, look, request_of
+from tests.run.small import Count, Share, Sketch, Stage, Total, Upper, drive, look, request_of
 
 
-class Apart(Step):
+class Apart(Sketch):
     """Reads nothing that others make."""
 
     scope = Scope.SAMPLE
