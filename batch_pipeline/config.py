@@ -217,6 +217,7 @@ def _sentence(error: Any, merged: Mapping[str, Written]) -> str:
     key = ".".join(map(str, error["loc"]))
     written = merged.get(key, Written(value=error["input"], origin="defaults"))
     rule = str(error["msg"]).replace("Input should be", "it should be").replace("String should", "it should")
+    rule = rule.partition(", unable to parse")[0]
     if error["type"] == "string_pattern_mismatch":
         section, _, name = key.partition(".")
         rule = next(item.metadata["rule"] for item in fields(SECTIONS[section]) if item.name == name)

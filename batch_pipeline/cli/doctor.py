@@ -153,8 +153,11 @@ def _samples(call: CommandCall) -> Iterator[Finding]:
 
 
 def _store(call: CommandCall) -> Iterator[Finding]:
-    store = call.store
+    store = call.planned_store
     folder = store.folder
+    if folder is not None and not folder.is_dir():
+        yield Finding(check="store", ok=True, sentence=f"{folder} is not there yet; `run` makes the folder", warns=True)
+        return
     if folder is not None and not os.access(folder, os.W_OK | os.X_OK):
         remedy = "Change its rights, or choose another with --store or --bucket-name."
         yield Finding(check="store", ok=False, sentence=f"{folder} may not be written.", remedy=remedy)
@@ -236,7 +239,7 @@ def _run(call: CommandCall) -> Iterator[Finding]:
     backend = backends.create(settings)
     try:
         if call.has_pipeline and settings.samples.file:
-            request = call.request()
+            request = call.request(plans=True)
             snapshot = Driver(request, backend).inspect()
             needs = preflight(request, backend, snapshot.plan, reference=snapshot.reference)
             if not any(finding.check == "limits" for finding in needs):

@@ -46,13 +46,13 @@ class TypedValue:
         try:
             parsed = _READERS[self.kind](value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidConfig(f"{self.name} is {self.kind.__name__}, not {value!r}.") from error
+            raise InvalidConfig(f"{self.name} must be of type {self.kind.__name__}, not {value!r}.") from error
         if self.choices and parsed not in self.choices:
-            raise InvalidConfig(f"{self.name} is one of {', '.join(map(str, self.choices))}, not {value!r}.")
+            raise InvalidConfig(f"{self.name} must be one of {', '.join(map(str, self.choices))}, not {value!r}.")
         if self.minimum is not None and parsed < self.minimum:
-            raise InvalidConfig(f"{self.name} is at least {self.minimum}, not {value!r}.")
+            raise InvalidConfig(f"{self.name} must be at least {self.minimum}, not {value!r}.")
         if self.maximum is not None and parsed > self.maximum:
-            raise InvalidConfig(f"{self.name} is at most {self.maximum}, not {value!r}.")
+            raise InvalidConfig(f"{self.name} must be at most {self.maximum}, not {value!r}.")
         return parsed
 
 

@@ -433,8 +433,14 @@ def test_doctor_tells_everything_at_once(world: Path, run: Run, monkeypatch: pyt
         "BAD  scheduler: luigid at http://127.0.0.1:1 does not answer\n       Start one with the verb ui",
     ):
         assert sentence in bad.out
-    findings = json.loads(run("doctor", "--store", "/nowhere/x", "--json", workflow=None).out)
+    findings = json.loads(run("doctor", "--store", "list.txt", "--json", workflow=None).out)
     assert [finding["sentence"] for finding in findings if finding["check"] == "store" and not finding["ok"]]
+
+
+def test_doctor_warns_of_a_store_that_is_not_there_yet(world: Path, run: Run) -> None:
+    first = run("doctor", "--store", "new", workflow=None)
+    assert first.code == CommandExit.DONE
+    assert f"warn store: {world / 'new'} is not there yet; `run` makes the folder" in first.out
 
 
 def test_doctor_tries_the_scratch_and_cleans_it(

@@ -107,6 +107,8 @@ def test_what_no_step_declares_changes_nothing_and_a_lane_more_runs_its_sample_a
 def test_problems_of_a_sheet_are_shown_before_anything_is_sent(lab: SheetLab) -> None:
     lab.write(ROWS[0], ROWS[1].replace("auto", "sense"), ROWS[3], ROWS[4].replace("reverse", ""))
     shown = lab.run(code=2).err
-    assert f"Sample 'WT_REP1' (line 2 of {lab.sheet}), column 'strandedness': strand is one of auto, forward" in shown
+    assert (
+        f"Sample 'WT_REP1' (line 2 of {lab.sheet}), column 'strandedness': strand must be one of auto, forward" in shown
+    )
     assert f"Sample 'RAP1_UNINDUCED_REP1' (line 4 of {lab.sheet}), column 'strandedness': it is empty" in shown
     assert lab.runs() == []

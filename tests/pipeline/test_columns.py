@@ -94,9 +94,10 @@ def test_all_problems_of_a_sheet_are_shown_at_once_with_line_and_column() -> Non
     lines = problems_of("sample,strandedness,depth\nA,back,1\nB,auto,many\nC,auto,0\nD,auto,\n").split("\n")
     assert lines == [
         "The sample list s.csv has 4 problems; nothing was done.",
-        "Sample 'A' (line 2 of s.csv), column 'strandedness': strand is one of auto, forward, reverse, not 'back'.",
-        "Sample 'B' (line 3 of s.csv), column 'depth': depth is int, not 'many'.",
-        "Sample 'C' (line 4 of s.csv), column 'depth': depth is at least 1, not '0'.",
+        "Sample 'A' (line 2 of s.csv), column 'strandedness':"
+        " strand must be one of auto, forward, reverse, not 'back'.",
+        "Sample 'B' (line 3 of s.csv), column 'depth': depth must be of type int, not 'many'.",
+        "Sample 'C' (line 4 of s.csv), column 'depth': depth must be at least 1, not '0'.",
         "Sample 'D' (line 5 of s.csv), column 'depth': it is empty. Write a value.",
     ]
 
@@ -198,7 +199,7 @@ def test_a_declaration_that_cannot_be_is_refused(declared: Mapping[str, Any], ru
 @pytest.mark.parametrize(
     ("values", "rule"),
     [
-        ({"depth": "x"}, "depth is int"),
+        ({"depth": "x"}, "depth must be of type int"),
         ({}, "Align needs a value of its column 'depth'"),
         ({"deep": 1}, "no column 'deep'"),
     ],

@@ -164,7 +164,7 @@ def test_another_k_than_the_indexs_is_refused(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_negative_align_score_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match="align_score is at least 0"):
+    with pytest.raises(InvalidConfig, match="align_score must be at least 0"):
         Pizzly(align_score=-1)
 
 

@@ -109,7 +109,7 @@ def test_an_index_without_kmers_is_an_error(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [30, 33, 1])
 def test_a_k_that_kallisto_cannot_use_is_refused(k: int) -> None:
-    with pytest.raises(InvalidConfig, match="k is one of 3, 5"):
+    with pytest.raises(InvalidConfig, match="k must be one of 3, 5"):
         BuildReference(k=k)
 
 
