@@ -52,9 +52,10 @@ LOW_SPACE: Final = 5 * 1024**3
 def doctor(call: CommandCall) -> int:
     """Checks Python, packages, tools, store, scratch, disk, backend and scheduler, and what a run would need now.
 
-    It warns of output ports that no step reads, of parameters without use, and of images without a digest. On AWS it
-    also checks the identity, queues, compute environments, roles, images and log groups. Ends with 1 when something
-    is wrong. With --clean it removes what attempts that were killed left in the scratch of this machine.
+    It warns of a store's folder that is not there yet, of output ports that no step reads, of parameters without use,
+    and of images without a digest. On AWS it also checks the identity, queues, compute environments, roles, images
+    and log groups. Ends with 1 when something is wrong. With --clean it removes what attempts that were killed left
+    in the scratch of this machine.
     """
     by_check = [_guarded(name, check, call) for name, check in CHECKS.items()]
     reported = _once(finding for of_check in by_check for finding in of_check)

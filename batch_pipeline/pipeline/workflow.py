@@ -138,17 +138,17 @@ def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) 
     return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."
 
 
-def _require_step_class(task: str, step_class: Any, place: str) -> None:
+def _require_step_class(name: str, step_class: Any, place: str) -> None:
     """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step."""
     if not (isinstance(step_class, type) and issubclass(step_class, Step)):
         raise InvalidPipeline(
-            f"{place}: task {task!r} needs a subclass of Step, not {step_class!r}. Write class NAME(Step), and name the"
-            f" class itself: self.new_task({task!r}, NAME)."
+            f"{place}: task {name!r} needs a subclass of Step, not {step_class!r}. Write class NAME(Step), and name the"
+            f" class itself: self.new_task({name!r}, NAME)."
         )
-    for name in _RESERVED:
-        if isinstance(getattr(step_class, name, None), _STEPS):
+    for reserved in _RESERVED:
+        if isinstance(getattr(step_class, reserved, None), _STEPS):
             raise InvalidPipeline(
-                f"{place}: {step_class.__name__} declares the name {name!r}, which has another meaning in every Step."
+                f"{place}: {step_class.__name__} declares the name {reserved!r}, which has another meaning in every Step."
                 " Rename it."
             )
 

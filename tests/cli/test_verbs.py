@@ -437,7 +437,11 @@ def test_doctor_tells_everything_at_once(world: Path, run: Run, monkeypatch: pyt
     assert [finding["sentence"] for finding in findings if finding["check"] == "store" and not finding["ok"]]
 
 
-def test_doctor_warns_of_a_store_that_is_not_there_yet(world: Path, run: Run) -> None:
+def test_doctor_warns_of_a_store_that_is_not_there_yet(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from batch_pipeline import backends
+    from batch_pipeline.backends.memory import MemoryBackend
+
+    monkeypatch.setattr(backends, "create", lambda _: MemoryBackend())
     first = run("doctor", "--store", "new", workflow=None)
     assert first.code == CommandExit.DONE
     assert f"warn store: {world / 'new'} is not there yet; `run` makes the folder" in first.out
