@@ -148,8 +148,8 @@ def _require_step_class(name: str, step_class: Any, place: str) -> None:
     for reserved in _RESERVED:
         if isinstance(getattr(step_class, reserved, None), _STEPS):
             raise InvalidPipeline(
-                f"{place}: {step_class.__name__} declares the name {reserved!r}, which has another meaning in every Step."
-                " Rename it."
+                f"{place}: {step_class.__name__} declares the name {reserved!r}, which has another meaning in every"
+                " Step. Rename it."
             )
 
 
