@@ -1,6 +1,6 @@
-"""Values of parameters that a task is made with: `self.new_task("call", Call, quality=30)`.
+"""What a task is made with: a class of a step, and values of parameters, `self.new_task("call", Call, quality=30)`.
 
-They are the defaults of that task. A setting goes before them: its option, variable or line in a settings file.
+The values are the defaults of that task. A setting goes before them: its option, variable or line in a settings file.
 """
 
 from __future__ import annotations
@@ -8,10 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Step
+from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, SheetColumn, Step
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
 _RESOURCES: Final = ("cpus", "memory_mb", "timeout_seconds", "image")
+_DECLARATIONS: Final = (Parameter, SheetColumn, Input, Output, Reference)
+#: Names that mean something in every step, so that no port, parameter or column may have them. Not `summary`:
+#: pipelines have outputs of that name, and no step that runs needs the method.
+_RESERVED: Final = sorted({name for name in vars(Step) if not name.startswith("_")} - {"summary"} | {"params"})
+
+
+def require_step_class(name: str, candidate: Any, place: str) -> None:
+    """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step."""
+    if not (isinstance(candidate, type) and issubclass(candidate, Step)):
+        raise InvalidPipeline(
+            f"{place}: task {name!r} needs a subclass of Step, not {candidate!r}. Write class NAME(Step), and name the"
+            f" class itself: self.new_task({name!r}, NAME)."
+        )
+    for reserved in _RESERVED:
+        if isinstance(getattr(candidate, reserved, None), _DECLARATIONS):
+            raise InvalidPipeline(
+                f"{place}: {candidate.__name__} declares the name {reserved!r}, which has another meaning in every"
+                " Step. Rename it."
+            )
 
 
 def task_defaults(task: str, step_class: type[Step], params: Mapping[str, Any], place: str) -> dict[str, Any]:

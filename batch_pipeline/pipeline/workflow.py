@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
-from batch_pipeline.pipeline.parameters import task_defaults
+from batch_pipeline.pipeline.parameters import require_step_class, task_defaults
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.pipeline.wiring import Alternatives, Connectable, options_of
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
@@ -40,9 +40,6 @@ T = TypeVar("T")
 REFERENCE_TASK: Final = "reference"
 #: What is declared in a step and nowhere else.
 _STEPS = (Parameter, SheetColumn, Input, Output, Reference)
-#: Names that mean something in every step, so that no port, parameter or column may have them. Not
-#: `summary`: outputs are called so, and no step that runs needs it.
-_RESERVED: Final = sorted({name for name in vars(Step) if not name.startswith("_")} - {"summary"} | {"params"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,21 +135,6 @@ def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) 
     return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."
 
 
-def _require_step_class(name: str, step_class: Any, place: str) -> None:
-    """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step."""
-    if not (isinstance(step_class, type) and issubclass(step_class, Step)):
-        raise InvalidPipeline(
-            f"{place}: task {name!r} needs a subclass of Step, not {step_class!r}. Write class NAME(Step), and name the"
-            f" class itself: self.new_task({name!r}, NAME)."
-        )
-    for reserved in _RESERVED:
-        if isinstance(getattr(step_class, reserved, None), _STEPS):
-            raise InvalidPipeline(
-                f"{place}: {step_class.__name__} declares the name {reserved!r}, which has another meaning in every"
-                " Step. Rename it."
-            )
-
-
 class WorkflowTask:
     """Base of a pipeline: one subclass a file, wired in `workflow()`."""
 
@@ -185,7 +167,7 @@ class WorkflowTask:
         if name in self._made:
             raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
         place = _place_of_caller()
-        _require_step_class(name, step_class, place)
+        require_step_class(name, step_class, place)
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
         self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place))

@@ -24,7 +24,7 @@ from tests.run.small import Count, Stage, drive, look, request_of
 SHEET = b"sample,kind,extra\nann,rich,\nbob,plain,notes.txt\ncid,rich,none.txt\n"
 
 
-class Trim(Step):
+class Trim(Sketch):
     """Cuts."""
 
     text = Input()
@@ -32,7 +32,7 @@ class Trim(Step):
     trims: bool = Param(True)
 
 
-class Read(Step):
+class Read(Sketch):
     """Reads a text, and notes where there are any."""
 
     text = Input()
@@ -42,7 +42,7 @@ class Read(Step):
     count = Output("count.txt")
 
 
-class Table(Step):
+class Table(Sketch):
     """One table."""
 
     scope = Scope.COHORT
