@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline import Input, Output, Param, Scope, Step, WorkflowTask
+from batch_pipeline import Input, Output, Param, Scope, WorkflowTask
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Selection
@@ -19,7 +19,7 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import results_of
 from batch_pipeline.run.recorded import recorded_status
 from batch_pipeline.wire.store import Store
-from tests.run.small import Count, Stage, drive, look, request_of
+from tests.run.small import Count, Sketch, Stage, drive, look, request_of
 
 SHEET = b"sample,kind,extra\nann,rich,\nbob,plain,notes.txt\ncid,rich,none.txt\n"
 
