@@ -84,11 +84,11 @@ def fields_of(template: str) -> list[Field]:
 
 def fields_as_code(template: str) -> list[Field]:
     """The names of a template whose values bash reads as arithmetic or code. Raises InvalidPipeline as `fields_of`."""
-    fields: dict[int, Field] = {}
+    by_place: dict[int, Field] = {}
     script = ""
     for field, text in _pieces(template):
         if field is not None:
-            fields[len(script)] = field
+            by_place[len(script)] = field
         script += text if field is None else "\0"
     spans = [(match.start(), _end_of_brackets(script, match.start())) for match in re.finditer(r"\(\(", script)]
     spans += [
@@ -96,7 +96,7 @@ def fields_as_code(template: str) -> list[Field]:
     ]
     return [
         field
-        for place, field in fields.items()
+        for place, field in by_place.items()
         if any(start < place < end for start, end in spans) or _READ_AGAIN.search(script[:place])
     ]
 
