@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from batch_pipeline.records.receipts import read_retirements, standing_receipts
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.manifest import InputSpec, OutputSpec, Row
+from batch_pipeline.wire.store import Store
 from tests.container.conftest import Workshop
 
 KEY = "results/prep/s1/a"
@@ -36,12 +38,21 @@ def done(workshop: Workshop) -> set[tuple[str, str]]:
     return {(step, sample) for step, samples in counting.items() for sample in samples}
 
 
+def replace_later(store: Store) -> None:
+    """Puts other bytes of the same size, and not within one tick of the file system's clock."""
+    store.put(KEY, b"B")
+    url = store.url_of(KEY)
+    if url.startswith("file://"):
+        moment = Path(url.removeprefix("file://")).stat().st_mtime_ns + 1_000_000_000
+        os.utime(url.removeprefix("file://"), ns=(moment, moment))
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
         (lambda store: store.delete([KEY]), "it is not there"),
         (lambda store: store.put(KEY, b"longer"), "it has 6 bytes instead of 1"),
-        (lambda store: store.put(KEY, b"B"), "it has other bytes"),
+        (replace_later, "it has other bytes"),
     ],
     ids=["removed", "another size", "the same size"],
 )
