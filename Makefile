@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 # Compiled files stay, whatever the environment says: tests start hundreds of interpreters.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := batch_pipeline steps examples tests benchmarks scripts main.py
-FAST := not (engine or tools or browser or faults or containers or servers or properties or moto or git or slow)
+FAST := not (engine or tools or browser or faults or containers or servers or properties or moto or repository or git or slow)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit pythons mutants check check_check fmt map measures lock release bench clean

@@ -17,7 +17,7 @@ import pytest
 from scripts import file_map, measures
 
 #: Each process of a session would else read all files again.
-pytestmark = pytest.mark.xdist_group("architecture")
+pytestmark = [pytest.mark.repository, pytest.mark.xdist_group("architecture")]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "batch_pipeline"

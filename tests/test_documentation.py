@@ -30,6 +30,8 @@ from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
 from main import Fusions
 from scripts import api_page
 
+pytestmark = pytest.mark.repository
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     "README.md",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.repository
+
 ROOT = Path(__file__).resolve().parent.parent
 _ROW = re.compile(r"\| ([^|]+) \| ([^|]+) \| `([^`]+)` \|")
 ROWS = [

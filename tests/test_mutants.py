@@ -10,6 +10,8 @@ import pytest
 from scripts import mutants
 from scripts.mutants import TESTS, count_survivors, mutants_of, spread
 
+pytestmark = pytest.mark.repository
+
 
 @pytest.mark.parametrize("module", TESTS)
 def test_mutants_of_the_deciding_modules_differ_from_them_and_can_be_read(module: str, root: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from scripts import measures
 from scripts.measures import PACKAGE, SourceModule
 
+pytestmark = pytest.mark.repository
+
 SOURCES = measures.modules()
 #: Class names that stand for two things, and why.
 DOUBLE_CLASSES = {

@@ -168,6 +168,7 @@ def test_a_throttled_submission_is_made_again(code: str, backend: BatchBackend, 
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_throttling_without_end_ends_in_an_error(backend: BatchBackend, wire: Wire, job: JobRequest) -> None:
     wire.answers["SubmitJob"] = lambda asked: wire.refusal("TooManyRequestsException", 429)
     with pytest.raises(BackendFailed, match="job is not queued") as raised:

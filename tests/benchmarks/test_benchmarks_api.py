@@ -13,6 +13,8 @@ from benchmarks.api import ours
 from benchmarks.api_peers import OURS, measured
 from benchmarks.million import simulated
 
+pytestmark = pytest.mark.repository
+
 
 def test_a_thousand_samples_cost_a_call_a_step_and_a_call_a_poll() -> None:
     first, nothing, again = ours(1_000)

@@ -339,6 +339,7 @@ def test_a_gather_has_the_values_of_its_samples(workshop: Workshop) -> None:
     assert table == f"sample\tstrand\tpaired\nb\t{HOSTILE}\ttrue\na\tauto\tfalse\n"
 
 
+@pytest.mark.slow
 def test_a_gather_of_thousands_leaves_its_paths_to_the_list(folder_workshop: Workshop) -> None:
     cells = [[f"s{i}", folder_workshop.upstream("count", f"s{i}", {"n": b"x"})] for i in range(1500)]
     environment = folder_workshop.submit(

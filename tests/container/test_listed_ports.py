@@ -363,6 +363,7 @@ def test_only_a_header_that_needs_it_names_a_form() -> None:
         assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
 
 
+@pytest.mark.slow
 def test_ten_thousand_files_are_many_and_work(memory_workshop: Workshop) -> None:
     """With a receipt of some 150 bytes a file."""
     workshop = memory_workshop

@@ -38,6 +38,7 @@ def events(lines: list[str]) -> list[str]:
     return [re.sub(r"job=[0-9a-f-]{36}", "job=J", match[2]) for match in matches if match]
 
 
+@pytest.mark.slow
 def test_the_log_of_a_server_tells_what_became_of_each_attempt(state: Path) -> None:
     endpoint = start(state, idle_seconds=2)
     client: BatchClient = connect(endpoint)

@@ -14,7 +14,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from tests.pipeline.test_reachable import ONE, PIPELINE, Sources, names
+
+pytestmark = pytest.mark.properties
 
 MUTABLE = {
     "one.py": """

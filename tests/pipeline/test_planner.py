@@ -50,6 +50,7 @@ def test_nine_samples_are_three_arrays() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_twenty_thousand_samples_are_six_arrays() -> None:
     plan = chain(20_000).plan()
     shape = [(job.name, job.size, [(edge.job, edge.index_by_index) for edge in job.after]) for job in plan.jobs]

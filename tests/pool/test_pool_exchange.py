@@ -537,6 +537,7 @@ def test_an_export_that_fails_leaves_the_old_file(drained: PoolStore, tmp_path: 
     assert [one.name for one in tmp_path.iterdir()] == ["a.csv"]
 
 
+@pytest.mark.slow
 def test_a_large_import_and_export_take_little_memory(tmp_path: Path) -> None:
     source = tmp_path / "tasks.txt"
     count = 6_000

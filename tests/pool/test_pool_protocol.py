@@ -34,6 +34,8 @@ from batch_pipeline.wire.contract import EndReason
 from tests.examples import examples
 from tests.pool.interrupted import Killed, die, interrupted
 
+pytestmark = pytest.mark.properties
+
 LEASE_MS = 1000
 #: By how much each pilot's clock is wrong: more than a lease lasts, in both directions.
 SKEWS_MS = (0, -3 * LEASE_MS, 5 * LEASE_MS)
