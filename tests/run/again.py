@@ -38,11 +38,12 @@ from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError
 from batch_pipeline.wire.store import Store, open_store
+from tests.run.small import Sketch
 
 Cell = tuple[str, str]
 
 
-class Root(Step):
+class Root(Sketch):
     """Reads a source."""
 
     source = Input()
@@ -50,7 +51,7 @@ class Root(Step):
     depth: int = Param(1)
 
 
-class Chain(Step):
+class Chain(Sketch):
     """Reads one step."""
 
     one = Input()
@@ -58,7 +59,7 @@ class Chain(Step):
     depth: int = Param(1)
 
 
-class Join(Step):
+class Join(Sketch):
     """Reads two steps."""
 
     one = Input()
@@ -66,7 +67,7 @@ class Join(Step):
     out = Output("{sample}.out")
 
 
-class Gather(Step):
+class Gather(Sketch):
     """Reads one step of all samples."""
 
     scope = Scope.COHORT
