@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ import click
 
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import json_option
-from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
 
@@ -55,6 +56,8 @@ def init(call: CommandCall) -> int:
     data(f"Wrote {len(files)} files into {name}/. Run the pipeline on its two samples, then its tests:")
     for line in commands:
         data(f"  {line}")
+    if find_spec("pytest") is None:
+        say(f"The tests need pytest, which is not installed here: {python} -m pip install pytest")
     return CommandExit.DONE
 
 

@@ -182,7 +182,8 @@ class WorkflowTask:
         """
         if not files and not column and not columns:
             raise InvalidPipeline("self.source() needs a file name with {sample}, a column, or both.")
-        if isinstance(columns, str) or (column and columns) or len(set(columns)) < len(columns):
+        is_text = isinstance(column, str) and not isinstance(columns, str)
+        if not is_text or (column and columns) or len(set(columns)) < len(columns):
             raise InvalidPipeline(
                 'self.source() takes column="bam", or a tuple of different names: columns=("fastq_1", "fastq_2").'
             )

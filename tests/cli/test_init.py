@@ -47,6 +47,14 @@ def test_a_project_is_written_and_the_two_next_commands_are_printed(run: Run, tm
     assert commands[1].endswith(" -m pytest")
 
 
+def test_where_pytest_is_not_installed_it_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pytest" not in run("init", "here", workflow=None).err
+    monkeypatch.setattr("batch_pipeline.cli.init.find_spec", lambda name: None)
+    ended = run("init", "bare", workflow=None)
+    assert ended.code == 0
+    assert ended.err.rstrip().endswith("-m pip install pytest")
+
+
 def test_json_names_the_folder_its_files_and_the_commands(run: Run, tmp_path: Path) -> None:
     told = json.loads(run("init", "fusions2", "--json", workflow=None).out)
     assert (told["folder"], told["files"]) == (str(tmp_path / "fusions2"), FILES)

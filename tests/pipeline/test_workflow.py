@@ -249,3 +249,13 @@ def test_a_source_names_a_file_or_a_column() -> None:
 def test_a_pipeline_that_is_in_no_file_is_refused() -> None:
     nowhere = type("Nowhere", (Diamond,), {"__module__": "sys"})
     assert refused(nowhere).startswith("Nowhere is not defined in a file")
+
+
+@pytest.mark.parametrize("column", [["reads"], ("reads",), 1])
+def test_a_column_of_a_source_is_a_text(column: Any) -> None:
+    class Reads(WorkflowTask):
+        def workflow(self) -> None:
+            self.source(column=column)
+
+    with pytest.raises(InvalidPipeline, match=r"takes column=\"bam\", or a tuple of different names"):
+        Reads().tasks()
