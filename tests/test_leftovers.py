@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leftovers import Process, Watch, is_inherited_fork, keep_until_the_end, living
+from tests.leftovers import PATIENCE_SECONDS, Process, Watch, is_inherited_fork, keep_until_the_end, living
 
 SLEEP = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 #: Has a process whose parent is gone, in a session of its own.
@@ -29,6 +29,17 @@ def begun(pid: int) -> int:
     while not Path(f"/proc/{pid}/cmdline").read_bytes():
         time.sleep(0.001)
     return pid
+
+
+def left_once_alone(watch: Watch, number: int = 1) -> list[Process]:
+    """What is left, once it is as many as expected.
+
+    For a moment a fork of the session beside, whose parent has just ended, looks like one of this session.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(left := watch.left(at_the_end=False)) != number and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
 
 
 class Trouble:
@@ -98,13 +109,13 @@ WAYS: dict[str, Callable[[Trouble], int]] = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_process_is_found_however_it_was_left(watch: Watch, trouble: Trouble, way: Callable[[Trouble], int]) -> None:
     pid = way(trouble)
-    assert [process.pid for process in watch.left(at_the_end=False)] == [pid]
+    assert [process.pid for process in left_once_alone(watch)] == [pid]
 
 
 def test_a_child_is_found_and_told_with_its_test(watch: Watch, trouble: Trouble) -> None:
     child = trouble.child()
     try:
-        left = watch.left(at_the_end=False)
+        left = left_once_alone(watch)
     finally:
         child.kill()
         child.wait()
@@ -116,20 +127,20 @@ def test_a_child_is_found_and_told_with_its_test(watch: Watch, trouble: Trouble)
 
 def test_a_test_is_known_by_its_home(watch: Watch, trouble: Trouble) -> None:
     trouble.orphan({"HOME": os.environ["HOME"]})
-    [process] = watch.left(at_the_end=False)
+    [process] = left_once_alone(watch)
     assert "::test_a_test_is_known_by_its_home" in watch.told(process)
 
 
 def test_else_by_its_folder(watch: Watch, trouble: Trouble) -> None:
     trouble.orphan({}, cwd=trouble.folder)
-    [process] = watch.left(at_the_end=False)
+    [process] = left_once_alone(watch)
     assert watch.told(process).endswith(f"started by a test with the folder {trouble.folder.name}")
 
 
 def test_what_is_kept_is_found_at_the_end_only(watch: Watch, trouble: Trouble) -> None:
     keep_until_the_end(trouble.folder)
     pid = trouble.orphan({}, cwd=trouble.folder)
-    assert watch.left(at_the_end=False) == []
+    assert left_once_alone(watch, 0) == []
     assert [process.pid for process in watch.left(at_the_end=True) if process.pid == pid] == [pid]
 
 
@@ -148,4 +159,4 @@ def test_forks_of_a_session_beside_are_its_own() -> None:
 def test_nobody_elses_processes_are_found(watch: Watch, trouble: Trouble) -> None:
     """What has neither mark nor folder nor parent of ours is another's."""
     trouble.orphan({}, cwd="/")
-    assert watch.left(at_the_end=False) == []
+    assert left_once_alone(watch, 0) == []
