@@ -54,7 +54,8 @@ FILE_NAME: Final = "batch_pipeline.toml"
 COMMAND_LINE: Final = "the command line"
 DEFAULTS: Final = Path(__file__).with_name("defaults.toml")
 #: Sections whose keys are the user's own.
-OPEN: Final = ("tags.", "params.")
+OPEN: Final = ("tags.", "params.", "reference_files.")
+_FREE_SECTIONS: Final = ("tags", "params", "reference_files", "steps")
 
 
 def load_settings(
@@ -69,7 +70,7 @@ def load_settings(
     Parameters
     ----------
     flags
-        `section.key` -> value of the options that were given; for `params` and `tags` too.
+        `section.key` -> value of the options that were given; for `params`, `tags` and `reference_files` too.
     config
         The file that `--config` names; default: `batch_pipeline.toml` in `folder`, if there is one.
     folder
@@ -162,7 +163,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Written]:
 
 def _refuse_unknown(written_by_key: Sequence[tuple[str, Written]]) -> None:
     known = known_keys()
-    every = ", ".join((*known, "tags.…", "params.…", *(f"steps.NAME.{name}" for name in STEP_KEYS)))
+    every = ", ".join((*known, *(f"{section}…" for section in OPEN), *(f"steps.NAME.{name}" for name in STEP_KEYS)))
     problems = []
     for key, written in written_by_key:
         if key in known or key.startswith(OPEN) or _is_of_step(key):
@@ -195,7 +196,7 @@ def _hint(key: str, known: Sequence[str]) -> str:
 def _validated(merged: Mapping[str, Written], preset: str) -> Settings:
     from pydantic_core import SchemaValidator, ValidationError
 
-    values: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, "tags", "params", "steps")}
+    values: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, *_FREE_SECTIONS)}
     for key, written in merged.items():
         section, _, name = key.partition(".")
         if section == "steps":
@@ -209,7 +210,7 @@ def _validated(merged: Mapping[str, Written], preset: str) -> Settings:
         raise InvalidConfig("\n".join(_sentence(item, merged) for item in error.errors())) from error
     sections = {section: cls(**checked[section]) for section, cls in SECTIONS.items()}
     origins = {key: written.origin for key, written in merged.items() if written.origin != "defaults"}
-    open_sections = {section: checked[section] for section in ("tags", "params", "steps")}
+    open_sections = {section: checked[section] for section in _FREE_SECTIONS}
     return Settings(**sections, **open_sections, preset=preset, origins=origins)
 
 
@@ -231,7 +232,8 @@ def _schema() -> Any:
         for section, cls in SECTIONS.items()
     }
     scalar = {"type": "union", "choices": [{"type": kind, "strict": True} for kind in ("bool", "int", "float", "str")]}
-    schemas["tags"] = {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": {"type": "str"}}
+    texts = {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": {"type": "str"}}
+    schemas["tags"] = schemas["reference_files"] = texts
     schemas["params"] = {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": scalar}
     step = {name: {"type": "typed-dict-field", "schema": dict(rule)} for name, rule in STEP_KEYS.items()}
     of_step = {"type": "typed-dict", "fields": step, "total": False}

@@ -238,6 +238,8 @@ class Settings:
     tags: Mapping[str, str]
     #: Parameters of the steps by option name, as written: `Graph.of` parses them.
     params: Mapping[str, Any]
+    #: Input of the reference builder -> its file, from which `reference` and `run --prepare` build.
+    reference_files: Mapping[str, str] = field(default_factory=dict)
     #: Step -> what it has instead of its class and job definition: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: Name of the preset that was chosen; empty: none.

@@ -61,7 +61,7 @@ CORE: dict[str, set[str]] = {
 WINGS: dict[str, set[str]] = {
     "pool": {"wire", "log", "config", "pipeline", "backends", "records", "run", "report", "cli"},
     "access": {"wire", "log", "config", "pipeline", "backends", "records", "run", "report", "cli"},
-    "deploy": {"wire", "config", "pipeline", "backends", "run", "report", "cli"},
+    "deploy": {"wire", "config", "pipeline", "backends", "records", "run", "report", "cli"},
 }
 ALLOWED = CORE | WINGS
 #: Where alone the core reaches the wings: the table of their verbs, and the backend of a run whose cells pilots do.

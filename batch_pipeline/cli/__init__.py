@@ -10,6 +10,7 @@ completion       one command each
 wings            the verbs `submit`, `config`, `pool`, `deploy` and `serve`, from the folders of their wings
 progress         live bars, or plain lines without a terminal
 output failures  tables and sentences
+prepare          what `run --prepare` makes first
 copying          the other store and the progress of `release` and `subset`
 complete         names that a shell completes
 

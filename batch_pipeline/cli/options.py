@@ -67,11 +67,11 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
         values_by_key["preset"] = values["preset"]
     if values_by_key.get("store.url") == "":
         raise click.BadParameter("it names no store; a variable may be empty.", param_hint="--store")
-    for option, section in (("tag", "tags"), ("param", "params")):
+    for option, section in (("tag", "tags"), ("param", "params"), ("reference_file", "reference_files")):
         for pair in values.get(option) or ():
             key, equals, value = pair.partition("=")
             if not equals or not key:
-                raise click.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint=f"--{option}")
+                raise click.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint=f"--{option.replace('_', '-')}")
             values_by_key[f"{section}.{key}"] = value
     return values_by_key | _set_by_key(values.get("set") or (), values_by_key)
 
@@ -132,6 +132,19 @@ def json_option() -> click.Option:
 def tag_option() -> click.Option:
     """`--tag`."""
     return CommandOption("--tag", "Tag of all jobs; repeatable.", multiple=True, metavar="NAME=VALUE")
+
+
+def prepare_options() -> list[click.Parameter]:
+    """`--prepare` and what it builds a reference from."""
+    return [
+        CommandOption("--prepare", "First make what is missing: images, definitions, code, reference.", is_flag=True),
+        CommandOption(
+            "--reference-file",
+            "With --prepare: a file from which the reference is built; repeatable.",
+            multiple=True,
+            metavar="INPUT=FILE|URL",
+        ),
+    ]
 
 
 def yes_option() -> click.Option:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_pipeline.cli import complete
+from batch_pipeline.cli import complete, prepare
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import (
     CommandOption,
@@ -15,6 +15,7 @@ from batch_pipeline.cli.options import (
     json_option,
     parameter_options,
     pipeline_options,
+    prepare_options,
     selection_options,
     tag_option,
 )
@@ -38,7 +39,15 @@ def plan(call: CommandCall) -> int:
     """Shows what run would do: the cells of every step, why they run, and the jobs. Writes nothing."""
     from batch_pipeline.run import driver
 
+    prepare.require_permission(call)
     request = call.request(plans=True)
+    reasons = prepare.reasons(call) if call.options["prepare"] else None
+    if reasons is not None and not call.json:
+        prepare.print_reasons(reasons)
+    if reasons and reasons.get(prepare.REFERENCE):
+        if call.json:
+            print_json({"preparations": reasons})
+        return CommandExit.DONE
     if call.options["failed"]:
         from batch_pipeline.run.status import only_failed
 
@@ -57,6 +66,7 @@ def plan(call: CommandCall) -> int:
         from batch_pipeline.report.records import plan_record
 
         record = plan_record(snapshot.plan) | {"reference": snapshot.reference, "live_runs": list(snapshot.live_runs)}
+        record |= {"preparations": reasons} if reasons is not None else {}
         print_json(record | details.record())
     else:
         _tell(snapshot.plan, snapshot.live_runs)
@@ -200,7 +210,7 @@ def _tell_jobs(plan: Plan) -> None:
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    options = [*common_options(), *pipeline_options(), json_option()]
+    options = [*common_options(), *pipeline_options(), json_option(), *prepare_options()]
     options += [
         tag_option(),
         CommandOption("--payloads", "Print each SubmitJob request as it will be sent, with its size.", is_flag=True),

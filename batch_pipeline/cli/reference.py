@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,8 +56,10 @@ def build(call: CommandCall, builder: type[Step], name: str, listener: Listener)
     """Builds one reference from the options that are named like the builder's ports."""
     from batch_pipeline.run.reference import build_reference
 
-    files = {port: call.options[f"file_{port}"] for port in builder.declared(Input) if call.options[f"file_{port}"]}
-    known = builder.declared(Parameter)
+    given = {port: call.options[f"file_{port}"] for port in builder.declared(Input) if call.options[f"file_{port}"]}
+    files = {**call.settings.reference_files, **given}
+    if unknown := sorted(set(files) - set(builder.declared(Input))):
+        raise InvalidUse(f"{builder.__name__} has no input {unknown[0]!r}. Correct reference_files in the settings.")
     return build_reference(
         call.workflow,
         call.settings,
@@ -65,12 +67,19 @@ def build(call: CommandCall, builder: type[Step], name: str, listener: Listener)
         name,
         files,
         listener,
-        params={
-            key: value for key, value in call.settings.params.items() if key.removeprefix(f"{REFERENCE_TASK}.") in known
-        },
+        params=builder_params(call),
         force=bool(call.options["force"]),
         argv=call.argv,
     )
+
+
+def builder_params(call: CommandCall) -> dict[str, Any]:
+    """The settings' parameters that the pipeline's reference builder has."""
+    builder = call.workflow.reference_builder
+    known = builder.declared(Parameter) if builder is not None else {}
+    return {
+        key: value for key, value in call.settings.params.items() if key.removeprefix(f"{REFERENCE_TASK}.") in known
+    }
 
 
 def _list(call: CommandCall) -> int:

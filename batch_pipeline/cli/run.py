@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from batch_pipeline.cli import complete, plan
+from batch_pipeline.cli import complete, plan, prepare
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import (
     CommandOption,
@@ -17,6 +18,7 @@ from batch_pipeline.cli.options import (
     json_option,
     parameter_options,
     pipeline_options,
+    prepare_options,
     run_options,
     selection_options,
     yes_option,
@@ -26,10 +28,12 @@ from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
+    from batch_pipeline.luigi_adapter.preparer import Preparer
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.records.events import Listener, Outcome
     from batch_pipeline.records.request import Request
 
+Result = TypeVar("Result")
 #: What may become of the jobs of an interrupted command.
 _ANSWERS = click.Choice(["leave", "cancel"], case_sensitive=False)
 
@@ -38,12 +42,17 @@ def run(call: CommandCall) -> int:
     """Runs what is missing: plans, submits one array job a step, and watches until all of them have ended.
 
     Cells that are done stay as they are. The command may be killed at any time and given again: it goes on where it
-    was. With --detach it ends as soon as everything is queued.
+    was. With --detach it ends as soon as everything is queued. With --prepare it first makes what is missing of images,
+    job definitions, code and the reference, as tasks of the same Luigi workflow.
     """
     if call.options["dry_run"]:
         return plan.plan(call)
+    prepare.require_permission(call)
     if call.options["images"]:
         _bring_images_up_to_date(call)
+    preparer = watched(call, partial(prepare.prepare, call)) if call.options["prepare"] else None
+    if isinstance(preparer, int):
+        return preparer
     request = call.request(writes=True)
     if call.options["failed"]:
         from batch_pipeline.run.status import only_failed
@@ -54,7 +63,7 @@ def run(call: CommandCall) -> int:
             return CommandExit.DONE
         request = narrowed
     detach = bool(call.options["detach"])
-    return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach)))
+    return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach, preparer=preparer)))
 
 
 def _bring_images_up_to_date(call: CommandCall) -> None:
@@ -68,14 +77,14 @@ def _bring_images_up_to_date(call: CommandCall) -> None:
     del call.graph
 
 
-def drive(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
+def drive(request: Request, listener: Listener, *, detach: bool = False, preparer: Preparer | None = None) -> Outcome:
     """Runs the driver, imported no sooner than now."""
     from batch_pipeline.run import driver
 
-    return driver.run(request, listener, detach=detach)
+    return driver.run(request, listener, detach=detach, preparer=preparer)
 
 
-def watched(call: CommandCall, drive: Callable[[Listener], Outcome]) -> Outcome | int:
+def watched(call: CommandCall, drive: Callable[[Listener], Result]) -> Result | int:
     """Drives with live progress; on Ctrl-C asks what shall become of the jobs and returns the exit code instead."""
     from batch_pipeline.cli.progress import listening
 
@@ -183,6 +192,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         ),
         CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
         CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),
+        *prepare_options(),
     ]
     if workflow is not None:
         options += parameter_options(tasks_of(workflow), options)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batch_pipeline.access.cli.by_service import runs_by_service, server_option
     from batch_pipeline.access.launching import cancel_driver, is_driver
     from batch_pipeline.deploy.images import deploy_images
+    from batch_pipeline.deploy.preparations import deployments
 
 #: Verb -> the module that makes its command.
 VERBS_OF_WINGS: Final = {
@@ -26,6 +27,7 @@ VERBS_OF_WINGS: Final = {
 _HOME: Final = {
     "cancel_driver": "batch_pipeline.access.launching",
     "deploy_images": "batch_pipeline.deploy.images",
+    "deployments": "batch_pipeline.deploy.preparations",
     "identity_of": "batch_pipeline.access.admission_context",
     "is_driver": "batch_pipeline.access.launching",
     "runs_by_service": "batch_pipeline.access.cli.by_service",
@@ -36,6 +38,7 @@ __all__ = [
     "VERBS_OF_WINGS",
     "cancel_driver",
     "deploy_images",
+    "deployments",
     "identity_of",
     "is_driver",
     "runs_by_service",

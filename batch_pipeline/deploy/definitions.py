@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 from batch_pipeline.backends.aws_clients import Clients, aws_maker, chunks, embedded_maker
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.credentials import identity_of
-from batch_pipeline.backends.definitions import DIGEST_DIGITS, PIPELINE_TAG, join_definition
+from batch_pipeline.backends.definitions import (
+    DIGEST_DIGITS,
+    PIPELINE_TAG,
+    configured_definitions,
+    join_definition,
+)
 from batch_pipeline.backends.quotas import JOBS_PER_DESCRIBE
+from batch_pipeline.pipeline.images import with_pinned_images
+from batch_pipeline.pipeline.workflow import Graph
 
 if TYPE_CHECKING:
+    from batch_pipeline.cli.call import CommandCall
     from batch_pipeline.config import Settings
 
 _OURS: Final = re.compile(rf".*-[0-9a-f]{{{DIGEST_DIGITS}}}")
@@ -41,6 +49,17 @@ def batch_clients(settings: Settings) -> Clients:
     if settings.backend.name == "embedded":
         return Clients(embedded_maker(settings.embedded, identity_of(settings)), renewable=True)
     return Clients(aws_maker(settings.aws))
+
+
+def wanted_definitions(call: CommandCall) -> Mapping[str, Mapping[str, Any]]:
+    """The definitions of the pipeline's steps, and of the step that builds its references. Raises InvalidPipeline."""
+    definitions = dict(configured_definitions(call.graph, call.settings))
+    if call.workflow.reference_builder is not None:
+        graph = Graph.of_reference(call.workflow)
+        if call.settings.uses_containers:
+            graph = with_pinned_images(graph)
+        definitions |= configured_definitions(graph, call.settings, pipeline=call.graph.name)
+    return definitions
 
 
 def deploy_definitions(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
+from batch_pipeline.wire.errors import BackendFailed
 
 _log = logging.getLogger("luigi-interface")
 
@@ -59,6 +62,18 @@ def connection_error(url: str) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def require_scheduler(url: str | None) -> None:
+    """Raises BackendFailed when a URL is given and no scheduler answers there."""
+    if url and (error := connection_error(url)):
+        remedy = "Start it with `main.py ui`, or leave --scheduler-host away; nothing was submitted."
+        raise BackendFailed(f"No Luigi scheduler at {url}: {error}. {remedy}") from error
+
+
+def driver_id() -> str:
+    """A new id of this driver: one that adopts a run must not meet the tasks of a dead worker, RUNNING for ever."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 class Reporter(threading.Thread):

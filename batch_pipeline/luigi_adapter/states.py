@@ -33,6 +33,7 @@ class LuigiTaskStatus:
 
 
 NOTHING_TO_SUBMIT: Final = LuigiTaskStatus(status="DONE", percent=100, line="nothing to submit")
+PREPARED: Final = LuigiTaskStatus(status="DONE", percent=100, line="prepared")
 
 
 def status_of(

@@ -10,15 +10,15 @@ whatever was to be submitted and was not is an error.
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from batch_pipeline.luigi_adapter import imports, states
-from batch_pipeline.luigi_adapter.scheduler import Reporter, call, connection_error
+from batch_pipeline.luigi_adapter.first_failure import FirstFailure
+from batch_pipeline.luigi_adapter.preparer import Preparer
+from batch_pipeline.luigi_adapter.scheduler import Reporter, call, driver_id, require_scheduler
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import NullListener, Outcome, StepProgress
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
@@ -29,7 +29,8 @@ _REMEDY: Final = "Wait a minute and run the same command again, or leave --sched
 class LuigiAdapter(NullListener):
     """Submits a pipeline's steps through Luigi and, with a central scheduler, shows their progress on its page.
 
-    `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit.
+    `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit. The
+    steps depend on what a `preparer` made before.
     Raises BackendFailed when no scheduler answers at the URL; nothing was submitted.
     """
 
@@ -43,24 +44,25 @@ class LuigiAdapter(NullListener):
         tracking_url: str,
         scheduler_url: str | None,
         log_folder: Path | None,
+        preparer: Preparer | None = None,
     ) -> None:
-        if scheduler_url and (error := connection_error(scheduler_url)):
-            remedy = "Start it with `main.py ui`, or leave --scheduler-host away; nothing was submitted."
-            raise BackendFailed(f"No Luigi scheduler at {scheduler_url}: {error}. {remedy}") from error
+        require_scheduler(scheduler_url)
         imports.load()
         from batch_pipeline.luigi_adapter import tasks
 
         self._graph, self._run_id, self._url, self._tracking_url = graph, run_id, scheduler_url, tracking_url
         self._submit, self._submitted = submit, submitted
         #: Why not all could be submitted, which Luigi only logs; and the steps that were submitted here.
-        self._failure: BaseException | None = None
+        self._failure = FirstFailure()
         self._ran: list[str] = []
-        # A driver that adopts a run of one that died must not meet its tasks, RUNNING under a worker that is no more.
-        driver = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        driver = driver_id()
         self._worker_id = f"Worker(run={run_id}, driver={driver})"
         with ExitStack() as stack:
             folder = stack.enter_context(imports.logged(log_folder))
-            self._tasks = tasks.tasks_of(graph, self, run_id=run_id, driver=driver, folder=folder)
+            #: Tasks of the preparations by their names on the page, which no step can have.
+            self._prepared = {task.task_family: task for task in preparer.tasks.values()} if preparer else {}
+            before = preparer.tasks[preparer.pipeline] if preparer else None
+            self._tasks = tasks.tasks_of(graph, self, run_id=run_id, driver=driver, folder=folder, before=before)
             self._cleanup = stack.pop_all()
         self._reporter: Reporter | None = None
 
@@ -88,38 +90,31 @@ class LuigiAdapter(NullListener):
         try:
             run_task(self._tasks[self._graph.name], url=self._url, worker_id=self._worker_id)
             refused = [step for step in steps if step not in self._ran]
-            if refused and self._failure is None:
-                self._failure = self._refusal(refused)
+            if refused and self._failure.error is None:
+                self._failure.error = self._refusal(refused)
         except (RPCError, OSError) as error:
-            if self._failure is None:
+            if self._failure.error is None:
                 raise BackendFailed(
                     f"Luigi's scheduler at {self._url} went away while the steps were submitted ({error}). "
                     "Run the same command again: it goes on where this one stopped."
                 ) from error
-        if self._failure is not None:
-            raise self._failure
-        self._report({step: states.NOTHING_TO_SUBMIT for step in self._graph.names if step not in steps})
+        if self._failure.error is not None:
+            raise self._failure.error
+        done = {step: states.NOTHING_TO_SUBMIT for step in self._graph.names if step not in steps}
+        self._report(dict.fromkeys(self._prepared, states.PREPARED) | done)
 
     def is_submitted(self, step: str) -> bool:
         """Whether nothing of a step is left to submit; for its task."""
-        with self._keeping_failure():
+        with self._failure.keeping():
             return self._submitted(step)
 
     def submit(self, step: str) -> None:
         """Submits a step; for its task. Raises BackendFailed after another step could not be submitted."""
-        if self._failure is not None:
+        if self._failure.error is not None:
             raise BackendFailed(f"{step} is not submitted, because another step could not be.")
-        with self._keeping_failure():
+        with self._failure.keeping():
             self._submit(step)
         self._ran.append(step)
-
-    @contextmanager
-    def _keeping_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException as error:
-            self._failure = self._failure or error
-            raise
 
     def _refusal(self, refused: Sequence[str]) -> BackendFailed | RunConflict:
         names = ", ".join(refused)
@@ -160,7 +155,8 @@ class LuigiAdapter(NullListener):
         if self._reporter is None:
             from batch_pipeline.luigi_adapter.tasks import described
 
-            tasks = {name: described(task, self._tracking_url) for name, task in self._tasks.items()}
-            self._reporter = Reporter(url=self._url, worker_id=self._worker_id, tasks=tasks)
+            tasks = self._prepared | dict(self._tasks)
+            described_tasks = {name: described(task, self._tracking_url) for name, task in tasks.items()}
+            self._reporter = Reporter(url=self._url, worker_id=self._worker_id, tasks=described_tasks)
             self._reporter.start()
         self._reporter.report(statuses)

@@ -1,4 +1,4 @@
-"""A pipeline as real sciluigi tasks: one a step, wired as the pipeline's graph is.
+"""A pipeline as real sciluigi tasks: one a step, wired as the pipeline's graph is; before them those that prepare.
 
 What a port carries is the step's *submission*: a target that exists when the step's jobs are on the queue. Files travel
 on the other side, between the containers and the store.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,7 @@ from batch_pipeline.pipeline.workflow import Graph, Port
 from batch_pipeline.wire.durable import make_folder
 
 if TYPE_CHECKING:
+    from batch_pipeline.luigi_adapter.preparer import Preparer
     from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 
 # sciluigi's own two parameters would fill the scheduler's page with each other's repr.
@@ -51,6 +53,38 @@ class SubmissionTarget(sciluigi.TargetInfo, luigi.Target):  # type: ignore[misc]
         return self.task.adapter.is_submitted(self.task.instance_name)
 
 
+class PreparationTask(luigi.Task):
+    """Something that a run needs before its steps are submitted; to run it is to make it."""
+
+    task_namespace = "prepare"
+    driver = luigi.Parameter()
+    preparation: ClassVar[str]
+    preparer: ClassVar[Preparer]
+    needs: ClassVar[Sequence[PreparationTask]]
+
+    def requires(self) -> list[PreparationTask]:
+        """See `luigi.Task.requires`."""
+        return list(self.needs)
+
+    def complete(self) -> bool:
+        """See `luigi.Task.complete`."""
+        return self.preparer.is_done(self.preparation)
+
+    def run(self) -> None:
+        """See `luigi.Task.run`."""
+        self.preparer.make(self.preparation)
+
+
+def preparation_tasks(preparer: Preparer, *, driver: str) -> Mapping[str, PreparationTask]:
+    """The tasks by preparation, and last that of all, which needs each of them, under the pipeline's name."""
+    tasks: dict[str, PreparationTask] = {}
+    needs_by_name = {name: preparation.needs for name, preparation in preparer.preparations.items()}
+    for name, needs in {**needs_by_name, preparer.pipeline: tuple(needs_by_name)}.items():
+        body = {"preparation": name, "preparer": preparer, "needs": [tasks[need] for need in needs]}
+        tasks[name] = type(name, (PreparationTask,), body)(driver=driver)
+    return tasks
+
+
 class _Described:
     """Parameters of both kinds of tasks; all are for people, but for `run_id` and `driver`: their identity."""
 
@@ -65,6 +99,12 @@ class StepTask(_Described, sciluigi.Task):  # type: ignore[misc]
 
     workflow_task = luigi.Parameter(**_HIDDEN)
     adapter: ClassVar[LuigiAdapter]
+    #: What its step waits for besides other steps.
+    before: ClassVar[Sequence[PreparationTask]]
+
+    def requires(self) -> list[luigi.Task]:
+        """See `luigi.Task.requires`."""
+        return [*self.before, *super().requires()]
 
     def out_submission(self) -> SubmissionTarget:
         """The output port."""
@@ -90,8 +130,13 @@ class PipelineTask(_Described, sciluigi.WorkflowTask):  # type: ignore[misc]
         return [task for task in tasks if task not in (reached if task in still_open else read)]
 
 
-def tasks_of(graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, folder: Path) -> dict[str, Any]:
-    """The tasks by step, wired, and the whole pipeline's under its name; run id and driver are their identity."""
+def tasks_of(
+    graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, folder: Path, before: PreparationTask | None
+) -> dict[str, Any]:
+    """The tasks by step, wired, and the whole pipeline's under its name; run id and driver are their identity.
+
+    The steps that read from no other depend on the task `before`.
+    """
     began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
     audit = folder / f".audit_{began}"
     make_folder(os.fspath(audit), synced=True)  # sciluigi sleeps up to a second when it is not there
@@ -113,6 +158,7 @@ def tasks_of(graph: Graph, adapter: LuigiAdapter, *, run_id: str, driver: str, f
     for number, node in enumerate(graph):
         # One class a step, of its name: that is what the scheduler's page groups by and its graph shows.
         body = {"__module__": type(node.step).__module__, "adapter": adapter, "priority": len(graph.nodes) - number}
+        body["before"] = [before] if before is not None and not node.upstream else []
         step_class = type(node.name, (StepTask,), body)
         settings = " ".join(params[node.name]) or "defaults"
         task = workflow.new_task(node.name, step_class, settings=settings, **identity)

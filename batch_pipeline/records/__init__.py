@@ -1,6 +1,7 @@
 """A run as data, in the store: what was asked, sent and made, as values, and how they are kept.
 
-    asked     `request` (of a driver), `origin` and `code_state` (who, which code), `people`, `place`
+    asked     `request` (of a driver), `preparation` (what a run needs before), `origin` and `code_state` (who, which
+              code), `people`, `place`
     kept      `record` (of the run), `record_writing`, `history` (what came after it), `manifests` and `submissions` (of
               its jobs), `receipts` (of its cells, and which count)
     read      `registry` (all runs of a store), `results` (which receipt vouches for what), `compare`, `spent`

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from batch_pipeline.backends.base import Backend
+from batch_pipeline.config import Settings
 from batch_pipeline.log import of_run
+from batch_pipeline.luigi_adapter.preparer import Preparer
 from batch_pipeline.luigi_adapter.scheduler import scheduler_url
 from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.pipeline.plan import Inventory
@@ -70,13 +72,15 @@ def inspect(request: Request) -> Snapshot:
         backend.close()
 
 
-def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
+def run(request: Request, listener: Listener, *, detach: bool = False, preparer: Preparer | None = None) -> Outcome:
     """Does what is missing and follows it to its end; `detach` returns once everything is queued.
+
+    On Luigi's page the steps depend on what a `preparer` made before.
 
     Raises RunConflict before anything is sent when live jobs make a chosen cell differently, and Interrupted on
     Ctrl-C.
     """
-    driver = Driver(request)
+    driver = Driver(request, preparer=preparer)
     try:
         return driver.run(listener, detach=detach)
     except KeyboardInterrupt as error:
@@ -95,8 +99,10 @@ class Driver:
         *,
         sleep: Callable[[float], None] = pause,
         clock: Callable[[], float] = time.monotonic,
+        preparer: Preparer | None = None,
     ) -> None:
         self._sleep = sleep
+        self._preparer = preparer
         self._clock = clock
         self._request = request
         self._store = request.store
@@ -257,7 +263,7 @@ class Driver:
         if self._luigi is not None:
             self._luigi.close()
         try:
-            self._luigi = _luigi_adapter(request, submitter)
+            self._luigi = _luigi_adapter(request, submitter, self._preparer)
         except OSError as error:
             place = self._store.url_of(layout.run_folder(submitter.run_id))
             raise StoreFailed(f"{place} cannot be written: {error.strerror}. Check the folder of the store.") from error
@@ -316,17 +322,22 @@ class Driver:
             write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id), spent=spent)
 
 
-def _luigi_adapter(request: Request, submitter: Submitter) -> LuigiAdapter:
+def scheduler_of(settings: Settings) -> str | None:
+    """URL of the central scheduler of Luigi that the settings name, if any."""
+    luigi = settings.luigi
+    return scheduler_url(luigi.scheduler_host, luigi.scheduler_port) if luigi.scheduler_host else None
+
+
+def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | None) -> LuigiAdapter:
     """Luigi's side of one submission."""
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
-    luigi = request.settings.luigi
-    host = luigi.scheduler_host
     return LuigiAdapter(
         request.graph,
         run_id=submitter.run_id,
         submit=submitter.submit_step,
         submitted=submitter.is_submitted,
         tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
-        scheduler_url=scheduler_url(host, luigi.scheduler_port) if host else None,
+        scheduler_url=scheduler_of(request.settings),
         log_folder=folder / "luigi" if folder else None,
+        preparer=preparer,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from batch_pipeline.config import Settings, place_of_setting
 from batch_pipeline.pipeline.images import with_pinned_images
-from batch_pipeline.pipeline.plan import Selection, Why
+from batch_pipeline.pipeline.plan import CellState, Plan, Selection, Why
 from batch_pipeline.pipeline.resources import with_step_settings
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.step import Input
@@ -25,7 +25,7 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.run import driver
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, RunConflict
-from batch_pipeline.wire.store import Store
+from batch_pipeline.wire.store import NotInStore, Store
 
 
 def build_reference(
@@ -44,57 +44,96 @@ def build_reference(
 
     Raises InvalidUse for a port without a file or a file that is not there, RunConflict for a name that is taken.
     """
+    request = _request(workflow, settings, store, name, files, params)
+    for port, path in _local_files(files).items():
+        if port in request.reference_files and store.folder is None:
+            store.put_file(request.reference_files[port], path)
+    if not force:
+        _refuse_other(request, name)
+    return driver.run(replace(request, selection=Selection(force=force), argv=argv), listener)
+
+
+def missing_reference(
+    workflow: type[WorkflowTask],
+    settings: Settings,
+    store: Store,
+    name: str,
+    files: Mapping[str, str],
+    *,
+    params: Mapping[str, Any] | None = None,
+) -> str:
+    """Why the reference `name` must be built from port -> file; empty: it is there. Uploads and sends nothing.
+
+    A file that is not in a store in S3 yet, or has another size there, is reason enough. Raises as `build_reference`.
+    """
+    request = _request(workflow, settings, store, name, files, params)
+    for port, path in _local_files(files).items():
+        if port in request.reference_files and store.folder is None:
+            try:
+                size_bytes = store.head(request.reference_files[port]).size_bytes
+            except NotInStore:
+                return f"its file for {port} is not uploaded"
+            if size_bytes != path.stat().st_size:
+                return f"its file for {port} has changed"
+    plan = _refuse_other(request, name)
+    ((_, state),) = plan.cells(plan.graph.names[0])
+    return "" if state is CellState.DONE else "it is not built"
+
+
+def _request(
+    workflow: type[WorkflowTask],
+    settings: Settings,
+    store: Store,
+    name: str,
+    files: Mapping[str, str],
+    params: Mapping[str, Any] | None,
+) -> Request:
     graph = Graph.of_reference(workflow, params)
     of_builder = {step: settings.steps[step] for step in graph.names if step in settings.steps}
     graph = with_step_settings(graph, of_builder, place_of=partial(place_of_setting, settings))
     if settings.uses_containers:
         graph = with_pinned_images(graph)
-    request = Request(
+    return Request(
         workflow=workflow,
         graph=graph,
         samples=SampleList.of([name], origin="the reference's name"),
         store=store,
         settings=settings,
-        selection=Selection(force=force),
         reference=name,
-        reference_files=_placed(workflow, store, name, files),
-        argv=argv,
+        reference_files=_placed(graph, store, name, files),
         # One cell: whether its files are there costs nothing to see.
         check_results=True,
     )
-    if not force:
-        _refuse_other(request, name)
-    return driver.run(request, listener)
 
 
-def _placed(workflow: type[WorkflowTask], store: Store, name: str, files: Mapping[str, str]) -> dict[str, str]:
+def _placed(graph: Graph, store: Store, name: str, files: Mapping[str, str]) -> dict[str, str]:
     """Port -> URL or key of its file, where the container can read it."""
-    builder = Graph.of_reference(workflow).nodes[0].step
-    ports = {name: port for name, port in builder.declared(Input).items() if files.get(name) or not port.optional}
+    declared = graph.nodes[0].step.declared(Input)
+    ports = {name: port for name, port in declared.items() if files.get(name) or not port.optional}
     for port in ports:
         if not files.get(port):
             raise InvalidUse(f"The reference needs a file for {port}: give --{port.replace('_', '-')} FILE.")
-    placed = {}
-    for port in ports:
-        file = files[port]
-        if "://" in file:
-            placed[port] = file
-            continue
-        path = Path(file).expanduser().absolute()
+    placed = {port: files[port] for port in ports}
+    for port, path in _local_files(placed).items():
         if not path.is_file():
-            raise InvalidUse(f"The file for {port}, {file}, is not there. Check the path.")
-        if store.folder is not None:
-            placed[port] = f"file://{path}"
-        else:
-            placed[port] = layout.reference(name, f"source/{path.name}")
-            store.put_file(placed[port], path)
+            raise InvalidUse(f"The file for {port}, {files[port]}, is not there. Check the path.")
+        in_place = store.folder is not None
+        placed[port] = f"file://{path}" if in_place else layout.reference(name, f"source/{path.name}")
     return placed
 
 
-def _refuse_other(request: Request, name: str) -> None:
-    plan = driver.inspect(replace(request, selection=Selection())).plan
+def _local_files(files: Mapping[str, str]) -> dict[str, Path]:
+    """Port -> path, of the files that are no URLs."""
+    return {port: Path(file).expanduser().absolute() for port, file in files.items() if file and "://" not in file}
+
+
+def _refuse_other(request: Request, name: str) -> Plan:
+    """What there is to do. Raises RunConflict when the reference is there, built from something else."""
+    plan = driver.inspect(request).plan
     if plan.why[plan.graph.names[0]][0] is Why.CHANGED:
         raise RunConflict(
-            f"Reference {name!r} is there, built from other files or with other parameters. Choose another name, or"
-            " give --force to build it again: every sample done with it will run again."
+            f"Reference {name!r} is there, built from other files or with other parameters, code or image. Choose"
+            f" another name, or build it again with `reference {name} --force` and its files: every sample done with"
+            " it will run again."
         )
+    return plan

@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, bool]]:
     """What `driver.run` was asked; nothing runs, and everything counts as done."""
     requests: list[tuple[Request, bool]] = []
 
-    def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
+    def run(request: Request, listener: Listener, *, detach: bool = False, preparer: None = None) -> Outcome:
         requests.append((request, detach))
         outcome = _outcome(detached=detach, run_ids=["R1"], submitted=2)
         listener.ended(outcome)
@@ -45,7 +45,7 @@ def _outcome(**changes: Any) -> Outcome:
 
 
 def answering(outcome: Outcome | BaseException) -> Callable[..., Outcome]:
-    def run(request: Request, listener: Listener, *, detach: bool = False) -> Outcome:
+    def run(request: Request, listener: Listener, *, detach: bool = False, preparer: None = None) -> Outcome:
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome

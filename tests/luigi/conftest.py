@@ -15,6 +15,7 @@ import pytest
 
 from batch_pipeline import Input, Output, Param, Step, WorkflowTask
 from batch_pipeline.luigi_adapter import daemon
+from batch_pipeline.luigi_adapter.preparer import Preparer
 from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import StepProgress
@@ -84,7 +85,9 @@ class Driver:
         self.calls.append(step)
         self.records.add(step)
 
-    def adapter(self, run_id: str, pipeline: type[WorkflowTask] = Diamond) -> LuigiAdapter:
+    def adapter(
+        self, run_id: str, pipeline: type[WorkflowTask] = Diamond, *, preparer: Preparer | None = None
+    ) -> LuigiAdapter:
         adapter = LuigiAdapter(
             Graph.of(pipeline, {"depth": 7} if pipeline is Diamond else {}),
             run_id=run_id,
@@ -93,6 +96,7 @@ class Driver:
             tracking_url="http://127.0.0.1/runs/it",
             scheduler_url=self.url,
             log_folder=self.log_folder,
+            preparer=preparer,
         )
         self.adapters.append(adapter)
         return adapter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -88,10 +88,12 @@ def _stale_images(call: CommandCall) -> list[dict[str, Any]]:
 
 
 def _definitions(call: CommandCall) -> list[dict[str, Any]]:
-    from batch_pipeline.deploy.definitions import batch_clients, deploy_definitions
+    from batch_pipeline.deploy.definitions import batch_clients, deploy_definitions, wanted_definitions
 
     dry_run = bool(call.options["dry_run"])
-    definitions = deploy_definitions(_wanted(call), call.settings, batch_clients(call.settings), dry_run=dry_run)
+    definitions = deploy_definitions(
+        wanted_definitions(call), call.settings, batch_clients(call.settings), dry_run=dry_run
+    )
     for item in definitions:
         state = ("would be registered" if dry_run else "registered") if item.new else "there already"
         _data(call, f"definition {item.step}: {item.definition}, {state}")
@@ -137,10 +139,10 @@ def _references(call: CommandCall) -> list[dict[str, Any]]:
 
 
 def _prune(call: CommandCall) -> list[str]:
-    from batch_pipeline.deploy.definitions import batch_clients, names_in_use, retire, unused
+    from batch_pipeline.deploy.definitions import batch_clients, names_in_use, retire, unused, wanted_definitions
 
     clients = batch_clients(call.settings)
-    used = names_in_use(_wanted(call)) | _live_names(call.new_store)
+    used = names_in_use(wanted_definitions(call)) | _live_names(call.new_store)
     unused_definitions = unused(clients, call.graph.name, used)
     for definition in unused_definitions:
         _data(call, f"unused: {definition}")
@@ -151,21 +153,6 @@ def _prune(call: CommandCall) -> list[str]:
         retire(clients, unused_definitions)
         _data(call, f"Took {counted(len(unused_definitions), 'job definition')} out of use.")
     return unused_definitions
-
-
-def _wanted(call: CommandCall) -> Mapping[str, Mapping[str, Any]]:
-    """The definitions of the pipeline's steps, and of the step that builds its references."""
-    from batch_pipeline.backends.definitions import configured_definitions
-    from batch_pipeline.pipeline.images import with_pinned_images
-    from batch_pipeline.pipeline.workflow import Graph
-
-    definitions = dict(configured_definitions(call.graph, call.settings))
-    if call.workflow.reference_builder is not None:
-        graph = Graph.of_reference(call.workflow)
-        if call.settings.uses_containers:
-            graph = with_pinned_images(graph)
-        definitions |= configured_definitions(graph, call.settings, pipeline=call.graph.name)
-    return definitions
 
 
 def _live_names(store: Store) -> frozenset[str]:

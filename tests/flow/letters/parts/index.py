@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from batch_pipeline import Input, Job, Output, Reference, Scope, Step
 
 
 class Index(Step):
-    """Sorts a list of words; a file `broken` beside the list makes it fail after it has written half of its outputs."""
+    """Sorts a list of words; a file `broken` beside the list makes it fail after it has written half of its outputs.
+
+    It waits as long as there is a file `held` beside the list.
+    """
 
     scope = Scope.REFERENCE
     memory_mb = 64
@@ -19,9 +23,12 @@ class Index(Step):
 
     def run(self, job: Job) -> None:
         """Written in two files, so that a reader could meet files of two versions."""
+        folder = Path(job.input("words")).resolve().parent
+        while (folder / "held").exists():
+            time.sleep(0.02)
         words = job.input("words").read_text().split()
         job.output("index").write_text("".join(f"{word}\n" for word in sorted(words)))
-        if Path(job.input("words")).resolve().with_name("broken").exists():
+        if (folder / "broken").exists():
             raise RuntimeError("The index is broken.")
         job.output("count").write_text(f"{len(words)}\n")
 
