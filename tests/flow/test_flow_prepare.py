@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 
 from batch_pipeline.luigi_adapter import daemon
 from batch_pipeline.luigi_adapter.scheduler import call
-from tests.flow.lab import Lab
+from batch_pipeline.wire.contract import CommandExit
+from tests.flow.lab import Lab, until
 from tests.luigi.conftest import free_port
 
 pytestmark = pytest.mark.engine
@@ -65,8 +66,8 @@ def test_a_missing_reference_is_built_as_a_task_of_the_same_workflow(
     held.touch()
     command = indexed.start("run", *options(indexed), *scheduler)
     try:
-        seen = until_seen(lambda: tasks_by_family(url), lambda tasks: tasks.get("prepare.reference", {}))
-        assert seen["prepare.reference"]["status"] == "RUNNING"
+        until(lambda: tasks_by_family(url).get("prepare.reference", {}).get("status") == "RUNNING", "it is being built")
+        seen = tasks_by_family(url)
         assert seen["prepare.Indexed"]["status"] == "PENDING"
         assert "lookup" not in seen, "the steps come when the plan is known"
     finally:
@@ -90,14 +91,6 @@ def test_a_missing_reference_is_built_as_a_task_of_the_same_workflow(
         "prepare.code": set(),
         "prepare.reference": set(),
     }
-
-
-def until_seen(look: Callable[[], dict[str, Any]], wanted: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    deadline = time.monotonic() + 60
-    while wanted(seen := look()).get("status") != "RUNNING":
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.02)
-    return seen
 
 
 def test_a_second_time_there_is_nothing_to_prepare(indexed: Lab) -> None:
@@ -146,6 +139,25 @@ def test_a_reference_of_other_files_is_refused_and_nothing_is_sent(indexed: Lab)
 
     assert "Reference 'en' is there, built from other files" in ran.err
     assert len(indexed.runs()) == 2
+
+
+def test_ctrl_c_while_the_reference_is_built_leaves_its_job_and_the_same_command_follows_it(indexed: Lab) -> None:
+    held = indexed.folder / "list" / "held"
+    held.touch()
+    command = indexed.start("run", *options(indexed))
+    until(indexed.live, "the job of the reference is on the queue")
+    until(lambda: list((indexed.store / "runs").glob("*/submissions/*/sent.json")), "its id is written down")
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=60)
+    assert command.returncode == CommandExit.INTERRUPTED, err
+    (run_id,) = indexed.runs()
+    assert f"The jobs of {run_id} go on." in err
+
+    held.unlink()
+    prepare(indexed)
+
+    assert len(indexed.runs()) == 2, "the reference was not sent again"
+    assert len([cell for cell in indexed.receipts() if cell[0] == "lookup"]) == 3
 
 
 @pytest.mark.parametrize(
