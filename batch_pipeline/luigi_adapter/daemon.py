@@ -27,8 +27,6 @@ START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 _PID_FILE: Final = "luigid.pid"
 _REMEDY: Final = "Name another state folder (embedded.state)"
-# Not bin/luigid: a virtual environment that was moved has broken scripts, its interpreter still works.
-_COMMAND: Final = (sys.executable, "-c", "from luigi.cmdline import luigid; luigid()", "--state-path", "luigid.state")
 
 
 def start(
@@ -56,7 +54,7 @@ def start(
     with ExitStack() as undo:
         undo.callback(stop, state_folder)
         process = start_daemon(
-            [*_COMMAND, "--address", host, "--port", str(port)],
+            [sys.executable, _script(), "--state-path", "luigid.state", "--address", host, "--port", str(port)],
             name=f"luigid at {url}",
             folder=state_folder,
             log=state_folder / "luigid.log",
@@ -82,3 +80,16 @@ def stop(state_folder: Path) -> bool:
     send(luigid, signal.SIGTERM)
     wait_until(lambda: not is_alive(luigid), STOP_SECONDS)
     return True
+
+
+def _script() -> str:
+    """Luigi's console script, for this interpreter to run: in a moved virtual environment its first line is wrong.
+
+    Raises BackendFailed when Luigi was installed without it.
+    """
+    from importlib.metadata import files
+
+    script = next((file for file in files("luigi") or () if file.name == "luigid"), None)
+    if script is None:
+        raise BackendFailed("Luigi was installed without its script luigid. Install it with pip: pip install luigi.")
+    return os.fspath(script.locate())
