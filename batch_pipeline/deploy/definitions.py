@@ -23,8 +23,7 @@ from batch_pipeline.backends.definitions import (
     join_definition,
 )
 from batch_pipeline.backends.quotas import JOBS_PER_DESCRIBE
-from batch_pipeline.pipeline.images import with_pinned_images
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.run.reference import builder_graph
 
 if TYPE_CHECKING:
     from batch_pipeline.cli.call import CommandCall
@@ -55,9 +54,7 @@ def wanted_definitions(call: CommandCall) -> Mapping[str, Mapping[str, Any]]:
     """The definitions of the pipeline's steps, and of the step that builds its references. Raises InvalidPipeline."""
     definitions = dict(configured_definitions(call.graph, call.settings))
     if call.workflow.reference_builder is not None:
-        graph = Graph.of_reference(call.workflow)
-        if call.settings.uses_containers:
-            graph = with_pinned_images(graph)
+        graph = builder_graph(call.workflow, call.settings)
         definitions |= configured_definitions(graph, call.settings, pipeline=call.graph.name)
     return definitions
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from batch_pipeline.backends.account import NotVisible
 from batch_pipeline.backends.aws_clients import Clients
 from batch_pipeline.backends.batch import BatchBackend
+from batch_pipeline.backends.definitions import NO_IMAGE
 from batch_pipeline.deploy.builders import Builder
 from batch_pipeline.deploy.definitions import batch_clients, deploy_definitions, wanted_definitions
 from batch_pipeline.deploy.images import LOCAL, deploy_images
@@ -41,16 +42,18 @@ def deployments(call: CommandCall, store: Store, *, with_builder: bool) -> Seque
 
 
 def _images(call: CommandCall, clients: Clients, *, with_builder: bool) -> list[Preparation]:
-    """Of steps whose image neither their class nor a setting names; the base first."""
+    """Of steps whose image is named neither by their class nor by a setting nor by their definition; the base first."""
     settings = call.settings
     if not settings.uses_containers or (settings.pool.pilots and settings.pool.image):
         return []
-    classes = {node.name: type(node.step) for node in call.graph}
-    if with_builder and call.workflow.reference_builder is not None:
-        classes[REFERENCE_TASK] = call.workflow.reference_builder
-    named = {name for name, step in classes.items() if step.image or settings.steps.get(name, {}).get("image")}
+    built = {NO_IMAGE, *(pin.image for pin in read_pins(call.graph.root).values())}
+    steps = [
+        step
+        for step, definition in wanted_definitions(call).items()
+        if definition["containerProperties"]["image"] in built and (with_builder or step != REFERENCE_TASK)
+    ]
     available = recipes(call.graph.root, settings.deploy.base_image)
-    wanted = {name if name in available else BASE for name in classes if name not in named}
+    wanted = {step if step in available else BASE for step in steps}
     return [_image(call, clients, recipe, wanted) for name, recipe in available.items() if name in wanted]
 
 

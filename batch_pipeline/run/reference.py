@@ -80,6 +80,14 @@ def missing_reference(
     return "" if state is CellState.DONE else "it is not built"
 
 
+def builder_graph(workflow: type[WorkflowTask], settings: Settings, params: Mapping[str, Any] | None = None) -> Graph:
+    """The graph of the step that builds references, with the settings of that step and its pinned image."""
+    graph = Graph.of_reference(workflow, params)
+    of_builder = {step: settings.steps[step] for step in graph.names if step in settings.steps}
+    graph = with_step_settings(graph, of_builder, place_of=partial(place_of_setting, settings))
+    return with_pinned_images(graph) if settings.uses_containers else graph
+
+
 def _request(
     workflow: type[WorkflowTask],
     settings: Settings,
@@ -88,11 +96,7 @@ def _request(
     files: Mapping[str, str],
     params: Mapping[str, Any] | None,
 ) -> Request:
-    graph = Graph.of_reference(workflow, params)
-    of_builder = {step: settings.steps[step] for step in graph.names if step in settings.steps}
-    graph = with_step_settings(graph, of_builder, place_of=partial(place_of_setting, settings))
-    if settings.uses_containers:
-        graph = with_pinned_images(graph)
+    graph = builder_graph(workflow, settings, params)
     return Request(
         workflow=workflow,
         graph=graph,

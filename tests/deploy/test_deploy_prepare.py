@@ -14,14 +14,17 @@ import boto3
 import pytest
 
 from batch_pipeline.backends.aws_clients import Clients, attached_maker
+from batch_pipeline.backends.definitions import resources
 from batch_pipeline.cli.call import CommandCall
 from batch_pipeline.deploy import preparations
+from batch_pipeline.deploy.definitions import wanted_definitions
 from batch_pipeline.deploy.recipes import recipes
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.images import FILE, Pin, pins_text
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
 from batch_pipeline.records.preparation import missing_reasons
 from batch_pipeline.wire.store import open_store
+from tests.cli.letters import Aligned
 from tests.deploy.conftest import REGION
 
 pytestmark = [pytest.mark.moto, pytest.mark.filterwarnings("ignore:Tried to parse")]
@@ -147,7 +150,27 @@ def test_a_step_whose_image_is_named_needs_none_built(
     assert list(reasons(call_of(workflow, set=named))) == ["definitions", "code"]
 
 
+def test_a_step_whose_definition_names_an_image_needs_none_built(
+    root: Path, workflow: type[WorkflowTask], clients: Clients
+) -> None:
+    definition = {
+        "type": "container",
+        "containerProperties": {
+            "image": f"registry.example/words@{DIGEST}",
+            "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "64"}],
+        },
+    }
+    (root / "job_definitions").mkdir()
+    (root / "job_definitions" / "words.json").write_text(json.dumps(definition))
+    assert list(reasons(call_of(workflow))) == ["image_base", "definitions", "code"]
+
+
 def test_processes_of_this_machine_need_the_code_alone(
     root: Path, workflow: type[WorkflowTask], clients: Clients
 ) -> None:
     assert list(reasons(call_of(workflow, backend__name="embedded"))) == ["code"]
+
+
+def test_the_definition_of_the_reference_builder_has_the_settings_of_its_step() -> None:
+    call = CommandCall(Aligned, (), {**AWS, "set": ["steps.reference.memory_mb=99"]})
+    assert resources(wanted_definitions(call)["reference"])[1] == 99
