@@ -104,7 +104,7 @@ class Preparer:
         del self._missing[name]
 
     def _make(self, preparation: Preparation) -> None:
-        title, hint = preparation.title, f"Nothing was submitted. To make it by itself: {preparation.remedy}"
+        title, hint = preparation.title, f"The run was not submitted. To make it by itself: {preparation.remedy}"
         try:
             preparation.make()
             reason = preparation.missing()

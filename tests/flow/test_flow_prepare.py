@@ -122,7 +122,7 @@ def test_a_reference_that_fails_leaves_the_run_unsent(indexed: Lab) -> None:
 
     assert "Could not prepare the reference en: " in ran.err
     assert "The index is broken" in ran.err
-    assert "Nothing was submitted. To make it by itself: `reference en`" in ran.err
+    assert "The run was not submitted. To make it by itself: `reference en`" in ran.err
     assert len(indexed.runs()) == 1, "that of the reference"
     assert not list((indexed.store / "receipts").glob("lookup/*"))
 
