@@ -92,8 +92,8 @@ def test_a_failure_names_what_failed_and_the_remedy_and_nothing_follows() -> Non
     with pytest.raises(DeploymentFailed) as caught:
         workshop.preparer().run()
     assert caught.value.message == (
-        "Could not prepare the image_base: The disk is full. Empty it. The run was not submitted. To make it by itself: "
-        "`deploy image_base`."
+        "Could not prepare the image_base: The disk is full. Empty it. The run was not submitted. To make it by"
+        " itself: `deploy image_base`."
     )
     assert set(workshop.made) <= {"code"}
 
