@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,28 @@ from batch_pipeline import MissingInput
 
 #: Version of reference.json.
 FORMAT: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscriptRow:
+    """One row of transcripts.tsv. What comes from the GTF is empty for a transcript of the FASTA alone."""
+
+    #: As the tools know it: letters, digits, '_' and '.' only.
+    transcript_id: str
+    #: Bases of the sequence.
+    length: int
+    gene_id: str
+    gene_name: str
+    chromosome: str
+    strand: str
+    biotype: str
+    #: As in the FASTA and GTF that the reference was built from.
+    published_id: str
+    published_gene_id: str
+
+
+#: Header of transcripts.tsv. References of earlier versions lack the last two columns.
+TRANSCRIPT_COLUMNS: Final = tuple(item.name for item in fields(TranscriptRow))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +104,29 @@ class Published:
                 "the reference again."
             )
         return path
+
+
+def transcripts(table: Path) -> dict[str, TranscriptRow]:
+    """The rows of a reference's transcripts.tsv by transcript id, in the order of its FASTA.
+
+    A table of an earlier version, without published ids, gives the tools' ids for them. Raises MissingInput when the
+    file is no such table.
+    """
+    with table.open(encoding="utf-8") as lines:
+        columns = next(lines, "").rstrip("\n").split("\t")
+        if columns not in (list(TRANSCRIPT_COLUMNS), list(TRANSCRIPT_COLUMNS[:-2])):
+            raise MissingInput(f"{table.name} of the reference has other columns; build the reference again.")
+        rows = {}
+        for number, line in enumerate(lines, 2):
+            cells = dict(zip(columns, line.rstrip("\n").split("\t"), strict=False))
+            if len(cells) != len(columns) or not cells["length"].isdecimal():
+                raise MissingInput(
+                    f"{table.name} of the reference is cut off or broken at line {number}; build the reference again."
+                )
+            published = {"published_id": cells["transcript_id"], "published_gene_id": cells["gene_id"]}
+            row = TranscriptRow(length=int(cells.pop("length")), **published | cells)
+            rows[row.transcript_id] = row
+    return rows
 
 
 def transcript_ids(table: Path) -> list[str]:

@@ -13,12 +13,11 @@ from typing import Any, Final
 from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Scope, Step
 from steps.annotation import Annotation, normalise_fasta, normalise_gtf
 from steps.kallisto import FUSION_HEADER
-from steps.published import FORMAT, FileOf
+from steps.published import FORMAT, TRANSCRIPT_COLUMNS, FileOf
 
 #: Share of the FASTA's transcripts that must be in the GTF. Ensembl's cDNA has those of alternative haplotypes too,
 #: which its GTF leaves out, so it is not all of them.
 _LEAST_ANNOTATED: Final = 0.5
-TRANSCRIPT_COLUMNS: Final = ("transcript_id", "length", "gene_id", "gene_name", "chromosome", "strand", "biotype")
 
 
 class BuildReference(Step):
@@ -182,9 +181,9 @@ def _write_transcripts(path: Path, lengths: dict[str, int], annotation: Annotati
             cells = [name, str(length)]
             if transcript := annotation.transcripts.get(name):
                 gene = transcript.gene
-                cells += [gene.id, gene.name, gene.chromosome, gene.strand, transcript.biotype]
+                cells += [gene.id, gene.name, gene.chromosome, gene.strand, transcript.biotype, name, gene.id]
             else:
-                cells += [""] * (len(TRANSCRIPT_COLUMNS) - 2)
+                cells += ["", "", "", "", "", name, ""]
             out.write("\t".join(cells) + "\n")
 
 
