@@ -260,12 +260,12 @@ def _note(job: Job, sources: _Sources, kmers: int) -> None:
 def _warn(job: Job, hidden: list[Copy]) -> None:
     """Says in the log, and notes for the `reference` command, which genes cannot be seen."""
     if hidden:
-        copy = hidden[0]
+        copy, genes = hidden[0], "gene" if len(hidden) == 1 else "genes"
         warning = (
-            f"Fusions of {len(hidden)} protein-coding genes cannot be seen (such as {copy.name}, {copy.gene}): another "
-            f"gene has the same transcripts ({copy.other}), and pizzly drops reads that fit both. reference.json lists "
-            "them under hidden_genes; leave one gene of each two out of FASTA and GTF, or take a GTF without patches "
-            "and haplotypes."
+            f"Fusions of {len(hidden)} protein-coding {genes} cannot be seen (such as {copy.name}, {copy.gene}): "
+            f"another gene has the same transcripts ({copy.other}), and pizzly drops reads that fit both. "
+            "reference.json lists them under hidden_genes; leave one gene of each two out of FASTA and GTF, or take a "
+            "GTF without patches and haplotypes."
         )
         print(warning)
         job.note(warning=warning)

@@ -12,7 +12,8 @@ import pytest
 from batch_pipeline import MissingInput
 from steps.annotation import Annotation, write_gtf
 from steps.gtf import read_gtf
-from tests.steps.test_reference import edited, without
+from tests.steps.lab import edited
+from tests.steps.test_reference import without
 
 Sources = tuple[Path, Path]
 
@@ -35,9 +36,8 @@ def line(kind: str, start: int, end: int, attributes: str, place: str = "1+", fr
 
 def by_place(text: str) -> str:
     """As `sort -k1,1 -k4,4n`: lines of genes that overlap lie between each other, exons ascend on both strands."""
-    return "".join(
-        sorted(text.splitlines(keepends=True), key=lambda row: (row.split("\t")[0], int(row.split("\t")[3])))
-    )
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
+    return "".join(sorted(lines, key=lambda line: (line.split("\t")[0], int(line.split("\t")[3]))))
 
 
 def by_kind(text: str) -> str:

@@ -11,22 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline import InvalidOutput, Job, MissingInput
-from batch_pipeline.demo.alone import run_alone
+from batch_pipeline import InvalidOutput, MissingInput
 from batch_pipeline.wire.errors import InvalidConfig
 from steps.gtf import read_gtf
 from steps.reference import BuildReference
 from steps.sequences import read_fasta
-from tests.steps.lab import Lab
-
-
-def build(fasta: Path, gtf: Path, work: Path, **params: object) -> Job:
-    return run_alone(BuildReference(**params), work, "made_up", inputs={"fasta": [fasta], "gtf": [gtf]})
-
-
-def edited(source: Path, target: Path, edit: Callable[[str], str]) -> Path:
-    target.write_bytes(gzip.compress(edit(gzip.decompress(source.read_bytes()).decode()).encode()))
-    return target
+from tests.steps.lab import Lab, build, edited
 
 
 def without(kind: str) -> Callable[[str], str]:
