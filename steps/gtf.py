@@ -93,6 +93,8 @@ class _GtfReader:
                 if (gene.chromosome, gene.strand) != (transcript.chromosome, transcript.strand):
                     raise self._two_places(f"gene {gene.id}, which has no line of its own, has transcripts")
                 gene.start, gene.end = min(gene.start, transcript.start), max(gene.end, transcript.end)
+                if not gene.biotype and transcript.biotype == CODING:
+                    gene.biotype = CODING
             exons = [tuple(transcript.exons[at : at + 2]) for at in range(0, len(transcript.exons), 2)]
             result.reordered += exons != transcript.ordered_exons()
         filled = {name: gene for name, gene in result.genes.items() if gene.transcripts}
@@ -202,8 +204,9 @@ class _GtfReader:
         return transcript
 
     def _kind_of(self, columns: list[str], attributes: dict[str, str]) -> str:
-        # Up to Ensembl 76 a transcript's biotype stands in the source column.
-        biotype = _biotype(attributes, "transcript") or columns[1]
+        # After gffread `biotype` (Ensembl) or `gbkey` (RefSeq); up to Ensembl 76 it stands in the source column.
+        kinds = (_biotype(attributes, "transcript"), attributes.get("biotype"), attributes.get("gbkey"), columns[1])
+        biotype = next(filter(None, kinds))
         return self._text(CODING if biotype == _REFSEQ_CODING else biotype)
 
     def _text(self, text: str) -> str:
@@ -221,8 +224,8 @@ class _GtfReader:
 
 def _is_gff3(source: Path) -> MissingInput:
     return MissingInput(
-        f"{source.name} is a GFF3, a GTF is needed. Get the GTF of the same release, or convert it: "
-        "agat_convert_sp_gff2gtf.pl --gff FILE.gff3 --gtf_version 3 -o FILE.gtf"
+        f"{source.name} is a GFF3, a GTF is needed. Get the GTF of the same release, or convert the unpacked file: "
+        "gffread -T -F FILE.gff3 -o FILE.gtf"
     )
 
 

@@ -17,7 +17,7 @@ from batch_pipeline.cli.options import (
     run_options,
     yes_option,
 )
-from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.cli.run import finish, watched
 from batch_pipeline.pipeline.samples import SampleList
 from batch_pipeline.pipeline.step import Input, Parameter
@@ -49,7 +49,11 @@ def reference(call: CommandCall) -> int:
         SampleList.of([name])
     except InvalidSampleList as error:
         raise InvalidUse(f"{name!r} cannot be a reference's name: letters, digits and . _ + = @ - only.") from error
-    return finish(call, watched(call, lambda listener: build(call, builder, name, listener)))
+    outcome = watched(call, lambda listener: build(call, builder, name, listener))
+    code = finish(call, outcome)
+    if code == CommandExit.DONE:
+        _print_warning(call, name)
+    return code
 
 
 def build(call: CommandCall, builder: type[Step], name: str, listener: Listener) -> Outcome:
@@ -80,6 +84,15 @@ def builder_params(call: CommandCall) -> dict[str, Any]:
     return {
         key: value for key, value in call.settings.params.items() if key.removeprefix(f"{REFERENCE_TASK}.") in known
     }
+
+
+def _print_warning(call: CommandCall, name: str) -> None:
+    """Prints what the builder noted as `warning` in the receipt of a reference that is there."""
+    from batch_pipeline.records.results import receipt_of
+
+    receipt = receipt_of(call.store, REFERENCE_TASK, name)
+    if receipt is not None and (warning := receipt.metrics.get("warning")):
+        say(f"Warning: {warning}")
 
 
 def _list(call: CommandCall) -> int:

@@ -267,6 +267,15 @@ def test_a_reference_of_other_files_that_fails_may_be_built_of_the_old_ones_agai
     assert "Nothing to do: 3 of 3" in indexed.run().out
 
 
+def test_what_the_builder_of_a_reference_warns_of_is_printed(indexed: Lab) -> None:
+    words = str(indexed.folder / "list" / "words.txt")
+    command = ("reference", "en", "--words", words)
+    assert "Warning" not in indexed.run(*command).err
+    (indexed.folder / "list" / "words.txt").write_text("of\nof\nwords\n")
+    assert "Warning: A word stands in the list twice." in indexed.run(*command, "--force").err
+    assert "Warning: A word stands in the list twice." in indexed.run(*command).err
+
+
 def test_a_reference_that_changed_is_another_one(indexed: Lab) -> None:
     (indexed.folder / "list" / "words.txt").write_text("ann\nwords\n")
 

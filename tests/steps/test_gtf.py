@@ -173,8 +173,31 @@ def test_odd_but_whole_files_are_read_alike(sources: Sources, tmp_path: Path, ed
     ],
 )
 def test_gff3_is_called_by_its_name(tmp_path: Path, text: str) -> None:
-    with pytest.raises(MissingInput, match=r"genes\.gtf is a GFF3, a GTF is needed\. .*convert it: "):
+    with pytest.raises(MissingInput, match=r"genes\.gtf is a GFF3, a GTF is needed\. .*: gffread -T -F "):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("gene", "transcript", "attributes"),
+    [
+        (
+            "gene:ENSG00000000001",
+            "transcript:ENST00000000001",
+            'Name "A-201"; biotype "protein_coding"; version "2";',
+        ),
+        ("gene-HLA-A", "rna-NM_1.2", 'gene_name "HLA-A"; Name "NM_1.2"; gbkey "mRNA"; gene "HLA-A";'),
+    ],
+    ids=["Ensembl", "RefSeq"],
+)
+def test_what_gffread_makes_of_a_gff3_is_read(tmp_path: Path, gene: str, transcript: str, attributes: str) -> None:
+    """It leaves the gene lines out, and calls biotypes as GFF3 does."""
+    ids = f'transcript_id "{transcript}"; gene_id "{gene}";'
+    parts = [("transcript", 100, 900, attributes), ("exon", 100, 300, ""), ("exon", 500, 900, "")]
+    text = "".join(line(kind, start, end, f"{ids} {more}", "1-") for kind, start, end, more in parts)
+    item = read(tmp_path, text.replace("protein_coding\t", "havana\t")).transcripts[transcript]
+    assert item.coding
+    assert item.ordered_exons() == [(500, 900), (100, 300)]
+    assert (item.gene.start, item.gene.end) == (100, 900)
 
 
 def test_a_file_that_is_cut_off_within_a_line_is_refused_or_lacks_nothing(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class Index(Step):
         job.output("index").write_text("".join(f"{word}\n" for word in sorted(words)))
         if (folder / "broken").exists():
             raise RuntimeError("The index is broken.")
+        if len(words) > len(set(words)):
+            job.note(warning="A word stands in the list twice.")
         job.output("count").write_text(f"{len(words)}\n")
 
 
