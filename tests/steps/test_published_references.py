@@ -76,6 +76,7 @@ def straight(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fusions:
         pytest.param(gtf_alone(no_version), id="versions in the FASTA alone"),
         pytest.param(lambda text: "\ufeff" + text.replace("\n", "\r\n"), id="byte-order mark, CRLF"),
         pytest.param(gtf_alone(lambda text: text.replace("_id ", "_id  ")), id="two blanks"),
+        pytest.param(gtf_alone(lambda text: text.replace('"SIMG0', '"SIM G;0')), id="gene ids with blanks"),
         pytest.param(lambda text: re.sub(r"SIMT(\d)", r"transcript:SIMT-\1", text), id="GFF3 converted"),
     ],
 )
