@@ -127,6 +127,9 @@ class _GtfReader:
         elif transcript.listed:
             raise self._refusal(number, f"has transcript {transcript.id} a second time; remove one of the two.")
         else:
+            place = self._text(columns[0]), self._text(columns[6])
+            transcript.scattered |= place != (transcript.chromosome, transcript.strand)
+            transcript.chromosome, transcript.strand = place
             transcript.biotype, transcript.start, transcript.end = self._kind_of(columns, attributes), start, end
         transcript.listed = True
 

@@ -119,10 +119,15 @@ def test_a_gene_line_after_its_transcripts_must_lie_where_they_do(tmp_path: Path
         read(tmp_path, line("exon", 1, 30, ids) + line("gene", 1, 30, ids, "2+"))
 
 
-def test_the_exons_of_a_trans_spliced_transcript_keep_their_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_the_exons_of_a_trans_spliced_transcript_keep_their_order(tmp_path: Path, at: int) -> None:
+    """Wherever the transcript's own line stands, which says the strand."""
     ids = 'gene_id "G"; transcript_id "T";'
-    text = line("transcript", 1, 90, ids) + line("exon", 61, 90, ids, "1-") + line("exon", 1, 30, ids)
-    assert read(tmp_path, text).transcripts["T"].ordered_exons() == [(61, 90), (1, 30)]
+    lines = [line("exon", 61, 90, ids, "1-"), line("exon", 1, 30, ids)]
+    lines.insert(at, line("transcript", 1, 90, ids))
+    transcript = read(tmp_path, line("gene", 1, 90, ids) + "".join(lines)).transcripts["T"]
+    assert transcript.ordered_exons() == [(61, 90), (1, 30)]
+    assert transcript.strand == "+"
 
 
 def test_an_exon_of_no_transcript_is_left_out_and_counted(sources: Sources, tmp_path: Path) -> None:
