@@ -6,39 +6,28 @@ does not fit the index. So all it loads is held against the reference's promise 
 
 from __future__ import annotations
 
-import json
-import re
+import gzip
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
 
 from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
+from steps.breakpoints import load_structures
+from steps.candidates import WELL_SUPPORTED, lost_gene_pairs, named_transcripts
+from steps.fusion_tables import bedpe_lines, locate, table_lines, vcf_lines, write_lines
 from steps.kallisto import count_candidates
-from steps.published import Published, transcript_ids
-
-#: As upstream's own flattening script names them.
-TABLE_COLUMNS: Final = (
-    "geneA.name",
-    "geneA.id",
-    "geneB.name",
-    "geneB.id",
-    "paircount",
-    "splitcount",
-    "transcripts.list",
-)
-_TRANSCRIPT = re.compile(r"\(([^,()]+),\d+,[A-Z]+\)")
-#: A read of a pair in pizzly's JSON, one a line: what stands before its split position, that, its direction, the rest.
-_READ = re.compile(
-    r'(\s*"(read[12])" : .*"splitpos" : (-?\d+), "direction" : ")(true|false)(", "kmerpos" : .*)', re.DOTALL
-)
-_OPPOSITE: Final = {"true": "false", "false": "true"}
+from steps.pizzly_json import GenePair, read_gene_pairs, settle_file
+from steps.published import Published, TranscriptRow, transcript_ids, transcripts
 
 
 class Pizzly(Step):
     """Lists gene fusions from kallisto's candidates (pizzly)."""
 
-    files = ("fastq.py", "kallisto.py", "published.py")
+    files = (
+        *("breakpoints.py", "candidates.py", "fastq.py", "fusion_tables.py", "kallisto.py", "pizzly_json.py"),
+        "published.py",
+    )
     tools = ("pizzly",)
     memory_mb = 2048
 
@@ -48,10 +37,17 @@ class Pizzly(Step):
     cache = Reference("pizzly.cache")
     transcripts = Reference("transcripts.tsv")
     published = Reference("reference.json")
-    fusions = Output("{sample}.json")
-    sequences = Output("{sample}.fusions.fasta")
-    unfiltered = Output("{sample}.unfiltered.json", "{sample}.unfiltered.fusions.fasta")
-    table = Output("{sample}.fusions.tsv", help="One gene pair a line; geneA is the 5' partner.")
+    fusions = Output("{sample}.json", help="pizzly's own, with the reads of each fusion.")
+    sequences = Output("{sample}.fusions.fasta", help="The sequence of each pair of isoforms.")
+    table = Output("{sample}.fusions.tsv", help="One gene pair a line, with its place on the genome; A is the 5' partner.")
+    bedpe = Output("{sample}.fusions.bedpe", help="The breakpoints as BEDPE.")
+    vcf = Output("{sample}.fusions.vcf", help="The breakpoints as VCF: two breakends (BND) a fusion.")
+    unfiltered_files = Output(
+        "{sample}.unfiltered.json.gz",
+        "{sample}.unfiltered.fusions.fasta.gz",
+        optional=True,
+        help="What pizzly had before it filtered; only with `--unfiltered`.",
+    )
 
     align_score: int = Param(
         2, minimum=0, help="Mismatches allowed in a read. Always passed: pizzly itself has no default."
@@ -59,10 +55,44 @@ class Pizzly(Step):
     insert_size: int = Param(400, minimum=1, help="Longest fragment of the library.")
     k: int = Param(31, minimum=3, maximum=31, help="k-mer size of kallisto's index; held against the reference's.")
 
+    unfiltered: bool = Param(
+        False, help="Keep what pizzly had before it filtered, gzipped: of a large sample, hundreds of megabytes."
+    )
+
     def run(self, job: Job) -> None:
-        """Checks candidates and reference, runs pizzly on a copy of the cache, flattens its result."""
+        """Checks candidates and reference, runs pizzly on a copy of the cache, puts its fusions on the genome."""
         published = Published.read(job.reference("published"))
         self._require_fit(job, published)
+        self._run_pizzly(job, published)
+        genes = list(_read(job, job.output("fusions")))
+        self._settle(job, genes)
+        rows = transcripts(job.reference("transcripts"))
+        _write_tables(job, genes, rows)
+        _warn_of_lost_pairs(job, genes, rows)
+        job.version("pizzly", _version(job))
+
+    def check(self, job: Job) -> None:
+        """Reconciles the candidates, the fusions, their sequences and the table."""
+        if job.metrics["candidates"] != job.metrics["fusion_rows"]:
+            raise InvalidOutput(
+                f"pizzly read {job.metrics['candidates']} of the {job.metrics['fusion_rows']} candidates of sample "
+                f"{job.sample}; all must be read. Run kallisto and pizzly again."
+            )
+        fusions = 0
+        records: set[str] = set()
+        for genes in _read(job, job.output("fusions")):
+            fusions += 1
+            records.update(pair.record for pair in genes.isoforms)
+        with job.output("table").open(encoding="utf-8") as lines:
+            rows = sum(1 for _ in lines) - 1
+        if rows != fusions:
+            raise InvalidOutput(
+                f"pizzly's JSON of sample {job.sample} has {fusions} fusions and the table {rows} rows; run pizzly again."
+            )
+        _require_sequences(job, records)
+        job.note(fusions=fusions)
+
+    def _run_pizzly(self, job: Job, published: Published) -> None:
         # --cache is read and written; the shared one is never handed out.
         cache = job.work / ".pizzly.cache"
         shutil.copyfile(published.require(job.reference("cache"), "pizzly.cache", content=True), cache)
@@ -85,29 +115,18 @@ class Pizzly(Step):
         _require_loaded(job, output, published)
         kept, candidates = _kept(job, output)
         job.note(kept=kept, candidates=candidates)
-        for made in (job.output("fusions"), job.outputs("unfiltered")[0]):
-            _settle(made)
-        job.output("table").write_text("".join(flatten(_read(job, job.output("fusions")))), encoding="utf-8")
-        job.version("pizzly", _version(job))
 
-    def check(self, job: Job) -> None:
-        """Reconciles the candidates, the filtered and unfiltered fusions and the table."""
-        if job.metrics["candidates"] != job.metrics["fusion_rows"]:
-            raise InvalidOutput(
-                f"pizzly read {job.metrics['candidates']} of the {job.metrics['fusion_rows']} candidates of sample "
-                f"{job.sample}; all must be read. Run kallisto and pizzly again."
-            )
-        genes = _read(job, job.output("fusions"))
-        unfiltered = _read(job, job.outputs("unfiltered")[0])
-        strangers = {_pair(gene) for gene in genes} - {_pair(gene) for gene in unfiltered}
-        rows = job.output("table").read_text(encoding="utf-8").splitlines()[1:]
-        if strangers or len(rows) != len(genes):
-            raise InvalidOutput(
-                f"pizzly's tables of sample {job.sample} contradict each other ({len(genes)} fusions, {len(rows)} "
-                f"rows, {len(strangers)} not among the unfiltered); run pizzly again."
-            )
-        _require_sequences(job, genes)
-        job.note(fusions=len(genes), fusions_unfiltered=len(unfiltered))
+    def _settle(self, job: Job, genes: list[GenePair]) -> None:
+        """Makes the JSON the same at each run; holds the unfiltered one against it, and keeps that only on request."""
+        settle_file(job.output("fusions"))
+        plain = [path.with_suffix("") for path in job.outputs("unfiltered_files")]
+        job.note(fusions_unfiltered=_count_unfiltered(job, plain[0], genes))
+        if self.unfiltered:
+            settle_file(plain[0])
+            for path, zipped in zip(plain, job.outputs("unfiltered_files"), strict=True):
+                _gzip(path, zipped)
+        for path in plain:
+            path.unlink()
 
     def _require_fit(self, job: Job, published: Published) -> None:
         if published.k != self.k:
@@ -130,64 +149,62 @@ class Pizzly(Step):
                 )
         job.note(fusion_rows=rows)
         known = set(transcript_ids(job.reference("transcripts")))
-        if strangers := _named(fusion) - known:
+        if strangers := named_transcripts(fusion) - known:
             raise MissingInput(
                 f"fusion.txt of sample {job.sample} names {len(strangers)} transcripts that the reference does not "
                 f"have (such as {min(strangers)}): kallisto used another index. Run kallisto again with this reference."
             )
 
 
-def flatten(genes: Iterable[dict[str, Any]]) -> Iterable[str]:
-    """Lines of the fusion table, header first."""
-    yield "\t".join(TABLE_COLUMNS) + "\n"
-    for gene in genes:
-        cells = (
-            *(gene["geneA"]["name"], gene["geneA"]["id"], gene["geneB"]["name"], gene["geneB"]["id"]),
-            *(str(gene["paircount"]), str(gene["splitcount"])),
-            ";".join(isoforms["fasta_record"] for isoforms in gene["transcripts"]),
+def _write_tables(job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow]) -> None:
+    isoforms = (pair for gene_pair in genes for pair in gene_pair.isoforms)
+    named = {name for pair in isoforms for name in (pair.transcript_a, pair.transcript_b)}
+    fusions = locate(genes, load_structures(job.reference("gtf"), named))
+    chromosomes = list(dict.fromkeys(row.chromosome for row in rows.values() if row.chromosome))
+    write_lines(job.output("table"), table_lines(job.sample, fusions, rows))
+    write_lines(job.output("bedpe"), bedpe_lines(fusions))
+    write_lines(job.output("vcf"), vcf_lines(fusions, chromosomes))
+
+
+def _warn_of_lost_pairs(job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow]) -> None:
+    """Says in the log which gene pairs with many split reads pizzly does not list, and counts them."""
+    listed = {frozenset((pair.name_a, pair.name_b)) for pair in genes}
+    lost = lost_gene_pairs(job.input("fusion"), job.reference("gtf"), rows, listed)
+    job.note(lost_gene_pairs=len(lost))
+    if lost:
+        examples = ", ".join(f"{a}-{b} ({count} reads)" for (a, b), count in list(lost.items())[:3])
+        print(
+            f"Warning: pizzly lists no fusion for {len(lost)} gene pair(s) of sample {job.sample} that at least "
+            f"{WELL_SUPPORTED} split reads each support, such as {examples}. Where another gene has the same transcripts "
+            "pizzly drops every read of both: look for copies of these genes in the reference, and build it without them.",
+            file=sys.stderr,
+            flush=True,
         )
-        yield "\t".join(cells) + "\n"
 
 
-def settle_directions(lines: Iterable[str]) -> Iterable[str]:
-    """The lines of pizzly's JSON, with the direction of each split second read opposite to its mate's.
-
-    pizzly 0.37.3 writes what happened to be in memory there (valgrind names it; about one run in a hundred differs from
-    the others). Wherever else a pair stands its reads have opposite directions. No fusion and no count depends on it.
-    """
-    first = "false"
-    for line in lines:
-        read = _READ.fullmatch(line)
-        if read is None:
-            yield line
-            continue
-        head, name, split_at, direction, rest = read.groups()
-        if name == "read1":
-            first = direction
-        elif int(split_at) >= 0:
-            direction = _OPPOSITE[first]
-        yield f"{head}{direction}{rest}"
+def _count_unfiltered(job: Job, path: Path, genes: list[GenePair]) -> int:
+    """Fusions before pizzly filtered. Raises InvalidOutput when the filtered ones are not all among them."""
+    strangers = {(pair.id_a, pair.id_b) for pair in genes}
+    count = 0
+    for pair in _read(job, path):
+        count += 1
+        strangers.discard((pair.id_a, pair.id_b))
+    if strangers:
+        raise InvalidOutput(
+            f"pizzly's files of sample {job.sample} contradict each other: {len(strangers)} of {len(genes)} fusions are "
+            f"not in {path.name}; run pizzly again."
+        )
+    return count
 
 
-def _settle(path: Path) -> None:
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="") as lines:
-            settled = "".join(settle_directions(lines))
-        path.write_text(settled, encoding="utf-8", newline="")
-
-
-def _named(fusion: Path) -> set[str]:
-    """The transcripts in the last two columns of a fusion.txt."""
-    named: set[str] = set()
-    with fusion.open(encoding="utf-8") as lines:
-        next(lines)
-        for line in lines:
-            named.update(_TRANSCRIPT.findall("\t".join(line.split("\t")[-2:])))
-    return named
-
-
-def _pair(gene: dict[str, Any]) -> tuple[str, str]:
-    return gene["geneA"]["id"], gene["geneB"]["id"]
+def _gzip(path: Path, zipped: Path) -> None:
+    """Compresses a file; the same content makes the same bytes."""
+    with (
+        path.open("rb") as source,
+        zipped.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as out,
+    ):
+        shutil.copyfileobj(source, out, 1 << 20)
 
 
 def _require_loaded(job: Job, output: ToolOutput, published: Published) -> None:
@@ -208,12 +225,9 @@ def _kept(job: Job, output: ToolOutput) -> tuple[int, int]:
     return int(counts[1]), int(counts[2])
 
 
-def _read(job: Job, path: Path) -> list[dict[str, Any]]:
+def _read(job: Job, path: Path) -> Iterator[GenePair]:
     try:
-        genes: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["genes"]
-        for gene in genes:
-            _pair(gene), gene["paircount"], gene["splitcount"], gene["transcripts"]
-        return genes
+        yield from read_gene_pairs(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidOutput(
             f"pizzly left no readable {path.name} for sample {job.sample} ({error!r}), though it ended well; run it "
@@ -221,12 +235,13 @@ def _read(job: Job, path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _require_sequences(job: Job, genes: list[dict[str, Any]]) -> None:
+def _require_sequences(job: Job, records: set[str]) -> None:
     """Every pair of isoforms in the JSON has its sequence in the FASTA."""
     path = job.output("sequences")
-    records = {isoforms["fasta_record"] for gene in genes for isoforms in gene["transcripts"]}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    lost = records - {line[1:].split()[0] for line in lines if line.startswith(">")}
+    lost = records
+    if path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            lost = records.difference(line[1:].split()[0] for line in lines if line.startswith(">"))
     if lost:
         raise InvalidOutput(
             f"{path.name} lacks the sequences of {len(lost)} fusions (such as {min(lost)}) that {job.sample}.json "
