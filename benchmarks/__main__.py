@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--simulated", type=int, default=1_000_000, help="samples of `million` (default: 1000000)")
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of `pool-servers` (default: 20000)")
     parser.add_argument("--pooled", type=int, default=1_000_000, help="tasks of the large `pool` (default: 1000000)")
+    parser.add_argument("--candidates", type=int, default=750_000, help="rows of `candidates` (default: 750000)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--large", action="store_true", help="`cells` with 10,000 samples too")
     parser.add_argument("--no-peers", action="store_true", help="`cells` and `api` without them; installs nothing")
@@ -69,6 +70,12 @@ def _fusion(options: argparse.Namespace) -> None:
     fusion.main(rounds=options.rounds, results_folder=options.results)
 
 
+def _candidates(options: argparse.Namespace) -> None:
+    from benchmarks import candidates
+
+    candidates.main(rows=options.candidates, results_folder=options.results)
+
+
 def _api(options: argparse.Namespace) -> None:
     from benchmarks import api
 
@@ -102,6 +109,7 @@ _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "cells": _cells,
     "pool-servers": _pool_servers,
     "fusion": _fusion,
+    "candidates": _candidates,
 }
 
 
