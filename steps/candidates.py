@@ -52,7 +52,8 @@ def lost_gene_pairs(
     for pairs in _split_pairs(fusion, transcripts):
         if not any(frozenset(pair) in listed for pair in pairs):
             counts.update(pairs)
-    many = {pair: count for pair, count in counts.most_common() if count >= WELL_SUPPORTED}
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    many = {pair: count for pair, count in ordered if count >= WELL_SUPPORTED}
     spans = _spans(gtf, transcripts, {name for pair in many for name in pair})
     return {pair: count for pair, count in many.items() if not _near(spans.get(pair[0]), spans.get(pair[1]))}
 

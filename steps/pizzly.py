@@ -120,7 +120,7 @@ class Pizzly(Step):
         """Makes the JSON the same at each run; holds the unfiltered one against it, and keeps that only on request."""
         settle_file(job.output("fusions"))
         plain = [path.with_suffix("") for path in job.outputs("unfiltered_files")]
-        job.note(fusions_unfiltered=_count_unfiltered(job, plain[0], genes))
+        job.note(fusions_unfiltered=count_unfiltered(job, plain[0], genes))
         if self.unfiltered:
             settle_file(plain[0])
             for path, zipped in zip(plain, job.outputs("unfiltered_files"), strict=True):
@@ -176,13 +176,13 @@ def _warn_of_lost_pairs(job: Job, genes: list[GenePair], rows: dict[str, Transcr
         print(
             f"Warning: pizzly lists no fusion for {len(lost)} gene pair(s) of sample {job.sample} that at least "
             f"{WELL_SUPPORTED} split reads each support, such as {examples}. Where another gene has the same transcripts "
-            "pizzly drops every read of both: look for copies of these genes in the reference, and build it without them.",
+            "pizzly drops every read of both: reference.json lists such genes under hidden_genes. Build it without the copies.",
             file=sys.stderr,
             flush=True,
         )
 
 
-def _count_unfiltered(job: Job, path: Path, genes: list[GenePair]) -> int:
+def count_unfiltered(job: Job, path: Path, genes: list[GenePair]) -> int:
     """Fusions before pizzly filtered. Raises InvalidOutput when the filtered ones are not all among them."""
     strangers = {(pair.id_a, pair.id_b) for pair in genes}
     count = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import json
 import shutil
@@ -16,7 +18,8 @@ from batch_pipeline.demo.alone import make_job, run_alone
 from batch_pipeline.demo.transcriptome import generate_transcriptome
 from batch_pipeline.wire.errors import InvalidConfig
 from steps.kallisto import FUSION_HEADER
-from steps.pizzly import Pizzly, flatten, settle_directions
+from steps.pizzly import Pizzly, count_unfiltered
+from steps.pizzly_json import read_gene_pairs, settle_directions
 from steps.reference import BuildReference
 from tests.steps.lab import SAMPLE, Lab
 
@@ -32,22 +35,32 @@ def call(
     return run_alone(Pizzly(**params), work, SAMPLE, inputs=inputs, reference=reference, upstream=upstream)
 
 
+def table(job: Job) -> list[dict[str, str]]:
+    with job.output("table").open() as lines:
+        return list(csv.DictReader(lines, delimiter="\t"))
+
+
 @pytest.mark.tools
 def test_the_fusion_is_found_and_the_table_lists_it(lab: Lab, tmp_path: Path) -> None:
     job = call(lab.fusion, tmp_path / "work", lab.reference, {"kallisto": lab.kallisto.metrics})
     assert job.metrics["fusions"] >= 1
     assert job.metrics["candidates"] == lab.kallisto.metrics["fusion_rows"]
-    header, *rows = job.output("table").read_text().splitlines()
     genes = json.loads(job.output("fusions").read_text())["genes"]
-    assert header.split("\t")[:6] == ["geneA.name", "geneA.id", "geneB.name", "geneB.id", "paircount", "splitcount"]
-    assert [row.split("\t")[0] for row in rows] == [gene["geneA"]["name"] for gene in genes]
+    rows = table(job)
+    by_support = sorted(genes, key=lambda gene: -gene["paircount"] - gene["splitcount"])
+    assert [row["gene_a"] for row in rows] == [gene["geneA"]["name"] for gene in by_support]
+    for row, gene in zip(rows, by_support, strict=True):
+        assert (row["sample"], row["isoform_pairs"]) == (SAMPLE, str(len(gene["transcripts"])))
+        assert row["transcripts.list"] == ";".join(pair["fasta_record"] for pair in gene["transcripts"])
+        assert (row["pairs"], row["splits"]) == (row["paircount"], row["splitcount"])
+    assert job.metrics["lost_gene_pairs"] == 0
     assert job.versions["pizzly"][0].isdigit()
 
 
 @pytest.mark.tools
 def test_two_runs_leave_the_same_bytes(lab: Lab, tmp_path: Path) -> None:
     jobs = [call(lab.fusion, tmp_path / name, lab.reference) for name in ("one", "two")]
-    for port in ("fusions", "sequences", "table"):
+    for port in ("fusions", "sequences", "table", "bedpe", "vcf"):
         assert jobs[0].output(port).read_bytes() == jobs[1].output(port).read_bytes()
 
 
@@ -79,7 +92,7 @@ def test_the_shared_reference_is_not_touched_nor_the_home(
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in own_reference.iterdir()} == before
     assert list(home.iterdir()) == []
     assert sorted(path.name for path in job.work.iterdir()) == sorted(
-        path.name for port in ("fusions", "sequences", "unfiltered", "table") for path in job.outputs(port)
+        path.name for port in ("fusions", "sequences", "table", "bedpe", "vcf") for path in job.outputs(port)
     )
 
 
@@ -181,9 +194,7 @@ def test_the_align_score_is_always_passed(lab: Lab, tmp_path: Path) -> None:
     [
         ("fusions", None, r"pizzly left no readable sim04\.json"),
         ("fusions", "{", r"pizzly left no readable sim04\.json"),
-        ("unfiltered", None, r"pizzly left no readable sim04\.unfiltered\.json"),
-        ("unfiltered", '{"genes": []}', "contradict each other"),
-        ("table", "header\n", "contradict each other"),
+        ("table", "header\n", r"has 1 fusions and the table 0 rows"),
         ("sequences", "", r"sim04\.fusions\.fasta lacks the sequences"),
         ("sequences", None, r"sim04\.fusions\.fasta lacks the sequences"),
     ],
@@ -228,12 +239,65 @@ def test_a_reference_of_other_genes_does_not_pass_for_no_fusions(lab: Lab, tmp_p
         call(lab.fusion, tmp_path / "work", tmp_path / "other")
 
 
-def test_the_table_has_one_line_a_gene_pair() -> None:
-    gene = {
-        "geneA": {"name": "A", "id": "GA"},
-        "geneB": {"name": "B", "id": "GB"},
-        "paircount": 3,
-        "splitcount": 0,
-        "transcripts": [{"fasta_record": "one"}, {"fasta_record": "two"}],
-    }
-    assert list(flatten([gene]))[1] == "A\tGA\tB\tGB\t3\t0\tone;two\n"
+@pytest.mark.tools
+def test_the_unfiltered_files_are_kept_on_request_gzipped(lab: Lab, tmp_path: Path) -> None:
+    plain, kept = (call(lab.fusion, tmp_path / str(keep), lab.reference, unfiltered=keep) for keep in (False, True))
+    assert not any(path.exists() for path in plain.outputs("unfiltered_files"))
+    unfiltered, fasta = (gzip.decompress(path.read_bytes()) for path in kept.outputs("unfiltered_files"))
+    assert len(json.loads(unfiltered)["genes"]) == kept.metrics["fusions_unfiltered"] >= kept.metrics["fusions"]
+    assert fasta.startswith(b">")
+    assert plain.metrics == kept.metrics
+    again = call(lab.fusion, tmp_path / "again", lab.reference, unfiltered=True)
+    for one, other in zip(kept.outputs("unfiltered_files"), again.outputs("unfiltered_files"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def unfiltered_json(*genes: str) -> str:
+    """A file as pizzly lays it out, with these genes B."""
+    blocks = (
+        '    {\n      "geneA" : { "id" : "GA", "name" : "A"},\n      "geneB" : { "id" : "' + gene + '", "name" : "B"},\n'
+        '      "paircount" : 3,\n      "splitcount" : 0,\n      "transcripts" : [\n      ],\n'
+        '      "readpairs" : [\n        {\n          "type" : "PAIR",\n        }\n      ]\n    }'
+        for gene in genes
+    )
+    return '{\n  "genes" : [\n' + ",\n".join(blocks) + "\n  ]\n}"
+
+
+def test_the_json_is_read_gene_pair_by_gene_pair(tmp_path: Path) -> None:
+    path = tmp_path / "pizzly.json"
+    path.write_text(unfiltered_json("GB", "GC"))
+    assert [(pair.id_a, pair.id_b, pair.pairs, pair.isoforms) for pair in read_gene_pairs(path)] == [
+        ("GA", "GB", 3, ()),
+        ("GA", "GC", 3, ()),
+    ]
+    path.write_text(unfiltered_json())
+    assert list(read_gene_pairs(path)) == []
+
+
+def test_a_json_cut_off_at_any_line_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pizzly.json"
+    lines = unfiltered_json("GB", "GC").splitlines(keepends=True)
+    for number in range(len(lines)):
+        path.write_text("".join(lines[:number]))
+        with pytest.raises(ValueError, match=r"cut off|begin"):
+            list(read_gene_pairs(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, r"pizzly left no readable sim04\.unfiltered\.json"),
+        ("{", r"pizzly left no readable sim04\.unfiltered\.json"),
+        (unfiltered_json("GC"), "contradict each other: 1 of 1 fusions"),
+    ],
+)
+def test_an_unfiltered_file_that_is_broken_or_disagrees_is_refused(
+    tmp_path: Path, text: str | None, words: str
+) -> None:
+    filtered, unfiltered = tmp_path / "sim04.json", tmp_path / "sim04.unfiltered.json"
+    filtered.write_text(unfiltered_json("GB"))
+    if text is not None:
+        unfiltered.write_text(text)
+    job = make_job(Pizzly(), tmp_path / "work", SAMPLE, inputs={}, reference=tmp_path)
+    with pytest.raises(InvalidOutput, match=words):
+        count_unfiltered(job, unfiltered, list(read_gene_pairs(filtered)))
