@@ -1,8 +1,8 @@
 """What the pipeline costs, measured against bounds and peers in one run: `python -m benchmarks`.
 
-`cells` runs many tiny cells through every engine, `fusion` the real job beside a hand-written loop, `candidates` pizzly's
-step beside pizzly on a large sample, `planning` makes plans of many samples, `startup` times what happens before
-anything does. `measure` takes the figures, `bound` is the least that an engine which can be trusted must do.
+`cells` runs many tiny cells through every engine, `fusion` the real job beside a hand-written loop, `candidates` has
+pizzly's step beside pizzly on a large sample, `planning` makes plans of many samples, `startup` times what happens
+before anything does. `measure` takes the figures, `bound` is the least that an engine which can be trusted must do.
 """
 
 from __future__ import annotations

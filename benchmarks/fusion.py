@@ -19,7 +19,7 @@ from benchmarks import table
 from benchmarks.engines import SLOTS, passed_environment
 from benchmarks.measure import BenchmarkFailed, Cost, run
 from benchmarks.peers import cache_folder
-from steps.pizzly import settle_directions
+from steps.pizzly_json import settle_directions
 
 if TYPE_CHECKING:
     from batch_pipeline.demo.cohort import Cohort

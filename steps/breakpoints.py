@@ -141,8 +141,5 @@ def _breakpoint(pair: IsoformPair, structures: Mapping[str, TranscriptStructure]
     frame = "unknown"
     if a and b and position_a and position_b and a.coding and b.coding:
         phase_a, phase_b = a.codon_phase(position_a.position), b.codon_phase(position_b.position)
-        if phase_a is None or phase_b is None:
-            frame = "utr"
-        else:
-            frame = "in" if (phase_a + 1) % 3 == phase_b else "out"
+        frame = "utr" if phase_a is None or phase_b is None else "in" if (phase_a + 1) % 3 == phase_b else "out"
     return Breakpoint(isoforms=pair, position_a=position_a, position_b=position_b, frame=frame)

@@ -66,7 +66,10 @@ def _split_pairs(fusion: Path, transcripts: Mapping[str, TranscriptRow]) -> Iter
                 continue
             first, second = (_genes(cell, transcripts) for cell in line.split("\t")[-2:])
             yield {
-                (min(a, b), max(a, b)) for a, strand_a in first for b, strand_b in second if a != b and strand_a != strand_b
+                (min(a, b), max(a, b))
+                for a, strand_a in first
+                for b, strand_b in second
+                if a != b and strand_a != strand_b
             }
 
 

@@ -39,7 +39,9 @@ class Pizzly(Step):
     published = Reference("reference.json")
     fusions = Output("{sample}.json", help="pizzly's own, with the reads of each fusion.")
     sequences = Output("{sample}.fusions.fasta", help="The sequence of each pair of isoforms.")
-    table = Output("{sample}.fusions.tsv", help="One gene pair a line, with its place on the genome; A is the 5' partner.")
+    table = Output(
+        "{sample}.fusions.tsv", help="One gene pair a line, with its place on the genome; A is the 5' partner."
+    )
     bedpe = Output("{sample}.fusions.bedpe", help="The breakpoints as BEDPE.")
     vcf = Output("{sample}.fusions.vcf", help="The breakpoints as VCF: two breakends (BND) a fusion.")
     unfiltered_files = Output(
@@ -87,7 +89,7 @@ class Pizzly(Step):
             rows = sum(1 for _ in lines) - 1
         if rows != fusions:
             raise InvalidOutput(
-                f"pizzly's JSON of sample {job.sample} has {fusions} fusions and the table {rows} rows; run pizzly again."
+                f"pizzly's JSON of sample {job.sample} has {fusions} fusions and the table {rows} rows; run it again."
             )
         _require_sequences(job, records)
         job.note(fusions=fusions)
@@ -175,8 +177,9 @@ def _warn_of_lost_pairs(job: Job, genes: list[GenePair], rows: dict[str, Transcr
         examples = ", ".join(f"{a}-{b} ({count} reads)" for (a, b), count in list(lost.items())[:3])
         print(
             f"Warning: pizzly lists no fusion for {len(lost)} gene pair(s) of sample {job.sample} that at least "
-            f"{WELL_SUPPORTED} split reads each support, such as {examples}. Where another gene has the same transcripts "
-            "pizzly drops every read of both: reference.json lists such genes under hidden_genes. Build it without the copies.",
+            f"{WELL_SUPPORTED} split reads each support, such as {examples}. Where another gene has the same "
+            "transcripts pizzly drops every read of both: reference.json lists such genes under hidden_genes. Build the "
+            "reference without the copies.",
             file=sys.stderr,
             flush=True,
         )
@@ -191,8 +194,8 @@ def count_unfiltered(job: Job, path: Path, genes: list[GenePair]) -> int:
         strangers.discard((pair.id_a, pair.id_b))
     if strangers:
         raise InvalidOutput(
-            f"pizzly's files of sample {job.sample} contradict each other: {len(strangers)} of {len(genes)} fusions are "
-            f"not in {path.name}; run pizzly again."
+            f"pizzly's files of sample {job.sample} contradict each other: {len(strangers)} of {len(genes)} fusions "
+            f"are not in {path.name}; run pizzly again."
         )
     return count
 

@@ -255,7 +255,9 @@ def test_the_unfiltered_files_are_kept_on_request_gzipped(lab: Lab, tmp_path: Pa
 def unfiltered_json(*genes: str) -> str:
     """A file as pizzly lays it out, with these genes B."""
     blocks = (
-        '    {\n      "geneA" : { "id" : "GA", "name" : "A"},\n      "geneB" : { "id" : "' + gene + '", "name" : "B"},\n'
+        '    {\n      "geneA" : { "id" : "GA", "name" : "A"},\n      "geneB" : { "id" : "'
+        + gene
+        + '", "name" : "B"},\n'
         '      "paircount" : 3,\n      "splitcount" : 0,\n      "transcripts" : [\n      ],\n'
         '      "readpairs" : [\n        {\n          "type" : "PAIR",\n        }\n      ]\n    }'
         for gene in genes
