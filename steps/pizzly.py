@@ -178,8 +178,8 @@ def _warn_of_lost_pairs(job: Job, genes: list[GenePair], rows: dict[str, Transcr
         print(
             f"Warning: pizzly lists no fusion for {len(lost)} gene pair(s) of sample {job.sample} that at least "
             f"{WELL_SUPPORTED} split reads each support, such as {examples}. Where another gene has the same "
-            "transcripts pizzly drops every read of both: reference.json lists such genes under hidden_genes. Build the "
-            "reference without the copies.",
+            "transcripts pizzly drops every read of both: reference.json lists such genes under hidden_genes. Build "
+            "the reference without the copies.",
             file=sys.stderr,
             flush=True,
         )
