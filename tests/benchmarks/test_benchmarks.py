@@ -32,6 +32,20 @@ def test_every_engine_makes_all_results_and_again_those_that_were_taken_away(tmp
     assert _commands_with(str(tmp_path)) == []
 
 
+@pytest.mark.tools
+@pytest.mark.slow
+def test_the_memory_of_pizzlys_step_is_measured_beside_pizzlys_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "candidates", "--candidates", "500"]
+    command += ["--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'candidates': 500" in done.stdout
+    kept = json.loads((tmp_path / "results" / "candidates.json").read_text())
+    assert (kept["rows"], kept["cost"]["exit_code"]) == (500, 0)
+    assert 0 < kept["pizzly_mib"] < kept["cost"]["together_mib"]
+
+
 @pytest.mark.slow
 def test_more_than_ten_thousand_samples_are_two_arrays_a_step_and_a_done_cohort_costs_listings_only() -> None:
     command = [sys.executable, "-m", "benchmarks.planning", "10001"]
