@@ -169,20 +169,20 @@ def _write_tables(job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow
 
 
 def _warn_of_lost_pairs(job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow]) -> None:
-    """Says in the log which gene pairs with many split reads pizzly does not list, and counts them."""
+    """Counts the gene pairs with many split reads that pizzly does not list; warns in the log and in the receipt."""
     listed = {frozenset((pair.name_a, pair.name_b)) for pair in genes}
     lost = lost_gene_pairs(job.input("fusion"), job.reference("gtf"), rows, listed)
     job.note(lost_gene_pairs=len(lost))
     if lost:
         examples = ", ".join(f"{a}-{b} ({count} reads)" for (a, b), count in list(lost.items())[:3])
-        print(
-            f"Warning: pizzly lists no fusion for {len(lost)} gene pair(s) of sample {job.sample} that at least "
+        warning = (
+            f"pizzly lists no fusion for {len(lost)} gene pair(s) of sample {job.sample} that at least "
             f"{WELL_SUPPORTED} split reads each support, such as {examples}. Where another gene has the same "
             "transcripts pizzly drops every read of both: reference.json lists such genes under hidden_genes. Build "
-            "the reference without the copies.",
-            file=sys.stderr,
-            flush=True,
+            "the reference without the copies."
         )
+        job.note(warning=warning)
+        print(f"Warning: {warning}", file=sys.stderr, flush=True)
 
 
 def count_unfiltered(job: Job, path: Path, genes: list[GenePair]) -> int:
