@@ -126,7 +126,7 @@ def vcf_lines(fusions: Iterable[LocatedFusion], chromosomes: Sequence[str]) -> I
 
     Parameters
     ----------
-    chromosomes: all of the reference, in order; the same for all samples, so that files can be merged.
+    chromosomes: all of the reference, in order; the same for all samples, so that files can be put together.
     """
     yield _VCF_HEADER
     yield from (f"##contig=<ID={name}>\n" for name in chromosomes)
