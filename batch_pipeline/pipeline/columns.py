@@ -55,8 +55,9 @@ def columns_of(graph: Graph, samples: SampleList) -> Mapping[str, Sequence[Value
     problems = [problem for step in declared for problem in _lacking(step, declared[step], samples)]
     for node in graph:
         for port, source in node.sources.items():
-            # An optional port does without columns that the sheet has not.
-            is_named = port not in node.optional or not set(source.all_columns).isdisjoint(samples.columns)
+            # An optional port does without columns that the sheet has not, and so does one that has alternatives.
+            is_needed = port not in node.optional and port not in node.choosing
+            is_named = is_needed or not set(source.all_columns).isdisjoint(samples.columns)
             problems += (
                 _file_problems(f"{node.name}.in_{port}", source, samples) if source.all_columns and is_named else ()
             )
@@ -70,12 +71,12 @@ def columns_of(graph: Graph, samples: SampleList) -> Mapping[str, Sequence[Value
 def _lacking(step: str, columns: Mapping[str, SheetColumn], samples: SampleList) -> Iterator[str]:
     """The columns that the sheet must have and has not, or has under another case of letters."""
     for declared in columns.values():
-        if declared.column in samples.columns:
-            continue
-        near = next((name for name in samples.columns if name.casefold() == declared.column.casefold()), "")
-        if near:
-            yield f"{samples.origin} has a column {near!r}, step {step} one named {declared.column!r}. Rename one."
-        elif declared.is_required:
+        for column in declared.columns:
+            near = next((name for name in samples.columns if name.casefold() == column.casefold()), column)
+            if near != column and column not in samples.columns:
+                yield f"{samples.origin} has a column {near!r}, step {step} one named {column!r}. Rename one."
+        present = {name.casefold() for name in samples.columns}
+        if declared.is_required and present.isdisjoint(name.casefold() for name in declared.columns):
             purpose = f" ({declared.help.rstrip('.')})" if declared.help else ""
             there = ", ".join(samples.columns) or "none beside the sample"
             yield (
@@ -145,7 +146,8 @@ def _file_problems(port: str, source: Source, samples: SampleList) -> Iterator[s
 def _values_of(columns: Mapping[str, SheetColumn], samples: SampleList, problems: list[str]) -> list[Values]:
     """The values of each sample. Notes the problems."""
     values_by_text: dict[tuple[str | None, ...], Values] = {}
-    names = [column.column for column in columns.values()]
+    distinct: dict[tuple[Any, ...], Values] = {}
+    names = [name for column in columns.values() for name in column.columns]
     values = []
     for sample in samples:
         by_row = []
@@ -156,7 +158,7 @@ def _values_of(columns: Mapping[str, SheetColumn], samples: SampleList, problems
                 typed = dict(_typed(columns, row, samples.origin, problems))
                 if len(problems) > problems_before:
                     continue
-                values_by_text[text] = typed
+                values_by_text[text] = distinct.setdefault(tuple(map(repr, typed.values())), typed)
             by_row.append(values_by_text[text])
         if any(one != by_row[0] for one in by_row[1:]):
             problems += _unlike(columns, sample, by_row, samples.origin)
@@ -175,16 +177,19 @@ def _typed(
 
 
 def _value(column: SheetColumn, row: Sample) -> Any:
-    text = row.columns.get(column.column, "")
-    if not text:
+    texts = [row.columns.get(name, "") for name in column.columns]
+    if not any(texts):
         if column.is_required:
             raise InvalidConfig("it is empty. Write a value.")
         return column.default
-    if len(text) > MAX_VALUE:
-        raise InvalidConfig(f"it has {len(text):,} characters; a value has at most {MAX_VALUE:,}. Shorten it.")
-    if control := _CONTROL.search(text):
-        raise InvalidConfig(f"it has a control character (U+{ord(control[0]):04X}); a value is one line. Remove it.")
-    return column.parse(text)
+    for text in texts:
+        if len(text) > MAX_VALUE:
+            raise InvalidConfig(f"it has {len(text):,} characters; a value has at most {MAX_VALUE:,}. Shorten it.")
+        if control := _CONTROL.search(text):
+            raise InvalidConfig(
+                f"it has a control character (U+{ord(control[0]):04X}); a value is one line. Remove it."
+            )
+    return column.value_of(*texts)
 
 
 def _unlike(columns: Mapping[str, SheetColumn], sample: Sample, by_row: Sequence[Values], origin: str) -> Iterator[str]:

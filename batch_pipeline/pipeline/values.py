@@ -74,17 +74,28 @@ class Parameter(TypedValue):
 class SheetColumn(TypedValue):
     """What `Column` makes: on the class it is the declaration, on an instance it gives the sample's value."""
 
-    def __init__(self, column: str, default: Any, kind: type[Any] | None, **rules: Any) -> None:
-        #: As the header of the sheet has it; empty: the attribute's name.
-        self.column = column
+    def __init__(
+        self,
+        columns: tuple[str, ...],
+        default: Any,
+        kind: type[Any] | None,
+        convert: Callable[..., Any] | None,
+        **rules: Any,
+    ) -> None:
+        #: As the header of the sheet has them; empty: the attribute's name.
+        self.columns = columns
         self.default = default
+        #: Function from the texts of the columns to the value; None: the one text is the value.
+        self.convert = convert
         #: Whether the sheet must have it.
         self.is_required = default is REQUIRED
         example = next(iter(rules["choices"]), "") if self.is_required else default
         super().__init__(kind or type(example), **rules)
-        self.name = column
+        self.name = column = ", ".join(columns)
         if self.kind not in _READERS:
             raise InvalidPipeline(f"Column {column!r}: its type must be bool, int, float or str, not {self.kind!r}.")
+        if len(columns) > 1 and convert is None:
+            raise InvalidPipeline(f"Column {column!r} has several columns and no function that makes a value of them.")
         if not self.is_required:
             try:
                 self.default = self.parse(default)
@@ -93,7 +104,21 @@ class SheetColumn(TypedValue):
 
     def __set_name__(self, owner: type, name: str) -> None:
         super().__set_name__(owner, name)
-        self.column = self.column or name
+        self.columns = self.columns or (name,)
+
+    @property
+    def column(self) -> str:
+        """The column for people; of several all."""
+        return ", ".join(self.columns)
+
+    def value_of(self, *texts: str) -> Any:
+        """The value of a row with these texts in its columns, of which one is not empty. Raises InvalidConfig."""
+        if self.convert is None:
+            return self.parse(*texts)
+        try:
+            return self.parse(self.convert(*texts))
+        except ValueError as error:
+            raise InvalidConfig(str(error)) from error
 
     def __get__(self, instance: Any | None, owner: type | None = None) -> Any:
         if instance is None:
@@ -125,10 +150,10 @@ def Param(
 
 
 def Column(
-    column: str = "",
-    *,
+    *columns: str,
     default: Any = REQUIRED,
     type: type[Any] | None = None,
+    convert: Callable[..., Any] | None = None,
     choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
@@ -141,9 +166,11 @@ def Column(
 
     Parameters
     ----------
-    column: the column's name in the header of the sheet, if it is not the attribute's.
+    columns: the column's name in the header of the sheet, if it is not the attribute's; with `convert` several.
+    convert: makes the value of the texts of a row's columns, of which an absent one is empty. It is called where one of
+        them is not, and raises ValueError with a sentence for a row that it refuses.
     """
-    return SheetColumn(column, default, type, choices=choices, minimum=minimum, maximum=maximum, help=help)
+    return SheetColumn(columns, default, type, convert, choices=choices, minimum=minimum, maximum=maximum, help=help)
 
 
 def _flag(value: Any) -> bool:

@@ -221,3 +221,41 @@ def test_a_step_that_is_tested_alone_has_its_columns(tmp_path: Path) -> None:
 
     job = run_alone(Written(), tmp_path / "work", "S1", inputs={}, columns={"depth": 2})
     assert job.output("out").read_text() == "auto 2"
+
+
+def reads_of(bam: str, fastq: str) -> str:
+    if bam and fastq:
+        raise ValueError(f"{bam} and {fastq} are both named; leave one of them out.")
+    return "fastq" if fastq else "bam"
+
+
+class Convert(Step):
+    """Has a value of two columns."""
+
+    reads: str = Column("bam", "fastq_1", default="bam", convert=reads_of)
+
+
+def test_a_value_is_made_of_several_columns_and_rows_of_a_sample_may_have_other_texts() -> None:
+    samples = sheet("sample,fastq_1,bam\nA,a1.fq,\nA,a2.fq,\nB,,b.bam\nC,,\n", lanes=True)
+
+    values = columns_of(graph_of(Convert), samples)["convert"]
+
+    assert [one["reads"] for one in values] == ["fastq", "bam", "bam"]
+    assert values[1] is values[2]
+    assert columns_of(graph_of(Convert), SampleList.of(["A"])) == {"convert": [{"reads": "bam"}]}
+    assert columns_of(graph_of(Convert), sheet("sample,bam\nA,a.bam\n")) == {"convert": [{"reads": "bam"}]}
+
+
+def test_a_row_that_a_conversion_refuses_is_named_by_its_line() -> None:
+    both = problems_of("sample,fastq_1,bam\nA,a1.fq,a.bam\n", Convert)
+    assert "Sample 'A' (line 2 of s.csv), column 'bam, fastq_1': a.bam and a1.fq are both named" in both
+    mixed = problems_of("sample,fastq_1,bam\nA,a1.fq,\nA,,a.bam\n", Convert, lanes=True)
+    assert "has bam, fastq_1 'fastq' on line 2 of s.csv and 'bam' on line 3" in mixed
+    assert "has a column 'Fastq_1', step convert one named 'fastq_1'" in problems_of(
+        "sample,Fastq_1\nA,a1.fq\n", Convert
+    )
+
+
+def test_several_columns_need_a_conversion() -> None:
+    with pytest.raises(InvalidPipeline, match="'bam, fastq_1' has several columns and no function"):
+        Column("bam", "fastq_1")
