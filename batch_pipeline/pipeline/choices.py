@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.step import Input, Output, Scope
-from batch_pipeline.pipeline.wiring import options_of
-from batch_pipeline.pipeline.workflow import Graph, Node, Port, Source, Task
+from batch_pipeline.pipeline.wiring import Alternatives, options_of
+from batch_pipeline.pipeline.workflow import Connection, Graph, Node, Port, Source, Task
 from batch_pipeline.wire.errors import InvalidPipeline
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.manifest import DIRECTORY
@@ -107,6 +108,19 @@ def require_alternatives(task: Task) -> None:
                 " sample. Use two ports."
             )
         _require_alternative(task, port, options, start)
+
+
+def with_parameters(connection: Connection, params: Mapping[str, Any]) -> Connection:
+    """A connection with the values of parameters in the names of its source's files; one that is empty names none."""
+    *others, last = options_of(connection)
+    if not isinstance(last, Source):
+        return connection
+    files = last.files
+    for name, value in params.items():
+        field = f"{{{name}}}"
+        files = tuple(file.replace(field, str(value)) for file in files if value != "" or field not in file)
+    source = replace(last, files=files)
+    return Alternatives(options=(*others, source)) if others else source
 
 
 def _form(option: Port | Source) -> str:

@@ -153,9 +153,7 @@ class WorkflowTask:
         )
 
     def new_task(self, name: str, step_class: type[Step], *, when: str = "", **params: Any) -> Task:
-        """A task of the pipeline; values of its parameters are its defaults, before those of the class.
-
-        `when` is its condition instead of its class's.
+        """A task of the pipeline: its condition and values of its parameters go before those of the class.
 
         Raises InvalidPipeline for a name that is taken or cannot be a key, for what is no class of a step, and for an
         unknown or wrong parameter.
@@ -178,7 +176,8 @@ class WorkflowTask:
     def source(self, *files: str, column: str = "", columns: Sequence[str] = ()) -> Source:
         """Files that come with each sample: names below the sources' prefix, or a column of the sample sheet, or both.
 
-        `columns`: several columns that name a file each. Raises InvalidPipeline for none of these, or both of the last.
+        Names have `{sample}` and parameters of the step that reads them; of an empty one there is no file. `columns`:
+        several columns that name a file each. Raises InvalidPipeline for none of these, or both of the last.
         """
         if not files and not column and not columns:
             raise InvalidPipeline("self.source() needs a file name with {sample}, a column, or both.")
@@ -398,7 +397,7 @@ def file_of(workflow: type[WorkflowTask]) -> Path:
 
 
 def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
-    from batch_pipeline.pipeline.choices import place_of_condition
+    from batch_pipeline.pipeline.choices import place_of_condition, with_parameters
 
     declared = task.step_class.declared(Parameter)
     values = {**task.params} | {name: values_by_option[name] for name in declared if name in values_by_option}
@@ -411,11 +410,12 @@ def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
         raise InvalidPipeline(
             f"Input in_{open_ports[0]} of task {task.name} is not connected; give it an out_… port or self.source(…)."
         )
+    step = task.step_class(**values)
     # In the order of declaration: how `workflow()` happens to be written is no part of a fingerprint.
-    inputs = {port: task.connected[port] for port in ports if port in task.connected}
+    inputs = {port: with_parameters(task.connected[port], step.params) for port in ports if port in task.connected}
     return Node(
         name=task.name,
-        step=task.step_class(**values),
+        step=step,
         inputs=inputs,
         image=task.step_class.image,
         when=task.when,

@@ -259,3 +259,24 @@ def test_a_column_of_a_source_is_a_text(column: Any) -> None:
 
     with pytest.raises(InvalidPipeline, match=r"takes column=\"bam\", or a tuple of different names"):
         Reads().tasks()
+
+
+def test_a_source_is_named_by_a_parameter_of_its_step_and_an_empty_one_names_none() -> None:
+    class Mapped(Step):
+        """Maps reads to a genome."""
+
+        reads = Input()
+        genome = Input(optional=True)
+        genome_file: str = Param("")
+
+    class Mapping(WorkflowTask):
+        """One step."""
+
+        def workflow(self) -> None:
+            task = self.new_task("mapped", Mapped)
+            task.in_reads = self.source("{sample}.fq")
+            task.in_genome = self.source("{genome_file}")
+
+    assert Graph.of(Mapping)["mapped"].sources["genome"].files == ()
+    node = Graph.of(Mapping, {"genome_file": "hg38.fa"})["mapped"]
+    assert [source.files for source in node.sources.values()] == [("{sample}.fq",), ("hg38.fa",)]
