@@ -162,30 +162,31 @@ def _sources(
     ports = _source_ports(request.graph)
     if not ports:
         return {}, {}
+    unread = _unread_sources(request, excluded)
     urls_by_sample: dict[str, dict[str, list[str]]] = {}
     for sample in request.samples:
         urls_by_sample[sample.name] = {
-            key: _places(sample, source, port, request) for key, (port, source) in ports.items()
+            key: _places(sample, source, port, request)
+            for key, (port, source) in ports.items()
+            if sample.name not in unread[key]
         }
     entries = _SourceFinder(request.store)
     entries.find({url for files in urls_by_sample.values() for urls in files.values() for url in urls})
     entries.find_instead(_beside_sheet(request, [source for _, source in ports.values()]))
     optional = {f"{node.name}.{port}" for node in request.graph for port in node.optional}
-    unread = _unread_sources(request, excluded)
     needed = [key for key, (_, source) in ports.items() if not source.files and key not in optional]
     sources: dict[str, dict[str, tuple[SourceFile, ...]]] = {}
     absent: dict[str, str] = {}
     for sample in request.samples:
         name, files = sample.name, urls_by_sample[sample.name]
         files_by_port = _files_by_port(files, entries.files, optional)
-        read = [key for key in files if name not in unread.get(key, ())]
-        missing = [url for key in read for url, file in zip(files[key], files_by_port[key], strict=False) if not file]
+        missing = [url for key in files for url, file in zip(files[key], files_by_port[key], strict=False) if not file]
         if missing:
             where = _where_named(missing[0], sample, ports, request)
             absent[name] = (
                 f"Its source {entries.display_name(missing[0])} is not there{where}; check the list and --sources."
             )
-        elif unnamed := next((key for key in needed if key in read and not files[key]), ""):
+        elif unnamed := next((key for key in needed if key in files and not files[key]), ""):
             columns, line = " or ".join(map(repr, ports[unnamed][1].all_columns)), sample.line
             absent[name] = f"Its source is not named: line {line} of {request.samples.origin} has no {columns}."
         sources[name] = {key: tuple(f for f in items if f) for key, items in files_by_port.items() if all(items)}
@@ -201,15 +202,15 @@ def _files_by_port(
 
 
 def _unread_sources(request: Request, excluded: Mapping[str, AbstractSet[str]]) -> dict[str, set[str]]:
-    """Port key of a source that has alternatives before it -> samples that read one of these."""
+    """Port key of a source -> samples that read an alternative before it, or for which the step is not there."""
     unread: dict[str, set[str]] = {}
     for node in request.graph:
         choices = choices_of(request.graph, node, request.samples.names, excluded)
-        for port in node.sources if choices is not None else ():
+        for port in node.sources:
             last = len(options_of(node.inputs[port])) - 1
             chosen = choices.by_port.get(port, ()) if choices else ()
-            names = (name for name, at in zip(request.samples.names, chosen, strict=False) if at != last)
-            unread[f"{node.name}.{port}"] = set(names)
+            names = {name for name, at in zip(request.samples.names, chosen, strict=False) if at != last}
+            unread[f"{node.name}.{port}"] = names | excluded.get(node.name, frozenset())
     return unread
 
 

@@ -173,3 +173,26 @@ def request_of_share(request: Request, share: float) -> Request:
 @pytest.fixture
 def settings(store: Store) -> Settings:
     return request_of(store).settings
+
+
+def test_a_source_of_an_excluded_step_is_not_what_a_sample_lacks(store: Store) -> None:
+    """bob's trim is excluded, so his text is not missing; the sheet of the alternative is."""
+    store.delete(["SR/bob.raw", "SR/bob.txt"])
+    plan = look(texts(store), MemoryBackend()).plan
+    assert "bob.raw is not there" in plan.blocked["count", "bob"]
+
+
+def test_columns_of_an_alternative_need_not_be_in_the_sheet_and_a_sample_that_takes_it_is_told(store: Store) -> None:
+    class Sheets(WorkflowTask):
+        """Counts what is cut, or what the sheet names."""
+
+        def workflow(self) -> None:
+            trim = self.new_task("trim", Trim, when="kind != 'plain'")
+            count = self.new_task("count", Count)
+            trim.in_text = self.source("{sample}.txt")
+            count.in_text = trim.out_cut | self.source(columns=("first", "second"))
+
+    request = replace(texts(store), workflow=Sheets, graph=Graph.of(Sheets))
+    plan = look(request, MemoryBackend()).plan
+    assert plan.states["count"] == [CellState.TO_RUN, CellState.BLOCKED, CellState.TO_RUN]
+    assert "no 'first' or 'second'" in plan.blocked["count", "bob"]
