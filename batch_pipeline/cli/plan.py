@@ -136,7 +136,7 @@ class _Details:
 def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
     from batch_pipeline.report.tables import all_done, blocked_lines, counted, plan_notes, plan_rows
 
-    rows = plan_rows(plan)
+    rows = [row for row in plan_rows(plan) if row.total]
     total, done = sum(row.total for row in rows), sum(row.done for row in rows)
     if done == total:
         data(all_done(done, total, sum(row.excluded for row in rows)))
@@ -168,10 +168,10 @@ def _whys(plan: Plan, step: str) -> Iterator[tuple[str, Why | None]]:
 
 
 def print_steps(plan: Plan) -> None:
-    """One line a step; columns of states that no cell has are left out."""
+    """One line a step that some sample has; columns of states that no cell has are left out."""
     from batch_pipeline.report.tables import plan_rows
 
-    rows = plan_rows(plan)
+    rows = [row for row in plan_rows(plan) if row.total]
     shown = [
         name
         for name in ("live", "deferred", "blocked", "skipped", "excluded")

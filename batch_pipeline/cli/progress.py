@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from batch_pipeline.records.events import NullListener, Outcome, RetrySummary, StepProgress
-from batch_pipeline.report.tables import counted, plan_notes
+from batch_pipeline.report.tables import counted, plan_notes, plan_rows, with_cells
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan
@@ -69,7 +69,8 @@ class PlainProgress(NullListener):
             self._tell()
 
     def _tell(self) -> None:
-        changed = {name: step.line for name, step in self._latest.items() if self._shown.get(name) != step.line}
+        lines = {name: step.line for name, step in with_cells(self._latest).items()}
+        changed = {name: line for name, line in lines.items() if self._shown.get(name) != line}
         for name, line in changed.items():
             self._say(f"{name}: {line}")
         if changed:
@@ -94,14 +95,15 @@ class BarProgress(NullListener):
     def planned(self, plan: Plan) -> None:
         """See `Listener.planned`."""
         if plan.jobs:
-            for step in plan.graph.names:
-                self._bar(step)
+            for row in plan_rows(plan):
+                if row.total:
+                    self._bar(row.step)
         for note in plan_notes(plan):
             self._say(note)
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
-        for name, step in progress.items():
+        for name, step in with_cells(progress).items():
             ended = step.done_before + step.done + step.failures + step.left_out
             self._progress.update(self._bar(name), total=step.total, completed=ended, line=step.line)
 

@@ -155,7 +155,7 @@ def finish(call: CommandCall, outcome: Outcome | int) -> int:
 
 def _tell(outcome: Outcome) -> None:
     from batch_pipeline.cli.failures import print_failures
-    from batch_pipeline.report.tables import blocked_lines, counted, nothing_to_do
+    from batch_pipeline.report.tables import blocked_lines, counted, nothing_to_do, with_cells
 
     if outcome.detached:
         data(f"Queued: {', '.join(outcome.run_ids)}. The jobs go on by themselves; see `status`.")
@@ -165,7 +165,7 @@ def _tell(outcome: Outcome) -> None:
         return
     # The last word of the progress was the same.
     if not (outcome.run_ids and one_reader()):
-        for name, step in outcome.progress.items():
+        for name, step in with_cells(outcome.progress).items():
             data(f"{name}: {step.line}")
     for again in outcome.again:
         data(again.line)

@@ -90,9 +90,9 @@ def _show(call: CommandCall, current: Status) -> int:
 
 def _tell(current: Status) -> None:
     from batch_pipeline.cli.failures import print_failures
-    from batch_pipeline.report.tables import blocked_lines, status_rows
+    from batch_pipeline.report.tables import blocked_lines, status_rows, with_cells
 
-    rows = status_rows(current.plan, current.progress, current.failed)
+    rows = status_rows(current.plan, with_cells(current.progress), current.failed)
     moving = ("running", "waiting") if current.live_runs else ()
     ended = ("failed", "cancelled") if any(row.cancelled for row in rows) else ("failed",)
     final = ("excluded",) if any(row.excluded for row in rows) else ()

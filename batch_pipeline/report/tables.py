@@ -302,9 +302,14 @@ def _reasons(counts: Counter[EndReason]) -> str:
 
 def nothing_to_do(progress: Mapping[str, StepProgress]) -> str:
     """`Nothing to do: 27 of 27 cells are done.`"""
-    total = sum(step.total for step in progress.values())
-    done = sum(step.done_before + step.done for step in progress.values())
-    return all_done(done, total, sum(step.excluded for step in progress.values()))
+    steps = with_cells(progress).values()
+    done = sum(step.done_before + step.done for step in steps)
+    return all_done(done, sum(step.total for step in steps), sum(step.excluded for step in steps))
+
+
+def with_cells(progress: Mapping[str, StepProgress]) -> dict[str, StepProgress]:
+    """The steps but for those that their conditions exclude for all samples."""
+    return {name: step for name, step in progress.items() if step.total}
 
 
 def all_done(done: int, total: int, excluded: int) -> str:
