@@ -15,6 +15,7 @@ from typing import Final
 from batch_pipeline.pipeline.code import class_node, module_file, place_of
 from batch_pipeline.pipeline.command import kind_of
 from batch_pipeline.pipeline.step import Parameter, Step
+from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Graph, Node, Port
 from batch_pipeline.wire.command import Kind, fields_of
 from batch_pipeline.wire.errors import InvalidPipeline
@@ -42,7 +43,8 @@ def lint(graph: Graph, *, place_of_setting: Callable[[str], str]) -> list[str]:
 
 def unread_outputs(graph: Graph) -> Iterator[str]:
     """Output ports that no step reads, of steps that have others which are read; a port with a help is a result."""
-    read = {(port.task.name, port.name) for node in graph for port in node.inputs.values() if isinstance(port, Port)}
+    ports = (port for node in graph for connection in node.inputs.values() for port in options_of(connection))
+    read = {(port.task.name, port.name) for port in ports if isinstance(port, Port)}
     for node in graph:
         step = type(node.step)
         others = [f"out_{name}" for task, name in sorted(read) if task == node.name]
