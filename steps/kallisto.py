@@ -12,22 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
+from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
 from steps.fastq import disagreement, read_through
 from steps.published import Published, transcript_ids
+from steps.sheet import library_strand
+from steps.strandedness import STRANDS, Probe
 
 #: First line of every fusion.txt that kallisto wrote to its end.
 FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
 #: Tabs in a whole row, by kind: kallisto writes two before a PAIR's empty INFO.
 _TABS: Final = {"PAIR": 10, "SPLIT": 9}
 _ABUNDANCE_HEADER: Final = "target_id\tlength\teff_length\test_counts\ttpm"
-_STRANDS: Final = {"none": (), "fr": ("--fr-stranded",), "rf": ("--rf-stranded",)}
+#: Percent of the pairs below which a stranded quantification is compared with one without strand.
+_FEW_PERCENT: Final = 70.0
+#: How many times as many pairs must fit without strand for the strandedness to be in doubt.
+_DOUBTFUL: Final = 1.3
 
 
 class Kallisto(Step):
     """Quantifies transcripts and lists fusion candidates (kallisto quant --fusion)."""
 
-    files = ("fastq.py", "published.py")
+    files = ("fastq.py", "published.py", "sheet.py", "strandedness.py")
     tools = ("kallisto",)
     memory_mb = 6144
 
@@ -44,9 +49,11 @@ class Kallisto(Step):
     bootstraps: int = Param(30, minimum=0, help="Bootstrap samples; a kallisto without HDF5 makes none and says so.")
     strandedness: str = Param(
         "rf",
-        choices=tuple(_STRANDS),
-        help="The library's: rf (first read antisense), fr, or none. Fusions do not depend on it.",
+        choices=(*STRANDS, "auto"),
+        help="The library's: rf (first read antisense), fr, none, or auto: by each sample's first pairs. The sheet's"
+        " column strandedness goes before it. Fusions do not depend on it.",
     )
+    library: str = Column("strandedness", default="", convert=library_strand)
 
     def run(self, job: Job) -> None:
         """Checks reads and index, then quantifies into the working directory."""
@@ -55,16 +62,22 @@ class Kallisto(Step):
         published.require(job.reference("transcripts"), "transcripts.tsv", content=True)
         reads = job.inputs("reads")
         job.note(read_pairs=_pairs(job, reads))
+        strand = self.library or self.strandedness
+        if strand == "auto":
+            strand = Probe.of(job, index, reads).strand()
+        job.note(strandedness=strand)
         output = job.run(
             "kallisto",
             "quant",
             *("-i", index, "-o", job.work, "--fusion", "-t", 1, "-b", self.bootstraps),
-            *_STRANDS[self.strandedness],
+            *STRANDS[strand],
             *reads,
             name="kallisto quant",
             stderr=job.output("log"),
         )
         _note_fragments(job, output)
+        if strand != "none":
+            _doubt_strand(job, index, reads, strand)
 
     def check(self, job: Job) -> None:
         """Reconciles what kallisto processed with the reads, and its tables with the reference."""
@@ -116,6 +129,27 @@ def _note_fragments(job: Job, output: ToolOutput) -> None:
     """kallisto tells the mean fragment length in its talk alone."""
     if found := output.find(r"estimated average fragment length: ([0-9.]+)"):
         job.note(mean_fragment_length=float(found[1]))
+
+
+def _doubt_strand(job: Job, index: Path, reads: Sequence[Path], strand: str) -> None:
+    """Warns where few pairs fit with a strandedness and many more of the first ones would fit without."""
+    info = _run_info(job)
+    stranded = 100 * info["n_pseudoaligned"] / max(info["n_processed"], 1)
+    if stranded >= _FEW_PERCENT:
+        return
+    fitting, pairs = Probe.of(job, index, reads).pseudoaligned("none")
+    unstranded = 100 * fitting / max(pairs, 1)
+    job.note(p_pseudoaligned_unstranded=round(unstranded, 1))
+    warning = (
+        f"{stranded:.1f} % of the pairs of sample {job.sample} pseudoalign with strandedness {strand}, "
+        f"{unstranded:.1f} % of the first {pairs:,} without"
+    )
+    if unstranded < _DOUBTFUL * stranded:
+        print(f"{warning}: few of them are of the reference's transcripts.")
+        return
+    warning += "; the library has another one. Say auto, as --strandedness or in the sheet's column strandedness."
+    print(warning)
+    job.note(warning=warning)
 
 
 def _run_info(job: Job) -> dict[str, Any]:
