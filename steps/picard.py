@@ -6,18 +6,23 @@ validation, on reads none of which find their mate. So the BAM is looked at befo
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed, ToolOutput
+from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed, ToolOutput
 from steps.fastq import FastqFile, disagreement, read_through
+from steps.sheet import READS_COLUMNS, reads_format
 
 #: Debian's; its wrapper PicardCommandLine breaks on paths with a space, so the jar is preferred.
 _DEBIAN_JAR: Final = Path("/usr/share/java/picard.jar")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_BAM_MAGIC: Final = b"BAM\1"
 #: What the JVM takes besides its heap: at least this, or a quarter of the job's memory.
 _JVM_OVERHEAD_MB: Final = 384
 
@@ -25,11 +30,12 @@ _JVM_OVERHEAD_MB: Final = 384
 class Picard(Step):
     """Turns a BAM into a pair of FASTQ files (picard SamToFastq)."""
 
-    files = ("fastq.py",)
+    files = ("fastq.py", "sheet.py")
     tools = ("java", "samtools")
     memory_mb = 2048
+    when = "reads_format != 'fastq'"
 
-    bam = Input("Paired-end reads, aligned or not, in any order.")
+    bam = Input("Paired-end reads, aligned or not, in any order; several of a sample are its lanes.")
     fastq = Output("{sample}_1.fastq.gz", "{sample}_2.fastq.gz")
     flagstat = Output("{sample}.flagstat.txt", help="samtools flagstat of the BAM; MultiQC reads it.")
 
@@ -40,14 +46,26 @@ class Picard(Step):
     )
     include_non_pf: bool = Param(True, help="Keep reads that failed the vendor's quality check (flag 0x200).")
 
+    reads_format: str = Column(*READS_COLUMNS, default="bam", convert=reads_format)
+
     def run(self, job: Job) -> None:
-        """Refuses what is no whole paired-end BAM, then converts it."""
-        bam = job.input("bam")
-        _require_whole(job, bam)
-        counts = _flagstat(job, bam)
-        _require_pairs(job, bam, counts)
-        job.note(read_pairs_in_bam=counts["pairs"], qc_failed_pairs=counts["failed_pairs"])
-        first, second = job.outputs("fastq")
+        """Refuses what is no whole paired-end BAM, then converts it; those of several lanes one after the other."""
+        bams = job.inputs("bam")
+        counts = [_counted(job, bam) for bam in bams]
+        job.output("flagstat").write_text(summed_flagstat([text for text, _ in counts]), encoding="utf-8")
+        for name, count in (("read_pairs_in_bam", "pairs"), ("qc_failed_pairs", "failed_pairs")):
+            job.note(**{name: sum(of[count] for _, of in counts)})
+        self._convert(job, bams[0], job.outputs("fastq"))
+        for bam in bams[1:]:
+            lane = tuple(path.with_name(f".lane_{path.name}") for path in job.outputs("fastq"))
+            self._convert(job, bam, lane)
+            for whole, part in zip(job.outputs("fastq"), lane, strict=True):
+                with whole.open("ab") as end, part.open("rb") as stream:
+                    shutil.copyfileobj(stream, end)
+                part.unlink()
+
+    def _convert(self, job: Job, bam: Path, fastq: Sequence[Path]) -> None:
+        first, second = fastq
         output = _sam_to_fastq(
             job,
             *("-I", bam, "-F", first, "-F2", second),
@@ -90,15 +108,23 @@ def _whole(path: Path, job: Job) -> FastqFile:
         raise InvalidOutput(f"Sample {job.sample}: {error}") from error
 
 
+def _counted(job: Job, bam: Path) -> tuple[str, dict[str, int]]:
+    """The text and the counts of samtools flagstat. Raises MissingInput for what is no whole paired-end BAM."""
+    _require_whole(job, bam)
+    text, counts = _flagstat(job, bam)
+    _require_pairs(job, bam, counts)
+    return text, counts
+
+
 def _require_whole(job: Job, bam: Path) -> None:
     if not bam.is_file():
         raise MissingInput(f"{bam.name}, the BAM of sample {job.sample}, is not there; check list and prefix.")
     if bam.stat().st_size == 0:
         raise MissingInput(f"{bam.name} of sample {job.sample} is empty (0 bytes); upload the BAM again.")
     # quickcheck passes SAM, a text that may end at any line.
-    with bam.open("rb") as stream:
-        if stream.read(2) != _GZIP_MAGIC:
-            raise MissingInput(f"{bam.name} of sample {job.sample} is not a BAM but another format; convert it.")
+    if (kind := _format_of(bam)) != "BAM":
+        remedy = _REMEDIES.get(kind, "convert it")
+        raise MissingInput(f"{bam.name} of sample {job.sample} is not a BAM but {kind}; {remedy}.")
     try:
         # -u: unaligned BAMs have no @SQ lines and are good.
         job.run("samtools", "quickcheck", "-u", bam)
@@ -109,10 +135,34 @@ def _require_whole(job: Job, bam: Path) -> None:
         ) from error
 
 
-def _flagstat(job: Job, bam: Path) -> dict[str, int]:
-    """Counts of primary records, by one pass over the BAM; the text is kept for MultiQC."""
+_REMEDIES: Final = {
+    "a FASTQ": "put it in the column fastq_1 of the sheet, and its mate in fastq_2",
+    "a CRAM": "let its name end in .cram",
+}
+
+
+def _format_of(path: Path) -> str:
+    """The format of a file by its first bytes: `BAM`, `a CRAM`, `a FASTQ`, or `another format`."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start.startswith(_GZIP_MAGIC):
+        try:
+            with gzip.open(path) as stream:
+                start = stream.read(4)
+        except (OSError, EOFError, zlib.error):
+            # A torn BAM, which quickcheck knows.
+            return "BAM"
+    if start == b"CRAM":
+        return "a CRAM"
+    if start.startswith(b"@"):
+        # A SAM has tags of two letters.
+        return "another format" if re.match(rb"@[A-Z]{2}\t", start) else "a FASTQ"
+    return "BAM" if start == _BAM_MAGIC else "another format"
+
+
+def _flagstat(job: Job, bam: Path) -> tuple[str, dict[str, int]]:
+    """Text and counts of primary records, by one pass over the BAM."""
     text = job.run("samtools", "flagstat", bam).out
-    job.output("flagstat").write_text(text, encoding="utf-8")
     rows = {label.strip(): (int(good), int(bad)) for good, bad, label in _FLAGSTAT.findall(text)}
     try:
         paired, first, second = rows["paired in sequencing"], rows["read1"], rows["read2"]
@@ -121,7 +171,7 @@ def _flagstat(job: Job, bam: Path) -> dict[str, int]:
         raise StepFailed(
             f"samtools flagstat did not tell {error} for {bam.name}; samtools 1.13 or newer does."
         ) from error
-    return {
+    return text, {
         "primary": sum(primary),
         "paired": sum(paired),
         "pairs": sum(first),
@@ -131,6 +181,38 @@ def _flagstat(job: Job, bam: Path) -> dict[str, int]:
 
 
 _FLAGSTAT = re.compile(r"^(\d+) \+ (\d+) ([a-z0-9 ]+)", re.MULTILINE)
+
+
+def summed_flagstat(texts: Sequence[str]) -> str:
+    """One flagstat of several: counts are summed, shares computed of the sums."""
+    if len(texts) == 1:
+        return texts[0]
+    counts: dict[str, tuple[int, int]] = {}
+    for text in texts:
+        for good, bad, label in re.findall(r"^(\d+) \+ (\d+) (.+)$", text, re.MULTILINE):
+            name = _SHARES.sub("", label)
+            before = counts.get(name, (0, 0))
+            counts[name] = (before[0] + int(good), before[1] + int(bad))
+    lines = []
+    for name, both in counts.items():
+        line = f"{both[0]} + {both[1]} {name}"
+        if name in _WHOLES:
+            of = counts[_WHOLES[name]]
+            shares = (f"{part / whole:.2%}" if whole else "N/A" for part, whole in zip(both, of, strict=True))
+            line += f" ({' : '.join(shares)})"
+        lines.append(f"{line}\n")
+    return "".join(lines)
+
+
+#: The shares at the end of a line of flagstat, of reads that passed and failed quality control.
+_SHARES = re.compile(r" \(\S+ : \S+\)$")
+#: Which lines have shares, and of which count.
+_WHOLES: Final = {
+    "mapped": "in total (QC-passed reads + QC-failed reads)",
+    "primary mapped": "primary",
+    "properly paired": "paired in sequencing",
+    "singletons": "paired in sequencing",
+}
 
 
 def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
