@@ -5,12 +5,14 @@
     python main.py plan | status | logs SAMPLE | cancel | runs | --help
 
 Each sample's BAM becomes two FASTQ files, transcript abundances with fusion candidates, and gene fusions. Child i of
-a step waits for child i of the step before, so samples do not wait for each other.
+a step waits for child i of the step before, so samples do not wait for each other. A sample sheet may name BAMs, CRAMs
+or FASTQ files (sample,bam or nf-core's sample,fastq_1,fastq_2,strandedness), in several rows those of a sample's lanes.
 """
 
 from __future__ import annotations
 
 from batch_pipeline import WorkflowTask
+from steps.cram import Cram
 from steps.kallisto import Kallisto
 from steps.picard import Picard
 from steps.pizzly import Pizzly
@@ -21,15 +23,19 @@ class Fusions(WorkflowTask):
     """Finds gene fusions in RNA-seq samples."""
 
     reference_builder = BuildReference
+    lanes = True
 
     def workflow(self) -> None:
-        """Wires the steps: BAM -> FASTQ -> fusion candidates -> fusions."""
+        """Wires the steps: CRAM -> BAM -> FASTQ -> fusion candidates -> fusions; a sample has those that it needs."""
+        cram = self.new_task("cram", Cram)
         picard = self.new_task("picard", Picard)
         kallisto = self.new_task("kallisto", Kallisto)
         pizzly = self.new_task("pizzly", Pizzly)
 
-        picard.in_bam = self.source("{sample}.bam", column="bam")
-        kallisto.in_reads = picard.out_fastq
+        cram.in_cram = self.source(column="bam")
+        cram.in_genome = self.source("{cram_reference}")
+        picard.in_bam = cram.out_bam | self.source("{sample}.bam", column="bam")
+        kallisto.in_reads = picard.out_fastq | self.source(columns=("fastq_1", "fastq_2"))
         pizzly.in_fusion = kallisto.out_fusion
 
 
