@@ -16,7 +16,7 @@ from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Outp
 from steps.fastq import disagreement, read_through
 from steps.published import Published, transcript_ids
 from steps.sheet import library_strand
-from steps.strandedness import STRANDS, Probe
+from steps.strandedness import STRANDS, pseudoaligned, strand_of
 
 #: First line of every fusion.txt that kallisto wrote to its end.
 FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
@@ -64,7 +64,7 @@ class Kallisto(Step):
         job.note(read_pairs=_pairs(job, reads))
         strand = self.library or self.strandedness
         if strand == "auto":
-            strand = Probe.of(job, index, reads).strand()
+            strand = _first_strand(job, index, reads)
         job.note(strandedness=strand)
         output = job.run(
             "kallisto",
@@ -131,13 +131,21 @@ def _note_fragments(job: Job, output: ToolOutput) -> None:
         job.note(mean_fragment_length=float(found[1]))
 
 
+def _first_strand(job: Job, index: Path, reads: Sequence[Path]) -> str:
+    """The strandedness by the sample's first pairs; notes how many pseudoalign in each direction."""
+    counts = pseudoaligned(job, index, reads, ["fr", "rf"])
+    forward, reverse = counts["fr"][0], counts["rf"][0]
+    job.note(forward_pairs=forward, reverse_pairs=reverse)
+    return strand_of(forward, reverse)
+
+
 def _doubt_strand(job: Job, index: Path, reads: Sequence[Path], strand: str) -> None:
     """Warns where few pairs fit with a strandedness and many more of the first ones would fit without."""
     info = _run_info(job)
     stranded = 100 * info["n_pseudoaligned"] / max(info["n_processed"], 1)
     if stranded >= _FEW_PERCENT:
         return
-    fitting, pairs = Probe.of(job, index, reads).pseudoaligned("none")
+    fitting, pairs = pseudoaligned(job, index, reads, ["none"])["none"]
     unstranded = 100 * fitting / max(pairs, 1)
     job.note(p_pseudoaligned_unstranded=round(unstranded, 1))
     warning = (

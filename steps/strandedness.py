@@ -9,9 +9,9 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final, cast
 
 from batch_pipeline import Job, StepFailed
@@ -25,45 +25,41 @@ _STRANDED: Final = 0.8
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The first pairs of a sample as uncompressed files, for kallisto to be run on."""
+def pseudoaligned(job: Job, index: Path, reads: Sequence[Path], strands: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """For each strandedness, how many of the first `PROBE_PAIRS` pairs pseudoalign, and how many pairs these are.
 
-    job: Job
-    index: Path
-    reads: tuple[Path, ...]
-
-    @classmethod
-    def of(cls, job: Job, index: Path, reads: Sequence[Path]) -> Probe:
-        """Writes the first `PROBE_PAIRS` pairs of the first lane into the working directory."""
-        files = tuple(job.work / f".probe_{mate}.fastq" for mate in (1, 2))
+    Of several lanes (R1, R2, R1, R2, …) the first is looked at. Raises StepFailed when kallisto fails.
+    """
+    with TemporaryDirectory(prefix=".first_pairs_", dir=job.work) as name:
+        folder = Path(name)
+        files = (folder / "1.fastq", folder / "2.fastq")
         for source, target in zip(reads[:2], files, strict=True):
             with _opened(source) as lines, target.open("wb") as out:
                 out.writelines(islice(lines, 4 * PROBE_PAIRS))
-        return cls(job=job, index=index, reads=files)
+        return {strand: _quantified(job, index, files, strand, folder / strand) for strand in strands}
 
-    def pseudoaligned(self, strand: str) -> tuple[int, int]:
-        """Pairs that pseudoalign with this strandedness, and all pairs. Raises StepFailed when kallisto fails."""
-        folder = self.job.work / f".probe_{strand}"
-        try:
-            self.job.run(
-                "kallisto",
-                *("quant", "-i", self.index, "-o", folder, "-t", 1, *STRANDS[strand], *self.reads),
-                name=f"kallisto quant on the first pairs ({strand})",
-            )
-        except StepFailed:
-            # It fails where no pair fits, which is an answer here.
-            if not _fits_none(folder / "run_info.json"):
-                raise
+
+def _quantified(job: Job, index: Path, reads: Sequence[Path], strand: str, folder: Path) -> tuple[int, int]:
+    try:
+        job.run(
+            "kallisto",
+            *("quant", "-i", index, "-o", folder, "-t", 1, *STRANDS[strand], *reads),
+            name=f"kallisto quant on the first pairs ({strand})",
+        )
+    except StepFailed:
+        # It fails where no pair fits, which is an answer here.
+        if _counts(folder)[0] != 0:
+            raise
+    return _counts(folder)
+
+
+def _counts(folder: Path) -> tuple[int, int]:
+    """Pseudoaligned pairs and all pairs of a run of kallisto. Raises StepFailed when it left no counts."""
+    try:
         info = json.loads((folder / "run_info.json").read_text(encoding="utf-8"))
         return int(info["n_pseudoaligned"]), int(info["n_processed"])
-
-    def strand(self) -> str:
-        """The library's strandedness: fr, rf or none. Notes the pairs that pseudoalign in each direction."""
-        forward, _ = self.pseudoaligned("fr")
-        reverse, _ = self.pseudoaligned("rf")
-        self.job.note(forward_pairs=forward, reverse_pairs=reverse)
-        return strand_of(forward, reverse)
+    except (OSError, ValueError, KeyError) as error:
+        raise StepFailed(f"kallisto quant left no counts of the first pairs ({error!r}); look at the log.") from error
 
 
 def strand_of(forward: int, reverse: int) -> str:
@@ -78,10 +74,3 @@ def _opened(path: Path) -> BinaryIO:
     with path.open("rb") as stream:
         is_gzip = stream.read(2) == _GZIP_MAGIC
     return cast(BinaryIO, gzip.open(path)) if is_gzip else path.open("rb")
-
-
-def _fits_none(run_info: Path) -> bool:
-    try:
-        return bool(json.loads(run_info.read_text(encoding="utf-8"))["n_pseudoaligned"] == 0)
-    except (OSError, ValueError, KeyError):
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,3 +41,15 @@ def records_in(bam: Path) -> int:
     """Records of a BAM whose end may be missing."""
     counted = subprocess.run(["samtools", "view", "-c", bam], capture_output=True, text=True, check=False)
     return int(counted.stdout or 1)
+
+
+def bgzf(data: bytes) -> bytes:
+    """The data compressed as bgzip does it."""
+    blocks = []
+    for start in range(0, len(data), 60_000):
+        part = data[start : start + 60_000]
+        packer = zlib.compressobj(wbits=-15)
+        packed = packer.compress(part) + packer.flush()
+        head = bytes.fromhex("1f8b08040000000000ff060042430200") + struct.pack("<H", len(packed) + 25)
+        blocks.append(head + packed + struct.pack("<II", zlib.crc32(part), len(part)))
+    return b"".join(blocks) + END_OF_FILE

@@ -12,7 +12,7 @@ import pytest
 
 from batch_pipeline import InvalidOutput, Job, MissingInput, StepFailed
 from batch_pipeline.demo.alone import run_alone
-from steps.picard import Picard
+from steps.picard import Picard, summed_flagstat
 from tests.steps.bams import END_OF_FILE, as_sam, block_borders, records_in, rewritten
 from tests.steps.lab import SAMPLE, Lab
 
@@ -204,3 +204,45 @@ def test_a_wrong_jar_is_named(lab: Lab, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PICARD_JAR", os.fspath(tmp_path / "none.jar"))
     with pytest.raises(StepFailed, match=r"none\.jar"):
         convert(lab.bam, tmp_path / "work")
+
+
+def test_bams_of_lanes_are_one_pair_of_files(lab: Lab, tmp_path: Path) -> None:
+    """Names of reads may be those of another lane."""
+    job = run_alone(Picard(), tmp_path / "work", SAMPLE, inputs={"bam": [lab.bam, lab.bam]})
+    pairs = lab.picard.metrics["read_pairs"]
+    assert job.metrics["read_pairs"] == job.metrics["read_pairs_in_bam"] == 2 * pairs
+    for whole, lane in zip(job.outputs("fastq"), lab.picard.outputs("fastq"), strict=True):
+        assert gzip.decompress(whole.read_bytes()) == 2 * gzip.decompress(lane.read_bytes())
+    assert f"{4 * pairs} + 0 paired in sequencing" in job.output("flagstat").read_text()
+    assert not list(job.work.glob(".lane_*"))
+
+
+def test_counts_of_several_flagstats_are_summed_and_shares_made_anew(tmp_path: Path) -> None:
+    header, nowhere, mapped = "@SQ\tSN:chr1\tLN:100", "*\t0\t0\t*\t*\t0", "chr1\t1\t60\t1M\t=\t1"
+    places = {99: mapped, 147: mapped, 77: nowhere, 141: nowhere, 512 + 73: mapped, 512 + 133: nowhere}
+    rows = [f"r\t{flag}\t{place}\t0\tA\tI" for flag, place in places.items()]
+    paths = [tmp_path / name for name in ("all.sam", "first.sam", "second.sam")]
+    for path, chosen in zip(paths, (rows, rows[:2], rows[2:]), strict=True):
+        path.write_text("\n".join((header, *chosen)) + "\n")
+    whole, *parts = (
+        subprocess.run(["samtools", "flagstat", path], capture_output=True, text=True, check=True).stdout
+        for path in paths
+    )
+    assert summed_flagstat(parts) == whole
+    assert summed_flagstat([whole]) == whole
+
+
+def test_a_fastq_and_a_cram_named_as_a_bam_are_told_as_what_they_are(lab: Lab, tmp_path: Path) -> None:
+    fastq = tmp_path / "reads.bam"
+    fastq.write_bytes(lab.reads[0].read_bytes())
+    with pytest.raises(
+        MissingInput, match=r"reads\.bam of sample sim04 is not a BAM but a FASTQ; put it in the column"
+    ):
+        run_alone(Picard(), tmp_path / "fastq", SAMPLE, inputs={"bam": [fastq]})
+    fastq.write_bytes(gzip.decompress(lab.reads[0].read_bytes()))
+    with pytest.raises(MissingInput, match="but a FASTQ"):
+        run_alone(Picard(), tmp_path / "plain", SAMPLE, inputs={"bam": [fastq]})
+    cram = tmp_path / "cram.bam"
+    subprocess.run(["samtools", "view", "-C", "-o", cram, lab.bam], check=True)
+    with pytest.raises(MissingInput, match=r"is not a BAM but a CRAM; let its name end in \.cram"):
+        run_alone(Picard(), tmp_path / "cram", SAMPLE, inputs={"bam": [cram]})
