@@ -43,8 +43,8 @@ def lint(graph: Graph, *, place_of_setting: Callable[[str], str]) -> list[str]:
 
 def unread_outputs(graph: Graph) -> Iterator[str]:
     """Output ports that no step reads, of steps that have others which are read; a port with a help is a result."""
-    ports = (port for node in graph for connection in node.inputs.values() for port in options_of(connection))
-    read = {(port.task.name, port.name) for port in ports if isinstance(port, Port)}
+    read_ports = (port for node in graph for connection in node.inputs.values() for port in options_of(connection))
+    read = {(port.task.name, port.name) for port in read_ports if isinstance(port, Port)}
     for node in graph:
         step = type(node.step)
         others = [f"out_{name}" for task, name in sorted(read) if task == node.name]
