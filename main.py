@@ -27,8 +27,8 @@ class Fusions(WorkflowTask):
 
     def workflow(self) -> None:
         """Wires the steps: CRAM -> BAM -> FASTQ -> fusion candidates -> fusions; a sample has those that it needs."""
-        cram = self.new_task("cram", Cram)
-        picard = self.new_task("picard", Picard)
+        cram = self.new_task("cram", Cram, when="reads_format == 'cram'")
+        picard = self.new_task("picard", Picard, when="reads_format != 'fastq'")
         kallisto = self.new_task("kallisto", Kallisto)
         pizzly = self.new_task("pizzly", Pizzly)
 

@@ -15,7 +15,6 @@ class Cram(Step):
     files = ("sheet.py",)
     tools = ("samtools",)
     memory_mb = 2048
-    when = "reads_format == 'cram'"
 
     cram = Input("Paired-end reads, aligned, in any order; several of a sample are its lanes.")
     genome = Input("FASTA that the CRAM was compressed with; needs no index.", optional=True)

@@ -33,7 +33,6 @@ class Picard(Step):
     files = ("fastq.py", "sheet.py")
     tools = ("java", "samtools")
     memory_mb = 2048
-    when = "reads_format != 'fastq'"
 
     bam = Input("Paired-end reads, aligned or not, in any order; several of a sample are its lanes.")
     fastq = Output("{sample}_1.fastq.gz", "{sample}_2.fastq.gz")
