@@ -109,14 +109,15 @@ def test_a_step_is_one_array_job_for_each_way_to_its_reads(mixed: Bucket) -> Non
     [run] = mixed.runs()[-1:]
     jobs = sorted(map(sorted, mixed.jobs(run).values()))
     assert jobs.count(["fastq", "fastqs"]) >= 1
-    assert mixed.run().out == "Nothing to do: 14 of 14 cells are done, 6 are excluded.\n"
+    assert re.match(r"Nothing to do: (\d+) of \1 cells are done, 6 are excluded\.$", mixed.run().out)
 
 
 def test_another_genome_runs_crams_again_and_nothing_else(mixed: Bucket, tmp_path: Path) -> None:
     other = tmp_path / "genome.fa"
     other.write_text("".join(f">{name}\nACGT\n" for name in ("one", "two")))
     steps = mixed.give("plan", "--cram-reference", str(other), "--json").json["steps"]
-    assert [step["to_run"] for step in steps] == [1, 1, 1, 1]
+    to_run = {step["step"]: step["to_run"] for step in steps}
+    assert [to_run[step] for step in ("cram", "picard", "kallisto", "pizzly")] == [1, 1, 1, 1]
 
 
 #: Rows of a sheet -> what is said of them before anything is sent.
