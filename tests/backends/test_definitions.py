@@ -20,6 +20,7 @@ from batch_pipeline.backends.definitions import (
 from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPipeline
+from steps.cram import Cram
 from steps.kallisto import Kallisto
 from steps.picard import Picard
 from steps.pizzly import Pizzly
@@ -165,7 +166,7 @@ def test_a_join_has_the_image_and_the_retries_of_its_step(graph: Graph) -> None:
 
 def test_the_shipped_definitions_follow_the_steps() -> None:
     root = Path(__file__).resolve().parents[2]
-    steps = {"picard": Picard(), "kallisto": Kallisto(), "pizzly": Pizzly()}
+    steps = {"cram": Cram(), "picard": Picard(), "kallisto": Kallisto(), "pizzly": Pizzly()}
     nodes = tuple(Node(name=name, step=step, inputs={}) for name, step in steps.items())
     graph = Graph(name="Fusions", root=root, nodes=nodes)
     shipped = _of(graph)

@@ -22,6 +22,7 @@ from batch_pipeline.report.tables import (
     nothing_to_do,
     plan_rows,
     root_causes,
+    with_cells,
 )
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.manifest import SourceFile
@@ -213,3 +214,12 @@ def test_an_outcome_as_json_has_words_for_reasons() -> None:
 def test_plain_makes_json_of_nested_values() -> None:
     value = {EndReason.LOST: [cell("a", "S", EndReason.LOST)], "set": frozenset({1})}
     assert json.loads(json.dumps(plain(value)))["lost"][0]["sample"] == "S"
+
+
+def test_a_step_that_no_sample_has_is_left_out() -> None:
+    progress = {
+        "cram": StepProgress(step="cram", excluded=3),
+        "picard": StepProgress(step="picard", done_before=2, excluded=1),
+    }
+    assert list(with_cells(progress)) == ["picard"]
+    assert nothing_to_do(progress) == "Nothing to do: 2 of 2 cells are done, 1 is excluded."
