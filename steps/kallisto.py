@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
-from steps.fastq import disagreement, read_through
+from steps.fastq import count_pairs
 from steps.published import Published, transcript_ids
 from steps.sheet import library_strand
 from steps.strandedness import STRANDS, pseudoaligned, strand_of
@@ -112,17 +112,10 @@ def _pairs(job: Job, reads: Sequence[Path]) -> int:
     if len(counted) == 1:
         # The container compared the files with the checksums in that step's receipt.
         return int(counted[0])
-    return sum(_count(job, *reads[i : i + 2]) for i in range(0, len(reads), 2))
-
-
-def _count(job: Job, first: Path, second: Path) -> int:
     try:
-        one, other = read_through(first), read_through(second)
+        return count_pairs(list(zip(reads[::2], reads[1::2], strict=True)))
     except ValueError as error:
-        raise MissingInput(f"Sample {job.sample}: {error}") from error
-    if reason := disagreement(one, other):
-        raise MissingInput(f"The reads of sample {job.sample} are not pairs: {reason}. Fix the FASTQ files.")
-    return one.records
+        raise MissingInput(f"The reads of sample {job.sample} cannot be used: {error}") from error
 
 
 def _note_fragments(job: Job, output: ToolOutput) -> None:

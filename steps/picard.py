@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed, ToolOutput
-from steps.fastq import FastqFile, disagreement, read_through
+from steps.bam_defects import explained, require_unclipped
+from steps.fastq import count_pairs, is_empty
 from steps.sheet import READS_COLUMNS, reads_format
 
 #: Debian's; its wrapper PicardCommandLine breaks on paths with a space, so the jar is preferred.
 _DEBIAN_JAR: Final = Path("/usr/share/java/picard.jar")
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_VALIDATIONS: Final = ("STRICT", "LENIENT", "SILENT")
 _BAM_MAGIC: Final = b"BAM\1"
 #: What the JVM takes besides its heap: at least this, or a quarter of the job's memory.
 _JVM_OVERHEAD_MB: Final = 384
@@ -30,7 +32,7 @@ _JVM_OVERHEAD_MB: Final = 384
 class Picard(Step):
     """Turns a BAM into a pair of FASTQ files (picard SamToFastq)."""
 
-    files = ("fastq.py", "sheet.py")
+    files = ("bam_defects.py", "fastq.py", "sheet.py")
     tools = ("java", "samtools")
     memory_mb = 2048
 
@@ -40,10 +42,17 @@ class Picard(Step):
 
     validation: str = Param(
         "STRICT",
-        choices=("STRICT", "LENIENT", "SILENT"),
-        help="How picard takes broken records. The softer ones drop reads without a word; the counts tell.",
+        choices=_VALIDATIONS,
+        help="How picard takes broken records. The softer ones drop reads without a word; the counts tell. The sheet's"
+        " column validation goes before it.",
     )
+    sample_validation: str = Column("validation", default="", choices=("", *_VALIDATIONS))
     include_non_pf: bool = Param(True, help="Keep reads that failed the vendor's quality check (flag 0x200).")
+    hard_clipped: str = Param(
+        "refuse",
+        choices=("refuse", "keep"),
+        help="What becomes of a BAM whose reads lost bases by hard clipping: fusions are missed in it.",
+    )
 
     reads_format: str = Column(*READS_COLUMNS, default="bam", convert=reads_format)
 
@@ -68,7 +77,7 @@ class Picard(Step):
         output = _sam_to_fastq(
             job,
             *("-I", bam, "-F", first, "-F2", second),
-            *("-VALIDATION_STRINGENCY", self.validation),
+            *("-VALIDATION_STRINGENCY", self.sample_validation or self.validation),
             *("-INCLUDE_NON_PF_READS", str(self.include_non_pf).lower()),
             *("-TMP_DIR", job.work),
         )
@@ -80,31 +89,23 @@ class Picard(Step):
         pairs, failed = job.metrics["read_pairs_in_bam"], job.metrics["qc_failed_pairs"]
         expected = pairs if self.include_non_pf else pairs - failed
         paths = job.outputs("fastq")
-        first = _whole(paths[0], job)
-        # Of no reads, picard makes a second file that is no whole gzip: look at the first one alone.
-        if first.records == 0:
-            raise _lost(job, 0, expected)
-        if reason := disagreement(first, _whole(paths[1], job)):
-            raise InvalidOutput(
-                f"picard's output for sample {job.sample} is wrong: {reason}; R1 and R2 must be mates. Fix the BAM."
-            )
-        if first.records != expected:
-            raise _lost(job, first.records, expected)
-        job.note(read_pairs=first.records, dropped_pairs=pairs - first.records)
+        try:
+            # Of no reads, picard makes a second file that is no whole gzip: look at the first one alone.
+            count = 0 if is_empty(paths[0]) else count_pairs([(paths[0], paths[1])])
+        except ValueError as error:
+            reason = explained(job, str(error)) or f"picard's output for sample {job.sample} is wrong: {error}"
+            raise InvalidOutput(reason) from error
+        if count != expected:
+            raise _lost(job, count, expected)
+        job.note(read_pairs=count, dropped_pairs=pairs - count)
 
 
-def _lost(job: Job, found: int, expected: int) -> InvalidOutput:
-    return InvalidOutput(
-        f"picard wrote {found} of the {expected} read pairs in the BAM of sample {job.sample}; none may be lost. Look "
-        "at the reads' names and flags, and keep validation at STRICT to have picard name them."
+def _lost(job: Job, count: int, expected: int) -> InvalidOutput:
+    loss = f"picard wrote {count} of the {expected} read pairs in the BAM of sample {job.sample}"
+    remedy = explained(job, loss) or (
+        "Look at the reads' names and flags, and keep validation at STRICT to have picard name them."
     )
-
-
-def _whole(path: Path, job: Job) -> FastqFile:
-    try:
-        return read_through(path)
-    except ValueError as error:
-        raise InvalidOutput(f"Sample {job.sample}: {error}") from error
+    return InvalidOutput(f"{loss}; none may be lost. {remedy}")
 
 
 def _counted(job: Job, bam: Path) -> tuple[str, dict[str, int]]:
@@ -165,13 +166,14 @@ def _flagstat(job: Job, bam: Path) -> tuple[str, dict[str, int]]:
     rows = {label.strip(): (int(good), int(bad)) for good, bad, label in _FLAGSTAT.findall(text)}
     try:
         paired, first, second = rows["paired in sequencing"], rows["read1"], rows["read2"]
-        primary = rows["primary"]
+        primary, mapped = rows["primary"], rows["primary mapped"]
     except KeyError as error:
         raise StepFailed(
             f"samtools flagstat did not tell {error} for {bam.name}; samtools 1.13 or newer does."
         ) from error
     return text, {
         "primary": sum(primary),
+        "mapped": sum(mapped),
         "paired": sum(paired),
         "pairs": sum(first),
         "second": sum(second),
@@ -223,22 +225,34 @@ def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
     if counts["paired"] != counts["primary"]:
         alone = counts["primary"] - counts["paired"]
         raise MissingInput(f"{where} has {alone} single reads among the pairs; filter them out (samtools view -f 1).")
-    if counts["pairs"] != counts["second"]:
+    if not counts["pairs"] == counts["second"] == counts["paired"] / 2:
+        reason = f"{where} has {counts['pairs']} first and {counts['second']} second mates; each read needs its mate."
         raise MissingInput(
-            f"{where} has {counts['pairs']} first and {counts['second']} second mates; each read needs its mate. "
-            "Filter the orphans out, or take the BAM from before it was cut to a region."
+            explained(job, reason)
+            or f"{reason} Filter the orphans out, or take the BAM from before it was cut to a region."
         )
+    if counts["mapped"]:
+        require_unclipped(job, bam)
 
 
 def _sam_to_fastq(job: Job, *arguments: object) -> ToolOutput:
+    try:
+        return _run_picard(job, "SamToFastq", *arguments)
+    except StepFailed as error:
+        if reason := explained(job, error.message):
+            raise MissingInput(reason) from error
+        raise
+
+
+def _run_picard(job: Job, *arguments: object) -> ToolOutput:
     heap = max(256, min(job.memory_mb - _JVM_OVERHEAD_MB, job.memory_mb * 3 // 4))
     # One core a job: the serial collector and the first compiler halve the cost of a small sample and cost a large one,
     # whose time is compression, nothing.
     tuning = (f"-Xmx{heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     jar = os.environ.get("PICARD_JAR") or (str(_DEBIAN_JAR) if _DEBIAN_JAR.exists() else "")
     if jar:
-        return job.run("java", *tuning, "-jar", jar, "SamToFastq", *arguments, name="picard SamToFastq")
+        return job.run("java", *tuning, "-jar", jar, *arguments, name="picard SamToFastq")
     for wrapper in ("PicardCommandLine", "picard"):
         if shutil.which(wrapper):
-            return job.run(wrapper, f"-Xmx{heap}m", "SamToFastq", *arguments, name="picard SamToFastq")
+            return job.run(wrapper, f"-Xmx{heap}m", *arguments, name="picard SamToFastq")
     raise StepFailed("picard is not here; install picard-tools, or set PICARD_JAR to the path of picard.jar.")

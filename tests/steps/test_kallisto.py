@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,88 @@ def test_strandedness_changes_the_quantification_and_not_the_candidates(lab: Lab
 
 @pytest.mark.tools
 def test_lanes_are_taken_together(lab: Lab, tmp_path: Path) -> None:
-    job = quantify([*lab.reads, *lab.reads], tmp_path / "work", lab.reference)
-    assert job.metrics["processed_pairs"] == 2 * lab.picard.metrics["read_pairs"]
+    lanes = [
+        part for half in (slice(800), slice(800, None)) for part in written(lab, tmp_path / f"{half}", bytes, half)
+    ]
+    job = quantify(lanes, tmp_path / "work", lab.reference)
+    assert job.metrics["processed_pairs"] == lab.picard.metrics["read_pairs"]
+    assert job.output("abundance").read_bytes() == lab.kallisto.output("abundance").read_bytes()
+
+
+@pytest.mark.tools
+def test_a_lane_given_twice_is_refused_though_kallisto_takes_it(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingInput, match=r"reads of sample sim04 cannot be used: .*sim04_1\.fastq\.gz has reads that were"
+    ):
+        quantify([*lab.reads, *lab.reads], tmp_path / "work", lab.reference)
+
+
+@pytest.mark.tools
+def test_one_file_for_both_mates_is_refused_though_kallisto_takes_it(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match=r"sim04_1\.fastq\.gz and sim04_1\.fastq\.gz hold the same reads"):
+        quantify([lab.reads[0]] * 2, tmp_path / "work", lab.reference)
+
+
+def written(lab: Lab, folder: Path, form: Callable[[bytes], bytes], records: slice = slice(None)) -> list[Path]:
+    """The lab's reads, or some of them, in another form."""
+    folder.mkdir()
+    paths = []
+    for mate, source in enumerate(lab.reads, 1):
+        lines = gzip.decompress(source.read_bytes()).splitlines(keepends=True)
+        parts = [b"".join(lines[at : at + 4]) for at in range(0, len(lines), 4)][records]
+        paths.append(folder / f"{SAMPLE}_{mate}.fastq")
+        paths[-1].write_bytes(form(b"".join(parts)))
+    return paths
+
+
+def renamed(name: bytes) -> Callable[[bytes], bytes]:
+    """Other first lines of the records: `#` stands for the read's number, `%` for the mate's."""
+    return lambda data: re.sub(
+        rb"(?m)^@sim04:(\d+)/([12])$", lambda match: name.replace(b"#", match[1]).replace(b"%", match[2]), data
+    )
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    "form",
+    [
+        renamed(b"@SRR1659964.#.%"),
+        renamed(b"@SRR1659964.# # length=100"),
+        renamed(b"@A01:9:HX:1:1101:7:# %:N:0:ACGT"),
+        lambda data: data[:-1],
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: gzip.compress(data[:5000]) + gzip.compress(data[5000:]),
+    ],
+    ids=[".1 and .2", "SRA", "Illumina", "no newline", "CRLF", "gzip of several members"],
+)
+def test_fastq_as_labs_have_it_gives_the_same_numbers(lab: Lab, tmp_path: Path, form: Callable[[bytes], bytes]) -> None:
+    """Each form passes the check of the reads, and real kallisto reads it as it reads picard's."""
+    reads = written(lab, tmp_path / "reads", form)
+    assert reads[0].read_bytes() != gzip.decompress(lab.reads[0].read_bytes())
+    job = quantify(reads, tmp_path / "work", lab.reference)
+    assert job.metrics["read_pairs"] == job.metrics["processed_pairs"] == lab.picard.metrics["read_pairs"]
+    assert job.output("abundance").read_bytes() == lab.kallisto.output("abundance").read_bytes()
+    assert job.metrics["fusion_rows"] == lab.kallisto.metrics["fusion_rows"]
+
+
+@pytest.mark.tools
+def test_one_pair_in_a_file_is_enough(lab: Lab, tmp_path: Path) -> None:
+    job = quantify(written(lab, tmp_path / "reads", bytes, slice(1)), tmp_path / "work", lab.reference)
+    assert job.metrics["processed_pairs"] == 1
+
+
+@pytest.mark.tools
+def test_a_record_without_qualities_is_refused_where_kallisto_would_stop(lab: Lab, tmp_path: Path) -> None:
+    def starred(data: bytes) -> bytes:
+        lines = data.split(b"\n")
+        lines[43] = b"*"
+        return b"\n".join(lines)
+
+    reads = written(lab, tmp_path / "reads", starred)
+    with pytest.raises(MissingInput, match=r"sim04_1\.fastq, record 11, '.*', has 100 bases and 1 qualities"):
+        quantify(reads, tmp_path / "work", lab.reference)
+    with pytest.raises(InvalidOutput, match=r"kallisto processed 10 of the \d+ read pairs"):
+        quantify(reads, tmp_path / "counted", lab.reference, {"picard": lab.picard.metrics})
 
 
 @pytest.mark.tools
@@ -121,7 +202,11 @@ def test_reads_of_another_species_are_an_error_and_no_result(lab: Lab, tmp_path:
     foreign = []
     for mate in (1, 2):
         path = tmp_path / f"foreign_{mate}.fastq.gz"
-        path.write_bytes(gzip.compress("".join(f"@r{n}\n{'AC' * 50}\n+\n{'I' * 100}\n" for n in range(50)).encode()))
+        path.write_bytes(
+            gzip.compress(
+                "".join(f"@r{n}\n{('AC', 'CA')[mate - 1] * 50}\n+\n{'I' * 100}\n" for n in range(50)).encode()
+            )
+        )
         foreign.append(path)
     with pytest.raises(StepFailed, match=r"kallisto quant ended with exit code 1: .*zero reads pseudoaligned"):
         quantify(foreign, tmp_path / "work", lab.reference)

@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.steps.bams import END_OF_FILE, as_sam, block_borders, records_in, rew
 from tests.steps.lab import SAMPLE, Lab
 
 pytestmark = pytest.mark.tools
+
+Edit = Callable[[list[list[str]]], list[list[str]]]
 
 
 def convert(bam: Path, work: Path, **params: object) -> Job:
@@ -154,22 +157,164 @@ def test_balanced_orphans_are_missed_in_the_counts_when_validation_is_silent(lab
         convert(bam, tmp_path / "work", validation="SILENT")
 
 
+def numbered(separator: str) -> Edit:
+    def edit(rows: list[list[str]]) -> list[list[str]]:
+        return [[f"{row[0]}{separator}{1 + n % 2}", *row[1:]] for n, row in enumerate(rows)]
+
+    return edit
+
+
+def at(numbers: Iterable[int], **fields: str) -> Edit:
+    """Other fields of some records: `flag="77"`."""
+
+    def edit(rows: list[list[str]]) -> list[list[str]]:
+        for number in numbers:
+            for field, value in fields.items():
+                rows[number][_FIELDS.index(field)] = value
+        return rows
+
+    return edit
+
+
+_FIELDS = (
+    "name",
+    "flag",
+    "chromosome",
+    "position",
+    "mapq",
+    "cigar",
+    "mate",
+    "mate_position",
+    "length",
+    "bases",
+    "quality",
+)
+
+
+def mended(message: str, bam: Path) -> Path:
+    """The BAM that the command in a message makes of a broken one."""
+    command = message[message.index("samtools view ") :]
+    subprocess.run(["bash", "-ec", f"set -o pipefail; {command}"], cwd=bam.parent, check=True)
+    return bam.with_name(f"mended.{bam.name}")
+
+
 @pytest.mark.parametrize("validation", ["SILENT", "LENIENT"])
 def test_losing_every_read_is_an_error_whatever_the_validation(lab: Lab, tmp_path: Path, validation: str) -> None:
-    def numbered(rows: list[list[str]]) -> list[list[str]]:
-        return [[f"{row[0]}/{1 + n % 2}", *row[1:]] for n, row in enumerate(rows)]
-
-    bam = rewritten(lab.bam, tmp_path / "numbered.bam", numbered)
-    with pytest.raises(InvalidOutput, match=r"picard wrote 0 of the \d+ read pairs"):
+    bam = rewritten(lab.bam, tmp_path / "numbered.bam", numbered("/"))
+    with pytest.raises(
+        InvalidOutput, match=r"picard wrote 0 of the (\d+) read pairs.* has \d+ reads whose names end in"
+    ):
         convert(bam, tmp_path / validation, validation=validation)
 
 
-def test_reads_without_bases_are_refused(lab: Lab, tmp_path: Path) -> None:
-    def without(rows: list[list[str]]) -> list[list[str]]:
-        return [[*row[:9], "*", "*", *row[11:]] if n == 8 else row for n, row in enumerate(rows)]
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_names_with_the_mates_number_have_a_remedy_that_works(lab: Lab, tmp_path: Path, separator: str) -> None:
+    bam = rewritten(lab.bam, tmp_path / "of my own.bam", numbered(separator))
+    with pytest.raises(
+        MissingInput, match=r"of my own\.bam of sample sim04 has \d+ reads whose names end in"
+    ) as raised:
+        convert(bam, tmp_path / "work")
+    again = convert(mended(raised.value.message, bam), tmp_path / "again")
+    assert again.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
 
-    with pytest.raises(InvalidOutput, match=r"reads without bases"):
-        convert(rewritten(lab.bam, tmp_path / "starred.bam", without), tmp_path / "work")
+
+def test_orphans_with_one_name_that_ends_in_a_number_are_not_taken_for_numbered_mates(lab: Lab, tmp_path: Path) -> None:
+    def edit(rows: list[list[str]]) -> list[list[str]]:
+        rows = orphans_of_both_kinds(rows)
+        return [[f"SRR9.{row[0].split(':')[1]}", *row[1:]] for row in rows]
+
+    with pytest.raises(StepFailed, match="unpaired mates"):
+        convert(rewritten(lab.bam, tmp_path / "orphans.bam", edit), tmp_path / "work")
+
+
+def test_mapping_qualities_of_unmapped_reads_name_the_option_and_the_column(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "mapq.bam", at([4, 7], mapq="30"))
+    with pytest.raises(
+        MissingInput,
+        match=r"mapq\.bam of sample sim04 has 2 unmapped reads with a mapping quality.*--validation SILENT, or write"
+        " SILENT in a column validation of the sheet",
+    ):
+        convert(bam, tmp_path / "work")
+    silent = convert(bam, tmp_path / "silent", validation="SILENT")
+    column = run_alone(
+        Picard(), tmp_path / "column", SAMPLE, inputs={"bam": [bam]}, columns={"sample_validation": "SILENT"}
+    )
+    for job in (silent, column):
+        assert job.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "count"),
+    [
+        (lambda rows: [[row[0], str(int(row[1]) & ~0xC0), *row[2:]] for row in rows], r"\d{4}"),
+        (at([5], flag=str(0x1 | 0x4 | 0x8)), "1"),
+        (at([5], flag=str(0x1 | 0x4 | 0x8 | 0xC0)), "1"),
+        (at([4, 5], flag=str(0x1 | 0x4 | 0x8)), "2"),
+    ],
+)
+def test_reads_that_are_neither_first_nor_second_are_counted(lab: Lab, tmp_path: Path, edit: Edit, count: str) -> None:
+    bam = rewritten(lab.bam, tmp_path / "flags.bam", edit)
+    with pytest.raises(MissingInput, match=rf"flags\.bam of sample sim04 has {count} paired reads marked neither"):
+        convert(bam, tmp_path / "work")
+
+
+@pytest.mark.parametrize("numbers", [[5], [0, 1, 9]])
+def test_reads_without_qualities_have_a_remedy_that_works(lab: Lab, tmp_path: Path, numbers: list[int]) -> None:
+    bam = rewritten(lab.bam, tmp_path / "o'hara.bam", at(numbers, quality="*"))
+    with pytest.raises(
+        InvalidOutput, match=rf"has {len(numbers)} reads without qualities \('\*'\), at which"
+    ) as raised:
+        convert(bam, tmp_path / "work")
+    again = convert(mended(raised.value.message, bam), tmp_path / "again")
+    assert again.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
+
+
+def test_reads_without_bases_have_a_remedy_that_works(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "starred.bam", at([8], bases="*", quality="*"))
+    with pytest.raises(InvalidOutput, match=r"starred\.bam of sample sim04 has 1 reads without bases") as raised:
+        convert(bam, tmp_path / "work")
+    again = convert(mended(raised.value.message, bam), tmp_path / "again")
+    assert again.metrics["read_pairs"] == lab.picard.metrics["read_pairs"] - 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda rows: rows + rows,
+        lambda rows: [row for n in range(0, len(rows), 2) for row in (*rows[n : n + 2], *rows[n : n + 2])],
+        lambda rows: [row for row in rows for _ in range(2)],
+    ],
+    ids=["one behind the other", "by name", "by position"],
+)
+def test_a_bam_that_was_merged_with_itself_is_refused(lab: Lab, tmp_path: Path, edit: Edit) -> None:
+    bam = rewritten(lab.bam, tmp_path / "doubled.bam", edit)
+    with pytest.raises((MissingInput, InvalidOutput), match=r"doubled\.bam of sample sim04 has reads twice.*each once"):
+        convert(bam, tmp_path / "work")
+
+
+def hard_clipped(rows: list[list[str]]) -> list[list[str]]:
+    """Three reads aligned and cut, a pair soft-clipped, and a supplementary alignment, which may be hard-clipped."""
+    for number, clip in ((0, "20H"), (2, "20H"), (5, "20H"), (6, "20S"), (7, "20S")):
+        row = rows[number]
+        row[1], row[2:6] = str(int(row[1]) & ~0x4), ["1", "1", "60", f"{clip}{len(row[9]) - 20}M"]
+        if clip == "20H":
+            row[9:11] = [row[9][20:], row[10][20:]]
+    for row in rows:
+        mate = rows[rows.index(row) ^ 1]
+        row[1] = str(int(row[1]) & ~0x8 | (0 if int(mate[1]) & 0x4 else 0x8) ^ 0x8)
+    first = rows[6]
+    return [*rows, [first[0], str(0x841), "1", "500", "60", "80H20M", "*", "0", "0", first[9][:20], first[10][:20]]]
+
+
+def test_hard_clipped_reads_are_refused_with_their_number_or_kept_when_told(lab: Lab, tmp_path: Path) -> None:
+    bam = rewritten(lab.bam, tmp_path / "clipped.bam", hard_clipped, ["@SQ\tSN:1\tLN:1000"])
+    with pytest.raises(
+        MissingInput, match=r"clipped\.bam of sample sim04 has 3 hard-clipped reads.*--hard-clipped keep"
+    ):
+        convert(bam, tmp_path / "work")
+    job = convert(bam, tmp_path / "kept", hard_clipped="keep", validation="SILENT")
+    assert job.metrics["hard_clipped_reads"] == 3
+    assert job.metrics["read_pairs"] == lab.picard.metrics["read_pairs"]
 
 
 def with_quality_failures(rows: list[list[str]]) -> list[list[str]]:
