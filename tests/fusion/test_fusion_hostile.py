@@ -127,6 +127,26 @@ def test_all_logs_of_a_sample_come_in_the_order_of_the_steps(harmed: tuple[Bucke
     assert said.out.index("SamToFastq done") < said.out.index("[quant]") < said.out.index("Number of kept records")
 
 
+def test_the_sheet_names_the_sample_whose_unmapped_reads_have_mapping_qualities(
+    new_bucket: Callable[[str], Bucket], cohort: Cohort
+) -> None:
+    """The remedy that the message names, a column of the sheet, makes the bad sample alone run again."""
+    bucket = new_bucket("mapq")
+    cohort.write(bucket.bam("good"), "sim03")
+    odd = cohort.write(bucket.bam("odd"), "sim01")
+    _rows(lambda rows: [[*row[:4], "30", *row[5:]] for row in rows])(odd)
+    bucket.choose("good", "odd")
+    said = bucket.run(code=1)
+    assert re.search(r"odd.bam of sample odd has \d+ unmapped reads with a mapping quality", said.words)
+    assert "--validation SILENT, or write SILENT in a column validation of the sheet" in said.words
+    bucket.sample_list.write_text("sample,validation\ngood,\nodd,SILENT\n")
+    bucket.run()
+    assert bucket.jobs(bucket.runs()[-1]) == {f"{step}-0-0": {"odd"} for step in STEPS}
+    metrics = bucket.receipts()["picard", "odd"].metrics
+    assert metrics["dropped_pairs"] == 0
+    assert metrics["read_pairs"] == len(cohort.pairs["sim01"])
+
+
 def _reference(prompt: Prompt, fasta: Path, gtf: Path, code: int) -> Said:
     (prompt.folder / "store" / "unfit").mkdir(parents=True, exist_ok=True)
     return prompt("reference", "unfit", "--fasta", str(fasta), "--gtf", str(gtf), "--bucket-name", "unfit", code=code)
