@@ -1,6 +1,7 @@
 """Settings: option > environment > preset > file > `defaults.toml`, and that last file is the manual.
 
-A preset is a table `[preset.NAME]` of the settings file with any settings inside. `load_settings` merges the places and
+A preset is a table `[preset.NAME]` of the settings file with any settings inside. A parameter of all steps goes before
+one that an earlier place has for one step: `--quality 30` before `[params.call] quality = 20`. `load_settings` merges the places and
 returns one frozen value that everything below the command line takes. Every key is checked against `settings`: an
 unknown one is an error that lists the known ones, a wrong value says where it was written. The validator is pydantic's
 core without its models: those take a tenth of a second to import, a third of what a command with nothing to do may
@@ -10,9 +11,8 @@ take.
 from __future__ import annotations
 
 import difflib
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -43,8 +43,6 @@ __all__ = [
     "place_of_setting",
     "variable_of",
 ]
-
-_LOG: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "BATCH_PIPELINE__"
 #: Variables of options that are no settings (`--force`); the command line reads them itself.
@@ -86,9 +84,7 @@ def load_settings(
     from_environment.pop("preset", None)
     layers = (file.values, _from_preset(file, preset), from_environment, from_flags)
     for layer in layers:
-        merged |= layer
-    for sentence in _without_effect(layers):
-        _LOG.warning("%s", sentence)
+        merged = _without_overridden(merged, layer) | layer
     if from_flags.get("store.bucket") and not from_flags.get("store.url"):
         merged["store.url"] = Written(value="", origin="--bucket-name")
     of_presets = (item for values in file.presets.values() for item in values.items())
@@ -96,19 +92,14 @@ def load_settings(
     return _validated(merged, preset.value if preset else "")
 
 
-def _without_effect(layers: Sequence[Mapping[str, Written]]) -> Iterator[str]:
-    """Parameters of all steps that were written in a place before the one that has another value for one step."""
-    places = {key: (rank, written) for rank, layer in enumerate(layers) for key, written in layer.items()}
-    for key, (rank, of_step) in places.items():
-        section, _, name = key.partition(".")
-        step, _, parameter = name.rpartition(".")
-        rank_of_all, of_all = places.get(f"params.{parameter}", (rank, of_step))
-        if section == "params" and step and rank_of_all > rank and of_all.value != of_step.value:
-            yield (
-                f"{parameter} = {of_all.value} ({of_all.origin}) is not for {step}, for which"
-                f" {place_of(key, of_step.origin)} has {of_step.value}. To change it, give"
-                f" --param {name}={of_all.value}."
-            )
+def _without_overridden(values: Mapping[str, Written], layer: Mapping[str, Written]) -> dict[str, Written]:
+    """The values so far, without parameters of one step that the next layer sets for all steps."""
+    of_all = {key.removeprefix("params.") for key in layer if key.startswith("params.")}
+    return {
+        key: written
+        for key, written in values.items()
+        if not (key.startswith("params.") and "." in key[7:] and key.rpartition(".")[2] in of_all)
+    }
 
 
 @cache
