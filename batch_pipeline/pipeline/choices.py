@@ -69,7 +69,7 @@ def place_of_condition(task: Task) -> str:
     """Where the condition of a task is written. Raises InvalidPipeline for one that is no text."""
     if not isinstance(task.when, str):
         raise InvalidPipeline(
-            f"{task.when_place or task.step_class.__name__}: when of {task.name} must be a text with a condition, not"
+            f"{task.when_place or place_of(task.step_class, 'when')}: when of {task.name} must be a text with a condition, not"
             f" {task.when!r}."
         )
     if task.when_place or not task.when:

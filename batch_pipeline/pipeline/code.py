@@ -31,20 +31,33 @@ def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
     """The step's files, relative to the root, sorted. Raises InvalidPipeline for one that is missing or outside."""
     module = module_file(step_class, root)
     files = _local_imports(module, root)
-    if isinstance(step_class.files, str):
-        place, names = place_of(step_class, "files"), (step_class.files,)
-        raise InvalidPipeline(f"{place}: {step_class.__name__}.files must be a tuple of names: {names!r}.")
     for name in (*((step_class.script,) if step_class.script else ()), *step_class.files):
         file = Path(os.path.normpath(module.parent / name))
-        if not file.is_file():
-            raise InvalidPipeline(f"{step_class.__name__} names the file {name!r}, which is not beside {module}.")
+        if not _is_file(file):
+            hint = ' Write a command as command = "…".' if name == step_class.script and len(name.split()) > 1 else ""
+            raise InvalidPipeline(
+                f"{_place_of_file(step_class, name)} names the file {name!r}, which is not beside {module}.{hint}"
+            )
         if not file.is_relative_to(root):
             raise InvalidPipeline(
-                f"{step_class.__name__} names the file {name!r}, which lies outside of the pipeline's folder {root};"
-                " the bundle holds only what lies below it. Move or copy the file there."
+                f"{_place_of_file(step_class, name)} names the file {name!r}, which lies outside of the pipeline's folder"
+                f" {root}; the bundle holds only what lies below it. Move or copy the file there."
             )
         files |= {file}
     return tuple(sorted(file.relative_to(root) for file in files))
+
+
+def _place_of_file(step_class: type[Step], name: str) -> str:
+    """Where a step names a file, and the step."""
+    return f"{place_of(step_class, 'script' if name == step_class.script else 'files')}: {step_class.__name__}"
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        # Longer than a name may be.
+        return False
 
 
 def script_of(step_class: type[Step], root: Path) -> str:

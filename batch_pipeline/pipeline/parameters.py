@@ -19,16 +19,23 @@ _RESERVED: Final = sorted({name for name in vars(Step) if not name.startswith("_
 
 
 def require_step_class(name: str, candidate: Any, place: str) -> None:
-    """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step."""
+    """Raises InvalidPipeline for what is no subclass of Step, and for a declaration that hides an attribute of Step.
+
+    So does any other value in the place of a method.
+    """
     if not (isinstance(candidate, type) and issubclass(candidate, Step)):
         raise InvalidPipeline(
             f"{place}: task {name!r} needs a subclass of Step, not {candidate!r}. Write class NAME(Step), and name the"
             f" class itself: self.new_task({name!r}, NAME)."
         )
     for reserved in _RESERVED:
-        if isinstance(getattr(candidate, reserved, None), _DECLARATIONS):
+        value, is_method = getattr(candidate, reserved, None), callable(getattr(Step, reserved, None))
+        if isinstance(value, _DECLARATIONS) or (is_method and not callable(value)):
+            # The image of a step has this module, and no need to read sources.
+            from batch_pipeline.pipeline.code import place_of
+
             raise InvalidPipeline(
-                f"{place}: {candidate.__name__} declares the name {reserved!r}, which has another meaning in every"
+                f"{place_of(candidate, reserved)}: {candidate.__name__} declares the name {reserved!r}, which has another meaning in every"
                 " Step. Rename it."
             )
 

@@ -35,6 +35,7 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "command": (lambda value: isinstance(value, str), "a text for bash"),
     "when": (lambda value: isinstance(value, str), "a text with a condition"),
     "image": (lambda value: isinstance(value, str), "an image's name"),
+    "files": (lambda value: _is_names(value), 'a tuple of names: ("table.tsv",)'),
     "tools": (lambda value: _is_names(value), 'a tuple of names: ("samtools",)'),
 }
 
@@ -45,6 +46,15 @@ def require_sound(graph: Graph) -> None:
         raise InvalidPipeline("\n".join(problems))
     for warning in code_warnings(graph):
         _LOG.warning("%s", warning)
+
+
+def require_kinds(graph: Graph) -> None:
+    """Raises InvalidPipeline with all that is wrong, if an attribute has a value of which no digest can be made.
+
+    It reads no source unless something is wrong.
+    """
+    if any(problem for node in graph for problem in wrong_kinds(type(node.step))):
+        raise InvalidPipeline("\n".join(code_problems(graph)))
 
 
 def code_problems(graph: Graph) -> list[str]:

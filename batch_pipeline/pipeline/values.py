@@ -65,7 +65,11 @@ class Parameter(TypedValue):
                 f"A Param's default is a bool, int, float or str, not {default!r}; it gives the type."
             )
         super().__init__(type(default), **rules)
-        self.default = default
+        self.name = "it"
+        try:
+            self.default = self.parse(default)
+        except InvalidConfig as error:
+            raise InvalidPipeline(f"A Param's default breaks its own rule: {error.message}") from error
 
     def __get__(self, instance: Any | None, owner: type | None = None) -> Any:
         return self if instance is None else instance.params[self.name]

@@ -14,6 +14,7 @@ from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.planner import make_plan
+from batch_pipeline.pipeline.review import require_kinds
 from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.records.receipts import read_retirements
 from batch_pipeline.records.record import read_record
@@ -119,6 +120,7 @@ def take_snapshot(state: DriverState, backend: LazyBackend) -> Snapshot:
     Raises RunConflict where a live run's jobs are out of reach.
     """
     request, store = state.request, state.request.store
+    require_kinds(request.graph)
     retirements = read_retirements(store)
     reference, references = inventories.choose_reference(request, retirements)
     parts = {node.name: step_parts(node, request.graph.root, reference, references) for node in request.graph}

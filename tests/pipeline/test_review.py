@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline import WorkflowTask
-from batch_pipeline.pipeline.review import code_problems, code_warnings
+from batch_pipeline.pipeline.review import code_problems, code_warnings, require_kinds
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
 
@@ -213,9 +214,43 @@ def test_what_belongs_to_a_step_is_refused_in_a_pipeline(make: Make, tmp_path: P
         Graph.of(make(workflow=f"depth = {item}"))
 
 
-def test_files_as_text_are_refused(make: Make) -> None:
-    with pytest.raises(InvalidPipeline, match=r"line 12: Upper.files must be a tuple of names: \('good.sh',\)."):
-        code_warnings(Graph.of(make(step='files = "good.sh"')))
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ('image = Param("x")', "Upper declares the name 'image', which has another meaning in every Step. Rename it."),
+        ("cpus = Column(type=int)", "Upper declares the name 'cpus', which"),
+        ('check = "samtools"', "Upper declares the name 'check', which"),
+        ("when = 5", "when of upper must be a text with a condition, not 5."),
+        ("image = Path('x')", "Upper.image must be an image's name, not PosixPath('x')."),
+        ("image = b'x'", "Upper.image must be an image's name, not b'x'."),
+        ('files = "good.sh"', "Upper.files must be a tuple of names: (\"table.tsv\",), not 'good.sh'."),
+        ("files = None", "Upper.files must be a tuple of names"),
+        ("files = (5,)", "Upper.files must be a tuple of names"),
+        ("script = Path('good.sh')", "Upper.script must be a file's name, not PosixPath('good.sh')."),
+        ("cpus = '4'", "Upper.cpus must be a number of vCPUs, without quotes, not '4'."),
+    ],
+)
+def test_a_value_of_another_kind_is_told_before_a_digest_is_made(
+    make: Make, tmp_path: Path, step: str, words: str
+) -> None:
+    with pytest.raises(InvalidPipeline) as refused:
+        require_kinds(Graph.of(make(module="from batch_pipeline import Column; from pathlib import Path", step=step)))
+    assert refused.value.message.startswith(f"{tmp_path / 'reviewed.py'}, line 12: {words}")
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ('script = "gone.sh"', "Upper names the file 'gone.sh', which is not beside {file}."),
+        ('script = "wc -l x"', "the file 'wc -l x', which is not beside {file}. Write a command as command = \"…\"."),
+        ('script = "wc " * 999', " which is not beside {file}. Write a command as"),
+        ('files = ("../a.tsv",)', "Upper names the file '../a.tsv', which is not beside {file}."),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_its_line(make: Make, tmp_path: Path, step: str, words: str) -> None:
+    file = tmp_path / "reviewed.py"
+    with pytest.raises(InvalidPipeline, match=f"^{file}, line 12: .*{re.escape(words.format(file=file))}"):
+        code_warnings(Graph.of(make(step=step)))
 
 
 @pytest.mark.parametrize(

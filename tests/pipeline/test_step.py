@@ -88,6 +88,11 @@ def test_a_default_of_no_readable_type_is_refused(default: object) -> None:
         Param(default)
 
 
+def test_a_default_that_breaks_its_own_rule_is_refused() -> None:
+    with pytest.raises(InvalidPipeline, match="^A Param's default breaks its own rule: it must be one of b, not 'a'"):
+        Param("a", choices=("b",))
+
+
 def test_on_the_class_a_parameter_is_its_declaration() -> None:
     declared = Align.declared(Parameter)
     assert list(declared) == ["rounds", "share", "strict", "strand"]
