@@ -16,8 +16,6 @@ Edges come from ports alone; a cycle or an unconnected input is told by name.
 
 A step with a condition (`when`) is not there for every sample. Who reads it names what else it reads then, as
 alternatives: `kallisto.in_reads = trim.out_reads | picard.out_fastq`.
-
-(A little longer than most modules: the words that a pipeline's file uses, and the graph that they make.)
 """
 
 from __future__ import annotations
@@ -27,11 +25,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from batch_pipeline.pipeline.parameters import require_step_class, task_defaults
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, SheetColumn, Step
-from batch_pipeline.pipeline.wiring import Alternatives, Connectable, options_of
+from batch_pipeline.pipeline.wiring import Connection as Connection
+from batch_pipeline.pipeline.wiring import Port as Port
+from batch_pipeline.pipeline.wiring import Source as Source
+from batch_pipeline.pipeline.wiring import Task as Task
+from batch_pipeline.pipeline.wiring import options_of, place_of_caller
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
 T = TypeVar("T")
@@ -40,99 +42,6 @@ T = TypeVar("T")
 REFERENCE_TASK: Final = "reference"
 #: What is declared in a step and nowhere else.
 _STEPS = (Parameter, SheetColumn, Input, Output, Reference)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(Connectable):
-    """Files of a sample that no step made."""
-
-    #: Names below the sources' prefix, with `{sample}` to fill in.
-    files: tuple[str, ...]
-    #: Column of the sample sheet that names the file instead; empty: none.
-    column: str = ""
-    #: Columns of the sample sheet of which each names a file; the last ones may be empty.
-    columns: tuple[str, ...] = ()
-
-    @property
-    def all_columns(self) -> tuple[str, ...]:
-        """The columns that name its files, in order."""
-        return (self.column,) if self.column else self.columns
-
-
-@dataclass(frozen=True)
-class Port(Connectable):
-    """An output port of a task."""
-
-    task: Task
-    name: str
-
-
-#: What may be connected to an input port.
-Connection: TypeAlias = Port | Source | Alternatives
-
-
-class Task:
-    """One step of a pipeline under its name: `in_<port>` takes, `out_<port>` gives."""
-
-    name: str
-    step_class: type[Step]
-    #: Values of parameters that are this task's defaults, parsed.
-    params: Mapping[str, Any]
-    connected: dict[str, Connection]
-    #: Port -> file and line of the statement that connects it.
-    places: dict[str, str]
-    #: Condition (`Step.when`), of the task or of its class, and file and line of the task's own.
-    when: str
-    when_place: str
-
-    def __init__(self, name: str, step_class: type[Step], params: Mapping[str, Any] | None = None) -> None:
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "step_class", step_class)
-        object.__setattr__(self, "params", dict(params or {}))
-        object.__setattr__(self, "connected", {})
-        object.__setattr__(self, "places", {})
-        self.set_condition(step_class.when, "")
-
-    def set_condition(self, when: str, place: str) -> None:
-        """Sets the condition, and file and line where it is written; empty: in the class."""
-        object.__setattr__(self, "when", when)
-        object.__setattr__(self, "when_place", place)
-
-    def __repr__(self) -> str:
-        return f"Task({self.name})"
-
-    def __setattr__(self, attribute: str, value: Connection) -> None:
-        port = attribute.removeprefix("in_")
-        inputs = self.step_class.declared(Input)
-        if port == attribute or port not in inputs:
-            raise InvalidPipeline(_no_port(self, attribute, "in_", inputs))
-        for option in options_of(value):
-            if not isinstance(option, (Port, Source)):
-                raise InvalidPipeline(
-                    f"{self.name}.{attribute} takes another task's out_… port or self.source(…), not {option!r}."
-                )
-        self.connected[port] = value
-        self.places[port] = _place_of_caller()
-
-    def __getattr__(self, attribute: str) -> Port:
-        port = attribute.removeprefix("out_")
-        outputs = self.step_class.declared(Output)
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        if port == attribute or port not in outputs:
-            raise InvalidPipeline(_no_port(self, attribute, "out_", outputs))
-        return Port(self, port)
-
-
-def _place_of_caller() -> str:
-    """File and line of the statement that called the function which calls this one."""
-    frame = sys._getframe(2)
-    return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
-
-
-def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) -> str:
-    known = ", ".join(f"{prefix}{name}" for name in ports) or "none"
-    return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."
 
 
 class WorkflowTask:
@@ -164,7 +73,7 @@ class WorkflowTask:
             )
         if name in self._made:
             raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
-        place = _place_of_caller()
+        place = place_of_caller()
         require_step_class(name, step_class, place)
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
