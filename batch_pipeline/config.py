@@ -1,8 +1,8 @@
 """Settings: option > environment > preset > file > `defaults.toml`, and that last file is the manual.
 
 A preset is a table `[preset.NAME]` of the settings file with any settings inside. A parameter of all steps goes before
-one that an earlier place has for one step: `--quality 30` before `[params.call] quality = 20`. `load_settings` merges the places and
-returns one frozen value that everything below the command line takes. Every key is checked against `settings`: an
+one that an earlier place has for one step: `--quality 30` before `[params.call] quality = 20`. `load_settings` merges
+the places and returns one frozen value that everything below the command line takes. Every key is checked against `settings`: an
 unknown one is an error that lists the known ones, a wrong value says where it was written. The validator is pydantic's
 core without its models: those take a tenth of a second to import, a third of what a command with nothing to do may
 take.
@@ -84,7 +84,7 @@ def load_settings(
     from_environment.pop("preset", None)
     layers = (file.values, _from_preset(file, preset), from_environment, from_flags)
     for layer in layers:
-        merged = _without_overridden(merged, layer) | layer
+        merged = {**_without_overridden(merged, layer), **layer}
     if from_flags.get("store.bucket") and not from_flags.get("store.url"):
         merged["store.url"] = Written(value="", origin="--bucket-name")
     of_presets = (item for values in file.presets.values() for item in values.items())

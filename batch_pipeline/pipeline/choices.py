@@ -68,10 +68,8 @@ def gathering_ports(graph: Graph, node: Node) -> tuple[str, ...]:
 def place_of_condition(task: Task) -> str:
     """Where the condition of a task is written. Raises InvalidPipeline for one that is no text."""
     if not isinstance(task.when, str):
-        raise InvalidPipeline(
-            f"{task.when_place or place_of(task.step_class, 'when')}: when of {task.name} must be a text with a condition, not"
-            f" {task.when!r}."
-        )
+        place = task.when_place or place_of(task.step_class, "when")
+        raise InvalidPipeline(f"{place}: when of {task.name} must be a text with a condition, not {task.when!r}.")
     if task.when_place or not task.when:
         return task.when_place
     return place_of(task.step_class, "when")

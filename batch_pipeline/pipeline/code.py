@@ -40,8 +40,8 @@ def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
             )
         if not file.is_relative_to(root):
             raise InvalidPipeline(
-                f"{_place_of_file(step_class, name)} names the file {name!r}, which lies outside of the pipeline's folder"
-                f" {root}; the bundle holds only what lies below it. Move or copy the file there."
+                f"{_place_of_file(step_class, name)} names the file {name!r}, which lies outside of the pipeline's"
+                f" folder {root}; the bundle holds only what lies below it. Move or copy the file there."
             )
         files |= {file}
     return tuple(sorted(file.relative_to(root) for file in files))

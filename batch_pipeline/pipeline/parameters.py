@@ -35,8 +35,8 @@ def require_step_class(name: str, candidate: Any, place: str) -> None:
             from batch_pipeline.pipeline.code import place_of
 
             raise InvalidPipeline(
-                f"{place_of(candidate, reserved)}: {candidate.__name__} declares the name {reserved!r}, which has another meaning in every"
-                " Step. Rename it."
+                f"{place_of(candidate, reserved)}: {candidate.__name__} declares the name {reserved!r}, which has"
+                " another meaning in every Step. Rename it."
             )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
-from batch_pipeline.pipeline.command import require_command
+from batch_pipeline.pipeline.command_review import wrong_commands, wrong_positions
 from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
 from batch_pipeline.pipeline.step import Input, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.pipeline.workflow import Graph
@@ -62,9 +62,10 @@ def code_problems(graph: Graph) -> list[str]:
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (
         *(wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs),
-        *(_not_importable, _wrong_ways, _wrong_commands, _variables_alike),
+        *(_not_importable, _wrong_ways, wrong_commands, _variables_alike),
     )
     problems = [problem for step in classes for check in checks for problem in check(step)]
+    problems += [problem for node in graph for problem in wrong_positions(node)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
 
@@ -122,16 +123,6 @@ def _wrong_ways(step: type[Step]) -> Iterator[str]:
             f"{place_of(step, texts[0])}: {step.__name__} has {ways[0]} and {ways[1]}; a step is run in one way."
             " Remove one of them."
         )
-
-
-def _wrong_commands(step: type[Step]) -> Iterator[str]:
-    """A command whose names stand for nothing."""
-    if not step.command or not isinstance(step.command, str):
-        return
-    try:
-        require_command(step)
-    except InvalidPipeline as error:
-        yield f"{place_of(step, 'command')}: {error.message}"
 
 
 def _variables_alike(step: type[Step]) -> Iterator[str]:

@@ -44,6 +44,8 @@ class Source(Connectable):
     column: str = ""
     #: Columns of the sample sheet of which each names a file; the last ones may be empty.
     columns: tuple[str, ...] = ()
+    #: Whether several rows of a sample may name files in these columns.
+    lanes: bool = False
 
     @property
     def all_columns(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class WorkflowTask:
             raise InvalidPipeline(
                 'self.source() takes column="bam", or a tuple of different names: columns=("fastq_1", "fastq_2").'
             )
-        return Source(files=files, column=column, columns=tuple(columns))
+        return Source(files=files, column=column, columns=tuple(columns), lanes=self.lanes)
 
     def tasks(self) -> dict[str, Task]:
         """The tasks by name, wired, in the order in which `workflow()` makes them."""

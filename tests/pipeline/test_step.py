@@ -89,7 +89,7 @@ def test_a_default_of_no_readable_type_is_refused(default: object) -> None:
 
 
 def test_a_default_that_breaks_its_own_rule_is_refused() -> None:
-    with pytest.raises(InvalidPipeline, match="^A Param's default breaks its own rule: it must be one of b, not 'a'"):
+    with pytest.raises(InvalidPipeline, match=r"^A Param's default breaks its own rule: it must be one of b, not 'a'"):
         Param("a", choices=("b",))
 
 
