@@ -2,10 +2,10 @@
 
 A preset is a table `[preset.NAME]` of the settings file with any settings inside. A parameter of all steps goes before
 one that an earlier place has for one step: `--quality 30` before `[params.call] quality = 20`. `load_settings` merges
-the places and returns one frozen value that everything below the command line takes. Every key is checked against `settings`: an
-unknown one is an error that lists the known ones, a wrong value says where it was written. The validator is pydantic's
-core without its models: those take a tenth of a second to import, a third of what a command with nothing to do may
-take.
+the places and returns one frozen value that everything below the command line takes. Every key is checked against
+`settings`: an unknown one is an error that lists the known ones, a wrong value says where it was written. The validator
+is pydantic's core without its models: those take a tenth of a second to import, a third of what a command with nothing
+to do may take.
 """
 
 from __future__ import annotations

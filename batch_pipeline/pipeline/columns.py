@@ -5,15 +5,19 @@ Columns that no step declares are no part of a plan: they may hold what people l
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
+from batch_pipeline.pipeline.choices import choices_of
 from batch_pipeline.pipeline.samples import Sample, SampleList, sample_problems
 from batch_pipeline.pipeline.step import Scope, SheetColumn, Step
-from batch_pipeline.pipeline.workflow import Graph, Source
+from batch_pipeline.pipeline.workflow import Graph, Node, Source
 from batch_pipeline.wire.errors import InvalidConfig, InvalidSampleList
+from batch_pipeline.wire.layout import COHORT
 
 #: Characters of a value: the rows of a manifest are all as long as the longest one, and variables have a limit.
 MAX_VALUE: Final = 1024
@@ -27,9 +31,13 @@ CHANGES_SHOWN: Final = 8
 Values = Mapping[str, Any]
 
 
-def column_values(step: type[Step] | Step, sample: Sample) -> Values:
-    """The values that a step's columns have for a sample, by attribute. Raises InvalidConfig for the first bad one."""
-    return {name: _value(column, sample) for name, column in step.declared(SheetColumn).items()}
+def column_values(step: type[Step] | Step, sample: Sample, names: Collection[str] | None = None) -> Values:
+    """The values that a step's columns (None: all) have for a sample, by attribute.
+
+    Raises InvalidConfig for the first bad one.
+    """
+    declared = step.declared(SheetColumn).items()
+    return {name: _value(column, sample) for name, column in declared if names is None or name in names}
 
 
 def typed_values(step: Step, values: Values) -> Values:
@@ -46,43 +54,78 @@ def typed_values(step: Step, values: Values) -> Values:
     return {name: column.parse(values[name]) if name in values else column.default for name, column in declared.items()}
 
 
-def columns_of(graph: Graph, samples: SampleList) -> Mapping[str, Sequence[Values]]:
+def columns_of(
+    graph: Graph, samples: SampleList, excluded: Mapping[str, AbstractSet[str]]
+) -> Mapping[str, Sequence[Values]]:
     """Step that declares columns -> their values for each sample, in order; equal ones are one object.
 
-    Raises InvalidSampleList with every problem of these, and of the columns that name files.
+    A sample that does not have the step, by `excluded_cells`, has no values, and its row needs none. Raises
+    InvalidSampleList with every problem of the values, and of the columns that name files.
     """
-    declared = {node.name: columns for node in graph if (columns := node.step.declared(SheetColumn))}
-    problems = [problem for step in declared for problem in _lacking(step, declared[step], samples)]
+    nodes = [node for node in graph if node.step.declared(SheetColumn)]
+    rows = {node.name: _reading(graph, node, samples, excluded) for node in nodes}
+    problems = [problem for node in nodes if any(rows[node.name]) for problem in _lacking(node, samples)]
     for node in graph:
         for port, source in node.sources.items():
-            # An optional port does without columns that the sheet has not, and so does one that has alternatives.
-            is_needed = port not in node.optional and port not in node.choosing
-            is_named = is_needed or not set(source.all_columns).isdisjoint(samples.columns)
-            problems += (
-                _file_problems(f"{node.name}.in_{port}", source, samples) if source.all_columns and is_named else ()
-            )
+            # An optional port does without columns that the sheet has not.
+            is_named = port not in node.optional or not set(source.all_columns).isdisjoint(samples.columns)
+            if source.all_columns and is_named and node.step.scope is not Scope.REFERENCE:
+                reading = _reading(graph, node, samples, excluded, port)
+                problems += _file_problems(f"{node.name}.in_{port}", source, samples, reading)
     if not problems:
-        values_by_step = {step: _values_of(columns, samples, problems) for step, columns in declared.items()}
+        values_by_step = {
+            node.name: _values_of(node.step.declared(SheetColumn), rows[node.name], samples.origin, problems)
+            for node in nodes
+        }
     if problems:
         raise InvalidSampleList(sample_problems(list(dict.fromkeys(problems)), samples.origin))
     return values_by_step
 
 
-def _lacking(step: str, columns: Mapping[str, SheetColumn], samples: SampleList) -> Iterator[str]:
+def _reading(
+    graph: Graph, node: Node, samples: SampleList, excluded: Mapping[str, AbstractSet[str]], port: str = ""
+) -> Sequence[Sample | None]:
+    """The samples that have a cell of a step, or that a gather takes, or that read a port's source; None for others."""
+    without = excluded.get(node.name, frozenset())
+    if COHORT in without:
+        return [None] * len(samples)
+    choices = choices_of(graph, node, samples.names, excluded)
+    reads = [True] * len(samples)
+    if choices is not None and port in choices.by_port:
+        last = len(node.choosing[port]) - 1
+        reads = [at == last for at in choices.by_port[port]]
+    elif choices is not None and node.scope is Scope.COHORT:
+        of_samples = {step for step in node.upstream if graph[step].scope is Scope.SAMPLE}
+        reads = [not of_samples or not of_samples.isdisjoint(steps) for steps in choices.steps]
+    return [
+        sample if here and sample.name not in without else None for sample, here in zip(samples, reads, strict=True)
+    ]
+
+
+def _lacking(node: Node, samples: SampleList) -> Iterator[str]:
     """The columns that the sheet must have and has not, or has under another case of letters."""
-    for declared in columns.values():
-        for column in declared.columns:
-            near = next((name for name in samples.columns if name.casefold() == column.casefold()), column)
-            if near != column and column not in samples.columns:
-                yield f"{samples.origin} has a column {near!r}, step {step} one named {column!r}. Rename one."
-        present = {name.casefold() for name in samples.columns}
-        if declared.is_required and present.isdisjoint(name.casefold() for name in declared.columns):
+    step = node.name
+    present = {name.casefold(): name for name in samples.columns}
+    for declared in node.step.declared(SheetColumn).values():
+        near = {column: present[column.casefold()] for column in declared.columns if column.casefold() in present}
+        yield from (
+            f"{samples.origin} has a column {name!r}, step {step} one named {column!r}. Rename one."
+            for column, name in near.items()
+            if column not in samples.columns
+        )
+        if declared.is_required and not near:
             purpose = f" ({declared.help.rstrip('.')})" if declared.help else ""
-            there = ", ".join(samples.columns) or "none beside the sample"
             yield (
                 f"Step {step} needs the column {declared.column!r}{purpose}, which {samples.origin} does not have; its"
-                f" columns are: {there}. Add it to the sheet, or give Column({declared.column!r}) a default."
+                f" columns are: {_columns_and_nearest(declared.column, samples)} Add it to"
+                f" the sheet, or give Column({declared.column!r}) a default."
             )
+
+
+def _columns_and_nearest(name: str, samples: SampleList) -> str:
+    """The columns of a sheet, and the one that a name may have meant."""
+    near = difflib.get_close_matches(name, samples.columns, n=1)
+    return f"{', '.join(samples.columns) or 'none beside the sample'}.{f' Did you mean {near[0]!r}?' if near else ''}"
 
 
 def column_changes(step: Step, before: SampleList, after: Mapping[str, Values]) -> list[str]:
@@ -110,18 +153,19 @@ def named_files(source: Source, sample: Sample) -> Iterator[tuple[Sample, str, s
                 yield row, column, name
 
 
-def _file_problems(port: str, source: Source, samples: SampleList) -> Iterator[str]:
+def _file_problems(port: str, source: Source, samples: SampleList, reading: Sequence[Sample | None]) -> Iterator[str]:
     """What is wrong with the columns of a port's files: a file must not be left out, or read twice, unseen."""
     columns, origin = source.all_columns, samples.origin
-    absent = [name for name in source.columns if name not in samples.columns]
-    if absent and (len(absent) < len(columns) or not source.files):
-        there = ", ".join(samples.columns) or "none beside the sample"
+    absent = [name for name in columns if name not in samples.columns]
+    if any(reading) and absent and (len(absent) < len(columns) or not source.files):
+        there = _columns_and_nearest(absent[0], samples)
+        instead = "" if source.files else ", or name the files in self.source()"
         yield (
-            f"{port} reads the column {absent[0]!r}, which {origin} does not have; its columns are: {there}. Add it,"
-            " with an empty field for a sample that has no such file."
+            f"{port} reads the column {absent[0]!r}, which {origin} does not have; its columns are: {there} Add it,"
+            f" with an empty field for a sample that has no such file{instead}."
         )
         return
-    for sample in samples:
+    for sample in filter(None, reading):
         for row, column, name in named_files(source, sample):
             if name.startswith(FOREIGN_URLS):
                 yield (
@@ -143,25 +187,30 @@ def _file_problems(port: str, source: Source, samples: SampleList) -> Iterator[s
             yield f"Sample {sample.name!r} (line {sample.line} of {origin}) names the file {twice!r} twice for {port}."
 
 
-def _values_of(columns: Mapping[str, SheetColumn], samples: SampleList, problems: list[str]) -> list[Values]:
-    """The values of each sample. Notes the problems."""
+def _values_of(
+    columns: Mapping[str, SheetColumn], samples: Sequence[Sample | None], origin: str, problems: list[str]
+) -> list[Values]:
+    """The values of each sample, none of None. Notes the problems."""
     values_by_text: dict[tuple[str | None, ...], Values] = {}
     distinct: dict[tuple[Any, ...], Values] = {}
     names = [name for column in columns.values() for name in column.columns]
     values = []
     for sample in samples:
+        if sample is None:
+            values.append({})
+            continue
         by_row = []
         for row in sample.rows:
             text = tuple(row.columns.get(name) for name in names)
             if text not in values_by_text:
                 problems_before = len(problems)
-                typed = dict(_typed(columns, row, samples.origin, problems))
+                typed = dict(_typed(columns, row, origin, problems))
                 if len(problems) > problems_before:
                     continue
                 values_by_text[text] = distinct.setdefault(tuple(map(repr, typed.values())), typed)
             by_row.append(values_by_text[text])
         if any(one != by_row[0] for one in by_row[1:]):
-            problems += _unlike(columns, sample, by_row, samples.origin)
+            problems += _unlike(columns, sample, by_row, origin)
         values += by_row[:1]
     return values
 

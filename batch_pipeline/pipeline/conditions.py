@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -18,7 +18,7 @@ from batch_pipeline.pipeline.columns import Values, column_values
 from batch_pipeline.pipeline.samples import Sample, SampleList
 from batch_pipeline.pipeline.step import Parameter, Scope
 from batch_pipeline.pipeline.workflow import Graph, Node
-from batch_pipeline.wire.errors import InvalidPipeline
+from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.layout import COHORT
 
 _LITERALS: Final = (bool, int, float, str, type(None))
@@ -96,12 +96,11 @@ def values_of(node: Node, condition: Condition, sample: Sample | None, columns: 
     return {name: _value(node, condition, name, sample, columns) for name in condition.names}
 
 
-def excluded_cells(
-    graph: Graph, samples: SampleList, columns: Mapping[str, Sequence[Values]]
-) -> dict[str, frozenset[str]]:
-    """Step -> samples (COHORT for a gather) whose cells its condition excludes, by `columns_of`.
+def excluded_cells(graph: Graph, samples: SampleList) -> dict[str, frozenset[str]]:
+    """Step -> samples (COHORT for a gather) whose cells its condition excludes.
 
-    Raises InvalidPipeline.
+    A sample whose value of a declared column breaks a rule is not excluded: `columns_of` refuses it. Raises
+    InvalidPipeline.
     """
     excluded: dict[str, frozenset[str]] = {}
     for node in graph:
@@ -111,7 +110,7 @@ def excluded_cells(
             holds = condition.holds(values_of(node, condition, None, {}))
             excluded[node.name] = frozenset() if holds else frozenset({COHORT})
         else:
-            excluded[node.name] = _excluded(node, condition, samples, columns.get(node.name))
+            excluded[node.name] = _excluded(node, condition, samples)
     return {step: names for step, names in excluded.items() if names}
 
 
@@ -120,16 +119,18 @@ def explanation_of(node: Node, sample: Sample | None) -> str:
     condition = condition_of(node)
     if condition is None:
         return ""
-    columns = column_values(node.step, sample) if sample is not None else {}
+    columns = column_values(node.step, sample, condition.names) if sample is not None else {}
     return condition.words(values_of(node, condition, sample, columns))
 
 
-def _excluded(
-    node: Node, condition: Condition, samples: SampleList, columns: Sequence[Values] | None
-) -> frozenset[str]:
+def _excluded(node: Node, condition: Condition, samples: SampleList) -> frozenset[str]:
     known: dict[tuple[Any, ...], bool] = {}
     excluded = set()
-    for sample, declared in zip(samples, columns or [{}] * len(samples), strict=True):
+    for sample in samples:
+        try:
+            declared = column_values(node.step, sample, condition.names)
+        except InvalidConfig:
+            continue
         values = values_of(node, condition, sample, declared)
         key = tuple((type(value), value) for value in values.values())
         if key not in known:

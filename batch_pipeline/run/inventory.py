@@ -75,14 +75,14 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
 def read_inventory(request: Request, references: Mapping[str, StoreEntry], retirements: Retirements) -> Inventory:
     """Everything but the live jobs. Raises InvalidSampleList for columns that break a rule, StoreFailed."""
     # Before anything is listed: a sheet with problems costs nothing.
-    columns = columns_of(request.graph, request.samples)
+    excluded = excluded_cells(request.graph, request.samples)
+    columns = columns_of(request.graph, request.samples, excluded)
     standing = standing_receipts(request.store, retirements)
     problems: dict[Cell, str] = {}
     if request.check_results:
         standing, problems = _with_results(request, standing)
     receipts = {step: standing.counting.get(step, {}) for step in request.graph.names}
     gathered = _gathered(request, receipts) if request.selection.accept_code_changes else {}
-    excluded = excluded_cells(request.graph, request.samples, columns)
     sources, absent = _sources(request, excluded)
     return Inventory(
         receipts=receipts,

@@ -29,19 +29,19 @@ def graph_of(*steps: type[Step]) -> Graph:
 
 
 def sheet(text: str, *, lanes: bool = False) -> SampleList:
-    return parse_samples(text.encode(), "s.csv", lanes=lanes)
+    return parse_samples(text.encode(), "s.csv" if "," in text else "s.txt", lanes=lanes)
 
 
 def problems_of(text: str, *steps: type[Step], lanes: bool = False) -> str:
     with pytest.raises(InvalidSampleList) as caught:
-        columns_of(graph_of(*(steps or (Align,))), sheet(text, lanes=lanes))
+        columns_of(graph_of(*(steps or (Align,))), sheet(text, lanes=lanes), {})
     return caught.value.message
 
 
 def test_values_are_typed_and_an_empty_field_has_the_default() -> None:
     samples = sheet("sample,strandedness,depth,note\nA,forward,7,x\nB,,12,\n")
 
-    values = columns_of(graph_of(Align), samples)
+    values = columns_of(graph_of(Align), samples, {})
 
     assert values == {"align": [{"strand": "forward", "depth": 7}, {"strand": "auto", "depth": 12}]}
     assert column_values(Align, samples["A"]) == {"strand": "forward", "depth": 7}
@@ -49,7 +49,7 @@ def test_values_are_typed_and_an_empty_field_has_the_default() -> None:
 
 def test_equal_values_are_one_object() -> None:
     """A hundred thousand samples with four kinds of values hold four."""
-    values = columns_of(graph_of(Align), sheet("sample,strandedness,depth\nA,auto,7\nB,auto,7\n"))["align"]
+    values = columns_of(graph_of(Align), sheet("sample,strandedness,depth\nA,auto,7\nB,auto,7\n"), {})["align"]
     assert values[0] is values[1]
 
 
@@ -57,7 +57,7 @@ def test_a_pipeline_without_columns_looks_at_no_sample() -> None:
     class Plain(Step):
         """Declares none."""
 
-    assert columns_of(graph_of(Plain), SampleList(samples=None, origin="-")) == {}  # type: ignore[arg-type]
+    assert columns_of(graph_of(Plain), SampleList(samples=None, origin="-"), {}) == {}  # type: ignore[arg-type]
 
 
 def test_a_list_has_the_defaults() -> None:
@@ -66,7 +66,7 @@ def test_a_list_has_the_defaults() -> None:
 
         strand: str = Column(default="auto")
 
-    assert columns_of(graph_of(Named), SampleList.of(["A"])) == {"named": [{"strand": "auto"}]}
+    assert columns_of(graph_of(Named), SampleList.of(["A"]), {}) == {"named": [{"strand": "auto"}]}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_type_is_the_one_declared_or_that_of_default_or_choices(
     declared: Mapping[str, Any], text: str, value: object
 ) -> None:
     step: type[Step] = type("Typed", (Step,), {"x": Column(**declared)})
-    (values,) = columns_of(graph_of(step), sheet(f"sample,x\nA,{text}\n"))["typed"]
+    (values,) = columns_of(graph_of(step), sheet(f"sample,x\nA,{text}\n"), {})["typed"]
     assert values["x"] == value
     assert type(values["x"]) is type(value)
 
@@ -135,7 +135,7 @@ def files_of(text: str, source: Source = PAIRED, *, lanes: bool = True) -> dict[
     """The names that a sheet gives for a port, where it has no problem."""
     graph = Graph(name="Files", root=Path("/"), nodes=(Node(name="trim", step=Step(), inputs={"reads": source}),))
     samples = sheet(text, lanes=lanes)
-    columns_of(graph, samples)
+    columns_of(graph, samples, {})
     return {sample.name: [name for *_, name in named_files(source, sample)] for sample in samples}
 
 
@@ -148,7 +148,8 @@ def test_files_come_row_by_row_with_the_columns_in_order() -> None:
     ("text", "rule"),
     [
         ("sample,fastq_1\nA,a\n", "trim.in_reads reads the column 'fastq_2', which s.csv does not have"),
-        ("sample,x\nA,a\n", "trim.in_reads reads the column 'fastq_1'"),
+        ("sample,x\nA,a\n", "trim.in_reads reads the column 'fastq_1', which s.csv does not have; its columns are: x."),
+        ("sample,fastq_1,fastq2\nA,a,b\n", "its columns are: fastq_1, fastq2. Did you mean 'fastq2'? Add it"),
         (
             "sample,fastq_1,fastq_2\nA,,a2\n",
             "(line 2 of s.csv) has nothing in the column 'fastq_1' and a file in a later",
@@ -166,12 +167,26 @@ def test_a_file_is_neither_left_out_nor_read_twice_unseen(text: str, rule: str) 
 
 
 def test_one_column_is_read_as_before() -> None:
-    """A sheet that lacks it falls back to the name, or its samples are blocked one by one."""
     one = Source(files=(), column="bam")
-    assert files_of("sample,x\nA,a\n", one, lanes=False) == {"A": []}
     assert files_of("sample,bam\nA,a\nB,a\n", one, lanes=False) == {"A": ["a"], "B": ["a"]}
     assert files_of("sample,bam\nA,a\nA,b\n", one) == {"A": ["a", "b"]}
     assert files_of("sample,x\nA,a\n", Source(files=("{sample}.fq",), columns=PAIRED.columns)) == {"A": []}
+
+
+@pytest.mark.parametrize("text", ["sample,reads\nA,a\nB,b\n", "A\nB\n"])
+def test_a_column_that_no_sheet_has_is_refused_once(text: str) -> None:
+    with pytest.raises(InvalidSampleList) as caught:
+        files_of(text, Source(files=(), column="raeds"), lanes=False)
+    file, there = ("s.csv", "reads. Did you mean 'reads'?") if "," in text else ("s.txt", "none beside the sample.")
+    assert caught.value.message == (
+        f"trim.in_reads reads the column 'raeds', which {file} does not have; its columns are: {there} Add it, with an"
+        " empty field for a sample that has no such file, or name the files in self.source()."
+    )
+
+
+def test_a_sheet_without_the_column_falls_back_to_the_name() -> None:
+    source = Source(files=("{sample}.fq",), column="bam")
+    assert files_of("sample,x\nA,a\n", source, lanes=False) == {"A": []}
 
 
 def test_a_step_has_the_value_of_its_sample_as_an_attribute() -> None:

@@ -13,7 +13,7 @@ from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
 from batch_pipeline.pipeline.step import Column, Input, Output, Param, Scope, Step
 from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
-from batch_pipeline.wire.errors import InvalidPipeline
+from batch_pipeline.wire.errors import InvalidPipeline, InvalidSampleList
 from batch_pipeline.wire.layout import COHORT
 from tests.pipeline.promises import cells_in, check_plan, finish, states_of
 from tests.pipeline.worlds import OR_FIRST, OR_SOURCE, World, graph_of
@@ -58,7 +58,9 @@ def samples() -> SampleList:
 
 
 def excluded(made: Graph, sheet: SampleList) -> dict[str, frozenset[str]]:
-    return excluded_cells(made, sheet, columns_of(made, sheet))
+    excluded_by_step = excluded_cells(made, sheet)
+    columns_of(made, sheet, excluded_by_step)
+    return excluded_by_step
 
 
 def graph(wire: Any, params: dict[str, Any] | None = None) -> Graph:
@@ -400,3 +402,83 @@ def test_a_condition_is_a_text_and_not_of_a_reference() -> None:
         graph(lambda flow: setattr(flow.new_task("count", NoText), "in_reads", flow.source("{sample}.fq")))
     with pytest.raises(InvalidPipeline, match="Build has a condition"):
         Graph.of_reference(Built)
+
+
+class Stranded(Count):
+    """Counts by strand, where there is one."""
+
+    when = "protocol == 'stranded'"
+    protocol: str = Column()
+    strand: str = Column(choices=("forward", "reverse"))
+
+
+def strands(flow: Any) -> None:
+    flow.new_task("count", Stranded).in_reads = flow.source("{sample}.fq")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sample,protocol,strand\nann,stranded,forward\nbob,plain,\n",
+        "sample,protocol,strand\nann,stranded,forward\nbob,plain,unknown\n",
+    ],
+)
+def test_a_sample_without_the_step_needs_no_value_of_its_columns(text: str) -> None:
+    made, sheet = graph(strands), parse_samples(text.encode(), "sheet.csv")
+    assert excluded(made, sheet) == {"count": frozenset({"bob"})}
+    values = columns_of(made, sheet, excluded(made, sheet))
+    assert values == {"count": [{"protocol": "stranded", "strand": "forward"}, {}]}
+    assert explanation_of(made["count"], sheet["bob"]).endswith("with protocol = 'plain'")
+
+
+def test_a_sheet_needs_no_column_that_only_excluded_cells_read() -> None:
+    sheet = parse_samples(b"sample,protocol\nann,plain\nbob,plain\n", "sheet.csv")
+    assert excluded(graph(strands), sheet) == {"count": frozenset({"ann", "bob"})}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("sample,strand\nann,forward\n", "Step count needs the column 'protocol', which sheet.csv does not have"),
+        ("sample,protocol,strand\nann,,forward\n", "(line 2 of sheet.csv), column 'protocol': it is empty"),
+        ("sample,protocol,strand\nann,stranded,\n", "(line 2 of sheet.csv), column 'strand': it is empty"),
+        ("sample,protocol\nann,stranded\nbob,plain\n", "Step count needs the column 'strand'"),
+    ],
+)
+def test_a_sample_that_may_have_the_step_needs_its_values(text: str, rule: str) -> None:
+    with pytest.raises(InvalidSampleList) as refused:
+        excluded(graph(strands), parse_samples(text.encode(), "sheet.csv"))
+    assert rule in refused.value.message
+
+
+class Labelled(Merge):
+    """Merges tables under labels of their samples."""
+
+    label: str = Column()
+
+
+def gathers(flow: Any) -> None:
+    count = flow.new_task("count", Count, when="protocol == 'stranded'")
+    count.in_reads = flow.source("{sample}.fq")
+    flow.new_task("merge", Labelled).in_tables = count.out_table
+
+
+def test_a_gather_needs_the_columns_of_what_it_takes() -> None:
+    text = "sample,protocol,label\nann,stranded,A\nbob,plain,\n"
+    made, sheet = graph(gathers), parse_samples(text.encode(), "sheet.csv")
+    assert columns_of(made, sheet, excluded_cells(made, sheet)) == {"merge": [{"label": "A"}, {}]}
+    with pytest.raises(InvalidSampleList, match="column 'label': it is empty"):
+        excluded(made, parse_samples(text.replace(",A", ",").encode(), "sheet.csv"))
+
+
+def alternatives(flow: Any) -> None:
+    trim = flow.new_task("trim", Trim)
+    trim.in_reads = flow.source("{sample}.fq")
+    flow.new_task("count", Count).in_reads = trim.out_trimmed | flow.source(column="trimmed_before")
+
+
+def test_a_column_of_files_that_no_sample_reads_may_be_absent() -> None:
+    sheet = "sample,strand\nann,forward\n"
+    assert excluded(graph(alternatives), parse_samples(sheet.encode(), "sheet.csv")) == {}
+    with pytest.raises(InvalidSampleList, match="reads the column 'trimmed_before', which"):
+        excluded(graph(alternatives), parse_samples(f"{sheet}bob,none\n".encode(), "sheet.csv"))
