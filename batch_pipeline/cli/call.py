@@ -104,7 +104,7 @@ class CommandCall:
             of_builder = {*builder.declared(Parameter)} - steps
             of_builder |= {f"{REFERENCE_TASK}.{name}" for name in builder.declared(Parameter)}
             params = {name: params[name] for name in params if name not in of_builder}
-        graph = Graph.of(self.workflow, params)
+        graph = Graph.of(self.workflow, params, lambda option: place_of_setting(self.settings, f"params.{option}"))
         if self.settings.steps:
             from batch_pipeline.pipeline.resources import with_step_settings
 

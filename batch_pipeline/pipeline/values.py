@@ -46,7 +46,9 @@ class TypedValue:
         try:
             parsed = _READERS[self.kind](value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidConfig(f"{self.name} must be of type {self.kind.__name__}, not {value!r}.") from error
+            # As numbers, 3.10 and 3.1 are one.
+            remedy = " Write it in quotes." if self.kind is str and isinstance(value, (float, bool)) else ""
+            raise InvalidConfig(f"{self.name} must be of type {self.kind.__name__}, not {value!r}.{remedy}") from error
         if self.choices and parsed not in self.choices:
             raise InvalidConfig(f"{self.name} must be one of {', '.join(map(str, self.choices))}, not {value!r}.")
         if self.minimum is not None and parsed < self.minimum:
@@ -198,7 +200,7 @@ def _number(value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise TypeError(value)
     text = str(value)
     if _UNFIT.search(text):

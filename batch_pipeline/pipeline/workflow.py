@@ -262,15 +262,22 @@ class Graph:
         return frozenset(reached)
 
     @classmethod
-    def of(cls, workflow: type[WorkflowTask], params: Mapping[str, Any] | None = None) -> Graph:
+    def of(
+        cls,
+        workflow: type[WorkflowTask],
+        params: Mapping[str, Any] | None = None,
+        place_of: Callable[[str], str] | None = None,
+    ) -> Graph:
         """The graph of a pipeline with parameter values by option name (`bootstraps`, or `kallisto.bootstraps`).
+
+        `place_of` gives the place where such a value is written.
 
         Raises InvalidPipeline for a cycle or an unconnected input, InvalidConfig for an unknown or wrong parameter.
         """
         tasks = tasks_of(workflow)
         values = dict(params or {})
-        nodes = {name: _node(task, values) for name, task in tasks.items()}
-        _refuse_unknown(values, tasks)
+        nodes = {name: _node(task, values, place_of) for name, task in tasks.items()}
+        _refuse_unknown(values, tasks, place_of)
         # The image of a step has this module, and no need of that one.
         from batch_pipeline.pipeline.choices import refuse_foreign, require_alternatives
 
@@ -305,14 +312,14 @@ def file_of(workflow: type[WorkflowTask]) -> Path:
     return Path(file).resolve()
 
 
-def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
+def _node(task: Task, values_by_option: Mapping[str, Any], place_of: Callable[[str], str] | None = None) -> Node:
     from batch_pipeline.pipeline.choices import place_of_condition, with_parameters
 
-    declared = task.step_class.declared(Parameter)
-    values = {**task.params} | {name: values_by_option[name] for name in declared if name in values_by_option}
-    values |= {
-        name: values_by_option[f"{task.name}.{name}"] for name in declared if f"{task.name}.{name}" in values_by_option
-    }
+    values = {**task.params}
+    for name, parameter in task.step_class.declared(Parameter).items():
+        option = f"{task.name}.{name}" if f"{task.name}.{name}" in values_by_option else name
+        if option in values_by_option:
+            values[name] = _parsed(parameter, values_by_option[option], option, place_of)
     ports = task.step_class.declared(Input)
     open_ports = [name for name, port in ports.items() if name not in task.connected and not port.optional]
     if open_ports:
@@ -332,12 +339,23 @@ def _node(task: Task, values_by_option: Mapping[str, Any]) -> Node:
     )
 
 
-def _refuse_unknown(values: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
+def _parsed(parameter: Parameter, value: Any, option: str, place_of: Callable[[str], str] | None) -> Any:
+    try:
+        return parameter.parse(value)
+    except InvalidConfig as error:
+        place = f"Setting params.{option} ({place_of(option)}): " if place_of else ""
+        raise InvalidConfig(f"{place}{error.message}") from error
+
+
+def _refuse_unknown(
+    values: Mapping[str, Any], tasks: Mapping[str, Task], place_of: Callable[[str], str] | None
+) -> None:
     known = {name for task in tasks.values() for name in task.step_class.declared(Parameter)}
     known |= {f"{task.name}.{name}" for task in tasks.values() for name in task.step_class.declared(Parameter)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise InvalidConfig(f"No step has a parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
+        place = f" ({place_of(unknown[0])})" if place_of else ""
+        raise InvalidConfig(f"No step has a parameter {unknown[0]!r}{place}; there are: {', '.join(sorted(known))}.")
 
 
 def _in_topological_order(nodes: Mapping[str, Node]) -> tuple[Node, ...]:

@@ -72,6 +72,22 @@ FILE = "batch_pipeline.toml"
             ("--preset", "asw"),
             f"There is no preset 'asw' (the command line); {FILE} has: aws, big.",
         ),
+        (
+            "[params]\nstyle = 3.10\n",
+            (),
+            f"Setting params.style ({FILE}, line 2): style must be of type str, not 3.1. Write it in quotes.",
+        ),
+        (
+            "[params]\nstyle = 'plain'\n[params.upper]\nstyle = true\n",
+            (),
+            f"Setting params.upper.style ({FILE}, line 4): style must be of type str, not True. Write it in quotes.",
+        ),
+        (
+            "[params.upper]\ntimes = 12\n",
+            (),
+            f"Setting params.upper.times ({FILE}, line 2): times must be at most 9, not 12.",
+        ),
+        ("[params]\ntime = 1\n", (), f"No step has a parameter 'time' ({FILE}, line 2); there are: "),
         ("", ("--preset", "aws"), f"There is no preset 'aws' (the command line); {FILE} has: none."),
         ("", ("--set", "steps.upper.memory_mb"), "--set: 'steps.upper.memory_mb' is not KEY=VALUE"),
         ("", ("--set", "steps.uper.cpus=2"), "the command line: there is no step 'uper' in this pipeline"),

@@ -63,6 +63,8 @@ def test_a_parameter_is_read_in_the_type_of_its_default(name: str, given: Any, v
         ("strict", None, "strict must be of type bool, not None."),
         ("strand", "ff", "strand must be one of none, fr, rf, not 'ff'."),
         ("strand", None, "strand must be of type str, not None."),
+        ("strand", 3.10, "strand must be of type str, not 3.1. Write it in quotes."),
+        ("strand", True, "strand must be of type str, not True. Write it in quotes."),
         ("strand", "a\0b", r"strand must be of type str, not 'a\x00b'."),
         ("strand", "\udcff", r"strand must be of type str, not '\udcff'."),
     ],
