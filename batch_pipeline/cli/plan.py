@@ -22,6 +22,7 @@ from batch_pipeline.cli.options import (
 from batch_pipeline.cli.output import data, print_json, print_store_calls, print_table, say
 from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import InvalidPipeline
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan, Why
@@ -36,7 +37,10 @@ MOST_JOBS = 40
 
 
 def plan(call: CommandCall) -> int:
-    """Shows what run would do: the cells of every step, why they run, and the jobs. Writes nothing."""
+    """Shows what run would do: the cells of every step, why they run, and the jobs. Writes nothing.
+
+    Where run would refuse the pipeline's code, it is refused here too.
+    """
     from batch_pipeline.run import driver
 
     prepare.require_permission(call)
@@ -57,11 +61,14 @@ def plan(call: CommandCall) -> int:
             return CommandExit.DONE
         request = narrowed
     snapshot = driver.inspect(request)
+    details = _Details(call, request, snapshot)
+    if details.code_problems and not call.json:
+        # A table of jobs that `run` refuses would hide them.
+        raise InvalidPipeline("\n".join(details.code_problems))
     if (folder := request.store.folder) is not None and not folder.is_dir():
         say(f"The store {folder} is not there yet; `run` makes the folder.")
     if call.verbose:
         print_store_calls(dict(snapshot.store_calls))
-    details = _Details(call, request, snapshot)
     if call.json:
         from batch_pipeline.report.records import plan_record
 
@@ -69,6 +76,8 @@ def plan(call: CommandCall) -> int:
         record |= {"preparations": reasons} if reasons is not None else {}
         print_json(record | details.record())
     else:
+        for sentence in details.problems:
+            say(sentence)
         _tell(snapshot.plan, snapshot.live_runs)
         details.tell()
     return CommandExit.FAILED if snapshot.plan.blocked or details.problems else CommandExit.DONE
@@ -82,8 +91,9 @@ class _Details:
         from batch_pipeline.pipeline.review import code_problems, code_warnings
         from batch_pipeline.run.owners import sharing_problem
 
+        self.code_problems = code_problems(request.graph) if snapshot.plan.jobs else []
         #: What would be refused: the code of the steps, and what AWS would not take.
-        self.problems = code_problems(request.graph) if snapshot.plan.jobs else []
+        self.problems = [*self.code_problems]
         if snapshot.plan.jobs and not request.share_steps:
             steps = {job.step for job in snapshot.plan.jobs}
             self.problems += filter(None, [sharing_problem(request.store, request.graph, steps)])
@@ -123,7 +133,7 @@ class _Details:
 
         for payload in self.payloads or ():
             data(f"\n{payload.line}\n{payload.text}")
-        for sentence in (*self.warnings, *self.problems):
+        for sentence in self.warnings:
             say(sentence)
         if self.estimate is not None:
             data("")

@@ -194,7 +194,7 @@ def _values_of(
     values_by_text: dict[tuple[str | None, ...], Values] = {}
     distinct: dict[tuple[Any, ...], Values] = {}
     names = [name for column in columns.values() for name in column.columns]
-    values = []
+    values: list[Values] = []
     for sample in samples:
         if sample is None:
             values.append({})
