@@ -110,6 +110,79 @@ def test_a_step_s_code_is_what_it_names_and_what_that_names() -> None:
     ]
 
 
+HELPFUL = """{imports}
+{module}
+
+class A(Step):
+    {own}
+    depth: int = {declaration}
+
+    def run(self, job):
+        return {used}
+"""
+
+
+def helps(help: str, **texts: str) -> dict[str, list[str]]:
+    """What counts of a step with a parameter that has a help."""
+    values = {"imports": "from batch_pipeline import Param, Step", "module": "", "own": "", "used": "1"}
+    values |= {"declaration": 'Param(1, help="{help}")'} | texts
+    values["declaration"] = values["declaration"].replace("{help}", help)
+    return names({"one.py": HELPFUL.format(**values)})
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {},
+        {"declaration": 'Param(1, minimum=0, help="{help}", maximum=9)'},
+        {"module": "import batch_pipeline as bp", "declaration": 'bp.Param(1, help="{help}")'},
+        {"imports": "from batch_pipeline import Param as P, Step", "declaration": 'P(1, help="{help}")'},
+        {"imports": "from batch_pipeline.pipeline.step import Param, Step"},
+        {"imports": "from batch_pipeline import Column, Step", "declaration": 'Column(type=int, help="{help}")'},
+        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference("a.fa", "{help}")'},
+        {"used": "self.depth"},
+    ],
+)
+def test_a_help_is_no_part_of_what_a_step_does(texts: dict[str, str]) -> None:
+    assert helps("Depth.", **texts) == helps("Least depth.", **texts)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"used": "type(self).depth.help"},
+        {"used": "A.declared(Param)['depth'].help"},
+        {"used": "getattr(A.depth, 'help')"},
+        {"used": "'{0.help}'.format(A.depth)"},
+        {"used": "vars(A.depth)"},
+        {"used": "A.depth.__dict__"},
+        {"used": "[one for one in () if (lambda it: it.help)(one)]"},
+        {"imports": "from batch_pipeline import Step", "module": "def Param(default, help): return help"},
+        {"module": "Param = print"},
+        {"module": "def late():\n    global Param\n    Param = print\nlate()"},
+        {"module": "try:\n    from mine import Param\nexcept ImportError:\n    pass"},
+        {"module": "from mine import *"},
+        {"imports": "from mine import Param, Step"},
+        {"own": "Param = dict"},
+        {"own": "from mine import Param"},
+        {"declaration": 'print(Param(1), "{help}")'},
+        {"declaration": 'print(1, help="{help}")'},
+        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference("{help}")'},
+        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference(*(), "{help}")'},
+        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference(*("x",), "{help}")'},
+        {"imports": "from batch_pipeline import Output, Step", "declaration": 'Output("{help}")'},
+        {"declaration": 'Param("{help}")'},
+        {"declaration": 'Param(1, choices=("{help}",))'},
+    ],
+)
+def test_a_help_counts_where_code_may_read_it(texts: dict[str, str]) -> None:
+    assert helps("Depth.", **texts) != helps("Least depth.", **texts)
+
+
+def test_a_step_named_like_a_resource_or_a_help_counts_as_ever() -> None:
+    assert helps("", own="help = 3") != helps("", own="help = 4")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "of_a", "of_b"),
     [
@@ -130,7 +203,12 @@ def test_a_step_s_code_is_what_it_names_and_what_that_names() -> None:
         ("number * LIMIT", "number + LIMIT", {"one.scaled"}, set()),
         ('OTHER = {"a": 1}', 'OTHER = {"a": 2}', set(), {"one.OTHER"}),
         ("unused(5)", "unused(6)", set(), {"one.B.run"}),
-        ("reads = Input()", "reads = Input('Reads.')", {"one.A"}, set()),
+        ("reads = Input()", "reads = Input('Reads.')", set(), set()),
+        ("reads = Input()", "reads = Input(help='Reads.')", set(), set()),
+        ("reads = Input()", "reads = Input(optional=True)", {"one.A"}, set()),
+        ("reads = Input()", "reads = Input(help=str(LIMIT))", {"one.A"}, set()),
+        ('Output("b.txt")', 'Output("b.txt", help="A table.")', set(), set()),
+        ('Output("b.txt")', 'Output("b.txt", "A table.")', set(), {"one.B"}),
         ('re.compile("x")', 're.compile("z")', {"tools.SPACE"}, set()),
         ('text + "!"', 'text + "?"', set(), set()),
         ("START = 2", "START = 4", {"tools.base.START"}, {"tools.base.START"}),

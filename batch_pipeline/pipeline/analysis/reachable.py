@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 
 from batch_pipeline.pipeline.analysis.effects import SHADOWED, Alias
+from batch_pipeline.pipeline.analysis.help_texts import help_texts
 from batch_pipeline.pipeline.analysis.modules import Modules
 from batch_pipeline.pipeline.analysis.statements import Module, Statement, module_name
 from batch_pipeline.pipeline.analysis.syntax import normal_form
 from batch_pipeline.pipeline.analysis.usage import (
     FUNCTIONS,
     RESOURCES,
+    UNREAD,
     CodeUsage,
     Reach,
     class_forms,
@@ -46,7 +48,8 @@ def reachable(
     sources:
         Every Python file that the module may import or names, relative to the pipeline's folder -> its bytes.
     classes:
-        Module and name of the step classes of which resources (`usage.RESOURCES`) do not count unless they are read.
+        Module and name of the step classes of which resources and help texts (`usage.UNREAD`) do not count unless
+        they are read.
     files:
         Of the sources those that are named as files: programs, unless they are imported.
     programs:
@@ -56,12 +59,12 @@ def reachable(
     ------
     SyntaxError
     """
-    left_out = RESOURCES
+    left_out = UNREAD
     while True:
         walk = _CodeWalk(sources, frozenset(classes), left_out)
         walk.start(module, name)
         walk.run_programs(files, programs)
-        read = RESOURCES if walk.reach > Reach.NAMED else walk.resources
+        read = UNREAD if walk.reach > Reach.NAMED else walk.resources
         if not left_out & read:
             return walk.texts()
         left_out -= read
@@ -257,11 +260,12 @@ class _CodeWalk:
         return [("", normal_form(statement.node))]
 
     def _resources_of(self, module: Module, statement: Statement) -> frozenset[ast.AST]:
-        """The assignments of a step's class that do not count."""
+        """The resources and help texts of a step's class that do not count."""
         node = statement.node
         if not isinstance(node, ast.ClassDef) or (module.name, node.name) not in self.classes:
             return frozenset()
-        return frozenset(each for each in node.body if is_resource(each, self.left_out))
+        resources = frozenset(each for each in node.body if is_resource(each, self.left_out & RESOURCES))
+        return resources | frozenset(help_texts(node, module) if "help" in self.left_out else ())
 
     def _is_named(self, file: str) -> bool:
         """Whether a text of the code names a source, to read it or to run it."""

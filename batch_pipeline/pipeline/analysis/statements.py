@@ -70,6 +70,11 @@ class Module:
         """Every module that it imports anywhere, and every member that may be one."""
         return frozenset(name for node in _imports(self.tree) for name in self.loaded_by(node))
 
+    @cached_property
+    def rebound(self) -> frozenset[str]:
+        """Names that a function may bind in it: those that are declared `global`."""
+        return frozenset(name for node in ast.walk(self.tree) if isinstance(node, ast.Global) for name in node.names)
+
     def loaded_by(self, node: ast.Import | ast.ImportFrom) -> list[str]:
         """Modules that an import loads, in order; of members of a package those that may be modules."""
         if isinstance(node, ast.Import):
@@ -93,7 +98,7 @@ class Module:
         return ".".join((*above, *([node.module] if node.module else ())))
 
     def _statements(self) -> Iterator[Statement]:
-        run = [(node, tuple(dict.fromkeys(_bound(node)))) for node in _run_on_import(self.tree.body)]
+        run = [(node, tuple(dict.fromkeys(bound_names(node)))) for node in _run_on_import(self.tree.body)]
         bound = Counter(name for _, names in run for name in names)
         effects = Effects(lazy_annotations="annotations" in self.futures)
         for node, names in run:
@@ -169,8 +174,8 @@ def _at_top(node: ast.stmt) -> Iterator[ast.AST]:
             waiting.extend(ast.iter_child_nodes(each))
 
 
-def _bound(node: ast.stmt) -> Iterator[str]:
-    """Names that a statement binds in its module."""
+def bound_names(node: ast.stmt) -> Iterator[str]:
+    """Names that a statement binds in its module or class."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return
     for each in _at_top(node):

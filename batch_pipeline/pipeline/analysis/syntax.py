@@ -23,7 +23,7 @@ Hooks = Mapping[type[ast.AST], Callable[[Any], object]]
 
 
 def normal_form(node: ast.AST, without: Collection[ast.AST] = (), hooks: Hooks = MappingProxyType({})) -> str:
-    """The tree as text, without some of its statements. It uses no recursion: expressions may be nested deeply."""
+    """The tree as text, without some of its nodes. It uses no recursion: expressions may be nested deeply."""
     written: list[str] = []
     #: Texts to write as they are, nodes and lists, the next one last.
     waiting: list[Any] = [node]
@@ -45,11 +45,11 @@ def normal_form(node: ast.AST, without: Collection[ast.AST] = (), hooks: Hooks =
                 written.append("JoinedStr")
                 waiting.append(_merged(item.values))
             else:
-                _open(item, written, waiting)
+                _open(item, written, waiting, without)
     return " ".join(written)
 
 
-def _open(node: Any, written: list[str], waiting: list[Any]) -> None:
+def _open(node: Any, written: list[str], waiting: list[Any], without: Collection[ast.AST]) -> None:
     """Writes the kind of a node, and has its fields written next; those that are empty are left out."""
     written.append(node.__class__.__name__)
     fields = _fields_of(node.__class__)
@@ -57,6 +57,8 @@ def _open(node: Any, written: list[str], waiting: list[Any]) -> None:
         waiting.append(")")
     for field in fields:
         value = getattr(node, field, None)
+        if without and isinstance(value, list):
+            value = [each for each in value if each not in without]
         if isinstance(value, _BELOW):
             if value != []:
                 waiting += (value, field)

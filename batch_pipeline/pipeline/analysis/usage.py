@@ -27,6 +27,8 @@ class Reach(IntEnum):
 
 #: Attributes of a step class that say what a job gets, or which samples have one, and not what it makes.
 RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds", "when"})
+#: Attributes of steps, and of what they declare, that count where code reads them alone.
+UNREAD: Final = RESOURCES | {"help"}
 
 #: Names and attributes by which other names are reached.
 _WORDS: Final = {
@@ -76,7 +78,7 @@ class CodeUsage:
         #: Names of imports that may be used from outside: bound in a class, or declared global.
         self.shown: set[str] = set()
         self.strings: set[str] = set()
-        #: Those of RESOURCES that it reads, but for what is surely read of the job.
+        #: Those of UNREAD that it reads, but for what is surely read of the job.
         self.resources: frozenset[str] = frozenset()
         self.reads_docstrings = False
         self.reach = Reach.NAMED
@@ -115,7 +117,7 @@ def is_text(node: ast.AST) -> bool:
 
 
 def is_resource(node: ast.stmt, names: Collection[str]) -> bool:
-    """Whether a statement of a class does no more than set one of these attributes, to numbers or a name."""
+    """Whether a statement of a class does no more than set one of these resources, to numbers or a name."""
     if isinstance(node, ast.Assign):
         targets = node.targets
     elif isinstance(node, ast.AnnAssign) and node.value is not None:
@@ -157,13 +159,13 @@ class _UsageReader:
             self.usage.reaches(Reach.EVERYTHING)
         if node.id in _BY_TEXT:
             self.usage.reaches(Reach.MODULE)
-        if node.id in RESOURCES:
+        if node.id in UNREAD:
             self.reads_resource = True
 
     def _pattern(self, node: ast.MatchClass) -> None:
         for attribute in node.kwd_attrs:
             self._chain((".", attribute))
-        self.reads_resource = self.reads_resource or not RESOURCES.isdisjoint(node.kwd_attrs)
+        self.reads_resource = self.reads_resource or not UNREAD.isdisjoint(node.kwd_attrs)
 
     def _augmented(self, node: ast.AugAssign) -> None:
         if isinstance(node.target, ast.Name):
@@ -190,7 +192,7 @@ class _UsageReader:
             self.seen.add(base)
             chain.append(base.attr)
             base = base.value
-        self.reads_resource = self.reads_resource or not RESOURCES.isdisjoint(chain)
+        self.reads_resource = self.reads_resource or not UNREAD.isdisjoint(chain)
         if isinstance(base, ast.Name) and base not in self.seen:
             self.seen.add(base)
             self._chain((base.id, *reversed(chain)))
@@ -234,7 +236,7 @@ class _UsageReader:
 
 
 def _resources_read(statement: ast.AST, without: Collection[ast.AST]) -> Iterator[str]:
-    """Those of RESOURCES that are read, but for `job.memory_mb` where `job` is surely the job."""
+    """Those of UNREAD that are read, but for `job.memory_mb` where `job` is surely the job."""
     of_job, stores_job = [], False
     #: Nodes, each with whether `job` is the job there, and whether it stands in a class.
     waiting = [(statement, False, False)]
@@ -248,19 +250,19 @@ def _resources_read(statement: ast.AST, without: Collection[ast.AST]) -> Iterato
             is_job = is_job and all(each.arg != "job" for each in ast.walk(node.args) if isinstance(each, ast.arg))
         elif isinstance(node, ast.Name):
             stores_job = stores_job or (node.id == "job" and isinstance(node.ctx, ast.Store))
-            if node.id in RESOURCES and not isinstance(node.ctx, ast.Store):
+            if node.id in UNREAD and not isinstance(node.ctx, ast.Store):
                 yield node.id
-        elif isinstance(node, ast.Attribute) and node.attr in RESOURCES:
+        elif isinstance(node, ast.Attribute) and node.attr in UNREAD:
             if is_job and isinstance(node.value, ast.Name) and node.value.id == "job":
                 of_job.append(node.attr)
             else:
                 yield node.attr
-        elif isinstance(node, ast.Constant) and node.value in RESOURCES:
+        elif isinstance(node, ast.Constant) and node.value in UNREAD:
             yield node.value
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from _formatted(node.value)
         elif isinstance(node, ast.MatchClass):
-            yield from RESOURCES.intersection(node.kwd_attrs)
+            yield from UNREAD.intersection(node.kwd_attrs)
         waiting += [(child, is_job, isinstance(node, ast.ClassDef)) for child in ast.iter_child_nodes(node)]
     if stores_job:
         yield from of_job
@@ -268,7 +270,7 @@ def _resources_read(statement: ast.AST, without: Collection[ast.AST]) -> Iterato
 
 def _formatted(text: str) -> Iterator[str]:
     """Resources that `str.format` may read by a text, as in `"{step.cpus}".format(step=self)`."""
-    return (name for name in RESOURCES if f".{name}" in text)
+    return (name for name in UNREAD if f".{name}" in text)
 
 
 def _is_job(node: ast.FunctionDef | ast.AsyncFunctionDef, in_class: bool, above: bool) -> bool:
