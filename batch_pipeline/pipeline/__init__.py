@@ -2,8 +2,8 @@
 
     written   `step`, `values` (parameters and columns), `command` (one for bash), `wiring` and `workflow` (the DAG),
               `parameters` (of a task), `samples`, `columns` (of the sheet), `resources` (from the settings)
-    digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `review`
-              and `output_review` (what would fail in every container), `lint`
+    digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `lint`,
+              `review`, `output_review`, `command_review` and `foreign_words` (what would fail in every container)
     planned   `conditions` and `choices` (which cells there are, and what each reads), `plan` (values), `decisions`,
               `cell_inputs` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`, `planner`
               (`make_plan`)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeGuard
 
 from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
 from batch_pipeline.pipeline.command_review import wrong_commands, wrong_positions
+from batch_pipeline.pipeline.foreign_words import doubtful_words, ignored_words
 from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
 from batch_pipeline.pipeline.step import Input, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.pipeline.workflow import Graph
@@ -65,15 +66,18 @@ def code_problems(graph: Graph) -> list[str]:
         *(_not_importable, _wrong_ways, wrong_commands, _variables_alike),
     )
     problems = [problem for step in classes for check in checks for problem in check(step)]
+    problems += [problem for step in classes for problem in ignored_words(step, graph.file)]
     problems += [problem for node in graph for problem in wrong_positions(node)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
 
 
 def code_warnings(graph: Graph) -> list[str]:
-    """What the modules of a graph's steps read of the driver's environment when they are imported."""
+    """What may go wrong in containers: values of the driver's environment, and words that nothing may read."""
+    classes = dict.fromkeys(type(node.step) for node in graph)
     names = sorted({name for node in graph for name in code_of(type(node.step), graph.root) if name.suffix == ".py"})
-    return [
+    doubtful = [warning for step in classes for warning in doubtful_words(step, graph.file)]
+    return doubtful + [
         f"{graph.root / name}, line {line}: {variable} is read when the module is imported, and containers have another"
         " environment. Make it a Param, or write the value down."
         for name in names

@@ -234,6 +234,11 @@ class Graph:
     module: str = ""
 
     @property
+    def file(self) -> Path:
+        """The pipeline's file."""
+        return self.root / f"{self.module}.py"
+
+    @property
     def identity(self) -> str:
         """What the pipeline is known by in a store that it may share with others: file and class."""
         return f"{self.module}.{self.name}" if self.module else self.name

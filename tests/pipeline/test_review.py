@@ -208,6 +208,59 @@ def test_all_that_is_wrong_is_told_at_once(make: Make) -> None:
     assert [words in one for words, one in zip(("cpus", "more.txt", "no.sh"), found, strict=True)] == [True] * 3
 
 
+RUN_BY_COMMAND = 'command = "tr a-z A-Z < {text} > {upper}; touch {other}"'
+
+
+@pytest.mark.parametrize(
+    ("attribute", "remedy"),
+    [
+        ("threads = 4", "Write cpus = N, the vCPUs of a job."),
+        ("cores: int = 4", "Write cpus = N"),
+        ('memory = "4 GB"', "Write memory_mb = N, the MiB of a job."),
+        ('container = "docker://samtools"', 'Write image = "NAME".'),
+        ('shell = "wc -l"', 'Write command = "…".'),
+        ('input = "reads.bam"', "Write NAME = Input()."),
+        ('output = ("a.txt",)', 'Write NAME = Output("FILE").'),
+        ('params = {"quality": 20}', "Write NAME = Param(DEFAULT)."),
+        ("resources = dict(mem_mb=4000)", "Write cpus = N, the vCPUs of a job. Write memory_mb = N"),
+    ],
+)
+def test_a_word_of_another_workflow_system_is_told_with_ours(
+    make: Make, tmp_path: Path, attribute: str, remedy: str
+) -> None:
+    word = re.split(r"\W", attribute)[0]
+    start = (
+        f"{tmp_path / 'reviewed.py'}, line 12: Upper.{word} is a word of other workflow systems, and nothing reads it."
+    )
+    (problem,) = code_problems(Graph.of(make(step=f"{attribute}; {RUN_BY_COMMAND}")))
+    assert problem.startswith(f"{start} {remedy}")
+    graph = Graph.of(make(step=attribute))
+    assert code_problems(graph) == []
+    (warning,) = code_warnings(graph)
+    assert warning == problem
+
+
+def test_a_word_of_another_workflow_system_is_told_where_nothing_is_run(make: Make) -> None:
+    second, first = code_problems(Graph.of(make(step='shell = "wc"; unrunnable = True')))
+    assert "Upper.shell is a word of other workflow systems" in first
+    assert "Upper has no command, no script and no run()" in second
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {"step": "threads: int = Param(4)"},
+        {"step": "threads = 4; check = lambda self, job: self.threads"},
+        {"step": "threads = 4", "made": "print(getattr(Upper, 'threads'))"},
+        {"step": "threads = property(lambda self: 4)"},
+        {"step": "runtime: int"},
+    ],
+)
+def test_a_word_that_code_reads_is_the_pipelines_own(make: Make, lines: dict[str, str]) -> None:
+    graph = Graph.of(make(**lines))
+    assert code_problems(graph) + code_warnings(graph) == []
+
+
 @pytest.mark.parametrize("item", ["Param(3)", "Output('x')", "Input()"])
 def test_what_belongs_to_a_step_is_refused_in_a_pipeline(make: Make, tmp_path: Path, item: str) -> None:
     with pytest.raises(InvalidPipeline, match=r"reviewed.py, line 15: Letters.depth declares something of a step"):
