@@ -54,6 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    import_module("batch_pipeline.wire.uncaught").print_mistakes()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

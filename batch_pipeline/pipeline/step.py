@@ -75,6 +75,8 @@ class Output:
         if not files:
             raise InvalidPipeline("An Output names at least one file: Output('counts.tsv').")
         for file in files:
+            if not isinstance(file, str):
+                raise InvalidPipeline(f"Output file {file!r} must be a text, the file's name: Output('counts.tsv').")
             if file.startswith("/") or ".." in Path(file).parts:
                 raise InvalidPipeline(f"Output file {file!r} must lie inside the working directory: a relative name.")
         # Of what is compared with names of files, each has one way to be written.
@@ -98,6 +100,8 @@ class Reference:
     """A file under `references/{name}/` that is the same for every sample."""
 
     def __init__(self, file: str, help: str = "") -> None:
+        if not isinstance(file, str):
+            raise InvalidPipeline(f"A Reference's file must be a text, not {file!r}: Reference('genome.fa').")
         self.file = file
         self.help = help
 

@@ -88,6 +88,11 @@ class SheetColumn(TypedValue):
         convert: Callable[..., Any] | None,
         **rules: Any,
     ) -> None:
+        if wrong := [column for column in columns if not isinstance(column, str)]:
+            raise InvalidPipeline(
+                f"A Column's name must be a text, not {wrong[0]!r}. Write Column('NAME'), or"
+                f" Column(default={wrong[0]!r})."
+            )
         #: As the header of the sheet has them; empty: the attribute's name.
         self.columns = columns
         self.default = default
