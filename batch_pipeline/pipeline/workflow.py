@@ -16,6 +16,8 @@ Edges come from ports alone; a cycle or an unconnected input is told by name.
 
 A step with a condition (`when`) is not there for every sample. Who reads it names what else it reads then, as
 alternatives: `kallisto.in_reads = trim.out_reads | picard.out_fastq`.
+
+(A little longer than most modules: the class that a pipeline's file declares, and the graph that it makes.)
 """
 
 from __future__ import annotations
