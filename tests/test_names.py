@@ -20,7 +20,7 @@ SOURCES = measures.modules()
 #: Class names that stand for two things, and why.
 DOUBLE_CLASSES = {
     # `workflow.Task` is a public name; `pool.Task` is what PiCaS, PyAnamo and every other task pool call theirs.
-    "Task": ["pipeline/workflow.py", "pool/task.py"],
+    "Task": ["pipeline/wiring.py", "pool/task.py"],
 }
 MOST_VAGUE_NAMES = 40
 #: Parameters that are of two types in one module, and why.
@@ -31,8 +31,6 @@ TWO_TYPES = {
     ("cli/options.py", "tasks"),
     ("config.py", "preset"),
     ("settings_file.py", "table"),
-    ("pipeline/columns.py", "step"),
-    ("pipeline/conditions.py", "columns"),
     # One of `text(value)`, `number(value)`.
     ("pool/stores/dynamodb/items.py", "value"),
     # Public constructors take names, and what is behind them the object that they make of it.

@@ -188,14 +188,14 @@ def _file_problems(port: str, source: Source, samples: SampleList, reading: Sequ
 
 
 def _values_of(
-    columns: Mapping[str, SheetColumn], samples: Sequence[Sample | None], origin: str, problems: list[str]
+    columns: Mapping[str, SheetColumn], reading: Sequence[Sample | None], origin: str, problems: list[str]
 ) -> list[Values]:
     """The values of each sample, none of None. Notes the problems."""
     values_by_text: dict[tuple[str | None, ...], Values] = {}
     distinct: dict[tuple[Any, ...], Values] = {}
     names = [name for column in columns.values() for name in column.columns]
     values: list[Values] = []
-    for sample in samples:
+    for sample in reading:
         if sample is None:
             values.append({})
             continue
