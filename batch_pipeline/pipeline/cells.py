@@ -111,7 +111,7 @@ class Cells:
         usable = range(len(self.samples)) if positions is None else positions
         choices = self.choices.get(node.name)
         for step in node.upstream:
-            if self.graph[step].scope is not Scope.COHORT:
+            if step not in self.gathers:
                 yield step, usable if choices is None else [i for i in usable if step in choices.steps[i]]
 
     def names(self, node: Node) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ class Cells:
         choices = self.choices.get(node.name)
         if choices is not None and node.scope is not Scope.COHORT:
             return [any(self._moves(step, i) for step in steps) for i, steps in enumerate(choices.steps)]
-        gathers = [step for step in self.reads(node, 0) if self.graph[step].scope is Scope.COHORT]
+        gathers = [step for step in self.reads(node, 0) if step in self.gathers]
         moves = any(self.columns[step].moving[0] for step in gathers)
         if node.scope is Scope.COHORT:
             gathered = self.gathered_cells(node)
@@ -178,7 +178,7 @@ class Cells:
         return columns[0] if len(columns) == 1 else [any(cells) for cells in zip(*columns, strict=True)]
 
     def _moves(self, step: str, position: int) -> bool:
-        return self.columns[step].moving[0 if self.graph[step].scope is Scope.COHORT else position]
+        return self.columns[step].moving[0 if step in self.gathers else position]
 
     def _wanted(self, node: Node) -> Iterable[str]:
         """The fingerprints that a step's cells should have; empty where something that a cell reads has none."""
@@ -194,7 +194,7 @@ class Cells:
         return fingerprints_of(self, node, digest, chain)
 
     def _gather_input(self, node: Node) -> GatherInput:
-        columns = [self.columns[step].states for step in node.upstream if self.graph[step].scope is not Scope.COHORT]
+        columns = [self.columns[step].states for step in node.upstream if step not in self.gathers]
         if not columns:
             return GatherInput(positions=[])
         expected: Sequence[int] = range(len(self.samples))
@@ -218,7 +218,7 @@ class Cells:
 
     def _gathered_states(self, node: Node, position: int) -> list[CellState]:
         """States of the cells of a sample that a gather reads."""
-        steps = (step for step in self.reads(node, position) if self.graph[step].scope is not Scope.COHORT)
+        steps = (step for step in self.reads(node, position) if step not in self.gathers)
         return [self.columns[step].states[position] for step in steps]
 
     def _needed(self, expected: int) -> int:
@@ -293,16 +293,8 @@ class Cells:
         """Decides a chosen cell that cannot run now: the middle rows of `_decide`. None: it can."""
         if (node.name, name) in self.inventory.failed:
             return Decision(state=CellState.BLOCKED, sentence=self.inventory.failed[node.name, name])
-        stops = {step: state for step, state in inputs.items() if state in _STOPPED}
-        by_state = {state: step for step, state in stops.items()}
-        if CellState.BLOCKED in by_state:
-            sentence = f"It needs {by_state[CellState.BLOCKED]}, which cannot run."
-            return Decision(state=CellState.BLOCKED, sentence=sentence)
-        if stops and all(self.columns[step].is_beyond for step in stops):
-            return BEYOND
-        if stops:
-            sentence = f"It needs {by_state[CellState.SKIPPED]}, which is not done and was not chosen."
-            return Decision(state=CellState.BLOCKED, sentence=sentence)
+        if not _STOPPED.isdisjoint(inputs.values()):
+            return self._stop_by_input(inputs)
         if node.name in self.gathers and (held := self.gathers[node.name].held) is not None:
             return held
         if not fingerprint and (port := excluded_port(self, node, position)):
@@ -317,6 +309,17 @@ class Cells:
             sentence = self.inventory.absent.get(name, "Its source file is not there.") + hint
             return Decision(state=CellState.BLOCKED, sentence=sentence)
         return None
+
+    def _stop_by_input(self, inputs: Mapping[str, CellState]) -> Decision:
+        stops = {step: state for step, state in inputs.items() if state in _STOPPED}
+        by_state = {state: step for step, state in stops.items()}
+        if CellState.BLOCKED in by_state:
+            sentence = f"It needs {by_state[CellState.BLOCKED]}, which cannot run."
+            return Decision(state=CellState.BLOCKED, sentence=sentence)
+        if all(self.columns[step].is_beyond for step in stops):
+            return BEYOND
+        sentence = f"It needs {by_state[CellState.SKIPPED]}, which is not done and was not chosen."
+        return Decision(state=CellState.BLOCKED, sentence=sentence)
 
     def is_forced(self, step: str, sample: str) -> bool:
         """Whether the cell must run, done or not: once a command."""
@@ -353,14 +356,14 @@ class Cells:
 
     def read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
+        is_gather = node.name in self.gathers
         read = {}
         for step in self.reads(node, position):
-            states = self.columns[step].states
-            if self.graph[step].scope is Scope.COHORT:
-                read[step] = states[0]
-            elif node.scope is not Scope.COHORT:
-                read[step] = states[position]
-        if node.scope is Scope.COHORT:
+            if step in self.gathers:
+                read[step] = self.columns[step].states[0]
+            elif not is_gather:
+                read[step] = self.columns[step].states[position]
+        if is_gather:
             # `_gather_input` saw to it that blocked and skipped cells are not read.
             for step, positions in self.gathered_cells(node):
                 states = self.columns[step].states
@@ -390,7 +393,7 @@ class Cells:
         return any(
             self.live.jobs[step][sample].native_id in self.split
             for step in self.reads(node, position)
-            if self.graph[step].scope is not Scope.COHORT and self.columns[step].states[position] is CellState.LIVE
+            if step not in self.gathers and self.columns[step].states[position] is CellState.LIVE
         )
 
 

@@ -30,7 +30,7 @@ class FormerFingerprints:
         """The fingerprints that count for a step's cells: the former one where that is what the store or a job has."""
         if not self._parts[node.name].files:
             return present
-        known = [self._known(node.name, name) for name in names]
+        known = self._known(node.name, names)
         if all(not prints or fingerprint in prints for prints, fingerprint in zip(known, present, strict=True)):
             return present
         former = self._column(node)
@@ -39,12 +39,16 @@ class FormerFingerprints:
             for old, prints, fingerprint in zip(former, known, present, strict=True)
         ]
 
-    def _known(self, step: str, name: str) -> Sequence[str]:
-        """Fingerprints under which a cell is made, or was: by a receipt that counts, else by a retired one."""
+    def _known(self, step: str, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        """For each cell the fingerprints under which it is made, or was: by a receipt that counts, or a retired one."""
         inventory = self._cells.inventory
-        prints = inventory.receipts.get(step, {}).get(name) or tuple(inventory.retired.get(step, {}).get(name, ()))
-        live = self._cells.live.fingerprints.get((step, name))
-        return (*prints, live) if live else prints
+        receipts, retired = inventory.receipts.get(step, {}), inventory.retired.get(step, {})
+        known = [receipts.get(name) or tuple(retired.get(name, ())) for name in names]
+        if step not in self._cells.live.jobs:
+            return known
+        live = self._cells.live.fingerprints
+        cells = [(step, name) for name in names]
+        return [(*prints, live[cell]) if cell in live else prints for prints, cell in zip(known, cells, strict=True)]
 
     def _column(self, node: Node) -> Sequence[str]:
         if node.name not in self._columns:

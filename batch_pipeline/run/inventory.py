@@ -179,7 +179,12 @@ def _sources(
     absent: dict[str, str] = {}
     for sample in request.samples:
         name, files = sample.name, urls_by_sample[sample.name]
-        files_by_port = _files_by_port(files, entries.files, optional)
+        files_by_port = {key: [entries.files.get(url) for url in urls] for key, urls in files.items()}
+        if all(items and all(items) for items in files_by_port.values()):
+            sources[name] = {key: tuple(filter(None, items)) for key, items in files_by_port.items()}
+            continue
+        # Of an optional port of which no file is there, none is missing.
+        files_by_port |= {key: [] for key, items in files_by_port.items() if key in optional and not any(items)}
         missing = [url for key in files for url, file in zip(files[key], files_by_port[key], strict=False) if not file]
         if missing:
             where = _where_named(missing[0], sample, ports, request)
@@ -191,14 +196,6 @@ def _sources(
             absent[name] = f"Its source is not named: line {line} of {request.samples.origin} has no {columns}."
         sources[name] = {key: tuple(f for f in items if f) for key, items in files_by_port.items() if all(items)}
     return sources, absent
-
-
-def _files_by_port(
-    urls_by_port: Mapping[str, Sequence[str]], files: Mapping[str, SourceFile], optional: AbstractSet[str]
-) -> dict[str, list[SourceFile | None]]:
-    """Port key -> its files, None for one that is not there; an optional port of which none is there has no files."""
-    by_port = {key: [files.get(url) for url in urls] for key, urls in urls_by_port.items()}
-    return {key: items if key not in optional or any(items) else [] for key, items in by_port.items()}
 
 
 def _unread_sources(request: Request, excluded: Mapping[str, AbstractSet[str]]) -> dict[str, set[str]]:
@@ -222,7 +219,7 @@ def _places(sample: Sample, source: Source, port: str, request: Request) -> list
     """Where a sample's files lie: keys of the store or URLs."""
     if port in request.reference_files:
         return [request.reference_files[port]]
-    if names := [name for _, _, name in named_files(source, sample)]:
+    if source.all_columns and (names := [name for _, _, name in named_files(source, sample)]):
         return [_place(name, request.sources) for name in names]
     return [_place(file.replace("{sample}", sample.name), request.sources) for file in source.files]
 

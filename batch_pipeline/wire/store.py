@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
@@ -31,6 +31,9 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 from batch_pipeline.wire import durable, s3
 from batch_pipeline.wire.errors import DiskFull, InvalidConfig, StoreFailed
 from batch_pipeline.wire.s3 import S3Access
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 #: Bytes a piece of a streamed download has at least.
 STREAM_PIECE = 4 << 20
@@ -205,15 +208,7 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[StoreEntry]:
         """Every object under a prefix of whole path segments, in no promised order; empty when there is none."""
-        with self._call("list", prefix, count=0):
-            seen = 0
-            for page in obstore.list(self.backend, prefix.rstrip("/") or None, chunk_size=LIST_PAGE):
-                for meta in page:
-                    seen += 1
-                    yield _entry(meta)
-            self.calls["list"] += max(1, -(-seen // LIST_PAGE))
-            if not seen:
-                self._require_s3(prefix)
+        return map(_entry, self._objects(prefix))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Keys under a prefix, for callers that need no more."""
@@ -222,7 +217,7 @@ class Store:
     def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and bytes of every object under a prefix: in a folder that is quicker than `list`."""
         if self.folder is None:
-            yield from ((entry.key, entry.size_bytes) for entry in self.list(prefix))
+            yield from ((meta["path"], meta["size"]) for meta in self._objects(prefix))
             return
         with self._call("list", prefix, count=0):
             seen = 0
@@ -251,6 +246,17 @@ class Store:
                 self._require_s3(prefix)
         folders = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in listing["common_prefixes"]]
         return folders, [_entry(meta) for meta in listing["objects"]]
+
+    def _objects(self, prefix: str) -> Iterator[ObjectMeta]:
+        """Every object under a prefix, as obstore describes it."""
+        with self._call("list", prefix, count=0):
+            seen = 0
+            for page in obstore.list(self.backend, prefix.rstrip("/") or None, chunk_size=LIST_PAGE):
+                seen += len(page)
+                yield from page
+            self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+            if not seen:
+                self._require_s3(prefix)
 
     def _require_s3(self, prefix: str) -> None:
         """Raises StoreFailed where a web page answers, which obstore takes for an empty listing.
