@@ -19,14 +19,11 @@ class Align(Step):
     tools = ("bwa", "samtools")
 
     reads = Input()
-    genome = Reference("genome.fa")
-    amb, ann, bwt, pac, sa = (Reference(f"genome.fa.{part}") for part in ("amb", "ann", "bwt", "pac", "sa"))
+    genome = Reference("genome.fa", "genome.fa.amb", "genome.fa.ann", "genome.fa.bwt", "genome.fa.pac", "genome.fa.sa")
     bam = Output("{sample}.bam", "{sample}.bam.bai")
 
-    # bwa looks for the index beside the genome; on AWS each file is cached in a folder of its own.
     command = r"""
-        ln -s {genome} {amb} {ann} {bwt} {pac} {sa} .
-        bwa mem -t {cpus} -R '@RG\tID:{sample}\tSM:{sample}' genome.fa {reads} | samtools sort -o {bam[0]}
+        bwa mem -t {cpus} -R '@RG\tID:{sample}\tSM:{sample}' {genome[0]} {reads} | samtools sort -o {bam[0]}
         samtools index {bam[0]}
     """
 
@@ -37,10 +34,10 @@ class Call(Step):
     tools = ("bcftools",)
 
     bam = Input()
-    genome, fai = Reference("genome.fa"), Reference("genome.fa.fai")
+    genome = Reference("genome.fa", "genome.fa.fai")
     vcf = Output("{sample}.vcf.gz")
 
-    command = "ln -s {genome} {fai} .; bcftools mpileup -f genome.fa {bam[0]} | bcftools call -mv -Oz -o {vcf}"
+    command = "bcftools mpileup -f {genome[0]} {bam[0]} | bcftools call -mv -Oz -o {vcf}"
 
 
 class Merge(Step):

@@ -162,7 +162,7 @@ class CellAttempt:
         except OSError as error:
             raise local_error(self.workspace.path, error) from error
 
-    def _job(self, staged: Staged, references: Mapping[str, Path]) -> Job:
+    def _job(self, staged: Staged, references: Mapping[str, tuple[Path, ...]]) -> Job:
         manifest, row = self.manifest, self.row
         outputs = [
             (spec.port, spec.form, tuple(name.replace("{sample}", row.sample) for name in spec.files))

@@ -7,7 +7,7 @@ A script finds what it needs in its environment:
     INPUT_<PORT>_1, …  each of its files, and INPUT_<PORT>_COUNT; not where there is a list
     INPUT_<PORT>_LIST  for a gather, a directory and an output with `many`: a file with `sample <tab> path` a line
     INPUT_<PORT>_DIRECTORY  for a directory: its folder; for a gather of it the folder with one a sample
-    REFERENCE_<PORT>   a path
+    REFERENCE_<PORT>   paths, separated by spaces; REFERENCE_<PORT>_1, … and _COUNT as of an input
     PARAM_<NAME>       a value; true or false for a flag
     COLUMN_<NAME>      the value of a column of the sheet that the step declares
     COLUMNS_LIST       for a gather that declares columns: a file with a header, and `sample <tab> value …` a line
@@ -116,7 +116,9 @@ def script_environment(
     }
     for port, files in job.input_files.items():
         if port not in listed:
-            variables |= _one_by_one(port, files)
+            variables |= _one_by_one(f"INPUT_{port.upper()}", files)
+    for port, files in job.reference_files.items():
+        variables |= _one_by_one(f"REFERENCE_{port.upper()}", files)
     # After these: a port called `reads_1` goes before the first file of `reads`.
     for port, files in job.input_files.items():
         if port in listed:
@@ -130,8 +132,8 @@ def script_environment(
     for port, folders in job.gathered_folders.items():
         above = next(iter({folder.parent.parent for folder in folders.values()}), "")
         variables[f"INPUT_{port.upper()}_DIRECTORY"] = str(above)
-    for port, file in job.reference_files.items():
-        variables[f"REFERENCE_{port.upper()}"] = str(file)
+    for port, files in job.reference_files.items():
+        variables[f"REFERENCE_{port.upper()}"] = " ".join(map(str, files))
     for name, value in job.params.items():
         variables[f"PARAM_{name.upper()}"] = _text(value)
     for name, value in job.columns.items():
@@ -145,9 +147,8 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _one_by_one(port: str, files: Sequence[Path]) -> dict[str, str]:
+def _one_by_one(name: str, files: Sequence[Path]) -> dict[str, str]:
     """The files of a port in variables of their own, for names with blanks; none where they are too many."""
-    name = f"INPUT_{port.upper()}"
     if sum(len(os.fsencode(file)) for file in files) >= _VARIABLE_BYTES:
         return {f"{name}_COUNT": str(len(files))}
     return {f"{name}_COUNT": str(len(files)), **{f"{name}_{n}": str(file) for n, file in enumerate(files, 1)}}

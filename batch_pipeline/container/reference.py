@@ -2,7 +2,8 @@
 
 A cached file lies in this user's cache, under a digest of its key and ETag, so a new version of a reference never meets
 an old one. It is downloaded under a lock, to another name, checked and renamed, and what the kernel says of it is noted
-beside it: who finds it as noted finds it whole and unchanged, without reading gigabytes. A folder's are used in place.
+beside it: who finds it as noted finds it whole and unchanged, without reading gigabytes. Where a port has several, hard
+links to them lie in one folder, for tools that look for one beside another. A folder's are used in place.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import posixpath
 import stat
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -40,8 +44,8 @@ def cache_folder(root: str) -> str:
         raise local_error(root, error) from error
 
 
-def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache_root: str) -> dict[str, Path]:
-    """Port -> file, for all references of a step.
+def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache_root: str) -> dict[str, tuple[Path, ...]]:
+    """Port -> files in the order of `specs`, for all references of a step. Those of a port lie as in the store.
 
     Raises UnsafeFolder, MissingInput, DiskFull, StoreFailed, StepInterrupted.
     """
@@ -50,7 +54,10 @@ def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache_root:
     stop = Stop()
     calls = [partial(_reference, spec, files, cache_root, stop) for spec in specs]
     paths = in_parallel(calls, at_once=files.parallel, stop=stop)
-    return {spec.port: path for spec, path in zip(specs, paths, strict=True)}
+    by_port: dict[str, dict[ReferenceSpec, Path]] = {}
+    for spec, path in zip(specs, paths, strict=True):
+        by_port.setdefault(spec.port, {})[spec] = path
+    return {port: _side_by_side(staged, files, cache_root) for port, staged in by_port.items()}
 
 
 def _reference(spec: ReferenceSpec, files: Files, cache_root: str, stop: Stop) -> Path:
@@ -67,22 +74,53 @@ def _reference(spec: ReferenceSpec, files: Files, cache_root: str, stop: Stop) -
     return path
 
 
+def _side_by_side(staged: Mapping[ReferenceSpec, Path], files: Files, cache_root: str) -> tuple[Path, ...]:
+    """The files of a port where they lie to each other as in the store: cached ones are linked into one folder."""
+    if len(staged) == 1 or files.path_in_place(next(iter(staged)).key) is not None:
+        return tuple(staged.values())
+    cache = Path(cache_folder(cache_root), "references")
+    folder = cache / fingerprint_of([[files.url_of(spec.key), spec.etag] for spec in staged])
+    above = posixpath.commonpath([posixpath.dirname(spec.key) for spec in staged])
+    links = {folder / posixpath.relpath(spec.key, above): path for spec, path in staged.items()}
+    try:
+        if not all(_is_linked(*link) for link in links.items()):
+            with _locked(folder, Stop()):
+                for link, path in links.items():
+                    _link(link, path)
+    except OSError as error:
+        raise local_error(folder, error) from error
+    return tuple(links)
+
+
+def _is_linked(link: Path, path: Path) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return os.path.samestat(link.lstat(), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _link(link: Path, path: Path) -> None:
+    if _is_linked(link, path):
+        return
+    make_folder(os.fspath(link.parent), PRIVATE)
+    part = link.with_name(f".{link.name}.part")
+    part.unlink(missing_ok=True)
+    os.link(path, part)
+    os.replace(part, link)
+
+
 def _cached(spec: ReferenceSpec, files: Files, cache: Path, stop: Stop) -> Path:
     folder = cache / fingerprint_of([files.url_of(spec.key), spec.etag])
     path = folder / PurePosixPath(spec.key).name
     try:
         if _is_as_noted(path, spec):
             return path
-        make_folder(os.fspath(folder), PRIVATE)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            _lock(lock, stop)
+        with _locked(folder, stop):
             if not _is_as_noted(path, spec):
                 if path.exists():
                     LOGGER.warning(f"{path} is not as it was fetched; it is fetched again.")
                 _download(spec, files, path, stop)
-        finally:
-            os.close(lock)
     except OSError as error:
         raise local_error(path, error) from error
     return path
@@ -130,6 +168,18 @@ def _is_as_noted(path: Path, spec: ReferenceSpec) -> bool:
 def _verify(spec: ReferenceSpec, files: Files, size_bytes: int, etag: str) -> None:
     if (size_bytes, etag) != (spec.size_bytes, spec.etag or etag):
         raise MissingInput(f"{files.url_of(spec.key)} changed since it was planned; run the same command again.")
+
+
+@contextmanager
+def _locked(folder: Path, stop: Stop) -> Iterator[None]:
+    """Holds the lock of a folder of the cache, which is made. Waits for it, and can be stopped."""
+    make_folder(os.fspath(folder), PRIVATE)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, stop)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, stop: Stop) -> None:

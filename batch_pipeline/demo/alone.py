@@ -86,7 +86,9 @@ def make_job(
         work=work,
         input_files={port: tuple(_files(paths)) for port, paths in inputs.items()},
         input_folders={port: paths[0] for port, paths in inputs.items() if paths and paths[0].is_dir()},
-        reference_files={port: Path(reference or "") / item.file for port, item in references.items()},
+        reference_files={
+            port: tuple(Path(reference or "") / file for file in item.files) for port, item in references.items()
+        },
         output_names={port: names for port, (form, names) in outputs.items() if form != MANY},
         output_patterns={port: names for port, (form, names) in outputs.items() if form == MANY},
         upstream_metrics=upstream or {},

@@ -74,11 +74,11 @@ class StepParts:
 def step_parts(node: Node, root: Path, reference: str, references: Mapping[str, StoreEntry]) -> StepParts:
     """The parts of a step. Raises InvalidUse when a file of the reference is not there."""
     reference_parts = {}
-    for port in node.references.values():
-        entry = references.get(port.file)
+    for file in (file for port in node.references.values() for file in port.files):
+        entry = references.get(file)
         if entry is None:
-            raise InvalidUse(_no_reference(node.name, port.file, reference, references))
-        reference_parts[port.file] = f"{entry.etag} {entry.size_bytes}"
+            raise InvalidUse(_no_reference(node.name, file, reference, references))
+        reference_parts[file] = f"{entry.etag} {entry.size_bytes}"
     step, code = node.step, code_digests(type(node.step), root)
     return StepParts(
         code=fingerprint_of(dict(code.names)),

@@ -4,7 +4,7 @@
         \"""Quantifies transcripts and lists fusion candidates.\"""
 
         reads = Input()                              # from another step's output, or from the sample's source
-        index = Reference("kallisto.idx")            # the same for every sample, cached once a host
+        index = Reference("kallisto.idx")            # files that are the same for every sample, cached once a host
         abundance = Output("abundance.tsv")
         bootstraps: int = Param(0, help="…")         # an option of the command line, part of the fingerprint
         strand: str = Column("strandedness")         # a value of the sample's row in the sheet
@@ -97,12 +97,22 @@ def _normal(name: str) -> str:
 
 
 class Reference:
-    """A file under `references/{name}/` that is the same for every sample."""
+    """Files under `references/{name}/` that are the same for every sample.
 
-    def __init__(self, file: str, help: str = "") -> None:
-        if not isinstance(file, str):
-            raise InvalidPipeline(f"A Reference's file must be a text, not {file!r}: Reference('genome.fa').")
-        self.file = file
+    Those of one port lie beside each other wherever the job runs, as tools expect of a genome and its index:
+    `Reference("genome.fa", "genome.fa.fai")`.
+    """
+
+    def __init__(self, *files: str, help: str = "") -> None:
+        if not files:
+            raise InvalidPipeline("A Reference names at least one file: Reference('genome.fa').")
+        if wrong := [file for file in files if not isinstance(file, str)]:
+            raise InvalidPipeline(f"A Reference's file must be a text, not {wrong[0]!r}: Reference('genome.fa').")
+        if text := next((file for file in files[1:] if " " in file), ""):
+            raise InvalidPipeline(f"Reference{files}: {text!r} is no file. Give a description by its name, help=….")
+        if len(set(files)) < len(files):
+            raise InvalidPipeline(f"Reference{files} names a file twice. Remove one.")
+        self.files = files
         self.help = help
 
 

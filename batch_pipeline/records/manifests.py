@@ -100,6 +100,8 @@ def _needs(
         yield "alternatives"
     if excluded:
         yield "excluded"
+    if any(len(reference.files) > 1 for reference in node.references.values()):
+        yield "references"
     yield from sorted(({port.form for port in inputs} | {port.form for port in outputs}) - {""})
 
 
@@ -204,8 +206,8 @@ def _required(plan: Plan, node: Node) -> Iterator[str]:
 
 def _references(node: Node, inventory: Inventory) -> Iterator[ReferenceSpec]:
     for port, reference in node.references.items():
-        entry = inventory.references[reference.file]
-        yield ReferenceSpec(port=port, key=entry.key, etag=entry.etag, size_bytes=entry.size_bytes)
+        for entry in map(inventory.references.__getitem__, reference.files):
+            yield ReferenceSpec(port=port, key=entry.key, etag=entry.etag, size_bytes=entry.size_bytes)
 
 
 def _outputs(node: Node) -> Iterator[OutputSpec]:

@@ -37,8 +37,8 @@ class Job:
     input_folders: Mapping[str, Path] = field(default_factory=dict)
     #: Port -> sample -> its folder, of gathered ports that read a directory.
     gathered_folders: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
-    #: Port -> file of the reference.
-    reference_files: Mapping[str, Path] = field(default_factory=dict)
+    #: Port -> files of the reference, in the declared order.
+    reference_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     #: Port -> names of the outputs, relative to `work`; that of a directory ends with a slash.
     output_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Port -> patterns, relative to `work`, of output ports with any number of files.
@@ -104,7 +104,19 @@ class Job:
         return self._of(self.gathered_folders, port, "gathered directory")
 
     def reference(self, port: str) -> Path:
-        """A file of the reference; read-only, shared with other jobs of the host."""
+        """The one file of a reference port. Raises ContractBroken when it has several."""
+        files = self.references(port)
+        if len(files) != 1:
+            raise ContractBroken(
+                f"Reference {port!r} of {self.step} has {len(files)} files; use job.references({port!r})."
+            )
+        return files[0]
+
+    def references(self, port: str) -> tuple[Path, ...]:
+        """The files of a reference port, in the declared order; read-only, shared with other jobs of the host.
+
+        They lie beside each other, as below `references/{name}/` in the store.
+        """
         return self._of(self.reference_files, port, "reference")
 
     def output(self, port: str) -> Path:

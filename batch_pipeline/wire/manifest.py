@@ -26,8 +26,8 @@ FORMATS = (1, 2, 3)
 #: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
 #: `command`: the step's class has a command for bash. `columns`: it reads values of the sheet. `directory`, `many`: a
 #: port has one of the two forms. `alternatives`: what a port reads is another thing for other rows. `excluded`:
-#: conditions exclude samples of a gather.
-KNOWN_NEEDS = frozenset({"alternatives", "columns", "command", "directory", "excluded", "many"})
+#: conditions exclude samples of a gather. `references`: a reference port has several files.
+KNOWN_NEEDS = frozenset({"alternatives", "columns", "command", "directory", "excluded", "many", "references"})
 #: Forms of a port whose files only its cell knows: all below a directory, and all that patterns stand for.
 DIRECTORY, MANY = "directory", "many"
 #: Fields of a header, and of a port in it, that are left out where they are empty.
@@ -81,7 +81,7 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSpec:
-    """One file of a reference: the same for every sample, cached once a host."""
+    """One file of a reference port: the same for every sample, cached once a host."""
 
     port: str
     key: str

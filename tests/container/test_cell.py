@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -752,6 +755,37 @@ def test_references_are_fetched_once_a_host(workshop: Workshop) -> None:
     cached[0].unlink()
     assert workshop.live(environment) == 66
     assert b"Build or upload the reference" in workshop.log
+
+
+def test_a_tool_finds_the_files_of_a_reference_beside_each_other(workshop: Workshop) -> None:
+    references = tuple(
+        workshop.reference("genome", f"references/g/{name}", name.encode()) for name in ("genome.fa", "genome.fa.fai")
+    )
+    script = """#!/bin/sh
+cat "$REFERENCE_GENOME_1" "$REFERENCE_GENOME_1.fai" > y
+echo $REFERENCE_GENOME_COUNT >> y
+test "$REFERENCE_GENOME" = "$REFERENCE_GENOME_1 $REFERENCE_GENOME_2"
+"""
+    assert workshop.live(workshop.script(script, references=references)) == 0, workshop.log
+    assert workshop.result() == b"genome.fagenome.fa.fai2\n"
+
+
+@pytest.mark.tools
+def test_bwa_and_samtools_find_their_indexes_beside_the_genome(workshop: Workshop, tmp_path: Path) -> None:
+    bases = "".join(random.Random(7).choices("ACGT", k=2000))
+    genome = tmp_path / "genome.fa"
+    genome.write_text(f">chr1\n{bases}\n")
+    subprocess.run(["bwa", "index", genome], check=True, capture_output=True)
+    subprocess.run(["samtools", "faidx", genome], check=True)
+    names = ["genome.fa", *(f"genome.fa.{end}" for end in ("amb", "ann", "bwt", "pac", "sa", "fai"))]
+    references = tuple(workshop.reference("genome", f"references/g/{n}", (tmp_path / n).read_bytes()) for n in names)
+    script = """#!/bin/sh
+bwa mem "$REFERENCE_GENOME_1" "$INPUT_X" | samtools view - | cut -f 3,4 > y
+samtools faidx "$REFERENCE_GENOME_1" chr1:1-4 >> y
+"""
+    reads = f">read\n{bases[500:600]}\n".encode()
+    assert workshop.live(workshop.script(script, data=reads, references=references)) == 0, workshop.log
+    assert workshop.result() == f"chr1\t501\n>chr1:1-4\n{bases[:4]}\n".encode()
 
 
 def test_a_changed_reference_is_refused(workshop: Workshop) -> None:

@@ -11,7 +11,7 @@ import pytest
 from batch_pipeline import Column, Input, Job, Output, Param, Reference, Scope, Step, StepFailed
 from batch_pipeline.pipeline.command import require_command, run_command
 from batch_pipeline.wire.command import fields_of, script_of
-from batch_pipeline.wire.errors import InvalidPipeline
+from batch_pipeline.wire.errors import ContractBroken, InvalidPipeline
 
 HOSTILE = "a b'c\"d $(touch harmed) `touch harmed` ; touch harmed # \\ * {x} ${HOME}"
 
@@ -22,6 +22,7 @@ class Call(Step):
     command: ClassVar[str] = "true"
     reads = Input()
     genome = Reference("genome.fa")
+    indexed = Reference("bwa/genome.fa", "bwa/genome.fa.fai")
     calls = Output("{sample}.txt")
     title: str = Param("x")
     quality: int = Param(30)
@@ -50,7 +51,10 @@ def job(tmp_path: Path) -> Job:
         step="call",
         work=work,
         input_files={"reads": reads},
-        reference_files={"genome": tmp_path / "genome.fa"},
+        reference_files={
+            "genome": (tmp_path / "genome.fa",),
+            "indexed": (tmp_path / "bwa" / "genome.fa", tmp_path / "bwa" / "genome.fa.fai"),
+        },
         output_names={"calls": ("S1.txt",)},
         cpus=3,
     )
@@ -77,6 +81,21 @@ def test_a_column_stands_for_the_value_of_the_sample(name: str, job: Job) -> Non
 
 def test_a_port_of_several_files_is_as_many_words(job: Job) -> None:
     assert calls("cat {reads} {reads[1]} > {calls}", job) == "one 1\ntwo'2\ntwo'2\n"
+
+
+def test_a_reference_of_several_files_is_as_many_words_and_each_has_a_number(job: Job) -> None:
+    printed = calls("printf '%s\\n' {indexed} {indexed[1]} > {calls}", job)
+    genome, index = map(str, job.references("indexed"))
+    assert printed.splitlines() == [genome, index, index]
+    with pytest.raises(ContractBroken, match=r"has 2 files; use job.references\('indexed'\)"):
+        job.reference("indexed")
+
+
+@pytest.mark.parametrize("name", ["indexed[2]", "genome[1]", "calls[1]"])
+def test_a_number_behind_the_last_file_is_refused_before_anything_is_sent(name: str) -> None:
+    step = type("Called", (Call,), {"command": f"cat {{{name}}}"})
+    with pytest.raises(InvalidPipeline, match="is none of the files of"):
+        require_command(step)
 
 
 def test_a_kind_may_stand_before_a_name(job: Job) -> None:

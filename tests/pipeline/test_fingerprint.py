@@ -127,6 +127,25 @@ def test_a_reference_file_that_is_not_there_is_told(reference: str, there: list[
     assert told.value.message.startswith(sentence)
 
 
+def test_each_file_of_a_reference_counts_and_a_missing_one_is_named() -> None:
+    class Align(Step):
+        genome = Reference("genome.fa", "genome.fa.fai")
+
+    class Aligned(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("align", Align)
+
+    node = Graph.of(Aligned)["align"]
+    entries = {name: StoreEntry(key=name, etag="e", size_bytes=7) for name in ("genome.fa", "genome.fa.fai")}
+    assert step_parts(node, Path(__file__).parent, "hg", entries).references == {
+        "genome.fa": "e 7",
+        "genome.fa.fai": "e 7",
+    }
+    del entries["genome.fa.fai"]
+    with pytest.raises(InvalidUse, match=r"has no file 'genome.fa.fai', which step align needs"):
+        step_parts(node, Path(__file__).parent, "hg", entries)
+
+
 def test_a_source_is_its_etags_and_sizes_in_order_and_not_its_place() -> None:
     one, two = (SourceFile(url=name, etag=f"e{name}", size_bytes=3) for name in "ab")
     assert source_part((one, two)) == source_part((replace(one, url="moved"), two))

@@ -114,6 +114,12 @@ def test_a_subclass_adds_replaces_and_removes_what_its_base_declares() -> None:
     assert Align().rounds == 30
 
 
+@pytest.mark.parametrize("files", [(), ("genome.fa", "genome.fa.fai", "genome.fa")])
+def test_a_reference_names_files_each_once(files: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidPipeline):
+        Reference(*files)
+
+
 @pytest.mark.parametrize("files", [(), ("/etc/passwd",), ("../other.txt",), ("ok.txt", "a/../../b.txt")])
 def test_an_output_lies_in_the_working_directory(files: tuple[str, ...]) -> None:
     with pytest.raises(InvalidPipeline):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline import WorkflowTask
+from batch_pipeline import Output, Reference, WorkflowTask
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
@@ -18,9 +18,24 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.store import Store, open_store
-from tests.run.small import Stage, Upper, drive, look, request_of
+from tests.run.small import Sketch, Stage, Upper, drive, look, request_of
 
 BIG = 2500
+
+
+class Align(Sketch):
+    """Aligns."""
+
+    genome = Reference("genome.fa", "genome.fa.fai")
+    masks = Reference("masks.bed")
+    bam = Output("{sample}.bam")
+
+
+class Aligned(WorkflowTask):
+    """One step with two references."""
+
+    def workflow(self) -> None:
+        self.new_task("align", Align)
 
 
 def test_planning_costs_listings_alone_and_a_page_a_thousand_objects(store: Store) -> None:
@@ -247,6 +262,24 @@ def test_a_pipeline_without_references_lists_none(store: Store) -> None:
 
     assert choose_reference(request, Retirements()) == ("", {})
     assert not store.calls
+
+
+def test_a_manifest_names_each_file_of_a_reference_and_refuses_images_that_would_read_one(store: Store) -> None:
+    for name in ("genome.fa", "genome.fa.fai", "masks.bed"):
+        store.put(f"references/hg/{name}", b"x")
+    drive(request_of(store, "ann", workflow=Aligned, graph=Graph.of(Aligned)), Stage(store))
+    header = store.get_json(next(key for key in store.keys("runs") if key.endswith("/manifest.json")))
+    assert [(spec["port"], spec["key"]) for spec in header["references"]] == [
+        ("genome", "references/hg/genome.fa"),
+        ("genome", "references/hg/genome.fa.fai"),
+        ("masks", "references/hg/masks.bed"),
+    ]
+    assert (header["needs"], header["format"]) == (["references"], 3)
+    receipt = store.get_json(next(store.keys("receipts/align")))
+    assert receipt["sample"] == "ann"
+    store.delete(["references/hg/genome.fa.fai"])
+    with pytest.raises(InvalidUse, match=r"has no file 'genome.fa.fai', which step align needs"):
+        look(request_of(store, "ann", workflow=Aligned, graph=Graph.of(Aligned)), MemoryBackend())
 
 
 def test_the_only_reference_is_taken_and_several_are_asked_about(store: Store) -> None:
