@@ -40,10 +40,10 @@ from batch_pipeline.container.stage import Staged, Stager
 from batch_pipeline.container.verdict import Verdict, verdict_of
 from batch_pipeline.container.workspace import Workspace
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import EXECUTION, METADATA, ContainerExit, Variable
+from batch_pipeline.wire.contract import DIRECTORY, EXECUTION, MANY, METADATA, ContainerExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, InvalidOutput, StepInterrupted
 from batch_pipeline.wire.job import Job
-from batch_pipeline.wire.manifest import DIRECTORY, MANY, Manifest, Row
+from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
 LOGGER = Logger(__name__)

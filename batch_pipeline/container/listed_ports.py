@@ -17,10 +17,11 @@ from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.container.files import Files
 from batch_pipeline.container.publish import output_key
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import DIRECTORY
 from batch_pipeline.wire.durable import is_part, make_folder
 from batch_pipeline.wire.errors import ContractBroken, InvalidOutput
 from batch_pipeline.wire.file_patterns import files_matching, matches
-from batch_pipeline.wire.manifest import DIRECTORY, InputSpec, Manifest, OutputSpec, Row
+from batch_pipeline.wire.manifest import InputSpec, Manifest, OutputSpec, Row
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 
 if TYPE_CHECKING:

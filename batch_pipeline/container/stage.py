@@ -25,9 +25,10 @@ from batch_pipeline.container.logger import Logger
 from batch_pipeline.container.parallel import Stop, in_parallel
 from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import DIRECTORY
 from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import ContractBroken, MissingInput
-from batch_pipeline.wire.manifest import DIRECTORY, InputSpec, Manifest, ReferenceSpec, Row, SourceFile
+from batch_pipeline.wire.manifest import InputSpec, Manifest, ReferenceSpec, Row, SourceFile
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 from batch_pipeline.wire.store import NotInStore
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from batch_pipeline.pipeline.columns import typed_values
 from batch_pipeline.pipeline.step import Output, Reference, Step
+from batch_pipeline.wire.contract import DIRECTORY, MANY
 from batch_pipeline.wire.errors import InvalidOutput, MissingInput
 from batch_pipeline.wire.job import Job
-from batch_pipeline.wire.manifest import DIRECTORY, MANY
 
 
 def run_alone(

@@ -15,9 +15,9 @@ from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.step import Input, Output, Scope
 from batch_pipeline.pipeline.wiring import Alternatives, options_of
 from batch_pipeline.pipeline.workflow import Connection, Graph, Node, Port, Source, Task
+from batch_pipeline.wire.contract import DIRECTORY
 from batch_pipeline.wire.errors import InvalidPipeline
 from batch_pipeline.wire.layout import COHORT
-from batch_pipeline.wire.manifest import DIRECTORY
 
 #: The position of a port that has nothing to read.
 NONE = -1

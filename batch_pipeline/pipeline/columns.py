@@ -22,7 +22,7 @@ from batch_pipeline.wire.layout import COHORT
 #: Characters of a value: the rows of a manifest are all as long as the longest one, and variables have a limit.
 MAX_VALUE: Final = 1024
 #: What would end a value, or a line of the tables that scripts read.
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 #: Beginnings of places that no store can read.
 FOREIGN_URLS: Final = ("https://", "http://", "ftp://")
 #: Changed values of a gather's samples that are named one by one.
@@ -234,7 +234,7 @@ def _value(column: SheetColumn, row: Sample) -> Any:
     for text in texts:
         if len(text) > MAX_VALUE:
             raise InvalidConfig(f"it has {len(text):,} characters; a value has at most {MAX_VALUE:,}. Shorten it.")
-        if control := _CONTROL.search(text):
+        if control := re.search(_CONTROL, text):
             raise InvalidConfig(
                 f"it has a control character (U+{ord(control[0]):04X}); a value is one line. Remove it."
             )

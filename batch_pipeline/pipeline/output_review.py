@@ -9,8 +9,8 @@ from itertools import combinations
 
 from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.step import Output, Step
+from batch_pipeline.wire.contract import DIRECTORY, MANY
 from batch_pipeline.wire.file_patterns import matches
-from batch_pipeline.wire.manifest import DIRECTORY, MANY
 
 
 def wrong_outputs(step: type[Step]) -> Iterator[str]:

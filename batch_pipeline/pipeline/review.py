@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
-from batch_pipeline.pipeline.command_review import wrong_commands, wrong_positions
 from batch_pipeline.pipeline.foreign_words import doubtful_words, ignored_words
 from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
 from batch_pipeline.pipeline.step import Input, Parameter, Reference, Scope, SheetColumn, Step
@@ -63,11 +62,15 @@ def code_problems(graph: Graph) -> list[str]:
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (
         *(wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs),
-        *(_not_importable, _wrong_ways, wrong_commands, _variables_alike),
+        *(_not_importable, _wrong_ways, _variables_alike),
     )
     problems = [problem for step in classes for check in checks for problem in check(step)]
     problems += [problem for step in classes for problem in ignored_words(step, graph.file)]
-    problems += [problem for node in graph for problem in wrong_positions(node)]
+    if any(step.command for step in classes):
+        from batch_pipeline.pipeline.command_review import wrong_commands, wrong_positions
+
+        problems += [problem for step in classes for problem in wrong_commands(step)]
+        problems += [problem for node in graph for problem in wrong_positions(node)]
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
 

@@ -36,9 +36,9 @@ from batch_pipeline.pipeline.values import Column as Column
 from batch_pipeline.pipeline.values import Param as Param
 from batch_pipeline.pipeline.values import Parameter as Parameter
 from batch_pipeline.pipeline.values import SheetColumn as SheetColumn
+from batch_pipeline.wire.contract import DIRECTORY, MANY
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.job import Job
-from batch_pipeline.wire.manifest import DIRECTORY, MANY
 
 #: A step's name stands in keys, job names (128 characters in all) and options.
 STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
@@ -87,7 +87,7 @@ class Output:
 
     @property
     def form(self) -> str:
-        """`DIRECTORY` or `MANY` (`wire.manifest`); empty: each file is named."""
+        """`DIRECTORY` or `MANY` (`wire.contract`); empty: each file is named."""
         return MANY if self.many else DIRECTORY if self.files[0].endswith("/") else ""
 
 

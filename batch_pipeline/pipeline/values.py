@@ -7,7 +7,6 @@ the wire, so this module needs the standard library and `wire` alone.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,8 +14,6 @@ from batch_pipeline.wire.errors import ContractBroken, InvalidConfig, InvalidPip
 
 #: The default of a column that the sheet must have.
 REQUIRED: Final = object()
-#: No variable, argument or script can hold a NUL; what is not UTF-8 (lone surrogates) cannot be recorded.
-_UNFIT: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class TypedValue:
@@ -208,8 +205,10 @@ def _text(value: Any) -> str:
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise TypeError(value)
     text = str(value)
-    if _UNFIT.search(text):
+    # No variable, argument or script can hold a NUL; what is not UTF-8 (lone surrogates) cannot be recorded.
+    if "\0" in text:
         raise ValueError(value)
+    text.encode()
     return text
 
 

@@ -15,13 +15,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
 from batch_pipeline.log import of_run
-from batch_pipeline.luigi_adapter.preparer import Preparer
-from batch_pipeline.luigi_adapter.scheduler import scheduler_url
-from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.records.event_log import logged
@@ -53,6 +51,10 @@ from batch_pipeline.wire.errors import (
     StoreFailed,
     SubmissionRefused,
 )
+
+if TYPE_CHECKING:
+    from batch_pipeline.luigi_adapter.preparer import Preparer
+    from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 
 
 class Interrupted(KeyboardInterrupt):
@@ -325,11 +327,16 @@ class Driver:
 def scheduler_of(settings: Settings) -> str | None:
     """URL of the central scheduler of Luigi that the settings name, if any."""
     luigi = settings.luigi
+    from batch_pipeline.luigi_adapter.scheduler import scheduler_url
+
     return scheduler_url(luigi.scheduler_host, luigi.scheduler_port) if luigi.scheduler_host else None
 
 
 def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | None) -> LuigiAdapter:
     """Luigi's side of one submission."""
+    # A command that finds nothing to do does without.
+    from batch_pipeline.luigi_adapter.submit import LuigiAdapter
+
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
     return LuigiAdapter(
         request.graph,

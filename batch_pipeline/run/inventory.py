@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 
 from batch_pipeline.pipeline.choices import choices_of
 from batch_pipeline.pipeline.columns import columns_of, named_files
-from batch_pipeline.pipeline.conditions import excluded_cells
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
@@ -75,7 +74,11 @@ def choose_reference(request: Request, retirements: Retirements) -> tuple[str, M
 def read_inventory(request: Request, references: Mapping[str, StoreEntry], retirements: Retirements) -> Inventory:
     """Everything but the live jobs. Raises InvalidSampleList for columns that break a rule, StoreFailed."""
     # Before anything is listed: a sheet with problems costs nothing.
-    excluded = excluded_cells(request.graph, request.samples)
+    excluded: Mapping[str, AbstractSet[str]] = {}
+    if any(node.when for node in request.graph):
+        from batch_pipeline.pipeline.conditions import excluded_cells
+
+        excluded = excluded_cells(request.graph, request.samples)
     columns = columns_of(request.graph, request.samples, excluded)
     standing = standing_receipts(request.store, retirements)
     problems: dict[Cell, str] = {}

@@ -13,7 +13,6 @@ from functools import cache, partial
 
 from batch_pipeline.backends.base import JobLookup, JobObserver
 from batch_pipeline.pipeline.columns import column_changes
-from batch_pipeline.pipeline.conditions import explanation_of
 from batch_pipeline.pipeline.fingerprint import StepParts, part_changes
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
 from batch_pipeline.pipeline.samples import parse_samples
@@ -254,6 +253,8 @@ def _explained(
     final = (CellState.DONE, CellState.EXCLUDED)
     changed = _changes(store, snapshot, node, sample, receipt) if receipt and state not in final else []
     if state is CellState.EXCLUDED:
+        from batch_pipeline.pipeline.conditions import explanation_of
+
         sentence = f"excluded by {explanation_of(node, snapshot.request.samples.by_name.get(sample))}"
     elif (step, sample) in plan.blocked:
         sentence = plan.blocked[(step, sample)]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
+#: Forms of a port whose files only its cell knows: all below a directory, and all that patterns stand for.
+DIRECTORY, MANY = "directory", "many"
+
 
 class Variable:
     """Names in a job's environment. Those of AWS Batch and of awslabs' fetch-and-run keep their meaning."""

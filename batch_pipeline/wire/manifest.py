@@ -28,8 +28,6 @@ FORMATS = (1, 2, 3)
 #: port has one of the two forms. `alternatives`: what a port reads is another thing for other rows. `excluded`:
 #: conditions exclude samples of a gather. `references`: a reference port has several files.
 KNOWN_NEEDS = frozenset({"alternatives", "columns", "command", "directory", "excluded", "many", "references"})
-#: Forms of a port whose files only its cell knows: all below a directory, and all that patterns stand for.
-DIRECTORY, MANY = "directory", "many"
 #: Fields of a header, and of a port in it, that are left out where they are empty.
 _LEFT_OUT = frozenset(
     {"required", "columns", "gathered_columns", "excluded", "needs", "form", "output", "alternatives", "chosen"}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -18,7 +21,7 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.store import Store, open_store
-from tests.run.small import Sketch, Stage, Upper, drive, look, request_of
+from tests.run.small import Sketch, Stage, Upper, drive, look, new_store, request_of
 
 BIG = 2500
 
@@ -262,6 +265,39 @@ def test_a_pipeline_without_references_lists_none(store: Store) -> None:
 
     assert choose_reference(request, Retirements()) == ("", {})
     assert not store.calls
+
+
+def calls_of_plan(samples: int, *, done: bool) -> int:
+    """Functions that planning two steps a sample and a gather calls, those of C included."""
+    store, backend, count = new_store(), MemoryBackend(), 0
+    request = request_of(store, *(f"s{number:04}" for number in range(samples)))
+    plan = look(request, backend).plan
+    for step in ("upper", "count") if done else ():
+        for name, fingerprint in zip(plan.samples, plan.fingerprints[step], strict=True):
+            store.put(layout.receipt(step, name, fingerprint), b" " * LEAST_BYTES)
+
+    def note(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        look(request, backend)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(("done", "most"), [(False, 66), (True, 54)], ids=["new", "done"])
+def test_a_cell_costs_a_plan_few_calls_whatever_steps_may_have_that_these_have_not(done: bool, most: int) -> None:
+    assert (calls_of_plan(150, done=done) - calls_of_plan(50, done=done)) / 200 <= most
+
+
+def test_what_a_pipeline_does_not_have_is_not_imported_to_find_out_that_nothing_is_to_do() -> None:
+    rare = {f"batch_pipeline.{name}" for name in ("luigi_adapter.submit", "pipeline.conditions", "pipeline.command")}
+    script = "import sys; import batch_pipeline.run.driver; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert rare.isdisjoint(modules.split())
 
 
 def test_a_manifest_names_each_file_of_a_reference_and_refuses_images_that_would_read_one(store: Store) -> None:
