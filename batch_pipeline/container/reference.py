@@ -81,7 +81,7 @@ def _side_by_side(staged: Mapping[ReferenceSpec, Path], files: Files, cache_root
     cache = Path(cache_folder(cache_root), "references")
     folder = cache / fingerprint_of([[files.url_of(spec.key), spec.etag] for spec in staged])
     above = posixpath.commonpath([posixpath.dirname(spec.key) for spec in staged])
-    links = {folder / posixpath.relpath(spec.key, above): path for spec, path in staged.items()}
+    links = {folder / PurePosixPath(spec.key).relative_to(above): path for spec, path in staged.items()}
     try:
         if not all(_is_linked(*link) for link in links.items()):
             with _locked(folder, Stop()):
