@@ -326,9 +326,9 @@ class Driver:
 
 def scheduler_of(settings: Settings) -> str | None:
     """URL of the central scheduler of Luigi that the settings name, if any."""
-    luigi = settings.luigi
     from batch_pipeline.luigi_adapter.scheduler import scheduler_url
 
+    luigi = settings.luigi
     return scheduler_url(luigi.scheduler_host, luigi.scheduler_port) if luigi.scheduler_host else None
 
 
