@@ -210,6 +210,9 @@ class Cells:
             usable = [i for i in expected if _STOPPED.isdisjoint(states[i])]
         kept = frozenset(usable)
         missing = tuple(self.samples[i] for i in expected if i not in kept)
+        is_tolerant = node.step.tolerant and self.selection.min_success == 1
+        if is_tolerant and usable and not any(CellState.SKIPPED in cells for cells in read):
+            return GatherInput(positions=usable, missing=missing, excluded=excluded)
         if missing and len(usable) < self._needed(len(expected)):
             return GatherInput(positions=None, held=self._too_few(missing, len(expected)), excluded=excluded)
         if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(cells) for cells in read):

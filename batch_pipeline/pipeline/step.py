@@ -131,6 +131,8 @@ class Step:
     #: Condition over parameters and columns of the sample sheet (`conditions.py`): where it is false, the cell is
     #: excluded, and its readers take what they have as an alternative. Empty: every sample has the step.
     when: ClassVar[str] = ""
+    #: Whether a gather does without samples that failed, as long as one is there; `--min-success` may ask for more.
+    tolerant: ClassVar[bool] = False
     #: Further files beside the module that belong to the step's code: they are bundled and part of its fingerprint.
     files: ClassVar[tuple[str, ...]] = ()
     #: Programs that it calls; `doctor` looks for them where steps run as processes of this machine.

@@ -109,9 +109,14 @@ def _goes_again(
     failed_by_step: Mapping[str, Mapping[str, FailedCell]],
     goes: Mapping[str, AbstractSet[str]],
 ) -> bool:
-    """Whether a cell is sent again; what never ran is if all that it reads and that failed is, and something did."""
+    """Whether a cell is sent again; what never ran is if all that it reads and that failed is, and something did.
+
+    A tolerant gather was sent with all samples; it is sent again for those that are left.
+    """
     if cell.reason is not EndReason.DEPENDENCY:
         return (cell.step, cell.sample) in overrides
+    if node.step.tolerant and any(failed_by_step.get(step) for step in node.upstream):
+        return True
     causes = [
         (step, sample)
         for step in node.upstream

@@ -106,7 +106,7 @@ class DriverState:
         retried = tuple(partition.retried)
         return replace(
             self,
-            rounds=self.rounds - bool(retried),
+            rounds=self.rounds - bool(partition.overrides),
             failed=(*self.failed, *partition.lasting),
             pending=retried,
             overrides={**self.overrides, **(partition.overrides if retried else {})},

@@ -315,6 +315,26 @@ def test_seven_percent_of_a_hundred_are_seven() -> None:
     assert ("table", COHORT) in world.receipts
 
 
+def test_a_tolerant_gather_is_sent_with_the_others_and_does_without_what_cannot_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = with_table(4)
+    monkeypatch.setattr(type(world.graph["table"].step), "tolerant", True)
+    world.absent = {"x2", "x3"}
+    plan = world.plan()
+    assert states_of(plan)["table", COHORT] is TO_RUN
+    assert plan.missing == {"table": ("x2", "x3")}
+    assert world.plan(Selection(min_success=0.75)).states["table"] == [BLOCKED], "--min-success asks for more"
+    world.absent = {"x0", "x1", "x2", "x3"}
+    assert world.plan().states["table"] == [BLOCKED], "it needs one sample"
+
+
+def test_a_tolerant_gather_does_not_do_without_samples_that_were_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = with_table(3)
+    monkeypatch.setattr(type(world.graph["table"].step), "tolerant", True)
+    assert world.plan(Selection(samples=frozenset({"x0"}))).states["table"] != [TO_RUN]
+
+
 def test_a_gather_below_a_blocked_gather_is_blocked_and_not_deferred_for_ever() -> None:
     graph = graph_of(("one", SAMPLE, ()), ("table", GATHER, ["one"]), ("page", GATHER, ["table"]))
     world = World(graph=graph, samples=["x0", "x1"], absent={"x0"})

@@ -140,6 +140,30 @@ def test_what_fans_out_below_a_gather_goes_again_with_it() -> None:
     assert found.lasting == [own, *below]
 
 
+class SomeTotal(Total):
+    """Adds up what is there."""
+
+    tolerant = True
+
+
+class Lenient(WorkflowTask):
+    """A gather that does without samples that failed."""
+
+    def workflow(self) -> None:
+        read, total = self.new_task("read", Upper), self.new_task("total", SomeTotal)
+        read.in_text = self.source("{sample}.txt")
+        total.in_counts = read.out_upper
+
+
+def test_a_tolerant_gather_goes_again_for_the_samples_that_are_left() -> None:
+    own = failed("read", "ann", EndReason.STEP_FAILED)
+    total = failed("total", layout.COHORT, EndReason.DEPENDENCY, because_of="read")
+    found = partition_failures(Graph.of(Lenient, {}), [own, total], POLICY)
+    assert (found.retried, found.lasting, found.overrides) == ([total], [own], {})
+    itself = failed("total", layout.COHORT, EndReason.STEP_FAILED)
+    assert partition_failures(Graph.of(Lenient, {}), [itself], POLICY).lasting == [itself]
+
+
 def test_what_never_ran_for_a_cause_that_is_not_known_stays_failed() -> None:
     alone = failed("count", "ann", EndReason.DEPENDENCY)
     assert partition_failures(Graph.of(Letters, {}), [alone], POLICY).lasting == [alone]
@@ -240,6 +264,28 @@ def test_what_fans_out_below_a_gather_is_made_by_the_same_command(store: Store, 
     assert outcome.ok
     assert [line.line for line in outcome.again] == ["read: 1 cell sent again with 2,048 MiB (out of memory)"]
     assert {attempt.step for attempt in world.attempts} == {"read", "total", "share"}
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_a_tolerant_gather_is_sent_at_once_and_made_without_samples_that_failed(
+    store: Store, virtual_time: list[World], rounds: int
+) -> None:
+    broken = {("read", "ann")}
+    world = World(store, lambda attempt: BUG if (attempt.step, attempt.sample) in broken else None)
+    virtual_time.append(world)
+    request = replace(request_of(store, "ann", "bob", "cid"), workflow=Lenient, graph=Graph.of(Lenient, {}))
+    request = with_settings(request, recovery__rounds=rounds)
+
+    outcome = world.drive(request)
+
+    assert [(cell.step, cell.sample) for cell in outcome.failed] == [("read", "ann")]
+    assert not outcome.again
+    assert world.calls()["SubmitJob"] == 3, "the gather twice: with all samples, then with those that are left"
+    assert store.list(layout.receipts("total", layout.COHORT))
+
+    broken.clear()
+    assert world.drive(request).ok
+    assert world.calls()["SubmitJob"] == 5
 
 
 def test_what_fans_out_below_a_gather_names_the_cause(store: Store, virtual_time: list[World]) -> None:
