@@ -147,8 +147,11 @@ python_packages() {
     "$python" -m venv .venv/tools
     .venv/tools/bin/pip install -q "pipenv==2026.10.3"
   }
+  # Processes of this machine run the gathers of the fusion pipeline too.
+  local groups="packages cohort multiqc"
+  [ "$*" != --dev ] || groups+=" dev-packages"
   PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 PIPENV_VERBOSITY=-1 PIPENV_NOSPIN=1 \
-    .venv/tools/bin/pipenv sync "$@" >.venv/sync.log 2>&1 || {
+    .venv/tools/bin/pipenv sync --categories "$groups" >.venv/sync.log 2>&1 || {
     tail -n 20 .venv/sync.log >&2
     say "pipenv could not install the packages; its last lines are above, all of them in .venv/sync.log."
     exit 1

@@ -46,7 +46,7 @@ def _version_of(python: Path) -> str:
 
 def requirements(lock: Mapping[str, Mapping[str, Mapping[str, object]]]) -> str:
     """Every package of a lock file for pip, with its checksums and markers."""
-    pinned = {**lock["develop"], **lock["default"]}
+    pinned = {name: package for group in lock if group != "_meta" for name, package in lock[group].items()}
     return "".join(f"{line}\n" for name in sorted(pinned) if (line := _requirement(name, pinned[name])))
 
 

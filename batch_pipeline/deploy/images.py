@@ -268,7 +268,7 @@ class _Work:
         self.registry.prepare(recipe.name)
         self.say(f"{recipe.name}: building …")
         with tempfile.TemporaryDirectory(prefix="batch-pipeline-image-") as folder:
-            recipe.fill(Path(folder), self.root)
+            recipe.fill(Path(folder))
             self.builder.build(Path(folder), tag, arguments, labels, fresh=fresh)
 
     def _pin(self, recipe: Recipe, image: str) -> None:

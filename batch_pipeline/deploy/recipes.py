@@ -4,8 +4,9 @@ Folders of the pipeline's own come first. The base and the images of drivers are
 repository's `dockerfiles/` and `Pipfile.lock`, copies of them in an installed package), so a pipeline needs no copies.
 
 A recipe's digest stands for everything that goes in: image and tag are made again when it changes and only then. The
-packages of the base come from Pipfile.lock, by checksum; pip, as this machine has it set up, fetches them when the base
-is built, so that no Dockerfile and no image knows an index.
+packages of the base come from Pipfile.lock, by checksum, and those of an image that has a category of its name there
+(`[multiqc]` in Pipfile) too; pip, as this machine has it set up, fetches them when the image is built, so that no
+Dockerfile and no image knows an index.
 """
 
 from __future__ import annotations
@@ -61,19 +62,21 @@ class Recipe:
     inputs: str
     #: Build arguments; the base image, if it is built upon that, is set by the caller that builds.
     arguments: Mapping[str, str] = field(default_factory=dict)
+    #: Python packages for pip, with their checksums; empty: none are unpacked into `packages/`.
+    requirements: str = ""
 
     @property
     def tag(self) -> str:
         """Names the content, so that a tag never means two things: registries may keep them from being changed."""
         return self.inputs[:16]
 
-    def fill(self, context: Path, root: Path) -> None:
+    def fill(self, context: Path) -> None:
         """Fills an empty folder with what the Dockerfile copies. Raises DeploymentFailed."""
         shutil.copytree(self.folder, context, dirs_exist_ok=True)
+        if self.requirements:
+            _install_packages(context, self.requirements)
         if self.name in (BASE, CLIENT):
-            client = self.name == CLIENT
-            _install_packages(context, _requirements(root, client=client))
-            for file in _client_files() if client else _code_files():
+            for file in _client_files() if self.name == CLIENT else _code_files():
                 target = context / "batch_pipeline" / "batch_pipeline" / file.relative_to(_HERE)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
@@ -93,17 +96,22 @@ def recipes(root: Path, base_image: str, named: Collection[str] = ()) -> Mapping
     base = _base(folders.pop(BASE), root, base_image)
     made = {BASE: base}
     for name, folder in folders.items():
-        client = [_requirements(root, client=True), *_digests(_client_files())] if name == CLIENT else []
-        made[name] = Recipe(name=name, folder=folder, inputs=_digest(base.inputs, *_files(folder), *client))
+        requirements = _requirements(root, name)
+        packages = [requirements] if requirements else []
+        code = _digests(_client_files()) if name == CLIENT else []
+        inputs = _digest(base.inputs, *_files(folder), *packages, *code)
+        made[name] = Recipe(name=name, folder=folder, inputs=inputs, requirements=requirements)
     return made
 
 
 def _base(folder: Path, root: Path, base_image: str) -> Recipe:
+    requirements = _requirements(root, BASE)
     return Recipe(
         name=BASE,
         folder=folder,
-        inputs=_digest(_requirements(root), platform.machine(), base_image, *_files(folder), *_digests(_code_files())),
+        inputs=_digest(requirements, platform.machine(), base_image, *_files(folder), *_digests(_code_files())),
         arguments={"BASE": base_image} if base_image else {},
+        requirements=requirements,
     )
 
 
@@ -140,20 +148,23 @@ def _packaged(name: str) -> Path:
     return _HERE / "deploy" / name
 
 
-def _requirements(root: Path, *, client: bool = False) -> str:
-    """Requirements for pip, each with its checksums, from the lock file of the pipeline or of this package.
+def _requirements(root: Path, image: str) -> str:
+    """Requirements of an image for pip, each with its checksums, from the lock file of the pipeline or of this package.
 
-    Those of the container's side, or of the whole client.
+    Of the base those of the container's side, of the client all of the command line, of others their own category.
     """
-    lock = next(file for file in (root / LOCK, _packaged(LOCK)) if file.is_file())
-    pinned = json.loads(lock.read_text(encoding="utf-8"))["default"]
-    missing = [name for name in PACKAGES if name not in pinned]
-    if missing:
-        raise InvalidUse(
-            f"{lock} does not pin {', '.join(missing)}, which the images need. Run `pipenv install {' '.join(missing)}`"
-            " there, or move the file away: this package pins them too."
-        )
-    names = sorted(name for name in pinned if "version" in pinned[name]) if client else PACKAGES
+    file = next(file for file in (root / LOCK, _packaged(LOCK)) if file.is_file())
+    lock = json.loads(file.read_text(encoding="utf-8"))
+    if image == BASE:
+        missing = [name for name in PACKAGES if name not in lock["default"]]
+        if missing:
+            raise InvalidUse(
+                f"{file} does not pin {', '.join(missing)}, which the images need. Run `pipenv install"
+                f" {' '.join(missing)}` there, or move the file away: this package pins them too."
+            )
+    group = "default" if image in (BASE, CLIENT) else image
+    pinned = lock.get(group, {})
+    names = PACKAGES if image == BASE else sorted(name for name in pinned if "version" in pinned[name])
     lines = (
         " ".join((f"{name}{pinned[name]['version']}", *(f"--hash={each}" for each in pinned[name]["hashes"])))
         for name in names
@@ -178,6 +189,6 @@ def _install_packages(context: Path, requirements: str) -> None:
     except sh.ErrorReturnCode as error:
         words = error.stderr.decode(errors="replace").strip().splitlines()
         raise DeploymentFailed(
-            f"pip could not fetch the packages of the base image: {words[-1] if words else 'it said nothing'}. See"
+            f"pip could not fetch the packages of an image: {words[-1] if words else 'it said nothing'}. See"
             f" that `{sys.executable} -m pip download obstore` works, and run the same command again."
         ) from None

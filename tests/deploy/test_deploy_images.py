@@ -93,7 +93,7 @@ def test_what_goes_into_the_base_runs_by_itself(folder: Path, tmp_path: Path) ->
     context.mkdir()
     base = recipes(folder, "")["base"]
     step = Recipe(name="picard", folder=base.folder, inputs="")
-    step.fill(context, folder)
+    step.fill(context)
     assert sorted(path.name for path in context.iterdir()) == ["Dockerfile"]
     for file in made_of._code_files():
         target = context / file.relative_to(ROOT)
@@ -119,7 +119,7 @@ def test_what_goes_into_the_base_runs_by_itself(folder: Path, tmp_path: Path) ->
 
 
 def test_packages_are_asked_for_by_checksum_and_nobody_names_an_index() -> None:
-    lines = made_of._requirements(ROOT).splitlines()
+    lines = made_of._requirements(ROOT, "base").splitlines()
     assert [line.partition("==")[0] for line in lines] == ["obstore", "sh", "typing-extensions"]
     assert all(line.count("--hash=sha256:") >= 1 for line in lines)
     texts = [path.read_text() for path in (ROOT / "dockerfiles").glob("*/Dockerfile")]
