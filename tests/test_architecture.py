@@ -286,12 +286,16 @@ def test_what_a_step_imports_needs_the_standard_library_alone() -> None:
 
 
 def test_steps_import_the_pipelines_words_the_standard_library_and_sh() -> None:
-    known = ("sh", "steps", *sys.stdlib_module_names)
+    # The packages of a gather of the fusion pipeline, which its image has and the command line has not.
+    gathers = ("numpy", "polars")
+    known = ("sh", "steps", *gathers, *sys.stdlib_module_names)
     wrong = []
     for found in imports_in("steps/", "examples/", "main.py"):
         # Beside the words of the package, the errors that it knows a meaning for.
         inner = found.name.count(".") > 1 and not found.name.startswith(f"{PACKAGE}.wire.errors.")
         if (inner and is_of(found.name, PACKAGE)) or not is_of(found.name, PACKAGE, *known):
+            wrong.append(str(found))
+        if found.eager and is_of(found.name, *gathers):
             wrong.append(str(found))
     assert not wrong
 
@@ -439,7 +443,8 @@ def test_the_lock_file_names_no_index() -> None:
     assert "://" not in text
     assert all(
         package["hashes"]
-        for group in ("default", "develop")
+        for group in lock
+        if group != "_meta"
         for package in lock[group].values()
         if "version" in package
     )

@@ -1,0 +1,250 @@
+"""The tables of a cohort: fusions and abundances of all samples.
+
+Samples that failed are left out; the page names them, and so does the QC table of `multiqc.py`.
+Memory does not grow with the samples: sums by gene go to a file of the scratch folder, a row a sample, and the matrices
+are written from it some genes at a time. The same inputs make the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from batch_pipeline import Input, Job, MissingInput, Output, Reference, Scope, Step
+from steps.fusion_page import fusion_page
+from steps.published import TranscriptRow, transcripts
+
+if TYPE_CHECKING:
+    import numpy
+    import numpy.typing
+    import polars
+
+#: Columns of a sample's fusions.tsv that are read here; all others are passed on.
+_READ: Final = ("sample", "gene_a", "gene_b", "gene_a_id", "gene_b_id", "pairs", "splits")
+#: What stands where a sample has no fusion.
+NOTHING: Final = "."
+#: Bytes of a matrix that are in memory at once.
+_CHUNK_BYTES: Final = 32 << 20
+_FLOAT_BYTES: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class GenePair:
+    """Two genes in the order of the fusion transcript: A is the 5' partner. Ids are as published."""
+
+    gene_a: str
+    gene_b: str
+    gene_a_id: str
+    gene_b_id: str
+
+    @property
+    def name(self) -> str:
+        """`A--B`, as most fusion callers write it."""
+        return f"{self.gene_a}--{self.gene_b}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionRow:
+    """One line of a sample's fusions.tsv."""
+
+    pair: GenePair
+    #: Read pairs of which each read lies in one of the genes, plus reads across the breakpoint.
+    support: int
+    line: str
+
+
+@dataclass(kw_only=True)
+class CohortFusions:
+    """Which samples have which fusions, and how well supported."""
+
+    #: In the order of the sample list, those without fusions among them.
+    samples: list[str] = field(default_factory=list)
+    #: Fusion -> sample -> read pairs and split reads.
+    support: dict[GenePair, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, sample: str, rows: Sequence[FusionRow]) -> None:
+        """Takes a sample's fusions in."""
+        self.samples.append(sample)
+        for row in rows:
+            self.support.setdefault(row.pair, {})[sample] = row.support
+
+    def ranked(self) -> list[GenePair]:
+        """Fusions of most samples first, then those of most reads, then by name."""
+        return sorted(
+            self.support, key=lambda pair: (-len(self.support[pair]), -sum(self.support[pair].values()), pair)
+        )
+
+
+class Cohort(Step):
+    """Gathers the fusions and abundances of all samples in tables and a page."""
+
+    scope = Scope.COHORT
+    tolerant = True
+    files = ("fusion_page.py", "published.py")
+    memory_mb = 2048
+
+    tables = Input("Each sample's fusions.tsv.")
+    abundances = Input("Each sample's abundance.tsv.")
+    transcripts = Reference("transcripts.tsv")
+    fusions = Output("fusions.tsv", help="All fusions of all samples; a sample without any has one line of dots.")
+    matrix = Output("fusion_matrix.tsv", help="Supporting reads, fusions by samples, recurrent fusions first.")
+    gene_counts = Output("gene_counts.tsv.gz", help="Estimated counts, genes by samples: sums over transcripts.")
+    gene_tpm = Output("gene_tpm.tsv.gz", help="Transcripts per million, genes by samples: sums over transcripts.")
+    transcript_table = Output("transcripts.tsv.gz", help="Sample, transcript, counts, TPM, where counts are not 0.")
+    page = Output("fusions.html", help="Fusions by samples, as a picture.")
+
+    def run(self, job: Job) -> None:
+        """Writes the tables of fusions, their page, and the matrices."""
+        cohort = _gather_fusions(job)
+        ranked = cohort.ranked()
+        _write_matrix(job.output("matrix"), cohort, ranked)
+        cells = [(pair.name, cohort.support[pair]) for pair in ranked]
+        job.output("page").write_text(fusion_page(cohort.samples, cells, job.missing_samples), encoding="utf-8")
+        _gather_abundances(job, transcripts(job.reference("transcripts")))
+        job.note(samples=len(cohort.samples), missing_samples=len(job.missing_samples), fusions=len(ranked))
+
+
+def fusion_rows(path: Path, sample: str) -> tuple[str, list[FusionRow]]:
+    """Header and rows of a sample's fusions.tsv, in its order. Raises MissingInput when it is no such table."""
+    with path.open(encoding="utf-8") as lines:
+        header = next(lines, "").rstrip("\n")
+        columns = header.split("\t")
+        if not set(_READ) <= set(columns):
+            raise MissingInput(
+                f"{path.name} of sample {sample} lacks the columns {', '.join(sorted(set(_READ) - set(columns)))}; run "
+                "pizzly again."
+            )
+        rows = []
+        for number, line in enumerate(lines, 2):
+            cells = dict(zip(columns, line.rstrip("\n").split("\t"), strict=False))
+            if len(cells) != len(columns) or cells["sample"] != sample or not _has_counts(cells):
+                raise MissingInput(
+                    f"{path.name} of sample {sample} is broken at line {number}, or of another sample; run pizzly "
+                    "again."
+                )
+            names = {name: cells[name] for name in ("gene_a", "gene_b", "gene_a_id", "gene_b_id")}
+            support = int(cells["pairs"]) + int(cells["splits"])
+            rows.append(FusionRow(pair=GenePair(**names), support=support, line=line))
+    return header, rows
+
+
+def _has_counts(cells: Mapping[str, str]) -> bool:
+    return cells["pairs"].isdecimal() and cells["splits"].isdecimal()
+
+
+def _gather_fusions(job: Job) -> CohortFusions:
+    """Writes all fusions of all samples into one table."""
+    cohort = CohortFusions()
+    common = ""
+    with job.output("fusions").open("w", encoding="utf-8") as table:
+        for sample, (path,) in job.gathered("tables").items():
+            header, rows = fusion_rows(path, sample)
+            if not common:
+                common = header
+                table.write(header + "\n")
+            elif header != common:
+                raise MissingInput(f"{path.name} of sample {sample} has other columns than others'; run pizzly again.")
+            dots = [NOTHING] * header.count("\t")
+            table.writelines([row.line for row in rows] or ["\t".join([sample, *dots]) + "\n"])
+            cohort.add(sample, rows)
+    return cohort
+
+
+def _write_matrix(path: Path, cohort: CohortFusions, ranked: Sequence[GenePair]) -> None:
+    with path.open("w", encoding="utf-8") as table:
+        header = ("fusion", "gene_a", "gene_b", "gene_a_id", "gene_b_id", "samples", *cohort.samples)
+        table.write("\t".join(header) + "\n")
+        for pair in ranked:
+            support = cohort.support[pair]
+            cells = (pair.name, pair.gene_a, pair.gene_b, pair.gene_a_id, pair.gene_b_id, len(support))
+            counts = (support.get(sample, 0) for sample in cohort.samples)
+            table.write("\t".join(map(str, (*cells, *counts))) + "\n")
+
+
+def _gather_abundances(job: Job, reference: Mapping[str, TranscriptRow]) -> None:
+    """Writes counts and TPM: by transcript as they come, by gene through scratch files."""
+    import numpy
+    import polars
+
+    ids = polars.Series("target_id", list(reference))
+    published = polars.Series("transcript_id", [row.published_id for row in reference.values()])
+    genes = {row.published_gene_id: row.gene_name for row in reference.values()}
+    numbers = {gene: number for number, gene in enumerate(genes)}
+    gene_of = numpy.array([numbers[row.published_gene_id] for row in reference.values()])
+    scratch = {measure: job.work / f".{measure}" for measure in ("counts", "tpm")}
+    with ExitStack() as stack:
+        sums = {measure: stack.enter_context(path.open("wb")) for measure, path in scratch.items()}
+        long = stack.enter_context(_gzipped(job.output("transcript_table")))
+        long.write(b"sample\ttranscript_id\tcounts\ttpm\n")
+        for sample, (path,) in job.gathered("abundances").items():
+            frame = _abundance(path, sample, ids)
+            for measure, file in sums.items():
+                values = _numbers(frame[measure], path, sample)
+                file.write(numpy.bincount(gene_of, weights=values, minlength=len(genes)).tobytes())
+            named = frame.select(polars.lit(sample), published, "counts", "tpm").filter(polars.col("counts") != "0")
+            long.write(_lines(named))
+    for measure, port in (("counts", "gene_counts"), ("tpm", "gene_tpm")):
+        _write_genes(job.output(port), scratch[measure], genes, list(job.gathered("abundances")))
+        scratch[measure].unlink()
+
+
+def _abundance(path: Path, sample: str, ids: polars.Series) -> polars.DataFrame:
+    """A sample's counts and TPM, as kallisto wrote them. Raises MissingInput when it lists other transcripts."""
+    import polars
+
+    frame = polars.read_csv(path, separator="\t", infer_schema=False)
+    if not frame["target_id"].equals(ids):
+        raise MissingInput(
+            f"{path.name} of sample {sample} does not list the {len(ids)} transcripts of the reference; run kallisto "
+            "again with this reference."
+        )
+    return frame.select(counts="est_counts", tpm="tpm")
+
+
+def _numbers(column: polars.Series, path: Path, sample: str) -> numpy.typing.NDArray[numpy.float64]:
+    """A column as numbers. Raises MissingInput where one is none, such as kallisto's `-nan`."""
+    import polars
+
+    values = column.cast(polars.Float64, strict=False)
+    if not values.is_finite().fill_null(False).all():
+        raise MissingInput(
+            f"{path.name} of sample {sample} has a value of {column.name} that is no number; run kallisto again."
+        )
+    return values.to_numpy()
+
+
+def _write_genes(path: Path, scratch: Path, genes: Mapping[str, str], samples: Sequence[str]) -> None:
+    """Transposes a scratch file, a row a sample, into a table with a row a gene."""
+    import numpy
+    import polars
+
+    step = max(1, _CHUNK_BYTES // (_FLOAT_BYTES * max(1, len(samples))))
+    ids, names = list(genes), list(genes.values())
+    with _gzipped(path) as out, scratch.open("rb") as rows:
+        out.write("\t".join(["gene_id", "gene_name", *samples]).encode() + b"\n")
+        for first in range(0, len(ids), step):
+            last = min(first + step, len(ids))
+            chunk = numpy.empty((len(samples), last - first))
+            for number, row in enumerate(chunk):
+                rows.seek(_FLOAT_BYTES * (number * len(ids) + first))
+                row[:] = numpy.frombuffer(rows.read(row.nbytes))
+            # kallisto gives six digits; what a sum has behind its ninth decimal is no digit of it.
+            values = dict(zip(samples, chunk.round(9), strict=True))
+            frame = polars.DataFrame({"gene_id": ids[first:last], "gene_name": names[first:last]})
+            out.write(_lines(frame.with_columns(**values)))
+
+
+def _lines(frame: polars.DataFrame) -> bytes:
+    """The rows as tab-separated text."""
+    return frame.write_csv(include_header=False, separator="\t").encode()
+
+
+@contextmanager
+def _gzipped(path: Path) -> Iterator[gzip.GzipFile]:
+    """Opens a gzip for writing; the same content makes the same bytes."""
+    with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as zipped:
+        yield zipped

@@ -1,0 +1,166 @@
+"""Quality of a cohort: a table out of the receipts' metrics, and a MultiQC report.
+
+MultiQC names samples by what it finds in files: kallisto's by the first FASTQ, samtools' by the file, and it cuts both
+at dozens of endings, so that samples fall together where all FASTQ files have one name, and one sample has two rows
+where they are called `S_1`. So it is given copies that name the sample, with a mark that no name of a sample can have,
+and cuts that alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from batch_pipeline import Input, Job, Output, Scope, Step
+from steps.cohort import NOTHING, CohortFusions, fusion_rows
+
+#: Metrics in the order of the steps, read pairs and shares of them in percent; others stand behind, by name.
+QC_METRICS: Final = (
+    "read_pairs_in_bam",
+    "qc_failed_pairs",
+    "dropped_pairs",
+    "read_pairs",
+    "processed_pairs",
+    "pseudoaligned_pairs",
+    "unique_pairs",
+    "p_pseudoaligned",
+    "p_unique",
+    "mean_fragment_length",
+    "fusion_rows_pair",
+    "fusion_rows_split",
+    "candidates",
+    "kept",
+    "fusions",
+    "fusions_unfiltered",
+)
+#: Behind the name of a sample in what MultiQC reads.
+_MARK: Final = "~sample"
+_FIRST_READS: Final = re.compile(r"(\[quant\] will process (?:pair|file) 1:).*")
+#: Fusions in the report's table; fusion_matrix.tsv has all.
+_MOST_FUSIONS: Final = 200
+_CONFIG: Final = {
+    "title": "Gene fusions",
+    "fn_clean_exts": [{"type": "regex", "pattern": f"{_MARK}$"}],
+    "fn_clean_trim": [],
+    "no_version_check": True,
+    # Others would look into every file.
+    "run_modules": ["custom_content", "kallisto", "samtools"],
+    "custom_content": {"order": ["gene_fusions", "cohort_qc"]},
+}
+
+
+class MultiQC(Step):
+    """Reports the quality of all samples (MultiQC)."""
+
+    scope = Scope.COHORT
+    tolerant = True
+    files = ("cohort.py", "fusion_page.py", "published.py")
+    memory_mb = 2048
+
+    tables = Input("Each sample's fusions.tsv.")
+    logs = Input("Each sample's log of kallisto.")
+    flagstats = Input("Each sample's samtools flagstat.")
+    qc = Output("qc.tsv", help="One row a sample: reads, shares and fusions, as its steps counted them.")
+    report = Output("multiqc_report.html")
+
+    def run(self, job: Job) -> None:
+        """Writes the table, then MultiQC's inputs and configuration, then its report."""
+        samples = list(job.gathered("tables"))
+        metrics = {sample: _metrics(job, sample) for sample in samples}
+        columns = _columns(metrics.values())
+        with job.output("qc").open("w", encoding="utf-8") as table:
+            table.writelines(_qc_lines(metrics, columns, job.missing_samples))
+        folder = job.work / ".multiqc"
+        folder.mkdir()
+        _write_logs(job, folder)
+        _write_sections(job, folder, metrics, columns)
+        config = job.work / ".multiqc_config.json"
+        config.write_text(json.dumps(_CONFIG), encoding="utf-8")
+        report = job.output("report")
+        output = job.run(
+            *(sys.executable, "-m", "multiqc", folder, "--config", config, "--filename", report.name),
+            *("--no-data-dir", "--no-ai", "--no-ansi", "--force"),
+            name="multiqc",
+            environment={"HOME": str(job.work)},
+        )
+        if version := output.find(r"MultiQC\W+v(\d\S*)"):
+            job.version("multiqc", version[1])
+        job.note(samples=len(samples), missing_samples=len(job.missing_samples))
+
+
+def _metrics(job: Job, sample: str) -> dict[str, Any]:
+    """What the steps of a sample noted; of a metric of two steps, the later one's."""
+    notes = [of_step.get(sample, {}) for of_step in job.gathered_metrics.values()]
+    return {name: value for note in notes for name, value in note.items() if isinstance(value, (str, int, float))}
+
+
+def _columns(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+    names = {name for of_sample in metrics for name in of_sample}
+    return [*QC_METRICS, *sorted(names - set(QC_METRICS))]
+
+
+def _qc_lines(
+    metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str], missing: Sequence[str]
+) -> Iterator[str]:
+    yield "\t".join(["sample", "status", *columns]) + "\n"
+    for sample, values in metrics.items():
+        yield "\t".join([sample, "done", *(str(values.get(name, NOTHING)) for name in columns)]) + "\n"
+    for sample in missing:
+        yield "\t".join([sample, "missing", *(NOTHING for _ in columns)]) + "\n"
+
+
+def _write_logs(job: Job, folder: Path) -> None:
+    """Copies of the tools' texts that name the sample where MultiQC looks for it."""
+    for port, name in (("logs", "kallisto"), ("flagstats", "flagstat")):
+        (folder / name).mkdir()
+        for sample, files in job.gathered(port).items():
+            text = files[0].read_text(encoding="utf-8", errors="replace")
+            text = _FIRST_READS.sub(rf"\1 {sample}{_MARK}", text)
+            (folder / name / f"{sample}{_MARK}").write_text(text, encoding="utf-8")
+
+
+def _write_sections(job: Job, folder: Path, metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Sections of our own: fusions a sample beside the tools' numbers, fusions of the cohort, and the table of QC."""
+    cohort = CohortFusions()
+    for sample, files in job.gathered("tables").items():
+        cohort.add(sample, fusion_rows(files[0], sample)[1])
+    counts = dict.fromkeys(cohort.samples, 0)
+    for support in cohort.support.values():
+        for sample in support:
+            counts[sample] += 1
+    fusions: dict[str, dict[str, Any]] = {}
+    for pair in cohort.ranked()[:_MOST_FUSIONS]:
+        support = cohort.support[pair]
+        name = pair.name if pair.name not in fusions else f"{pair.name} ({pair.gene_a_id}, {pair.gene_b_id})"
+        fusions[name] = {"samples": len(support), "most_reads": max(support.values()), "in": ", ".join(support)}
+    headers = {
+        "fusions": {"title": "Fusions", "description": "Gene fusions (pizzly)", "format": "{:,.0f}", "scale": "Blues"}
+    }
+    sections = {
+        "fusions_by_sample": {
+            "id": "fusions_by_sample",
+            "plot_type": "generalstats",
+            "headers": headers,
+            "data": {sample: {"fusions": count} for sample, count in counts.items()},
+        },
+        "gene_fusions": _table("gene_fusions", "Gene fusions", "Recurrent ones first.", fusions),
+        "cohort_qc": _table("cohort_qc", "Read counts", "What each step counted.", metrics),
+    }
+    for name, section in sections.items():
+        if section["data"]:
+            (folder / f"{name}_mqc.json").write_text(json.dumps(section), encoding="utf-8")
+
+
+def _table(name: str, title: str, description: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "section_name": title,
+        "description": description,
+        "plot_type": "table",
+        "pconfig": {"id": f"{name}_table", "title": f"Cohort: {title}"},
+        "data": data,
+    }
