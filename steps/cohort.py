@@ -33,8 +33,8 @@ _FLOAT_BYTES: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class GenePair:
-    """Two genes in the order of the fusion transcript: A is the 5' partner. Ids are as published."""
+class FusedGenes:
+    """The genes of a fusion in the order of the fusion transcript: A is the 5' partner. Ids are as published."""
 
     gene_a: str
     gene_b: str
@@ -51,7 +51,7 @@ class GenePair:
 class FusionRow:
     """One line of a sample's fusions.tsv."""
 
-    pair: GenePair
+    pair: FusedGenes
     #: Read pairs of which each read lies in one of the genes, plus reads across the breakpoint.
     support: int
     line: str
@@ -64,7 +64,7 @@ class CohortFusions:
     #: In the order of the sample list, those without fusions among them.
     samples: list[str] = field(default_factory=list)
     #: Fusion -> sample -> read pairs and split reads.
-    support: dict[GenePair, dict[str, int]] = field(default_factory=dict)
+    support: dict[FusedGenes, dict[str, int]] = field(default_factory=dict)
 
     def add(self, sample: str, rows: Sequence[FusionRow]) -> None:
         """Takes a sample's fusions in."""
@@ -72,7 +72,7 @@ class CohortFusions:
         for row in rows:
             self.support.setdefault(row.pair, {})[sample] = row.support
 
-    def ranked(self) -> list[GenePair]:
+    def ranked(self) -> list[FusedGenes]:
         """Fusions of most samples first, then those of most reads, then by name."""
         return sorted(
             self.support, key=lambda pair: (-len(self.support[pair]), -sum(self.support[pair].values()), pair)
@@ -128,7 +128,7 @@ def fusion_rows(path: Path, sample: str) -> tuple[str, list[FusionRow]]:
                 )
             names = {name: cells[name] for name in ("gene_a", "gene_b", "gene_a_id", "gene_b_id")}
             support = int(cells["pairs"]) + int(cells["splits"])
-            rows.append(FusionRow(pair=GenePair(**names), support=support, line=line))
+            rows.append(FusionRow(pair=FusedGenes(**names), support=support, line=line))
     return header, rows
 
 
@@ -154,7 +154,7 @@ def _gather_fusions(job: Job) -> CohortFusions:
     return cohort
 
 
-def _write_matrix(path: Path, cohort: CohortFusions, ranked: Sequence[GenePair]) -> None:
+def _write_matrix(path: Path, cohort: CohortFusions, ranked: Sequence[FusedGenes]) -> None:
     with path.open("w", encoding="utf-8") as table:
         header = ("fusion", "gene_a", "gene_b", "gene_a_id", "gene_b_id", "samples", *cohort.samples)
         table.write("\t".join(header) + "\n")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import accumulate
 from typing import Final
 
-#: Most fusions and samples in the picture; the matrix has all.
+#: Most fusions, samples and coloured cells in the picture, which keep the page below a megabyte; the matrix has all.
 _MOST_FUSIONS: Final = 60
 _MOST_SAMPLES: Final = 300
+_MOST_CELLS: Final = 6000
 #: Width and height of a cell, and room for names, in pixels.
 _CELL: Final = 14
 _LEFT: Final = 220
@@ -35,11 +38,7 @@ def fusion_page(
     fusions: name and, by sample, supporting reads; in the order of the rows.
     missing: samples that the cohort does without.
     """
-    shown = fusions[:_MOST_FUSIONS]
-    columns = samples
-    if len(samples) > _MOST_SAMPLES:
-        having = {sample for _, support in shown for sample in support}
-        columns = [sample for sample in samples if sample in having][:_MOST_SAMPLES]
+    columns, shown = _shown(samples, fusions)
     recurrent = sum(len(support) > 1 for _, support in fusions)
     without = len(samples) - len({sample for _, support in fusions for sample in support})
     lines = [
@@ -58,6 +57,19 @@ def fusion_page(
         )
     lines += _picture(columns, shown) if shown else ["<p>No sample has a fusion.</p>"]
     return "\n".join([*lines, *_table(shown), "</body></html>", ""])
+
+
+def _shown(
+    samples: Sequence[str], fusions: Sequence[tuple[str, Mapping[str, int]]]
+) -> tuple[list[str], list[tuple[str, Mapping[str, int]]]]:
+    """The samples and fusions of the picture: of many samples those with one of the first fusions."""
+    columns, shown = list(samples), list(fusions[:_MOST_FUSIONS])
+    if len(columns) > _MOST_SAMPLES:
+        having = {sample for _, support in shown for sample in support}
+        columns = [sample for sample in columns if sample in having][:_MOST_SAMPLES]
+    drawn = set(columns)
+    cells = list(accumulate(len(drawn & support.keys()) for _, support in shown))
+    return columns, shown[: bisect_right(cells, _MOST_CELLS)]
 
 
 def _picture(samples: Sequence[str], fusions: Sequence[tuple[str, Mapping[str, int]]]) -> Iterator[str]:

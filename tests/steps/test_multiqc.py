@@ -1,0 +1,76 @@
+"""The quality of a cohort: one row a sample in the table and in each part of MultiQC's report, whatever its name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from batch_pipeline import Job
+from batch_pipeline.demo.alone import make_job
+from steps.multiqc import QC_METRICS, MultiQC
+from tests.steps.lab import Lab
+from tests.steps.test_cohort import write_fusions
+
+#: MultiQC cuts such names at what it takes for endings, falls over files of such names, or takes two for one.
+NAMES = ("S", "S_1", "S.fastq", "x_val_1", "B+2@c=d.bam", "C.flagstat.txt", "1.kallisto.log")
+
+
+@pytest.fixture(scope="module")
+def job(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The report of samples with awkward names, all with the logs of a real one."""
+    folder = tmp_path_factory.mktemp("multiqc")
+    job = make_job(MultiQC(), folder / "work", "_cohort", inputs={})
+    tables = {
+        name: write_fusions(folder / f"{name}.tsv", name, {"A--B": (1, 2)} if i else {}) for i, name in enumerate(NAMES)
+    }
+    job.gathered_files = {
+        "tables": {name: (path,) for name, path in tables.items()},
+        "logs": dict.fromkeys(NAMES, (lab.kallisto.output("log"),)),
+        "flagstats": dict.fromkeys(NAMES, (lab.picard.output("flagstat"),)),
+    }
+    quantified = {**lab.kallisto.metrics, "lanes": [1, 2], "added_later": "yes"}
+    job.gathered_metrics = {
+        "picard": dict.fromkeys(NAMES, lab.picard.metrics),
+        "kallisto": dict.fromkeys(NAMES, quantified),
+        "pizzly": {name: {"fusions": int(i > 0)} for i, name in enumerate(NAMES)},
+    }
+    job.missing_samples = ("lost",)
+    MultiQC().run(job)
+    return job
+
+
+def names_in(report: str, table: str) -> list[str]:
+    """The samples that have a row in one of the report's tables."""
+    match = re.search(rf'<table[^>]*id="{table}_table".*?</table>', report, re.DOTALL)
+    assert match is not None, table
+    return re.findall(r'<span class="th-sample-name"[^>]*>([^<]*)<', match[0])
+
+
+@pytest.mark.tools
+def test_the_qc_table_has_a_row_a_sample_and_those_that_failed(job: Job, lab: Lab) -> None:
+    header, *rows = [line.split("\t") for line in job.output("qc").read_text().splitlines()]
+    assert tuple(header[: 2 + len(QC_METRICS)]) == ("sample", "status", *QC_METRICS)
+    assert "added_later" in header
+    assert "lanes" not in header
+    assert [row[:2] for row in rows] == [*([name, "done"] for name in NAMES), ["lost", "missing"]]
+    first = dict(zip(header, rows[0], strict=True))
+    assert first["read_pairs_in_bam"] == str(lab.picard.metrics["read_pairs_in_bam"])
+    assert first["p_pseudoaligned"] == str(lab.kallisto.metrics["p_pseudoaligned"])
+    assert first["fusions"] == "0"
+    assert set(rows[-1][2:]) == {"."}
+
+
+@pytest.mark.tools
+def test_each_sample_has_one_row_in_the_report_whatever_its_name(job: Job) -> None:
+    report = job.output("report").read_text()
+    for table in ("general_stats_table", "cohort_qc_table", "samtools-flagstat-table"):
+        assert sorted(names_in(report, table)) == sorted(NAMES), table
+    assert names_in(report, "gene_fusions_table") == ["A--B"]
+
+
+@pytest.mark.tools
+def test_the_report_loads_no_script_nor_style_from_the_network(job: Job) -> None:
+    report = job.output("report").read_text()
+    assert not re.search(r'<(script|link)[^>]*(src|href)="https?://', report)
+    assert job.versions["multiqc"].startswith("1.")
