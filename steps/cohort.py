@@ -28,7 +28,7 @@ _READ: Final = ("sample", "gene_a", "gene_b", "gene_a_id", "gene_b_id", "pairs",
 #: What stands where a sample has no fusion.
 NOTHING: Final = "."
 #: Bytes of a matrix that are in memory at once.
-_CHUNK_BYTES: Final = 32 << 20
+_CHUNK_BYTES: Final = 16 << 20
 _FLOAT_BYTES: Final = 8
 
 

@@ -14,7 +14,7 @@ from batch_pipeline.cli import reference, run
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option, run_options, yes_option
 from batch_pipeline.cli.output import data, print_json, print_table, say
-from batch_pipeline.pipeline.step import Input
+from batch_pipeline.pipeline.step import Input, Output, Scope
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
@@ -144,6 +144,11 @@ def _tell(call: CommandCall, cohort: Cohort, verdict: Score) -> None:
     data("\nFusion tables:")
     for sample in cohort.samples:
         data(f"  {sample}: {_file(call.store, sample, 'fusions.tsv') or 'none'}")
+    data("Of all samples together:")
+    for node in call.graph:
+        outputs = type(node.step).declared(Output).values() if node.scope is Scope.COHORT else ()
+        for file in (file for output in outputs for file in output.files):
+            data(f"  {_spoken(call.store, layout.result(node.name, layout.COHORT, file))}")
     data(f"Results of every step: {_spoken(call.store, 'results')}/STEP/SAMPLE/")
     data(f"Logs: {_spoken(call.store, 'logs')}/RUN/STEP/SAMPLE/")
     settings = Path(call.options["folder"]) / SETTINGS

@@ -111,6 +111,25 @@ def test_the_nine_known_fusions_of_the_real_sample_are_found_with_their_counts(r
     assert len(rows) == 9
 
 
+def test_the_cohort_has_tables_a_page_and_a_report_that_name_every_sample(demo: Demo) -> None:
+    folder = demo.folder / "store" / "cohort"
+    header, *rows = [line.split("\t") for line in (folder / "cohort" / "fusions.tsv").read_text().splitlines()]
+    samples = list(dict.fromkeys(row[0] for row in rows))
+    assert samples[: len(SIMULATED)] == list(SIMULATED)
+    place = header.index("breakpoint_a")
+    assert {row[0] for row in rows if row[place] == "."} == set(SIMULATED[:2])
+    assert len(rows) - 2 == len(demo.truth)
+    matrix = (folder / "cohort" / "fusion_matrix.tsv").read_text().splitlines()[0].split("\t")
+    assert matrix[-len(samples) :] == samples
+    quality = [line.split("\t") for line in (folder / "multiqc" / "qc.tsv").read_text().splitlines()]
+    assert [row[:2] for row in quality[1:]] == [[sample, "done"] for sample in samples]
+    for file in ("cohort/fusions.html", "cohort/gene_counts.tsv.gz", "multiqc/multiqc_report.html"):
+        assert (folder / file).stat().st_size > 0
+        assert str(folder / file) in demo.first.out
+    report = (folder / "multiqc" / "multiqc_report.html").read_text()
+    assert all(f'<span class="th-sample-name" data-original-sn="{sample}">' in report for sample in samples)
+
+
 def test_what_it_says_at_its_end(demo: Demo) -> None:
     fusions = len(demo.truth)
     assert f"{fusions} of {fusions} fusions found, 0 not true" in demo.first.out
@@ -124,7 +143,10 @@ def test_what_it_says_at_its_end(demo: Demo) -> None:
 
 def test_one_job_a_step_and_nothing_the_second_time(demo: Demo) -> None:
     submitted = [line for line in demo.first.err.splitlines() if line.startswith("Submitted ")]
-    assert [line.split()[1] for line in submitted] == ["reference-0-0:", "picard-0-0:", "kallisto-0-0:", "pizzly-0-0:"]
+    assert [line.split()[1] for line in submitted] == [
+        *("reference-0-0:", "picard-0-0:", "kallisto-0-0:", "pizzly-0-0:"),
+        *("cohort:", "multiqc:"),
+    ]
     runs = sorted((demo.folder / "store" / "runs").iterdir())
 
     again = demo.again("--verbose")
