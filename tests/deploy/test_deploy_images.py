@@ -130,11 +130,27 @@ def test_dockerfiles_pin_their_tools_leave_nothing_and_give_up_root() -> None:
     for path in (ROOT / "dockerfiles").glob("*/Dockerfile"):
         text = path.read_text()
         assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "batch", path
-        [install] = re.findall(r"apt-get install .*?(?=&&)", text, re.DOTALL)
-        assert "--no-install-recommends" in install
-        assert re.search(r'"[a-z0-9-]+=\$\{[A-Z]+_VERSION\}"', install), path
-        assert "rm -rf /var/lib/apt/lists/*" in text
         assert "org.opencontainers.image.title" in text
+        installs = re.findall(r"apt-get install .*?(?=&&)", text, re.DOTALL)
+        assert len(installs) == 1 or (not installs and "COPY packages" in text), path
+        for install in installs:
+            assert "--no-install-recommends" in install
+            assert re.search(r'"[a-z0-9-]+=\$\{[A-Z]+_VERSION\}"', install), path
+            assert "rm -rf /var/lib/apt/lists/*" in text
+
+
+def test_an_image_has_the_packages_of_the_category_of_its_name(folder: Path) -> None:
+    lines = made_of._requirements(ROOT, "cohort").splitlines()
+    assert [line.partition("==")[0] for line in lines] == ["numpy", "polars", "polars-runtime-32"]
+    assert all("--hash=sha256:" in line for line in lines)
+    assert made_of._requirements(ROOT, "picard") == ""
+    shutil.copytree(ROOT / "dockerfiles" / "cohort", folder / "dockerfiles" / "cohort", dirs_exist_ok=True)
+    shutil.copy(ROOT / "Pipfile.lock", folder)
+    before = inputs(folder)
+    lock = json.loads((folder / "Pipfile.lock").read_text())
+    lock["cohort"]["polars"]["version"] = "==9"
+    (folder / "Pipfile.lock").write_text(json.dumps(lock))
+    assert changed(before, inputs(folder)) == {"cohort"}
 
 
 def test_pins_are_read_as_written_and_stay_in_order(tmp_path: Path) -> None:
