@@ -148,13 +148,15 @@ class Bucket:
         return Failure.from_json(json.loads(path.read_text()))
 
     def runs(self) -> list[str]:
-        """Run ids, oldest first; a ULID sorts by time."""
-        return sorted(path.name for path in (self.folder / "runs").glob("*"))
+        """Ids of the runs, oldest first, without those that sent gathers alone."""
+        gathers = {"cohort", "multiqc"}
+        sent = {run: {path.name for path in run.glob("submissions/*")} for run in (self.folder / "runs").glob("*")}
+        return sorted(run.name for run, jobs in sent.items() if not jobs or jobs - gathers)
 
     def jobs(self, run_id: str) -> dict[str, set[str]]:
-        """Job -> samples, of all that a run submitted."""
+        """Job -> samples, of all that a run submitted but gathers."""
         sent = {}
-        for told in (self.folder / "runs" / run_id / "submissions").glob("*/sent.json"):
+        for told in (self.folder / "runs" / run_id / "submissions").glob("*-*-*/sent.json"):
             lines = told.with_name("rows.txt").read_text().splitlines()
             sent[told.parent.name] = {json.loads(line)[0] for line in lines}
         return sent

@@ -66,7 +66,7 @@ def test_run_again_submits_nothing_and_plans_in_at_most_twelve_store_calls(done:
 
     said = done.run("--verbose")
 
-    assert said.out == "Nothing to do: 6 of 6 cells are done.\n"
+    assert said.out == "Nothing to do: 8 of 8 cells are done.\n"
     assert said.store_calls <= 12
     assert done.runs() == before
 
