@@ -6,8 +6,8 @@
 
 Each sample's BAM becomes two FASTQ files, transcript abundances with fusion candidates, and gene fusions. Child i of
 a step waits for child i of the step before, so samples do not wait for each other. A sample sheet may name BAMs, CRAMs
-or FASTQ files (sample,bam or nf-core's sample,fastq_1,fastq_2,strandedness), in several rows those of a sample's lanes. Two
-jobs make the tables and the report of all samples that are done.
+or FASTQ files (sample,bam or nf-core's sample,fastq_1,fastq_2,strandedness), in several rows those of a sample's lanes.
+Two jobs make the tables and the report of all samples that are done.
 """
 
 from __future__ import annotations

@@ -253,12 +253,12 @@ class Convert(Step):
 def test_a_value_is_made_of_several_columns_and_rows_of_a_sample_may_have_other_texts() -> None:
     samples = sheet("sample,fastq_1,bam\nA,a1.fq,\nA,a2.fq,\nB,,b.bam\nC,,\n", lanes=True)
 
-    values = columns_of(graph_of(Convert), samples)["convert"]
+    values = columns_of(graph_of(Convert), samples, {})["convert"]
 
     assert [one["reads"] for one in values] == ["fastq", "bam", "bam"]
     assert values[1] is values[2]
-    assert columns_of(graph_of(Convert), SampleList.of(["A"])) == {"convert": [{"reads": "bam"}]}
-    assert columns_of(graph_of(Convert), sheet("sample,bam\nA,a.bam\n")) == {"convert": [{"reads": "bam"}]}
+    assert columns_of(graph_of(Convert), SampleList.of(["A"]), {}) == {"convert": [{"reads": "bam"}]}
+    assert columns_of(graph_of(Convert), sheet("sample,bam\nA,a.bam\n"), {}) == {"convert": [{"reads": "bam"}]}
 
 
 def test_a_row_that_a_conversion_refuses_is_named_by_its_line() -> None:
