@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,12 +45,8 @@ def plan(call: CommandCall) -> int:
 
     prepare.require_permission(call)
     request = call.request(plans=True)
-    reasons = prepare.reasons(call) if call.options["prepare"] else None
-    if reasons is not None and not call.json:
-        prepare.print_reasons(reasons)
+    reasons = _preparations(call)
     if reasons and reasons.get(prepare.REFERENCE):
-        if call.json:
-            print_json({"preparations": reasons})
         return CommandExit.DONE
     if call.options["failed"]:
         from batch_pipeline.run.status import only_failed
@@ -81,6 +77,18 @@ def plan(call: CommandCall) -> int:
         _tell(snapshot.plan, snapshot.live_runs)
         details.tell()
     return CommandExit.FAILED if snapshot.plan.blocked or details.problems else CommandExit.DONE
+
+
+def _preparations(call: CommandCall) -> Mapping[str, str] | None:
+    """Shows what `run --prepare` would make, and returns it; JSON of it alone where no plan follows."""
+    if not call.options["prepare"]:
+        return None
+    reasons = prepare.reasons(call)
+    if not call.json:
+        prepare.print_reasons(reasons)
+    elif reasons.get(prepare.REFERENCE):
+        print_json({"preparations": reasons})
+    return reasons
 
 
 class _Details:

@@ -56,13 +56,6 @@ def require_command(step_class: type[Step]) -> None:
                 f"{{{field.text}}} in the command of {step_class.__name__} stands for files that are not there before"
                 f" it runs, those like {output.files[0]!r}. Write where the tool is to put them."
             )
-        if kind in (Kind.OUTPUT, Kind.REFERENCE) and field.index is not None:
-            files = step_class.declared(Output if kind is Kind.OUTPUT else Reference)[field.name].files
-            if field.index >= len(files):
-                raise InvalidPipeline(
-                    f"{{{field.text}}} in the command of {step_class.__name__} is none of the files of {field.name},"
-                    f" which has {len(files)}. Count from 0."
-                )
     for field in fields_as_code(step_class.command):
         if not _is_number(step_class, field):
             raise InvalidPipeline(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.command import kind_of, require_command
-from batch_pipeline.pipeline.step import Output, Scope, Step
+from batch_pipeline.pipeline.step import Output, Reference, Scope, Step
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.wire.command import Field, Kind, fields_of
@@ -44,6 +44,8 @@ def _most_values(node: Node, field: Field) -> int | None:
     kind = kind_of(type(node.step), field)
     if kind is Kind.OUTPUT:
         return _files_of_output(node.outputs[field.name])
+    if kind is Kind.REFERENCE:
+        return len(node.step.declared(Reference)[field.name].files)
     if kind is Kind.INPUT:
         numbers = [
             _files_of_option(node, option) for option in options_of(node.inputs.get(field.name, Source(files=())))

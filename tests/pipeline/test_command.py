@@ -91,13 +91,6 @@ def test_a_reference_of_several_files_is_as_many_words_and_each_has_a_number(job
         job.reference("indexed")
 
 
-@pytest.mark.parametrize("name", ["indexed[2]", "genome[1]", "calls[1]"])
-def test_a_number_behind_the_last_file_is_refused_before_anything_is_sent(name: str) -> None:
-    step = type("Called", (Call,), {"command": f"cat {{{name}}}"})
-    with pytest.raises(InvalidPipeline, match="is none of the files of"):
-        require_command(step)
-
-
 def test_a_kind_may_stand_before_a_name(job: Job) -> None:
     assert calls("echo {param.quality} {job.sample} > {output.calls}; cat {input.reads[0]} >> {calls}", job) == (
         "30 S1\none 1\n"

@@ -50,7 +50,7 @@ def ended(folder: Path, *args: str, step: str = "pass", module: str = "") -> tup
         ("more = Column(type=list)", "Column '': its type must be bool, int, float or str"),
         ("more = Column(7)", "A Column's name must be a text"),
         ("more = Reference(('a.fa', 'b.fa'))", "A Reference's file must be a text, not ('a.fa', 'b.fa')"),
-        ("more = Reference()", "TypeError: Reference.__init__() missing 1 required positional argument: 'file'"),
+        ("more = Reference()", "A Reference names at least one file: Reference('genome.fa')."),
         ("cpus = {}[1]", "KeyError: 1"),
     ],
 )

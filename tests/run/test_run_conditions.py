@@ -18,6 +18,7 @@ from batch_pipeline.records.record import read_record
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import results_of
 from batch_pipeline.run.recorded import recorded_status
+from batch_pipeline.wire.errors import InvalidSampleList
 from batch_pipeline.wire.store import Store
 from tests.run.small import Count, Sketch, Stage, drive, look, request_of
 
@@ -182,7 +183,7 @@ def test_a_source_of_an_excluded_step_is_not_what_a_sample_lacks(store: Store) -
     assert "bob.raw is not there" in plan.blocked["count", "bob"]
 
 
-def test_columns_of_an_alternative_need_not_be_in_the_sheet_and_a_sample_that_takes_it_is_told(store: Store) -> None:
+def test_a_sheet_needs_the_columns_of_an_alternative_only_where_a_sample_takes_it(store: Store) -> None:
     class Sheets(WorkflowTask):
         """Counts what is cut, or what the sheet names."""
 
@@ -193,6 +194,10 @@ def test_columns_of_an_alternative_need_not_be_in_the_sheet_and_a_sample_that_ta
             count.in_text = trim.out_cut | self.source(columns=("first", "second"))
 
     request = replace(texts(store), workflow=Sheets, graph=Graph.of(Sheets))
-    plan = look(request, MemoryBackend()).plan
-    assert plan.states["count"] == [CellState.TO_RUN, CellState.BLOCKED, CellState.TO_RUN]
-    assert "no 'first' or 'second'" in plan.blocked["count", "bob"]
+    with pytest.raises(
+        InvalidSampleList, match=r"count\.in_text reads the column 'first', which sheet.csv does not have"
+    ):
+        look(request, MemoryBackend())
+    others = texts(store, SHEET.replace(b"plain", b"poor"))
+    plan = look(replace(others, workflow=Sheets, graph=request.graph), MemoryBackend()).plan
+    assert plan.states["count"] == [CellState.TO_RUN] * 3
