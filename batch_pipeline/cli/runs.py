@@ -101,8 +101,10 @@ def _row(run: RunRecord) -> list[object]:
 
 
 def _show(call: CommandCall, names: Sequence[str]) -> int:
+    from batch_pipeline.records.cell_table import table_of
     from batch_pipeline.records.history import read_events
     from batch_pipeline.records.registry import resolve
+    from batch_pipeline.report.cell_summaries import summaries
     from batch_pipeline.report.records import plain
     from batch_pipeline.report.run_pages import page_of
     from batch_pipeline.run.live import submissions
@@ -115,11 +117,15 @@ def _show(call: CommandCall, names: Sequence[str]) -> int:
         failed = read_failed(call.store, run.run_id)
     except NotInStore:
         failed = []
+    table, sentence = table_of(call.store, run)
+    if sentence:
+        say(sentence)
     if call.json:
         details = {"jobs_sent": plain(sent), "failed_cells": plain(failed), "events": plain(events)}
+        details["cells_ended"] = plain(summaries(table)) if table else None
         print_json(_value(run) | details)
         return CommandExit.DONE
-    for section in page_of(run, sent, events, failed):
+    for section in page_of(run, sent, events, failed, table):
         data(section.title)
         if section.columns:
             print_table(section.columns, section.rows)

@@ -6,10 +6,11 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import groupby, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
@@ -25,6 +26,17 @@ from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.scrub import scrubbed, scrubbed_code, scrubbed_words
 from batch_pipeline.wire.store import Store
 from batch_pipeline.wire.toolchain import Toolchain
+
+_LETTERS: Final = {
+    CellState.DONE: "D",
+    CellState.TO_RUN: "R",
+    CellState.LIVE: "L",
+    CellState.DEFERRED: "W",
+    CellState.BLOCKED: "B",
+    CellState.SKIPPED: "S",
+    CellState.EXCLUDED: "E",
+}
+_STATES: Final = {letter: state for state, letter in _LETTERS.items()}
 
 
 def make_record(
@@ -131,11 +143,12 @@ def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, 
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as recorded: parts a step, and the jobs; their cells are in the manifests."""
+    """The plan as recorded: parts a step, the jobs, whose cells are in the manifests, and the state of every cell."""
     excluded = {step: names for step in plan.states if (names := _excluded(plan, step))}
     return {
         "format": FORMAT,
         **({"excluded": excluded} if excluded else {}),
+        "states": {step: run_lengths(states) for step, states in plan.states.items()},
         "parts": {step: part.as_json() for step, part in plan.parts.items()},
         "code": {step: {"files": part.files, "names": dict(part.names)} for step, part in plan.parts.items()},
         "scopes": {node.name: node.step.scope.value for node in plan.graph},
@@ -150,6 +163,17 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for job in plan.jobs
         ],
     }
+
+
+def run_lengths(states: Sequence[CellState]) -> str:
+    """States of cells in the order of the samples: `3D 2R 1D`, how many and which, a letter each."""
+    return " ".join(f"{sum(1 for _ in group)}{_LETTERS[state]}" for state, group in groupby(states))
+
+
+def states_of(text: str) -> Iterator[CellState]:
+    """The states that `run_lengths` wrote. Raises ValueError or KeyError for any other text."""
+    for word in text.split():
+        yield from repeat(_STATES[word[-1]], int(word[:-1]))
 
 
 def _excluded(plan: Plan, step: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a run took: hours of vCPUs and memory, and on AWS money, from the receipts of its cells.
+"""What a run took: hours of vCPUs and memory, and on AWS money, from its cell table or the receipts of its cells.
 
-A bounded number of receipts is read, spread over jobs and samples, so that the end of a run of a million cells costs as
-much as that of a thousand. What is left out: attempts that failed, pulling images, idle machines, storage, transfer.
+Where the table has no measures a bounded number of receipts is read, spread over jobs and samples, so that the end of a
+run of a million cells costs as much as that of a thousand. What is left out: attempts that failed, pulling images, idle
+machines, storage, transfer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from batch_pipeline.config import Settings
+from batch_pipeline.records.cell_table import CellEnd, CellTable
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.results import read_receipts
 from batch_pipeline.records.submissions import Submission
@@ -59,18 +61,42 @@ def spent_of(store: Store, run_id: str, jobs: Sequence[Submission], settings: Se
         vcpu_hours += weight * sum(receipt.cpus * _hours(receipt) for receipt in receipts)
         gib_hours += weight * sum(receipt.memory_mb / _GIB * _hours(receipt) for receipt in receipts)
         read += len(receipts)
-    prices = settings.prices
-    paid = settings.backend.name != "embedded"
-    cost = vcpu_hours * prices.vcpu_hour + gib_hours * prices.gib_hour if paid else 0.0
-    return Spent(vcpu_hours=vcpu_hours, gib_hours=gib_hours, cost=cost, currency=prices.currency, receipts=read)
+    return _spent(vcpu_hours, gib_hours, read, settings)
 
 
-def spent_record(store: Store, run_id: str, jobs: Sequence[Submission], settings: Settings) -> Mapping[str, Any] | None:
-    """`spent_of` as recorded; None where a record cannot be read: a run's end does not fail for its bill."""
+def spent_by_table(table: CellTable, settings: Settings) -> Spent:
+    """What the cells took that a run made, by the measures in its cell table: all of them, and no call."""
+    vcpu_hours = gib_hours = 0.0
+    made = 0
+    for row in table.rows():
+        if row.state is CellEnd.DONE and row.attempts:
+            hours = row.duration_ms / 1000 / _HOUR
+            vcpu_hours += row.cpus * hours
+            gib_hours += row.memory_mb / _GIB * hours
+            made += 1
+    return _spent(vcpu_hours, gib_hours, made, settings)
+
+
+def spent_record(
+    store: Store, run_id: str, jobs: Sequence[Submission], settings: Settings, table: CellTable | None = None
+) -> Mapping[str, Any] | None:
+    """What a run took, as recorded: by its cell table where that has measures, else by some receipts.
+
+    None where a record cannot be read: a run's end does not fail for its bill.
+    """
+    if table is not None and table.measured:
+        return asdict(spent_by_table(table, settings))
     try:
         return asdict(spent_of(store, run_id, jobs, settings))
     except StoreFailed:
         return None
+
+
+def _spent(vcpu_hours: float, gib_hours: float, receipts: int, settings: Settings) -> Spent:
+    prices = settings.prices
+    paid = settings.backend.name != "embedded"
+    cost = vcpu_hours * prices.vcpu_hour + gib_hours * prices.gib_hour if paid else 0.0
+    return Spent(vcpu_hours=vcpu_hours, gib_hours=gib_hours, cost=cost, currency=prices.currency, receipts=receipts)
 
 
 def _some_receipts(store: Store, job: Submission) -> list[Receipt]:

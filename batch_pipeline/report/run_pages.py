@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from batch_pipeline.records.cell_table import CellTable
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.history import Event
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.submissions import Submission
+from batch_pipeline.report.cell_summaries import SUMMARY_COLUMNS, summaries, summary_rows
 
 #: What stands for the image of a step that ran as a process of the machine.
 NO_IMAGE: Final = "none: a process of the machine"
@@ -54,9 +56,13 @@ def code_of(run: RunRecord) -> str:
 
 
 def page_of(
-    run: RunRecord, sent: Sequence[Submission], events: Sequence[Event], failed: Sequence[FailedCell]
+    run: RunRecord,
+    sent: Sequence[Submission],
+    events: Sequence[Event],
+    failed: Sequence[FailedCell],
+    table: CellTable | None = None,
 ) -> list[Section]:
-    """All that is known of a run, without what is empty."""
+    """All that is known of a run, without what is empty. Its cell `table` is read by whoever has the store."""
     sections = [
         Section(title="Run", rows=list(_about(run))),
         Section(title="Code", rows=list(_code(run))),
@@ -69,6 +75,7 @@ def page_of(
             rows=[[job.job, job.step, job.size, job.sent_at[:19].replace("T", " "), job.native_id] for job in sent],
             columns=["job", "step", "cells", "sent (UTC)", "the backend's id"],
         ),
+        Section(title="Cells", rows=summary_rows(summaries(table)) if table else [], columns=SUMMARY_COLUMNS),
         Section(title="Failed cells", rows=list(_failures(failed)), columns=["step", "why", "cells", "example"]),
         Section(
             title="What happened",

@@ -26,12 +26,11 @@ from batch_pipeline.records.event_log import logged
 from batch_pipeline.records.events import CompositeListener, FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.history import Happened, append_if_possible
 from batch_pipeline.records.receipts import close_retirements
-from batch_pipeline.records.record import write_end
 from batch_pipeline.records.request import Request
-from batch_pipeline.records.spent import spent_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.beyond import reading_beyond
+from batch_pipeline.run.closing import close_run
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import adopt
 from batch_pipeline.run.lock import DriverLock
@@ -40,7 +39,7 @@ from batch_pipeline.run.recovery import FailurePartition, partition_failures, su
 from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.snapshot import DriverState, Snapshot, take_snapshot
 from batch_pipeline.run.submit import Submitter
-from batch_pipeline.run.verdict import RunVerdict, blocked_cells, final_progress, judge, write_failed
+from batch_pipeline.run.verdict import RunVerdict, blocked_cells, final_progress, judge
 from batch_pipeline.run.watch import Watch, watching
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import (
@@ -319,9 +318,7 @@ class Driver:
         # Before the runs are taken off the live ones: who finds a run there that is over does all of this again.
         close_retirements(self._store)
         for run_id, done in verdict.done.items():
-            write_failed(self._store, run_id, verdict.failed)
-            spent = spent_record(self._store, run_id, jobs, request.settings)
-            write_end(self._store, run_id, done=done, failed=verdict.failed_of(run_id), spent=spent)
+            close_run(self._store, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=request.settings)
 
 
 def scheduler_of(settings: Settings) -> str | None:

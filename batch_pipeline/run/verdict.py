@@ -44,10 +44,6 @@ class RunVerdict:
     done: Mapping[str, int]
     failed: Sequence[FailedCell]
 
-    def failed_of(self, run_id: str) -> int:
-        """Cells of a run that are not done."""
-        return sum(cell.run_id == run_id for cell in self.failed)
-
 
 def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submission]) -> RunVerdict:
     """Judges the cells of jobs that have ended: a retired receipt is no success."""

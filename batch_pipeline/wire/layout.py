@@ -13,6 +13,7 @@
     runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
     runs/{run_id}/definitions.json                    the job definitions, each with the revision that jobs name
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
+    runs/{run_id}/cells                               how each cell ended, in columns (`records.cell_table`)
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
     runs/{run_id}/config.json  diff.patch             settings as merged; what was changed since the commit
     runs/{run_id}/workflow.py                         the file that wires the steps
@@ -167,6 +168,11 @@ def samples(run_id: str) -> str:
 def run_failed(run_id: str) -> str:
     """Key of the list of cells that failed, written when the run has ended."""
     return f"{RUNS}{run_id}/failed.json"
+
+
+def run_cells(run_id: str) -> str:
+    """Key of the table of a run's cells, written when the run is judged."""
+    return f"{RUNS}{run_id}/cells"
 
 
 def run_definitions(run_id: str) -> str:

@@ -67,6 +67,7 @@ def test_an_ordinary_run_is_told_in_order(store: Store, stage: Stage) -> None:
         *["submitted"] * 3,
         "lock released",
         *["judged"] * 3,
+        "indexed",
         "driver ended",
     ]
     assert {logger for logger, _ in log_of(store, run_id)} == {

@@ -1,0 +1,246 @@
+"""Closes a run that was judged: its failed cells, its cell table, what it took, and last its end.
+
+The cell table (`records.cell_table`) says how every cell ended by what the driver saw; when and where a cell ran, and
+what it took, is read from its receipt or the record of its failure, a GET a cell that was sent. A driver that closes a
+run does so up to `MOST_READ` of them, so that the end of a run of a million costs as much as that of a thousand;
+`store index` reads them all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Final
+
+from batch_pipeline.config import Settings
+from batch_pipeline.log import Facts
+from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.records.cell_table import (
+    REASONS,
+    STATES,
+    CellColumns,
+    CellEnd,
+    CellTable,
+    CellTableWriter,
+    milliseconds,
+    table_of,
+)
+from batch_pipeline.records.events import FailedCell
+from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.record import RunRecord, write_end
+from batch_pipeline.records.record_writing import states_of
+from batch_pipeline.records.registry import samples_of
+from batch_pipeline.records.results import AT_ONCE, read_receipts
+from batch_pipeline.records.spent import spent_record
+from batch_pipeline.records.submissions import Submission
+from batch_pipeline.run.live import submissions
+from batch_pipeline.run.verdict import read_failed, write_failed
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import InvalidUse, StoreFailed
+from batch_pipeline.wire.receipt import Failure, Receipt
+from batch_pipeline.wire.store import NotInStore, Store
+
+#: Cells whose receipts a driver reads when it closes their run.
+MOST_READ: Final = 20_000
+#: Cells whose receipts are in memory at a time.
+_BATCH: Final = 2_000
+_LOG: Final = logging.getLogger(__name__)
+_ENDS: Final = {
+    CellState.DONE: CellEnd.REUSED,
+    CellState.EXCLUDED: CellEnd.EXCLUDED,
+    **dict.fromkeys((CellState.LIVE, CellState.DEFERRED, CellState.BLOCKED, CellState.SKIPPED), CellEnd.LEFT_OUT),
+    # Sent, if its submission did not fail: then the rows of its job tell how it ended.
+    CellState.TO_RUN: CellEnd.LEFT_OUT,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ended:
+    """A run whose jobs have ended, as its table tells of it."""
+
+    run_id: str
+    #: Cells that are done, and that are not.
+    done: int
+    failed: int
+    #: Jobs that have cells.
+    jobs: Sequence[Submission]
+    #: Step -> sample -> how a cell that was sent failed.
+    failures: Mapping[str, Mapping[str, FailedCell]]
+    #: Whether every cell that was sent and is not among the failures was done.
+    is_complete: bool = True
+
+
+def close_run(
+    store: Store,
+    run_id: str,
+    *,
+    jobs: Sequence[Submission],
+    failed: Sequence[FailedCell],
+    done: int,
+    settings: Settings,
+) -> None:
+    """Says how a run ended whose jobs have all ended and were judged, and takes it off the live ones.
+
+    `jobs` and `failed` may have those of other runs too. Repeating it is harmless. Raises StoreFailed.
+    """
+    ours = [cell for cell in failed if cell.run_id == run_id]
+    write_failed(store, run_id, ours)
+    sent = [job for job in jobs if job.run_id == run_id and not job.join]
+    table = None
+    if sent:
+        ended = _Ended(run_id=run_id, done=done, failed=len(ours), jobs=sent, failures=_by_cell(ours))
+        table = _written(store, ended, measured=sum(job.size for job in sent) <= MOST_READ)
+    write_end(store, run_id, done=done, failed=len(ours), spent=spent_record(store, run_id, jobs, settings, table))
+
+
+def index_run(store: Store, run: RunRecord) -> CellTable:
+    """Writes the cell table of a run that has ended, with all that its records and receipts still tell.
+
+    Raises InvalidUse for a run that is live or has no cells, and StoreFailed.
+    """
+    if not run.ended:
+        raise InvalidUse(f"Run {run.run_id} is live; its cell table is written when it has ended. Follow it: `watch`.")
+    sent = [job for job in submissions(store, run.run_id) if not job.join]
+    if not sent:
+        raise InvalidUse(f"Run {run.run_id} sent no job, so it has no cells. Name another: `runs` lists them.")
+    try:
+        failed = read_failed(store, run.run_id)
+    except NotInStore:
+        failed = []
+    failures = _by_cell(failed)
+    before, _ = table_of(store, run)
+    for row in before.rows() if before else ():
+        if row.state is CellEnd.FAILED and row.reason is not None:
+            cell = FailedCell(step=row.step, sample=row.sample, reason=row.reason, message="", run_id=run.run_id)
+            failures.setdefault(row.step, {}).setdefault(row.sample, cell)
+    is_complete = sum(map(len, failures.values())) == run.failed
+    ended = _Ended(
+        run_id=run.run_id, done=run.done, failed=run.failed, jobs=sent, failures=failures, is_complete=is_complete
+    )
+    return _write(store, ended, measured=True)
+
+
+def _written(store: Store, ended: _Ended, *, measured: bool) -> CellTable | None:
+    """The table, or None where it cannot be written: a run's end does not fail for what only others look at."""
+    try:
+        return _write(store, ended, measured=measured)
+    except StoreFailed as error:
+        _LOG.info("not indexed %s", Facts(run=ended.run_id, error=error.message))
+        return None
+
+
+def _write(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
+    plan = store.get_json(layout.plan(ended.run_id))
+    samples = tuple(samples_of(store, ended.run_id))
+    writer = CellTableWriter(ended.run_id, samples, done=ended.done, failed=ended.failed, measured=measured)
+    positions = {sample: position for position, sample in enumerate(samples)}
+    for step, scope in plan["scopes"].items():
+        gathers = scope == Scope.COHORT.value
+        cells = CellColumns.blank(step, (layout.COHORT,) if gathers else samples)
+        _fill_unsent(cells, plan, samples)
+        _fill_sent(store, ended, cells, {layout.COHORT: 0} if gathers else positions, writer, measured=measured)
+        writer.add(cells)
+    table = writer.write(store)
+    _LOG.info("indexed %s", Facts(run=ended.run_id, steps=len(table.steps), samples=len(samples), measured=measured))
+    return table
+
+
+def _fill_unsent(cells: CellColumns, plan: Mapping[str, Any], samples: Sequence[str]) -> None:
+    """What the plan of the run made of each cell; plans of before this was recorded tell of excluded ones alone."""
+    numbers = cells.columns["state"]
+    ends: Iterable[CellEnd] = repeat(CellEnd.UNKNOWN, len(numbers))
+    if text := plan.get("states", {}).get(cells.step):
+        ends = (_ENDS[state] for state in states_of(text))
+    elif excluded := frozenset(plan.get("excluded", {}).get(cells.step, ())):
+        ends = (CellEnd.EXCLUDED if name in excluded else CellEnd.UNKNOWN for name in samples)
+    for position, end in zip(range(len(numbers)), ends, strict=True):
+        numbers[position] = STATES.index(end)
+
+
+def _fill_sent(
+    store: Store,
+    ended: _Ended,
+    cells: CellColumns,
+    positions: Mapping[str, int],
+    writer: CellTableWriter,
+    *,
+    measured: bool,
+) -> None:
+    """How the cells of a step ended that the run sent, and, if it is to be `measured`, what they took."""
+    failures = ended.failures.get(cells.step, {})
+    unfailed = CellEnd.DONE if ended.is_complete else CellEnd.UNKNOWN
+    for job in ended.jobs:
+        if job.step != cells.step:
+            continue
+        sent = cells_of(store, ended.run_id, job.job)
+        for sample, _ in sent:
+            failure = failures.get(sample)
+            _set_end(cells, positions[sample], unfailed if failure is None else CellEnd.FAILED, failure)
+        if measured:
+            for first in range(0, len(sent), _BATCH):
+                batch = sent[first : first + _BATCH]
+                keys = [layout.receipt(job.step, *cell) for cell in batch if cell[0] not in failures]
+                for receipt in read_receipts(store, keys, damaged=lambda _: None):
+                    if receipt.written_by[0] == ended.run_id:
+                        position = positions[receipt.sample]
+                        _set_end(cells, position, CellEnd.KEPT if receipt.kept else CellEnd.DONE, None)
+                        _measure(cells, position, receipt, writer)
+    if measured:
+        for record in _failure_records(store, ended.run_id, failures.values()):
+            _measure(cells, positions[record.sample], record, writer)
+
+
+def _set_end(cells: CellColumns, position: int, end: CellEnd, failure: FailedCell | None) -> None:
+    cells.columns["state"][position] = STATES.index(end)
+    cells.columns["reason"][position] = REASONS.index(failure.reason.value) if failure else 0
+
+
+def _measure(cells: CellColumns, position: int, record: Receipt | Failure, writer: CellTableWriter) -> None:
+    """What an attempt took; of one that found its cell unchanged only when that was, for the rest is another run's."""
+    kept = record.kept if isinstance(record, Receipt) else {}
+    start = milliseconds(kept["at"] if kept else record.started_at)
+    values = {"attempts": min(record.written_by[1] if isinstance(record, Receipt) else record.attempt, 255)}
+    values["started_ms"] = start
+    if not kept:
+        values |= {
+            "machine": writer.machine(_machine(record)),
+            "duration_ms": max(0, milliseconds(record.stopped_at) - start),
+            "peak_memory_bytes": record.usage.peak_memory_bytes,
+            "in_bytes": record.usage.staged_in_bytes,
+            "out_bytes": record.usage.staged_out_bytes,
+            "cpus": record.cpus,
+            "memory_mb": record.memory_mb,
+        }
+    for name, value in values.items():
+        cells.columns[name][position] = value
+
+
+def _machine(record: Receipt | Failure) -> str:
+    words = (record.instance_type, record.purchase, record.availability_zone)
+    return ", ".join(filter(None, words)) if record.instance_type else record.host
+
+
+def _failure_records(store: Store, run_id: str, failures: Iterable[FailedCell]) -> Iterator[Failure]:
+    """The records that the last attempts left, of those cells of which it is known that there is one."""
+    keys = [layout.failure(run_id, cell.step, cell.sample, cell.attempt) for cell in failures if cell.attempt]
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="failures") as pool:
+        yield from filter(None, pool.map(lambda key: _failure_record(store, key), keys))
+
+
+def _failure_record(store: Store, key: str) -> Failure | None:
+    """None for one that is gone or damaged."""
+    try:
+        return Failure.from_json(store.get_json(key))
+    except (NotInStore, TypeError, AttributeError):
+        return None
+
+
+def _by_cell(failed: Iterable[FailedCell]) -> dict[str, dict[str, FailedCell]]:
+    cells: dict[str, dict[str, FailedCell]] = {}
+    for cell in failed:
+        cells.setdefault(cell.step, {})[cell.sample] = cell
+    return cells
