@@ -179,11 +179,12 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
     """
 
     def connect() -> ClientMaker:
-        from botocore.config import Config
-
         from batch_pipeline.localbatch.client import ensure, lend
 
         toolchain = Toolchain.of_this_process().to_header()
+        # While the server starts.
+        reading = threading.Thread(target=_read_ahead, name="read ahead", daemon=True)
+        reading.start()
         endpoint = ensure(
             settings.folder,
             vcpus=settings.vcpus or None,
@@ -193,6 +194,9 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
         )
         if identity is not None:
             lend(endpoint, identity)
+        # A session makes one client at a time.
+        reading.join()
+        from botocore.config import Config
 
         def make(service: str, config: Any) -> Any:
             client = _bare_session().create_client(
@@ -245,6 +249,12 @@ def _web_page_answered() -> Callable[..., Exception]:
         fmt = "{url} answers with a web page, {title!r}"
 
     return WebPageAnswered
+
+
+def _read_ahead() -> None:
+    """Imports botocore and reads its models for a first client, which the session keeps for the next one."""
+    keys: Any = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
+    _bare_session().create_client("batch", endpoint_url="http://127.0.0.1", **keys)
 
 
 @cache

@@ -4,6 +4,9 @@ Their import makes `log/` in the working directory, adds handlers to the loggers
 PostgreSQL and S3, and reads `luigi.cfg` of the working directory and of /etc/luigi. That file is deliberately not read:
 what it can set (workers, timeouts, retries, e-mail, logging) would change what a run does from outside its recorded
 configuration. A pipeline file that imports luigi itself has made its own choice; then only the loggers are redirected.
+
+Luigi imports three large packages if they are there, of which nothing that a run does has need: two thirds of the time
+of its import. They are hidden from it meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +22,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 from batch_pipeline.wire.durable import make_folder
 
 #: `luigi` carries the scheduler and the set-up, `luigi-interface` all else of Luigi, the third sciluigi's audit.
 LOGGERS = ("luigi", "luigi-interface", "sciluigi-interface")
 
+#: Hidden from Luigi: for S3 targets, for schemas of parameters, and for HTTP, which it does with urllib then.
+_HIDDEN: Final = ("boto3", "jsonschema", "requests")
+#: What sciluigi imports of Luigi for targets that nothing here has.
+_TARGETS: Final = ("luigi.contrib.postgres", "luigi.contrib.s3")
 _importing = threading.Lock()
 _redirecting = threading.Lock()
 _handlers: list[logging.Handler] = []
@@ -34,12 +42,12 @@ _original: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
 
 def load() -> None:
     """Imports luigi and sciluigi, once; working directory, terminal and loggers stay as they are."""
-    with _importing, logged(None) as scratch, warnings.catch_warnings(action="ignore"):
+    with _importing, logged(None) as scratch, warnings.catch_warnings(action="ignore"), _hidden():
         if "luigi" not in sys.modules:
             _import_luigi()
         if "sciluigi" not in sys.modules:
             # Its log files go to the working directory, which all threads share: nothing slow is imported meanwhile.
-            for slow in ("luigi.contrib.postgres", "luigi.contrib.s3"):
+            for slow in _TARGETS:
                 importlib.import_module(slow)
             with chdir(scratch):
                 importlib.import_module("sciluigi")
@@ -49,6 +57,20 @@ def load() -> None:
         # luigi's own defaults are 3 attempts with 30 s between them: a minute of silence when luigid is down.
         config.set("core", "rpc_retry_attempts", "2")
         config.set("core", "rpc_retry_wait", "1")
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
+    """Meanwhile the import of what is hidden fails, if nobody imported it before; later imports find all of it."""
+    hidden = [name for name in _HIDDEN if name not in sys.modules]
+    targets = [name for name in _TARGETS if name not in sys.modules]
+    blocked: dict[str, Any] = dict.fromkeys(hidden)
+    sys.modules.update(blocked)
+    try:
+        yield
+    finally:
+        for name in (*hidden, *targets):
+            sys.modules.pop(name, None)
 
 
 def _import_luigi() -> None:

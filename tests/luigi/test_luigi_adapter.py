@@ -240,3 +240,18 @@ def test_an_adapter_is_a_listener_that_says_nothing_without_a_scheduler(
     adapter.close()
     adapter.progressed(progress())
     adapter.close()
+
+
+def test_what_luigi_does_not_need_is_neither_imported_nor_hidden_afterwards() -> None:
+    """Two thirds of its import; a pipeline that has use for S3 targets of Luigi finds them whole."""
+    code = """
+import sys
+from batch_pipeline.luigi_adapter import imports
+imports.load()
+assert not {"boto3", "jsonschema", "requests"} & set(sys.modules)
+import boto3, jsonschema, requests
+import luigi.contrib.s3
+assert luigi.contrib.s3.TransferConfig
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
