@@ -7,7 +7,8 @@ The files in the order in which a run meets them:
               `snapshot` (all of it, and the plan)
     check     `preflight`, `local_capacity` (of this machine), `owners` and `beyond` (of steps in the store)
     send      `bundle`, `folders`, `context` (what jobs share), `reference`, `submit`, `orders` (to cancel)
-    follow    `watch`, `diagnosis` (why jobs wait), `interrupts`, `verdict`, and `driver`: the loop over all above
+    follow    `watch`, `diagnosis` (why jobs wait), `interrupts`, `verdict`, `closing` (a run's end), and `driver`: the
+              loop over all above
     besides   `estimate`, `status`, `recorded` (both without the pipeline's file), `cancel`, `logs`, `search`
 
 One flat room: `driver` and `snapshot` use nearly all of the others, and so do the commands of the last line. Folders

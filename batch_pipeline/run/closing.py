@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
 from itertools import repeat
 from typing import Any, Final
 
@@ -33,7 +34,6 @@ from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import RunRecord, write_end
 from batch_pipeline.records.record_writing import states_of
-from batch_pipeline.records.registry import samples_of
 from batch_pipeline.records.results import AT_ONCE, read_receipts
 from batch_pipeline.records.spent import spent_record
 from batch_pipeline.records.submissions import Submission
@@ -135,7 +135,7 @@ def _written(store: Store, ended: _Ended, *, measured: bool) -> CellTable | None
 
 def _write(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
     plan = store.get_json(layout.plan(ended.run_id))
-    samples = tuple(samples_of(store, ended.run_id))
+    samples = _sample_names(store, ended.run_id)
     writer = CellTableWriter(ended.run_id, samples, done=ended.done, failed=ended.failed, measured=measured)
     positions = {sample: position for position, sample in enumerate(samples)}
     for step, scope in plan["scopes"].items():
@@ -147,6 +147,14 @@ def _write(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
     table = writer.write(store)
     _LOG.info("indexed %s", Facts(run=ended.run_id, steps=len(table.steps), samples=len(samples), measured=measured))
     return table
+
+
+def _sample_names(store: Store, run_id: str) -> tuple[str, ...]:
+    """The names of the run's list, each once: a million lines are not kept beside them."""
+    lines = TextIOWrapper(BytesIO(store.get(layout.samples(run_id))), "utf-8", newline="\n")
+    next(lines, "")
+    names = dict.fromkeys(line.rstrip("\n").partition("\t")[0] for line in lines)
+    return tuple(filter(None, names))
 
 
 def _fill_unsent(cells: CellColumns, plan: Mapping[str, Any], samples: Sequence[str]) -> None:

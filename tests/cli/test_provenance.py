@@ -47,6 +47,34 @@ def test_runs_show_tells_all_of_one(world: Path, run: Run, run_id: str) -> None:
     assert [event["event"] for event in value["events"]] == ["ended"]
 
 
+def test_runs_show_sums_up_how_cells_ended(world: Path, run: Run, run_id: str) -> None:
+    assert "Cells\n" in run("runs", "show", "last", workflow=None).out
+    steps = json.loads(run("runs", "show", "last", "--json", workflow=None).out)["cells_ended"]
+    assert {step["step"]: step["ended"] for step in steps} == {
+        "upper": {"done": 3},
+        "count": {"done": 3},
+        "total": {"done": 1},
+    }
+    table = world / "store" / "default" / "runs" / run_id / "cells"
+    table.write_bytes(table.read_bytes()[:-9])
+    told = run("runs", "show", "last", workflow=None)
+    assert f"`store index {run_id}` writes it again" in told.err
+    assert "Cells\n" not in told.out
+
+
+def test_store_index_writes_the_table_again(world: Path, run: Run, run_id: str) -> None:
+    table = world / "store" / "default" / "runs" / run_id / "cells"
+    whole = table.read_bytes()
+    table.unlink()
+    told = run("store", "index", workflow=None)
+    assert f"The cell table of run {run_id} has 7 cells" in told.out
+    assert table.read_bytes() == whole
+    value = json.loads(run("store", "index", run_id[-6:], "--json", workflow=None).out)
+    assert (value["run_id"], value["cells"]) == (run_id, 7)
+    assert "There is no `store show`" in run("store", "show", workflow=None).err
+    assert "takes 1 run, not 2" in run("store", "index", "last", "last", workflow=None).err
+
+
 def test_runs_show_says_that_a_submission_failed(world: Path, run: Run) -> None:
     store = open_store(str(world / "store" / "default"))
     maker = Maker(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -84,7 +85,7 @@ def test_what_is_read_is_what_was_written(data: st.DataObject, names: list[str])
 
 
 @given(number=SIZES)
-def test_sizes_are_right_to_a_twentieth_of_a_percent(number: int) -> None:
+def test_sizes_are_right_to_a_tenth_of_a_percent(number: int) -> None:
     assert abs(rounded(number) - number) * 2**BITS <= number
     assert rounded(number) == number or number >= 2**BITS
     assert rounded(rounded(number)) == rounded(number)
@@ -160,7 +161,7 @@ def test_a_table_is_read_for_the_end_that_it_was_written_with(store: Store) -> N
 def test_another_version_is_refused_in_a_sentence(store: Store) -> None:
     written(store)
     key = layout.run_cells(RUN)
-    header = json.loads(gzip.decompress(store.get(key)).partition(b"]}")[0] + b"]}")
+    header = json.loads(_first_member(store.get(key))[0])
     assert header["format"] == FORMAT
     store.put(key, gzip.compress(json.dumps({**header, "format": FORMAT + 1}).encode()))
     table, sentence = table_of(store, ended())
@@ -173,25 +174,21 @@ def test_words_of_states_and_reasons_are_the_files_own(store: Store) -> None:
     table = written(store)
     key = layout.run_cells(RUN)
     members = store.get(key)
-    text = gzip.decompress(members).partition(b"]}")[0] + b"]}"
+    text, others = _first_member(members)
     header = json.loads(text)
-    packed = _first_member(members)
     words = header["states"]
     swapped = {"done": "failed", "failed": "done"}
     header["states"] = [swapped.get(word, word) for word in words]
-    store.put(key, gzip.compress(json.dumps(header).encode()) + members[packed:])
+    store.put(key, gzip.compress(json.dumps(header).encode()) + others)
     other = CellTable.read(store, RUN)
     assert other.steps["call"].counts() == {CellEnd.DONE: 1, CellEnd.FAILED: 2}
     assert table.steps["call"].counts() == {CellEnd.DONE: 2, CellEnd.FAILED: 1}
 
 
-def _first_member(data: bytes) -> int:
-    """Where the second gzip member begins."""
-    import zlib
-
+def _first_member(data: bytes) -> tuple[bytes, bytes]:
+    """The header, and the other members as they are."""
     unpacker = zlib.decompressobj(wbits=31)
-    unpacker.decompress(data)
-    return len(data) - len(unpacker.unused_data)
+    return unpacker.decompress(data), unpacker.unused_data
 
 
 def test_a_cell_takes_at_most_ten_bytes(store: Store) -> None:
@@ -199,7 +196,6 @@ def test_a_cell_takes_at_most_ten_bytes(store: Store) -> None:
     chance = random.Random(1)
     names = tuple(f"patient{number:05d}" for number in range(3000))
     writer = CellTableWriter(RUN, names, done=0, failed=0, measured=True)
-    header = len(writer.to_bytes())
     for step in range(3):
         cells = CellColumns.blank(f"step{step}", names)
         for position in range(len(names)):
@@ -218,7 +214,7 @@ def test_a_cell_takes_at_most_ten_bytes(store: Store) -> None:
             for name, value in values.items():
                 cells.columns[name][position] = value
         writer.add(cells)
-    assert len(writer.to_bytes()) - header <= 10 * 3 * len(names)
+    assert len(writer.to_bytes()) <= 10 * 3 * len(names)
 
 
 def test_a_thousand_machines_are_named_and_no_more() -> None:

@@ -72,6 +72,7 @@ def test_an_ordinary_run_is_told_in_order(store: Store, stage: Stage) -> None:
     ]
     assert {logger for logger, _ in log_of(store, run_id)} == {
         "records.event_log",
+        "run.closing",
         "run.lock",
         "run.submit",
         "run.verdict",
