@@ -16,6 +16,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -182,20 +183,16 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
         from batch_pipeline.localbatch.client import ensure, lend
 
         toolchain = Toolchain.of_this_process().to_header()
-        # While the server starts.
-        reading = threading.Thread(target=_read_ahead, name="read ahead", daemon=True)
-        reading.start()
-        endpoint = ensure(
-            settings.folder,
-            vcpus=settings.vcpus or None,
-            memory_mib=settings.memory_mb or None,
-            idle_seconds=settings.idle_seconds,
-            container=settings.container,
-        )
+        with _reading_ahead():
+            endpoint = ensure(
+                settings.folder,
+                vcpus=settings.vcpus or None,
+                memory_mib=settings.memory_mb or None,
+                idle_seconds=settings.idle_seconds,
+                container=settings.container,
+            )
         if identity is not None:
             lend(endpoint, identity)
-        # A session makes one client at a time.
-        reading.join()
         from botocore.config import Config
 
         def make(service: str, config: Any) -> Any:
@@ -251,10 +248,19 @@ def _web_page_answered() -> Callable[..., Exception]:
     return WebPageAnswered
 
 
-def _read_ahead() -> None:
-    """Imports botocore and reads its models for a first client, which the session keeps for the next one."""
-    keys: Any = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
-    _bare_session().create_client("batch", endpoint_url="http://127.0.0.1", **keys)
+@contextmanager
+def _reading_ahead() -> Iterator[None]:
+    """Meanwhile imports botocore and reads its models for a first client, which the session keeps for the next one."""
+
+    def read() -> None:
+        keys: Any = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
+        _bare_session().create_client("batch", endpoint_url="http://127.0.0.1", **keys)
+
+    reading = threading.Thread(target=read, name="read ahead", daemon=True)
+    reading.start()
+    yield
+    # A session makes one client at a time.
+    reading.join()
 
 
 @cache
