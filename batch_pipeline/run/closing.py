@@ -134,6 +134,17 @@ def _written(store: Store, ended: _Ended, *, measured: bool) -> CellTable | None
 
 
 def _write(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
+    """Raises StoreFailed, also for records that are not as they were written."""
+    try:
+        return _made(store, ended, measured=measured)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StoreFailed(
+            f"A cell table of run {ended.run_id} cannot be made: its records or receipts are damaged ({error!r})."
+            " What is planned does not need it."
+        ) from error
+
+
+def _made(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
     plan = store.get_json(layout.plan(ended.run_id))
     samples = _sample_names(store, ended.run_id)
     writer = CellTableWriter(ended.run_id, samples, done=ended.done, failed=ended.failed, measured=measured)

@@ -213,6 +213,19 @@ def test_a_run_ends_though_its_table_cannot_be_written(
     assert table_of(store, record) == (None, "")
 
 
+def test_a_run_ends_though_its_records_are_damaged(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    (run_id,) = drive(request_of(store), stage, detach=True).run_ids
+    plan = store.get_json(layout.plan(run_id))
+    store.put_json(layout.plan(run_id), {**plan, "states": dict.fromkeys(plan["states"], "7Q")})
+    stage.is_open = True
+    drive(request_of(store), stage)
+    record = read_record(store, run_id)
+    assert record.ok
+    with pytest.raises(StoreFailed, match="its records or receipts are damaged"):
+        index_run(store, record)
+
+
 def test_a_driver_that_dies_before_the_end_leaves_no_table_that_counts(store: Store, stage: Stage) -> None:
     """The next command judges the run again, and writes its table again."""
     stage.is_open = False
