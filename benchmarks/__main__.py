@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("name", nargs="*", help=f"which to run: {', '.join(_BENCHMARKS)} (default: all)")
     parser.add_argument("--samples", type=int, default=1_000, help="samples of `cells` (default: 1000)")
     parser.add_argument("--simulated", type=int, default=1_000_000, help="samples of `million` (default: 1000000)")
+    parser.add_argument("--objects", type=int, default=20_000, help="objects of `listing` (default: 20000)")
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of `pool-servers` (default: 20000)")
     parser.add_argument("--pooled", type=int, default=1_000_000, help="tasks of the large `pool` (default: 1000000)")
     parser.add_argument("--candidates", type=int, default=750_000, help="rows of `candidates` (default: 750000)")
@@ -82,6 +83,12 @@ def _api(options: argparse.Namespace) -> None:
     api.main(peers=not options.no_peers, results_folder=options.results)
 
 
+def _listing(options: argparse.Namespace) -> None:
+    from benchmarks import listing
+
+    listing.main(objects=options.objects, results_folder=options.results)
+
+
 def _million(options: argparse.Namespace) -> None:
     from benchmarks import million
 
@@ -104,6 +111,7 @@ _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "startup": _startup,
     "planning": _planning,
     "api": _api,
+    "listing": _listing,
     "million": _million,
     "pool": _pool,
     "cells": _cells,

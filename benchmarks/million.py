@@ -16,7 +16,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class Cohort(Store):
 
     def list(self, prefix: str) -> Iterator[StoreEntry]:
         """See `Store.list`."""
-        if prefix != "SR":
+        if prefix != "SR/":
             yield from super().list(prefix)
             return
         for name in self._names:
@@ -178,10 +178,10 @@ class Cohort(Store):
             yield StoreEntry(key=f"SR/{name}.txt", size_bytes=1, etag="9dd4e461268c8034f5c8564e155c67a6")
         self.calls["list"] += -(-len(self._names) // LIST_PAGE)
 
-    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """See `Store.sizes`."""
+    def entries(self, prefix: str, names: Collection[str] | None = None) -> Iterator[StoreEntry]:
+        """See `Store.entries`."""
         if not prefix.startswith(layout.RECEIPTS):
-            yield from super().sizes(prefix)
+            yield from super().entries(prefix, names)
             return
         seen = 0
         for rows in sorted((self.folder or Path()).glob("runs/*/submissions/*/rows.txt")):
@@ -194,7 +194,8 @@ class Cohort(Store):
                 for line in lines:
                     seen += 1
                     row = Row.from_line(line)
-                    yield layout.receipt(step, row.sample, row.fingerprint), LEAST_BYTES
+                    key = layout.receipt(step, row.sample, row.fingerprint)
+                    yield StoreEntry(key=key, size_bytes=LEAST_BYTES, etag="")
         self.listed += seen
         self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 

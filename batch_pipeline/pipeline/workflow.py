@@ -23,7 +23,7 @@ alternatives: `kallisto.in_reads = trim.out_reads | picard.out_fastq`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from batch_pipeline.pipeline.wiring import Source as Source
 from batch_pipeline.pipeline.wiring import Task as Task
 from batch_pipeline.pipeline.wiring import options_of, place_of_caller
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
+from batch_pipeline.wire.layout import COHORT
 
 T = TypeVar("T")
 
@@ -259,6 +260,10 @@ class Graph:
     def names(self) -> tuple[str, ...]:
         """The steps' names, each after those that it reads from."""
         return tuple(node.name for node in self.nodes)
+
+    def samples_by_step(self, samples: Collection[str]) -> dict[str, Collection[str]]:
+        """Step -> the samples of its cells: a gather has the one of the cohort."""
+        return {node.name: (COHORT,) if node.scope is Scope.COHORT else samples for node in self.nodes}
 
     def downstream(self, name: str) -> frozenset[str]:
         """The step and everything that depends on it."""

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.records.history import new_run_id, now
+from batch_pipeline.records.listing import Files, entries_of
 from batch_pipeline.records.people import user_name
-from batch_pipeline.records.results import all_receipts
+from batch_pipeline.records.results import receipts_counting
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidUse, RunConflict
@@ -104,12 +105,15 @@ def _record(key: str, value: dict[str, Any], *stores: Store) -> None:
 
 
 def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequence[str]) -> Iterator[FileToCopy]:
-    """The samples' own files. One LIST."""
+    """The samples' own files."""
     place = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-    there = {entry.key: entry.size_bytes for entry in store.list(place)}
+    keys_by_sample = {
+        sample: [f"{place}{pattern.replace(SAMPLE, sample)}" for pattern in patterns] for sample in samples
+    }
+    files = Files(key for keys in keys_by_sample.values() for key in keys)
+    there = {entry.key: entry.size_bytes for group in entries_of(store, files) for entry in group}
     absent = []
-    for sample in samples:
-        keys = [f"{place}{pattern.replace(SAMPLE, sample)}" for pattern in patterns]
+    for sample, keys in keys_by_sample.items():
         present = [key for key in keys if key in there]
         yield from (FileToCopy(key=key, size_bytes=there[key]) for key in present)
         if not present:
@@ -123,9 +127,9 @@ def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequen
 
 
 def _results(store: Store, samples: Sequence[str]) -> Iterator[FileToCopy]:
-    wanted = frozenset(samples)
-    for receipt in all_receipts(store):
-        if receipt.sample not in wanted or any(file.key.startswith(layout.REFERENCES) for file in receipt.outputs):
+    cells = dict.fromkeys(store.folders(layout.RECEIPTS), samples)
+    for receipt in receipts_counting(store, cells):
+        if any(file.key.startswith(layout.REFERENCES) for file in receipt.outputs):
             continue
         key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
         for output in receipt.outputs:

@@ -7,20 +7,17 @@ made again after it was read cannot be the one that was read: the trace says so 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import unquote
 
 from batch_pipeline.records.record import RunRecord, read_record
-from batch_pipeline.records.results import Cell, maker_of, read_checksums, receipt_of
+from batch_pipeline.records.results import Cell, maker_of, read_checksums, receipt_of, receipts_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import FileRecord, Receipt
 from batch_pipeline.wire.store import NotInStore, Store
-
-AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +173,7 @@ class _Tracer:
         return self._of_reference[key]
 
     def _fetch(self, cells: Sequence[Cell]) -> None:
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="trace") as pool:
-            receipts = pool.map(lambda cell: receipt_of(self._store, *cell), cells)
-            self._receipts |= dict(zip(cells, receipts, strict=True))
+        self._receipts |= {**dict.fromkeys(cells), **receipts_of(self._store, cells)}
 
     def _linked(self, file: FileRecord, maker: Cell | None, reader: Receipt) -> Traced:
         if maker is None:

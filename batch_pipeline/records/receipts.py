@@ -8,17 +8,18 @@ that these cells are not done, wherever the run was killed. The object goes when
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.records.listing import Cells, entries_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.retirement import Retirement
-from batch_pipeline.wire.store import NotInStore, Store
+from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 
 #: What is shorter was cut off, by a loss of power say: every version's receipts have more bytes than so many.
 LEAST_BYTES: Final = 300
@@ -54,18 +55,36 @@ def read_retirements(store: Store) -> Retirements:
     return _merged(_lists(store).values())
 
 
-def standing_receipts(store: Store, retirements: Retirements, prefix: str = layout.RECEIPTS) -> Standing:
-    """The receipts below a prefix, told apart. One LIST (its pages)."""
+def standing_receipts(
+    store: Store, retirements: Retirements, samples_by_step: Mapping[str, Collection[str]]
+) -> Standing:
+    """The receipts of these cells, told apart. One LIST where there are few, else as `records.listing` says."""
+    entries = _entries(store, samples_by_step, etags=bool(retirements.receipts))
+    return _standing(store, retirements, entries)
+
+
+def counting_receipts(
+    store: Store, retirements: Retirements, samples_by_step: Mapping[str, Collection[str]]
+) -> Iterator[tuple[str, str, str]]:
+    """Step, sample and fingerprint of the receipts of these cells that count, as they are listed."""
+    entries = _entries(store, samples_by_step, etags=bool(retirements.receipts))
+    for cell, entry, retired in _retirement_of(store, retirements, entries):
+        if retired is None and entry.size_bytes >= LEAST_BYTES:
+            yield cell
+
+
+def all_standing_receipts(store: Store, retirements: Retirements, prefix: str = layout.RECEIPTS) -> Standing:
+    """All receipts below a prefix, told apart. One LIST (its pages)."""
+    return _standing(store, retirements, [store.list(prefix) if retirements.receipts else store.entries(prefix)])
+
+
+def _standing(store: Store, retirements: Retirements, entries: Iterable[Iterable[StoreEntry]]) -> Standing:
     standing = Standing()
-    for key, size_bytes, retired in _listed(store, retirements, prefix):
-        cell = layout.cell_of_receipt(key)
-        if cell is None:
-            continue
-        step, sample, fingerprint = cell
+    for (step, sample, fingerprint), entry, retired in _retirement_of(store, retirements, entries):
         if retired is not None:
             standing.retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = retired
             continue
-        samples = (standing.counting if size_bytes >= LEAST_BYTES else standing.damaged).setdefault(step, {})
+        samples = (standing.counting if entry.size_bytes >= LEAST_BYTES else standing.damaged).setdefault(step, {})
         samples[sample] = (*samples.get(sample, ()), fingerprint)
     return standing
 
@@ -75,19 +94,25 @@ def retire(
 ) -> dict[str, dict[str, dict[str, Retired]]]:
     """Writes down what a wave retires, and returns it: step -> sample -> fingerprint -> what was written.
 
-    Nothing is written where nothing stands. One LIST a step that has such receipts. `reading` are the cells of other
+    Nothing is written where nothing stands. Lists the cells that are retired. `reading` are the cells of other
     steps than the plan's that read what it makes again (`run.beyond`).
     """
     wanted: dict[str, dict[str, tuple[str, str, bool]]] = {}
     for (step, sample, fingerprint), must_run in plan.retires.items():
         wanted.setdefault(step, {})[layout.receipt(step, sample, fingerprint)] = (sample, fingerprint, must_run)
     for step, samples in reading.items():
+        standing = _standing(
+            store,
+            Retirements(),
+            [store.entries(layout.step_receipts(step))]
+            if samples is None
+            else _entries(store, {step: samples}, etags=False),
+        )
         wanted[step] = {
             layout.receipt(step, sample, fingerprint): (sample, fingerprint, False)
-            for _, sample, fingerprint in filter(
-                None, map(layout.cell_of_receipt, store.keys(layout.step_receipts(step)))
-            )
-            if samples is None or sample in samples
+            for receipts in (standing.counting, standing.damaged)
+            for sample, fingerprints in receipts.get(step, {}).items()
+            for fingerprint in fingerprints
         }
     references = _references_of(plan)
     if not wanted and not references:
@@ -95,7 +120,8 @@ def retire(
     rows: dict[str, list[tuple[str, str, str, bool]]] = {}
     retired: dict[str, dict[str, dict[str, Retired]]] = {}
     for step, names in wanted.items():
-        for entry in store.list(layout.step_receipts(step)):
+        samples_retired = {sample for sample, _, _ in names.values()}
+        for entry in (entry for group in _entries(store, {step: samples_retired}) for entry in group):
             if entry.key in names:
                 sample, fingerprint, must_run = names[entry.key]
                 one = Retired(run_id=run_id, version=store.version(entry), must_run=must_run)
@@ -118,13 +144,19 @@ def with_retired(inventory: Inventory, retired: Mapping[str, Mapping[str, Mappin
 def close_retirements(store: Store) -> None:
     """Takes off the lists what no longer stands, and removes those on which nothing is left. Repeating it is harmless.
 
-    One LIST where nothing is retired; else one more a step that is named.
+    One LIST where nothing is retired; else the cells that are named are listed too.
     """
     lists = _lists(store)
     retirements = _merged(lists.values())
-    steps = {step for one in lists.values() for step in one.receipts}
+    samples_by_step: dict[str, set[str]] = {}
+    for one in lists.values():
+        for step, retired_rows in one.receipts.items():
+            samples_by_step.setdefault(step, set()).update(row[0] for row in retired_rows)
     standing_keys = {
-        key for step in steps for key, _, retired in _listed(store, retirements, layout.step_receipts(step)) if retired
+        entry.key
+        for group in _entries(store, samples_by_step)
+        for entry in group
+        if (entry.key, store.version(entry)) in retirements.receipts
     }
     for key, one in lists.items():
         rows = {
@@ -149,7 +181,7 @@ def absent_reference(store: Store, retirements: Retirements, name: str) -> str:
     if name not in retirements.references:
         return ""
     step, run_id = retirements.references[name]
-    return "" if standing_receipts(store, retirements, layout.receipts(step, name)).counting else run_id
+    return "" if standing_receipts(store, retirements, {step: [name]}).counting else run_id
 
 
 def _references_of(plan: Plan) -> dict[str, str]:
@@ -158,13 +190,25 @@ def _references_of(plan: Plan) -> dict[str, str]:
     return {name: step for step in builders for name, state in plan.cells(step) if state is CellState.TO_RUN}
 
 
-def _listed(store: Store, retirements: Retirements, prefix: str) -> Iterator[tuple[str, int, Retired | None]]:
-    """Key, bytes and retirement of each receipt below a prefix."""
-    if not retirements.receipts:
-        yield from ((key, size_bytes, None) for key, size_bytes in store.sizes(prefix))
-        return
-    for entry in store.list(prefix):
-        yield entry.key, entry.size_bytes, retirements.receipts.get((entry.key, store.version(entry)))
+def _retirement_of(
+    store: Store, retirements: Retirements, entries: Iterable[Iterable[StoreEntry]]
+) -> Iterator[tuple[tuple[str, str, str], StoreEntry, Retired | None]]:
+    """Each receipt's cell and fingerprint, its entry, and by whom it was retired."""
+    retired_by_version = retirements.receipts
+    for group in entries:
+        for entry in group:
+            cell = layout.cell_of_receipt(entry.key)
+            if cell is not None:
+                retired = retired_by_version.get((entry.key, store.version(entry))) if retired_by_version else None
+                yield cell, entry, retired
+
+
+def _entries(
+    store: Store, samples_by_step: Mapping[str, Collection[str]], *, etags: bool = True
+) -> Iterator[list[StoreEntry]]:
+    """The receipts' entries, cell by cell."""
+    cells = Cells({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
+    return entries_of(store, cells, etags=etags)
 
 
 def _lists(store: Store) -> dict[str, Retirement]:

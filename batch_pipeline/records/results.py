@@ -7,13 +7,18 @@ what is there when it has ended.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.records.receipts import Retirements, read_retirements, standing_receipts
+from batch_pipeline.records.listing import Cells, entries_of
+from batch_pipeline.records.receipts import (
+    all_standing_receipts,
+    read_retirements,
+    standing_receipts,
+)
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.registry import samples_of
 from batch_pipeline.wire import layout
@@ -37,7 +42,7 @@ class RunResults:
 
 
 def results_of(store: Store, run: RunRecord) -> RunResults:
-    """The receipts of a run's cells. A LIST a step, a GET a cell.
+    """The receipts of a run's cells, which are listed as `records.listing` says; a GET a cell.
 
     Raises InvalidUse for a run that has no cells of its own, as a driver's.
     """
@@ -48,13 +53,13 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
     except NotInStore as error:
         raise InvalidUse(f"Run {run.run_id} has no steps of its own. Name a run that it began.") from error
     wanted: list[Cell] = []
+    samples_by_step: dict[str, list[str]] = {}
     for step, scope in scopes.items():
-        cells = [layout.COHORT] if scope == Scope.COHORT.value else names
+        samples_by_step[step] = [layout.COHORT] if scope == Scope.COHORT.value else names
         without = frozenset(excluded.get(step, ()))
-        wanted += [(step, name) for name in cells if name not in without]
-    retirements = read_retirements(store)
-    there = {step: _listed(store, retirements, layout.step_receipts(step)) for step in scopes}
-    newest = _newest(read_receipts(store, [key for cell in wanted for key in there[cell[0]].get(cell, ())]))
+        wanted += [(step, name) for name in samples_by_step[step] if name not in without]
+    there = dict(_keys_of(standing_receipts(store, read_retirements(store), samples_by_step).counting))
+    newest = _newest(read_receipts(store, [key for cell in wanted for key in there.get(cell, ())]))
     return RunResults(
         receipts=[newest[cell] for cell in wanted if cell in newest],
         missing=[cell for cell in wanted if cell not in newest],
@@ -68,7 +73,7 @@ def all_receipts(
 
     `damaged` as for `read_receipts`.
     """
-    standing = standing_receipts(store, read_retirements(store), prefix)
+    standing = all_standing_receipts(store, read_retirements(store), prefix)
     if damaged is not None:
         for _, keys in _keys_of(standing.damaged):
             for key in keys:
@@ -77,10 +82,26 @@ def all_receipts(
     return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys, damaged=damaged)).items())]
 
 
+def receipts_counting(store: Store, samples_by_step: Mapping[str, Collection[str]]) -> list[Receipt]:
+    """The newest receipt that counts of each of these cells, by step and sample."""
+    standing = standing_receipts(store, read_retirements(store), samples_by_step)
+    keys = [key for _, cell_keys in _keys_of(standing.counting) for key in cell_keys]
+    return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
+
+
 def receipt_of(store: Store, step: str, sample: str) -> Receipt | None:
     """The newest receipt of a cell, a retired one too: the files that it names are there. One LIST and one GET."""
-    keys = [key for key in store.keys(layout.receipts(step, sample)) if key.endswith(".json")]
-    return next(iter(_newest(read_receipts(store, keys)).values()), None)
+    return receipts_of(store, [(step, sample)]).get((step, sample))
+
+
+def receipts_of(store: Store, cells: Collection[Cell]) -> dict[Cell, Receipt]:
+    """The newest receipt of each cell that has one, retired ones too; a GET each, beside their listing."""
+    samples_by_step: dict[str, set[str]] = {}
+    for step, sample in cells:
+        samples_by_step.setdefault(step, set()).add(sample)
+    places = Cells({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
+    entries = (entry for group in entries_of(store, places, etags=False) for entry in group)
+    return _newest(read_receipts(store, [entry.key for entry in entries if layout.cell_of_receipt(entry.key)]))
 
 
 def maker_of(store: Store, key: str) -> Cell | None:
@@ -129,11 +150,6 @@ def _read(store: Store, key: str, damaged: Callable[[str], object] | None) -> Re
         raise StoreFailed(
             f"The receipt {store.url_of(key)} cannot be read ({error}). Remove it, and run its cell again."
         ) from error
-
-
-def _listed(store: Store, retirements: Retirements, prefix: str) -> dict[Cell, list[str]]:
-    """Cell -> keys of its receipts that count."""
-    return dict(_keys_of(standing_receipts(store, retirements, prefix).counting))
 
 
 def _keys_of(fingerprints: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[tuple[Cell, list[str]]]:

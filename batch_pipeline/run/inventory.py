@@ -1,6 +1,7 @@
 """Reads what a plan needs from the store, in LIST calls only: receipts, sources, references, live runs.
 
-N samples x K steps cost ceil(objects / 1000) LIST pages, and nothing a sample. Only a run that is live costs more: its
+Of the steps of the graph and the samples of the request, as `records.listing` says: N samples x K steps cost at most
+ceil(objects / 1000) LIST pages and one a range, and nothing a sample. Only a run that is live costs more: its
 submissions are read to know which cells are on their way.
 
 (A little longer than most modules: a third of it is where the files of samples lie.)
@@ -10,10 +11,13 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
+from os.path import commonprefix
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from batch_pipeline.pipeline.choices import choices_of
@@ -23,6 +27,7 @@ from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Graph, Source
+from batch_pipeline.records.listing import FEW, Cells, Files, entries_of
 from batch_pipeline.records.receipts import Retirements, Standing, absent_reference, standing_receipts
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import AT_ONCE, Cell, read_receipts
@@ -31,6 +36,9 @@ from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.manifest import SourceFile
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store, StoreEntry, open_store
+
+#: Cells whose results are compared with their receipts before those of others are listed.
+CHECKED_AT_ONCE: Final = 1000
 
 
 def choose_reference(request: Request, retirements: Retirements) -> tuple[str, Mapping[str, StoreEntry]]:
@@ -80,7 +88,7 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
 
         excluded = excluded_cells(request.graph, request.samples)
     columns = columns_of(request.graph, request.samples, excluded)
-    standing = standing_receipts(request.store, retirements)
+    standing = standing_receipts(request.store, retirements, request.graph.samples_by_step(request.samples.names))
     problems: dict[Cell, str] = {}
     if request.check_results:
         standing, problems = _with_results(request, standing)
@@ -104,29 +112,51 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
 def _with_results(request: Request, standing: Standing) -> tuple[Standing, dict[Cell, str]]:
     """The receipts whose results are there with the size that they name, the others as damaged; what was found of them.
 
-    A GET a cell, and LISTs of the results.
+    A GET a cell, and the listing of their results.
     """
-    folders = {"results/", "cohort/"}
-    folders |= {layout.REFERENCES for node in request.graph if node.step.scope is Scope.REFERENCE}
-    sizes = {key: size_bytes for folder in folders for key, size_bytes in request.store.sizes(folder)}
-    cells = [
-        (step, sample, fingerprints)
-        for step in request.graph.names
-        for sample, fingerprints in standing.counting.get(step, {}).items()
-    ]
     true: dict[str, dict[str, tuple[str, ...]]] = {}
     false = {step: dict(samples) for step, samples in standing.damaged.items()}
     problems: dict[Cell, str] = {}
+
+    def checked(one: tuple[str, str, Mapping[str, int]]) -> tuple[str, str, tuple[str, ...], str]:
+        step, sample, sizes = one
+        fingerprints = standing.counting[step][sample]
+        return step, sample, fingerprints, _problem(request.store, step, sample, fingerprints, sizes)
+
+    results = _result_sizes(request, standing)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="results") as pool:
-        checked = pool.map(lambda cell: _problem(request.store, *cell, sizes=sizes), cells)
-        for (step, sample, fingerprints), problem in zip(cells, checked, strict=True):
-            (false if problem else true).setdefault(step, {})[sample] = fingerprints
-            if problem:
-                problems[step, sample] = problem
+        while some := list(islice(results, CHECKED_AT_ONCE)):
+            for step, sample, fingerprints, problem in pool.map(checked, some):
+                (false if problem else true).setdefault(step, {})[sample] = fingerprints
+                if problem:
+                    problems[step, sample] = problem
     return replace(standing, counting=true, damaged=false), problems
 
 
-def _problem(store: Store, step: str, name: str, fingerprints: Sequence[str], *, sizes: Mapping[str, int]) -> str:
+def _result_sizes(request: Request, standing: Standing) -> Iterator[tuple[str, str, Mapping[str, int]]]:
+    """Step and sample of each cell that has a receipt, with the bytes of the files in its folder of results, by key."""
+    builders = [node.name for node in request.graph if node.step.scope is Scope.REFERENCE]
+    counting = {step: standing.counting.get(step, {}) for step in request.graph.names}
+    folders: dict[str, Collection[str]] = {
+        layout.REFERENCES: {name for step in builders for name in counting[step]},
+        layout.GATHERED: [step for step in request.graph.names if layout.COHORT in counting[step]],
+    }
+    for step, samples in counting.items():
+        if step not in builders:
+            folders[layout.step_results(step)] = samples.keys() - {layout.COHORT}
+    seen: set[Cell] = set()
+    for group in entries_of(request.store, Cells(folders), etags=False):
+        cell = layout.cell_of_result(group[0].key)
+        sizes = {entry.key: entry.size_bytes for entry in group}
+        for step, sample in [cell] if cell else [(step, group[0].key.split("/")[1]) for step in builders]:
+            if sample in counting[step]:
+                seen.add((step, sample))
+                yield step, sample, sizes
+    for step, samples in counting.items():
+        yield from ((step, sample, {}) for sample in samples if (step, sample) not in seen)
+
+
+def _problem(store: Store, step: str, name: str, fingerprints: Sequence[str], sizes: Mapping[str, int]) -> str:
     """What is wrong with a cell's results; of two receipts nobody knows which is right."""
     for fingerprint in fingerprints if len(fingerprints) == 1 else ():
         try:
@@ -267,7 +297,7 @@ def _place(name: str, prefix: str) -> str:
 
 
 class _SourceFinder:
-    """Finds files by listing the folders that hold them, each once; local files elsewhere are simply looked at."""
+    """Finds files by listing them where they lie; local files elsewhere are simply looked at."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -275,18 +305,21 @@ class _SourceFinder:
 
     def find(self, urls: Iterable[str]) -> None:
         """Fills `files` with those that are there. Raises StoreFailed when a place cannot be listed."""
+        keys: set[str] = set()
         folders: dict[str, set[str]] = {}
         for url in urls:
             folders.setdefault(url.rpartition("/")[0], set()).add(url)
-        for folder, wanted in self._merged(folders).items():
+        for folder in [one for one in folders if "://" not in one]:
+            wanted = folders.pop(folder)
+            # Else they are no keys of the store; the sheet's folder may have them.
+            if {".", ".."}.isdisjoint(folder.split("/")):
+                keys |= wanted
+        self._list(self._store, "", keys)
+        for folder, wanted in _joined(folders).items():
             if folder.startswith("file://"):
                 self._stat(wanted)
-            elif "://" not in folder and not {".", ".."}.isdisjoint(folder.split("/")):
-                continue  # No key of the store; the sheet's folder may have it.
-            elif "://" in folder:
-                self._list(self._store.beside(folder), "", folder, wanted)
             else:
-                self._list(self._store, folder, folder, wanted)
+                self._list(self._store.beside(folder), f"{folder}/", {url[len(folder) + 1 :] for url in wanted})
 
     def find_instead(self, places: Mapping[str, str]) -> None:
         """Takes files from their second places that are not at the first ones. Raises as `find`."""
@@ -298,19 +331,10 @@ class _SourceFinder:
         """A place as a person would look for it."""
         return url if "://" in url else unquote(self._store.url_of(url).removeprefix("file://"))
 
-    def _merged(self, folders: dict[str, set[str]]) -> dict[str, set[str]]:
-        """Folders that lie below another wanted one are listed with it."""
-        merged: dict[str, set[str]] = {}
-        for folder in sorted(folders):
-            above = next((kept for kept in merged if folder.startswith(f"{kept}/") or kept == ""), None)
-            merged.setdefault(folder if above is None or "://" in folder else above, set()).update(folders[folder])
-        return merged
-
-    def _list(self, store: Store, prefix: str, start: str, wanted: set[str]) -> None:
-        before = "" if "://" not in start else f"{start}/"
-        for entry in store.list(prefix):
-            url = f"{before}{entry.key}"
-            if url in wanted:
+    def _list(self, store: Store, before: str, keys: AbstractSet[str]) -> None:
+        for group in entries_of(store, Files(keys)):
+            for entry in group:
+                url = f"{before}{entry.key}"
                 self.files[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)
 
     def _stat(self, wanted: Sequence[str] | set[str]) -> None:
@@ -325,3 +349,18 @@ class _SourceFinder:
                     continue
                 raise
             self.files[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)
+
+
+def _joined(folders: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """URLs by the folder to list: where a bucket has more than a few, as one a sample, by the one that holds them."""
+    by_bucket: dict[str, list[str]] = {}
+    for folder in folders:
+        by_bucket.setdefault("/".join(folder.split("/", 3)[:3]), []).append(folder)
+    joined: dict[str, set[str]] = {}
+    for bucket, some in by_bucket.items():
+        # Not `commonpath`: it takes one slash out of `s3://`.
+        whole = commonprefix([f"{folder}/" for folder in some]).rpartition("/")[0]  # noqa: RUF071
+        for folder in some:
+            place = whole if bucket.startswith("s3://") and len(some) > FEW else folder
+            joined.setdefault(place, set()).update(folders[folder])
+    return joined

@@ -124,8 +124,11 @@ class Reader:
             live = read_live_runs(store, self.backend, ours) if ours else []
         # Ended jobs of a live run too: what failed in them is told with the rest of the run.
         jobs = [job for run in live if self.unreachable or not run.over for job in _sent_jobs(store, run)]
-        standing = standing_receipts(store, read_retirements(store))
-        plan = _plan(store, record, jobs, standing, missing)
+        graph = recorded_graph(store, record)
+        key = layout.samples(record.run_id)
+        samples = parse_samples(store.get(key), key, lanes=True).names
+        standing = standing_receipts(store, read_retirements(store), graph.samples_by_step(samples))
+        plan = _plan(store, record, graph, samples, jobs, standing, missing)
         others = [run_id for run_id in marked if run_id not in ours]
         return Recorded(
             record=record,
@@ -298,15 +301,14 @@ def _graph(plan_record: Mapping[str, Any], record: RunRecord) -> Graph:
 def _plan(
     store: Store,
     record: RunRecord,
+    graph: Graph,
+    samples: tuple[str, ...],
     jobs: Sequence[LiveJob],
     standing: Standing,
     missing: CellState,
 ) -> Plan:
     """The cells of the record's grid with their states; it sends nothing."""
     recorded = store.get_json(layout.plan(record.run_id))
-    graph = _graph(recorded, record)
-    key = layout.samples(record.run_id)
-    samples = parse_samples(store.get(key), key, lanes=True).names
     excluded = recorded.get("excluded", {})
     columns = {
         node.name: _column(node, samples, jobs, standing, missing, frozenset(excluded.get(node.name, ())))

@@ -1,4 +1,4 @@
-"""Searches the logs of a cohort: one listing a run, then one GET a log, several at once and in bounded memory.
+"""Searches the logs of a cohort: their listing, then one GET a log, several at once and in bounded memory.
 
 Of every cell the newest run that left a log counts, and there the last attempt, or all. Cells of a closed run that were
 killed before they could leave one are asked of the backend, one by one: CloudWatch Logs takes few calls a second.
@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 from batch_pipeline.config import Settings
+from batch_pipeline.records.listing import Cells, entries_of
+from batch_pipeline.records.registry import samples_of
 from batch_pipeline.run.logs import RUNS_SEARCHED, LogLine, logs
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse
-from batch_pipeline.wire.store import NotInStore, Store
+from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 
 #: Logs that are read at once, and read ahead of the one that is told.
 AT_ONCE = 16
@@ -65,9 +68,10 @@ def logs_of(
     order: dict[str, None] = {}
     logs_by_cell: dict[tuple[str, str], list[AttemptLog]] = {}
     for run in [run_id] if run_id else known:
-        order |= dict.fromkeys(_steps(store, run))
+        run_steps = _steps(store, run)
+        order |= dict.fromkeys(run_steps)
         here: dict[tuple[str, str], list[AttemptLog]] = {}
-        for log in _of_run(store, run):
+        for log in _of_run(store, run, steps or run_steps, samples):
             if (not steps or log.step in steps) and (samples is None or log.sample in samples):
                 here.setdefault((log.step, log.sample), []).append(log)
         logs_by_cell = here | logs_by_cell
@@ -108,13 +112,16 @@ def search(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _of_run(store: Store, run_id: str) -> Iterator[AttemptLog]:
-    """The logs of a run, and those that killed cells could not leave."""
-    files: dict[tuple[str, str], set[str]] = {}
-    for key in store.keys(layout.logs(run_id)):
-        _, _, step, sample, name = key.split("/", 4)
-        files.setdefault((step, sample), set()).add(name)
-    for (step, sample), names in files.items():
+def _of_run(store: Store, run_id: str, steps: Sequence[str], samples: frozenset[str] | None) -> Iterator[AttemptLog]:
+    """The logs of some cells of a run (None: of all samples), and those that killed cells could not leave.
+
+    All are listed of a run without a plan, as of a driver.
+    """
+    cells: set[tuple[str, str]] = set()
+    for group in _listed(store, run_id, steps, samples):
+        _, _, step, sample, _ = group[0].key.split("/", 4)
+        cells.add((step, sample))
+        names = {entry.key.rpartition("/")[2] for entry in group}
         for name in names:
             number = name.removesuffix(".log")
             if name != number and number.isdigit():
@@ -125,8 +132,24 @@ def _of_run(store: Store, run_id: str) -> Iterator[AttemptLog]:
     except NotInStore:
         return
     for cell in failed_cells:
-        if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in files:
+        if cell.reason is not EndReason.DEPENDENCY and (cell.step, cell.sample) not in cells:
             yield AttemptLog(run_id=run_id, step=cell.step, sample=cell.sample, attempt=0, failed=True, stored=False)
+
+
+def _listed(
+    store: Store, run_id: str, steps: Sequence[str], samples: frozenset[str] | None
+) -> Iterator[list[StoreEntry]]:
+    """The files of each cell."""
+    if samples is None:
+        try:
+            samples = frozenset((*samples_of(store, run_id), layout.COHORT))
+        except NotInStore:
+            steps = ()
+    if steps and samples is not None:
+        yield from entries_of(store, Cells({layout.step_logs(run_id, step): samples for step in steps}), etags=False)
+        return
+    for _, group in groupby(store.entries(layout.logs(run_id)), key=lambda entry: entry.key.rpartition("/")[0]):
+        yield list(group)
 
 
 def _matches(store: Store, log: AttemptLog, pattern: re.Pattern[str] | None) -> list[str] | None:

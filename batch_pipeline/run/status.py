@@ -19,6 +19,7 @@ from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
+from batch_pipeline.records.listing import Cells, entries_of
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.backend import LazyBackend
@@ -194,15 +195,19 @@ def _closed(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> Sequence
 
 
 def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[FailedCell]:
-    """Cells whose containers left a failure's record; one LIST, and a LIST and a GET a cell up to a hundred."""
-    names: dict[tuple[str, str], None] = {}
-    for entry in store.list(layout.logs(run_id)):
-        _, _, step, sample, name = entry.key.split("/", 4)
-        if name.endswith(".failure.json") and (step, sample) in wanted:
-            names[step, sample] = None
+    """Cells whose containers left a failure's record; their listing, and a LIST and a GET a cell up to a hundred."""
+    names: set[tuple[str, str]] = set()
+    samples_by_step: dict[str, set[str]] = {}
+    for step, sample in wanted:
+        samples_by_step.setdefault(step, set()).add(sample)
+    cells = Cells({layout.step_logs(run_id, step): samples for step, samples in samples_by_step.items()})
+    for group in entries_of(store, cells, etags=False):
+        _, _, step, sample, _ = group[0].key.split("/", 4)
+        if any(entry.key.endswith(".failure.json") for entry in group):
+            names.add((step, sample))
     return [
         with_record(store, FailedCell(step=step, sample=sample, reason=EndReason.LOST, message="", run_id=run_id))
-        for step, sample in [*names][:MOST_RECORDS]
+        for step, sample in sorted(names)[:MOST_RECORDS]
     ]
 
 

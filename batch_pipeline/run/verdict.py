@@ -1,7 +1,7 @@
 """What came of jobs that ended: receipts say what is done, failure records and the backend say why the rest is not.
 
-One listing of receipts a step, whatever the size; children of a job are listed only where a receipt is missing, and
-failure records are read for the first hundred failed cells only: the reasons of the others are the backend's.
+The receipts of the jobs' cells are listed step by step; children of a job only where a receipt is missing, and failure
+records are read for the first hundred failed cells only: the reasons of the others are the backend's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import FailedCell, StepProgress
 from batch_pipeline.records.manifests import cells_of
-from batch_pipeline.records.receipts import read_retirements, standing_receipts
+from batch_pipeline.records.receipts import counting_receipts, read_retirements
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.orders import as_ordered
 from batch_pipeline.wire import layout
@@ -53,16 +53,14 @@ def judge(graph: Graph, store: Store, backend: JobObserver, jobs: Sequence[Submi
     failed: list[FailedCell] = []
     for step in dict.fromkeys(job.step for job in jobs if not job.join):
         # A step at a time: of a million samples the receipts' names alone are hundreds of megabytes.
-        receipts = standing_receipts(store, retirements, layout.step_receipts(step)).counting.get(step, {})
-        for job in jobs:
-            if job.join or job.step != step:
-                continue
-            cells = cells_of(store, job.run_id, job.job)
-            missing = {
-                index: sample
-                for index, (sample, fingerprint) in enumerate(cells)
-                if fingerprint not in receipts.get(sample, ())
-            }
+        of_step = [job for job in jobs if job.step == step and not job.join]
+        cells_by_job = [(job, cells_of(store, job.run_id, job.job)) for job in of_step]
+        unmade = {cell for _, cells in cells_by_job for cell in cells}
+        samples = {sample for sample, _ in unmade}
+        for _, sample, fingerprint in counting_receipts(store, retirements, {step: samples}):
+            unmade.discard((sample, fingerprint))
+        for job, cells in cells_by_job:
+            missing = {index: cell[0] for index, cell in enumerate(cells) if cell in unmade}
             done[job.run_id] += len(cells) - len(missing)
             done_by_step[step] += len(cells) - len(missing)
             if missing:

@@ -42,6 +42,8 @@ COHORT: Final = "_cohort"
 #: Beside the files of a reference that no step built: their checksums, as `sha256sum` writes them.
 CHECKSUMS: Final = "SHA256SUMS"
 
+RESULTS: Final = "results/"
+GATHERED: Final = "cohort/"
 RECEIPTS: Final = "receipts/"
 RETIRED: Final = "retired/"
 OWNERS: Final = "pipelines/"
@@ -54,7 +56,12 @@ RELEASE: Final = "release/"
 
 def result(step: str, sample: str, name: str) -> str:
     """Key of one output file; of a gather's when the sample is `COHORT`."""
-    return f"cohort/{step}/{name}" if sample == COHORT else f"results/{step}/{sample}/{name}"
+    return f"{GATHERED}{step}/{name}" if sample == COHORT else f"{RESULTS}{step}/{sample}/{name}"
+
+
+def step_results(step: str) -> str:
+    """Prefix of the output files of all samples of a step."""
+    return f"{RESULTS}{step}/"
 
 
 def cell_of_result(key: str) -> tuple[str, str] | None:
@@ -117,6 +124,11 @@ def cell_of_receipt(key: str) -> tuple[str, str, str] | None:
 def logs(run_id: str) -> str:
     """Prefix of a run's logs."""
     return f"logs/{run_id}/"
+
+
+def step_logs(run_id: str, step: str) -> str:
+    """Prefix of the logs of all cells of a step in a run."""
+    return f"logs/{run_id}/{step}/"
 
 
 def cell_logs(run_id: str, step: str, sample: str) -> str:

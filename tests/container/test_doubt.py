@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline.container.files import FolderFiles, ObjectFiles
-from batch_pipeline.records.receipts import read_retirements, standing_receipts
+from batch_pipeline.records.receipts import all_standing_receipts, read_retirements
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.manifest import InputSpec, OutputSpec, Row
@@ -34,7 +34,7 @@ def reader(workshop: Workshop, fingerprint: str) -> dict[str, str]:
 
 def done(workshop: Workshop) -> set[tuple[str, str]]:
     """Cells whose receipt counts, as the next plan sees it."""
-    counting = standing_receipts(workshop.store, read_retirements(workshop.store)).counting
+    counting = all_standing_receipts(workshop.store, read_retirements(workshop.store)).counting
     return {(step, sample) for step, samples in counting.items() for sample in samples}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from batch_pipeline.provenance.trace import key_of, trace
 from batch_pipeline.provenance.verify import all_promises, promises_below, promises_of_run, repair, verify
-from batch_pipeline.records.receipts import LEAST_BYTES, absent_reference, read_retirements, standing_receipts
+from batch_pipeline.records.receipts import LEAST_BYTES, absent_reference, all_standing_receipts, read_retirements
 from batch_pipeline.records.record import read_record
 from batch_pipeline.records.results import all_receipts, maker_of, receipt_of, results_of
 from batch_pipeline.report.trace_pages import Branch, trace_record, tree_of
@@ -294,7 +294,7 @@ def test_a_run_without_cells_has_no_results(store: Store) -> None:
 
 
 def counting(store: Store) -> set[tuple[str, str]]:
-    standing = standing_receipts(store, read_retirements(store)).counting
+    standing = all_standing_receipts(store, read_retirements(store)).counting
     return {(step, sample) for step, samples in standing.items() for sample in samples}
 
 
@@ -352,7 +352,7 @@ def test_who_read_bytes_that_nothing_but_reading_tells_apart_must_run(tmp_path: 
 
     cells = (("upper", "bob"), ("count", "bob"))
     assert set(retired) == {layout.receipt(*cell, print_of(store, *cell)) for cell in cells}
-    found = standing_receipts(store, read_retirements(store)).retired
+    found = all_standing_receipts(store, read_retirements(store)).retired
     assert [one.must_run for one in found["upper"]["bob"].values()] == [False]
     assert [one.must_run for one in found["count"]["bob"].values()] == [True]
 

@@ -18,9 +18,9 @@ from batch_pipeline.records.receipts import (
     LEAST_BYTES,
     Retirements,
     absent_reference,
+    all_standing_receipts,
     close_retirements,
     read_retirements,
-    standing_receipts,
 )
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
@@ -60,7 +60,7 @@ def test_a_receipt_counts_unless_it_is_cut_off_or_retired(store: Store) -> None:
     version = put(store, "b", "s1", "f3")
     retire(store, "RUN", ("b", "s1", "f3", version, True))
     for retirements in (Retirements(), read_retirements(store)):
-        standing = standing_receipts(store, retirements)
+        standing = all_standing_receipts(store, retirements)
         assert {sample: sorted(prints) for sample, prints in standing.counting["a"].items()} == {"s1": ["f1", "f2"]}
         assert standing.damaged == {"a": {"s2": ("f1",)}}
         assert ("b" in standing.retired) == ("b" not in standing.counting) == bool(retirements.receipts)
@@ -70,7 +70,7 @@ def test_a_receipt_counts_unless_it_is_cut_off_or_retired(store: Store) -> None:
 def test_what_is_no_receipt_is_left_aside(store: Store) -> None:
     for name in ("receipts/README", "receipts/a/s1/f1.txt", "receipts/a/s1/deep/f1.json"):
         store.put(name, WHOLE)
-    assert standing_receipts(store, Retirements()) == standing_receipts(store, Retirements(), "receipts/b/")
+    assert all_standing_receipts(store, Retirements()) == all_standing_receipts(store, Retirements(), "receipts/b/")
 
 
 def test_a_list_that_was_closed_since_it_was_listed_is_left_aside(store: Store) -> None:
@@ -85,7 +85,7 @@ def test_a_receipt_that_took_the_place_of_a_retired_one_counts(store: Store) -> 
     version = put(store, "a", "s1", "f1")
     retire(store, "RUN", ("a", "s1", "f1", version, False))
     put(store, "a", "s1", "f1", WHOLE + b"new")
-    assert standing_receipts(store, read_retirements(store)).counting == {"a": {"s1": ("f1",)}}
+    assert all_standing_receipts(store, read_retirements(store)).counting == {"a": {"s1": ("f1",)}}
 
 
 def test_a_cell_that_one_of_two_runs_forced_must_run(store: Store) -> None:
@@ -106,7 +106,7 @@ def test_of_two_versions_that_were_retired_neither_counts_whatever_the_order_of_
     retire(store, first, ("a", "s1", "f1", before, True))
     after = put(store, "a", "s1", "f1", WHOLE + b"new")
     retire(store, second, ("a", "s1", "f1", after, False))
-    standing = standing_receipts(store, read_retirements(store))
+    standing = all_standing_receipts(store, read_retirements(store))
     assert not standing.counting
     assert not standing.retired["a"]["s1"]["f1"].must_run
 
@@ -159,7 +159,7 @@ def test_a_store_that_is_copied_with_its_times_has_the_same_versions(tmp_path: P
     copy = open_store(str(tmp_path / "copy"))
     key = layout.receipt("a", "s1", "f1")
     assert os.stat(tmp_path / "store" / key).st_ino != os.stat(tmp_path / "copy" / key).st_ino
-    assert not standing_receipts(copy, read_retirements(copy)).counting
+    assert not all_standing_receipts(copy, read_retirements(copy)).counting
 
 
 def test_a_run_retires_in_one_object_before_its_first_submission(store: Store) -> None:

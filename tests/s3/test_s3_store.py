@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_pipeline.records.listing import Cells, Files, entries_of
 from batch_pipeline.wire import s3
 from batch_pipeline.wire.errors import InvalidConfig, StoreFailed
 from batch_pipeline.wire.s3 import S3Access
@@ -256,3 +257,41 @@ def test_stores_beside_one_are_reached_in_the_same_way(service: Service, tmp_pat
 def test_an_object_has_no_more_parts_than_s3_takes(size_bytes: int) -> None:
     assert s3.part_bytes(size_bytes) >= 5 << 20
     assert -(-size_bytes // s3.part_bytes(size_bytes)) <= 10_000
+
+
+def page_of(*keys: str, is_cut_off: bool = False) -> str:
+    """S3's answer to LIST."""
+    objects = "".join(
+        f"<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>e</ETag>"
+        "<Size>400</Size></Contents>"
+        for key in keys
+    )
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>" if is_cut_off else ""
+    return f"<ListBucketResult>{objects}{more}</ListBucketResult>"
+
+
+def test_a_page_is_one_call_behind_a_key_and_is_asked_again_when_s3_is_busy(actor: Actor) -> None:
+    store = open_store(f"s3://{BUCKET}/some/prefix", reach=actor.reach)
+    keys = [f"some/prefix/receipts/a/s{number:04}/f.json" for number in range(1000)]
+    actor.will(503, "SlowDown")
+    actor.will(200, page_of(*keys, is_cut_off=True))
+
+    entries, is_last = store.page("receipts/a/", "receipts/a/s0.~")
+
+    assert (len(entries), entries[0].key, is_last) == (1000, "receipts/a/s0000/f.json", False)
+    assert len(actor.asked) == 2, "the second page is not asked for"
+    assert dict(store.calls) == {"list": 1}
+
+
+def test_a_real_server_lists_from_the_first_wanted_place_on(service: Service) -> None:
+    store = store_of(service)
+    keys = [f"receipts/a/{name}/f.json" for name in ("s", "s-1", "s.2", "s1", "t")]
+    for key in keys:
+        store.put(key, b"x")
+    service.asked.clear()
+
+    assert [group[0].key for group in entries_of(store, Cells({"receipts/a/": ["t", "s"]}))] == [keys[0], keys[4]]
+    assert [group[0].key for group in entries_of(store, Files(keys[2:4]))] == keys[2:4]
+
+    assert [one.query.count("start-after") for one in service.asked if "list-type=2" in one.query] == [1, 1]
+    assert [entry.key for entry in store.page("receipts/", keys[1])[0]] == [keys[2], keys[0], *keys[3:]]

@@ -1,0 +1,253 @@
+"""Lists what chosen cells have in a store: the one reader of receipts, sources, results and logs.
+
+Cost follows what is asked. On S3 one page is listed, from the first wanted place on. Only where it is cut off, the
+other places are divided into ranges, listed in parallel (`start-after`) with at most PAGES_AT_ONCE calls in flight; a
+page is followed by one that begins at the next wanted place. So no key is listed twice: that takes at most
+ceil(objects / 1000) calls and one a range, and of many objects no more than one a place that is asked. obstore retries
+503 (SlowDown) with exponential back-off. In a folder of this machine few places are looked at one by one; of many their
+folder is read, and what is below the others left alone.
+
+Entries are handed on cell by cell as pages come in; none is kept.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from os.path import commonprefix
+from typing import Final, Protocol
+
+from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
+
+#: LIST calls in flight; S3 takes 5,500 a second below a prefix:
+#: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
+PAGES_AT_ONCE: Final = 32
+#: Places in a folder of this machine up to which each is looked at; of more, their folder is read.
+FEW: Final = 32
+
+
+class Places(Protocol):
+    """What to list: prefixes that end in a slash, or keys of objects. Sorted, none below another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int, /) -> str: ...
+
+    def place_of(self, key: str) -> str:
+        """The place that a key belongs to; empty: none."""
+
+    def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
+        """Each folder that holds places, with their names there, without a slash at the end."""
+
+
+class Cells:
+    """Folders of cells by the prefix of their step: `receipts/count/` -> samples. Composed as needed, not kept."""
+
+    def __init__(self, samples_by_prefix: Mapping[str, Collection[str]]) -> None:
+        # Steps of one cohort share its names: they are sorted once.
+        shared = {id(samples): samples for samples in samples_by_prefix.values()}
+        ordered = {one: sorted(set(samples), key=lambda name: f"{name}/") for one, samples in shared.items()}
+        members = {one: frozenset(names) for one, names in ordered.items()}
+        self._prefixes = sorted(prefix for prefix, samples in samples_by_prefix.items() if samples)
+        self._names = [ordered[id(samples_by_prefix[prefix])] for prefix in self._prefixes]
+        self._members = {prefix: members[id(samples_by_prefix[prefix])] for prefix in self._prefixes}
+        self._ends = list(accumulate(map(len, self._names)))
+        #: Keys come sorted: the prefix of the last one is mostly the next one's.
+        self._prefix, self._begin, self._here = "\0", 0, frozenset[str]()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, position: int, /) -> str:
+        step = bisect_right(self._ends, position)
+        return f"{self._prefixes[step]}{self._names[step][position - self._ends[step]]}/"
+
+    def place_of(self, key: str) -> str:
+        """See `Places.place_of`."""
+        if not key.startswith(self._prefix):
+            at = bisect_right(self._prefixes, key) - 1
+            if at < 0 or not key.startswith(self._prefixes[at]):
+                return ""
+            self._prefix = self._prefixes[at]
+            self._begin, self._here = len(self._prefix), self._members[self._prefix]
+        end = key.find("/", self._begin)
+        return key[: end + 1] if end >= 0 and key[self._begin : end] in self._here else ""
+
+    def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
+        """See `Places.by_folder`."""
+        yield from self._members.items()
+
+
+class Files:
+    """Single objects by their keys."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._members = frozenset(keys)
+        self._keys = sorted(self._members)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, position: int, /) -> str:
+        return self._keys[position]
+
+    def place_of(self, key: str) -> str:
+        """See `Places.place_of`."""
+        return key if key in self._members else ""
+
+    def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
+        """See `Places.by_folder`."""
+        names: dict[str, set[str]] = {}
+        for key in self._keys:
+            folder, slash, name = key.rpartition("/")
+            names.setdefault(f"{folder}{slash}", set()).add(name)
+        yield from names.items()
+
+
+@dataclass(kw_only=True)
+class _Range:
+    """Places that are listed one page after another."""
+
+    start: int
+    stop: int
+    #: The next page holds keys behind this one.
+    after: str
+    #: Entries of the place in which the last page ended.
+    held: list[StoreEntry] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        return self.stop - self.start
+
+
+def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[list[StoreEntry]]:
+    """The entries of each place that has any, place by place in no promised order; those of one keep their order.
+
+    Without `etags` a folder of this machine is read more quickly, and its entries have none. Raises StoreFailed.
+    """
+    if not len(places):
+        return
+    if store.is_paged:
+        yield from _paged(store, places)
+        return
+    folded = _Range(start=0, stop=len(places), after="")
+    entries = _in_folder(store, places, etags) if store.folder is not None else store.list(_folder_of(places, folded))
+    yield from _by_place(places, entries, folded)
+    if folded.held:
+        yield folded.held
+
+
+def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry]:
+    """The entries of a folder of this machine, those of a place together."""
+    is_file = not places[0].endswith("/")
+    for folder, names in places.by_folder():
+        if len(names) > FEW:
+            yield from store.list(folder) if etags else store.entries(folder, names)
+        elif is_file:
+            for name in sorted(names):
+                try:
+                    yield store.head(f"{folder}{name}")
+                except NotInStore:
+                    continue
+        else:
+            for name in names:
+                yield from store.list(f"{folder}{name}") if etags else store.entries(f"{folder}{name}")
+
+
+def _paged(store: Store, places: Places) -> Iterator[list[StoreEntry]]:
+    whole = _Range(start=0, stop=len(places), after=_before(places[0]))
+    yield from _folded(places, whole, *_page(store, places, whole))
+    if not whole.left:
+        return
+    pages, done = 1, max(1, whole.start)
+    waiting = _divided(places, whole, min(PAGES_AT_ONCE, -(-whole.left // done)))
+    pool = ThreadPoolExecutor(PAGES_AT_ONCE, thread_name_prefix="listing")
+    try:
+        running: dict[Future[tuple[list[StoreEntry], bool]], _Range] = {}
+        while True:
+            running |= {pool.submit(_page, store, places, one): one for one in waiting}
+            if not running:
+                return
+            waiting = []
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                one = running.pop(future)
+                start = one.start
+                yield from _folded(places, one, *future.result())
+                pages, done = pages + 1, done + one.start - start
+                if one.left:
+                    waiting.append(one)
+            # A free connection takes half of the range with most left, so that all end together.
+            while len(running) + len(waiting) < PAGES_AT_ONCE:
+                largest = max((*running.values(), *waiting), key=lambda one: one.left, default=None)
+                if largest is None or largest.left < 2 or largest.left * pages <= 2 * done:
+                    break
+                waiting += _divided(places, largest, 2)[1:]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _divided(places: Places, whole: _Range, count: int) -> list[_Range]:
+    """A range in so many, the first of which is itself."""
+    bounds = [whole.start + whole.left * number // count for number in range(1, count + 1)]
+    later = [_Range(start=start, stop=stop, after=_before(places[start])) for start, stop in pairwise(bounds)]
+    whole.stop = bounds[0]
+    return [whole, *later]
+
+
+def _page(store: Store, places: Places, one: _Range) -> tuple[list[StoreEntry], bool]:
+    return store.page(_folder_of(places, one), one.after)
+
+
+def _folded(places: Places, one: _Range, entries: list[StoreEntry], is_last: bool) -> Iterator[list[StoreEntry]]:
+    """The places that a page ends, with their entries; the range goes on behind it."""
+    yield from _by_place(places, entries, one)
+    if is_last:
+        one.start = one.stop
+    else:
+        last = entries[-1].key
+        at = bisect_right(places, last, one.start, one.stop)
+        is_open = at > one.start and places[at - 1].endswith("/") and last.startswith(places[at - 1])
+        one.start = at - is_open
+        if one.left:
+            one.after = max(last, _before(places[one.start]))
+            if is_open:
+                return
+    if one.held:
+        yield one.held
+        one.held = []
+
+
+def _by_place(places: Places, entries: Iterable[StoreEntry], one: _Range) -> Iterator[list[StoreEntry]]:
+    """The entries of a range by their places, the last of which it holds."""
+    floor, ceiling = places[one.start], places[one.stop] if one.stop < len(places) else ""
+    group = one.held
+    place = places.place_of(group[0].key) if group else ""
+    for entry in entries:
+        key = entry.key
+        if one.after and key < floor:
+            continue
+        if ceiling and key >= ceiling:
+            break
+        this = places.place_of(key)
+        if this != place:
+            if group:
+                yield group
+            place, group = this, []
+        if this:
+            group.append(entry)
+    one.held = group
+
+
+def _folder_of(places: Places, one: _Range) -> str:
+    """The deepest folder that holds all of a range."""
+    # Not `commonpath`: a single file's is the file.
+    return commonprefix([places[one.start], places[one.stop - 1]]).rpartition("/")[0]  # noqa: RUF071
+
+
+def _before(place: str) -> str:
+    """A key before a place, and behind nearly all that come before it: `s1/` comes behind `s1-b/` and `s1.c/`."""
+    return f"{place[:-1]}{chr(ord(place[-1]) - 1)}~" if place[-1] < "\x7f" else place[:-1]

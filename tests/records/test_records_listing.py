@@ -1,0 +1,123 @@
+"""Listing chosen cells: every entry once, in as few calls as the places asked and the objects there allow."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline.records.listing import FEW, PAGES_AT_ONCE, Cells, Files, Places, entries_of
+from batch_pipeline.wire.store import Store, open_store
+from tests.run.paged import PagedStore, large_store
+
+#: Sorted otherwise with a slash behind than without.
+NAMES = ["s", "s-1", "s.2", "s+3", "s10", "s1", "t", "_cohort"]
+
+
+def keys_of(store: Store, places: Places, *, etags: bool = True) -> list[str]:
+    groups = [[entry.key for entry in group] for group in entries_of(store, places, etags=etags)]
+    owners = [{places.place_of(key) for key in keys} for keys in groups]
+    assert all(len(owner) == 1 for owner in owners), "a group is of one place"
+    assert len(owners) == len({place for owner in owners for place in owner}), "a place comes whole"
+    return sorted(key for keys in groups for key in keys)
+
+
+def written(folder: Path, cells: int) -> None:
+    for number in range(cells):
+        cell = folder / f"receipts/a/s{number}"
+        cell.mkdir(parents=True)
+        (cell / "f.json").touch()
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize("seed", range(4))
+def test_each_wanted_entry_comes_once_however_pages_are_cut(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    names = [*NAMES, *(f"{name}{number}" for name in NAMES for number in range(60))]
+    keys = {
+        f"receipts/{step}/{name}/{number}.json"
+        for step in ("a", "a-b", "b", "c")
+        for name in names
+        for number in range(chance.choice((0, 1, 1, 3, count)))
+    }
+    # One that has more objects than a page.
+    keys |= {f"receipts/a-b/s1/{number}.json" for number in range(2500)}
+    keys |= {"receipts/README", "receipts/a/loose.json", "receipts/zz/s/1.json"}
+    store = PagedStore(keys)
+    wanted = {f"receipts/{step}/": chance.sample(names, chance.randint(1, len(names))) for step in ("a", "a-b", "c")}
+    places = Cells(wanted)
+    folders = {f"{prefix}{name}" for prefix, some in wanted.items() for name in some}
+    expected = sorted(key for key in keys if key.rpartition("/")[0] in folders)
+
+    assert keys_of(store, places) == expected
+    # Each page but the last of a range is full of keys that no other page has.
+    assert store.calls["list"] <= -(-len(keys) // 1000) + 2 * PAGES_AT_ONCE
+    assert store.most_in_flight <= PAGES_AT_ONCE
+
+
+def test_a_small_store_costs_one_call_however_many_cells_are_asked() -> None:
+    store = large_store(10)
+    names = [f"s{number:07}" for number in range(100)]
+    assert len(keys_of(store, Cells({"receipts/count/": names, "receipts/upper/": names}))) == 20
+    assert store.calls["list"] == 1
+
+
+@pytest.mark.parametrize("samples", [10, 1_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_few_cells_of_many_cost_a_call_each(samples: int) -> None:
+    store = large_store(samples)
+    names = [f"s{number * samples // 3:07}" for number in range(3)]
+    assert len(keys_of(store, Cells({"receipts/count/": names, "receipts/upper/": names}))) == 6
+    assert len(keys_of(store, Files(f"SR/{name}.txt" for name in names))) == 3
+    assert store.calls["list"] <= (2 if samples == 10 else 9)
+
+
+@pytest.mark.parametrize("samples", [1_000, 10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_all_cells_cost_a_call_a_thousand_objects_and_one_a_range(samples: int) -> None:
+    store = large_store(samples)
+    names = [f"s{number:07}" for number in range(samples)]
+    count = sum(len(group) for group in entries_of(store, Cells({"receipts/count/": names, "receipts/upper/": names})))
+    assert count == 2 * samples
+    assert store.calls["list"] <= -(-2 * samples // 1000) + 2 * PAGES_AT_ONCE
+    assert store.most_in_flight <= PAGES_AT_ONCE
+    assert len(set(store.pages)) == len(store.pages), "no page is listed twice"
+
+
+def test_a_cohort_that_is_new_to_a_large_store_costs_no_call_a_sample() -> None:
+    store = large_store(3_000)
+    names = [f"t{number:07}" for number in range(100_000)]
+    assert not keys_of(store, Cells({"receipts/count/": names, "receipts/upper/": names}))
+    assert store.calls["list"] <= 3 + 2 * PAGES_AT_ONCE
+
+
+@pytest.mark.parametrize("etags", [True, False])
+@pytest.mark.parametrize("many", [FEW // 2, 2 * FEW])
+def test_a_folder_has_the_same_entries_as_pages(tmp_path: Path, many: int, etags: bool) -> None:
+    store = open_store(str(tmp_path))
+    written(tmp_path, 3 * FEW)
+    (tmp_path / "receipts/a/loose").touch()
+    names = [f"s{number}" for number in range(0, 6 * many, 3)]
+    there = sorted(f"receipts/a/{name}/f.json" for name in names if int(name[1:]) < 3 * FEW)
+    assert keys_of(store, Cells({"receipts/a/": names, "receipts/none/": names}), etags=etags) == there
+    files = [f"receipts/a/{name}/f.json" for name in names]
+    assert keys_of(store, Files([*files, "receipts/a/absent"])) == there
+
+
+def test_a_folder_of_other_samples_is_not_walked_for_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    written(tmp_path, 100)
+    scanned: list[str] = []
+    scandir = os.scandir
+
+    def scan(path: str) -> Any:
+        scanned.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    keys_of(store, Cells({"receipts/a/": ["s7", "s8", "absent"]}), etags=False)
+    assert [path.rpartition("/")[2] for path in sorted(scanned)] == ["absent", "s7", "s8"]
+    scanned.clear()
+    keys_of(store, Cells({"receipts/a/": [f"s{number}" for number in range(2 * FEW)]}), etags=False)
+    assert len(scanned) == 1 + 2 * FEW
