@@ -12,11 +12,12 @@ Entries are handed on cell by cell as pages come in; none is kept.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from operator import attrgetter
 from os.path import commonprefix
 from typing import Final, Protocol
 
@@ -27,6 +28,7 @@ from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 PAGES_AT_ONCE: Final = 32
 #: Places in a folder of this machine up to which each is looked at; of more, their folder is read.
 FEW: Final = 32
+_KEY: Final = attrgetter("key")
 
 
 class Places(Protocol):
@@ -123,8 +125,8 @@ class _Range:
         return self.stop - self.start
 
 
-def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[list[StoreEntry]]:
-    """The entries of each place that has any, place by place in no promised order; those of one keep their order.
+def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[Iterable[StoreEntry]]:
+    """The entries of all places, in portions of whole places: those of one come together, places in no promised order.
 
     Without `etags` a folder of this machine is read more quickly, and its entries have none. Raises StoreFailed.
     """
@@ -133,11 +135,16 @@ def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[
     if store.is_paged:
         yield from _paged(store, places)
         return
-    folded = _Range(start=0, stop=len(places), after="")
-    entries = _in_folder(store, places, etags) if store.folder is not None else store.list(_folder_of(places, folded))
-    yield from _by_place(places, entries, folded)
-    if folded.held:
-        yield folded.held
+    whole = _Range(start=0, stop=len(places), after="")
+    entries = _in_folder(store, places, etags) if store.folder is not None else store.list(_folder_of(places, whole))
+    yield (entry for entry in entries if places.place_of(entry.key))
+
+
+def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterator[list[StoreEntry]]:
+    """What `entries_of` yields, place by place."""
+    for portion in portions:
+        for _, group in groupby(portion, key=lambda entry: places.place_of(entry.key)):
+            yield list(group)
 
 
 def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry]:
@@ -159,7 +166,7 @@ def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry
 
 def _paged(store: Store, places: Places) -> Iterator[list[StoreEntry]]:
     whole = _Range(start=0, stop=len(places), after=_before(places[0]))
-    yield from _folded(places, whole, *_page(store, places, whole))
+    yield _portion(places, whole, *_page(store, places, whole))
     if not whole.left:
         return
     pages, done = 1, max(1, whole.start)
@@ -176,7 +183,7 @@ def _paged(store: Store, places: Places) -> Iterator[list[StoreEntry]]:
             for future in ended:
                 one = running.pop(future)
                 start = one.start
-                yield from _folded(places, one, *future.result())
+                yield _portion(places, one, *future.result())
                 pages, done = pages + 1, done + one.start - start
                 if one.left:
                     waiting.append(one)
@@ -202,44 +209,26 @@ def _page(store: Store, places: Places, one: _Range) -> tuple[list[StoreEntry], 
     return store.page(_folder_of(places, one), one.after)
 
 
-def _folded(places: Places, one: _Range, entries: list[StoreEntry], is_last: bool) -> Iterator[list[StoreEntry]]:
-    """The places that a page ends, with their entries; the range goes on behind it."""
-    yield from _by_place(places, entries, one)
+def _portion(places: Places, one: _Range, entries: list[StoreEntry], is_last: bool) -> list[StoreEntry]:
+    """The entries of the places that a page ends; the range goes on behind it."""
+    begin = bisect_left(entries, places[one.start], key=_KEY)
+    end = bisect_left(entries, places[one.stop], key=_KEY) if one.stop < len(places) else len(entries)
+    wanted = [*one.held, *(entry for entry in entries[begin:end] if places.place_of(entry.key))]
+    one.held = []
     if is_last:
         one.start = one.stop
-    else:
-        last = entries[-1].key
-        at = bisect_right(places, last, one.start, one.stop)
-        is_open = at > one.start and places[at - 1].endswith("/") and last.startswith(places[at - 1])
-        one.start = at - is_open
-        if one.left:
-            one.after = max(last, _before(places[one.start]))
-            if is_open:
-                return
-    if one.held:
-        yield one.held
-        one.held = []
-
-
-def _by_place(places: Places, entries: Iterable[StoreEntry], one: _Range) -> Iterator[list[StoreEntry]]:
-    """The entries of a range by their places, the last of which it holds."""
-    floor, ceiling = places[one.start], places[one.stop] if one.stop < len(places) else ""
-    group = one.held
-    place = places.place_of(group[0].key) if group else ""
-    for entry in entries:
-        key = entry.key
-        if one.after and key < floor:
-            continue
-        if ceiling and key >= ceiling:
-            break
-        this = places.place_of(key)
-        if this != place:
-            if group:
-                yield group
-            place, group = this, []
-        if this:
-            group.append(entry)
-    one.held = group
+        return wanted
+    last = entries[-1].key
+    at = bisect_right(places, last, one.start, one.stop)
+    is_open = at > one.start and places[at - 1].endswith("/") and last.startswith(places[at - 1])
+    one.start = at - is_open
+    if one.left:
+        one.after = max(last, _before(places[one.start]))
+    if one.left and is_open:
+        cut = bisect_left(wanted, places[one.start], key=_KEY)
+        one.held = wanted[cut:]
+        return wanted[:cut]
+    return wanted
 
 
 def _folder_of(places: Places, one: _Range) -> str:

@@ -205,8 +205,8 @@ def _retirement_of(
 
 def _entries(
     store: Store, samples_by_step: Mapping[str, Collection[str]], *, etags: bool = True
-) -> Iterator[list[StoreEntry]]:
-    """The receipts' entries, cell by cell."""
+) -> Iterator[Iterable[StoreEntry]]:
+    """The receipts' entries, those of a cell together."""
     cells = Cells({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
     return entries_of(store, cells, etags=etags)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain
 
 from batch_pipeline.backends.base import JobLookup, JobObserver
 from batch_pipeline.pipeline.columns import column_changes
@@ -201,9 +202,9 @@ def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[F
     for step, sample in wanted:
         samples_by_step.setdefault(step, set()).add(sample)
     cells = Cells({layout.step_logs(run_id, step): samples for step, samples in samples_by_step.items()})
-    for group in entries_of(store, cells, etags=False):
-        _, _, step, sample, _ = group[0].key.split("/", 4)
-        if any(entry.key.endswith(".failure.json") for entry in group):
+    for entry in chain.from_iterable(entries_of(store, cells, etags=False)):
+        _, _, step, sample, name = entry.key.split("/", 4)
+        if name.endswith(".failure.json"):
             names.add((step, sample))
     return [
         with_record(store, FailedCell(step=step, sample=sample, reason=EndReason.LOST, message="", run_id=run_id))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.records.listing import FEW, PAGES_AT_ONCE, Cells, Files, Places, entries_of
+from batch_pipeline.records.listing import FEW, PAGES_AT_ONCE, Cells, Files, Places, by_place, entries_of
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.paged import PagedStore, large_store
 
@@ -18,7 +18,7 @@ NAMES = ["s", "s-1", "s.2", "s+3", "s10", "s1", "t", "_cohort"]
 
 
 def keys_of(store: Store, places: Places, *, etags: bool = True) -> list[str]:
-    groups = [[entry.key for entry in group] for group in entries_of(store, places, etags=etags)]
+    groups = [[entry.key for entry in group] for group in by_place(places, entries_of(store, places, etags=etags))]
     owners = [{places.place_of(key) for key in keys} for keys in groups]
     assert all(len(owner) == 1 for owner in owners), "a group is of one place"
     assert len(owners) == len({place for owner in owners for place in owner}), "a place comes whole"
@@ -78,7 +78,8 @@ def test_few_cells_of_many_cost_a_call_each(samples: int) -> None:
 def test_all_cells_cost_a_call_a_thousand_objects_and_one_a_range(samples: int) -> None:
     store = large_store(samples)
     names = [f"s{number:07}" for number in range(samples)]
-    count = sum(len(group) for group in entries_of(store, Cells({"receipts/count/": names, "receipts/upper/": names})))
+    places = Cells({"receipts/count/": names, "receipts/upper/": names})
+    count = sum(len(group) for group in by_place(places, entries_of(store, places)))
     assert count == 2 * samples
     assert store.calls["list"] <= -(-2 * samples // 1000) + 2 * PAGES_AT_ONCE
     assert store.most_in_flight <= PAGES_AT_ONCE
