@@ -41,6 +41,9 @@ class Places(Protocol):
     def place_of(self, key: str) -> str:
         """The place that a key belongs to; empty: none."""
 
+    def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
+        """The entries that belong to a place."""
+
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """Each folder that holds places, with their names there, without a slash at the end."""
 
@@ -78,6 +81,19 @@ class Cells:
         end = key.find("/", self._begin)
         return key[: end + 1] if end >= 0 and key[self._begin : end] in self._here else ""
 
+    def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
+        """See `Places.chosen`."""
+        chosen = []
+        for entry in entries:
+            key = entry.key
+            # Most are of the step of the one before.
+            if key[: self._begin] == self._prefix and (end := key.find("/", self._begin)) >= 0:
+                if key[self._begin : end] in self._here:
+                    chosen.append(entry)
+            elif self.place_of(key):
+                chosen.append(entry)
+        return chosen
+
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """See `Places.by_folder`."""
         yield from self._members.items()
@@ -99,6 +115,10 @@ class Files:
     def place_of(self, key: str) -> str:
         """See `Places.place_of`."""
         return key if key in self._members else ""
+
+    def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
+        """See `Places.chosen`."""
+        return [entry for entry in entries if entry.key in self._members]
 
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """See `Places.by_folder`."""
@@ -136,8 +156,11 @@ def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[
         yield from _paged(store, places)
         return
     whole = _Range(start=0, stop=len(places), after="")
-    entries = _in_folder(store, places, etags) if store.folder is not None else store.list(_folder_of(places, whole))
-    yield (entry for entry in entries if places.place_of(entry.key))
+    if store.folder is not None:
+        yield (entry for entry in _in_folder(store, places, etags) if places.place_of(entry.key))
+        return
+    folder = _folder_of(places, whole)
+    yield places.chosen(store.list(folder) if etags else store.entries(folder))
 
 
 def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterator[list[StoreEntry]]:
@@ -213,7 +236,7 @@ def _portion(places: Places, one: _Range, entries: list[StoreEntry], is_last: bo
     """The entries of the places that a page ends; the range goes on behind it."""
     begin = bisect_left(entries, places[one.start], key=_KEY)
     end = bisect_left(entries, places[one.stop], key=_KEY) if one.stop < len(places) else len(entries)
-    wanted = [*one.held, *(entry for entry in entries[begin:end] if places.place_of(entry.key))]
+    wanted = [*one.held, *places.chosen(entries[begin:end])]
     one.held = []
     if is_last:
         one.start = one.stop

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
@@ -68,8 +69,11 @@ def counting_receipts(
 ) -> Iterator[tuple[str, str, str]]:
     """Step, sample and fingerprint of the receipts of these cells that count, as they are listed."""
     entries = _entries(store, samples_by_step, etags=bool(retirements.receipts))
-    for cell, entry, retired in _retirement_of(store, retirements, entries):
-        if retired is None and entry.size_bytes >= LEAST_BYTES:
+    for entry in chain.from_iterable(entries):
+        cell = layout.cell_of_receipt(entry.key)
+        if cell is None or entry.size_bytes < LEAST_BYTES:
+            continue
+        if not retirements.receipts or (entry.key, store.version(entry)) not in retirements.receipts:
             yield cell
 
 
@@ -80,7 +84,13 @@ def all_standing_receipts(store: Store, retirements: Retirements, prefix: str = 
 
 def _standing(store: Store, retirements: Retirements, entries: Iterable[Iterable[StoreEntry]]) -> Standing:
     standing = Standing()
-    for (step, sample, fingerprint), entry, retired in _retirement_of(store, retirements, entries):
+    retired_by_version = retirements.receipts
+    for entry in chain.from_iterable(entries):
+        cell = layout.cell_of_receipt(entry.key)
+        if cell is None:
+            continue
+        step, sample, fingerprint = cell
+        retired = retired_by_version.get((entry.key, store.version(entry))) if retired_by_version else None
         if retired is not None:
             standing.retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = retired
             continue
@@ -188,19 +198,6 @@ def _references_of(plan: Plan) -> dict[str, str]:
     """Name -> builder's step of the references that a wave builds."""
     builders = [node.name for node in plan.graph if node.step.scope is Scope.REFERENCE]
     return {name: step for step in builders for name, state in plan.cells(step) if state is CellState.TO_RUN}
-
-
-def _retirement_of(
-    store: Store, retirements: Retirements, entries: Iterable[Iterable[StoreEntry]]
-) -> Iterator[tuple[tuple[str, str, str], StoreEntry, Retired | None]]:
-    """Each receipt's cell and fingerprint, its entry, and by whom it was retired."""
-    retired_by_version = retirements.receipts
-    for group in entries:
-        for entry in group:
-            cell = layout.cell_of_receipt(entry.key)
-            if cell is not None:
-                retired = retired_by_version.get((entry.key, store.version(entry))) if retired_by_version else None
-                yield cell, entry, retired
 
 
 def _entries(

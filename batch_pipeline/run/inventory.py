@@ -308,8 +308,12 @@ class _SourceFinder:
         """Fills `files` with those that are there. Raises StoreFailed when a place cannot be listed."""
         keys: set[str] = set()
         folders: dict[str, set[str]] = {}
+        last, wanted = None, set[str]()
         for url in urls:
-            folders.setdefault(url.rpartition("/")[0], set()).add(url)
+            folder = url.rpartition("/")[0]
+            if folder != last:
+                last, wanted = folder, folders.setdefault(folder, set())
+            wanted.add(url)
         for folder in [one for one in folders if "://" not in one]:
             wanted = folders.pop(folder)
             # Else they are no keys of the store; the sheet's folder may have them.
