@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from batch_pipeline.records.listing import PAGES_AT_ONCE, Cells, entries_of
+from batch_pipeline.records.listing import PAGES_AT_ONCE, CellFolders, entries_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.s3 import S3Access
 from batch_pipeline.wire.store import LIST_PAGE, Store, open_store
@@ -76,7 +76,7 @@ def main(*, objects: int = OBJECTS, results_folder: Path) -> None:
 
 def _listed(store: Store, names: list[str]) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
-    places = Cells({layout.step_receipts(step): names for step in STEPS})
+    places = CellFolders({layout.step_receipts(step): names for step in STEPS})
     entries = sum(1 for portion in entries_of(store, places) for _ in portion)
     if entries != len(STEPS) * len(names):
         raise BenchmarkFailed(f"{entries} entries were listed of {len(STEPS) * len(names)}.")

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.records.history import new_run_id, now
-from batch_pipeline.records.listing import Files, entries_of
+from batch_pipeline.records.listing import FileKeys, entries_of
 from batch_pipeline.records.people import user_name
 from batch_pipeline.records.results import receipts_counting
 from batch_pipeline.wire import layout
@@ -110,7 +110,7 @@ def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequen
     keys_by_sample = {
         sample: [f"{place}{pattern.replace(SAMPLE, sample)}" for pattern in patterns] for sample in samples
     }
-    files = Files(key for keys in keys_by_sample.values() for key in keys)
+    files = FileKeys(key for keys in keys_by_sample.values() for key in keys)
     there = {entry.key: entry.size_bytes for group in entries_of(store, files) for entry in group}
     absent = []
     for sample, keys in keys_by_sample.items():

@@ -48,7 +48,7 @@ class Places(Protocol):
         """Each folder that holds places, with their names there, without a slash at the end."""
 
 
-class Cells:
+class CellFolders:
     """Folders of cells by the prefix of their step: `receipts/count/` -> samples. Composed as needed, not kept."""
 
     def __init__(self, samples_by_prefix: Mapping[str, Collection[str]]) -> None:
@@ -99,7 +99,7 @@ class Cells:
         yield from self._members.items()
 
 
-class Files:
+class FileKeys:
     """Single objects by their keys."""
 
     def __init__(self, keys: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.records.listing import Cells, entries_of
+from batch_pipeline.records.listing import CellFolders, entries_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.retirement import Retirement
@@ -204,7 +204,7 @@ def _entries(
     store: Store, samples_by_step: Mapping[str, Collection[str]], *, etags: bool = True
 ) -> Iterator[Iterable[StoreEntry]]:
     """The receipts' entries, those of a cell together."""
-    cells = Cells({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
+    cells = CellFolders({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
     return entries_of(store, cells, etags=etags)
 
 

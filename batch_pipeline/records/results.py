@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.records.listing import Cells, entries_of
+from batch_pipeline.records.listing import CellFolders, entries_of
 from batch_pipeline.records.receipts import (
     all_standing_receipts,
     read_retirements,
@@ -37,7 +37,7 @@ class RunResults:
 
     #: Steps in the order of the pipeline, samples in that of the list.
     receipts: Sequence[Receipt]
-    #: Cells without one: (step, sample).
+    #: CellFolders without one: (step, sample).
     missing: Sequence[Cell]
 
 
@@ -99,7 +99,7 @@ def receipts_of(store: Store, cells: Collection[Cell]) -> dict[Cell, Receipt]:
     samples_by_step: dict[str, set[str]] = {}
     for step, sample in cells:
         samples_by_step.setdefault(step, set()).add(sample)
-    places = Cells({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
+    places = CellFolders({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
     entries = (entry for group in entries_of(store, places, etags=False) for entry in group)
     return _newest(read_receipts(store, [entry.key for entry in entries if layout.cell_of_receipt(entry.key)]))
 

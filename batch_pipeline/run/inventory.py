@@ -27,7 +27,7 @@ from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Graph, Source
-from batch_pipeline.records.listing import FEW, Cells, Files, by_place, entries_of
+from batch_pipeline.records.listing import FEW, CellFolders, FileKeys, by_place, entries_of
 from batch_pipeline.records.receipts import Retirements, Standing, absent_reference, standing_receipts
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import AT_ONCE, Cell, read_receipts
@@ -145,7 +145,7 @@ def _result_sizes(request: Request, standing: Standing) -> Iterator[tuple[str, s
         if step not in builders:
             folders[layout.step_results(step)] = samples.keys() - {layout.COHORT}
     seen: set[Cell] = set()
-    cells = Cells(folders)
+    cells = CellFolders(folders)
     for group in by_place(cells, entries_of(request.store, cells, etags=False)):
         cell = layout.cell_of_result(group[0].key)
         sizes = {entry.key: entry.size_bytes for entry in group}
@@ -337,7 +337,7 @@ class _SourceFinder:
         return url if "://" in url else unquote(self._store.url_of(url).removeprefix("file://"))
 
     def _list(self, store: Store, before: str, keys: AbstractSet[str]) -> None:
-        for group in entries_of(store, Files(keys)):
+        for group in entries_of(store, FileKeys(keys)):
             for entry in group:
                 url = f"{before}{entry.key}"
                 self.files[url] = SourceFile(url=url, etag=entry.etag, size_bytes=entry.size_bytes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from batch_pipeline.config import Settings
-from batch_pipeline.records.listing import Cells, by_place, entries_of
+from batch_pipeline.records.listing import CellFolders, by_place, entries_of
 from batch_pipeline.records.registry import samples_of
 from batch_pipeline.run.logs import RUNS_SEARCHED, LogLine, logs
 from batch_pipeline.run.verdict import read_failed
@@ -146,7 +146,7 @@ def _listed(
         except NotInStore:
             steps = ()
     if steps and samples is not None:
-        cells = Cells({layout.step_logs(run_id, step): samples for step in steps})
+        cells = CellFolders({layout.step_logs(run_id, step): samples for step in steps})
         yield from by_place(cells, entries_of(store, cells, etags=False))
         return
     for _, group in groupby(store.entries(layout.logs(run_id)), key=lambda entry: entry.key.rpartition("/")[0]):

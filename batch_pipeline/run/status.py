@@ -20,7 +20,7 @@ from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
-from batch_pipeline.records.listing import Cells, entries_of
+from batch_pipeline.records.listing import CellFolders, entries_of
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.backend import LazyBackend
@@ -201,7 +201,7 @@ def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[F
     samples_by_step: dict[str, set[str]] = {}
     for step, sample in wanted:
         samples_by_step.setdefault(step, set()).add(sample)
-    cells = Cells({layout.step_logs(run_id, step): samples for step, samples in samples_by_step.items()})
+    cells = CellFolders({layout.step_logs(run_id, step): samples for step, samples in samples_by_step.items()})
     for entry in chain.from_iterable(entries_of(store, cells, etags=False)):
         _, _, step, sample, name = entry.key.split("/", 4)
         if name.endswith(".failure.json"):

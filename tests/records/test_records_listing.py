@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.records.listing import FEW, PAGES_AT_ONCE, Cells, Files, Places, by_place, entries_of
+from batch_pipeline.records.listing import FEW, PAGES_AT_ONCE, CellFolders, FileKeys, Places, by_place, entries_of
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.paged import PagedStore, large_store
 
@@ -48,7 +48,7 @@ def test_each_wanted_entry_comes_once_however_pages_are_cut(seed: int, count: in
     keys |= {"receipts/README", "receipts/a/loose.json", "receipts/zz/s/1.json"}
     store = PagedStore(keys)
     wanted = {f"receipts/{step}/": chance.sample(names, chance.randint(1, len(names))) for step in ("a", "a-b", "c")}
-    places = Cells(wanted)
+    places = CellFolders(wanted)
     folders = {f"{prefix}{name}" for prefix, some in wanted.items() for name in some}
     expected = sorted(key for key in keys if key.rpartition("/")[0] in folders)
 
@@ -61,7 +61,7 @@ def test_each_wanted_entry_comes_once_however_pages_are_cut(seed: int, count: in
 def test_a_small_store_costs_one_call_however_many_cells_are_asked() -> None:
     store = large_store(10)
     names = [f"s{number:07}" for number in range(100)]
-    assert len(keys_of(store, Cells({"receipts/count/": names, "receipts/upper/": names}))) == 20
+    assert len(keys_of(store, CellFolders({"receipts/count/": names, "receipts/upper/": names}))) == 20
     assert store.calls["list"] == 1
 
 
@@ -69,8 +69,8 @@ def test_a_small_store_costs_one_call_however_many_cells_are_asked() -> None:
 def test_few_cells_of_many_cost_a_call_each(samples: int) -> None:
     store = large_store(samples)
     names = [f"s{number * samples // 3:07}" for number in range(3)]
-    assert len(keys_of(store, Cells({"receipts/count/": names, "receipts/upper/": names}))) == 6
-    assert len(keys_of(store, Files(f"SR/{name}.txt" for name in names))) == 3
+    assert len(keys_of(store, CellFolders({"receipts/count/": names, "receipts/upper/": names}))) == 6
+    assert len(keys_of(store, FileKeys(f"SR/{name}.txt" for name in names))) == 3
     assert store.calls["list"] <= (2 if samples == 10 else 9)
 
 
@@ -78,7 +78,7 @@ def test_few_cells_of_many_cost_a_call_each(samples: int) -> None:
 def test_all_cells_cost_a_call_a_thousand_objects_and_one_a_range(samples: int) -> None:
     store = large_store(samples)
     names = [f"s{number:07}" for number in range(samples)]
-    places = Cells({"receipts/count/": names, "receipts/upper/": names})
+    places = CellFolders({"receipts/count/": names, "receipts/upper/": names})
     count = sum(len(group) for group in by_place(places, entries_of(store, places)))
     assert count == 2 * samples
     assert store.calls["list"] <= -(-2 * samples // 1000) + 2 * PAGES_AT_ONCE
@@ -89,7 +89,7 @@ def test_all_cells_cost_a_call_a_thousand_objects_and_one_a_range(samples: int) 
 def test_a_cohort_that_is_new_to_a_large_store_costs_no_call_a_sample() -> None:
     store = large_store(3_000)
     names = [f"t{number:07}" for number in range(100_000)]
-    assert not keys_of(store, Cells({"receipts/count/": names, "receipts/upper/": names}))
+    assert not keys_of(store, CellFolders({"receipts/count/": names, "receipts/upper/": names}))
     assert store.calls["list"] <= 3 + 2 * PAGES_AT_ONCE
 
 
@@ -101,9 +101,9 @@ def test_a_folder_has_the_same_entries_as_pages(tmp_path: Path, many: int, etags
     (tmp_path / "receipts/a/loose").touch()
     names = [f"s{number}" for number in range(0, 6 * many, 3)]
     there = sorted(f"receipts/a/{name}/f.json" for name in names if int(name[1:]) < 3 * FEW)
-    assert keys_of(store, Cells({"receipts/a/": names, "receipts/none/": names}), etags=etags) == there
+    assert keys_of(store, CellFolders({"receipts/a/": names, "receipts/none/": names}), etags=etags) == there
     files = [f"receipts/a/{name}/f.json" for name in names]
-    assert keys_of(store, Files([*files, "receipts/a/absent"])) == there
+    assert keys_of(store, FileKeys([*files, "receipts/a/absent"])) == there
 
 
 def test_a_folder_of_other_samples_is_not_walked_for_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +117,8 @@ def test_a_folder_of_other_samples_is_not_walked_for_a_few(tmp_path: Path, monke
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", scan)
-    keys_of(store, Cells({"receipts/a/": ["s7", "s8", "absent"]}), etags=False)
+    keys_of(store, CellFolders({"receipts/a/": ["s7", "s8", "absent"]}), etags=False)
     assert [path.rpartition("/")[2] for path in sorted(scanned)] == ["absent", "s7", "s8"]
     scanned.clear()
-    keys_of(store, Cells({"receipts/a/": [f"s{number}" for number in range(2 * FEW)]}), etags=False)
+    keys_of(store, CellFolders({"receipts/a/": [f"s{number}" for number in range(2 * FEW)]}), etags=False)
     assert len(scanned) == 1 + 2 * FEW

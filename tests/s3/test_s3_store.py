@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_pipeline.records.listing import Cells, Files, entries_of
+from batch_pipeline.records.listing import CellFolders, FileKeys, entries_of
 from batch_pipeline.wire import s3
 from batch_pipeline.wire.errors import InvalidConfig, StoreFailed
 from batch_pipeline.wire.s3 import S3Access
@@ -290,7 +290,10 @@ def test_a_real_server_lists_from_the_first_wanted_place_on(service: Service) ->
         store.put(key, b"x")
     service.asked.clear()
 
-    for places, wanted in ((Cells({"receipts/a/": ["t", "s"]}), [keys[0], keys[4]]), (Files(keys[2:4]), keys[2:4])):
+    for places, wanted in (
+        (CellFolders({"receipts/a/": ["t", "s"]}), [keys[0], keys[4]]),
+        (FileKeys(keys[2:4]), keys[2:4]),
+    ):
         assert [entry.key for portion in entries_of(store, places) for entry in portion] == wanted
 
     assert [one.query.count("start-after") for one in service.asked if "list-type=2" in one.query] == [1, 1]
