@@ -37,7 +37,7 @@ class RunResults:
 
     #: Steps in the order of the pipeline, samples in that of the list.
     receipts: Sequence[Receipt]
-    #: CellFolders without one: (step, sample).
+    #: Cells without one: (step, sample).
     missing: Sequence[Cell]
 
 
