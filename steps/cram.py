@@ -16,7 +16,7 @@ class Cram(Step):
     tools = ("samtools",)
     memory_mb = 2048
 
-    cram = Input("Paired-end reads, aligned, in any order; several of a sample are its lanes.")
+    cram = Input("Paired-end reads, aligned or not, in any order; several of a sample are its lanes.")
     genome = Input("FASTA that the CRAM was compressed with; needs no index.", optional=True)
     bam = Output("{sample}.*.bam", many=True)
 
@@ -68,7 +68,7 @@ class Cram(Step):
 
     def _require_whole(self, job: Job, cram: Path) -> None:
         try:
-            job.run("samtools", "quickcheck", cram)
+            job.run("samtools", "quickcheck", "-u", cram)
         except StepFailed as error:
             raise MissingInput(
                 f"{cram.name} of sample {job.sample} is no whole CRAM: samtools quickcheck misses its header or its"

@@ -65,6 +65,13 @@ def test_lanes_are_decoded_in_their_order_and_no_read_is_lost(
     assert not list(genome.parent.glob("*.fai")), "the genome may lie where nobody may write"
 
 
+def test_a_cram_of_unaligned_reads_needs_no_genome(lab: Lab, tmp_path: Path) -> None:
+    cram = tmp_path / f"{SAMPLE}.cram"
+    sam_tool("view", "-C", "-o", str(cram), str(lab.bam))
+    (bam,) = decode([cram], tmp_path / "work", None).outputs("bam")
+    assert as_sam(bam)[1] == as_sam(lab.bam)[1]
+
+
 def test_a_genome_by_bgzip_is_read_and_one_by_gzip_is_told(cram: Path, genome: Path, tmp_path: Path) -> None:
     packed, zipped = tmp_path / "packed.fa.gz", tmp_path / "zipped.fa.gz"
     packed.write_bytes(bgzf(genome.read_bytes()))
