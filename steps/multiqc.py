@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,10 +48,18 @@ _CONFIG: Final = {
     "fn_clean_exts": [{"type": "regex", "pattern": f"{_MARK}$"}],
     "fn_clean_trim": [],
     "no_version_check": True,
+    "intro_text": False,
+    "show_analysis_paths": False,
     # Others would look into every file.
     "run_modules": ["custom_content", "kallisto", "samtools"],
+    "module_order": ["custom_content", "kallisto", "samtools"],
     "custom_content": {"order": ["gene_fusions", "cohort_qc"]},
 }
+#: MultiQC counts reads in millions, which of a small cohort are all 0.0.
+_MILLION: Final = 1_000_000
+_THOUSANDS: Final = {"read_count_multiplier": 0.001, "read_count_prefix": "K", "read_count_desc": "thousands"}
+#: Samples of a fusion that the report names; fusion_matrix.tsv has all.
+_MOST_NAMES: Final = 5
 
 
 class MultiQC(Step):
@@ -79,7 +88,7 @@ class MultiQC(Step):
         _write_logs(job, folder)
         _write_sections(job, folder, metrics, columns)
         config = job.work / ".multiqc_config.json"
-        config.write_text(json.dumps(_CONFIG), encoding="utf-8")
+        config.write_text(json.dumps(_config(metrics, job.missing_samples)), encoding="utf-8")
         report = job.output("report")
         output = job.run(
             *(sys.executable, "-m", "multiqc", folder, "--config", config, "--filename", report.name),
@@ -113,6 +122,15 @@ def _qc_lines(
         yield "\t".join([sample, "missing", *(NOTHING for _ in columns)]) + "\n"
 
 
+def _config(metrics: Mapping[str, Mapping[str, Any]], missing: Sequence[str]) -> dict[str, Any]:
+    """MultiQC's configuration: the unit of the counts by the largest sample, and a comment on the cohort's samples."""
+    comment = f"{len(metrics)} samples."
+    if missing:
+        comment += f" Without results, and left out: {', '.join(missing)}."
+    most = max((values.get("processed_pairs", 0) for values in metrics.values()), default=0)
+    return _CONFIG | {"report_comment": escape(comment)} | (_THOUSANDS if most < _MILLION else {})
+
+
 def _write_logs(job: Job, folder: Path) -> None:
     """Copies of the tools' texts that name the sample where MultiQC looks for it."""
     for port, name in (("logs", "kallisto"), ("flagstats", "flagstat")):
@@ -136,7 +154,8 @@ def _write_sections(job: Job, folder: Path, metrics: Mapping[str, Mapping[str, A
     for pair in cohort.ranked()[:_MOST_FUSIONS]:
         support = cohort.support[pair]
         name = pair.name if pair.name not in fusions else f"{pair.name} ({pair.gene_a_id}, {pair.gene_b_id})"
-        fusions[name] = {"samples": len(support), "most_reads": max(support.values()), "in": ", ".join(support)}
+        named = ", ".join(list(support)[:_MOST_NAMES]) + (", …" if len(support) > _MOST_NAMES else "")
+        fusions[name] = {"samples": len(support), "most_reads": max(support.values()), "in": named}
     headers = {
         "fusions": {"title": "Fusions", "description": "Gene fusions (pizzly)", "format": "{:,.0f}", "scale": "Blues"}
     }
@@ -147,20 +166,31 @@ def _write_sections(job: Job, folder: Path, metrics: Mapping[str, Mapping[str, A
             "headers": headers,
             "data": {sample: {"fusions": count} for sample, count in counts.items()},
         },
-        "gene_fusions": _table("gene_fusions", "Gene fusions", "Recurrent ones first.", fusions),
-        "cohort_qc": _table("cohort_qc", "Read counts", "What each step counted.", metrics),
+        "gene_fusions": _table("gene_fusions", "Gene fusions", "Those of most samples first.", "Fusion", fusions),
+        "cohort_qc": _table("cohort_qc", "Read counts", "What each step counted.", "Sample", _rows(metrics, columns)),
     }
     for name, section in sections.items():
         if section["data"]:
             (folder / f"{name}_mqc.json").write_text(json.dumps(section), encoding="utf-8")
 
 
-def _table(name: str, title: str, description: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _rows(metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The metrics of each sample in the order of the columns."""
+    return {sample: {name: of[name] for name in columns if name in of} for sample, of in metrics.items()}
+
+
+def _table(
+    name: str, title: str, description: str, first: str, data: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A section with a table: rows and columns in their order, whole numbers with their thousands."""
+    values = {column: value for row in data.values() for column, value in row.items()}
+    whole = {"format": "{:,.0f}"}
     return {
         "id": name,
         "section_name": title,
         "description": description,
         "plot_type": "table",
-        "pconfig": {"id": f"{name}_table", "title": f"Cohort: {title}"},
+        "pconfig": {"id": f"{name}_table", "title": f"Cohort: {title}", "col1_header": first, "sort_rows": False},
+        "headers": {column: whole if isinstance(value, int) else {} for column, value in values.items()},
         "data": data,
     }

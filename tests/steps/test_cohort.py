@@ -192,7 +192,13 @@ def test_tables_of_another_version_or_sample_or_cut_off_are_refused(inputs: Inpu
 
 def test_the_page_opens_offline_and_names_who_is_missing(inputs: Inputs, tmp_path: Path) -> None:
     page = inputs.run(tmp_path / "work", missing=("s<3>",)).output("page").read_text()
-    assert "2 samples, 2 fusions, 0 of them in more than one sample; 1 samples without a fusion" in page
+    for word, number in {
+        "Samples": 2,
+        "Fusions": 2,
+        "In more than one sample": 0,
+        "Samples without a fusion": 1,
+    }.items():
+        assert f"<dt>{word}</dt><dd>{number}</dd>" in page
     assert "Without results, and left out: s&lt;3&gt;." in page
     for word in ("<script", "<link", "src=", "href=", "@import", "url("):
         assert word not in page
@@ -213,8 +219,44 @@ def test_the_page_of_a_large_cohort_is_small_and_says_what_it_shows(samples: int
     cells = [(f"GENE{f}--PARTNER{f}", dict.fromkeys(names[f % 7 :: 2], f + 1)) for f in range(fusions)]
     page = fusion_page(names, cells, ["lost"])
     assert len(page.encode()) < 1_000_000
-    rows = int(page.partition("The picture shows ")[2].split()[0])
-    assert rows >= 40
-    assert f"The picture shows {rows} fusions and {min(samples, 300)} samples; fusion_matrix.tsv has all." in page
+    columns = min(samples, 1000)
+    assert f"The picture shows 60 fusions and {columns} samples; fusion_matrix.tsv has all." in page
     svg = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
-    assert len(svg.findall("{*}text")) == rows + min(samples, 300)
+    assert len(svg.findall("{*}g")) == 60
+    assert len(svg.findall("{*}rect[@class='bar']")) == columns
+    assert float(svg.attrib["width"]) < 1300, "it fits a screen"
+    first = svg.findall("{*}g/{*}path")[0].attrib
+    assert first["class"] == "s0"
+    assert first["d"].count("h1") == columns / 2
+
+
+def test_the_picture_sorts_samples_by_their_fusions() -> None:
+    fusions = [("A--B", {"s4": 2, "s2": 7}), ("C--D", {"s2": 29, "s3": 300}), ("E--F", {"s5": 1})]
+    page = fusion_page([f"s{number}" for number in range(1, 6)], fusions)
+    svg = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    titles = {title.text: rect.attrib for rect in svg.iter() for title in rect.findall("{*}title")}
+    places = {title.partition(":")[0]: float(rect["x"]) for title, rect in titles.items() if title and "x" in rect}
+    assert sorted(["s1", "s2", "s3", "s4", "s5"], key=places.__getitem__) == ["s2", "s4", "s3", "s5", "s1"]
+    shades = {title: titles[title]["class"] for title in titles if title and ", " in title}
+    assert shades == {"A--B, s2: 7": "s1", "A--B, s4: 2": "s0", "C--D, s2: 29": "s2", "C--D, s3: 300": "s4",
+                      "E--F, s5: 1": "s0"}  # fmt: skip
+    assert [text.text for text in svg.findall("{*}text") if "transform" in text.attrib] == [
+        "s2",
+        "s4",
+        "s3",
+        "s5",
+        "s1",
+    ]
+
+
+def test_long_names_in_the_picture_lose_their_middle() -> None:
+    name = "S" * 60 + "_tumour"
+    page = fusion_page([name], [("A--B", {name: 3})])
+    assert f">{'S' * 17}…{'S' * 11}_tumour</text>" in page
+    assert f"<title>A--B, {name}: 3</title>" in page
+
+
+def test_a_fusion_of_many_samples_names_five_of_them_before_the_fold() -> None:
+    page = fusion_page([f"s{n:03}" for n in range(150)], [("A--B", {f"s{n:03}": 3 for n in range(150)})])
+    assert "<summary>s000, s001, s002, s003, s004 and 145 more</summary>s005, " in page
+    assert "s099; fusion_matrix.tsv has all</details>" in page

@@ -70,6 +70,17 @@ def test_each_sample_has_one_row_in_the_report_whatever_its_name(job: Job) -> No
 
 
 @pytest.mark.tools
+def test_the_report_has_rows_and_columns_in_their_order_and_names_who_is_missing(job: Job) -> None:
+    report = job.output("report").read_text()
+    assert names_in(report, "cohort_qc_table") == list(NAMES), "the order of the list"
+    places = [report.index(f'class="{name}"') for name in QC_METRICS[:9]]
+    assert places == sorted(places)
+    assert f"{len(NAMES)} samples. Without results, and left out: lost." in report
+    assert "K Aligned" in report, "a small cohort's reads are not 0.0 millions"
+    assert str(job.work) not in report, "no path of a scratch folder"
+
+
+@pytest.mark.tools
 def test_the_report_loads_no_script_nor_style_from_the_network(job: Job) -> None:
     report = job.output("report").read_text()
     assert not re.search(r'<(script|link)[^>]*(src|href)="https?://', report)
