@@ -18,12 +18,15 @@ from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, 
 from batch_pipeline.pipeline.foreign_words import doubtful_words, ignored_words
 from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
 from batch_pipeline.pipeline.step import Input, Parameter, Reference, Scope, SheetColumn, Step
+from batch_pipeline.pipeline.wiring import class_for_port
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
 
 _LOG: Final = logging.getLogger(__name__)
 
 _PORTS: Final = ("Input", "Output", "Reference")
+#: Types that a parameter may have.
+_TYPES: Final = ("bool", "int", "float", "str")
 _GETTERS: Final = ("os.environ.get", "environ.get", "os.getenv", "getenv")
 #: Attribute of a step -> whether a value will do, and what will.
 _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
@@ -61,7 +64,7 @@ def code_problems(graph: Graph) -> list[str]:
     """What is wrong with the steps of a graph, a sentence each."""
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (
-        *(wrong_kinds, _texts_for_ports, wrong_outputs, overlapping_outputs),
+        *(wrong_kinds, _texts_for_ports, _other_types, wrong_outputs, overlapping_outputs),
         *(_not_importable, _wrong_ways, _variables_alike),
     )
     problems = [problem for step in classes for check in checks for problem in check(step)]
@@ -108,11 +111,28 @@ def _texts_for_ports(step: type[Step]) -> Iterator[str]:
     for owner in step.__mro__[: step.__mro__.index(Step)]:
         annotations = vars(owner).get("__annotations__", {})
         for name, value in vars(owner).items():
+            if problem := class_for_port(step, name):
+                yield f"{place_of(step, name)}: {problem}"
             kind = str(annotations.get(name, name)).rpartition(".")[2].strip("'>")
             if kind in _PORTS and isinstance(value, (str, tuple, list)):
                 yield (
                     f"{place_of(step, name)}: {step.__name__}.{name} is {value!r}, which declares no port."
                     f" Write NAME = {kind}({value!r})."
+                )
+
+
+def _other_types(step: type[Step]) -> Iterator[str]:
+    """Parameters that are annotated with another type than their default has, which decides."""
+    for owner in step.__mro__[: step.__mro__.index(Step)]:
+        annotations = vars(owner).get("__annotations__", {})
+        for name, value in vars(owner).items():
+            annotation = annotations.get(name)
+            written = getattr(annotation, "__name__", annotation)
+            if isinstance(value, Parameter) and written in _TYPES and written != value.kind.__name__:
+                yield (
+                    f"{place_of(step, name)}: {step.__name__}.{name} is annotated as {written}, but its default"
+                    f" {value.default!r} is of type {value.kind.__name__}, which decides. Give a default of type"
+                    f" {written}, or write {name}: {value.kind.__name__}."
                 )
 
 

@@ -193,7 +193,8 @@ def _decoded(data: bytes, origin: str) -> str:
     for magic, kind in _MAGIC:
         if data.startswith(magic):
             raise InvalidSampleList(
-                f"The sample list {origin} is {kind}, not plain text. Save the names as UTF-8 text, one a line."
+                f"The sample list {origin} is {kind}, not plain text. Save it as UTF-8 text: names, one a line, or a"
+                " sheet as CSV."
             )
     try:
         text = data.decode("utf-8-sig")
@@ -272,7 +273,10 @@ def _header(cells: list[str], line: int, origin: str) -> list[str]:
     names = [SAMPLE_COLUMN if cell.lower() == SAMPLE_COLUMN else cell for cell in cells]
     where = f"The header of {origin} (line {line})"
     if SAMPLE_COLUMN not in names:
-        raise InvalidSampleList(f"{where} has no column 'sample'; it has: {', '.join(names)}. Name one column so.")
+        remedy = "Name one column so."
+        if len(names) == 1 and ";" in names[0]:
+            remedy = "Its columns are separated by semicolons: save it with commas or tabs."
+        raise InvalidSampleList(f"{where} has no column 'sample'; it has: {', '.join(names)}. {remedy}")
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise InvalidSampleList(f"{where} has the column {twice[0]!r} twice. Rename one.")
@@ -311,7 +315,7 @@ def _admitted(name: str, line: int, origin: str, seen: dict[str, int], problems:
     if first != line:
         problems.append(
             f"Sample {name!r} (line {line} of {origin}) is already on line {first}; a sample is listed once."
-            " Remove one of the lines."
+            " Remove one of the lines; if they are lanes, the pipeline needs a sheet and lanes = True in its class."
         )
         return False
     return True

@@ -79,6 +79,8 @@ class Output:
                 raise InvalidPipeline(f"Output file {file!r} must be a text, the file's name: Output('counts.tsv').")
             if file.startswith("/") or ".." in Path(file).parts:
                 raise InvalidPipeline(f"Output file {file!r} must lie inside the working directory: a relative name.")
+        if len({Path(file) for file in files}) < len(files):
+            raise InvalidPipeline(f"Output{files} names a file twice. Remove one, or name another file.")
         # Of what is compared with names of files, each has one way to be written.
         self.files = tuple(_normal(file) if many or file.endswith("/") else file for file in files)
         self.many = many

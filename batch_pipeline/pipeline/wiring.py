@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from batch_pipeline.pipeline.step import Input, Output, Step
+from batch_pipeline.pipeline.step import Input, Output, Reference, Step
 from batch_pipeline.wire.errors import InvalidPipeline
 
 
@@ -78,13 +78,18 @@ class Task:
     #: Condition (`Step.when`), of the task or of its class, and file and line of the task's own.
     when: str
     when_place: str
+    #: File and line of the statement that makes it; empty: no pipeline's.
+    place: str
 
-    def __init__(self, name: str, step_class: type[Step], params: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, step_class: type[Step], params: Mapping[str, Any] | None = None, place: str = ""
+    ) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "step_class", step_class)
         object.__setattr__(self, "params", dict(params or {}))
         object.__setattr__(self, "connected", {})
         object.__setattr__(self, "places", {})
+        object.__setattr__(self, "place", place)
         self.set_condition(step_class.when, "")
 
     def set_condition(self, when: str, place: str) -> None:
@@ -98,15 +103,17 @@ class Task:
     def __setattr__(self, attribute: str, value: Connection) -> None:
         port = attribute.removeprefix("in_")
         inputs = self.step_class.declared(Input)
+        place = place_of_caller()
         if port == attribute or port not in inputs:
-            raise InvalidPipeline(_no_port(self, attribute, "in_", inputs))
+            raise InvalidPipeline(f"{place}: {_no_port(self, attribute, 'in_', inputs)}")
         for option in options_of(value):
             if not isinstance(option, (Port, Source)):
                 raise InvalidPipeline(
-                    f"{self.name}.{attribute} takes another task's out_… port or self.source(…), not {option!r}."
+                    f"{place}: {self.name}.{attribute} takes another task's out_… port or self.source(…), not"
+                    f" {option!r}."
                 )
         self.connected[port] = value
-        self.places[port] = place_of_caller()
+        self.places[port] = place
 
     def __getattr__(self, attribute: str) -> Port:
         port = attribute.removeprefix("out_")
@@ -114,7 +121,7 @@ class Task:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         if port == attribute or port not in outputs:
-            raise InvalidPipeline(_no_port(self, attribute, "out_", outputs))
+            raise InvalidPipeline(f"{place_of_caller()}: {_no_port(self, attribute, 'out_', outputs)}")
         return Port(self, port)
 
 
@@ -124,6 +131,26 @@ def place_of_caller() -> str:
     return f"{frame.f_code.co_filename}, line {frame.f_lineno}"
 
 
+def class_for_port(step: type[Step], name: str) -> str:
+    """What is wrong with an attribute that is the class of a port (`bam = Input`); empty: nothing."""
+    kind = getattr(step, name, None)
+    if kind not in (Input, Output, Reference):
+        return ""
+    argument = "" if kind is Input else '"FILE"'
+    return (
+        f"{step.__name__}.{name} is the class {kind.__name__} itself, which declares no port. Write {name} ="
+        f" {kind.__name__}({argument})."
+    )
+
+
 def _no_port(task: Task, attribute: str, prefix: str, ports: Mapping[str, Any]) -> str:
+    """Why a task cannot give or take by this name, and what it declares."""
+    bare = attribute.removeprefix("in_").removeprefix("out_")
+    if problem := class_for_port(task.step_class, bare):
+        return problem
+    if prefix == "out_" and bare in task.step_class.declared(Input):
+        return f"{task.name}.{attribute} is an input, and only an out_… port can be read from. Connect what feeds it."
+    if prefix == "in_" and bare in task.step_class.declared(Output):
+        return f"{task.name}.{attribute} is an output, and only an in_… port can be connected to something."
     known = ", ".join(f"{prefix}{name}" for name in ports) or "none"
     return f"Task {task.name} has no port {attribute!r}; {task.step_class.__name__} declares: {known}."

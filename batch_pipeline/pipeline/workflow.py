@@ -70,17 +70,23 @@ class WorkflowTask:
         Raises InvalidPipeline for a name that is taken or cannot be a key, for what is no class of a step, and for an
         unknown or wrong parameter.
         """
+        place = place_of_caller()
+        if not isinstance(name, str):
+            raise InvalidPipeline(
+                f"{place}: self.new_task() takes the task's name first, a text, not {name!r}. Write"
+                ' self.new_task("NAME", CLASS).'
+            )
         if not STEP_NAME.match(name):
             raise InvalidPipeline(
-                f"Task name {name!r} must be 1 to 32 lower-case letters, digits and _, beginning with a letter."
+                f"{place}: task name {name!r} must be 1 to 32 lower-case letters, digits and _, beginning with a"
+                " letter."
             )
         if name in self._made:
-            raise InvalidPipeline(f"Two tasks are called {name!r}; give each its own name.")
-        place = place_of_caller()
+            raise InvalidPipeline(f"{place}: two tasks are called {name!r}; give each its own name.")
         require_step_class(name, step_class, place)
         if step_class.scope is Scope.REFERENCE:
             raise InvalidPipeline(f"{step_class.__name__} builds references; name it as reference_builder instead.")
-        self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place))
+        self._made[name] = Task(name, step_class, task_defaults(name, step_class, params, place), place)
         if when:
             self._made[name].set_condition(when, place)
         return self._made[name]
@@ -336,7 +342,8 @@ def _node(task: Task, values_by_option: Mapping[str, Any], place_of: Callable[[s
     open_ports = [name for name, port in ports.items() if name not in task.connected and not port.optional]
     if open_ports:
         raise InvalidPipeline(
-            f"Input in_{open_ports[0]} of task {task.name} is not connected; give it an out_… port or self.source(…)."
+            f"{task.place}: input in_{open_ports[0]} of task {task.name} is not connected. Write"
+            f" {task.name}.in_{open_ports[0]} = …, another task's out_… port or self.source(…)."
         )
     step = task.step_class(**values)
     # In the order of declaration: how `workflow()` happens to be written is no part of a fingerprint.

@@ -211,11 +211,11 @@ def _hiding(task: WorkflowTask) -> None:
     ("wire", "sentences"),
     [
         (_cycle, ["The steps form a cycle: upper -> again -> upper"]),
-        (_unconnected, ["Input in_text of task upper is not connected"]),
+        (_unconnected, ["input in_text of task upper is not connected"]),
         (_empty, ["makes no task"]),
-        (_twice, ["Two tasks are called 'upper'"]),
+        (_twice, ["two tasks are called 'upper'"]),
         (_misspelt, ["has no port 'in_txt'", "in_text"]),
-        (_bad_name, ["Task name 'Upper Case'"]),
+        (_bad_name, ["task name 'Upper Case'"]),
         (_hiding, ["Parameter 'queue' of Hiding would hide the option --queue", "Rename it"]),
     ],
 )

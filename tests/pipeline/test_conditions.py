@@ -265,7 +265,7 @@ def test_an_optional_input_needs_no_alternative_and_no_connection() -> None:
     graph(lambda flow: _reads_trim(flow, MayCount))
     made = graph(lambda flow: flow.new_task("count", MayCount))
     assert made["count"].inputs == {}
-    with pytest.raises(InvalidPipeline, match="Input in_reads of task count is not connected"):
+    with pytest.raises(InvalidPipeline, match="input in_reads of task count is not connected"):
         graph(lambda flow: flow.new_task("count", Count))
 
 

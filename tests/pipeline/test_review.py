@@ -19,7 +19,7 @@ from batch_pipeline.wire.errors import InvalidPipeline
 PIPELINE = """from __future__ import annotations
 import os
 from os import environ, getenv
-from batch_pipeline import Input, Output, Param, Scope, Step, WorkflowTask
+from batch_pipeline import Input, Output, Param, Reference, Scope, Step, WorkflowTask
 {module}
 
 class Upper(Step):
@@ -95,6 +95,17 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
             12,
             "Upper.counts is 'x', which declares no port. Write NAME = Output('x').",
         ),
+        (
+            {"step": "genome = Reference"},
+            12,
+            "Upper.genome is the class Reference itself, which declares no port. Write",
+        ),
+        (
+            {"step": 'n: int = Param("13")'},
+            12,
+            "Upper.n is annotated as int, but its default '13' is of type str, which",
+        ),
+        ({"step": "n: float = Param(1)"}, 12, "Give a default of type float, or write n: int."),
         ({"step": 'Output = "x"'}, 12, "Upper.Output is 'x', which declares no port."),
         ({"step": 'reads: Input = ("a", "b")'}, 12, "Upper.reads is ('a', 'b'), which declares no port."),
         ({"step": 'again = Output("a.txt", "upper.txt")'}, 12, "Upper.again names the file 'upper.txt', which upper"),

@@ -138,6 +138,7 @@ def test_a_sheet_is_known_by_its_header_or_its_name() -> None:
     ("text", "rule"),
     [
         ("name,bam\nA,b\n", "has no column 'sample'; it has: name, bam"),
+        ("sample;x\nA;b\n", "has no column 'sample'; it has: sample;x. Its columns are separated by semicolons"),
         ("sample,x,x\nA,b,c\n", "has the column 'x' twice"),
         ("sample,,x\nA,b,c\n", "has no name for column 2"),
         ("sample,x\nA\n", "Line 2 of s.csv has 1 columns, the header has 2"),
@@ -145,6 +146,7 @@ def test_a_sheet_is_known_by_its_header_or_its_name() -> None:
         ("sample,x\n,1\n", "Line 2 of s.csv has no sample name"),
         ('sample,x\nA,"b\n', "is not valid CSV"),
         ("sample,x\nA,1\nA,2\n", "already on line 2"),
+        ("sample,x\nA,1\nA,2\n", "if they are lanes, the pipeline needs a sheet and lanes = True in its class"),
         ("sample,x\n", "names no sample"),
     ],
 )

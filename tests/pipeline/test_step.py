@@ -120,7 +120,9 @@ def test_a_reference_names_files_each_once(files: tuple[str, ...]) -> None:
         Reference(*files)
 
 
-@pytest.mark.parametrize("files", [(), ("/etc/passwd",), ("../other.txt",), ("ok.txt", "a/../../b.txt")])
+@pytest.mark.parametrize(
+    "files", [(), ("/etc/passwd",), ("../other.txt",), ("ok.txt", "a/../../b.txt"), ("a.txt", "b.txt", "./a.txt")]
+)
 def test_an_output_lies_in_the_working_directory(files: tuple[str, ...]) -> None:
     with pytest.raises(InvalidPipeline):
         Output(*files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,6 +70,13 @@ def refused(workflow: type[WorkflowTask], **params: object) -> str:
     with pytest.raises(InvalidPipeline) as told:
         Graph.of(workflow, params)
     return told.value.message
+
+
+def without_place(problem: str) -> str:
+    """A problem behind the file and line that it has to name."""
+    place, _, sentence = problem.partition(": ")
+    assert re.fullmatch(rf"{re.escape(__file__)}, line \d+", place), problem
+    return sentence
 
 
 def test_steps_come_after_those_that_they_read_from() -> None:
@@ -155,7 +163,12 @@ def test_an_unconnected_input_is_told_by_port_and_task() -> None:
             count = self.new_task("count", Count)
             count.in_left = self.source("{sample}.tsv")
 
-    assert refused(Loose).startswith("Input in_right of task count is not connected")
+    problem = refused(Loose)
+    assert problem.startswith(f"{__file__}, line ")
+    assert problem.endswith(
+        ": input in_right of task count is not connected. Write count.in_right = …, another task's out_… port or"
+        " self.source(…)."
+    )
 
 
 def test_unknown_ports_list_the_declared_ones() -> None:
@@ -172,9 +185,47 @@ def test_unknown_ports_list_the_declared_ones() -> None:
         def workflow(self) -> None:
             self.new_task("trim", Trim).reads = self.source("x")
 
-    assert refused(Misspelt) == "Task trim has no port 'in_raeds'; Trim declares: in_reads."
-    assert refused(Wrong) == "Task trim has no port 'out_trimed'; Trim declares: out_trimmed, out_rest."
-    assert refused(Bare) == "Task trim has no port 'reads'; Trim declares: in_reads."
+    assert without_place(refused(Misspelt)) == "Task trim has no port 'in_raeds'; Trim declares: in_reads."
+    assert without_place(refused(Wrong)) == "Task trim has no port 'out_trimed'; Trim declares: out_trimmed, out_rest."
+    assert without_place(refused(Bare)) == "Task trim has no port 'reads'; Trim declares: in_reads."
+
+
+class Bracketless(Step):
+    """Has the classes of ports for ports."""
+
+    reads = Input
+    counts = Output
+
+
+def test_ports_of_the_wrong_way_and_classes_for_ports_are_named() -> None:
+    class FromInput(WorkflowTask):
+        def workflow(self) -> None:
+            trim, other = self.new_task("trim", Trim), self.new_task("other", Trim)
+            other.in_reads = trim.in_reads
+
+    class IntoOutput(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).in_trimmed = self.source("x")
+
+    class NoBrackets(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("count", Bracketless).in_reads = self.source("x")
+
+    class NoFile(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task("trim", Trim).in_reads = self.new_task("count", Bracketless).out_counts
+
+    class Swapped(WorkflowTask):
+        def workflow(self) -> None:
+            self.new_task(Trim, "trim")  # type: ignore[arg-type]
+
+    assert without_place(refused(FromInput)).startswith("trim.in_reads is an input, and only an out_… port can be read")
+    assert without_place(refused(IntoOutput)).startswith("trim.in_trimmed is an output, and only an in_… port can be")
+    assert without_place(refused(NoBrackets)) == (
+        "Bracketless.reads is the class Input itself, which declares no port. Write reads = Input()."
+    )
+    assert without_place(refused(NoFile)).endswith('Write counts = Output("FILE").')
+    assert without_place(refused(Swapped)).endswith('Write self.new_task("NAME", CLASS).')
 
 
 def test_a_port_takes_a_port_or_a_source_alone() -> None:
@@ -182,7 +233,9 @@ def test_a_port_takes_a_port_or_a_source_alone() -> None:
         def workflow(self) -> None:
             self.new_task("trim", Trim).in_reads = "reads.fq"  # type: ignore[assignment]
 
-    assert refused(Text).startswith("trim.in_reads takes another task's out_… port or self.source(…), not 'reads.fq'")
+    assert without_place(refused(Text)).startswith(
+        "trim.in_reads takes another task's out_… port or self.source(…), not 'reads.fq'"
+    )
 
 
 def test_a_task_of_elsewhere_is_refused() -> None:
@@ -204,7 +257,7 @@ def test_two_tasks_of_one_name_are_refused() -> None:
             self.new_task("trim", Trim)
             self.new_task("trim", Trim)
 
-    assert refused(Twins) == "Two tasks are called 'trim'; give each its own name."
+    assert without_place(refused(Twins)) == "two tasks are called 'trim'; give each its own name."
 
 
 @pytest.mark.parametrize("name", ["", "Trim", "1st", "a-b", "a" * 33, "trim\n", "_x"])
