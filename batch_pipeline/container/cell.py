@@ -312,6 +312,9 @@ class CellAttempt:
             peak_bytes=progress.peak_memory_bytes,
             memory_mb=manifest.memory_mb,
         )
+        if self.workspace.path:
+            # What failed alike reads alike, and nobody can look into a folder that is removed.
+            verdict = replace(verdict, message=verdict.message.replace(f"{self.workspace.path}/", ""))
         LOGGER.error("failed", end_reason=verdict.reason, exit_code=int(verdict.exit_code))
         say(f"{manifest.step} of {row.sample} failed: {verdict.message}")
         if verdict.exit_code == DiskFull.exit_code:

@@ -537,6 +537,7 @@ def test_upstream_results_that_the_plan_did_not_see_are_refused(workshop: Worksh
     [
         ("exit 7", 7, "step_failed", "step.sh ended with exit code 7."),
         ("echo oh no >&2; exit 1", 1, "step_failed", "step.sh ended with exit code 1: oh no"),
+        ('echo "no $PWD/x.bam" >&2; exit 1', 1, "step_failed", "step.sh ended with exit code 1: no work/x.bam"),
         ("kill -9 $$", 1, "step_failed", "step.sh was killed (signal 9). Not for lack of memory (its peak was "),
         ("sh -c 'kill -9 $$'", 1, "step_failed", "step.sh ended with exit code 137 (signal 9). Not for"),
         ("timeout -s KILL 0.01 sleep 9", 1, "step_failed", " of 1,024 MiB"),
