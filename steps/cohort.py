@@ -233,9 +233,9 @@ def _write_genes(path: Path, scratch: Path, genes: Mapping[str, str], samples: S
                 rows.seek(_FLOAT_BYTES * (number * len(ids) + first))
                 row[:] = numpy.frombuffer(rows.read(row.nbytes))
             # kallisto gives six digits; what a sum has behind its ninth decimal is no digit of it.
-            values = dict(zip(samples, chunk.round(9), strict=True))
-            frame = polars.DataFrame({"gene_id": ids[first:last], "gene_name": names[first:last]})
-            out.write(_lines(frame.with_columns(**values)))
+            # Numbers name the columns here: a sample may be called `gene_id` or `self`.
+            values = {str(number): row for number, row in enumerate(chunk.round(9))}
+            out.write(_lines(polars.DataFrame({"gene_id": ids[first:last], "gene_name": names[first:last], **values})))
 
 
 def _lines(frame: polars.DataFrame) -> bytes:

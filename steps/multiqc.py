@@ -153,9 +153,10 @@ def _write_sections(job: Job, folder: Path, metrics: Mapping[str, Mapping[str, A
     fusions: dict[str, dict[str, Any]] = {}
     for pair in cohort.ranked()[:_MOST_FUSIONS]:
         support = cohort.support[pair]
-        name = pair.name if pair.name not in fusions else f"{pair.name} ({pair.gene_a_id}, {pair.gene_b_id})"
+        name = pair.name if escape(pair.name) not in fusions else f"{pair.name} ({pair.gene_a_id}, {pair.gene_b_id})"
         named = ", ".join(list(support)[:_MOST_NAMES]) + (", …" if len(support) > _MOST_NAMES else "")
-        fusions[name] = {"samples": len(support), "most_reads": max(support.values()), "in": named}
+        # MultiQC writes names into its page as they are.
+        fusions[escape(name)] = {"samples": len(support), "most_reads": max(support.values()), "in": named}
     headers = {
         "fusions": {"title": "Fusions", "description": "Gene fusions (pizzly)", "format": "{:,.0f}", "scale": "Blues"}
     }

@@ -21,6 +21,7 @@ FUSIONS = {
     "EML4--ALK": ("EML4", "ALK", "G4.1", "G5.2"),
     "A--B": ("A", "B", "G6", "G7"),
     "C--D": ("C", "D", "G8", "G9"),
+    "<img src=x>--E&F": ("<img src=x>", "E&F", "G10", "G11"),
 }
 COLUMNS = ("sample", "gene_a", "gene_b", "gene_a_id", "gene_b_id", "breakpoint_a", "pairs", "splits", "frame")
 #: Transcript as kallisto knows it, as it was published, and its gene.
@@ -138,6 +139,16 @@ def test_sums_by_gene_are_those_of_pytximport(inputs: Inputs, tmp_path: Path) ->
     _, first, *_ = rows_of(job.output("gene_tpm"))
     assert first[:2] == ["G1", "nG1"]
     assert float(first[3]) == pytest.approx(4436.17 + 31.7497 + 0.0434765)
+
+
+def test_samples_may_be_called_as_columns_or_arguments(inputs: Inputs, tmp_path: Path) -> None:
+    for new, old in (("gene_id", "s1"), ("self", "s2")):
+        inputs.tables[new] = write_fusions(inputs.tables.pop(old), new, {})
+        inputs.abundances[new] = inputs.abundances.pop(old)
+    header, first, *_ = rows_of(inputs.run(tmp_path / "work").output("gene_counts"))
+    assert header == ["gene_id", "gene_name", "gene_id", "self"]
+    assert first[:2] == ["G1", "nG1"]
+    assert [float(count) for count in first[2:]] == pytest.approx(PYTXIMPORT_COUNTS["G1"], rel=0, abs=1e-9)
 
 
 def test_transcripts_have_their_published_ids_and_kallistos_own_digits(inputs: Inputs, tmp_path: Path) -> None:

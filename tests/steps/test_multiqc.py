@@ -14,6 +14,8 @@ from tests.steps.test_cohort import write_fusions
 
 #: MultiQC cuts such names at what it takes for endings, falls over files of such names, or takes two for one.
 NAMES = ("S", "S_1", "S.fastq", "x_val_1", "B+2@c=d.bam", "C.flagstat.txt", "1.kallisto.log")
+#: Fusions of all samples but the first, with a gene's name that would be an element of the page.
+FUSIONS = {"A--B": (1, 2), "<img src=x>--E&F": (1, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +23,7 @@ def job(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The report of samples with awkward names, all with the logs of a real one."""
     folder = tmp_path_factory.mktemp("multiqc")
     job = make_job(MultiQC(), folder / "work", "_cohort", inputs={})
-    tables = {
-        name: write_fusions(folder / f"{name}.tsv", name, {"A--B": (1, 2)} if i else {}) for i, name in enumerate(NAMES)
-    }
+    tables = {name: write_fusions(folder / f"{name}.tsv", name, FUSIONS if i else {}) for i, name in enumerate(NAMES)}
     job.gathered_files = {
         "tables": {name: (path,) for name, path in tables.items()},
         "logs": dict.fromkeys(NAMES, (lab.kallisto.output("log"),)),
@@ -66,7 +66,8 @@ def test_each_sample_has_one_row_in_the_report_whatever_its_name(job: Job) -> No
     report = job.output("report").read_text()
     for table in ("general_stats_table", "cohort_qc_table", "samtools-flagstat-table"):
         assert sorted(names_in(report, table)) == sorted(NAMES), table
-    assert names_in(report, "gene_fusions_table") == ["A--B"]
+    assert sorted(names_in(report, "gene_fusions_table")) == ["&lt;img src=x&gt;--E&amp;F", "A--B"]
+    assert "<img src=x>" not in report
 
 
 @pytest.mark.tools
