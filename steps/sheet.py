@@ -12,6 +12,8 @@ from typing import Final
 READS_COLUMNS: Final = ("bam", "fastq_1", "fastq_2")
 _FASTQ: Final = re.compile(r"\.(fastq|fq)(\.b?gz)?\Z", re.IGNORECASE)
 _ALIGNED: Final = re.compile(r"\.(bam|cram|sam)\Z", re.IGNORECASE)
+#: What kallisto writes as it is into run_info.json, which is no JSON then.
+_QUOTED: Final = re.compile(r'["\\][^/]*\Z')
 #: nf-core's words for the strandedness, and ours.
 _LIBRARIES: Final = {"auto": "auto", "forward": "fr", "reverse": "rf", "unstranded": "none"}
 
@@ -27,6 +29,8 @@ def reads_format(bam: str, fastq_1: str, fastq_2: str) -> str:
     for name in (fastq_1, fastq_2):
         if _ALIGNED.search(name):
             raise ValueError(f"{name} is no FASTQ. Put it in the column bam.")
+        if _QUOTED.search(name):
+            raise ValueError(f"{name} has a quote or backslash, which kallisto writes into run_info.json. Rename it.")
     if not fastq_2:
         raise ValueError(
             f"{fastq_1} has no mate in fastq_2; fusions are found from read pairs only. Name it, or leave the sample"

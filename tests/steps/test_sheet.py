@@ -17,6 +17,7 @@ from steps.sheet import library_strand, reads_format
         (("S1.ubam", "", ""), "bam"),
         (("", "a_1.fastq.gz", "a_2.fastq.gz"), "fastq"),
         (("", "odd name", "odd name 2"), "fastq"),
+        (("", 'the "old" ones/a_1.fq', 'the "old" ones/a_2.fq'), "fastq"),
     ],
 )
 def test_a_row_has_one_form(row: tuple[str, str, str], kind: str) -> None:
@@ -32,6 +33,7 @@ def test_a_row_has_one_form(row: tuple[str, str, str], kind: str) -> None:
         (("s1.bam", "", "a_2.fq"), "it names s1.bam and a_2.fq"),
         (("", "s1.bam", "s2.bam"), "s1.bam is no FASTQ. Put it in the column bam."),
         (("", "a_1.fq", "s1.cram"), "s1.cram is no FASTQ"),
+        (("", "a_1.fq", 'a"_2.fq'), 'a"_2.fq has a quote or backslash, which kallisto writes into run_info.json'),
         (("", "a_1.fq", ""), "a_1.fq has no mate in fastq_2; fusions are found from read pairs only"),
     ],
 )
