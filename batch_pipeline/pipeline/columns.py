@@ -232,13 +232,17 @@ def _value(column: SheetColumn, row: Sample) -> Any:
             raise InvalidConfig("it is empty. Write a value.")
         return column.default
     for text in texts:
-        if len(text) > MAX_VALUE:
-            raise InvalidConfig(f"it has {len(text):,} characters; a value has at most {MAX_VALUE:,}. Shorten it.")
-        if control := re.search(_CONTROL, text):
-            raise InvalidConfig(
-                f"it has a control character (U+{ord(control[0]):04X}); a value is one line. Remove it."
-            )
-    return column.value_of(*texts)
+        _require_short_line(text)
+    value = column.value_of(*texts)
+    _require_short_line(str(value))
+    return value
+
+
+def _require_short_line(text: str) -> None:
+    if len(text) > MAX_VALUE:
+        raise InvalidConfig(f"it has {len(text):,} characters; a value has at most {MAX_VALUE:,}. Shorten it.")
+    if control := re.search(_CONTROL, text):
+        raise InvalidConfig(f"it has a control character (U+{ord(control[0]):04X}); a value is one line. Remove it.")
 
 
 def _unlike(columns: Mapping[str, SheetColumn], sample: Sample, by_row: Sequence[Values], origin: str) -> Iterator[str]:

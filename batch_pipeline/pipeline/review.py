@@ -34,6 +34,7 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "cpus": (lambda value: _is_number(value, int, float), "a number of vCPUs, without quotes"),
     "memory_mb": (lambda value: _is_number(value, int), "a whole number of MiB, without quotes and unit"),
     "timeout_seconds": (lambda value: value is None or _is_number(value, int), "a whole number of seconds, or None"),
+    "tolerant": (lambda value: isinstance(value, bool), "True or False"),
     "script": (lambda value: isinstance(value, str), "a file's name"),
     "command": (lambda value: isinstance(value, str), "a text for bash"),
     "when": (lambda value: isinstance(value, str), "a text with a condition"),
@@ -65,7 +66,7 @@ def code_problems(graph: Graph) -> list[str]:
     classes = dict.fromkeys(type(node.step) for node in graph)
     checks = (
         *(wrong_kinds, _texts_for_ports, _other_types, wrong_outputs, overlapping_outputs),
-        *(_not_importable, _wrong_ways, _variables_alike),
+        *(_not_importable, _wrong_ways, _variables_alike, _tolerant_of_nothing),
     )
     problems = [problem for step in classes for check in checks for problem in check(step)]
     problems += [problem for step in classes for problem in ignored_words(step, graph.file)]
@@ -74,6 +75,7 @@ def code_problems(graph: Graph) -> list[str]:
 
         problems += [problem for step in classes for problem in wrong_commands(step)]
         problems += [problem for node in graph for problem in wrong_positions(node)]
+    problems += _unguarded_main(graph)
     problems += [problem for step in classes for problem in _not_named(step, graph.root)]
     return problems + [problem for step in classes for problem in _not_startable(step, graph.root)]
 
@@ -162,6 +164,26 @@ def _variables_alike(step: type[Step]) -> Iterator[str]:
                     f"{place_of(step, name)}: {step.__name__}.{name} and {other} would be one variable for the script,"
                     f" …_{name.upper()}. Rename one."
                 )
+
+
+def _tolerant_of_nothing(step: type[Step]) -> Iterator[str]:
+    if step.tolerant is True and step.scope is not Scope.COHORT:
+        yield (
+            f"{place_of(step, 'tolerant')}: {step.__name__}.tolerant is for gathers, and this step runs for each"
+            " sample. Remove it, or write scope = Scope.COHORT."
+        )
+
+
+def _unguarded_main(graph: Graph) -> Iterator[str]:
+    """The call of the command line where containers would run it, as they import the file."""
+    if graph.file not in {graph.root / module_file(type(node.step), graph.root) for node in graph}:
+        return
+    for statement in parsed(graph.file).body:
+        if isinstance(statement, ast.Expr) and ast.unparse(statement) == f"{graph.name}.main()":
+            yield (
+                f"{graph.file}, line {statement.lineno}: {graph.name}.main() would be called in containers too, which"
+                ' import the file. Write it below `if __name__ == "__main__":`.'
+            )
 
 
 def _not_importable(step: type[Step]) -> Iterator[str]:

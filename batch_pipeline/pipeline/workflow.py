@@ -22,6 +22,7 @@ alternatives: `kallisto.in_reads = trim.out_reads | picard.out_fastq`.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -346,6 +347,7 @@ def _node(task: Task, values_by_option: Mapping[str, Any], place_of: Callable[[s
             f" {task.name}.in_{open_ports[0]} = …, another task's out_… port or self.source(…)."
         )
     step = task.step_class(**values)
+    _refuse_unknown_fields(task)
     # In the order of declaration: how `workflow()` happens to be written is no part of a fingerprint.
     inputs = {port: with_parameters(task.connected[port], step.params) for port in ports if port in task.connected}
     return Node(
@@ -356,6 +358,19 @@ def _node(task: Task, values_by_option: Mapping[str, Any], place_of: Callable[[s
         when=task.when,
         when_place=place_of_condition(task),
     )
+
+
+def _refuse_unknown_fields(task: Task) -> None:
+    """Raises InvalidPipeline for a name in braces in a source that stands for nothing."""
+    known = ("sample", *task.step_class.declared(Parameter))
+    for port, connection in task.connected.items():
+        source = options_of(connection)[-1]
+        names = " ".join(source.files) if isinstance(source, Source) else ""
+        if unknown := [name for name in re.findall(r"\{([A-Za-z_]\w*)\}", names) if name not in known]:
+            raise InvalidPipeline(
+                f"{task.places[port]}: {{{unknown[0]}}} in the source of {task.name}.in_{port} stands for nothing;"
+                f" there are {', '.join(f'{{{name}}}' for name in known)}."
+            )
 
 
 def _parsed(parameter: Parameter, value: Any, option: str, place_of: Callable[[str], str] | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from batch_pipeline import Column, Job, Output, Step
 from batch_pipeline.demo.alone import run_alone
 from batch_pipeline.pipeline.columns import MAX_VALUE, column_values, columns_of, named_files, typed_values
-from batch_pipeline.pipeline.samples import SampleList, parse_samples
+from batch_pipeline.pipeline.samples import Sample, SampleList, parse_samples
 from batch_pipeline.pipeline.workflow import Graph, Node, Source
 from batch_pipeline.wire.errors import ContractBroken, InvalidConfig, InvalidPipeline, InvalidSampleList
 
@@ -118,6 +119,21 @@ def test_all_problems_of_a_sheet_are_shown_at_once_with_line_and_column() -> Non
 )
 def test_what_a_column_cannot_be_is_refused(text: str, rule: str) -> None:
     assert rule in problems_of(text)
+
+
+@pytest.mark.parametrize(
+    ("made", "rule"),
+    [("a\nb", "a control character (U+000A)"), ("x" * 1025, "1,025 characters")],
+    ids=["a line", "length"],
+)
+def test_what_a_function_makes_obeys_the_same_rules(made: str, rule: str) -> None:
+    class Made(Step):
+        """Has a value that a function makes."""
+
+        kind: str = Column("kind", convert=lambda _: made)
+
+    with pytest.raises(InvalidConfig, match=re.escape(f"it has {rule}")):
+        column_values(Made, Sample(name="A", line=2, columns={"kind": "k"}))
 
 
 def test_rows_of_one_sample_must_agree_in_the_columns_of_steps() -> None:

@@ -33,6 +33,7 @@ class Letters(WorkflowTask):
     {workflow}
     def workflow(self):
         self.new_task("upper", {name}).in_text = self.source("{{sample}}.txt")
+{end}
 """
 Make = Callable[..., type[WorkflowTask]]
 
@@ -51,7 +52,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setenv("LANE", "L1")
 
     def made(**lines: str) -> type[WorkflowTask]:
-        values = {"module": "", "step": "", "made": "", "workflow": '"""Doc."""', "name": "Upper"} | lines
+        values = {"module": "", "step": "", "made": "", "workflow": '"""Doc."""', "name": "Upper", "end": ""} | lines
         if not any(word in values["step"] for word in ("command", "script", "unrunnable")):
             values["step"] = "; ".join(filter(None, (values["step"], "run = lambda self, job: None")))
         (tmp_path / "reviewed.py").write_text(PIPELINE.format(**values))
@@ -76,6 +77,18 @@ def test_a_file_that_containers_cannot_import_is_refused(make: Make, tmp_path: P
     assert any(f"containers cannot import Upper from a file named {name}." in problem for problem in problems)
 
 
+def test_a_main_that_containers_would_call_is_refused(make: Make, tmp_path: Path) -> None:
+    guarded = 'if __name__ == "__main__":\n    Letters.main()'
+    assert not code_problems(Graph.of(make(end=guarded)))
+    workflow = make()
+    (tmp_path / "reviewed.py").write_text((tmp_path / "reviewed.py").read_text() + "Letters.main()\n")
+    (problem,) = code_problems(Graph.of(workflow))
+    assert problem == (
+        f"{tmp_path}/reviewed.py, line 19: Letters.main() would be called in containers too, which import the file."
+        ' Write it below `if __name__ == "__main__":`.'
+    )
+
+
 IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return Inner"
 
 
@@ -88,6 +101,8 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
         ({"step": 'cpus = "2"'}, 12, "Upper.cpus must be a number of vCPUs, without quotes, not '2'."),
         ({"step": "cpus: int = True"}, 12, "Upper.cpus must be a number"),
         ({"step": 'timeout_seconds = "1h"'}, 12, "Upper.timeout_seconds must be a whole number of seconds"),
+        ({"step": 'tolerant = "no"'}, 12, "Upper.tolerant must be True or False, not 'no'."),
+        ({"step": "tolerant = True"}, 12, "Upper.tolerant is for gathers, and this step runs for each sample. Remove"),
         ({"step": "image = None"}, 12, "Upper.image must be an image's name, not None."),
         ({"step": 'tools = "samtools"'}, 12, "Upper.tools must be a tuple of names"),
         (

@@ -331,3 +331,24 @@ def test_a_source_is_named_by_a_parameter_of_its_step_and_an_empty_one_names_non
     assert Graph.of(Mapping)["mapped"].sources["genome"].files == ()
     node = Graph.of(Mapping, {"genome_file": "hg38.fa"})["mapped"]
     assert [source.files for source in node.sources.values()] == [("{sample}.fq",), ("hg38.fa",)]
+
+
+def test_a_name_in_a_source_that_stands_for_nothing_is_refused() -> None:
+    class Mapped(Step):
+        """Reads a file of the sample."""
+
+        reads = Input()
+        genome_file: str = Param("")
+
+    class Mapping(WorkflowTask):
+        """One step."""
+
+        def workflow(self) -> None:
+            self.new_task("mapped", Mapped).in_reads = self.source("{sample}{1}.fq", "{genome}")
+
+    with pytest.raises(
+        InvalidPipeline,
+        match=r"test_workflow\.py, line \d+: \{genome\} in the source of mapped\.in_reads stands for nothing; there are"
+        r" \{sample\}, \{genome_file\}\.",
+    ):
+        Graph.of(Mapping)
