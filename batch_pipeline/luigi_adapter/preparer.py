@@ -109,7 +109,10 @@ class Preparer:
             preparation.make()
             reason = preparation.missing()
         except BatchPipelineError as error:
-            raise DeploymentFailed(f"Could not prepare {title}: {error.message} {hint}") from error
+            failure = DeploymentFailed(f"Could not prepare {title}: {error.message} {hint}")
+            # Who tries again by it must know another driver and a deaf store from what can never be made.
+            failure.exit_code = error.exit_code
+            raise failure from error
         if reason:
             raise DeploymentFailed(f"{title} was made and is still missing ({reason}). {hint}")
         _LOG.info("prepared %s", preparation.name)

@@ -9,7 +9,7 @@ import pytest
 
 from batch_pipeline.luigi_adapter.preparer import Preparer
 from batch_pipeline.records.preparation import Preparation, missing_reasons
-from batch_pipeline.wire.errors import BackendFailed, DeploymentFailed, RunConflict
+from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, DeploymentFailed, RunConflict, StoreFailed
 from tests.luigi.conftest import free_port
 
 NEEDS = {"image_base": (), "image_trim": ("image_base",), "definitions": ("image_base", "image_trim"), "code": ()}
@@ -96,6 +96,15 @@ def test_a_failure_names_what_failed_and_the_remedy_and_nothing_follows() -> Non
         " itself: `deploy image_base`."
     )
     assert set(workshop.made) <= {"code"}
+
+
+@pytest.mark.parametrize("error", [RunConflict("x"), StoreFailed("x"), BackendFailed("x"), BatchPipelineError("x")])
+def test_a_failure_ends_the_command_with_the_code_of_its_cause(error: BatchPipelineError) -> None:
+    workshop = Workshop()
+    workshop.failing["image_base"] = error
+    with pytest.raises(DeploymentFailed) as caught:
+        workshop.preparer().run()
+    assert caught.value.exit_code == error.exit_code
 
 
 def test_what_is_made_and_still_missing_is_a_failure() -> None:
