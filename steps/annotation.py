@@ -16,8 +16,8 @@ from typing import Final
 
 from steps.sequences import writing
 
-#: What would end a column of pizzly's cache, or an attribute of a GTF.
-UNSPEAKABLE = re.compile(r"[\s;,\"]+")
+#: What would end a column of pizzly's cache, an attribute of a GTF, or a text of pizzly's JSON.
+UNSPEAKABLE = re.compile(r"[\s;,\"\\\x00-\x1f]+")
 CODING: Final = "protein_coding"
 
 

@@ -118,8 +118,8 @@ def _reference(call: CommandCall, store: Store, listener: Listener, needs: Seque
     def build() -> None:
         outcome = build_reference(*of_reference, listener, params=params, argv=call.argv)
         if not outcome.ok:
-            why = "; ".join(cell.message for cell in outcome.failed) or "it cannot run"
-            raise DeploymentFailed(f"{why.rstrip('.')}. See its log: logs {name} reference.")
+            why = " ".join(cell.message for cell in outcome.failed) or "It cannot run."
+            raise DeploymentFailed(f"{why} See its log: logs {name} reference.")
 
     return Preparation(
         name=REFERENCE,

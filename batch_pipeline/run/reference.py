@@ -116,7 +116,10 @@ def _placed(graph: Graph, store: Store, name: str, files: Mapping[str, str]) -> 
     ports = {name: port for name, port in declared.items() if files.get(name) or not port.optional}
     for port in ports:
         if not files.get(port):
-            raise InvalidUse(f"The reference needs a file for {port}: give --{port.replace('_', '-')} FILE.")
+            raise InvalidUse(
+                f"The reference needs a file for {port}: give --{port.replace('_', '-')} FILE, or with --prepare"
+                f" --reference-file {port}=FILE."
+            )
     placed = {port: files[port] for port in ports}
     for port, path in _local_files(placed).items():
         if not path.is_file():

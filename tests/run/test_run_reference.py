@@ -53,5 +53,7 @@ def test_a_url_is_taken_as_it_is(files: dict[str, str]) -> None:
 
 def test_a_file_that_is_not_given_is_named(files: dict[str, str]) -> None:
     del files["gtf"]
-    with pytest.raises(InvalidUse, match=r"The reference needs a file for gtf"):
+    with pytest.raises(
+        InvalidUse, match=r"The reference needs a file for gtf: give --gtf FILE, or with --prepare --ref"
+    ):
         missing(open_store("memory://missing-file", create=True), files)

@@ -217,3 +217,10 @@ def test_a_file_that_is_cut_off_within_a_line_is_refused_or_lacks_nothing(tmp_pa
         except MissingInput:
             continue
         assert written(annotation, tmp_path / "cut.gz") == whole, text[:size]
+
+
+def test_names_of_genes_lose_what_pizzlys_json_would_break_of(tmp_path: Path) -> None:
+    text = line("exon", 1, 9, 'gene_id "G1"; transcript_id "T1"; gene_name "a\\b\x01; c";')
+    annotation = read(tmp_path, text)
+    assert annotation.genes["G1"].name == "a_b_c"
+    assert annotation.renamed == 1
