@@ -109,18 +109,28 @@ def make_folder(path: str, mode: int = 0o777, *, synced: bool = False) -> None:
 
     It has the rights `mode` that the umask leaves, and so have the folders above it that are made.
     """
+    above = os.path.dirname(path)
+    try:
+        is_new = _is_made(path, mode)
+    except FileNotFoundError:
+        if above == path:
+            raise
+        make_folder(above, mode, synced=synced)
+        # Where no folder can be made, as in /proc, it is not found a second time.
+        is_new = _is_made(path, mode)
+    if synced and is_new:
+        sync((above,))
+
+
+def _is_made(path: str, mode: int) -> bool:
+    """Makes a folder in one that is there; False: it was there before. Raises OSError when it cannot be made."""
     try:
         os.mkdir(path, mode)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
-        return
-    except FileNotFoundError:
-        make_folder(os.path.dirname(path), mode, synced=synced)
-        make_folder(path, mode, synced=synced)
-        return
-    if synced:
-        sync((os.path.dirname(path),))
+        return False
+    return True
 
 
 def in_folder(path: str, act: Callable[[], T], *, synced: bool = False) -> T:

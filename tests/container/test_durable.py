@@ -158,3 +158,9 @@ def test_an_older_receipt_is_gone_for_good_before_results_change(
     synced.clear()
     assert folder_workshop.live(environment) == 0
     assert ("y", ["file s1"]) in renamed
+
+
+@pytest.mark.parametrize("path", ["/proc/nowhere/at/all", "/proc/nowhere", ""])
+def test_a_folder_that_no_folder_can_be_made_in_is_not_tried_for_ever(path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        durable.make_folder(path, synced=True)
