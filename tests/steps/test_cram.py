@@ -99,10 +99,3 @@ def test_a_cram_that_is_cut_off_is_told(cram: Path, genome: Path, tmp_path: Path
     cut.write_bytes(cram.read_bytes()[:-30])
     with pytest.raises(MissingInput, match=r"cut\.cram of sample sim04 is no whole CRAM"):
         decode([cut], tmp_path / "work", genome)
-
-
-def test_a_cram_of_reads_that_were_never_aligned_is_decoded_without_a_genome(lab: Lab, tmp_path: Path) -> None:
-    unaligned = tmp_path / "unaligned.cram"
-    sam_tool("view", "-C", "-o", str(unaligned), str(lab.bam))
-    (bam,) = decode([unaligned], tmp_path / "work", None).outputs("bam")
-    assert len(as_sam(bam)[1]) == len(as_sam(lab.bam)[1])
