@@ -87,11 +87,11 @@ def explained(job: Job, complaint: str) -> str:
     return f"{bam.name} of sample {job.sample} {defect.sentence.format(count=count, **names)}"
 
 
-def require_unclipped(job: Job, bam: Path) -> None:
-    """Raises MissingInput for a BAM with hard-clipped reads, unless the parameter `hard_clipped` keeps them."""
+def require_unclipped(job: Job, bam: Path, *, keep: bool) -> None:
+    """Notes how many reads of a BAM are hard-clipped. Raises MissingInput when there are any, unless they are kept."""
     clipped = _count(job, bam, 'cigar =~ "H"')
     job.note(hard_clipped_reads=job.metrics.get("hard_clipped_reads", 0) + clipped)
-    if clipped and job.params["hard_clipped"] == "refuse":
+    if clipped and not keep:
         raise MissingInput(
             f"{bam.name} of sample {job.sample} has {clipped} hard-clipped reads (H in CIGAR): bases that did not align"
             " are gone from it, and with them the reads that cross the breakpoint of a fusion. Give the FASTQ files, or"

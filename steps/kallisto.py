@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
 from steps.fastq import count_pairs
-from steps.published import Published, transcript_ids
+from steps.published import FileOf, Published, transcript_ids
 from steps.sheet import library_strand
 from steps.strandedness import STRANDS, pseudoaligned, strand_of
 
@@ -41,7 +41,7 @@ class Kallisto(Step):
     transcripts = Reference("transcripts.tsv")
     published = Reference("reference.json")
     abundance = Output("abundance.tsv")
-    run_info = Output("run_info.json")
+    run_info = Output("run_info.json", help="Reads that kallisto counted, and its version.")
     fusion = Output("fusion.txt", help="Read pairs that fit no single transcript; pizzly's input.")
     log = Output("{sample}.kallisto.log", help="kallisto's talk; MultiQC reads it.")
     bootstraps_h5 = Output("abundance.h5", optional=True, help="Only from a kallisto that was built with HDF5.")
@@ -87,6 +87,8 @@ class Kallisto(Step):
         pair, split = count_candidates(job.output("fusion"), job.sample)
         job.version("kallisto", info["kallisto_version"])
         job.note(
+            kallisto_version=info["kallisto_version"],
+            reference_sha256=FileOf.of(job.reference("published")).sha256,
             processed_pairs=info["n_processed"],
             pseudoaligned_pairs=info["n_pseudoaligned"],
             unique_pairs=info["n_unique"],

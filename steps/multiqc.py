@@ -8,6 +8,7 @@ and cuts that alone.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sys
@@ -31,18 +32,25 @@ QC_METRICS: Final = (
     "p_pseudoaligned",
     "p_unique",
     "mean_fragment_length",
+    "strandedness",
     "fusion_rows_pair",
     "fusion_rows_split",
     "candidates",
     "kept",
     "fusions",
     "fusions_unfiltered",
+    "picard_version",
+    "kallisto_version",
+    "pizzly_version",
+    "reference_sha256",
 )
 #: Behind the name of a sample in what MultiQC reads.
 _MARK: Final = "~sample"
 _FIRST_READS: Final = re.compile(r"(\[quant\] will process (?:pair|file) 1:).*")
 #: Fusions in the report's table; fusion_matrix.tsv has all.
 _MOST_FUSIONS: Final = 200
+#: Samples that a sentence names.
+_MOST_NAMED: Final = 5
 _CONFIG: Final = {
     "title": "Gene fusions",
     "fn_clean_exts": [{"type": "regex", "pattern": f"{_MARK}$"}],
@@ -88,7 +96,11 @@ class MultiQC(Step):
         _write_logs(job, folder)
         _write_sections(job, folder, metrics, columns)
         config = job.work / ".multiqc_config.json"
-        config.write_text(json.dumps(_config(metrics, job.missing_samples)), encoding="utf-8")
+        warning = strandedness_warning(metrics)
+        if warning:
+            print(warning)
+            job.note(warning=warning)
+        config.write_text(json.dumps(_config(metrics, job.missing_samples, warning)), encoding="utf-8")
         report = job.output("report")
         output = job.run(
             *(sys.executable, "-m", "multiqc", folder, "--config", config, "--filename", report.name),
@@ -102,9 +114,34 @@ class MultiQC(Step):
 
 
 def _metrics(job: Job, sample: str) -> dict[str, Any]:
-    """What the steps of a sample noted; of a metric of two steps, the later one's."""
+    """What the steps of a sample noted; of a metric of two steps the later one's, of warnings all."""
     notes = [of_step.get(sample, {}) for of_step in job.gathered_metrics.values()]
-    return {name: value for note in notes for name, value in note.items() if isinstance(value, (str, int, float))}
+    metrics = {name: value for note in notes for name, value in note.items() if isinstance(value, (str, int, float))}
+    if warnings := [note["warning"] for note in notes if "warning" in note]:
+        metrics["warning"] = " ".join(warnings)
+    return metrics
+
+
+def strandedness_warning(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence where samples whose strandedness was decided by their reads (auto) differ in it; else empty."""
+    samples: dict[str, list[str]] = {}
+    for sample, values in metrics.items():
+        if "forward_pairs" in values and "strandedness" in values:
+            samples.setdefault(values["strandedness"], []).append(sample)
+    if len(samples) < 2:
+        return ""
+    ranked = sorted(samples.items(), key=lambda item: (len(item[1]), item[0]))
+    counts = ", ".join(f"{strand} {len(names):,} ({_named(names)})" for strand, names in ranked)
+    return (
+        f"Strandedness auto decided differently within the cohort: {counts}. Libraries of one protocol have one, and"
+        " counts of different ones cannot be compared; look at forward_pairs and reverse_pairs in qc.tsv, and say which"
+        " it is, as --strandedness or in the sheet's column strandedness."
+    )
+
+
+def _named(samples: Sequence[str]) -> str:
+    more = len(samples) - _MOST_NAMED
+    return ", ".join(samples[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _columns(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -122,11 +159,13 @@ def _qc_lines(
         yield "\t".join([sample, "missing", *(NOTHING for _ in columns)]) + "\n"
 
 
-def _config(metrics: Mapping[str, Mapping[str, Any]], missing: Sequence[str]) -> dict[str, Any]:
+def _config(metrics: Mapping[str, Mapping[str, Any]], missing: Sequence[str], warning: str) -> dict[str, Any]:
     """MultiQC's configuration: the unit of the counts by the largest sample, and a comment on the cohort's samples."""
     comment = f"{len(metrics)} samples."
     if missing:
         comment += f" Without results, and left out: {', '.join(missing)}."
+    if warning:
+        comment += f" {warning}"
     most = max((values.get("processed_pairs", 0) for values in metrics.values()), default=0)
     return _CONFIG | {"report_comment": escape(comment)} | (_THOUSANDS if most < _MILLION else {})
 

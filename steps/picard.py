@@ -60,6 +60,8 @@ class Picard(Step):
         """Refuses what is no whole paired-end BAM, then converts it; those of several lanes one after the other."""
         bams = job.inputs("bam")
         counts = [_counted(job, bam) for bam in bams]
+        for bam in (bam for bam, (_, of) in zip(bams, counts, strict=True) if of["mapped"]):
+            require_unclipped(job, bam, keep=self.hard_clipped == "keep")
         job.output("flagstat").write_text(summed_flagstat([text for text, _ in counts]), encoding="utf-8")
         for name, count in (("read_pairs_in_bam", "pairs"), ("qc_failed_pairs", "failed_pairs")):
             job.note(**{name: sum(of[count] for _, of in counts)})
@@ -83,6 +85,7 @@ class Picard(Step):
         )
         if version := output.find(r"Picard version: (?:Version:)?(\S+)"):
             job.version("picard", version[1])
+            job.note(picard_version=version[1])
 
     def check(self, job: Job) -> None:
         """Holds the FASTQ files against each other and against the BAM's pairs."""
@@ -231,8 +234,6 @@ def _require_pairs(job: Job, bam: Path, counts: dict[str, int]) -> None:
             explained(job, reason)
             or f"{reason} Filter the orphans out, or take the BAM from before it was cut to a region."
         )
-    if counts["mapped"]:
-        require_unclipped(job, bam)
 
 
 def _sam_to_fastq(job: Job, *arguments: object) -> ToolOutput:

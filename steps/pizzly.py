@@ -71,7 +71,9 @@ class Pizzly(Step):
         rows = transcripts(job.reference("transcripts"))
         _write_tables(job, genes, rows)
         _warn_of_lost_pairs(job, genes, rows)
-        job.version("pizzly", _version(job))
+        version = _version(job)
+        job.version("pizzly", version)
+        job.note(pizzly_version=version)
 
     def check(self, job: Job) -> None:
         """Reconciles the candidates, the fusions, their sequences and the table."""

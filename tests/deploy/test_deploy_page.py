@@ -145,6 +145,7 @@ def test_the_page_shows_what_its_commands_print(shell: Shell, tmp_path: Path) ->
     assert_shown(shell, "deploy definitions")
     assert_shown(shell, "deploy code")
     assert_shown(shell, "doctor --sample-list-file samples.txt")
+    assert not [line for line in shell("doctor --sample-list-file samples.txt") if line.startswith("warn lint")]
     assert_shown(shell, "plan --sample-list-file samples.txt --estimate")
     assert_shown(shell, "cancel")
     assert_shown(shell, "deploy prune")

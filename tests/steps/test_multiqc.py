@@ -8,7 +8,7 @@ import pytest
 
 from batch_pipeline import Job
 from batch_pipeline.demo.alone import make_job
-from steps.multiqc import QC_METRICS, MultiQC
+from steps.multiqc import QC_METRICS, MultiQC, strandedness_warning
 from tests.steps.lab import Lab
 from tests.steps.test_cohort import write_fusions
 
@@ -32,8 +32,13 @@ def job(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Job:
     quantified = {**lab.kallisto.metrics, "lanes": [1, 2], "added_later": "yes"}
     job.gathered_metrics = {
         "picard": dict.fromkeys(NAMES, lab.picard.metrics),
-        "kallisto": dict.fromkeys(NAMES, quantified),
-        "pizzly": {name: {"fusions": int(i > 0)} for i, name in enumerate(NAMES)},
+        "kallisto": {
+            name: {**quantified, "strandedness": "none" if i else "rf", "forward_pairs": i, "warning": "few pairs fit"}
+            for i, name in enumerate(NAMES)
+        },
+        "pizzly": {
+            name: {"fusions": 1} if i else {"fusions": 0, "warning": "few genes"} for i, name in enumerate(NAMES)
+        },
     }
     job.missing_samples = ("lost",)
     MultiQC().run(job)
@@ -59,6 +64,32 @@ def test_the_qc_table_has_a_row_a_sample_and_those_that_failed(job: Job, lab: La
     assert first["p_pseudoaligned"] == str(lab.kallisto.metrics["p_pseudoaligned"])
     assert first["fusions"] == "0"
     assert set(rows[-1][2:]) == {"."}
+
+
+def test_samples_whose_strandedness_auto_decided_differently_are_warned_of() -> None:
+    def decided(strand: str) -> dict[str, object]:
+        return {"strandedness": strand, "forward_pairs": 1, "reverse_pairs": 9}
+
+    metrics = {f"S{number}": decided("rf") for number in range(1, 8)}
+    # Whoever names a strandedness knows it.
+    metrics["given"] = {"strandedness": "fr"}
+    assert strandedness_warning(metrics) == ""
+    warning = strandedness_warning(metrics | {"odd": decided("none")})
+    assert "differently within the cohort: none 1 (odd), rf 7 (S1, S2, S3, S4, S5 and 2 more)." in warning
+    assert "--strandedness" in warning
+
+
+@pytest.mark.tools
+def test_strandedness_warnings_versions_and_reference_are_in_the_table_and_the_report(job: Job, lab: Lab) -> None:
+    header, first, second, *_ = (line.split("\t") for line in job.output("qc").read_text().splitlines())
+    rows = [dict(zip(header, row, strict=True)) for row in (first, second)]
+    assert [row["strandedness"] for row in rows] == ["rf", "none"]
+    assert [row["warning"] for row in rows] == ["few pairs fit few genes", "few pairs fit"]
+    assert first[header.index("kallisto_version")] == lab.kallisto.versions["kallisto"]
+    assert first[header.index("picard_version")] == lab.picard.versions["picard"]
+    assert len(first[header.index("reference_sha256")]) == 64
+    assert "rf 1 (S)" in job.metrics["warning"]
+    assert "rf 1 (S)" in job.output("report").read_text()
 
 
 @pytest.mark.tools
