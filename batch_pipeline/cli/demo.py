@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The step of the fusion pipeline that lists fusions; the demonstration is about that pipeline.
 STEP = "pizzly"
+#: Columns of the samples' fusion tables that are printed.
+FUSION_COLUMNS = ("sample", "gene_a", "gene_b", "breakpoint_a", "breakpoint_b", "pairs", "splits", "frame")
 #: The settings file that it leaves in its folder.
 SETTINGS = "demo.toml"
 
@@ -140,7 +143,8 @@ def _tell(call: CommandCall, cohort: Cohort, verdict: Score) -> None:
     header, *rows = verdict.table()
     data("")
     print_table(header, rows)
-    data(f"\n{verdict.sentence}.")
+    data(f"\n{verdict.sentence}.\n")
+    print_table(FUSION_COLUMNS, _fusions(call, cohort))
     data("\nFusion tables:")
     for sample in cohort.samples:
         data(f"  {sample}: {_file(call.store, sample, 'fusions.tsv') or 'none'}")
@@ -155,6 +159,18 @@ def _tell(call: CommandCall, cohort: Cohort, verdict: Score) -> None:
     data("Look around, for example:")
     for verb in ("status", f"logs {cohort.samples[-1]} pizzly", "runs"):
         data(f"  {_this_program()} {verb} --config {settings}")
+
+
+def _fusions(call: CommandCall, cohort: Cohort) -> list[tuple[object, ...]]:
+    """Rows of all samples' fusion tables, best supported first within a sample; counts are numbers."""
+    rows: list[tuple[object, ...]] = []
+    for path in (_file(call.store, sample, "fusions.tsv") for sample in cohort.samples):
+        if path is not None:
+            with path.open(encoding="utf-8", newline="") as lines:
+                for row in csv.DictReader(lines, delimiter="\t"):
+                    cells = (row.get(column, "") for column in FUSION_COLUMNS)
+                    rows.append(tuple(int(cell) if cell.isdecimal() else cell for cell in cells))
+    return rows
 
 
 def _file(store: Store, sample: str, ending: str) -> Path | None:

@@ -141,6 +141,17 @@ def test_what_it_says_at_its_end(demo: Demo) -> None:
         assert str(demo.folder / "store" / place) in demo.first.out
 
 
+def test_it_prints_where_on_the_genome_each_fusion_lies(demo: Demo) -> None:
+    printed = [line.split() for line in demo.first.out.splitlines()]
+    assert ["sample", "gene_a", "gene_b", "breakpoint_a", "breakpoint_b", "pairs", "splits", "frame"] in printed
+    with (demo.folder / "store" / "cohort" / "cohort" / "fusions.tsv").open() as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["breakpoint_a"] != "."]
+    assert len(rows) == len(demo.truth)
+    for row in rows:
+        names = ("sample", "gene_a", "gene_b", "breakpoint_a", "breakpoint_b", "pairs", "splits", "frame")
+        assert [row[name] for name in names] in printed
+
+
 def test_one_job_a_step_and_nothing_the_second_time(demo: Demo) -> None:
     submitted = [line for line in demo.first.err.splitlines() if line.startswith("Submitted ")]
     assert [line.split()[1] for line in submitted] == [
