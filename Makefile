@@ -63,9 +63,9 @@ lock: ## Choose the newest packages, with Python 3.11; the lock file names no in
 	@scripts/install.sh python
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
 	  "Newer Pythons need fewer packages: lock with a .venv of Python 3.11.")'
+	@scripts/install.sh pipenv
 	PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .venv/tools/bin/pipenv lock
-	$(PYTHON) -c "import json; p = 'Pipfile.lock'; d = json.load(open(p)); d['_meta']['sources'] = []; \
-	open(p, 'w').write(json.dumps(d, indent=4) + '\n')"
+	$(PYTHON) -m scripts.trim_lock
 
 release: ## Cut a version: VERSION=1.2.0 commits and tags it, and builds its wheel into dist/.
 	@scripts/install.sh python

@@ -3,8 +3,9 @@
 # (Debian packages), `install.sh python` and `install.sh python --dev` the Python packages of Pipfile.lock into .venv,
 # `install.sh browser` Chromium for the tests of pages, `install.sh containers` podman and an image registry for the tests
 # of real containers, and strace for that of what reaches the disk, `install.sh databases` servers that speak DynamoDB's
-# and CouchDB's API, for the tests of pools, `install.sh crates` the validator of RO-Crates. Each says in one sentence
-# what it cannot do. Without root it names what is missing as Debian and conda call it, and takes what is on the PATH.
+# and CouchDB's API, for the tests of pools, `install.sh crates` the validator of RO-Crates, `install.sh pipenv` what
+# writes Pipfile.lock. Each says in one sentence what it cannot do. Without root it names what is missing as Debian and
+# conda call it, and takes what is on the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -143,20 +144,27 @@ python_packages() {
   if ! "$python" -c 'import ensurepip' 2>/dev/null; then apt_packages "Python's venv" python3-venv; fi
   say "Installing the Python packages of Pipfile.lock into .venv"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  [ -x .venv/tools/bin/pipenv ] || {
-    "$python" -m venv .venv/tools
-    .venv/tools/bin/pip install -q "pipenv==2026.10.3"
-  }
   # Processes of this machine run the gathers of the fusion pipeline too.
-  local groups="packages cohort multiqc"
-  [ "$*" != --dev ] || groups+=" dev-packages"
-  PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 PIPENV_VERBOSITY=-1 PIPENV_NOSPIN=1 \
-    .venv/tools/bin/pipenv sync --categories "$groups" >.venv/sync.log 2>&1 || {
+  local categories=(default cohort multiqc)
+  [ "$*" != --dev ] || categories+=(develop)
+  .venv/bin/python -m scripts.requirements "${categories[@]}" >.venv/requirements.txt
+  # Not compiled: Python compiles what it imports, and most of plotly and numpy never is.
+  local options=(-q --disable-pip-version-check --no-compile --no-deps)
+  if ! { .venv/bin/pip install "${options[@]}" --require-hashes -r .venv/requirements.txt &&
+    .venv/bin/pip install "${options[@]}" -e .; } >.venv/sync.log 2>&1; then
     tail -n 20 .venv/sync.log >&2
-    say "pipenv could not install the packages; its last lines are above, all of them in .venv/sync.log."
+    say "pip could not install the packages; its last lines are above, all of them in .venv/sync.log."
     exit 1
-  }
+  fi
   touch "$stamp"
+}
+
+# What chooses the packages of Pipfile.lock.
+pipenv() {
+  [ ! -x .venv/tools/bin/pipenv ] || return 0
+  say "Installing pipenv into .venv/tools"
+  "$(interpreter)" -m venv .venv/tools
+  .venv/tools/bin/pip install -q --no-compile "pipenv==2026.10.3"
 }
 
 # The validator needs other versions of packages than ours, so it has an environment of its own. It would fetch RO-Crate's
@@ -191,9 +199,10 @@ case "$what" in
   containers) containers ;;
   databases) databases ;;
   crates) crates ;;
+  pipenv) pipenv ;;
   python) python_packages "$@" ;;
   *)
-    say "Usage: scripts/install.sh tools | browser | containers | databases | crates | python [--dev]"
+    say "Usage: scripts/install.sh tools | browser | containers | databases | crates | pipenv | python [--dev]"
     exit 2
     ;;
 esac

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from scripts.requirements import LOCK, requirements
+
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 
@@ -44,28 +46,10 @@ def _version_of(python: Path) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def requirements(lock: Mapping[str, Mapping[str, Mapping[str, object]]]) -> str:
-    """Every package of a lock file for pip, with its checksums and markers."""
-    pinned = {name: package for group in lock if group != "_meta" for name, package in lock[group].items()}
-    return "".join(f"{line}\n" for name in sorted(pinned) if (line := _requirement(name, pinned[name])))
-
-
-def _requirement(name: str, package: Mapping[str, object]) -> str:
-    if "version" not in package:
-        return ""
-    extras, hashes = package.get("extras") or [], package["hashes"]
-    assert isinstance(extras, list)
-    assert isinstance(hashes, list)
-    named = f"{name}[{','.join(extras)}]" if extras else name
-    checksums = " ".join(f"--hash={each}" for each in hashes)
-    marker = f" ; {package['markers']}" if "markers" in package else ""
-    return f"{named}{package['version']} {checksums}{marker}"
-
-
 def environment(interpreter: Path, version: str) -> Path:
     """The Python of an environment with all packages, made if it is not there. Raises Unavailable."""
     folder = ROOT / ".venv" / "pythons" / version
-    python, wanted = folder / "bin" / "python", requirements(json.loads((ROOT / "Pipfile.lock").read_text()))
+    python, wanted = folder / "bin" / "python", requirements(json.loads(LOCK.read_text()))
     stamp = folder / f".synced-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}"
     if stamp.exists():
         return python

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.pythons import interpreters, requirements
+from scripts.pythons import interpreters
+from scripts.requirements import requirements
+from scripts.trim_lock import UNUSED, trimmed
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What install.sh itself calls.
@@ -143,4 +145,16 @@ def test_requirements_keep_versions_extras_markers_and_checksums() -> None:
     assert all("==" in line and "--hash=sha256:" in line for line in lines)
     [jwt] = [line for line in lines if line.startswith("pyjwt")]
     assert jwt.startswith("pyjwt[crypto]==")
-    assert " ; python_version" in jwt
+    # Markers before checksums: pip takes all that follows an option for options.
+    assert jwt.index(" ; python_version") < jwt.index(" --hash")
+    chosen = requirements(lock, ["cohort"]).splitlines()
+    assert [line.partition("==")[0] for line in chosen] == ["numpy", "polars", "polars-runtime-32"]
+
+
+def test_the_lock_names_no_index_and_no_package_that_is_never_imported() -> None:
+    lock = json.loads((ROOT / "Pipfile.lock").read_text())
+    assert trimmed(lock) == lock
+    pin = {"version": "==1", "hashes": []}
+    whole = {"_meta": {"sources": ["x"]}, "default": {"regex": pin}, "multiqc": {"regex": pin, "multiqc": pin}}
+    assert trimmed(whole) == {"_meta": {"sources": []}, "default": {"regex": pin}, "multiqc": {"multiqc": pin}}
+    assert "kaleido" in UNUSED["multiqc"]
