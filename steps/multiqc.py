@@ -49,6 +49,8 @@ _MARK: Final = "~sample"
 _FIRST_READS: Final = re.compile(r"(\[quant\] will process (?:pair|file) 1:).*")
 #: Fusions in the report's table; fusion_matrix.tsv has all.
 _MOST_FUSIONS: Final = 200
+CONFIG_FILE: Final = ".multiqc_config.json"
+OPTIONS: Final = ("--no-data-dir", "--no-ai", "--no-ansi", "--force")
 #: Samples that a sentence names.
 _MOST_NAMED: Final = 5
 _CONFIG: Final = {
@@ -95,7 +97,7 @@ class MultiQC(Step):
         folder.mkdir()
         _write_logs(job, folder)
         _write_sections(job, folder, metrics, columns)
-        config = job.work / ".multiqc_config.json"
+        config = job.work / CONFIG_FILE
         warning = strandedness_warning(metrics)
         if warning:
             print(warning)
@@ -104,7 +106,7 @@ class MultiQC(Step):
         report = job.output("report")
         output = job.run(
             *(sys.executable, "-m", "multiqc", folder, "--config", config, "--filename", report.name),
-            *("--no-data-dir", "--no-ai", "--no-ansi", "--force"),
+            *OPTIONS,
             name="multiqc",
             environment={"HOME": str(job.work)},
         )

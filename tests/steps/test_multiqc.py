@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from batch_pipeline import Job
 from batch_pipeline.demo.alone import make_job
-from steps.multiqc import QC_METRICS, MultiQC, strandedness_warning
+from steps.multiqc import CONFIG_FILE, OPTIONS, QC_METRICS, MultiQC, strandedness_warning
 from tests.steps.lab import Lab
 from tests.steps.test_cohort import write_fusions
 
@@ -110,6 +114,25 @@ def test_the_report_has_rows_and_columns_in_their_order_and_names_who_is_missing
     assert f"{len(NAMES)} samples. Without results, and left out: lost." in report
     assert "K Aligned" in report, "a small cohort's reads are not 0.0 millions"
     assert str(job.work) not in report, "no path of a scratch folder"
+
+
+@pytest.mark.tools
+def test_the_report_needs_none_of_the_packages_that_the_lock_leaves_out(job: Job, tmp_path: Path) -> None:
+    modules = ("kaleido", "pyarrow", "_polars_runtime_compat", "tiktoken", "regex")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({modules}))\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
+    command = (sys.executable, "-m", "multiqc", str(job.work / ".multiqc"), "--config", str(job.work / CONFIG_FILE))
+    done = subprocess.run(
+        [*command, "--filename", "report.html", *OPTIONS],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "report.html").read_text()
+    assert sorted(names_in(report, "general_stats_table")) == sorted(NAMES)
 
 
 @pytest.mark.tools
