@@ -1,8 +1,8 @@
 """Takes out of Pipfile.lock what is never used: the address of an index, and packages that MultiQC names in vain.
 
-MultiQC depends on packages for what our report does not do: pictures as files (kaleido), its own parquet file (pyarrow),
-processors of before 2013 (polars-runtime-compat), and summaries by a language model (tiktoken, regex). They are 590 of
-its 960 MB, and it imports them where it needs them.
+MultiQC depends on packages for what our report does not do: pictures as files (kaleido), a parquet file of its data
+(pyarrow), processors without AVX2 (polars-runtime-compat), and summaries by a language model (tiktoken, regex). They
+take 590 MB, and MultiQC imports them only where it needs them.
 """
 
 from __future__ import annotations
