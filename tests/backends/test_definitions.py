@@ -18,12 +18,9 @@ from batch_pipeline.backends.definitions import (
     retry_strategy,
 )
 from batch_pipeline.config import load_settings
-from batch_pipeline.pipeline.workflow import Graph, Node
+from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
-from steps.cram import Cram
-from steps.kallisto import Kallisto
-from steps.picard import Picard
-from steps.pizzly import Pizzly
+from main import Fusions
 
 
 def _of(graph: Graph, **options: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -166,13 +163,11 @@ def test_a_join_has_the_image_and_the_retries_of_its_step(graph: Graph) -> None:
 
 def test_the_shipped_definitions_follow_the_steps() -> None:
     root = Path(__file__).resolve().parents[2]
-    steps = {"cram": Cram(), "picard": Picard(), "kallisto": Kallisto(), "pizzly": Pizzly()}
-    nodes = tuple(Node(name=name, step=step, inputs={}) for name, step in steps.items())
-    graph = Graph(name="Fusions", root=root, nodes=nodes)
+    graph = Graph.of(Fusions)
     shipped = _of(graph)
     generated = _of(replace(graph, root=root / "tests"))
-    assert {path.stem for path in (root / "job_definitions").glob("*.json")} == set(steps)
-    for name, step in steps.items():
+    assert {path.stem for path in (root / "job_definitions").glob("*.json")} == set(graph.names)
+    for name, step in ((node.name, node.step) for node in graph):
         assert re.fullmatch(rf"{name}-[0-9a-f]{{12}}", shipped[name]["jobDefinitionName"])
         assert resources(shipped[name]) == (step.cpus, step.memory_mb)
         assert shipped[name]["retryStrategy"] == retry_strategy(3)
