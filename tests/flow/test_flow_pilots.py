@@ -110,6 +110,18 @@ def test_a_failing_sample_leaves_the_others_alone(lab: Lab) -> None:
     assert set(lab.receipts()) == ALL
 
 
+def test_a_tolerant_gather_does_without_a_sample_that_failed_and_is_made_again_with_it(lab: Lab) -> None:
+    lab.edit("parts/count.py", "    scope = Scope.COHORT\n", "    scope = Scope.COHORT\n    tolerant = True\n")
+    lab.text("bob", "FAIL\n")
+    lab.run(*PILOTS, code=1)
+    table = lab.store / "cohort/count/words.tsv"
+    assert table.read_text() == "ann\t4\ncid\t4\nbob\tmissing\ntotal\t8\n"
+    lab.text("bob", "Fine now\n")
+    lab.run(*PILOTS)
+    assert table.read_text() == "ann\t4\nbob\t2\ncid\t4\ntotal\t10\n"
+    assert "Nothing to do: 7 of 7 cells are done." in lab.run(*PILOTS).out
+
+
 def test_a_pilot_that_is_killed_loses_nothing(lab: Lab, gate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_PIPELINE__POOL__LEASE_SECONDS", "1.5")
     process = lab.start(*PILOTS)
