@@ -14,8 +14,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from batch_pipeline.records.events import FailedCell, Outcome
+from batch_pipeline.luigi_adapter.preparer import Preparer
+from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.preparation import Preparation
 from batch_pipeline.wire.contract import EndReason
+from main import Fusions
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
@@ -170,3 +173,40 @@ def test_the_page_shows_a_failure_with_its_reason(
     page.ask(f"{rows}.find(row => row.innerText.includes('count')).querySelector('button.showError').click()")
     eventually(lambda: any("NA<b>1: out of memory: It needed 9 GiB." in t for t in page.text("#errorModal pre")), True)
     page.shoot("luigi-failure.png")
+
+
+def test_the_page_shows_preparations_before_the_steps_and_a_gather_that_did_without_a_sample(
+    luigid: str, drivers: Any, rpc: Any, page: Page, eventually: Any
+) -> None:
+    missing = ["image_base", "image_multiqc"]
+    preparations = [
+        Preparation(
+            name=name,
+            title=name,
+            missing=lambda name=name: "it was never built" if name in missing else "",  # type: ignore[misc]
+            make=lambda name=name: missing.remove(name),  # type: ignore[misc]
+            remedy="`deploy images`.",
+            needs=needs,
+        )
+        for name, needs in (("image_base", ()), ("image_multiqc", ("image_base",)))
+    ]
+    preparer = Preparer("Fusions", preparations, scheduler_url=luigid, say=lambda sentence: None)
+    preparer.run()
+    adapter = drivers(luigid).adapter("04C", Fusions, preparer=preparer)
+    adapter.submit_all()
+    counts = {step: StepProgress(step=step, done=1) for step in ("cram", "cohort", "multiqc")}
+    counts |= {step: StepProgress(step=step, done=2) for step in ("picard", "kallisto")}
+    counts["pizzly"] = StepProgress(step="pizzly", done=1, failed={EndReason.INVALID_OUTPUT: 1})
+    cell = FailedCell(step="pizzly", sample="S2", reason=EndReason.INVALID_OUTPUT, message="Its table is cut off.")
+    adapter.ended(Outcome(run_ids=["04C"], progress=counts, failed=[cell]))
+    task = adapter.task_ids["Fusions"]
+    adapter.close()
+    eventually(lambda: rpc(luigid, "dep_graph", task_id=task)[task]["status"], "FAILED")
+
+    states = {each["name"]: each["status"] for each in rpc(luigid, "dep_graph", task_id=task).values()}
+    done = dict.fromkeys((*counts, "prepare.image_base", "prepare.image_multiqc", "prepare.Fusions"), "DONE")
+    assert states == {**done, "pizzly": "FAILED", "Fusions": "FAILED"}
+    page.open(f"{luigid}/static/visualiser/index.html#tab=graph&visType=d3&taskId={task}")
+    names = {"cohort", "multiqc", "prepare.image_multiqc", "prepare.Fusions"}
+    eventually(lambda: names <= {word for text in page.text("#dependencyGraph") for word in text.split()}, True)
+    page.shoot("luigi-preparations.png")
