@@ -27,11 +27,16 @@ pytestmark = [
     pytest.mark.engine,
     pytest.mark.tools,
     pytest.mark.slow,
+    pytest.mark.timeout(1200),
     pytest.mark.xdist_group("containers"),
 ]
 
 #: What the tools write of themselves: times, paths and command lines.
 TALK = (".kallisto.log", "run_info.json")
+#: Seconds for all images: a loaded machine of two cores takes half of them.
+BUILDING = 900.0
+#: Bytes that no image may exceed.
+LARGEST = 700 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +129,15 @@ def lab(
         prompt = Prompt(folder=folder, environment={**environment(folder, folder / "cache"), **told})
         for sample in cohort.samples:
             client.put_object(Bucket="lab", Key=f"p/SR/{sample}.bam", Body=cohort.bam(sample).read_bytes())
-        prompt("deploy", "images", "--push")
-        prompt("reference", cohort.reference, "--fasta", str(cohort.fasta), "--gtf", str(cohort.gtf))
-        made = Lab(prompt=prompt, s3=client, samples=cohort.samples)
-        made.give("run")
-        yield made
-        stop(folder / "engine")
-        keep_layers(machine, registry.host)
+        try:
+            prompt("deploy", "images", "--push", patience=BUILDING)
+            prompt("reference", cohort.reference, "--fasta", str(cohort.fasta), "--gtf", str(cohort.gtf))
+            made = Lab(prompt=prompt, s3=client, samples=cohort.samples)
+            made.give("run")
+            yield made
+        finally:
+            stop(folder / "engine")
+            keep_layers(machine, registry.host)
 
 
 def keep_layers(machine: Machine, host: str) -> None:
@@ -141,7 +148,7 @@ def keep_layers(machine: Machine, host: str) -> None:
     for tag in tags:
         name = tag.rpartition(":")[0].rpartition("/")[2]
         machine.podman("tag", tag, f"localhost/batch-pipeline/cache/{name}:{tag.rpartition(':')[2]}")
-    machine.podman("rmi", *tags)
+    machine.podman("rmi", *tags) if tags else None
     kept = machine.podman("images", "--format", shape, "--filter", "reference=localhost/batch-pipeline/cache/*").split()
     recent = {tag.rpartition(":")[2] for tag in tags}
     if old := [tag for tag in kept if tag.rpartition(":")[2] not in recent]:
@@ -173,6 +180,12 @@ def test_cells_ran_in_their_images_and_left_nothing(lab: Lab, machine: Machine) 
     assert all(pins[step]["image"].encode() in record for step in STEPS)
     assert len(lab.keys("receipts/picard/")) == len(lab.samples)
     assert machine.containers(lab.prompt.folder / "engine", "--all") == []
+
+
+def test_no_image_is_large(lab: Lab, machine: Machine) -> None:
+    pins = json.loads((lab.prompt.folder / "dockerfiles" / "images.json").read_text())["images"]
+    sizes = {name: int(machine.podman("inspect", "--format", "{{.Size}}", pin["image"])) for name, pin in pins.items()}
+    assert {name: size for name, size in sizes.items() if size > LARGEST} == {}
 
 
 def test_an_image_with_another_tool_runs_its_step_and_what_follows_again(lab: Lab) -> None:

@@ -68,10 +68,10 @@ class Prompt:
             text=True,
         )
 
-    def __call__(self, *words: str, code: int | None = 0) -> Said:
+    def __call__(self, *words: str, code: int | None = 0, patience: float = PATIENCE) -> Said:
         process = self.start(*words)
         try:
-            out, err = process.communicate(timeout=PATIENCE)
+            out, err = process.communicate(timeout=patience)
         finally:
             process.kill()
         said = Said(code=process.returncode, out=out, err=err)
