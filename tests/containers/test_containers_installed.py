@@ -35,5 +35,7 @@ def test_a_new_projects_images_are_built_and_its_cells_run_in_them(engine: Machi
         # Up to date: nothing is built again.
         assert "built" not in installed("python", "my_words.py", "deploy", "images", folder=project)
     finally:
-        listed = engine.podman("images", "--quiet", "--filter", "reference=localhost/installed/*").split()
-        engine.podman("rmi", "--force", *dict.fromkeys(listed)) if listed else None
+        # By name: other tests keep the same base under names of theirs.
+        shape = "{{.Repository}}:{{.Tag}}"
+        listed = engine.podman("images", "--format", shape, "--filter", "reference=localhost/installed/*").split()
+        engine.podman("rmi", *listed) if listed else None
