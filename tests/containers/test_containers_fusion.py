@@ -144,7 +144,8 @@ def keep_layers(machine: Machine, host: str) -> None:
     """Leaves the images under names of the tests' own, so that the next ones build upon their layers; none older."""
     shape = "{{.Repository}}:{{.Tag}}"
     found = machine.podman("images", "--format", shape, "--filter", f"reference={host}/*/*").split()
-    tags = [tag for tag in found if not tag.endswith("<none>")]
+    # podman lists all names of an image, other tests' among them.
+    tags = [tag for tag in found if tag.startswith(f"{host}/") and not tag.endswith("<none>")]
     for tag in tags:
         name = tag.rpartition(":")[0].rpartition("/")[2]
         machine.podman("tag", tag, f"localhost/batch-pipeline/cache/{name}:{tag.rpartition(':')[2]}")
