@@ -22,9 +22,13 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of `pool-servers` (default: 20000)")
     parser.add_argument("--pooled", type=int, default=1_000_000, help="tasks of the large `pool` (default: 1000000)")
     parser.add_argument("--candidates", type=int, default=750_000, help="rows of `candidates` (default: 750000)")
+    parser.add_argument("--transcripts", type=int, default=60_000, help="those of `large-sample` (default: 60000)")
+    parser.add_argument("--pairs", type=int, default=1_000_000, help="read pairs of `large-sample` (default: 1000000)")
+    parser.add_argument("--negatives", type=int, default=200, help="samples of `negatives` (default: 200)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--large", action="store_true", help="`cells` with 10,000 samples too")
     parser.add_argument("--no-peers", action="store_true", help="`cells` and `api` without them; installs nothing")
+    parser.add_argument("--no-real", action="store_true", help="`fusion` and `negatives` on a made-up reference")
     parser.add_argument("--folder", help="where to work (default: the temporary folder); its file system matters")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="where the JSON goes (default: benchmarks/results)"
@@ -68,7 +72,24 @@ def _startup(options: argparse.Namespace) -> None:
 def _fusion(options: argparse.Namespace) -> None:
     from benchmarks import fusion
 
-    fusion.main(rounds=options.rounds, results_folder=options.results)
+    fusion.main(rounds=options.rounds, real=not options.no_real, results_folder=options.results)
+
+
+def _large_sample(options: argparse.Namespace) -> None:
+    from benchmarks import large_sample
+
+    large_sample.main(
+        transcripts=options.transcripts,
+        pairs=options.pairs,
+        rounds=options.rounds,
+        results_folder=options.results,
+    )
+
+
+def _negatives(options: argparse.Namespace) -> None:
+    from benchmarks import negatives
+
+    negatives.main(samples=options.negatives, real=not options.no_real, results_folder=options.results)
 
 
 def _candidates(options: argparse.Namespace) -> None:
@@ -118,6 +139,8 @@ _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "pool-servers": _pool_servers,
     "fusion": _fusion,
     "candidates": _candidates,
+    "large-sample": _large_sample,
+    "negatives": _negatives,
 }
 
 

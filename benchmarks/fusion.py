@@ -72,36 +72,55 @@ class Round:
     load: str
 
 
-def main(*, rounds: int, results_folder: Path) -> None:
-    """Measures, prints and keeps; where the tools are missing it says so."""
-    missing = [name for name in ("java", "kallisto", "pizzly", "samtools") if shutil.which(name) is None]
-    if missing:
-        table.say(f"fusion is left out: {', '.join(missing)} is not here (apt: picard-tools kallisto pizzly samtools).")
+def main(*, rounds: int, real: bool, results_folder: Path) -> None:
+    """Measures, prints and keeps; where the tools are missing it says so. See `prepared_cohort` for `real`."""
+    if missing := missing_tools():
+        table.say(f"fusion is left out: {missing}")
         return
-    cohort, reference = _prepared(cache_folder() / "fusion")
-    found = []
-    for number in range(rounds):
-        found.append(_one(cohort, reference, backwards=number % 2 == 1))
-        told = {name: f"{cost.seconds:.1f} s" for name, cost in _costs(found[-1]).items()}
-        table.say(f"  round {number + 1}  {told}  load {found[-1].load}")
-    _report(cohort, found)
-    values = {"machine": table.machine(), "samples": cohort.samples, "rounds": found}
+    cohort, reference = prepared_cohort(cache_folder(), real=real)
+    measured = measure_rounds(cohort, reference, rounds)
+    _report(cohort, measured)
+    values = {"machine": table.machine(), "samples": cohort.samples, "rounds": measured}
     table.keep("fusion", values, results_folder)
 
 
-def _report(cohort: Cohort, found: Sequence[Round]) -> None:
+def missing_tools() -> str:
+    """A sentence that names the tools which are not on the PATH, and their packages; empty: all are there."""
+    missing = [name for name in ("java", "kallisto", "pizzly", "samtools") if shutil.which(name) is None]
+    return f"{', '.join(missing)} is not here (apt: picard-tools kallisto pizzly samtools)." if missing else ""
+
+
+def measure_rounds(cohort: Cohort, reference: Path, rounds: int) -> list[Round]:
+    """Measures the cohort in each of the interleaved rounds, every second one backwards, and prints their times.
+
+    Raises BenchmarkFailed when a command fails, or when the loops find other fusions than the pipeline.
+    """
+    measured = []
+    for number in range(rounds):
+        measured.append(_one(cohort, reference, backwards=number % 2 == 1))
+        seconds = {name: f"{cost.seconds:.1f} s" for name, cost in _costs(measured[-1]).items()}
+        table.say(f"  round {number + 1}  {seconds}  load {measured[-1].load}")
+    return measured
+
+
+def show_rounds(title: str, rounds: Sequence[Round], notes: Sequence[str]) -> None:
+    """Prints the medians of the rounds, each as a multiple of both loops, with notes below."""
     rows = []
-    for name in _costs(found[0]):
-        costs = [_costs(one)[name] for one in found]
+    for name in _costs(rounds[0]):
+        costs = [_costs(one)[name] for one in rounds]
         rows.append(
             (
                 name,
                 f"{table.median(cost.seconds for cost in costs):.2f}",
                 f"{table.median(cost.cpu_seconds for cost in costs):.2f}",
                 f"{max(cost.together_mib for cost in costs):.0f}",
-                *(_ratio(found, name, base) for base in ("loop", "loop with checks")),
+                *(_ratio(rounds, name, base) for base in ("loop", "loop with checks")),
             )
         )
+    table.show(title, ("what", "s", "CPU s", "MiB all", "x loop (CPU)", "x loop with checks (CPU)"), rows, notes=notes)
+
+
+def _report(cohort: Cohort, found: Sequence[Round]) -> None:
     plain, checked = (
         table.median(one.ours.seconds / _costs(one)[base].seconds for one in found)
         for base in ("loop", "loop with checks")
@@ -111,8 +130,7 @@ def _report(cohort: Cohort, found: Sequence[Round]) -> None:
         table.verdict(checked, GOAL, f"ours <= {GOAL} x the loop with checks"),
         f"load now {table.load()}",
     ]
-    title = f"fusion: {len(cohort.samples)} samples x 3 tools, {SLOTS} at a time"
-    table.show(title, ("what", "s", "CPU s", "MiB all", "x loop (CPU)", "x loop with checks (CPU)"), rows, notes=notes)
+    show_rounds(f"fusion: {len(cohort.samples)} samples x 3 tools, {SLOTS} at a time", found, notes)
 
 
 def _costs(one: Round) -> dict[str, Cost]:
@@ -125,20 +143,29 @@ def _ratio(found: Sequence[Round], name: str, base: str) -> str:
     return f"{wall:.3f} ({cpu:.3f})"
 
 
-def _prepared(folder: Path) -> tuple[Cohort, Path]:
-    """The cohort and the folder of its reference; made at first use and kept."""
+def prepared_cohort(cache: Path, *, real: bool) -> tuple[Cohort, Path]:
+    """The demonstration's cohort and the folder of its reference; made below `cache` at first use and kept.
+
+    Without `real` the reference is made up and nothing is fetched.
+    """
     from batch_pipeline.demo.cohort import prepare
 
+    folder = cache / ("fusion" if real else "fusion_made_up")
     folder.mkdir(parents=True, exist_ok=True)
-    cohort = prepare(folder / "cohort")
+    cohort = prepare(folder / "cohort", real=real)
     for note in cohort.notes:
         table.say(f"  {note}")
+    return cohort, prepared_reference(folder, cohort)
+
+
+def prepared_reference(folder: Path, cohort: Cohort) -> Path:
+    """The folder of the cohort's reference, built in the folder at first use and kept."""
     reference = folder / "store" / "references" / cohort.reference
     if not (reference / "reference.json").is_file():
         table.say("  building the reference …")
         command = [*_main(folder / "store"), "reference", cohort.reference]
         _run_ours([*command, "--fasta", str(cohort.fasta), "--gtf", str(cohort.gtf)], folder)
-    return cohort, reference
+    return reference
 
 
 def _one(cohort: Cohort, reference: Path, *, backwards: bool) -> Round:
@@ -155,6 +182,11 @@ def _run(what: str, folder: Path, cohort: Cohort, reference: Path) -> Cost:
     folder.mkdir()
     if what != "ours":
         return _run_loop(folder, cohort, reference, checked=what == "checked")
+    return run_pipeline(folder, cohort, reference)
+
+
+def run_pipeline(folder: Path, cohort: Cohort, reference: Path) -> Cost:
+    """Runs the three steps of each sample, into `folder`/store, on a copy of the reference's folder."""
     store = folder / "store"
     shutil.copytree(reference, store / "references" / reference.name)
     command = [*_main(store), "--sample-list-file", str(cohort.sample_list), "--sources", str(cohort.bams)]

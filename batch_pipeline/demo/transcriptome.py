@@ -166,7 +166,9 @@ def generate_transcriptome(fasta: Path, gtf: Path, *, seed: int, genes: int = 60
 
 
 def _generate_gene(rng: random.Random, number: int, sequences: list[str], annotation: list[str]) -> None:
-    strand, chromosome, start = rng.choice("+-"), f"{number % 5 + 1}", 100_000 * number
+    # pizzly has positions in 32 bits, negative from 2^31 on: each 10,000 genes lie on five chromosomes of their own.
+    five, place = divmod(number - 1, 10_000)
+    strand, chromosome, start = rng.choice("+-"), f"{5 * five + number % 5 + 1}", 100_000 * (place + 1)
     lengths = [rng.randint(150, 420) for _ in range(rng.randint(4, 9))]
     places: list[tuple[int, int]] = []
     for length in lengths:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,45 @@ def test_the_memory_of_pizzlys_step_is_measured_beside_pizzlys_own(tmp_path: Pat
     kept = json.loads((tmp_path / "results" / "candidates.json").read_text())
     assert (kept["rows"], kept["cost"]["exit_code"]) == (500, 0)
     assert 0 < kept["pizzly_mib"] < kept["cost"]["together_mib"]
+
+
+@pytest.mark.engine
+@pytest.mark.tools
+@pytest.mark.slow
+def test_a_large_sample_is_measured_beside_the_bare_tools(tmp_path: Path) -> None:
+    kept = _measured(tmp_path, "large-sample", "--transcripts", "300", "--pairs", "6000", "--rounds", "1")
+    (measured,) = kept["rounds"]
+    for what in ("ours", "loop", "checked_loop"):
+        assert measured[what]["exit_code"] == 0
+        assert measured[what]["cpu_seconds"] > 0
+    assert kept["cpu_ratio"] == measured["ours"]["cpu_seconds"] / measured["loop"]["cpu_seconds"]
+    with gzip.open(tmp_path / "cache" / _CACHED / "large_300_6000" / "reference" / "transcripts.fasta.gz") as lines:
+        assert sum(line.startswith(b">") for line in lines) == 300
+
+
+@pytest.mark.engine
+@pytest.mark.tools
+@pytest.mark.slow
+def test_samples_without_a_fusion_have_none(tmp_path: Path) -> None:
+    kept = _measured(tmp_path, "negatives", "--negatives", "5", "--no-real")
+    assert (kept["samples"], kept["pairs"], kept["fusions"]) == (5, 20_000, {})
+
+
+#: Below the user's cache: what the benchmarks keep there.
+_CACHED = "batch_pipeline/benchmarks"
+
+
+def _measured(folder: Path, name: str, *options: str) -> dict[str, Any]:
+    """What a benchmark keeps of its run, with a cache of its own."""
+    command = [sys.executable, "-m", "benchmarks", name, *options]
+    command += ["--folder", str(folder), "--results", str(folder / "results")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goal" in done.stdout
+    assert _commands_with(str(folder)) == []
+    kept: dict[str, Any] = json.loads((folder / "results" / f"{name}.json").read_text())
+    return kept
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from batch_pipeline.demo.simulate import (
 )
 from batch_pipeline.demo.transcriptome import (
     Transcript,
+    _generate_gene,
     gene_ids,
     generate_transcriptome,
     read_transcriptome,
@@ -76,6 +78,16 @@ def test_the_longest_usable_transcript_stands_for_its_gene(tmp_path: Path) -> No
     (tmp_path / "t.fa").write_text("".join(f">{name} x\n{'A' * length}\n" for name, length in lengths.items()))
     [only] = read_transcriptome(tmp_path / "t.fa", tmp_path / "g.gtf")
     assert (only.id, only.exons, only.inner_ends) == ("longest", (500, 400), [500])
+
+
+@pytest.mark.parametrize("number", [1, 10_000, 30_000])
+def test_a_large_transcriptome_goes_on_on_other_chromosomes_at_positions_that_pizzly_can_read(number: int) -> None:
+    annotation = list[str]()
+    for gene in (number, number + 10_000):
+        _generate_gene(random.Random(gene), gene, [], annotation)
+    genes = [columns for line in annotation if (columns := line.split("\t"))[2] == "gene"]
+    assert len({columns[0] for columns in genes}) == 2
+    assert max(int(columns[4]) for columns in genes) < 2**31
 
 
 def test_the_other_strand() -> None:
