@@ -38,7 +38,7 @@ def main(*, transcripts: int, pairs: int, rounds: int, results_folder: Path) -> 
     if missing := fusion.missing_tools():
         table.say(f"large-sample is left out: {missing}")
         return
-    cohort = _cohort(cache_folder() / f"large_{transcripts}_{pairs}", transcripts, pairs)
+    cohort = _cohort(cache_folder() / f"large_{transcripts}", transcripts, pairs)
     reference = fusion.prepared_reference(cohort.folder, cohort)
     measured = fusion.measure_rounds(cohort, reference, rounds)
     cpu = table.median(one.ours.cpu_seconds / one.loop.cpu_seconds for one in measured)
@@ -54,25 +54,22 @@ def main(*, transcripts: int, pairs: int, rounds: int, results_folder: Path) -> 
 
 
 def _cohort(folder: Path, transcripts: int, pairs: int) -> Cohort:
-    """One sample with fusions on a made-up transcriptome; made at first use and kept."""
-    sample = "large"
+    """One sample with fusions on a made-up transcriptome; both made at first use and kept."""
+    sample = f"large{pairs}"
     cohort = Cohort(folder=folder, samples=(sample,), truth=(), reference="made_up")
-    if cohort.sample_list.is_file():
-        return cohort
-    table.say("  simulating the sample …")
-    shutil.rmtree(folder, ignore_errors=True)
-    cohort.bams.mkdir(parents=True)
-    generate_transcriptome(cohort.fasta, cohort.gtf, seed=1, genes=transcripts * _GENES // _ISOFORMS)
-    usable = read_transcriptome(cohort.fasta, cohort.gtf)
-    rng, used = random.Random(sample), set[frozenset[str]]()
-    events = tuple(draw_event(rng, usable, used, frozenset()) for _ in range(FUSIONS))
-    reads = simulate_sample(
-        SimulatedSample(name=sample, events=events),
-        usable,
-        seed=1,
-        library=Library(pairs=pairs - FUSIONS * Library.fusion_pairs),
-    )
-    write_bam(cohort.bam(sample), sample, reads.pairs)
-    # Written last: where it stands, all of it is there.
+    if not cohort.sample_list.is_file():
+        table.say("  making up a transcriptome …")
+        shutil.rmtree(folder, ignore_errors=True)
+        cohort.bams.mkdir(parents=True)
+        generate_transcriptome(cohort.fasta, cohort.gtf, seed=1, genes=transcripts * _GENES // _ISOFORMS)
+    if not cohort.bam(sample).is_file():
+        table.say("  simulating the sample …")
+        usable = read_transcriptome(cohort.fasta, cohort.gtf)
+        rng, used = random.Random("large"), set[frozenset[str]]()
+        events = tuple(draw_event(rng, usable, used, frozenset()) for _ in range(FUSIONS))
+        library = Library(pairs=pairs - FUSIONS * Library.fusion_pairs)
+        reads = simulate_sample(SimulatedSample(name=sample, events=events), usable, seed=1, library=library)
+        write_bam(cohort.bam(sample), sample, reads.pairs)
+    # Written last: where it stands, the transcriptome is whole.
     cohort.sample_list.write_text(f"{sample}\n")
     return cohort

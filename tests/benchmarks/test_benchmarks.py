@@ -58,7 +58,7 @@ def test_a_large_sample_is_measured_beside_the_bare_tools(tmp_path: Path) -> Non
         assert measured[what]["exit_code"] == 0
         assert measured[what]["cpu_seconds"] > 0
     assert kept["cpu_ratio"] == measured["ours"]["cpu_seconds"] / measured["loop"]["cpu_seconds"]
-    with gzip.open(tmp_path / "cache" / _CACHED / "large_300_6000" / "reference" / "transcripts.fasta.gz") as lines:
+    with gzip.open(tmp_path / "cache" / _CACHED / "large_300" / "reference" / "transcripts.fasta.gz") as lines:
         assert sum(line.startswith(b">") for line in lines) == 300
 
 
