@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 #: Bytes that are read at a time; what they hold and become stays in the processor's cache.
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 14
 #: Records that are compared at a time.
 _BLOCK: Final = 512
 #: One of so many records, the first of a block, is remembered, to know a lane when it comes again.
