@@ -41,16 +41,19 @@ def main(*, transcripts: int, pairs: int, rounds: int, results_folder: Path) -> 
     cohort = _cohort(cache_folder() / f"large_{transcripts}", transcripts, pairs)
     reference = fusion.prepared_reference(cohort.folder, cohort)
     measured = fusion.measure_rounds(cohort, reference, rounds)
+    steps_cpu = table.median(one.steps_cpu_seconds / one.loop.cpu_seconds for one in measured)
     cpu = table.median(one.ours.cpu_seconds / one.loop.cpu_seconds for one in measured)
     memory = max(one.ours.together_mib for one in measured) / max(one.loop.together_mib for one in measured)
     notes = [
-        table.verdict(cpu, CPU_GOAL, f"CPU <= {CPU_GOAL} x the loop"),
+        table.verdict(steps_cpu, CPU_GOAL, f"CPU of the steps <= {CPU_GOAL} x the loop"),
+        table.verdict(cpu, CPU_GOAL, f"CPU with server and driver <= {CPU_GOAL} x the loop"),
         table.verdict(memory, MEMORY_GOAL, f"memory <= {MEMORY_GOAL} x the loop"),
         f"load now {table.load()}",
     ]
     fusion.show_rounds(f"large-sample: {pairs:,} pairs, {transcripts:,} transcripts", measured, notes)
-    values = {"transcripts": transcripts, "pairs": pairs, "cpu_ratio": cpu, "memory_ratio": memory}
-    table.keep("large-sample", {"machine": table.machine(), **values, "rounds": measured}, results_folder)
+    ratios = {"steps_cpu_ratio": steps_cpu, "cpu_ratio": cpu, "memory_ratio": memory}
+    values = {"machine": table.machine(), "transcripts": transcripts, "pairs": pairs, **ratios}
+    table.keep("large-sample", {**values, "rounds": measured}, results_folder)
 
 
 def _cohort(folder: Path, transcripts: int, pairs: int) -> Cohort:

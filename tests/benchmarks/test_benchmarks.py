@@ -57,6 +57,7 @@ def test_a_large_sample_is_measured_beside_the_bare_tools(tmp_path: Path) -> Non
     for what in ("ours", "loop", "checked_loop"):
         assert measured[what]["exit_code"] == 0
         assert measured[what]["cpu_seconds"] > 0
+    assert 0 < measured["steps_cpu_seconds"] < measured["ours"]["cpu_seconds"]
     assert kept["cpu_ratio"] == measured["ours"]["cpu_seconds"] / measured["loop"]["cpu_seconds"]
     with gzip.open(tmp_path / "cache" / _CACHED / "large_300" / "reference" / "transcripts.fasta.gz") as lines:
         assert sum(line.startswith(b">") for line in lines) == 300
