@@ -8,7 +8,6 @@ and cuts that alone.
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import sys
