@@ -16,7 +16,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,11 +178,15 @@ class Cohort(Store):
             yield StoreEntry(key=f"SR/{name}.txt", size_bytes=1, etag="9dd4e461268c8034f5c8564e155c67a6")
         self.calls["list"] += -(-len(self._names) // LIST_PAGE)
 
-    def entries(self, prefix: str, names: Collection[str] | None = None) -> Iterator[StoreEntry]:
-        """See `Store.entries`."""
-        if not prefix.startswith(layout.RECEIPTS):
-            yield from super().entries(prefix, names)
-            return
+    def named_entries(self, names_by_prefix: Iterable[tuple[str, Collection[str] | None]]) -> Iterator[StoreEntry]:
+        """See `Store.named_entries`."""
+        for prefix, names in names_by_prefix:
+            if prefix.startswith(layout.RECEIPTS):
+                yield from self._receipts(prefix)
+            else:
+                yield from super().named_entries([(prefix, names)])
+
+    def _receipts(self, prefix: str) -> Iterator[StoreEntry]:
         seen = 0
         for rows in sorted((self.folder or Path()).glob("runs/*/submissions/*/rows.txt")):
             if not self._service.over:

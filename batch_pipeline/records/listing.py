@@ -21,13 +21,11 @@ from operator import attrgetter
 from os.path import commonprefix
 from typing import Final, Protocol
 
-from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
+from batch_pipeline.wire.store import FEW_NAMES, NotInStore, Store, StoreEntry
 
 #: LIST calls in flight; S3 takes 5,500 a second below a prefix:
 #: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
 PAGES_AT_ONCE: Final = 32
-#: Places in a folder of this machine up to which each is looked at; of more, their folder is read.
-FEW: Final = 32
 _KEY: Final = attrgetter("key")
 
 
@@ -173,9 +171,12 @@ def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterat
 def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry]:
     """The entries of a folder of this machine, those of a place together."""
     is_file = not places[0].endswith("/")
+    if not (etags or is_file):
+        yield from store.named_entries(places.by_folder())
+        return
     for folder, names in places.by_folder():
-        if len(names) > FEW:
-            yield from store.list(folder) if etags else store.entries(folder, names)
+        if len(names) > FEW_NAMES:
+            yield from store.list(folder)
         elif is_file:
             for name in sorted(names):
                 try:
@@ -184,7 +185,7 @@ def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry
                     continue
         else:
             for name in names:
-                yield from store.list(f"{folder}{name}") if etags else store.entries(f"{folder}{name}")
+                yield from store.list(f"{folder}{name}")
 
 
 def _paged(store: Store, places: Places) -> Iterator[list[StoreEntry]]:

@@ -27,7 +27,7 @@ from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Graph, Source
-from batch_pipeline.records.listing import FEW, CellFolders, FileKeys, by_place, entries_of
+from batch_pipeline.records.listing import CellFolders, FileKeys, by_place, entries_of
 from batch_pipeline.records.receipts import Retirements, Standing, absent_reference, standing_receipts
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import AT_ONCE, Cell, read_receipts
@@ -35,7 +35,7 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.manifest import SourceFile
 from batch_pipeline.wire.receipt import Receipt
-from batch_pipeline.wire.store import NotInStore, Store, StoreEntry, open_store
+from batch_pipeline.wire.store import FEW_NAMES, NotInStore, Store, StoreEntry, open_store
 
 #: Cells whose results are compared with their receipts before those of others are listed.
 CHECKED_AT_ONCE: Final = 1000
@@ -366,6 +366,6 @@ def _joined(folders: Mapping[str, set[str]]) -> dict[str, set[str]]:
         # Not `commonpath`: it takes one slash out of `s3://`.
         whole = commonprefix([f"{folder}/" for folder in some]).rpartition("/")[0]  # noqa: RUF071
         for folder in some:
-            place = whole if bucket.startswith("s3://") and len(some) > FEW else folder
+            place = whole if bucket.startswith("s3://") and len(some) > FEW_NAMES else folder
             joined.setdefault(place, set()).update(folders[folder])
     return joined

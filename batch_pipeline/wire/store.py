@@ -17,7 +17,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,9 @@ STREAM_PIECE = 4 << 20
 
 #: Keys a LIST page holds, S3's own number: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 LIST_PAGE = 1000
+
+#: Names in a folder of this machine up to which each is looked at; of more, the folder is read.
+FEW_NAMES = 32
 
 #: A key that no object ever has.
 _NO_OBJECT = "no-object"
@@ -229,21 +232,23 @@ class Store:
         """Keys under a prefix, for callers that need no more."""
         return (entry.key for entry in self.entries(prefix))
 
-    def entries(self, prefix: str, names: Collection[str] | None = None) -> Iterator[StoreEntry]:
-        """Every object under a prefix, quicker than by `list` and without ETags.
-
-        With `names`, in a folder only what has these names right below the prefix, and what is below that.
-        """
+    def entries(self, prefix: str) -> Iterator[StoreEntry]:
+        """Every object under a prefix, quicker than by `list` and without ETags."""
         if self.folder is None:
             return (StoreEntry(meta["path"], meta["size"], "") for meta in self._objects(prefix))
-        return self._walked(prefix, names)
+        return self.named_entries([(prefix, None)])
 
-    def _walked(self, prefix: str, names: Collection[str] | None) -> Iterator[StoreEntry]:
-        with self._call("list", prefix, count=0):
+    def named_entries(self, names_by_prefix: Iterable[tuple[str, Collection[str] | None]]) -> Iterator[StoreEntry]:
+        """What has one of the names (None: any) right below its prefix, and all below that, without ETags.
+
+        Only where the store is a folder of this machine; it counts as one listing.
+        """
+        with self._call("list", "", count=0):
             seen = 0
-            for entry in _files_below(os.path.join(self.folder or "", prefix.rstrip("/")), prefix.rstrip("/"), names):
-                seen += 1
-                yield entry
+            for prefix, names in names_by_prefix:
+                for entry in _files_below(f"{self.folder}/{prefix.rstrip('/')}", prefix.rstrip("/"), names):
+                    seen += 1
+                    yield entry
             self.calls["list"] += max(1, -(-seen // LIST_PAGE))
 
     def version(self, entry: StoreEntry) -> str:
@@ -329,6 +334,10 @@ class Store:
 
 def _files_below(folder: str, prefix: str, names: Collection[str] | None = None) -> Iterator[StoreEntry]:
     """Files below a folder, but for those that somebody still writes: their names end in `#digits`, as obstore's do."""
+    if names is not None and len(names) <= FEW_NAMES:
+        for name in names:
+            yield from _files_below(f"{folder}/{name}", f"{prefix}/{name}")
+        return
     try:
         scan = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):

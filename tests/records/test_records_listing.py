@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.records.listing import FEW, PAGES_AT_ONCE, CellFolders, FileKeys, Places, by_place, entries_of
-from batch_pipeline.wire.store import Store, open_store
+from batch_pipeline.records.listing import PAGES_AT_ONCE, CellFolders, FileKeys, Places, by_place, entries_of
+from batch_pipeline.wire.store import FEW_NAMES, Store, open_store
 from tests.run.paged import PagedStore, large_store
 
 #: Sorted otherwise with a slash behind than without.
@@ -94,13 +94,13 @@ def test_a_cohort_that_is_new_to_a_large_store_costs_no_call_a_sample() -> None:
 
 
 @pytest.mark.parametrize("etags", [True, False])
-@pytest.mark.parametrize("many", [FEW // 2, 2 * FEW])
+@pytest.mark.parametrize("many", [FEW_NAMES // 2, 2 * FEW_NAMES])
 def test_a_folder_has_the_same_entries_as_pages(tmp_path: Path, many: int, etags: bool) -> None:
     store = open_store(str(tmp_path))
-    written(tmp_path, 3 * FEW)
+    written(tmp_path, 3 * FEW_NAMES)
     (tmp_path / "receipts/a/loose").touch()
     names = [f"s{number}" for number in range(0, 6 * many, 3)]
-    there = sorted(f"receipts/a/{name}/f.json" for name in names if int(name[1:]) < 3 * FEW)
+    there = sorted(f"receipts/a/{name}/f.json" for name in names if int(name[1:]) < 3 * FEW_NAMES)
     assert keys_of(store, CellFolders({"receipts/a/": names, "receipts/none/": names}), etags=etags) == there
     files = [f"receipts/a/{name}/f.json" for name in names]
     assert keys_of(store, FileKeys([*files, "receipts/a/absent"])) == there
@@ -120,5 +120,5 @@ def test_a_folder_of_other_samples_is_not_walked_for_a_few(tmp_path: Path, monke
     keys_of(store, CellFolders({"receipts/a/": ["s7", "s8", "absent"]}), etags=False)
     assert [path.rpartition("/")[2] for path in sorted(scanned)] == ["absent", "s7", "s8"]
     scanned.clear()
-    keys_of(store, CellFolders({"receipts/a/": [f"s{number}" for number in range(2 * FEW)]}), etags=False)
-    assert len(scanned) == 1 + 2 * FEW
+    keys_of(store, CellFolders({"receipts/a/": [f"s{number}" for number in range(2 * FEW_NAMES)]}), etags=False)
+    assert len(scanned) == 1 + 2 * FEW_NAMES
