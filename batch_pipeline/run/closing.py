@@ -1,9 +1,9 @@
 """Closes a run that was judged: its failed cells, its cell table, what it took, and last its end.
 
 The cell table (`records.cell_table`) says how every cell ended by what the driver saw; when and where a cell ran, and
-what it took, is read from its receipt or the record of its failure, a GET a cell that was sent. A driver that closes a
-run does so up to `MOST_READ` of them, so that the end of a run of a million costs as much as that of a thousand;
-`store index` reads them all.
+what it took, is read from its receipt or the record of its failure, a GET a cell that was sent. A driver makes no call for a
+sample: it reads these where the store is a folder of its machine, up to `MOST_READ` of them. `store index` reads them
+all, wherever they lie.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import Failure, Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
-#: Cells whose receipts a driver reads when it closes their run.
+#: Cells whose receipts in a folder a driver reads when it closes their run.
 MOST_READ: Final = 20_000
 #: Cells whose receipts are in memory at a time.
 _BATCH: Final = 2_000
@@ -93,7 +93,8 @@ def close_run(
     table = None
     if sent:
         ended = _Ended(run_id=run_id, done=done, failed=len(ours), jobs=sent, failures=_by_cell(ours))
-        table = _written(store, ended, measured=sum(job.size for job in sent) <= MOST_READ)
+        is_near = store.folder is not None and sum(job.size for job in sent) <= MOST_READ
+        table = _written(store, ended, measured=is_near)
     write_end(store, run_id, done=done, failed=len(ours), spent=spent_record(store, run_id, jobs, settings, table))
 
 

@@ -60,8 +60,9 @@ def test_what_a_simulated_cohort_costs_grows_with_its_arrays_alone(tmp_path: Pat
         assert set(phases["watch"]["api"]) == {"DescribeJobs"}
         assert set(phases["watch"]["store"]) <= {"put"}
         assert phases["watch"]["store"].get("put", 0) <= pieces_of_log(phases["watch"])
-        # The rows of each; and what the run took is told by a few receipts, as many for any cohort.
-        assert phases["judge"]["store"]["get"] <= arrays + 3 * MOST_JOBS * (MOST_RECEIPTS + 1)
+        # The rows of each, to judge and for the cell table; and what the run took is told by a few receipts, as many
+        # for any cohort.
+        assert phases["judge"]["store"]["get"] <= 2 * arrays + 4 + 3 * MOST_JOBS * (MOST_RECEIPTS + 1)
     more = two["phases"]["submit"]["store"]["put"] - one["phases"]["submit"]["store"]["put"]
     # Rows, header, intent, native id.
     assert more <= 3 * 5 + pieces_of_log(two["phases"]["submit"])

@@ -29,8 +29,8 @@ from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import Failure, Receipt, Usage
-from batch_pipeline.wire.store import Store
-from tests.run.small import Ear, Stage, chosen, drive, request_of
+from batch_pipeline.wire.store import Store, open_store
+from tests.run.small import Ear, Stage, chosen, drive, new_store, request_of
 
 STRANGER = load_settings({"recovery.rounds": 0}, environ={}, folder=Path("/nowhere"))
 
@@ -41,6 +41,12 @@ def ends(table: CellTable) -> dict[tuple[str, str], tuple[CellEnd, EndReason | N
 
 def one_fails(step: str, sample: str, attempt: int) -> int:
     return 3 if (step, sample) == ("upper", "bob") else 0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A folder, whose receipts a driver reads."""
+    return open_store(str(tmp_path / "store"), create=True)
 
 
 @pytest.fixture
@@ -146,6 +152,12 @@ def test_a_cell_that_was_found_unchanged_took_nothing_of_this_run(store: Store, 
     (second,) = drive(request_of(store, **chosen(force=True)), stage).run_ids
     row = next(row for row in CellTable.read(store, second).rows() if (row.step, row.sample) == ("upper", "ann"))
     assert (row.state, row.started_at, row.duration_ms) == (CellEnd.KEPT, "2026-01-02T00:00:00.000Z", 0)
+
+
+def test_in_a_bucket_no_receipt_is_read_at_the_end() -> None:
+    bucket = new_store()
+    (run_id,) = drive(request_of(bucket), Stage(bucket)).run_ids
+    assert not CellTable.read(bucket, run_id).measured
 
 
 def test_of_many_cells_a_driver_writes_the_ends_and_index_the_measures(
