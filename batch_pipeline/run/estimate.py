@@ -101,11 +101,16 @@ def estimate(request: Request, plan: Plan, inventory: Inventory, backend: object
 
 
 def read_durations(store: Store, step: str, inventory: Inventory) -> list[float]:
-    """Seconds that cells of a step took, of at most 200 that are spread evenly over the samples."""
+    """Seconds that cells of a step took, of at most 200 that are spread evenly over the samples.
+
+    Where none of the samples that are asked has been done, others tell: those of the first page of the store's.
+    """
     receipts = inventory.receipts.get(step, {})
-    samples = sorted(receipts)
-    stride = max(1, -(-len(samples) // MOST_RECEIPTS))
-    keys = [layout.receipt(step, sample, receipts[sample][-1]) for sample in samples[::stride]]
+    keys = [layout.receipt(step, sample, receipts[sample][-1]) for sample in sorted(receipts)]
+    if not keys:
+        entries, _ = store.page(layout.step_receipts(step))
+        keys = [entry.key for entry in entries if layout.cell_of_receipt(entry.key)]
+    keys = keys[:: max(1, -(-len(keys) // MOST_RECEIPTS))]
 
     def read(key: str) -> float | None:
         try:
