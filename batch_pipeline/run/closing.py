@@ -1,9 +1,9 @@
 """Closes a run that was judged: its failed cells, its cell table, what it took, and last its end.
 
 The cell table (`records.cell_table`) says how every cell ended by what the driver saw; when and where a cell ran, and
-what it took, is read from its receipt or the record of its failure, a GET a cell that was sent. A driver makes no call for a
-sample: it reads these where the store is a folder of its machine, up to `MOST_READ` of them. `store index` reads them
-all, wherever they lie.
+what it took, is read from its receipt or the record of its failure, a GET a cell that was sent. A driver makes no call
+for a sample: it reads these where the store is a folder of its machine, up to `MOST_READ` of them. `store index` reads
+them all, wherever they lie.
 """
 
 from __future__ import annotations
