@@ -15,6 +15,9 @@ from batch_pipeline.pipeline.analysis import syntax
 from batch_pipeline.pipeline.analysis.syntax import normal_form
 from batch_pipeline.wire.digest import sha256_of_bytes
 
+#: Python 3.13.0 warns of an escape in the format of a raw string.
+pytestmark = pytest.mark.filterwarnings("ignore::SyntaxWarning")
+
 #: Code whose tree is not the same on all versions of Python, or is written differently by their `ast.dump`.
 SAMPLES = (
     "def f(a, /, b: int = 1, *args, c, d=2, **more) -> None: pass",
