@@ -23,6 +23,7 @@ from pathlib import Path
 from batch_pipeline.localbatch.endpoint import Endpoint, Record, code_version, proof, read_record
 from batch_pipeline.wire.daemon import start_daemon, wait_until
 from batch_pipeline.wire.errors import BackendFailed
+from batch_pipeline.wire.processes import identity_of, is_alive
 from batch_pipeline.wire.scratch import private_folder, require_private
 from batch_pipeline.wire.toolchain import Toolchain
 
@@ -162,8 +163,10 @@ def stop(state: Path, *, wait_seconds: float = 10.0) -> bool:
     endpoint = find(state)
     if endpoint is None:
         return False
+    server = identity_of(endpoint.pid)
     os.kill(endpoint.pid, signal.SIGTERM)
-    if not wait_until(lambda: not _is_locked(state), wait_seconds):
+    # It gives its lock back a moment before it has ended.
+    if not wait_until(lambda: not (_is_locked(state) or (server and is_alive(server))), wait_seconds):
         raise BackendFailed(f"The embedded Batch of {state} (pid {endpoint.pid}) does not stop. Kill it by its pid.")
     return True
 

@@ -316,6 +316,7 @@ def test_a_second_server_of_a_folder_is_refused(state: Path, endpoint: Endpoint)
 def test_a_new_server_keeps_port_and_key(state: Path, endpoint: Endpoint) -> None:
     client = connect(endpoint)
     stop(state)
+    assert not is_running(endpoint.pid), "its lock is free a moment before"
     again = start(state)
     assert (again.url, again.secret_key) == (endpoint.url, endpoint.secret_key)
     assert again.pid != endpoint.pid
