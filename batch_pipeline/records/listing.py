@@ -16,12 +16,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, pairwise
+from functools import cached_property
+from itertools import accumulate, chain, groupby, islice, pairwise
 from operator import attrgetter
 from os.path import commonprefix
 from typing import Final, Protocol
 
-from batch_pipeline.wire.store import FEW_NAMES, NotInStore, Store, StoreEntry
+from batch_pipeline.wire.store import FEW_NAMES, LIST_PAGE, NotInStore, Store, StoreEntry
 
 #: LIST calls in flight; S3 takes 5,500 a second below a prefix:
 #: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
@@ -42,6 +43,10 @@ class Places(Protocol):
     def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
         """The entries that belong to a place."""
 
+    @property
+    def folder(self) -> str:
+        """The deepest folder that holds all."""
+
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """Each folder that holds places, with their names there, without a slash at the end."""
 
@@ -50,16 +55,22 @@ class CellFolders:
     """Folders of cells by the prefix of their step: `receipts/count/` -> samples. Composed as needed, not kept."""
 
     def __init__(self, samples_by_prefix: Mapping[str, Collection[str]]) -> None:
-        # Steps of one cohort share its names: they are sorted once.
-        shared = {id(samples): samples for samples in samples_by_prefix.values()}
-        ordered = {one: sorted(set(samples), key=lambda name: f"{name}/") for one, samples in shared.items()}
-        members = {one: frozenset(names) for one, names in ordered.items()}
+        # Steps of one cohort share its names.
+        shared = {id(samples): frozenset(samples) for samples in samples_by_prefix.values()}
         self._prefixes = sorted(prefix for prefix, samples in samples_by_prefix.items() if samples)
-        self._names = [ordered[id(samples_by_prefix[prefix])] for prefix in self._prefixes]
-        self._members = {prefix: members[id(samples_by_prefix[prefix])] for prefix in self._prefixes}
-        self._ends = list(accumulate(map(len, self._names)))
+        self._members = {prefix: shared[id(samples_by_prefix[prefix])] for prefix in self._prefixes}
+        self._ends = list(accumulate(map(len, self._members.values())))
         #: Keys come sorted: the prefix of the last one is mostly the next one's.
         self._prefix, self._begin, self._here = "\0", 0, frozenset[str]()
+
+    @cached_property
+    def _names(self) -> list[list[str]]:
+        """The samples of each prefix as their folders are sorted; only pages need them so."""
+        ordered = {
+            one: sorted(names, key=lambda name: f"{name}/")
+            for one, names in {id(names): names for names in self._members.values()}.items()
+        }
+        return [ordered[id(self._members[prefix])] for prefix in self._prefixes]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -82,15 +93,23 @@ class CellFolders:
     def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
         """See `Places.chosen`."""
         chosen = []
+        prefix, begin, here = self._prefix, self._begin, self._here
         for entry in entries:
-            key = entry.key
+            key = entry[0]
             # Most are of the step of the one before.
-            if key[: self._begin] == self._prefix and (end := key.find("/", self._begin)) >= 0:
-                if key[self._begin : end] in self._here:
+            if key[:begin] == prefix and (end := key.find("/", begin)) >= 0:
+                if key[begin:end] in here:
                     chosen.append(entry)
-            elif self.place_of(key):
+                continue
+            if self.place_of(key):
                 chosen.append(entry)
+            prefix, begin, here = self._prefix, self._begin, self._here
         return chosen
+
+    @property
+    def folder(self) -> str:
+        """See `Places.folder`."""
+        return _folder_above(self._prefixes[0], self._prefixes[-1])
 
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """See `Places.by_folder`."""
@@ -117,6 +136,11 @@ class FileKeys:
     def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
         """See `Places.chosen`."""
         return [entry for entry in entries if entry.key in self._members]
+
+    @property
+    def folder(self) -> str:
+        """See `Places.folder`."""
+        return _folder_above(self._keys[0], self._keys[-1])
 
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """See `Places.by_folder`."""
@@ -153,12 +177,12 @@ def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[
     if store.is_paged:
         yield from _paged(store, places)
         return
-    whole = _Range(start=0, stop=len(places), after="")
     if store.folder is not None:
         yield (entry for entry in _in_folder(store, places, etags) if places.place_of(entry.key))
         return
-    folder = _folder_of(places, whole)
-    yield places.chosen(store.list(folder) if etags else store.entries(folder))
+    entries = store.list(places.folder) if etags else store.entries(places.folder)
+    pages = iter(lambda: list(islice(entries, LIST_PAGE)), [])
+    yield chain.from_iterable(map(places.chosen, pages))
 
 
 def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterator[list[StoreEntry]]:
@@ -170,7 +194,7 @@ def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterat
 
 def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry]:
     """The entries of a folder of this machine, those of a place together."""
-    is_file = not places[0].endswith("/")
+    is_file = isinstance(places, FileKeys)
     if not (etags or is_file):
         yield from store.named_entries(places.by_folder())
         return
@@ -257,8 +281,13 @@ def _portion(places: Places, one: _Range, entries: list[StoreEntry], is_last: bo
 
 def _folder_of(places: Places, one: _Range) -> str:
     """The deepest folder that holds all of a range."""
+    return _folder_above(places[one.start], places[one.stop - 1])
+
+
+def _folder_above(first: str, last: str) -> str:
+    """The deepest folder that holds all between two keys."""
     # Not `commonpath`: a single file's is the file.
-    return commonprefix([places[one.start], places[one.stop - 1]]).rpartition("/")[0]  # noqa: RUF071
+    return commonprefix([first, last]).rpartition("/")[0]  # noqa: RUF071
 
 
 def _before(place: str) -> str:

@@ -86,15 +86,16 @@ def _standing(store: Store, retirements: Retirements, entries: Iterable[Iterable
     standing = Standing()
     retired_by_version = retirements.receipts
     for entry in chain.from_iterable(entries):
-        cell = layout.cell_of_receipt(entry.key)
+        key, size_bytes, _ = entry
+        cell = layout.cell_of_receipt(key)
         if cell is None:
             continue
         step, sample, fingerprint = cell
-        retired = retired_by_version.get((entry.key, store.version(entry))) if retired_by_version else None
+        retired = retired_by_version.get((key, store.version(entry))) if retired_by_version else None
         if retired is not None:
             standing.retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = retired
             continue
-        samples = (standing.counting if entry.size_bytes >= LEAST_BYTES else standing.damaged).setdefault(step, {})
+        samples = (standing.counting if size_bytes >= LEAST_BYTES else standing.damaged).setdefault(step, {})
         samples[sample] = (*samples.get(sample, ()), fingerprint)
     return standing
 
