@@ -103,11 +103,11 @@ def _reading(
 
 
 def _lacking(node: Node, samples: SampleList) -> Iterator[str]:
-    """The columns that the sheet must have and has not, or has under another case of letters."""
+    """The columns that the sheet must have and has not, or has under another spelling: `Fastq-1` for `fastq_1`."""
     step = node.name
-    present = {name.casefold(): name for name in samples.columns}
+    present = {_spelled(name): name for name in samples.columns}
     for declared in node.step.declared(SheetColumn).values():
-        near = {column: present[column.casefold()] for column in declared.columns if column.casefold() in present}
+        near = {column: present[_spelled(column)] for column in declared.columns if _spelled(column) in present}
         yield from (
             f"{samples.origin} has a column {name!r}, step {step} one named {column!r}. Rename one."
             for column, name in near.items()
@@ -120,6 +120,11 @@ def _lacking(node: Node, samples: SampleList) -> Iterator[str]:
                 f" columns are: {_columns_and_nearest(declared.column, samples)} Add it to"
                 f" the sheet, or give Column({declared.column!r}) a default."
             )
+
+
+def _spelled(column: str) -> str:
+    """A column's name without case and punctuation."""
+    return re.sub(r"[\W_]", "", column).casefold()
 
 
 def _columns_and_nearest(name: str, samples: SampleList) -> str:

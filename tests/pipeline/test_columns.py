@@ -109,6 +109,7 @@ def test_all_problems_of_a_sheet_are_shown_at_once_with_line_and_column() -> Non
         ("sample,note\nA,x\n", "needs the column 'depth' (Reads to keep, in millions), which s.csv does not have"),
         ("sample,note\nA,x\n", "its columns are: note. Add it to the sheet"),
         ("sample,Depth\nA,x\n", "s.csv has a column 'Depth', step align one named 'depth'. Rename one."),
+        ("sample,de-pth\nA,x\n", "s.csv has a column 'de-pth', step align one named 'depth'. Rename one."),
         ("sample,depth,Strandedness\nA,1,forward\n", "has a column 'Strandedness'"),
         (f"sample,depth\nA,{'1' * (MAX_VALUE + 1)}\n", "has 1,025 characters"),
         ('sample,depth\nA,"1\n2"\n', "has a control character (U+000A)"),
