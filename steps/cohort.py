@@ -84,7 +84,6 @@ class Cohort(Step):
 
     scope = Scope.COHORT
     tolerant = True
-    files = ("fusion_page.py", "published.py")
     memory_mb = 2048
 
     tables = Input("Each sample's fusions.tsv.")

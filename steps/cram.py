@@ -12,7 +12,6 @@ from steps.sheet import READS_COLUMNS, reads_format
 class Cram(Step):
     """Decodes a CRAM to a BAM (samtools view)."""
 
-    files = ("sheet.py",)
     tools = ("samtools",)
     memory_mb = 2048
 

@@ -32,7 +32,6 @@ _DOUBTFUL: Final = 1.3
 class Kallisto(Step):
     """Quantifies transcripts and lists fusion candidates (kallisto quant --fusion)."""
 
-    files = ("fastq.py", "published.py", "sheet.py", "strandedness.py")
     tools = ("kallisto",)
     memory_mb = 6144
 

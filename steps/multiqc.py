@@ -76,7 +76,6 @@ class MultiQC(Step):
 
     scope = Scope.COHORT
     tolerant = True
-    files = ("cohort.py", "fusion_page.py", "published.py")
     memory_mb = 2048
 
     tables = Input("Each sample's fusions.tsv.")

@@ -32,7 +32,6 @@ _JVM_OVERHEAD_MB: Final = 384
 class Picard(Step):
     """Turns a BAM into a pair of FASTQ files (picard SamToFastq)."""
 
-    files = ("bam_defects.py", "fastq.py", "sheet.py")
     tools = ("java", "samtools")
     memory_mb = 2048
 

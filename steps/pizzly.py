@@ -24,10 +24,6 @@ from steps.published import Published, TranscriptRow, transcript_ids, transcript
 class Pizzly(Step):
     """Lists gene fusions from kallisto's candidates (pizzly)."""
 
-    files = (
-        *("breakpoints.py", "candidates.py", "fastq.py", "fusion_tables.py", "kallisto.py", "pizzly_json.py"),
-        "published.py",
-    )
     tools = ("pizzly",)
     memory_mb = 2048
 

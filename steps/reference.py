@@ -30,10 +30,6 @@ class BuildReference(Step):
     """Builds kallisto's index and pizzly's cache from a FASTA of transcripts and a GTF."""
 
     scope = Scope.REFERENCE
-    files = (
-        *("annotation.py", "copies.py", "fastq.py", "gtf.py", "identifiers.py", "kallisto.py"),
-        *("published.py", "sequences.py"),
-    )
     #: Enough for a third of the human transcriptome; all of it needs about 10 GB.
     tools = ("kallisto", "pizzly")
     memory_mb = 6144
