@@ -1,4 +1,4 @@
-"""kallisto's fusion candidates (fusion.txt): the transcripts they name, and the gene pairs that pizzly lost.
+"""kallisto's fusion candidates (fusion.txt): how many, the transcripts they name, the gene pairs that pizzly lost.
 
 pizzly drops each read that fits two genes on one side, so that a gene whose transcripts the reference has twice takes
 part in no fusion. Its split reads are in fusion.txt all the same.
@@ -10,11 +10,18 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from steps.breakpoints import load_structures
+from batch_pipeline import InvalidOutput
 from steps.published import TranscriptRow
 
+if TYPE_CHECKING:
+    from steps.breakpoints import TranscriptStructure
+
+#: First line of every fusion.txt that kallisto wrote to its end.
+FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
+#: Tabs in a whole row, by kind: kallisto writes two before a PAIR's empty INFO.
+_TABS: Final = {"PAIR": 10, "SPLIT": 9}
 #: Split reads of a gene pair from which on pizzly found it in every simulation (87 of 87).
 WELL_SUPPORTED: Final = 8
 #: What pizzly leaves out by design: partners nearer than this on a chromosome, and those on the mitochondrion.
@@ -22,6 +29,25 @@ _NEIGHBOURS: Final = 10_000
 _MITOCHONDRION: Final = frozenset({"MT", "M", "chrM", "chrMT"})
 _CODING: Final = "protein_coding"
 _TRANSCRIPT = re.compile(r"\(([^,()]+),\d+,([A-Z]+)\)")
+
+
+def count_candidates(path: Path, sample: str) -> tuple[int, int]:
+    """Rows of a fusion.txt by kind, PAIR and SPLIT. Raises InvalidOutput when kallisto did not write it to its end."""
+    pair = split = 0
+    with path.open(encoding="utf-8") as lines:
+        if next(lines, "") != FUSION_HEADER + "\n":
+            raise InvalidOutput(
+                f"fusion.txt of sample {sample} does not start with its header, so kallisto did not finish it; pizzly "
+                "would take it for a sample without fusions. Run kallisto again."
+            )
+        for number, line in enumerate(lines, 2):
+            kind = line.split("\t", 1)[0]
+            if line.count("\t") != _TABS.get(kind) or not line.endswith(")\n"):
+                raise InvalidOutput(
+                    f"fusion.txt of sample {sample} is cut off or broken at line {number}; run kallisto again."
+                )
+            pair, split = pair + (kind == "PAIR"), split + (kind == "SPLIT")
+    return pair, split
 
 
 def named_transcripts(fusion: Path) -> set[str]:
@@ -34,18 +60,17 @@ def named_transcripts(fusion: Path) -> set[str]:
     return named
 
 
-def lost_gene_pairs(
-    fusion: Path, gtf: Path, transcripts: Mapping[str, TranscriptRow], listed: Collection[frozenset[str]]
+def unlisted_gene_pairs(
+    fusion: Path, transcripts: Mapping[str, TranscriptRow], listed: Collection[frozenset[str]]
 ) -> dict[tuple[str, str], int]:
     """Pairs of gene names with many split reads of which pizzly lists nothing, with their split reads, most first.
 
     Left out are reads that another listed pair explains, and what pizzly leaves out by design: genes or transcripts
-    that are not coding, antisense or mitochondrial partners, neighbours.
+    that are not coding, antisense or mitochondrial partners. `without_neighbours` does the rest of it.
 
     Parameters
     ----------
     fusion: kallisto's fusion.txt.
-    gtf: the reference's annotation.gtf.gz; read only where pairs have that many split reads.
     listed: the pairs of gene names that pizzly lists.
     """
     counts: Counter[tuple[str, str]] = Counter()
@@ -53,9 +78,23 @@ def lost_gene_pairs(
         if not any(frozenset(pair) in listed for pair in pairs):
             counts.update(pairs)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    many = {pair: count for pair, count in ordered if count >= WELL_SUPPORTED}
-    spans = _spans(gtf, transcripts, {name for pair in many for name in pair})
-    return {pair: count for pair, count in many.items() if not _near(spans.get(pair[0]), spans.get(pair[1]))}
+    return {pair: count for pair, count in ordered if count >= WELL_SUPPORTED}
+
+
+def without_neighbours(
+    pairs: Mapping[tuple[str, str], int],
+    transcripts: Mapping[str, TranscriptRow],
+    structures: Mapping[str, TranscriptStructure],
+) -> dict[tuple[str, str], int]:
+    """The pairs of genes that are not too near to each other for pizzly; `structures` has all their transcripts."""
+    spans = _spans(transcripts_of(pairs, transcripts), structures)
+    return {pair: count for pair, count in pairs.items() if not _near(spans.get(pair[0]), spans.get(pair[1]))}
+
+
+def transcripts_of(pairs: Collection[tuple[str, str]], transcripts: Mapping[str, TranscriptRow]) -> dict[str, str]:
+    """The transcripts of the genes of these pairs, each with its gene's name."""
+    genes = {gene for pair in pairs for gene in pair}
+    return {name: row.gene_name for name, row in transcripts.items() if row.gene_name in genes} if genes else {}
 
 
 def _split_pairs(fusion: Path, transcripts: Mapping[str, TranscriptRow]) -> Iterator[set[tuple[str, str]]]:
@@ -84,12 +123,12 @@ def _genes(cell: str, transcripts: Mapping[str, TranscriptRow]) -> set[tuple[str
 
 
 def _spans(
-    gtf: Path, transcripts: Mapping[str, TranscriptRow], genes: Collection[str]
+    gene_of: Mapping[str, str], structures: Mapping[str, TranscriptStructure]
 ) -> dict[str, tuple[str, int, int]]:
     """Chromosome, first and last base of genes, by name."""
-    gene_of = {name: row.gene_name for name, row in transcripts.items() if row.gene_name in genes}
     spans: dict[str, tuple[str, int, int]] = {}
-    for name, structure in load_structures(gtf, gene_of.keys()).items():
+    for name in gene_of.keys() & structures.keys():
+        structure = structures[name]
         bases = [base for exon in structure.exons for base in exon]
         _, first, last = spans.get(gene_of[name], (structure.chromosome, bases[0], bases[0]))
         spans[gene_of[name]] = structure.chromosome, min(first, *bases), max(last, *bases)

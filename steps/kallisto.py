@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
+from steps.candidates import count_candidates
 from steps.fastq import count_pairs
 from steps.published import FileOf, Published, transcript_ids
 from steps.sheet import library_strand
 from steps.strandedness import STRANDS, pseudoaligned, strand_of
 
-#: First line of every fusion.txt that kallisto wrote to its end.
-FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
-#: Tabs in a whole row, by kind: kallisto writes two before a PAIR's empty INFO.
-_TABS: Final = {"PAIR": 10, "SPLIT": 9}
 _ABUNDANCE_HEADER: Final = "target_id\tlength\teff_length\test_counts\ttpm"
 #: Percent of the pairs below which a stranded quantification is compared with one without strand.
 _FEW_PERCENT: Final = 70.0
@@ -203,22 +200,3 @@ def _require_abundance(job: Job, ids: list[str]) -> None:
 
 
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?\Z")
-
-
-def count_candidates(path: Path, sample: str) -> tuple[int, int]:
-    """Rows of a fusion.txt by kind, PAIR and SPLIT. Raises InvalidOutput when kallisto did not write it to its end."""
-    pair = split = 0
-    with path.open(encoding="utf-8") as lines:
-        if next(lines, "") != FUSION_HEADER + "\n":
-            raise InvalidOutput(
-                f"fusion.txt of sample {sample} does not start with its header, so kallisto did not finish it; pizzly "
-                "would take it for a sample without fusions. Run kallisto again."
-            )
-        for number, line in enumerate(lines, 2):
-            kind = line.split("\t", 1)[0]
-            if line.count("\t") != _TABS.get(kind) or not line.endswith(")\n"):
-                raise InvalidOutput(
-                    f"fusion.txt of sample {sample} is cut off or broken at line {number}; run kallisto again."
-                )
-            pair, split = pair + (kind == "PAIR"), split + (kind == "SPLIT")
-    return pair, split

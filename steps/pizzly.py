@@ -13,10 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
-from steps.breakpoints import load_structures
-from steps.candidates import WELL_SUPPORTED, lost_gene_pairs, named_transcripts
+from steps.breakpoints import TranscriptStructure, load_structures
+from steps.candidates import (
+    WELL_SUPPORTED,
+    count_candidates,
+    named_transcripts,
+    transcripts_of,
+    unlisted_gene_pairs,
+    without_neighbours,
+)
 from steps.fusion_tables import bedpe_lines, locate, table_lines, vcf_lines, write_lines
-from steps.kallisto import count_candidates
 from steps.pizzly_json import GenePair, read_gene_pairs, settle_file
 from steps.published import Published, TranscriptRow, transcript_ids, transcripts
 
@@ -65,8 +71,11 @@ class Pizzly(Step):
         genes = list(_read(job, job.output("fusions")))
         self._settle(job, genes)
         rows = transcripts(job.reference("transcripts"))
-        _write_tables(job, genes, rows)
-        _warn_of_lost_pairs(job, genes, rows)
+        listed = {frozenset((pair.name_a, pair.name_b)) for pair in genes}
+        unlisted = unlisted_gene_pairs(job.input("fusion"), rows, listed)
+        structures = load_structures(job.reference("gtf"), _named(genes) | transcripts_of(unlisted, rows).keys())
+        _write_tables(job, genes, rows, structures)
+        _warn_of_lost_pairs(job, without_neighbours(unlisted, rows, structures))
         version = _version(job)
         job.version("pizzly", version)
         job.note(pizzly_version=version)
@@ -156,20 +165,24 @@ class Pizzly(Step):
             )
 
 
-def _write_tables(job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow]) -> None:
+def _named(genes: list[GenePair]) -> set[str]:
+    """The transcripts of the fusions' pairs of isoforms."""
     isoforms = (pair for gene_pair in genes for pair in gene_pair.isoforms)
-    named = {name for pair in isoforms for name in (pair.transcript_a, pair.transcript_b)}
-    fusions = locate(genes, load_structures(job.reference("gtf"), named))
+    return {name for pair in isoforms for name in (pair.transcript_a, pair.transcript_b)}
+
+
+def _write_tables(
+    job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow], structures: dict[str, TranscriptStructure]
+) -> None:
+    fusions = locate(genes, structures)
     chromosomes = list(dict.fromkeys(row.chromosome for row in rows.values() if row.chromosome))
     write_lines(job.output("table"), table_lines(job.sample, fusions, rows))
     write_lines(job.output("bedpe"), bedpe_lines(fusions))
     write_lines(job.output("vcf"), vcf_lines(fusions, chromosomes))
 
 
-def _warn_of_lost_pairs(job: Job, genes: list[GenePair], rows: dict[str, TranscriptRow]) -> None:
+def _warn_of_lost_pairs(job: Job, lost: dict[tuple[str, str], int]) -> None:
     """Counts the gene pairs with many split reads that pizzly does not list; warns in the log and in the receipt."""
-    listed = {frozenset((pair.name_a, pair.name_b)) for pair in genes}
-    lost = lost_gene_pairs(job.input("fusion"), job.reference("gtf"), rows, listed)
     job.note(lost_gene_pairs=len(lost))
     if lost:
         examples = ", ".join(f"{a}-{b} ({count} reads)" for (a, b), count in list(lost.items())[:3])

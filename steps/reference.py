@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Scope, Step
 from steps.annotation import UNSPEAKABLE, Annotation, Transcript, write_gtf
+from steps.candidates import FUSION_HEADER
 from steps.copies import Copy, hidden_genes, pseudoautosomal_copies, remove_genes
 from steps.gtf import read_gtf
 from steps.identifiers import UNSAFE, bare_id, matching_ids, safe_ids
-from steps.kallisto import FUSION_HEADER
 from steps.published import FORMAT, TRANSCRIPT_COLUMNS, FileOf
 from steps.sequences import Sequence, read_fasta, write_fasta
 

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from steps.candidates import WELL_SUPPORTED, lost_gene_pairs, named_transcripts
-from steps.kallisto import FUSION_HEADER
+from steps.breakpoints import load_structures
+from steps.candidates import (
+    FUSION_HEADER,
+    WELL_SUPPORTED,
+    named_transcripts,
+    transcripts_of,
+    unlisted_gene_pairs,
+    without_neighbours,
+)
 from steps.published import TranscriptRow
 
 #: Transcript: gene, chromosome, first and last base, biotype. COPY has the transcripts of A, NEAR is 9,999 bases off A.
@@ -50,7 +57,9 @@ def lost(
     gtf.write_bytes(gzip.compress("".join(exons).encode()))
     line = f"{kind}\tr/1\tA\t0,1\tr/2\tC\t0,1\tsplitat=(1,5)\t{first}\t{second}\n"
     fusion.write_text(f"{FUSION_HEADER}\n" + line * reads)
-    return lost_gene_pairs(fusion, gtf, {name: row(name) for name in GENES}, [frozenset(listed.split("-"))])
+    rows = {name: row(name) for name in GENES}
+    unlisted = unlisted_gene_pairs(fusion, rows, [frozenset(listed.split("-"))])
+    return without_neighbours(unlisted, rows, load_structures(gtf, transcripts_of(unlisted, rows).keys()))
 
 
 def test_many_split_reads_of_a_pair_that_pizzly_does_not_list_are_lost(tmp_path: Path) -> None:

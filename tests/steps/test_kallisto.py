@@ -14,7 +14,8 @@ import pytest
 from batch_pipeline import InvalidOutput, Job, MissingInput, StepFailed
 from batch_pipeline.demo.alone import make_job, run_alone
 from batch_pipeline.demo.transcriptome import generate_transcriptome
-from steps.kallisto import FUSION_HEADER, Kallisto, count_candidates
+from steps.candidates import FUSION_HEADER, count_candidates
+from steps.kallisto import Kallisto
 from steps.reference import BuildReference
 from tests.steps.lab import SAMPLE, Lab
 

@@ -17,7 +17,7 @@ from batch_pipeline import InvalidOutput, Job, MissingInput
 from batch_pipeline.demo.alone import make_job, run_alone
 from batch_pipeline.demo.transcriptome import generate_transcriptome
 from batch_pipeline.wire.errors import InvalidConfig
-from steps.kallisto import FUSION_HEADER
+from steps.candidates import FUSION_HEADER
 from steps.pizzly import Pizzly, count_unfiltered
 from steps.pizzly_json import read_gene_pairs, settle_directions
 from steps.reference import BuildReference
