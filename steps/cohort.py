@@ -7,15 +7,15 @@ are written from it some genes at a time. The same inputs make the same bytes.
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch_pipeline import Input, Job, MissingInput, Output, Reference, Scope, Step
 from steps.fusion_page import fusion_page
+from steps.gzipped import gzip_writer
 from steps.published import TranscriptRow, transcripts
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _gather_abundances(job: Job, reference: Mapping[str, TranscriptRow]) -> None
     scratch = {measure: job.work / f".{measure}" for measure in ("counts", "tpm")}
     with ExitStack() as stack:
         sums = {measure: stack.enter_context(path.open("wb")) for measure, path in scratch.items()}
-        long = stack.enter_context(_gzipped(job.output("transcript_table")))
+        long = stack.enter_context(gzip_writer(job.output("transcript_table")))
         long.write(b"sample\ttranscript_id\tcounts\ttpm\n")
         for sample, (path,) in job.gathered("abundances").items():
             frame = _abundance(path, sample, ids)
@@ -223,7 +223,7 @@ def _write_genes(path: Path, scratch: Path, genes: Mapping[str, str], samples: S
 
     step = max(1, _CHUNK_BYTES // (_FLOAT_BYTES * max(1, len(samples))))
     ids, names = list(genes), list(genes.values())
-    with _gzipped(path) as out, scratch.open("rb") as rows:
+    with gzip_writer(path) as out, scratch.open("rb") as rows:
         out.write("\t".join(["gene_id", "gene_name", *samples]).encode() + b"\n")
         for first in range(0, len(ids), step):
             last = min(first + step, len(ids))
@@ -240,10 +240,3 @@ def _write_genes(path: Path, scratch: Path, genes: Mapping[str, str], samples: S
 def _lines(frame: polars.DataFrame) -> bytes:
     """The rows as tab-separated text."""
     return frame.write_csv(include_header=False, separator="\t").encode()
-
-
-@contextmanager
-def _gzipped(path: Path) -> Iterator[gzip.GzipFile]:
-    """Opens a gzip for writing; the same content makes the same bytes."""
-    with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as zipped:
-        yield zipped

@@ -14,13 +14,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from steps.gzipped import GZIP_MAGIC
+
 #: Bytes that are read at a time; what they hold and become stays in the processor's cache.
 _CHUNK: Final = 1 << 14
 #: Records that are compared at a time.
 _BLOCK: Final = 512
 #: One of so many records, the first of a block, is remembered, to know a lane when it comes again.
 _REMEMBERED: Final = 8 * _BLOCK
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_FORMAT: Final = zlib.MAX_WBITS | 16
 #: A read's name, and what tells it from its mate: `/1`, SRA's `.1`, or Illumina's ` 1:N:0:ACGT`.
 _NAME: Final = re.compile(rb"@(\S*?)(?:[/._]([12]))?(?:[ \t]+([12]):.*|[ \t].*)?\Z", re.DOTALL)
@@ -105,7 +106,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
     """
     with path.open("rb") as stream:
         chunk = stream.read(_CHUNK)
-        if not chunk.startswith(_GZIP_MAGIC):
+        if not chunk.startswith(GZIP_MAGIC):
             while chunk:
                 yield chunk
                 chunk = stream.read(_CHUNK)

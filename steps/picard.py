@@ -18,11 +18,11 @@ from typing import Final
 from batch_pipeline import Column, Input, InvalidOutput, Job, MissingInput, Output, Param, Step, StepFailed, ToolOutput
 from steps.bam_defects import explained, require_unclipped
 from steps.fastq import count_pairs, is_empty
+from steps.gzipped import GZIP_MAGIC
 from steps.sheet import READS_COLUMNS, reads_format
 
 #: Debian's; its wrapper PicardCommandLine breaks on paths with a space, so the jar is preferred.
 _DEBIAN_JAR: Final = Path("/usr/share/java/picard.jar")
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _VALIDATIONS: Final = ("STRICT", "LENIENT", "SILENT")
 _BAM_MAGIC: Final = b"BAM\1"
 #: What the JVM takes besides its heap: at least this, or a quarter of the job's memory.
@@ -147,7 +147,7 @@ def _format_of(path: Path) -> str:
     """The format of a file by its first bytes: `BAM`, `a CRAM`, `a FASTQ`, or `another format`."""
     with path.open("rb") as stream:
         start = stream.read(4)
-    if start.startswith(_GZIP_MAGIC):
+    if start.startswith(GZIP_MAGIC):
         try:
             with gzip.open(path) as stream:
                 start = stream.read(4)

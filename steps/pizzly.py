@@ -6,7 +6,6 @@ does not fit the index. So all it loads is held against the reference's promise 
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from steps.candidates import (
     without_neighbours,
 )
 from steps.fusion_tables import bedpe_lines, locate, table_lines, vcf_lines, write_lines
+from steps.gzipped import gzip_writer
 from steps.pizzly_json import GenePair, read_gene_pairs, settle_file
 from steps.published import Published, TranscriptRow, transcript_ids, transcripts
 
@@ -133,7 +133,8 @@ class Pizzly(Step):
         if self.unfiltered:
             settle_file(plain[0])
             for path, zipped in zip(plain, job.outputs("unfiltered_files"), strict=True):
-                _gzip(path, zipped)
+                with path.open("rb") as source, gzip_writer(zipped) as out:
+                    shutil.copyfileobj(source, out, 1 << 20)
         for path in plain:
             path.unlink()
 
@@ -209,16 +210,6 @@ def count_unfiltered(job: Job, path: Path, genes: list[GenePair]) -> int:
             f"are not in {path.name}; run pizzly again."
         )
     return count
-
-
-def _gzip(path: Path, zipped: Path) -> None:
-    """Compresses a file; the same content makes the same bytes."""
-    with (
-        path.open("rb") as source,
-        zipped.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as out,
-    ):
-        shutil.copyfileobj(source, out, 1 << 20)
 
 
 def _require_loaded(job: Job, output: ToolOutput, published: Published) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from batch_pipeline import MissingInput
+from steps.gzipped import GZIP_MAGIC, gzip_writer
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _AS_DNA: Final = str.maketrans("Uu", "Tt")
 #: Bytes of a checksum: two of 250,000 different sequences share one with a chance of 1e-28.
 _DIGEST_SIZE: Final = 16
@@ -44,7 +44,7 @@ def reading(path: Path) -> Iterator[IO[str]]:
     if not path.is_file() or path.stat().st_size == 0:
         raise MissingInput(f"{path.name} is not there or empty; give the reference's file.")
     with path.open("rb") as raw:
-        zipped = raw.read(2) == _GZIP_MAGIC
+        zipped = raw.read(2) == GZIP_MAGIC
         raw.seek(0)
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
         try:
@@ -59,11 +59,7 @@ def reading(path: Path) -> Iterator[IO[str]]:
 @contextmanager
 def writing(path: Path) -> Iterator[IO[str]]:
     """Opens a gzipped text for writing; the same content makes the same bytes."""
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as zipped,
-        io.TextIOWrapper(zipped, encoding="utf-8", newline="\n") as text,
-    ):
+    with gzip_writer(path) as zipped, io.TextIOWrapper(zipped, encoding="utf-8", newline="\n") as text:
         yield text
 
 

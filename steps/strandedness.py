@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final, cast
 
 from batch_pipeline import Job, StepFailed
+from steps.gzipped import GZIP_MAGIC
 
 #: kallisto's options, by strandedness.
 STRANDS: Final = {"none": (), "fr": ("--fr-stranded",), "rf": ("--rf-stranded",)}
@@ -22,7 +23,6 @@ STRANDS: Final = {"none": (), "fr": ("--fr-stranded",), "rf": ("--rf-stranded",)
 PROBE_PAIRS: Final = 100_000
 #: Share of the pairs with a direction that must have the same one in a stranded library.
 _STRANDED: Final = 0.8
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 def pseudoaligned(job: Job, index: Path, reads: Sequence[Path], strands: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -72,5 +72,5 @@ def strand_of(forward: int, reverse: int) -> str:
 
 def _opened(path: Path) -> BinaryIO:
     with path.open("rb") as stream:
-        is_gzip = stream.read(2) == _GZIP_MAGIC
+        is_gzip = stream.read(2) == GZIP_MAGIC
     return cast(BinaryIO, gzip.open(path)) if is_gzip else path.open("rb")
