@@ -171,9 +171,13 @@ def _gather_abundances(job: Job, reference: Mapping[str, TranscriptRow]) -> None
 
     ids = polars.Series("target_id", list(reference))
     published = polars.Series("transcript_id", [row.published_id for row in reference.values()])
-    genes = {row.published_gene_id: row.gene_name for row in reference.values()}
+    # A transcript of the FASTA alone, such as a spike-in, has no gene: it is a row of its own.
+    rows = [
+        (row.published_gene_id or row.published_id, row.gene_name or row.published_id) for row in reference.values()
+    ]
+    genes = dict(rows)
     numbers = {gene: number for number, gene in enumerate(genes)}
-    gene_of = numpy.array([numbers[row.published_gene_id] for row in reference.values()])
+    gene_of = numpy.array([numbers[gene] for gene, _ in rows])
     scratch = {measure: job.work / f".{measure}" for measure in ("counts", "tpm")}
     with ExitStack() as stack:
         sums = {measure: stack.enter_context(path.open("wb")) for measure, path in scratch.items()}

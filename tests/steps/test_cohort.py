@@ -141,6 +141,16 @@ def test_sums_by_gene_are_those_of_pytximport(inputs: Inputs, tmp_path: Path) ->
     assert float(first[3]) == pytest.approx(4436.17 + 31.7497 + 0.0434765)
 
 
+def test_transcripts_without_a_gene_are_rows_of_their_own(inputs: Inputs, tmp_path: Path) -> None:
+    """Spike-ins are in the FASTA alone: a sum over all of them is the abundance of nothing."""
+    text = inputs.reference.read_text()
+    inputs.reference.write_text(text.replace("\tG3\tnG3\t", "\t\t\t").replace("\tG3\n", "\t\n"))
+    job = inputs.run(tmp_path / "work")
+    _, *rows = rows_of(job.output("gene_counts"))
+    assert [row[:2] for row in rows] == [["G1", "nG1"], ["G2", "nG2"], ["T4.1", "T4.1"], ["T6.1", "T6.1"]]
+    assert [float(row[3]) for row in rows[2:]] == [0, 1.69839]
+
+
 def test_samples_may_be_called_as_columns_or_arguments(inputs: Inputs, tmp_path: Path) -> None:
     for new, old in (("gene_id", "s1"), ("self", "s2")):
         inputs.tables[new] = write_fusions(inputs.tables.pop(old), new, {})
