@@ -19,6 +19,7 @@ from steps.sequences import reading
 _ATTRIBUTE = re.compile(r'(\w+)\s+(?:"([^"]*)"|([^\s;]+))')
 _GENE_ID = re.compile(r'\bgene_id\s+(?:"([^"]*)"|([^\s;]+))')
 _TRANSCRIPT_ID = re.compile(r'\btranscript_id\s+(?:"([^"]*)"|([^\s;]+))')
+_GFF3_VERSION = re.compile(r"##gff-version\s*3")
 _GFF3_ATTRIBUTE = re.compile(r"(ID|Parent)=")
 #: RefSeq's word for the transcripts of coding genes.
 _REFSEQ_CODING: Final = "mRNA"
@@ -36,7 +37,7 @@ def read_gtf(source: Path) -> Annotation:
             if not line.startswith("#"):
                 if line.strip():
                     reader.take(number, line.rstrip("\n"))
-            elif line.startswith("##gff-version") and line.split()[1].startswith("3"):
+            elif _GFF3_VERSION.match(line):
                 raise _is_gff3(source)
     return reader.finish()
 

@@ -175,6 +175,7 @@ def test_odd_but_whole_files_are_read_alike(sources: Sources, tmp_path: Path, ed
         "##gff-version 3\n1\tx\tgene\t1\t9\t.\t+\t.\tID=gene:G\n",
         "1\tx\tgene\t1\t9\t.\t+\t.\tID=gene:G\n",
         "##gff-version  3.2.1\n",
+        "##gff-version3\n",
     ],
 )
 def test_gff3_is_called_by_its_name(tmp_path: Path, text: str) -> None:
