@@ -37,6 +37,8 @@ def main() -> int:
     unknown = sorted(set(options.name) - set(_BENCHMARKS))
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(_BENCHMARKS)}")
+    if options.folder is not None and not Path(options.folder).is_dir():
+        parser.error(f"--folder {options.folder} is no folder; make it first")
     tempfile.tempdir = options.folder
     measure.become_reaper()
     for name in options.name or _BENCHMARKS:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import __main__ as command_line
 from benchmarks import bound
 from benchmarks.engines import STEPS, Durable
 
@@ -32,6 +33,18 @@ def test_every_engine_makes_all_results_and_again_those_that_were_taken_away(tmp
         assert one["wrong_after_build"] == one["wrong_after_rerun"] == 0
         assert one["build"]["cpu_seconds"] > 0
     assert _commands_with(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", ["absent", "file"])
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "large-sample", "--folder", str(tmp_path / name)])
+    with pytest.raises(SystemExit) as refused:
+        command_line.main()
+    assert refused.value.code == 2
+    assert f"--folder {tmp_path / name} is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.tools
