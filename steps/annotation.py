@@ -12,13 +12,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
+from steps.published import CODING
 from steps.sequences import writing
 
 #: What would end a column of pizzly's cache, an attribute of a GTF, or a text of pizzly's JSON.
 UNSPEAKABLE = re.compile(r"[\s;,\"\\\x00-\x1f]+")
-CODING: Final = "protein_coding"
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

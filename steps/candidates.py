@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from batch_pipeline import InvalidOutput
-from steps.published import TranscriptRow
+from steps.published import CODING, MITOCHONDRIAL, TranscriptRow
 
 if TYPE_CHECKING:
     from steps.breakpoints import TranscriptStructure
@@ -24,10 +24,8 @@ FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1
 _TABS: Final = {"PAIR": 10, "SPLIT": 9}
 #: Split reads of a gene pair from which on pizzly found it in every simulation (87 of 87).
 WELL_SUPPORTED: Final = 8
-#: What pizzly leaves out by design: partners nearer than this on a chromosome, and those on the mitochondrion.
+#: Bases between partners on one chromosome below which pizzly leaves them out.
 _NEIGHBOURS: Final = 10_000
-_MITOCHONDRION: Final = frozenset({"MT", "M", "chrM", "chrMT"})
-_CODING: Final = "protein_coding"
 _TRANSCRIPT = re.compile(r"\(([^,()]+),\d+,([A-Z]+)\)")
 
 
@@ -117,7 +115,7 @@ def _genes(cell: str, transcripts: Mapping[str, TranscriptRow]) -> set[tuple[str
     genes = set()
     for name, direction in _TRANSCRIPT.findall(cell):
         row = transcripts.get(name)
-        if row and row.biotype == _CODING and row.chromosome not in _MITOCHONDRION:
+        if row and row.biotype == CODING and row.chromosome not in MITOCHONDRIAL:
             genes.add((row.gene_name, direction))
     return genes
 

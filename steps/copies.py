@@ -12,14 +12,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from steps.annotation import CODING, Annotation, Gene
+from steps.annotation import Annotation, Gene
+from steps.published import CODING, MITOCHONDRIAL
 from steps.sequences import Sequence
 
 #: As Ensembl, GENCODE and RefSeq (GRCh37, GRCh38, T2T-CHM13) call the sex chromosomes.
 _X = re.compile(r"(chr)?X|NC_000023\.\d+|NC_060947\.\d+")
 _Y = re.compile(r"(chr)?Y|NC_000024\.\d+|NC_060948\.\d+")
-#: Chromosomes whose genes pizzly drops every read of.
-_MITOCHONDRIAL: Final = ("MT", "M", "chrM")
 _PSEUDOAUTOSOMAL: Final = "_PAR_Y"
 
 
@@ -88,7 +87,7 @@ def remove_genes(annotation: Annotation, genes: Collection[str]) -> set[str]:
 def _hides(other: Gene, gene: Gene) -> bool:
     if other is gene:
         return False
-    return other.chromosome in _MITOCHONDRIAL or (other.biotype == CODING and other.chromosome != gene.chromosome)
+    return other.chromosome in MITOCHONDRIAL or (other.biotype == CODING and other.chromosome != gene.chromosome)
 
 
 def _digests_by_gene(

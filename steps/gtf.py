@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from batch_pipeline import MissingInput
-from steps.annotation import CODING, UNSPEAKABLE, Annotation, Gene, Transcript
+from steps.annotation import UNSPEAKABLE, Annotation, Gene, Transcript
+from steps.published import CODING
 from steps.sequences import reading
 
 _ATTRIBUTE = re.compile(r'(\w+)\s+(?:"([^"]*)"|([^\s;]+))')

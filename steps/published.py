@@ -17,6 +17,10 @@ from batch_pipeline import MissingInput
 
 #: Version of reference.json.
 FORMAT: Final = 1
+#: Biotype of the genes and transcripts that pizzly reports fusions of.
+CODING: Final = "protein_coding"
+#: Chromosomes whose genes pizzly drops every read of.
+MITOCHONDRIAL: Final = ("MT", "M", "chrM")
 
 
 @dataclass(frozen=True, kw_only=True)
