@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from batch_pipeline.demo.alone import run_alone
 from batch_pipeline.demo.simulate import Library, SimulatedSample, draw_event, simulate_sample
 from batch_pipeline.demo.transcriptome import generate_transcriptome, read_transcriptome
 from benchmarks import table
+from benchmarks.fusion import missing_tools
 from benchmarks.measure import run
 from steps.reference import BuildReference
 
@@ -40,9 +40,8 @@ print("pizzly took", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, "Ki
 
 def main(*, rows: int, results_folder: Path) -> None:
     """Measures, prints and keeps; where the tools are missing it says so."""
-    missing = [name for name in ("kallisto", "pizzly") if shutil.which(name) is None]
-    if missing:
-        table.say(f"candidates is left out: {', '.join(missing)} is not here (apt: kallisto pizzly).")
+    if missing := missing_tools("kallisto", "pizzly"):
+        table.say(f"candidates is left out: {missing}")
         return
     with tempfile.TemporaryDirectory(prefix="candidates-") as name:
         folder = Path(name)

@@ -30,6 +30,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 GOAL = 1.05
 #: The steps of a sample; the loop makes no tables of the cohort.
 STEPS = ("picard", "kallisto", "pizzly")
+#: Debian's package of each tool that the steps call.
+_PACKAGES = {"java": "picard-tools", "kallisto": "kallisto", "pizzly": "pizzly", "samtools": "samtools"}
 
 #: The steps' own command lines (steps/*.py), for one sample.
 _LOOP = """\
@@ -90,10 +92,11 @@ def main(*, rounds: int, real: bool, results_folder: Path) -> None:
     table.keep("fusion", values, results_folder)
 
 
-def missing_tools() -> str:
-    """A sentence that names the tools which are not on the PATH, and their packages; empty: all are there."""
-    missing = [name for name in ("java", "kallisto", "pizzly", "samtools") if shutil.which(name) is None]
-    return f"{', '.join(missing)} is not here (apt: picard-tools kallisto pizzly samtools)." if missing else ""
+def missing_tools(*tools: str) -> str:
+    """A sentence that names the tools (default: all) which are not on the PATH, with their packages; empty: none."""
+    missing = [name for name in tools or _PACKAGES if shutil.which(name) is None]
+    packages = " ".join(_PACKAGES[name] for name in missing)
+    return f"{', '.join(missing)} is not here (apt: {packages})." if missing else ""
 
 
 def measure_rounds(cohort: Cohort, reference: Path, rounds: int) -> list[Round]:
@@ -169,8 +172,8 @@ def prepared_reference(folder: Path, cohort: Cohort) -> Path:
     reference = folder / "store" / "references" / cohort.reference
     if not (reference / "reference.json").is_file():
         table.say("  building the reference …")
-        command = [*_main(folder / "store"), "reference", cohort.reference]
-        _run_ours([*command, "--fasta", str(cohort.fasta), "--gtf", str(cohort.gtf)], folder)
+        sources = ("--fasta", str(cohort.fasta), "--gtf", str(cohort.gtf))
+        _run_ours("reference", cohort.reference, *sources, folder=folder)
     return reference
 
 
@@ -202,17 +205,13 @@ def run_pipeline(folder: Path, cohort: Cohort, reference: Path) -> Cost:
     """Runs the three steps of each sample, into `folder`/store, on a copy of the reference's folder."""
     store = folder / "store"
     shutil.copytree(reference, store / "references" / reference.name)
-    command = [*_main(store), "--sample-list-file", str(cohort.sample_list), "--sources", str(cohort.bams)]
+    samples = ("--sample-list-file", str(cohort.sample_list), "--sources", str(cohort.bams))
     steps = [word for step in STEPS for word in ("--only-step", step)]
-    return _run_ours([*command, "--reference", reference.name, "--strandedness", "none", *steps], folder)
+    return _run_ours("run", *samples, "--reference", reference.name, "--strandedness", "none", *steps, folder=folder)
 
 
-def _main(store: Path) -> list[str]:
-    return [sys.executable, str(_ROOT / "main.py"), "--store", str(store)]
-
-
-def _run_ours(command: Sequence[str], folder: Path) -> Cost:
-    """Runs a command with an embedded server of its own, which is ended afterwards."""
+def _run_ours(verb: str, *words: str, folder: Path) -> Cost:
+    """Runs a command on `folder`/store with an embedded server of its own, which is ended afterwards."""
     from batch_pipeline.localbatch.client import stop
 
     state = folder / "state"
@@ -222,11 +221,9 @@ def _run_ours(command: Sequence[str], folder: Path) -> Cost:
         "BATCH_PIPELINE__EMBEDDED__STATE": str(state),
         "BATCH_PIPELINE__EMBEDDED__VCPUS": str(SLOTS),
     }
-    # The verb comes first on the command line.
-    verbs = [word for word in command if word == "reference"]
-    ordered = [*command[:2], *verbs, *(word for word in command[2:] if word not in verbs)]
+    command = [sys.executable, str(_ROOT / "main.py"), verb, *words, "--store", str(folder / "store")]
     try:
-        return run(ordered, folder=folder, environment=environment, log=folder / "log")
+        return run(command, folder=folder, environment=environment, log=folder / "log")
     finally:
         stop(state)
 
