@@ -62,8 +62,10 @@ class Picard(Step):
         for bam in (bam for bam, (_, of) in zip(bams, counts, strict=True) if of["mapped"]):
             require_unclipped(job, bam, keep=self.hard_clipped == "keep")
         job.output("flagstat").write_text(summed_flagstat([text for text, _ in counts]), encoding="utf-8")
-        for name, count in (("read_pairs_in_bam", "pairs"), ("qc_failed_pairs", "failed_pairs")):
-            job.note(**{name: sum(of[count] for _, of in counts)})
+        job.note(
+            read_pairs_in_bam=sum(of["pairs"] for _, of in counts),
+            qc_failed_pairs=sum(of["failed_pairs"] for _, of in counts),
+        )
         self._convert(job, bams[0], job.outputs("fastq"))
         for bam in bams[1:]:
             lane = tuple(path.with_name(f".lane_{path.name}") for path in job.outputs("fastq"))
