@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline import Input, Job, Output, Scope, Step
-from steps.cohort import NOTHING, CohortFusions, fusion_rows
+from steps.cohort_fusions import NOTHING, CohortFusions, fusion_rows
 
 #: Metrics in the order of the steps, read pairs and shares of them in percent; others stand behind, by name.
 QC_METRICS: Final = (
