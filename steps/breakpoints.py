@@ -19,6 +19,8 @@ from steps.pizzly_json import IsoformPair
 FRAMES: Final = ("in", "out", "utr", "unknown")
 #: Bases between the breakpoints of a read-through at most, as in arriba (`fusion_t::is_read_through`, 400 kb).
 READ_THROUGH: Final = 400_000
+#: Bases between partners on one chromosome below which pizzly leaves them out.
+_NEIGHBOURS: Final = 10_000
 _NO_ISOFORMS: Final = IsoformPair(record="", transcript_a="", end_a=0, transcript_b="", start_b=0, support=0)
 
 
@@ -134,6 +136,21 @@ def best_breakpoint(isoforms: Iterable[IsoformPair], structures: Mapping[str, Tr
     )
 
 
+def without_neighbours(
+    pairs: Mapping[tuple[str, str], int], gene_of: Mapping[str, str], structures: Mapping[str, TranscriptStructure]
+) -> dict[tuple[str, str], int]:
+    """The pairs of genes that are not so near to each other that pizzly leaves them out.
+
+    Parameters
+    ----------
+    pairs: by the genes' names.
+    gene_of: name of the gene of each transcript of these genes.
+    structures: by transcript, of those transcripts and of any others.
+    """
+    spans = _spans(gene_of, structures)
+    return {pair: count for pair, count in pairs.items() if not _near(spans.get(pair[0]), spans.get(pair[1]))}
+
+
 def _breakpoint(pair: IsoformPair, structures: Mapping[str, TranscriptStructure]) -> Breakpoint:
     a, b = structures.get(pair.transcript_a), structures.get(pair.transcript_b)
     position_a = a.position(pair.end_a - 1) if a else None
@@ -143,3 +160,20 @@ def _breakpoint(pair: IsoformPair, structures: Mapping[str, TranscriptStructure]
         phase_a, phase_b = a.codon_phase(position_a.position), b.codon_phase(position_b.position)
         frame = "utr" if phase_a is None or phase_b is None else "in" if (phase_a + 1) % 3 == phase_b else "out"
     return Breakpoint(isoforms=pair, position_a=position_a, position_b=position_b, frame=frame)
+
+
+def _spans(
+    gene_of: Mapping[str, str], structures: Mapping[str, TranscriptStructure]
+) -> dict[str, tuple[str, int, int]]:
+    """Chromosome, first and last base of genes, by name."""
+    spans: dict[str, tuple[str, int, int]] = {}
+    for name in gene_of.keys() & structures.keys():
+        structure = structures[name]
+        bases = [base for exon in structure.exons for base in exon]
+        _, first, last = spans.get(gene_of[name], (structure.chromosome, bases[0], bases[0]))
+        spans[gene_of[name]] = structure.chromosome, min(first, *bases), max(last, *bases)
+    return spans
+
+
+def _near(a: tuple[str, int, int] | None, b: tuple[str, int, int] | None) -> bool:
+    return a is not None and b is not None and a[0] == b[0] and max(a[1], b[1]) - min(a[2], b[2]) < _NEIGHBOURS

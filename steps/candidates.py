@@ -10,13 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from batch_pipeline import InvalidOutput
 from steps.published import CODING, MITOCHONDRIAL, TranscriptRow
-
-if TYPE_CHECKING:
-    from steps.breakpoints import TranscriptStructure
 
 #: First line of every fusion.txt that kallisto wrote to its end.
 FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1\tPOS2"
@@ -24,8 +21,6 @@ FUSION_HEADER: Final = "TYPE\tNAME1\tSEQ1\tKPOS1\tNAME2\tSEQ2\tKPOS2\tINFO\tPOS1
 _TABS: Final = {"PAIR": 10, "SPLIT": 9}
 #: Split reads of a gene pair from which on pizzly found it in every simulation (87 of 87).
 WELL_SUPPORTED: Final = 8
-#: Bases between partners on one chromosome below which pizzly leaves them out.
-_NEIGHBOURS: Final = 10_000
 _TRANSCRIPT = re.compile(r"\(([^,()]+),\d+,([A-Z]+)\)")
 
 
@@ -64,7 +59,7 @@ def unlisted_gene_pairs(
     """Pairs of gene names with many split reads of which pizzly lists nothing, with their split reads, most first.
 
     Left out are reads that another listed pair explains, and what pizzly leaves out by design: genes or transcripts
-    that are not coding, antisense or mitochondrial partners. `without_neighbours` does the rest of it.
+    that are not coding, antisense or mitochondrial partners. `breakpoints.without_neighbours` does the rest.
 
     Parameters
     ----------
@@ -77,16 +72,6 @@ def unlisted_gene_pairs(
             counts.update(pairs)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {pair: count for pair, count in ordered if count >= WELL_SUPPORTED}
-
-
-def without_neighbours(
-    pairs: Mapping[tuple[str, str], int],
-    transcripts: Mapping[str, TranscriptRow],
-    structures: Mapping[str, TranscriptStructure],
-) -> dict[tuple[str, str], int]:
-    """The pairs of genes that are not too near to each other for pizzly; `structures` has all their transcripts."""
-    spans = _spans(transcripts_of(pairs, transcripts), structures)
-    return {pair: count for pair, count in pairs.items() if not _near(spans.get(pair[0]), spans.get(pair[1]))}
 
 
 def transcripts_of(pairs: Collection[tuple[str, str]], transcripts: Mapping[str, TranscriptRow]) -> dict[str, str]:
@@ -118,20 +103,3 @@ def _genes(cell: str, transcripts: Mapping[str, TranscriptRow]) -> set[tuple[str
         if row and row.biotype == CODING and row.chromosome not in MITOCHONDRIAL:
             genes.add((row.gene_name, direction))
     return genes
-
-
-def _spans(
-    gene_of: Mapping[str, str], structures: Mapping[str, TranscriptStructure]
-) -> dict[str, tuple[str, int, int]]:
-    """Chromosome, first and last base of genes, by name."""
-    spans: dict[str, tuple[str, int, int]] = {}
-    for name in gene_of.keys() & structures.keys():
-        structure = structures[name]
-        bases = [base for exon in structure.exons for base in exon]
-        _, first, last = spans.get(gene_of[name], (structure.chromosome, bases[0], bases[0]))
-        spans[gene_of[name]] = structure.chromosome, min(first, *bases), max(last, *bases)
-    return spans
-
-
-def _near(a: tuple[str, int, int] | None, b: tuple[str, int, int] | None) -> bool:
-    return a is not None and b is not None and a[0] == b[0] and max(a[1], b[1]) - min(a[2], b[2]) < _NEIGHBOURS

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batch_pipeline import Input, InvalidOutput, Job, MissingInput, Output, Param, Reference, Step, ToolOutput
-from steps.breakpoints import TranscriptStructure, load_structures
+from steps.breakpoints import TranscriptStructure, load_structures, without_neighbours
 from steps.candidates import (
     WELL_SUPPORTED,
     count_candidates,
     named_transcripts,
     transcripts_of,
     unlisted_gene_pairs,
-    without_neighbours,
 )
 from steps.fusion_tables import bedpe_lines, locate, table_lines, vcf_lines, write_lines
 from steps.gzipped import gzip_writer
@@ -73,9 +72,10 @@ class Pizzly(Step):
         rows = transcripts(job.reference("transcripts"))
         listed = {frozenset((pair.name_a, pair.name_b)) for pair in genes}
         unlisted = unlisted_gene_pairs(job.input("fusion"), rows, listed)
-        structures = load_structures(job.reference("gtf"), _named(genes) | transcripts_of(unlisted, rows).keys())
+        gene_of = transcripts_of(unlisted, rows)
+        structures = load_structures(job.reference("gtf"), _named(genes) | gene_of.keys())
         _write_tables(job, genes, rows, structures)
-        _warn_of_lost_pairs(job, without_neighbours(unlisted, rows, structures))
+        _warn_of_lost_pairs(job, without_neighbours(unlisted, gene_of, structures))
         version = _version(job)
         job.version("pizzly", version)
         job.note(pizzly_version=version)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from steps.breakpoints import load_structures
+from steps.breakpoints import load_structures, without_neighbours
 from steps.candidates import (
     FUSION_HEADER,
     WELL_SUPPORTED,
     named_transcripts,
     transcripts_of,
     unlisted_gene_pairs,
-    without_neighbours,
 )
 from steps.published import TranscriptRow
 
@@ -59,7 +58,8 @@ def lost(
     fusion.write_text(f"{FUSION_HEADER}\n" + line * reads)
     rows = {name: row(name) for name in GENES}
     unlisted = unlisted_gene_pairs(fusion, rows, [frozenset(listed.split("-"))])
-    return without_neighbours(unlisted, rows, load_structures(gtf, transcripts_of(unlisted, rows).keys()))
+    gene_of = transcripts_of(unlisted, rows)
+    return without_neighbours(unlisted, gene_of, load_structures(gtf, gene_of.keys()))
 
 
 def test_many_split_reads_of_a_pair_that_pizzly_does_not_list_are_lost(tmp_path: Path) -> None:
