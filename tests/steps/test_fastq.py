@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import gzip
 import random
-import struct
 import tracemalloc
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from steps.fastq import count_pairs
-from tests.steps.bams import END_OF_FILE
+from tests.steps.bams import bgzf
 
 Record = tuple[str, str]
 
@@ -38,18 +36,6 @@ def counted(folder: Path, first: Sequence[Record], second: Sequence[Record]) -> 
     return count_pairs([(write(folder / "1.gz", first), write(folder / "2.gz", second))])
 
 
-def bgzip(data: bytes) -> bytes:
-    """BGZF, SAM specification §4.1, as bgzip writes it."""
-    out = b""
-    for start in range(0, len(data), 0xFF00):
-        block = data[start : start + 0xFF00]
-        deflate = zlib.compressobj(1, zlib.DEFLATED, -15)
-        body = deflate.compress(block) + deflate.flush()
-        out += bytes.fromhex("1f8b08040000000000ff0600424302 00") + struct.pack("<H", len(body) + 25) + body
-        out += struct.pack("<II", zlib.crc32(block), len(block))
-    return out + END_OF_FILE
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -72,7 +58,7 @@ def test_names_as_sequencers_and_archives_write_them_are_taken(tmp_path: Path, n
     "form",
     [
         gzip.compress,
-        bgzip,
+        bgzf,
         bytes,
         lambda data: gzip.compress(data[:-1]),
         lambda data: data[:-1],
