@@ -139,7 +139,7 @@ def helps(help: str, **texts: str) -> dict[str, list[str]]:
         {"imports": "from batch_pipeline import Param as P, Step", "declaration": 'P(1, help="{help}")'},
         {"imports": "from batch_pipeline.pipeline.step import Param, Step"},
         {"imports": "from batch_pipeline import Column, Step", "declaration": 'Column(type=int, help="{help}")'},
-        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference("a.fa", "{help}")'},
+        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference("a.fa", help="{help}")'},
         {"used": "self.depth"},
     ],
 )
@@ -168,6 +168,7 @@ def test_a_help_is_no_part_of_what_a_step_does(texts: dict[str, str]) -> None:
         {"declaration": 'print(Param(1), "{help}")'},
         {"declaration": 'print(1, help="{help}")'},
         {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference("{help}")'},
+        {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference("a.fa", "{help}")'},
         {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference(*(), "{help}")'},
         {"imports": "from batch_pipeline import Reference, Step", "declaration": 'Reference(*("x",), "{help}")'},
         {"imports": "from batch_pipeline import Output, Step", "declaration": 'Output("{help}")'},

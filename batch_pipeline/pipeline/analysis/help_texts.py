@@ -8,8 +8,8 @@ from typing import Final
 
 from batch_pipeline.pipeline.analysis.statements import Module, bound_names
 
-#: What a step declares with a help -> the position of the help among the arguments; None: it is given by name alone.
-_POSITIONS: Final = {"Column": None, "Input": 0, "Output": None, "Param": None, "Reference": 1}
+#: What a step declares with a help. It is given by name; that of an input may be its first argument too.
+_WITH_HELP: Final = ("Column", "Input", "Output", "Param", "Reference")
 
 
 def help_texts(node: ast.ClassDef, module: Module) -> Iterator[ast.AST]:
@@ -20,12 +20,10 @@ def help_texts(node: ast.ClassDef, module: Module) -> Iterator[ast.AST]:
         if not isinstance(call, ast.Call):
             continue
         declared = _declared(call.func, module, own)
-        if declared not in _POSITIONS:
-            continue
-        yield from (each for each in call.keywords if each.arg == "help" and _is_plain(each.value))
-        position = _POSITIONS[declared]
-        if position is not None and not any(isinstance(each, ast.Starred) for each in call.args):
-            yield from filter(_is_plain, call.args[position : position + 1])
+        if declared in _WITH_HELP:
+            yield from (each for each in call.keywords if each.arg == "help" and _is_plain(each.value))
+        if declared == "Input":
+            yield from filter(_is_plain, call.args[:1])
 
 
 def _declared(function: ast.expr, module: Module, own: set[str]) -> str:
