@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from batch_pipeline.pipeline.columns import Values, column_values
 from batch_pipeline.pipeline.samples import Sample, SampleList
-from batch_pipeline.pipeline.step import Parameter, Scope
+from batch_pipeline.pipeline.step import Parameter, Scope, SheetColumn
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.layout import COHORT
@@ -124,20 +124,27 @@ def explanation_of(node: Node, sample: Sample | None) -> str:
 
 
 def _excluded(node: Node, condition: Condition, samples: SampleList) -> frozenset[str]:
-    known: dict[tuple[Any, ...], bool] = {}
+    declared = node.step.declared(SheetColumn)
+    columns = [each for name in condition.names for each in (declared[name].columns if name in declared else (name,))]
+    # A sheet has many samples and few texts in these columns.
+    holds: dict[tuple[str | None, ...], bool] = {}
     excluded = set()
     for sample in samples:
-        try:
-            declared = column_values(node.step, sample, condition.names)
-        except InvalidConfig:
-            continue
-        values = values_of(node, condition, sample, declared)
-        key = tuple((type(value), value) for value in values.values())
-        if key not in known:
-            known[key] = condition.holds(values)
-        if not known[key]:
+        texts = tuple(row.columns.get(column) for row in sample.rows for column in columns)
+        if texts not in holds:
+            holds[texts] = _holds(node, condition, sample)
+        if not holds[texts]:
             excluded.add(sample.name)
     return frozenset(excluded)
+
+
+def _holds(node: Node, condition: Condition, sample: Sample) -> bool:
+    """Whether a condition is true for a sample, or a value that it reads breaks a rule of its declared column."""
+    try:
+        columns = column_values(node.step, sample, condition.names)
+    except InvalidConfig:
+        return True
+    return condition.holds(values_of(node, condition, sample, columns))
 
 
 def _value(node: Node, condition: Condition, name: str, sample: Sample | None, declared: Values) -> Any:

@@ -191,6 +191,20 @@ def test_a_declared_column_has_its_type_and_another_one_is_text() -> None:
         excluded(graph(lambda flow: trimmed(flow, when="lane < 5")), samples())
 
 
+def test_a_condition_is_decided_once_for_samples_with_the_same_texts() -> None:
+    """A list may have a million samples, and few values in a column."""
+    converted: list[str] = []
+
+    class Declared(Trim):
+        strand: str = Column(convert=lambda text: converted.append(text) or text)
+
+    rows = "".join(f"s{number},{('forward', 'none')[number % 2]}\n" for number in range(100))
+    sheet = parse_samples(f"sample,strand\n{rows}".encode(), "sheet.csv")
+    made = graph(lambda flow: trimmed(flow, Declared))
+    assert len(excluded_cells(made, sheet)["trim"]) == 50
+    assert converted == ["forward", "none"]
+
+
 def test_lines_of_one_sample_have_one_value() -> None:
     sheet = parse_samples(b"sample,kind\nann,x\nann,y\n", "sheet.csv", lanes=True)
     with pytest.raises(InvalidPipeline, match=r"kind in when .* has several values for sample 'ann', whose first line"):
