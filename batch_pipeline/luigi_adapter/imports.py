@@ -69,8 +69,13 @@ def _hidden() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in (*hidden, *targets):
+        for name in hidden:
             sys.modules.pop(name, None)
+        for name in targets:
+            package, _, member = name.rpartition(".")
+            # `from luigi.contrib import s3` takes what it finds there, and imports nothing.
+            if sys.modules.pop(name, None):
+                delattr(sys.modules[package], member)
 
 
 def _import_luigi() -> None:

@@ -250,8 +250,10 @@ from batch_pipeline.luigi_adapter import imports
 imports.load()
 assert not {"boto3", "jsonschema", "requests"} & set(sys.modules)
 import boto3, jsonschema, requests
+from luigi.contrib import s3
 import luigi.contrib.s3
-assert luigi.contrib.s3.TransferConfig
+assert luigi.contrib.s3 is s3
+assert s3.TransferConfig
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
