@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.records.request import Request
     from batch_pipeline.report.estimates import Payload
+    from batch_pipeline.report.tables import PlanRow
     from batch_pipeline.run.estimate import Estimate
     from batch_pipeline.run.snapshot import Snapshot
 
@@ -159,7 +160,7 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
     if done == total:
         data(all_done(done, total, sum(row.excluded for row in rows)))
         return
-    print_steps(plan)
+    _print_steps(rows)
     if plan.blocked:
         data(f"\n{counted(len(plan.blocked), 'cell')} cannot run:")
         for line in blocked_lines(plan.blocked):
@@ -185,11 +186,8 @@ def _whys(plan: Plan, step: str) -> Iterator[tuple[str, Why | None]]:
     return zip((sample for sample, _ in plan.cells(step)), plan.why[step], strict=True)
 
 
-def print_steps(plan: Plan) -> None:
-    """One line a step that some sample has; columns of states that no cell has are left out."""
-    from batch_pipeline.report.tables import plan_rows
-
-    rows = [row for row in plan_rows(plan) if row.total]
+def _print_steps(rows: Sequence[PlanRow]) -> None:
+    """One line a step; columns of states that no cell has are left out."""
     shown = [
         name
         for name in ("live", "deferred", "blocked", "skipped", "excluded")
