@@ -18,7 +18,7 @@ from batch_pipeline.luigi_adapter import imports
 from batch_pipeline.luigi_adapter.first_failure import FirstFailure
 from batch_pipeline.luigi_adapter.scheduler import driver_id, require_scheduler
 from batch_pipeline.records.preparation import Preparation, missing_reasons
-from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, DeploymentFailed, RunConflict
+from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, DeploymentFailed, InvalidUse, RunConflict
 
 if TYPE_CHECKING:
     from batch_pipeline.luigi_adapter.tasks import PreparationTask
@@ -29,7 +29,7 @@ _LOG: Final = logging.getLogger(__name__)
 class Preparer:
     """The preparations of one command, of which Luigi makes those that are missing.
 
-    Raises what their checks raise; nothing is made then.
+    Raises InvalidUse for a pipeline with the name of a preparation, and what their checks raise; nothing is made then.
     """
 
     def __init__(
@@ -42,6 +42,10 @@ class Preparer:
     ) -> None:
         self.pipeline = pipeline
         self.preparations = {preparation.name: preparation for preparation in preparations}
+        if pipeline in self.preparations:
+            raise InvalidUse(
+                f"The pipeline's name {pipeline!r} is that of a task that prepares the run. Give another --pipeline-name."
+            )
         self._url, self._say = scheduler_url, say
         #: Why each one that is not there yet must be made.
         self._missing = dict(missing_reasons(preparations))

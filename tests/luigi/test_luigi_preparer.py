@@ -9,7 +9,14 @@ import pytest
 
 from batch_pipeline.luigi_adapter.preparer import Preparer
 from batch_pipeline.records.preparation import Preparation, missing_reasons
-from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, DeploymentFailed, RunConflict, StoreFailed
+from batch_pipeline.wire.errors import (
+    BackendFailed,
+    BatchPipelineError,
+    DeploymentFailed,
+    InvalidUse,
+    RunConflict,
+    StoreFailed,
+)
 from tests.luigi.conftest import free_port
 
 NEEDS = {"image_base": (), "image_trim": ("image_base",), "definitions": ("image_base", "image_trim"), "code": ()}
@@ -39,8 +46,8 @@ class Workshop:
             for name, needs in NEEDS.items()
         ]
 
-    def preparer(self, url: str | None = None) -> Preparer:
-        return Preparer("Diamond", self.preparations(), scheduler_url=url, say=self.said.append)
+    def preparer(self, url: str | None = None, pipeline: str = "Diamond") -> Preparer:
+        return Preparer(pipeline, self.preparations(), scheduler_url=url, say=self.said.append)
 
     def _missing(self, name: str) -> str:
         self.asked.append(name)
@@ -84,6 +91,13 @@ def test_nothing_missing_asks_once_each_and_calls_nobody() -> None:
     workshop.preparer(f"http://127.0.0.1:{free_port()}").run()
     assert workshop.asked == list(NEEDS)
     assert (workshop.made, workshop.said) == ([], [])
+
+
+def test_a_pipeline_with_the_name_of_a_preparation_is_refused() -> None:
+    workshop = Workshop()
+    with pytest.raises(InvalidUse, match="name 'code' is that of a task that prepares the run. Give another"):
+        workshop.preparer(pipeline="code")
+    assert workshop.asked == []
 
 
 def test_a_failure_names_what_failed_and_the_remedy_and_nothing_follows() -> None:
