@@ -98,7 +98,7 @@ def _without_overridden(values: Mapping[str, Written], layer: Mapping[str, Writt
     return {
         key: written
         for key, written in values.items()
-        if not (key.startswith("params.") and "." in key[7:] and key.rpartition(".")[2] in of_all)
+        if not (key.startswith("params.") and key.count(".") > 1 and key.rpartition(".")[2] in of_all)
     }
 
 

@@ -12,8 +12,11 @@ LOCK: Final = Path(__file__).resolve().parent.parent / "Pipfile.lock"
 
 
 def requirements(lock: Mapping[str, Mapping[str, Mapping[str, object]]], categories: Collection[str] = ()) -> str:
-    """Requirements of some categories of a lock file, or of all, each with its checksums and markers."""
-    groups = [group for group in lock if group != "_meta" and (not categories or group in categories)]
+    """Requirements of some categories of a lock file, or of all, each with its checksums and markers.
+
+    Raises KeyError for a category that the file does not have.
+    """
+    groups = categories or [group for group in lock if group != "_meta"]
     pinned = {name: package for group in groups for name, package in lock[group].items()}
     return "".join(f"{line}\n" for name in sorted(pinned) if (line := _requirement(name, pinned[name])))
 

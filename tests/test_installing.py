@@ -149,6 +149,8 @@ def test_requirements_keep_versions_extras_markers_and_checksums() -> None:
     assert jwt.index(" ; python_version") < jwt.index(" --hash")
     chosen = requirements(lock, ["cohort"]).splitlines()
     assert [line.partition("==")[0] for line in chosen] == ["numpy", "polars", "polars-runtime-32"]
+    with pytest.raises(KeyError, match="cohorts"):
+        requirements(lock, ["default", "cohorts"])
 
 
 def test_the_lock_names_no_index_and_no_package_that_is_never_imported() -> None:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batch_pipeline.cli.output import data, print_table, say
-from batch_pipeline.pipeline.step import Input
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import DeploymentFailed, InvalidUse
 
@@ -91,16 +90,14 @@ def preparations_of(call: CommandCall, store: Store, listener: Listener) -> Sequ
 
 
 def _builds_reference(call: CommandCall) -> bool:
+    from batch_pipeline.cli.reference import require_inputs
+
     builder, files = call.workflow.reference_builder, call.settings.reference_files
     if not files:
         return False
     if builder is None:
         raise InvalidUse(f"{call.workflow.__name__} builds no references. Drop --reference-file and reference_files.")
-    if unknown := sorted(set(files) - set(builder.declared(Input))):
-        known = ", ".join(builder.declared(Input))
-        raise InvalidUse(
-            f"{builder.__name__} has no input {unknown[0]!r}; it has: {known}. Correct the reference file."
-        )
+    require_inputs(builder, files)
     if not call.settings.pipeline.reference:
         raise InvalidUse("A reference is built from the files given, and has no name. Give --reference NAME.")
     return True

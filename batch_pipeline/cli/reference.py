@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,8 +62,7 @@ def build(call: CommandCall, builder: type[Step], name: str, listener: Listener)
 
     given = {port: call.options[f"file_{port}"] for port in builder.declared(Input) if call.options[f"file_{port}"]}
     files = {**call.settings.reference_files, **given}
-    if unknown := sorted(set(files) - set(builder.declared(Input))):
-        raise InvalidUse(f"{builder.__name__} has no input {unknown[0]!r}. Correct reference_files in the settings.")
+    require_inputs(builder, files)
     return build_reference(
         call.workflow,
         call.settings,
@@ -75,6 +74,16 @@ def build(call: CommandCall, builder: type[Step], name: str, listener: Listener)
         force=bool(call.options["force"]),
         argv=call.argv,
     )
+
+
+def require_inputs(builder: type[Step], files: Iterable[str]) -> None:
+    """Raises InvalidUse where one of the files is of no input of the reference builder."""
+    declared = builder.declared(Input)
+    if unknown := sorted(set(files) - set(declared)):
+        raise InvalidUse(
+            f"{builder.__name__} has no input {unknown[0]!r}; it has: {', '.join(declared)}. Correct --reference-file, or"
+            " reference_files in the settings."
+        )
 
 
 def builder_params(call: CommandCall) -> dict[str, Any]:
