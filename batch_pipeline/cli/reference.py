@@ -81,8 +81,8 @@ def require_inputs(builder: type[Step], files: Iterable[str]) -> None:
     declared = builder.declared(Input)
     if unknown := sorted(set(files) - set(declared)):
         raise InvalidUse(
-            f"{builder.__name__} has no input {unknown[0]!r}; it has: {', '.join(declared)}. Correct --reference-file, or"
-            " reference_files in the settings."
+            f"{builder.__name__} has no input {unknown[0]!r}; it has: {', '.join(declared)}. Correct"
+            " --reference-file, or reference_files in the settings."
         )
 
 

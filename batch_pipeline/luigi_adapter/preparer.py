@@ -44,7 +44,8 @@ class Preparer:
         self.preparations = {preparation.name: preparation for preparation in preparations}
         if pipeline in self.preparations:
             raise InvalidUse(
-                f"The pipeline's name {pipeline!r} is that of a task that prepares the run. Give another --pipeline-name."
+                f"The pipeline's name {pipeline!r} is that of a task that prepares the run. Give another with"
+                " --pipeline-name."
             )
         self._url, self._say = scheduler_url, say
         #: Why each one that is not there yet must be made.

@@ -95,7 +95,7 @@ def test_nothing_missing_asks_once_each_and_calls_nobody() -> None:
 
 def test_a_pipeline_with_the_name_of_a_preparation_is_refused() -> None:
     workshop = Workshop()
-    with pytest.raises(InvalidUse, match="name 'code' is that of a task that prepares the run. Give another"):
+    with pytest.raises(InvalidUse, match="name 'code' is that of a task that prepares the run"):
         workshop.preparer(pipeline="code")
     assert workshop.asked == []
 
