@@ -16,6 +16,7 @@ from click.shell_completion import CompletionItem
 from batch_pipeline.config import CLI_PREFIX, default_values, variable_of
 from batch_pipeline.pipeline.step import Parameter
 from batch_pipeline.wire.errors import InvalidPipeline
+from batch_pipeline.wire.job import text_of
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import Task
@@ -45,7 +46,7 @@ class SettingOption(click.Option):
         extra = super().get_help_extra(ctx)
         extra["envvars"] = (variable_of(self.key),)
         default = default_values().get(self.key, "")
-        shown = self._default_text or (str(default).lower() if isinstance(default, bool) else str(default))
+        shown = self._default_text or text_of(default)
         if shown:
             extra["default"] = shown
         return extra
@@ -246,8 +247,8 @@ def _shared_option(name: str, tasks: Sequence[Task]) -> SettingOption:
     parameters: list[Parameter] = [task.step_class.declared(Parameter)[name] for task in tasks]
     # What is a number for one step and a text for another is passed on as it is written: 007 and 7.0 are no 7.
     parameter = next((each for each in parameters if each.kind is str), parameters[0])
-    defaults = {task.name: _shown(_default_of(task, name)) for task in tasks}
-    general = _shown(parameter.default) if len(set(defaults.values())) > 1 else defaults[tasks[0].name]
+    defaults = {task.name: text_of(_default_of(task, name)) for task in tasks}
+    general = text_of(parameter.default) if len(set(defaults.values())) > 1 else defaults[tasks[0].name]
     differing = [f"{task}: {default}" for task, default in defaults.items() if default != general]
     same = [general] if len(differing) < len(defaults) else []
     return _parameter_option(_flag_of(name), f"params.{name}", parameter, ", ".join((*same, *differing)))
@@ -258,16 +259,12 @@ def _task_option(name: str, task: Task, *, hidden: bool) -> SettingOption:
     parameter: Parameter = task.step_class.declared(Parameter)[name]
     flag = f"--{task.name}.{_flag_of(name)[2:]}"
     return _parameter_option(
-        flag, f"params.{task.name}.{name}", parameter, _shown(_default_of(task, name)), hidden=hidden
+        flag, f"params.{task.name}.{name}", parameter, text_of(_default_of(task, name)), hidden=hidden
     )
 
 
 def _default_of(task: Task, name: str) -> Any:
     return task.params.get(name, task.step_class.declared(Parameter)[name].default)
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _flag_of(name: str) -> str:

@@ -28,7 +28,7 @@ from batch_pipeline.container.loading import LoadedStep
 from batch_pipeline.container.run import Ended, Signals, fork, spawn
 from batch_pipeline.container.verdict import Verdict, guarded, verdict_of_code
 from batch_pipeline.wire.errors import ContractBroken
-from batch_pipeline.wire.job import Job
+from batch_pipeline.wire.job import Job, text_of
 
 #: Linux takes 128 KiB a variable (MAX_ARG_STRLEN), https://man7.org/linux/man-pages/man2/execve.2.html
 _VARIABLE_BYTES = 100_000
@@ -135,16 +135,12 @@ def script_environment(
     for port, files in job.reference_files.items():
         variables[f"REFERENCE_{port.upper()}"] = " ".join(map(str, files))
     for name, value in job.params.items():
-        variables[f"PARAM_{name.upper()}"] = _text(value)
+        variables[f"PARAM_{name.upper()}"] = text_of(value)
     for name, value in job.columns.items():
-        variables[f"COLUMN_{name.upper()}"] = _text(value)
+        variables[f"COLUMN_{name.upper()}"] = text_of(value)
     if job.gathered_columns:
         variables["COLUMNS_LIST"] = _columns_list(job.gathered_columns, Path(lists))
     return variables
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _one_by_one(name: str, files: Sequence[Path]) -> dict[str, str]:
@@ -157,7 +153,7 @@ def _one_by_one(name: str, files: Sequence[Path]) -> dict[str, str]:
 def _columns_list(values_by_sample: Mapping[str, Mapping[str, Any]], lists: Path) -> str:
     """Writes the columns of a gather's samples, which have neither tabs nor line ends, and returns the file's path."""
     names = list(next(iter(values_by_sample.values())))
-    rows = [["sample", *names], *([sample, *map(_text, row.values())] for sample, row in values_by_sample.items())]
+    rows = [["sample", *names], *([sample, *map(text_of, row.values())] for sample, row in values_by_sample.items())]
     lists.mkdir(PRIVATE, exist_ok=True)
     # Beside the lists of ports, none of which begins so.
     path = lists / ".columns.tsv"

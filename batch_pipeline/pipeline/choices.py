@@ -6,6 +6,7 @@ steps read the same of every sample, and nothing is computed for them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from batch_pipeline.pipeline.wiring import Alternatives, options_of
 from batch_pipeline.pipeline.workflow import Connection, Graph, Node, Port, Source, Task
 from batch_pipeline.wire.contract import DIRECTORY
 from batch_pipeline.wire.errors import InvalidPipeline
+from batch_pipeline.wire.job import text_of
 from batch_pipeline.wire.layout import COHORT
 
 #: The position of a port that has nothing to read.
@@ -113,11 +115,12 @@ def with_parameters(connection: Connection, params: Mapping[str, Any]) -> Connec
     *others, last = options_of(connection)
     if not isinstance(last, Source):
         return connection
-    files = last.files
-    for name, value in params.items():
-        field = f"{{{name}}}"
-        files = tuple(file.replace(field, str(value)) for file in files if value != "" or field not in file)
-    source = replace(last, files=files)
+    texts = {f"{{{name}}}": text_of(value) for name, value in params.items()}
+    empty = [field for field, text in texts.items() if not text]
+    named = [file for file in last.files if not any(field in file for field in empty)]
+    # In one pass: a value may have braces of its own.
+    files = (re.sub(r"\{\w+\}", lambda field: texts.get(field[0], field[0]), file) for file in named)
+    source = replace(last, files=tuple(files))
     return Alternatives(options=(*others, source)) if others else source
 
 

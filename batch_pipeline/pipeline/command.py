@@ -13,7 +13,7 @@ from typing import Any
 from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.wire.command import BASH, Field, Kind, fields_as_code, fields_of, script_of, with_values
 from batch_pipeline.wire.errors import InvalidPipeline, StepFailed
-from batch_pipeline.wire.job import Job
+from batch_pipeline.wire.job import Job, text_of
 
 #: File of the working directory with the script; its name is hidden, so that no output port means it.
 SCRIPT_NAME = ".command.sh"
@@ -89,7 +89,7 @@ def _readable(values: Sequence[str]) -> str:
 
 def _values(step: Step, job: Job, field: Field) -> Sequence[str]:
     """The values that a name stands for in a job, as words of the command."""
-    values = [_text(value) for value in _all_values(step, job, kind_of(type(step), field), field.name)]
+    values = [text_of(value) for value in _all_values(step, job, kind_of(type(step), field), field.name)]
     if field.index is None:
         return values
     if field.index >= len(values):
@@ -120,7 +120,3 @@ def _all_values(step: Step, job: Job, kind: Kind, name: str) -> Sequence[Any]:
     if name == "samples":
         return list(dict.fromkeys(sample for gathered in job.gathered_files.values() for sample in gathered))
     return (getattr(job, name),)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,6 +11,7 @@ from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.records.place import FOLDER_REMEDY, pool_url, state_folder
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse
+from batch_pipeline.wire.job import text_of
 from batch_pipeline.wire.scratch import private_folder
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def _text(settings: Settings, key: str) -> str | None:
     section, _, name = key.partition(".")
     if section not in ("aws", "backend", "embedded", "store", "pool"):
         return None
-    value = getattr(getattr(settings, section), name)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return text_of(getattr(getattr(settings, section), name))
 
 
 def batch_launcher(

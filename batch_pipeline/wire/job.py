@@ -202,3 +202,8 @@ class Job:
             known = ", ".join(sorted(table)) or "none"
             raise ContractBroken(f"Step {self.step} has no {kind} {port!r}; it has: {known}.")
         return table[port]
+
+
+def text_of(value: Any) -> str:
+    """A value as options, variables, commands and names of files have it: a flag is `true` or `false`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -333,6 +333,24 @@ def test_a_source_is_named_by_a_parameter_of_its_step_and_an_empty_one_names_non
     assert [source.files for source in node.sources.values()] == [("{sample}.fq",), ("hg38.fa",)]
 
 
+def test_a_value_in_the_name_of_a_source_is_written_as_in_commands_and_never_read_again() -> None:
+    class Mapped(Step):
+        """Reads a file whose name has three parameters."""
+
+        reads = Input()
+        genome: str = Param("{build}")
+        build: str = Param("hg38")
+        masked: bool = Param(True)
+
+    class Mapping(WorkflowTask):
+        """One step."""
+
+        def workflow(self) -> None:
+            self.new_task("mapped", Mapped).in_reads = self.source("{genome}/{build}.{masked}.fa")
+
+    assert Graph.of(Mapping)["mapped"].sources["reads"].files == ("{build}/hg38.true.fa",)
+
+
 def test_a_name_in_a_source_that_stands_for_nothing_is_refused() -> None:
     class Mapped(Step):
         """Reads a file of the sample."""
