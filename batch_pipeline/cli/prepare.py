@@ -70,8 +70,10 @@ def print_reasons(why_by_name: Mapping[str, str]) -> None:
     print_table(["preparation", "state"], rows)
     if why_by_name.get(REFERENCE):
         data("\nWhich cells would run is known when the reference is there.")
-    elif any(why_by_name.values()):
+    elif any(why and name.startswith("image_") for name, why in why_by_name.items()):
         data("\nThe plan as it is now; an image that is made changes it:\n")
+    else:
+        data("")
 
 
 def preparations_of(call: CommandCall, store: Store, listener: Listener) -> Sequence[Preparation]:

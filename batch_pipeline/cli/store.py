@@ -11,6 +11,7 @@ from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import common_options, json_option
 from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.report.tables import counted
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
@@ -40,7 +41,7 @@ def store(call: CommandCall) -> int:
     if call.json:
         print_json({"run_id": run.run_id, "cells": cells, "url": url})
     else:
-        data(f"The cell table of run {run.run_id} has {cells:,} cells: {url}")
+        data(f"The cell table of run {run.run_id} has {counted(cells, 'cell')}: {url}")
     return CommandExit.DONE
 
 

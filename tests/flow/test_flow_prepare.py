@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,11 @@ def test_a_plan_shows_what_would_be_prepared_and_makes_nothing(indexed: Lab) -> 
     prepare(indexed)
     planned = indexed.json("plan", *options(indexed)[4:])
     assert planned["preparations"] == {"code": "", "reference": ""}
+
+    shutil.rmtree(indexed.store / "code")
+    without_code = indexed.run("plan", *options(indexed)[4:]).out
+    assert "code         would be made: it is not uploaded" in without_code
+    assert "an image" not in without_code
 
 
 def test_a_reference_that_fails_leaves_the_run_unsent(indexed: Lab) -> None:
