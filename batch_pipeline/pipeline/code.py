@@ -89,8 +89,8 @@ def code_digests(step_class: type[Step], root: Path) -> CodeDigests:
     python = {file: data for file, data in sources.items() if file not in (*named, script) or _is_python(file, data)}
     data = {file: data for file, data in sources.items() if file not in python}
     programs = {file for file in python if file == script or _is_mentioned(file, data)}
-    bases = step_class.__mro__[1 : step_class.__mro__.index(Step)]
-    classes = {(module, name), *(_place_in(each, root) for each in bases if issubclass(each, Step))}
+    bases = (each for each in own_classes(step_class)[1:] if issubclass(each, Step))
+    classes = {(module, name), *(_place_in(each, root) for each in bases)}
     top = name.partition(".")[0]
     texts = reachable(python, module, top, classes=classes, files=named & python.keys(), programs=programs)
     texts |= {file: [sha256_of_bytes(content)] for file, content in data.items()}
@@ -108,6 +108,11 @@ def _place_in(owner: type, root: Path) -> tuple[str, str]:
     """Module and name of a class; no module for one from elsewhere."""
     file = Path(inspect.getfile(owner)).resolve()
     return module_name(file.relative_to(root).as_posix()) if file.is_relative_to(root) else "", owner.__qualname__
+
+
+def own_classes(step_class: type[Step]) -> tuple[type, ...]:
+    """The class of a step and its bases before `Step`."""
+    return step_class.__mro__[: step_class.__mro__.index(Step)]
 
 
 def place_of(declaring: type, attribute: str = "") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.pipeline.code import parsed, place_of
+from batch_pipeline.pipeline.code import own_classes, parsed, place_of
 from batch_pipeline.pipeline.step import Step
 
 _CPUS: Final = "Write cpus = N, the vCPUs of a job."
@@ -44,7 +44,7 @@ def doubtful_words(step: type[Step], pipeline: Path) -> Iterator[str]:
 
 
 def _sentences(step: type[Step], pipeline: Path) -> Iterator[str]:
-    owners = step.__mro__[: step.__mro__.index(Step)]
+    owners = own_classes(step)
     files = {pipeline, *(Path(inspect.getfile(owner)) for owner in owners)}
     for owner in owners:
         for name, value in vars(owner).items():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.pipeline.code import class_node, module_file, place_of
+from batch_pipeline.pipeline.code import class_node, module_file, own_classes, place_of
 from batch_pipeline.pipeline.command import kind_of
 from batch_pipeline.pipeline.step import Parameter, Step
 from batch_pipeline.pipeline.wiring import options_of
@@ -73,7 +73,7 @@ def unused_parameters(step: type[Step]) -> Iterator[str]:
 
 def resources_of_class(step: type[Step]) -> Iterator[str]:
     """Resources that the methods of a step read of its class, where a job may have others."""
-    for owner in step.__mro__[: step.__mro__.index(Step)]:
+    for owner in own_classes(step):
         for node in ast.walk(class_node(owner) or ast.Module(body=[], type_ignores=[])):
             if isinstance(node, ast.Attribute) and node.attr in _OF_JOB and ast.unparse(node.value) == "self":
                 place = f"{Path(inspect.getfile(owner)).resolve()}, line {node.lineno}"
@@ -120,7 +120,7 @@ def _used_in_command(step: type[Step]) -> set[str]:
 def _used_in_methods(step: type[Step]) -> set[str]:
     """Attributes that the methods of a step and its bases use; all parameters where `self` is handed on as a whole."""
     names: set[str] = set()
-    for owner in step.__mro__[: step.__mro__.index(Step)]:
+    for owner in own_classes(step):
         definition = class_node(owner)
         if definition is None:
             return set(step.declared(Parameter))

@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from batch_pipeline.pipeline.code import code_of, in_main_guard, is_main_guard, module_file, parsed, place_of, script_of
+from batch_pipeline.pipeline.code import (
+    code_of,
+    in_main_guard,
+    is_main_guard,
+    module_file,
+    own_classes,
+    parsed,
+    place_of,
+    script_of,
+)
 from batch_pipeline.pipeline.foreign_words import doubtful_words, ignored_words
 from batch_pipeline.pipeline.output_review import overlapping_outputs, wrong_outputs
 from batch_pipeline.pipeline.step import Input, Parameter, Reference, Scope, SheetColumn, Step
@@ -110,7 +119,7 @@ def wrong_kinds(step: type[Step]) -> Iterator[str]:
 
 
 def _texts_for_ports(step: type[Step]) -> Iterator[str]:
-    for owner in step.__mro__[: step.__mro__.index(Step)]:
+    for owner in own_classes(step):
         annotations = vars(owner).get("__annotations__", {})
         for name, value in vars(owner).items():
             if problem := class_for_port(step, name):
@@ -125,7 +134,7 @@ def _texts_for_ports(step: type[Step]) -> Iterator[str]:
 
 def _other_types(step: type[Step]) -> Iterator[str]:
     """Parameters that are annotated with another type than their default has, which decides."""
-    for owner in step.__mro__[: step.__mro__.index(Step)]:
+    for owner in own_classes(step):
         annotations = vars(owner).get("__annotations__", {})
         for name, value in vars(owner).items():
             annotation = annotations.get(name)
