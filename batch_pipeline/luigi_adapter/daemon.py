@@ -70,15 +70,22 @@ def start(
 
 
 def stop(state_folder: Path) -> bool:
-    """Ends the luigid of a state folder and says whether there was one; it keeps its state. Raises UnsafeFolder."""
+    """Ends the luigid of a state folder and says whether there was one; it keeps its state.
+
+    Raises UnsafeFolder, and BackendFailed when it goes on.
+    """
     if state_folder.exists():
         require_private(state_folder.resolve(), _REMEDY)
     luigid = process_of(state_folder / _PID_FILE)
     if luigid is None:
         return False
-    (state_folder / _PID_FILE).unlink()
     send(luigid, signal.SIGTERM)
-    wait_until(lambda: not is_alive(luigid), STOP_SECONDS)
+    if not wait_until(lambda: not is_alive(luigid), STOP_SECONDS):
+        raise BackendFailed(
+            f"luigid (process {luigid.pid}) goes on {STOP_SECONDS:.0f} seconds after SIGTERM. Wait until it has saved"
+            " its state, or end the process."
+        )
+    (state_folder / _PID_FILE).unlink(missing_ok=True)
     return True
 
 

@@ -19,6 +19,7 @@ from batch_pipeline.cli import run_command_line
 from batch_pipeline.luigi_adapter import daemon
 from batch_pipeline.luigi_adapter.scheduler import call
 from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.daemon import write_pid_file
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
 from batch_pipeline.wire.loopback import is_loopback
 
@@ -44,6 +45,24 @@ def test_stop_ends_nothing_that_is_no_luigid(tmp_path: Path) -> None:
         assert not daemon.stop(tmp_path)
         assert other.poll() is None
         assert not daemon.stop(tmp_path), "without a pid file there is nothing to stop"
+
+
+@pytest.mark.engine
+def test_one_that_goes_on_is_not_said_to_be_stopped_and_can_be_stopped_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "STOP_SECONDS", 0)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); input()"
+    command = [sys.executable, "-c", deaf]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        write_pid_file(tmp_path / "luigid.pid", process.pid)
+        for _ in range(2):
+            with pytest.raises(BackendFailed, match=rf"luigid \(process {process.pid}\) goes on"):
+                daemon.stop(tmp_path)
+        process.kill()
+    assert not daemon.stop(tmp_path)
 
 
 def test_a_port_with_another_server_is_refused_by_name(tmp_path: Path) -> None:
