@@ -63,12 +63,12 @@ _GZIP: Final = 31
 class CellEnd(Enum):
     """How a cell of a run ended. The value is the word for people."""
 
-    UNKNOWN = "not known"  #: Nothing that is left says so.
+    UNKNOWN = "not known"  #: Nothing that is left says so, or it was left to another run.
     DONE = "done"  #: This run made it.
     KEPT = "found unchanged"  #: This run sent it, and its attempt found what was there to be right.
     REUSED = "done before"  #: An earlier run had made it; this one sent nothing.
     FAILED = "failed"  #: This run sent it; `reason` says why it is not done.
-    LEFT_OUT = "left out"  #: Not sent: not chosen, blocked, or left to another run.
+    LEFT_OUT = "left out"  #: Not sent: not chosen or blocked.
     EXCLUDED = "excluded"  #: The step's condition is false for it.
 
 

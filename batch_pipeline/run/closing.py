@@ -52,7 +52,9 @@ _LOG: Final = logging.getLogger(__name__)
 _ENDS: Final = {
     CellState.DONE: CellEnd.REUSED,
     CellState.EXCLUDED: CellEnd.EXCLUDED,
-    **dict.fromkeys((CellState.LIVE, CellState.DEFERRED, CellState.BLOCKED, CellState.SKIPPED), CellEnd.LEFT_OUT),
+    # Other runs had them, and may have made them since.
+    **dict.fromkeys((CellState.LIVE, CellState.DEFERRED), CellEnd.UNKNOWN),
+    **dict.fromkeys((CellState.BLOCKED, CellState.SKIPPED), CellEnd.LEFT_OUT),
     # Sent, if its submission did not fail: then the rows of its job tell how it ended.
     CellState.TO_RUN: CellEnd.LEFT_OUT,
 }

@@ -273,6 +273,23 @@ def test_status_of_a_large_run_is_the_same_by_its_table(store: Store, failed_run
 
 
 @pytest.mark.usefixtures("large")
+def test_cells_that_were_left_to_another_run_are_looked_for_when_both_have_ended(store: Store, stage: Stage) -> None:
+    stage.is_open = False
+    (first,) = drive(request_of(store, **chosen(steps=frozenset({"upper"}))), stage, detach=True).run_ids
+    *_, second = drive(request_of(store), stage, detach=True).run_ids
+    assert second != first
+    stage.is_open = True
+    drive(request_of(store), stage)
+    assert ends(CellTable.read(store, second))["upper", "ann"] == (CellEnd.UNKNOWN, None)
+    progress = recorded_status(store, STRANGER).progress
+    assert {step: one.line for step, one in progress.items()} == {
+        "upper": "3/3 done",
+        "count": "3/3 done",
+        "total": "1/1 done",
+    }
+
+
+@pytest.mark.usefixtures("large")
 def test_status_of_a_large_run_costs_as_many_calls_for_ten_times_the_samples(store: Store, stage: Stage) -> None:
     calls = []
     for number in (4, 40):
