@@ -292,4 +292,6 @@ def _folder_above(first: str, last: str) -> str:
 
 def _before(place: str) -> str:
     """A key before a place, and behind nearly all that come before it: `s1/` comes behind `s1-b/` and `s1.c/`."""
-    return f"{place[:-1]}{chr(ord(place[-1]) - 1)}~" if place[-1] < "\x7f" else place[:-1]
+    # No key has two slashes in a row, or a control character.
+    last = chr(ord(place[-1]) - 1).replace("/", ".")
+    return f"{place[:-1]}{last}~" if " " <= last <= "~" else place[:-1]

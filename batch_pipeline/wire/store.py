@@ -223,7 +223,8 @@ class Store:
         """
         with self._call("list", prefix):
             pages = obstore.list(self.backend, prefix.rstrip("/") or None, offset=after or None, chunk_size=LIST_PAGE)
-            entries = [_entry(meta) for meta in next(pages, ())]
+            # A folder's own object, `x/`, comes behind `x-1`, and obstore calls it `x`.
+            entries = sorted(_entry(meta) for meta in next(pages, ()))
             if not entries:
                 self._require_s3(prefix)
         return entries, len(entries) < LIST_PAGE

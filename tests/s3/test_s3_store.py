@@ -298,3 +298,21 @@ def test_a_real_server_lists_from_the_first_wanted_place_on(service: Service) ->
 
     assert [one.query.count("start-after") for one in service.asked if "list-type=2" in one.query] == [1, 1]
     assert [entry.key for entry in store.page("receipts/", keys[1])[0]] == [keys[2], keys[0], *keys[3:]]
+
+
+def test_an_object_that_stands_for_a_folder_hides_no_other(actor: Actor) -> None:
+    """Consoles and file systems write them: `s/`, which S3 sorts behind `s-b/`, and obstore calls `s`."""
+    store = open_store(f"s3://{BUCKET}", reach=actor.reach)
+    actor.will(200, page_of("SR/s-b/r.fq", "SR/s/", "SR/s/r.fq"))
+    (entries,) = entries_of(store, FileKeys(["SR/s-b/r.fq", "SR/s/r.fq"]))
+    assert [entry.key for entry in entries] == ["SR/s-b/r.fq", "SR/s/r.fq"]
+
+
+def test_a_file_is_listed_whatever_its_name_ends_in(service: Service) -> None:
+    store = store_of(service)
+    keys = [f"SR/{name}" for name in ("0", "0-", "a", "a ", "a!", "a-", "a.b", "a0", "~", "\u00e9")]
+    for key in keys:
+        service.client().put_object(Bucket=BUCKET, Key=f"some/prefix/{key}", Body=b"x")
+    for key in keys:
+        (entries,) = entries_of(store, FileKeys([key]))
+        assert [entry.key for entry in entries] == [key]
