@@ -317,7 +317,7 @@ class _SourceFinder:
         for folder in [one for one in folders if "://" not in one]:
             wanted = folders.pop(folder)
             # Else they are no keys of the store; the sheet's folder may have them.
-            if {".", ".."}.isdisjoint(folder.split("/")):
+            if not folder or {"", ".", ".."}.isdisjoint(folder.split("/")):
                 keys |= wanted
         self._list(self._store, "", keys)
         for folder, wanted in _joined(folders).items():

@@ -118,6 +118,18 @@ def test_a_relative_name_is_looked_for_below_the_sources_and_then_beside_the_she
     assert "is not there (column 'file', line 4 of sheet.csv)" in given.absent["deep"]
 
 
+@pytest.mark.parametrize("name", ["deep//er.txt", "./deep/er.txt", "deep/./er.txt"])
+def test_a_name_that_is_no_key_is_looked_for_beside_the_sheet(tmp_path: Path, name: str) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/er.txt").write_text("beside")
+    samples = parse_samples(f"sample,file\na,{name}\n".encode(), "sheet.csv")
+    store = open_store(str(tmp_path / "store"), create=True)
+    request = request_of(store, "plain", samples=samples, sheet_folder=str(tmp_path))
+
+    (file,) = read_inventory(request, {}, Retirements()).sources["a"]["upper.text"]
+    assert file.url == f"file://{tmp_path}/deep/er.txt"
+
+
 def test_a_sheet_in_the_store_names_files_beside_it(store: Store) -> None:
     store.put("cohort/reads/a.txt", b"a")
     samples = parse_samples(b"sample,file\na,reads/a.txt\n", "cohort/sheet.csv")
