@@ -8,6 +8,7 @@ them all, wherever they lie.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -256,8 +257,8 @@ def _failure_records(store: Store, run_id: str, failures: Iterable[FailedCell]) 
 def _failure_record(store: Store, key: str) -> Failure | None:
     """None for one that is gone or damaged."""
     try:
-        return Failure.from_json(store.get_json(key))
-    except (NotInStore, TypeError, AttributeError):
+        return Failure.from_json(json.loads(store.get(key)))
+    except (NotInStore, ValueError, TypeError, AttributeError):
         return None
 
 

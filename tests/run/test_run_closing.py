@@ -238,6 +238,13 @@ def test_a_run_ends_though_its_records_are_damaged(store: Store, stage: Stage) -
         index_run(store, record)
 
 
+def test_a_run_is_indexed_though_the_record_of_a_failure_is_cut_off(store: Store, failed_run: str) -> None:
+    store.put(layout.failure(failed_run, "upper", "bob", 1), b"{")
+    rows = {(row.step, row.sample): row for row in index_run(store, read_record(store, failed_run)).rows()}
+    assert (rows["upper", "bob"].state, rows["upper", "bob"].attempts) == (CellEnd.FAILED, 0)
+    assert rows["upper", "ann"].attempts == 1
+
+
 def test_a_driver_that_dies_before_the_end_leaves_no_table_that_counts(store: Store, stage: Stage) -> None:
     """The next command judges the run again, and writes its table again."""
     stage.is_open = False
