@@ -17,12 +17,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, chain, groupby, islice, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from operator import attrgetter
 from os.path import commonprefix
 from typing import Final, Protocol
 
-from batch_pipeline.wire.store import FEW_NAMES, LIST_PAGE, NotInStore, Store, StoreEntry
+from batch_pipeline.wire.store import FEW_NAMES, NotInStore, Store, StoreEntry
 
 #: LIST calls in flight; S3 takes 5,500 a second below a prefix:
 #: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
@@ -180,9 +180,7 @@ def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[
     if store.folder is not None:
         yield (entry for entry in _in_folder(store, places, etags) if places.place_of(entry.key))
         return
-    entries = store.list(places.folder) if etags else store.entries(places.folder)
-    pages = iter(lambda: list(islice(entries, LIST_PAGE)), [])
-    yield chain.from_iterable(map(places.chosen, pages))
+    yield chain.from_iterable(map(places.chosen, store.list_pages(places.folder, etags=etags)))
 
 
 def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterator[list[StoreEntry]]:

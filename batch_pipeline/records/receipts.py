@@ -95,8 +95,11 @@ def _standing(store: Store, retirements: Retirements, entries: Iterable[Iterable
         if retired is not None:
             standing.retired.setdefault(step, {}).setdefault(sample, {})[fingerprint] = retired
             continue
-        samples = (standing.counting if size_bytes >= LEAST_BYTES else standing.damaged).setdefault(step, {})
-        samples[sample] = (*samples.get(sample, ()), fingerprint)
+        by_step = standing.counting if size_bytes >= LEAST_BYTES else standing.damaged
+        if step not in by_step:
+            by_step[step] = {}
+        samples = by_step[step]
+        samples[sample] = (*samples[sample], fingerprint) if sample in samples else (fingerprint,)
     return standing
 
 

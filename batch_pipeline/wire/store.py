@@ -19,8 +19,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
@@ -30,9 +31,6 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 from batch_pipeline.wire import durable, s3
 from batch_pipeline.wire.errors import DiskFull, InvalidConfig, StoreFailed
 from batch_pipeline.wire.s3 import S3Access
-
-if TYPE_CHECKING:
-    from obstore import ObjectMeta
 
 #: Bytes a piece of a streamed download has at least.
 STREAM_PIECE = 4 << 20
@@ -209,7 +207,18 @@ class Store:
 
     def list(self, prefix: str) -> Iterator[StoreEntry]:
         """Every object under a prefix of whole path segments, in no promised order; empty when there is none."""
-        return map(_entry, self._objects(prefix))
+        return chain.from_iterable(self.list_pages(prefix))
+
+    def list_pages(self, prefix: str, *, etags: bool = True) -> Iterator[builtins.list[StoreEntry]]:
+        """What `list` has, in pages of LIST_PAGE; quicker without ETags."""
+        with self._call("list", prefix, count=0):
+            seen = 0
+            for page in obstore.list(self.backend, prefix.rstrip("/") or None, chunk_size=LIST_PAGE):
+                seen += len(page)
+                yield [_entry(meta) if etags else StoreEntry(meta["path"], meta["size"], "") for meta in page]
+            self.calls["list"] += max(1, -(-seen // LIST_PAGE))
+            if not seen:
+                self._require_s3(prefix)
 
     @property
     def is_paged(self) -> bool:
@@ -236,7 +245,7 @@ class Store:
     def entries(self, prefix: str) -> Iterator[StoreEntry]:
         """Every object under a prefix, quicker than by `list` and without ETags."""
         if self.folder is None:
-            return (StoreEntry(meta["path"], meta["size"], "") for meta in self._objects(prefix))
+            return chain.from_iterable(self.list_pages(prefix, etags=False))
         return self.named_entries([(prefix, None)])
 
     def named_entries(self, names_by_prefix: Iterable[tuple[str, Collection[str] | None]]) -> Iterator[StoreEntry]:
@@ -273,17 +282,6 @@ class Store:
                 self._require_s3(prefix)
         folders = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in listing["common_prefixes"]]
         return folders, [_entry(meta) for meta in listing["objects"]]
-
-    def _objects(self, prefix: str) -> Iterator[ObjectMeta]:
-        """Every object under a prefix, as obstore describes it."""
-        with self._call("list", prefix, count=0):
-            seen = 0
-            for page in obstore.list(self.backend, prefix.rstrip("/") or None, chunk_size=LIST_PAGE):
-                seen += len(page)
-                yield from page
-            self.calls["list"] += max(1, -(-seen // LIST_PAGE))
-            if not seen:
-                self._require_s3(prefix)
 
     def _require_s3(self, prefix: str) -> None:
         """Raises StoreFailed where a web page answers, which obstore takes for an empty listing.

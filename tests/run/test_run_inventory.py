@@ -202,10 +202,10 @@ def test_sources_that_cannot_be_read_are_no_missing_files(store: Store, monkeypa
     """Else every sample would be called missing while the network is down."""
     request = request_of(store)
 
-    def broken(prefix: str) -> None:
+    def broken(prefix: str, *, etags: bool = True) -> None:
         raise StoreFailed("The network is down.")
 
-    monkeypatch.setattr(store, "list", broken)
+    monkeypatch.setattr(store, "list_pages", broken)
     with pytest.raises(StoreFailed, match="network is down"):
         read_inventory(request, {}, Retirements())
 
