@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import Final
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -44,10 +44,12 @@ def _sentence(error: Exception, trace: TracebackType | None) -> str:
 
     from batch_pipeline.wire.errors import BatchPipelineError
 
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and error.filename and _is_of_pipeline(error.filename):
         text = (error.text or "").strip()
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}\n    {text}"
-    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(trace) if _is_of_pipeline(frame.f_code)]
+    frames = [
+        (frame.f_code, line) for frame, line in traceback.walk_tb(trace) if _is_of_pipeline(frame.f_code.co_filename)
+    ]
     if not frames or frames[-1][0].co_flags & _OF_FUNCTION:
         return ""
     code, line = frames[-1]
@@ -58,8 +60,8 @@ def _sentence(error: Exception, trace: TracebackType | None) -> str:
     return f"{code.co_filename}, line {line}: {message}\n    {linecache.getline(code.co_filename, line).strip()}"
 
 
-def _is_of_pipeline(code: CodeType) -> bool:
-    """Whether code is in a file that is neither of this package nor of the interpreter and what is installed for it."""
-    file = Path(code.co_filename)
+def _is_of_pipeline(filename: str) -> bool:
+    """Whether code is from a file that is neither this package's nor the interpreter's or installed for it."""
+    file = Path(filename)
     others = (_PACKAGE, *(Path(folder).resolve() for folder in (sys.prefix, sys.base_prefix)))
     return file.is_file() and not any(file.resolve().is_relative_to(folder) for folder in others)

@@ -82,6 +82,12 @@ def test_a_mistake_in_a_module_of_steps_has_that_module_s_line(tmp_path: Path) -
     assert (code, errors) == (2, f"{sentence}Correct the pipeline there.\n")
 
 
+def test_text_that_a_function_cannot_parse_is_no_mistake_of_a_file(tmp_path: Path) -> None:
+    code, errors = ended(tmp_path, module="import ast\ndef read(): return ast.parse('(')\nread()")
+    assert (code, errors.partition("\n")[0]) == (1, "Traceback (most recent call last):")
+    assert "Correct the pipeline" not in errors
+
+
 def test_verbose_prints_the_traceback_before_the_sentence(tmp_path: Path) -> None:
     code, errors = ended(tmp_path, "plan", "--verbose", step="more = Inptu()")
     assert code == 2
