@@ -122,9 +122,9 @@ def _lacking(node: Node, samples: SampleList) -> Iterator[str]:
             )
 
 
-def _spelled(column: str) -> str:
+def _spelled(name: str) -> str:
     """A column's name without case and punctuation."""
-    return re.sub(r"[\W_]", "", column).casefold()
+    return re.sub(r"[\W_]", "", name).casefold()
 
 
 def _columns_and_nearest(name: str, samples: SampleList) -> str:
