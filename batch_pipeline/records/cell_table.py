@@ -9,7 +9,8 @@ header in JSON: `format`, `run_id`, `done` and `failed` (as in `end.json`; a tab
 begins, and the rest), `machines`, `states` and `reasons`: what the numbers in the columns stand for. A member a step
 follows: its columns one behind the other, a number a cell in the order of the samples, little-endian, the bytes of a
 column sorted by their significance, which gzip packs better. Starts are kept as differences to the start before. Sizes
-and durations have 10 significant bits (0.1 %).
+and durations have 10 significant bits (0.1 %). Tables of format 1 have the columns up to `memory_mb`; the others are
+read as zeros.
 
 (A little longer than most modules: the values and their one form as bytes, which nobody else has to know.)
 """
@@ -36,7 +37,7 @@ from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Of the table alone; other records have their own.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: Significant bits of sizes and durations.
 BITS: Final = 10
 #: Different machines that a table names; all others are "".
@@ -54,8 +55,15 @@ COLUMNS: Final[Mapping[str, str]] = {
     "out_bytes": "q",
     "cpus": "H",
     "memory_mb": "q",
+    "queued_ms": "q",
+    "cpu_ms": "q",
+    "lost_ms": "q",
+    "interrupted_ms": "q",
+    "unrecorded": "B",
 }
-_ROUNDED: Final = ("duration_ms", "peak_memory_bytes", "in_bytes", "out_bytes")
+#: Format -> how many of the columns, from the first, a step has in it.
+_COLUMNS_OF: Final = {1: 11, FORMAT: len(COLUMNS)}
+_ROUNDED: Final = tuple(name for name in COLUMNS if name.endswith(("_bytes", "_ms")) and name != "started_ms")
 #: zlib's word for gzip's header and checksum.
 _GZIP: Final = 31
 
@@ -105,6 +113,17 @@ class CellRow:
     #: What its job had.
     cpus: int
     memory_mb: int
+    #: Of the attempt that ended it: from its submission, or the end of the attempt before, to its start. The wait for
+    #: cells that it reads is part of it.
+    queued_ms: int
+    #: Of the same attempt: processor time, of all its processes.
+    cpu_ms: int
+    #: Of its earlier attempts that failed for its own sake (step, memory, disk, time limit), and of those that were
+    #: interrupted (Spot, lost host, store): their durations together.
+    lost_ms: int
+    interrupted_ms: int
+    #: Attempts that left no record, killed with their container: their durations are in no column.
+    unrecorded: int
 
     @property
     def started_at(self) -> str:
@@ -324,14 +343,15 @@ def _decoded(data: bytes) -> CellTable:
     """Reads an object. Raises ValueError, KeyError, TypeError or zlib.error for one that is none of this format."""
     members = _members(data)
     header: Mapping[str, Any] = json.loads(next(members, b""))
-    if header["format"] != FORMAT:
-        raise ValueError(f"its format is {header['format']}, and this version reads {FORMAT}")
+    if header["format"] not in _COLUMNS_OF:
+        raise ValueError(f"its format is {header['format']}, and this version reads up to {FORMAT}")
+    names = list(COLUMNS)[: _COLUMNS_OF[header["format"]]]
     samples = tuple(_names(header["samples"]))
     states = [STATES.index(CellEnd(word)) for word in header["states"]]
     reasons = [REASONS.index(word) for word in header["reasons"]]
     steps: dict[str, CellColumns] = {}
     for (step, gathers), member in zip(header["steps"], members, strict=True):
-        cells = _step_cells(step, (layout.COHORT,) if gathers else samples, memoryview(member))
+        cells = _step_cells(step, (layout.COHORT,) if gathers else samples, memoryview(member), names)
         for name, numbers in (("state", states), ("reason", reasons)):
             if numbers != list(range(len(numbers))):
                 cells.columns[name][:] = array("B", [numbers[number] for number in cells.columns[name]])
@@ -346,14 +366,15 @@ def _decoded(data: bytes) -> CellTable:
     )
 
 
-def _step_cells(step: str, samples: Sequence[str], data: memoryview) -> CellColumns:
-    columns = {}
+def _step_cells(step: str, samples: Sequence[str], data: memoryview, names: Sequence[str]) -> CellColumns:
+    """The cells of a step, of which the columns `names` are in the data."""
+    cells = CellColumns.blank(step, samples)
     start = 0
-    for name, code in COLUMNS.items():
-        end = start + array(code).itemsize * len(samples)
-        columns[name] = _column(name, data[start:end])
+    for name in names:
+        end = start + cells.columns[name].itemsize * len(samples)
+        cells.columns[name][:] = _column(name, data[start:end])
         start = end
     if start != len(data):
         raise ValueError(f"its columns of {step} have another length")
-    columns["started_ms"] = _starts(columns["started_ms"], columns["attempts"])
-    return CellColumns(step=step, samples=samples, columns=columns)
+    cells.columns["started_ms"][:] = _starts(cells.columns["started_ms"], cells.columns["attempts"])
+    return cells

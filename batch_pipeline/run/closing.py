@@ -1,17 +1,15 @@
 """Closes a run that was judged: its failed cells, its cell table, what it took, and last its end.
 
 The cell table (`records.cell_table`) says how every cell ended by what the driver saw; when and where a cell ran, and
-what it took, is read from its receipt or the record of its failure, a GET a cell that was sent. A driver makes no call
-for a sample: it reads these where the store is a folder of its machine, up to `MOST_READ` of them. `store index` reads
-them all, wherever they lie.
+what it took, is read from its receipt or the record of its failure, a GET a cell that was sent, and from the records of
+its earlier attempts, a LIST or GET more for a cell that had some. A driver makes no call for a sample: it reads these
+where the store is a folder of its machine, up to `MOST_READ` of them. `store index` reads them all, wherever they lie.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from itertools import repeat
@@ -21,6 +19,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.records.attempts import earlier_failures, failures_of
 from batch_pipeline.records.cell_table import (
     REASONS,
     STATES,
@@ -35,12 +34,13 @@ from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import RunRecord, write_end
 from batch_pipeline.records.record_writing import states_of
-from batch_pipeline.records.results import AT_ONCE, read_receipts
+from batch_pipeline.records.results import read_receipts
 from batch_pipeline.records.spent import spent_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.live import submissions
 from batch_pipeline.run.verdict import read_failed, write_failed
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import Failure, Receipt
 from batch_pipeline.wire.store import NotInStore, Store
@@ -49,6 +49,8 @@ from batch_pipeline.wire.store import NotInStore, Store
 MOST_READ: Final = 20_000
 #: Cells whose receipts are in memory at a time.
 _BATCH: Final = 2_000
+#: Reasons of cells that may have had no attempt.
+_NEVER_RAN: Final = (EndReason.DEPENDENCY, EndReason.CANCELLED, EndReason.IMAGE)
 _LOG: Final = logging.getLogger(__name__)
 _ENDS: Final = {
     CellState.DONE: CellEnd.REUSED,
@@ -207,14 +209,21 @@ def _fill_sent(
             for first in range(0, len(sent), _BATCH):
                 batch = sent[first : first + _BATCH]
                 keys = [layout.receipt(job.step, *cell) for cell in batch if cell[0] not in failures]
-                for receipt in read_receipts(store, keys, damaged=lambda _: None):
-                    if receipt.written_by[0] == ended.run_id:
-                        position = positions[receipt.sample]
-                        _set_end(cells, position, CellEnd.KEPT if receipt.kept else CellEnd.DONE, None)
-                        _measure(cells, position, receipt, writer)
+                receipts = [
+                    receipt
+                    for receipt in read_receipts(store, keys, damaged=lambda _: None)
+                    if receipt.written_by[0] == ended.run_id
+                ]
+                for receipt, earlier in zip(receipts, earlier_failures(store, receipts), strict=True):
+                    position = positions[receipt.sample]
+                    _set_end(cells, position, CellEnd.KEPT if receipt.kept else CellEnd.DONE, None)
+                    _measure(cells, position, receipt, earlier, writer)
     if measured:
-        for record in _failure_records(store, ended.run_id, failures.values()):
-            _measure(cells, positions[record.sample], record, writer)
+        for failure, records in failures_of(store, ended.run_id, failures.values()):
+            if records:
+                _measure(cells, positions[failure.sample], records[-1], records[:-1], writer)
+            elif failure.reason not in _NEVER_RAN:
+                cells.columns["unrecorded"][positions[failure.sample]] = 1
 
 
 def _set_end(cells: CellColumns, position: int, end: CellEnd, failure: FailedCell | None) -> None:
@@ -222,44 +231,52 @@ def _set_end(cells: CellColumns, position: int, end: CellEnd, failure: FailedCel
     cells.columns["reason"][position] = REASONS.index(failure.reason.value) if failure else 0
 
 
-def _measure(cells: CellColumns, position: int, record: Receipt | Failure, writer: CellTableWriter) -> None:
-    """What an attempt took; of one that found its cell unchanged only when that was, for the rest is another run's."""
+def _measure(
+    cells: CellColumns, position: int, record: Receipt | Failure, earlier: Sequence[Failure], writer: CellTableWriter
+) -> None:
+    """What an attempt took, and those before it in its job.
+
+    Of one that found its cell unchanged only when that was, for the rest is another run's.
+    """
     kept = record.kept if isinstance(record, Receipt) else {}
     start = milliseconds(kept["at"] if kept else record.started_at)
-    values = {"attempts": min(record.written_by[1] if isinstance(record, Receipt) else record.attempt, 255)}
-    values["started_ms"] = start
+    attempt = record.written_by[1] if isinstance(record, Receipt) else record.attempt
+    lost = [failure for failure in earlier if not EndReason(failure.end_reason).is_blameless]
+    lost_ms = sum(map(_duration, lost))
+    values = {
+        "attempts": min(attempt, 255),
+        "started_ms": start,
+        "lost_ms": lost_ms,
+        "interrupted_ms": sum(map(_duration, earlier)) - lost_ms,
+        "unrecorded": min(max(0, attempt - 1 - len(earlier)), 255),
+    }
     if not kept:
+        queued = max(
+            milliseconds(moment) for moment in (record.queued_at, *(failure.stopped_at for failure in earlier))
+        )
         values |= {
             "machine": writer.machine(_machine(record)),
-            "duration_ms": max(0, milliseconds(record.stopped_at) - start),
+            "duration_ms": _duration(record),
             "peak_memory_bytes": record.usage.peak_memory_bytes,
             "in_bytes": record.usage.staged_in_bytes,
             "out_bytes": record.usage.staged_out_bytes,
             "cpus": record.cpus,
             "memory_mb": record.memory_mb,
+            "queued_ms": max(0, start - queued) if queued else 0,
+            "cpu_ms": round(record.usage.cpu_seconds * 1000),
         }
     for name, value in values.items():
         cells.columns[name][position] = value
 
 
+def _duration(record: Receipt | Failure) -> int:
+    """Milliseconds of an attempt."""
+    return max(0, milliseconds(record.stopped_at) - milliseconds(record.started_at))
+
+
 def _machine(record: Receipt | Failure) -> str:
     words = (record.instance_type, record.purchase, record.availability_zone)
     return ", ".join(filter(None, words)) if record.instance_type else record.host
-
-
-def _failure_records(store: Store, run_id: str, failures: Iterable[FailedCell]) -> Iterator[Failure]:
-    """The records that the last attempts left, of those cells of which it is known that there is one."""
-    keys = [layout.failure(run_id, cell.step, cell.sample, cell.attempt) for cell in failures if cell.attempt]
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="failures") as pool:
-        yield from filter(None, pool.map(lambda key: _failure_record(store, key), keys))
-
-
-def _failure_record(store: Store, key: str) -> Failure | None:
-    """None for one that is gone or damaged."""
-    try:
-        return Failure.from_json(json.loads(store.get(key)))
-    except (NotInStore, ValueError, TypeError, AttributeError):
-        return None
 
 
 def _by_cell(failed: Iterable[FailedCell]) -> dict[str, dict[str, FailedCell]]:

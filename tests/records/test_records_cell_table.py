@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_pipeline.records import cell_table
 from batch_pipeline.records.cell_table import (
     BITS,
     COLUMNS,
@@ -34,6 +35,7 @@ from batch_pipeline.wire.store import Store, open_store
 
 RUN = "01JD0000000000000000000000"
 SIZES = st.integers(min_value=0, max_value=1 << 50)
+ROUNDED = [name for name in COLUMNS if name.endswith(("_bytes", "_ms")) and name != "started_ms"]
 
 
 @pytest.fixture
@@ -56,7 +58,8 @@ def steps(draw: st.DrawFn, samples: tuple[str, ...]) -> list[CellColumns]:
                 "machine": draw(st.integers(min_value=0, max_value=2)),
                 "started_ms": draw(st.integers(min_value=1, max_value=1 << 42)) if attempts else 0,
                 "cpus": draw(st.integers(min_value=0, max_value=200)),
-                **{name: draw(SIZES) for name in COLUMNS if name.endswith("_bytes") or name == "duration_ms"},
+                **{name: draw(SIZES) for name in ROUNDED},
+                "unrecorded": draw(st.integers(min_value=0, max_value=255)),
                 "memory_mb": draw(SIZES),
             }
             for name, value in values.items():
@@ -80,7 +83,7 @@ def test_what_is_read_is_what_was_written(data: st.DataObject, names: list[str])
     for cells, read in zip(written, table.steps.values(), strict=True):
         assert tuple(read.samples) == cells.samples
         for name, column in cells.columns.items():
-            exact = not (name.endswith("_bytes") or name == "duration_ms")
+            exact = name not in ROUNDED
             assert list(read.columns[name]) == (list(column) if exact else [rounded(number) for number in column])
 
 
@@ -166,7 +169,22 @@ def test_another_version_is_refused_in_a_sentence(store: Store) -> None:
     store.put(key, gzip.compress(json.dumps({**header, "format": FORMAT + 1}).encode()))
     table, sentence = table_of(store, ended())
     assert table is None
-    assert "its format is 2, and this version reads 1" in sentence
+    assert "its format is 3, and this version reads up to 2" in sentence
+
+
+def test_a_table_of_format_1_is_read_with_zeros_for_what_it_has_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = list(COLUMNS.items())[:11]
+    assert known[-1][0] == "memory_mb"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(cell_table, "FORMAT", 1)
+        earlier.setattr(cell_table, "COLUMNS", dict(known))
+        table = written(store)
+    read = CellTable.read(store, RUN)
+    for name, column in read.steps["call"].columns.items():
+        assert list(column) == list(table.steps["call"].columns.get(name, [0, 0, 0]))
+    assert list(read.rows())[1].queued_ms == 0
 
 
 def test_words_of_states_and_reasons_are_the_files_own(store: Store) -> None:
@@ -191,7 +209,7 @@ def _first_member(data: bytes) -> tuple[bytes, bytes]:
     return unpacker.decompress(data), unpacker.unused_data
 
 
-def test_a_cell_takes_at_most_ten_bytes(store: Store) -> None:
+def test_a_cell_takes_at_most_thirteen_bytes(store: Store) -> None:
     """Even where sizes and times are spread as widely as those of a real cohort, in steps of random order."""
     chance = random.Random(1)
     names = tuple(f"patient{number:05d}" for number in range(3000))
@@ -210,11 +228,13 @@ def test_a_cell_takes_at_most_ten_bytes(store: Store) -> None:
                 "out_bytes": int(chance.lognormvariate(20.5, 0.5)),
                 "cpus": 2,
                 "memory_mb": 8000,
+                "queued_ms": int(chance.lognormvariate(13, 1)),
+                "cpu_ms": int(chance.lognormvariate(15, 0.5)),
             }
             for name, value in values.items():
                 cells.columns[name][position] = value
         writer.add(cells)
-    assert len(writer.to_bytes()) <= 10 * 3 * len(names)
+    assert len(writer.to_bytes()) <= 13 * 3 * len(names)
 
 
 def test_a_thousand_machines_are_named_and_no_more() -> None:

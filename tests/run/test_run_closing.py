@@ -104,6 +104,69 @@ def test_measures_are_those_of_receipts_and_failure_records(store: Store, stage:
     assert spent["vcpu_hours"] == pytest.approx(4 * 2 / 3600)
 
 
+def rows_of(table: CellTable) -> dict[tuple[str, str], CellRow]:
+    return {(row.step, row.sample): row for row in table.rows()}
+
+
+def leave_attempt(store: Store, run_id: str, sample: str, attempt: int, reason: str, seconds: int) -> None:
+    """The record of a failed attempt at `upper`, which began at the beginning of the year."""
+    failure = Failure(
+        run_id=run_id,
+        step="upper",
+        sample=sample,
+        fingerprint="f",
+        attempt=attempt,
+        started_at="2026-01-01T00:00:00.000Z",
+        stopped_at=f"2026-01-01T00:00:{seconds:02d}.000Z",
+        end_reason=reason,
+        exit_code=1,
+        message="It broke.",
+    )
+    store.put_json(layout.failure(run_id, "upper", sample, attempt), failure.to_json())
+
+
+def change_receipt(store: Store, sample: str, **changes: object) -> None:
+    (receipt,) = all_receipts(store, layout.receipts("upper", sample))
+    key = layout.receipt("upper", sample, receipt.fingerprint)
+    store.put_json(key, replace(receipt, **changes).to_json())  # type: ignore[arg-type]
+
+
+def test_what_earlier_attempts_took_is_told_by_why_they_ended(store: Store, failed_run: str) -> None:
+    times = {"started_at": "2026-01-01T00:01:00.000Z", "stopped_at": "2026-01-01T00:01:30.000Z"}
+    change_receipt(store, "ann", attempt=5, queued_at="2025-12-31T23:00:00Z", usage=Usage(cpu_seconds=20.5), **times)
+    for attempt, reason, seconds in (
+        (1, "out_of_memory", 10),
+        (2, "interrupted", 20),
+        (3, "step_failed", 30),
+        (4, "store", 40),
+    ):
+        leave_attempt(store, failed_run, "ann", attempt, reason, seconds)
+    change_receipt(store, "cid", attempt=4, queued_at="2026-01-01T00:00:30Z", **times)
+    leave_attempt(store, failed_run, "cid", 2, "timeout", 10)
+    rows = rows_of(index_run(store, read_record(store, failed_run)))
+    ann, cid = rows["upper", "ann"], rows["upper", "cid"]
+    assert (ann.attempts, ann.lost_ms, ann.interrupted_ms, ann.unrecorded) == (5, rounded(40_000), rounded(60_000), 0)
+    assert (ann.queued_ms, ann.cpu_ms, ann.duration_ms) == (rounded(20_000), rounded(20_500), rounded(30_000))
+    assert (cid.attempts, cid.lost_ms, cid.interrupted_ms, cid.unrecorded) == (4, rounded(10_000), 0, 2)
+    assert cid.queued_ms == rounded(30_000)
+
+
+def test_a_failed_cell_lost_its_attempts_before_the_last(store: Store, failed_run: str) -> None:
+    leave_attempt(store, failed_run, "bob", 2, "disk_full", 20)
+    leave_attempt(store, failed_run, "bob", 10, "out_of_memory", 30)
+    bob = rows_of(index_run(store, read_record(store, failed_run)))["upper", "bob"]
+    assert (bob.attempts, bob.duration_ms, bob.lost_ms, bob.interrupted_ms) == (10, rounded(30_000), rounded(21_000), 0)
+    assert bob.unrecorded == 7
+
+
+def test_a_cell_that_was_killed_without_a_word_is_told_as_unrecorded(store: Store, stage: Stage) -> None:
+    stage.play, stage.silent = one_fails, {"bob"}
+    (run_id,) = drive(request_of(store, settings=STRANGER), stage).run_ids
+    rows = rows_of(CellTable.read(store, run_id))
+    assert (rows["upper", "bob"].attempts, rows["upper", "bob"].unrecorded) == (0, 1)
+    assert rows["count", "bob"].unrecorded == 0
+
+
 def assert_same(row: CellRow, record: Receipt | Failure) -> None:
     assert (row.attempts, row.started_at) == (record.attempt, record.started_at)
     assert row.duration_ms == rounded(milliseconds(record.stopped_at) - milliseconds(record.started_at))
