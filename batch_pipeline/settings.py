@@ -155,11 +155,19 @@ class DeploySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PriceSettings:
-    """Section `prices`: what an hour costs, for estimates."""
+    """Section `prices`: what an hour costs, and how much a run may cost."""
 
     currency: str
     vcpu_hour: float = _at_least(0)
     gib_hour: float = _at_least(0)
+    file: str = ""
+    max_cost: float = field(default=0, metadata={"ge": 0})
+    max_cost_cancel: bool = False
+
+    @property
+    def own_file(self) -> Path:
+        """Where the user's own table of prices lies, if there is one."""
+        return _place(self.file, "XDG_CONFIG_HOME", ".config", "prices.csv")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,12 +145,39 @@ def finish(call: CommandCall, outcome: Outcome | int) -> int:
     if call.json:
         from batch_pipeline.report.records import outcome_record
 
-        print_json(outcome_record(outcome))
+        print_json(outcome_record(outcome) | _spending(call, outcome))
     elif not call.options.get("quiet"):
         _tell(outcome)
+        _tell_spending(call, outcome)
     if outcome.interrupted:
         return CommandExit.INTERRUPTED
     return CommandExit.DONE if outcome.ok else CommandExit.FAILED
+
+
+def _spending(call: CommandCall, outcome: Outcome) -> dict[str, object]:
+    """What the runs that the command followed took, as keys of its JSON."""
+    from batch_pipeline.records.spent import read_records, spent_in, wall_seconds
+    from batch_pipeline.report.records import plain
+
+    if outcome.detached:
+        return {}
+    records = read_records(call.store, outcome.run_ids)
+    return {"spent": plain(spent_in(records)), "wall_seconds": wall_seconds(records)}
+
+
+def _tell_spending(call: CommandCall, outcome: Outcome) -> None:
+    from batch_pipeline.records.spent import read_records, spent_in
+    from batch_pipeline.report.spending import spent_notes, spent_words, took_words
+
+    if outcome.detached or outcome.interrupted or not outcome.run_ids:
+        return
+    records = read_records(call.store, outcome.run_ids)
+    spent = spent_in(records)
+    words = spent_words(spent, sum(record.done for record in records))
+    if took := took_words(records):
+        data(f"Took {took}{': ' if words else ''}{words}.")
+    for note in spent_notes(spent):
+        say(note)
 
 
 def _tell(outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 #: Options that ask for runs, by the query's field; times apart.
 _FILTERS: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
+
+#: Of the list, a row as `_row` makes it.
+_COLUMNS: Final = (
+    *("run", "pipeline", "started (UTC)", "took", "vCPU-hours", "cost"),
+    *("by", "code", "samples", "jobs", "state", "command"),
+)
 
 
 def runs(call: CommandCall) -> int:
@@ -60,7 +67,20 @@ def _list(call: CommandCall, _: Sequence[str]) -> int:
         filtered = any(call.options[name] for name in (*_FILTERS, "since", "until"))
         data(f"No run {'that fits ' if filtered else ''}is recorded in {call.store.url}.")
         return CommandExit.DONE
-    columns = ["run", "pipeline", "started (UTC)", "by", "code", "samples", "jobs", "state", "command"]
+    columns = [
+        "run",
+        "pipeline",
+        "started (UTC)",
+        "took",
+        "vCPU-hours",
+        "cost",
+        "by",
+        "code",
+        "samples",
+        "jobs",
+        "state",
+    ]
+    columns.append("command")
     print_table(columns, [_row(run) for run in records])
     return CommandExit.DONE
 
@@ -85,25 +105,32 @@ def _filters(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(run: RunRecord) -> dict[str, Any]:
+    from batch_pipeline.records.spent import wall_seconds
     from batch_pipeline.report.records import plain
 
     value: dict[str, Any] = plain(run)
-    return value | {"ended": run.ended, "ok": run.ok, "status": run.status}
+    return value | {"ended": run.ended, "ok": run.ok, "status": run.status, "wall_seconds": wall_seconds([run])}
 
 
 def _row(run: RunRecord) -> list[object]:
+    from batch_pipeline.records.spent import Spent
     from batch_pipeline.report.run_pages import code_of, state_of
+    from batch_pipeline.report.spending import cost_words, hours_words, took_words
 
+    spent = Spent.from_json(run.spent)
+    hours = hours_words(spent.vcpu_hours) if run.spent else ""
+    took = (took_words([run]), hours, cost_words(spent))
     began = run.started_at[:19].replace("T", " ")
     by = f"{run.user}@{run.host}"
     about = run.description or " ".join(run.argv)
-    return [run.run_id, run.pipeline, began, by, code_of(run), run.samples, run.jobs, state_of(run), about]
+    return [run.run_id, run.pipeline, began, *took, by, code_of(run), run.samples, run.jobs, state_of(run), about]
 
 
 def _show(call: CommandCall, names: Sequence[str]) -> int:
     from batch_pipeline.records.cell_table import table_of
     from batch_pipeline.records.history import read_events
     from batch_pipeline.records.registry import resolve
+    from batch_pipeline.records.spent import spent_by_best
     from batch_pipeline.report.cell_summaries import summaries
     from batch_pipeline.report.records import plain
     from batch_pipeline.report.run_pages import page_of
@@ -118,6 +145,7 @@ def _show(call: CommandCall, names: Sequence[str]) -> int:
     except NotInStore:
         failed = []
     table, sentence = table_of(call.store, run)
+    run = replace(run, spent=spent_by_best(run, table, call.settings))
     if sentence:
         say(sentence)
     if call.json:

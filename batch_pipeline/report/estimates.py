@@ -91,9 +91,11 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     if estimate.guessed:
         guess = lasting(GUESSED_SECONDS)
         lines.append(f"No receipts yet of {first_few(estimate.guessed)}: assumes {guess} a cell.")
+    priced = [step.step for step in estimate.steps if step.priced]
+    machines = f"those of the machines that earlier cells had ({first_few(priced)}), else " if priced else ""
     lines.append(
-        "Prices are those of the settings (prices.*). Left out: attempts that are made again, image pulls, machines"
-        " that stand idle, storage and transfer."
+        f"Prices are {machines}those of the settings (prices.*). Not included: attempts that are made again, image"
+        " pulls, machines that stand idle, storage and transfer."
     )
     return lines
 

@@ -11,8 +11,10 @@ from batch_pipeline.records.cell_table import CellTable
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.history import Event
 from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.spent import Spent
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.cell_summaries import SUMMARY_COLUMNS, summaries, summary_rows
+from batch_pipeline.report.spending import run_spent_words, spent_notes, took_words
 
 #: What stands for the image of a step that ran as a process of the machine.
 NO_IMAGE: Final = "none: a process of the machine"
@@ -33,18 +35,6 @@ def state_of(run: RunRecord) -> str:
     counts = f"{run.done:,} done" + (f", {run.failed:,} failed" if run.failed else "")
     state = counts if run.ended else "live"
     return f"{state}; {run.problem}" if run.problem else state
-
-
-def spent_words(run: RunRecord) -> str:
-    """What its cells took: `12.5 vCPU-hours, 48 GiB-hours, 0.63 USD`, by how many receipts; empty: nobody told."""
-    if not run.spent.get("receipts"):
-        return ""
-    hours = {name: run.spent[f"{name}_hours"] for name in ("vcpu", "gib")}
-    vcpu, gib = (f"{value:,.1f}" if value >= 10 else f"{value:.3g}" for value in hours.values())
-    amounts = [f"{vcpu} vCPU-hours", f"{gib} GiB-hours"]
-    amounts += [f"{run.spent['cost']:,.2f} {run.spent['currency']}"] if run.spent["cost"] else []
-    receipts = run.spent["receipts"]
-    return ", ".join(amounts) + (f" (after {receipts:,} of its receipts)" if receipts < run.done else "")
 
 
 def code_of(run: RunRecord) -> str:
@@ -87,6 +77,7 @@ def page_of(
 
 
 def _about(run: RunRecord) -> Iterator[Sequence[object]]:
+    notes = spent_notes(Spent.from_json(run.spent))
     yield from _told(
         ("id", run.run_id),
         ("kind", run.kind),
@@ -96,7 +87,9 @@ def _about(run: RunRecord) -> Iterator[Sequence[object]]:
         ("state", state_of(run)),
         ("began", run.started_at),
         ("ended", run.ended_at),
-        ("spent", spent_words(run)),
+        ("took", took_words([run])),
+        ("spent", run_spent_words(run)),
+        *(("of that", note) for note in notes),
         ("by", f"{run.user} on {run.host}"),
         ("identity", run.identity if run.identity != run.user else ""),
         ("command", " ".join(run.argv)),

@@ -19,15 +19,15 @@ from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.records.attempts import earlier_failures, failures_of
+from batch_pipeline.records.attempts import done_rows, failed_rows
 from batch_pipeline.records.cell_table import (
     REASONS,
     STATES,
     CellColumns,
     CellEnd,
+    CellRow,
     CellTable,
     CellTableWriter,
-    milliseconds,
     table_of,
 )
 from batch_pipeline.records.events import FailedCell
@@ -40,17 +40,13 @@ from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.live import submissions
 from batch_pipeline.run.verdict import read_failed, write_failed
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
-from batch_pipeline.wire.receipt import Failure, Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Cells whose receipts in a folder a driver reads when it closes their run.
 MOST_READ: Final = 20_000
 #: Cells whose receipts are in memory at a time.
 _BATCH: Final = 2_000
-#: Reasons of cells that may have had no attempt.
-_NEVER_RAN: Final = (EndReason.DEPENDENCY, EndReason.CANCELLED, EndReason.IMAGE)
 _LOG: Final = logging.getLogger(__name__)
 _ENDS: Final = {
     CellState.DONE: CellEnd.REUSED,
@@ -100,7 +96,9 @@ def close_run(
         ended = _Ended(run_id=run_id, done=done, failed=len(ours), jobs=sent, failures=_by_cell(ours))
         is_near = store.folder is not None and sum(job.size for job in sent) <= MOST_READ
         table = _written(store, ended, measured=is_near)
-    write_end(store, run_id, done=done, failed=len(ours), spent=spent_record(store, run_id, jobs, settings, table))
+    write_end(
+        store, run_id, done=done, failed=len(ours), spent=spent_record(store, run_id, jobs, settings, table, ours)
+    )
 
 
 def index_run(store: Store, run: RunRecord) -> CellTable:
@@ -214,16 +212,11 @@ def _fill_sent(
                     for receipt in read_receipts(store, keys, damaged=lambda _: None)
                     if receipt.written_by[0] == ended.run_id
                 ]
-                for receipt, earlier in zip(receipts, earlier_failures(store, receipts), strict=True):
-                    position = positions[receipt.sample]
-                    _set_end(cells, position, CellEnd.KEPT if receipt.kept else CellEnd.DONE, None)
-                    _measure(cells, position, receipt, earlier, writer)
+                for row in done_rows(store, receipts):
+                    _set_row(cells, positions[row.sample], row, writer)
     if measured:
-        for failure, records in failures_of(store, ended.run_id, failures.values()):
-            if records:
-                _measure(cells, positions[failure.sample], records[-1], records[:-1], writer)
-            elif failure.reason not in _NEVER_RAN:
-                cells.columns["unrecorded"][positions[failure.sample]] = 1
+        for row in failed_rows(store, ended.run_id, failures.values()):
+            _set_row(cells, positions[row.sample], row, writer)
 
 
 def _set_end(cells: CellColumns, position: int, end: CellEnd, failure: FailedCell | None) -> None:
@@ -231,52 +224,15 @@ def _set_end(cells: CellColumns, position: int, end: CellEnd, failure: FailedCel
     cells.columns["reason"][position] = REASONS.index(failure.reason.value) if failure else 0
 
 
-def _measure(
-    cells: CellColumns, position: int, record: Receipt | Failure, earlier: Sequence[Failure], writer: CellTableWriter
-) -> None:
-    """What an attempt took, and those before it in its job.
-
-    Of one that found its cell unchanged only when that was, for the rest is another run's.
-    """
-    kept = record.kept if isinstance(record, Receipt) else {}
-    start = milliseconds(kept["at"] if kept else record.started_at)
-    attempt = record.written_by[1] if isinstance(record, Receipt) else record.attempt
-    lost = [failure for failure in earlier if not EndReason(failure.end_reason).is_blameless]
-    lost_ms = sum(map(_duration, lost))
-    values = {
-        "attempts": min(attempt, 255),
-        "started_ms": start,
-        "lost_ms": lost_ms,
-        "interrupted_ms": sum(map(_duration, earlier)) - lost_ms,
-        "unrecorded": min(max(0, attempt - 1 - len(earlier)), 255),
+def _set_row(cells: CellColumns, position: int, row: CellRow, writer: CellTableWriter) -> None:
+    """Fills the columns of a cell with what it took."""
+    coded = {
+        "state": STATES.index(row.state),
+        "reason": REASONS.index(row.reason.value) if row.reason else 0,
+        "machine": writer.machine(row.machine),
     }
-    if not kept:
-        queued = max(
-            milliseconds(moment) for moment in (record.queued_at, *(failure.stopped_at for failure in earlier))
-        )
-        values |= {
-            "machine": writer.machine(_machine(record)),
-            "duration_ms": _duration(record),
-            "peak_memory_bytes": record.usage.peak_memory_bytes,
-            "in_bytes": record.usage.staged_in_bytes,
-            "out_bytes": record.usage.staged_out_bytes,
-            "cpus": record.cpus,
-            "memory_mb": record.memory_mb,
-            "queued_ms": max(0, start - queued) if queued else 0,
-            "cpu_ms": round(record.usage.cpu_seconds * 1000),
-        }
-    for name, value in values.items():
-        cells.columns[name][position] = value
-
-
-def _duration(record: Receipt | Failure) -> int:
-    """Milliseconds of an attempt."""
-    return max(0, milliseconds(record.stopped_at) - milliseconds(record.started_at))
-
-
-def _machine(record: Receipt | Failure) -> str:
-    words = (record.instance_type, record.purchase, record.availability_zone)
-    return ", ".join(filter(None, words)) if record.instance_type else record.host
+    for name, column in cells.columns.items():
+        column[position] = coded[name] if name in coded else getattr(row, name)
 
 
 def _by_cell(failed: Iterable[FailedCell]) -> dict[str, dict[str, FailedCell]]:

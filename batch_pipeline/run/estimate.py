@@ -1,7 +1,8 @@
 """The estimate of a plan: hours of vCPUs and memory, money, and the least time on the clock. Writes nothing.
 
 How long a cell takes is told by the receipts of earlier cells of its step, of which a bounded number is read, spread
-over the samples. A step without any is guessed, and it is said that it was. What is left out: attempts that are made
+over the samples, and what an hour of it costs by the machines that they had. A step without any is guessed, and it is
+said that it was. What is left out: attempts that are made
 again, pulling images, machines that stand idle or hold a job only in part, storage and transfer.
 """
 
@@ -16,9 +17,11 @@ from typing import Any, Final
 
 from batch_pipeline.backends.account import Inspectable, NotVisible, resource_request_of
 from batch_pipeline.backends.definitions import configured_definitions
-from batch_pipeline.config import PriceSettings, Settings
+from batch_pipeline.backends.prices import Tariff, tariff_of
+from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Inventory, Plan
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.attempts import machine_of
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.local_capacity import embedded_capacity
 from batch_pipeline.wire import layout
@@ -60,6 +63,8 @@ class StepEstimate:
     vcpu_hours: float
     gib_hours: float
     cost: float
+    #: Receipts whose machines have a price, of which the cost is the mean; 0: the settings' prices are assumed.
+    priced: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +101,19 @@ class Estimate:
 def estimate(request: Request, plan: Plan, inventory: Inventory, backend: object) -> Estimate:
     """What the plan will take. Reads at most 200 receipts a step, and asks AWS how large the queue may get."""
     definitions = configured_definitions(request.graph, request.settings)
-    durations = {step: read_durations(request.store, step, inventory) for step in request.graph.names}
-    return estimate_of(plan, definitions, durations, request.settings.prices, capacity_of(request.settings, backend))
+    receipts = {step: read_some_receipts(request.store, step, inventory) for step in request.graph.names}
+    return estimate_of(
+        plan,
+        definitions,
+        {step: [seconds_of(receipt) for receipt in read] for step, read in receipts.items()},
+        tariff_of(request.settings),
+        capacity_of(request.settings, backend),
+        machines={step: [machine_of(receipt) for receipt in read] for step, read in receipts.items()},
+    )
 
 
-def read_durations(store: Store, step: str, inventory: Inventory) -> list[float]:
-    """Seconds that cells of a step took, of at most 200 that are spread evenly over the samples.
+def read_some_receipts(store: Store, step: str, inventory: Inventory) -> list[Receipt]:
+    """Receipts of a step, at most 200 that are spread evenly over the samples.
 
     Where none of the samples that are asked has been done, others tell: those of the first page of the store's.
     """
@@ -112,19 +124,20 @@ def read_durations(store: Store, step: str, inventory: Inventory) -> list[float]
         keys = [entry.key for entry in entries if layout.cell_of_receipt(entry.key)]
     keys = keys[:: max(1, -(-len(keys) // MOST_RECEIPTS))]
 
-    def read(key: str) -> float | None:
+    def read(key: str) -> Receipt | None:
         try:
-            return _seconds(Receipt.from_json(store.get_json(key)))
+            return Receipt.from_json(store.get_json(key))
         except NotInStore:
             return None
 
     if not keys:
         return []
     with ThreadPoolExecutor(READERS) as readers:
-        return [seconds for seconds in readers.map(read, keys) if seconds is not None]
+        return [receipt for receipt in readers.map(read, keys) if receipt is not None]
 
 
-def _seconds(receipt: Receipt) -> float:
+def seconds_of(receipt: Receipt) -> float:
+    """How long the attempt took."""
     began, ended = (datetime.fromisoformat(moment) for moment in (receipt.started_at, receipt.stopped_at))
     return max(0.0, (ended - began).total_seconds())
 
@@ -149,40 +162,53 @@ def estimate_of(
     plan: Plan,
     definitions: Mapping[str, Mapping[str, Any]],
     durations: Mapping[str, Sequence[float]],
-    prices: PriceSettings,
+    tariff: Tariff,
     capacity: Capacity,
+    machines: Mapping[str, Sequence[str]] | None = None,
 ) -> Estimate:
-    """What a plan will take, from how long cells took. Pure."""
+    """What a plan will take, from how long cells took, and on which machines. Pure."""
     steps = tuple(
-        _step_estimate(plan, step, definitions[step], durations.get(step, ()), prices)
+        _step_estimate(
+            plan, step, definitions[step], durations.get(step, ()), tariff, machines.get(step, ()) if machines else ()
+        )
         for step in plan.graph.names
         if any(job.step == step and not job.join for job in plan.jobs)
     )
     return Estimate(
-        steps=steps, currency=prices.currency, least_seconds=_least(plan.graph, steps, capacity), capacity=capacity
+        steps=steps, currency=tariff.currency, least_seconds=_least(plan.graph, steps, capacity), capacity=capacity
     )
 
 
 def _step_estimate(
-    plan: Plan, step: str, definition: Mapping[str, Any], measured: Sequence[float], prices: PriceSettings
+    plan: Plan,
+    step: str,
+    definition: Mapping[str, Any],
+    measured: Sequence[float],
+    tariff: Tariff,
+    machines: Sequence[str],
 ) -> StepEstimate:
     wanted = resource_request_of(definition["containerProperties"])
     jobs = [job for job in plan.jobs if job.step == step and not job.join]
     seconds = mean(measured) if measured else GUESSED_SECONDS
     hours = seconds / _HOUR
-    vcpu_hours = sum(job.size for job in jobs) * wanted.vcpus * hours
+    cells = sum(job.size for job in jobs)
+    vcpu_hours = cells * wanted.vcpus * hours
     # Cells that are sent again after they ran out of memory are given more.
-    gib_hours = sum(job.size * (job.overrides.memory_mb or wanted.memory_mb) for job in jobs) / _GIB * hours
+    memory_mb = sum(job.size * (job.overrides.memory_mb or wanted.memory_mb) for job in jobs)
+    # On this machine nothing is paid: there the estimate tells what it would cost elsewhere.
+    known = [] if tariff.flat else [tariff.hourly(cells * wanted.vcpus, memory_mb, machine) for machine in machines]
+    hourly = [price for price in known if price is not None]
     return StepEstimate(
         step=step,
-        cells=sum(job.size for job in jobs),
+        cells=cells,
         vcpus=wanted.vcpus,
         memory_mb=wanted.memory_mb,
         seconds=seconds,
         receipts=len(measured),
         vcpu_hours=vcpu_hours,
-        gib_hours=gib_hours,
-        cost=vcpu_hours * prices.vcpu_hour + gib_hours * prices.gib_hour,
+        gib_hours=memory_mb / _GIB * hours,
+        cost=hours * (mean(hourly) if hourly else tariff.assumed_hourly(cells * wanted.vcpus, memory_mb)),
+        priced=len(hourly),
     )
 
 

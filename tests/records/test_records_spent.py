@@ -11,7 +11,7 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS, spent_of, spent_record
 from batch_pipeline.records.submissions import Submission
-from batch_pipeline.report.run_pages import spent_words
+from batch_pipeline.report.spending import run_spent_words
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.manifest import Row, write_rows
 from batch_pipeline.wire.receipt import Receipt
@@ -104,9 +104,9 @@ def test_a_run_ends_though_a_receipt_cannot_be_read(store: Store) -> None:
         ),
         (
             {"vcpu_hours": 12.5, "gib_hours": 48.0, "cost": 0.634, "currency": "USD", "receipts": 4},
-            "12.5 vCPU-hours, 48.0 GiB-hours, 0.63 USD (after 4 of its receipts)",
+            "12.5 vCPU-hours, 48.0 GiB-hours, 0.6340 USD (after 4 of its receipts)",
         ),
     ],
 )
 def test_it_is_told_in_words(spent: dict[str, Any], words: str) -> None:
-    assert spent_words(RunRecord(run_id="R", started_at="", done=8, spent=spent)) == words
+    assert run_spent_words(RunRecord(run_id="R", started_at="", done=8, spent=spent)) == words

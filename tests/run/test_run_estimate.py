@@ -10,7 +10,8 @@ from batch_pipeline.backends.aws_clients import Clients, attached_maker
 from batch_pipeline.backends.batch import BatchBackend
 from batch_pipeline.backends.definitions import definitions_of
 from batch_pipeline.backends.memory import MemoryBackend
-from batch_pipeline.config import PriceSettings, load_settings
+from batch_pipeline.backends.prices import PriceRow, PriceTable, Tariff
+from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.testing import VirtualBatch
 from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.workflow import Graph
@@ -23,14 +24,15 @@ from batch_pipeline.run.estimate import (
     capacity_of,
     estimate,
     estimate_of,
-    read_durations,
+    read_some_receipts,
+    seconds_of,
 )
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import Store
 from tests.run.small import Letters, new_store, request_of
 
-PRICES = PriceSettings(currency="EUR", vcpu_hour=0.10, gib_hour=0.01)
+PRICES = Tariff(currency="EUR", flat=(0.10, 0.01), assumed=(0.10, 0.01))
 
 
 def plan_of(*samples: str) -> Plan:
@@ -38,13 +40,19 @@ def plan_of(*samples: str) -> Plan:
     return Driver(request, MemoryBackend()).inspect().plan
 
 
-def estimated(plan: Plan, durations: dict[str, list[float]], capacity: Capacity | None = None) -> Estimate:
+def estimated(
+    plan: Plan,
+    durations: dict[str, list[float]],
+    capacity: Capacity | None = None,
+    tariff: Tariff = PRICES,
+    machines: dict[str, list[str]] | None = None,
+) -> Estimate:
     graph = Graph.of(Letters)
     definitions = {}
     for step, definition in definitions_of(graph, pipeline="letters", attempts=1).items():
         needs = [{"type": "VCPU", "value": "2"}, {"type": "MEMORY", "value": "2048"}]
         definitions[step] = {**definition, "containerProperties": {"resourceRequirements": needs}}
-    return estimate_of(plan, definitions, durations, PRICES, capacity or Capacity())
+    return estimate_of(plan, definitions, durations, tariff, capacity or Capacity(), machines)
 
 
 def write_receipts(store: Store, step: str, count: int, seconds: float = 60.0) -> Inventory:
@@ -82,6 +90,27 @@ def test_a_step_without_receipts_is_guessed_and_named() -> None:
     found = estimated(plan_of("a"), {"upper": [1.0]})
     assert found.guessed == ("count", "total")
     assert {step.seconds for step in found.steps if step.step != "upper"} == {GUESSED_SECONDS}
+
+
+def test_an_hour_costs_what_it_costs_on_the_machines_that_earlier_cells_had() -> None:
+    """A machine of 8 vCPUs and 32 GiB for 0.52 an hour: 0.045 a vCPU, 0.005 a GiB."""
+    row = PriceRow(
+        place="eu-west-1",
+        instance_type="m9.2xlarge",
+        purchase="spot",
+        vcpus=8,
+        memory_gib=32,
+        price_hour=0.52,
+        currency="USD",
+        date="2026-01-01",
+        source="here",
+    )
+    tariff = Tariff(currency="USD", flat=None, assumed=(1.0, 1.0), table=PriceTable.of([row]))
+    machines = {"upper": ["m9.2xlarge, spot, eu-west-1b", "some-host"], "count": ["some-host"]}
+    hour = {"upper": [3600.0, 3600.0], "count": [3600.0]}
+    upper, count, _ = estimated(plan_of("a", "b"), hour, tariff=tariff, machines=machines).steps
+    assert (upper.cost, upper.priced) == (pytest.approx(2 * (2 * 0.045 + 2 * 0.005)), 1)
+    assert (count.cost, count.priced) == (pytest.approx(2 * (2 + 2)), 0)
 
 
 def test_only_what_is_to_run_is_counted() -> None:
@@ -122,7 +151,7 @@ def test_a_bounded_number_of_receipts_is_read(count: int, read: int) -> None:
     store = new_store()
     inventory = write_receipts(store, "upper", count, seconds=90.0)
     before = store.calls["get"]
-    assert read_durations(store, "upper", inventory) == [90.0] * read
+    assert list(map(seconds_of, read_some_receipts(store, "upper", inventory))) == [90.0] * read
     assert store.calls["get"] - before == read <= MOST_RECEIPTS
 
 
@@ -130,7 +159,7 @@ def test_a_receipt_that_went_meanwhile_is_left_out() -> None:
     store = new_store()
     inventory = write_receipts(store, "upper", 3)
     store.delete([layout.receipt("upper", "s0001", "f")])
-    assert read_durations(store, "upper", inventory) == [60.0, 60.0]
+    assert list(map(seconds_of, read_some_receipts(store, "upper", inventory))) == [60.0, 60.0]
 
 
 def test_an_estimate_reads_the_store_of_the_request() -> None:
