@@ -166,7 +166,7 @@ class PriceSettings:
 
     @property
     def own_file(self) -> Path:
-        """Where the user's own table of prices lies, if there is one."""
+        """Where the user's own table of prices lies."""
         return _place(self.file, "XDG_CONFIG_HOME", ".config", "prices.csv")
 
 

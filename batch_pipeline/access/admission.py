@@ -1,4 +1,4 @@
-"""Admission of a run, from request to grant, in one order: policy, precheck, remote and registry, decision.
+"""Admission of a run, from request to grant, in one order: policy, precheck, remote, registry and spending, decision.
 
 The command line and the service both come through here; nothing else makes a `Grant`.
 """
@@ -6,10 +6,13 @@ The command line and the service both come through here; nothing else makes a `G
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from batch_pipeline.access.budget import spending_facts
 from batch_pipeline.access.code import Tokens, code_facts
 from batch_pipeline.access.gate import Grant, decide, precheck
 from batch_pipeline.access.images import Resolver, image_facts
@@ -17,6 +20,7 @@ from batch_pipeline.access.policy import read_policy
 from batch_pipeline.access.request import AdmissionFacts, Level, SubmitRequest, UserIdentity
 from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import Refused
+from batch_pipeline.wire.store import Store, open_store
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ class AdmissionContext:
     tokens: Tokens = lambda reference: ""
     #: None: registries that anybody may read.
     images: Resolver | None = None
+    #: Opens a dataset's store by its URL, to read there what its runs cost.
+    stores: Callable[[str], Store] = open_store
 
 
 def admit(request: SubmitRequest, identity: UserIdentity, context: AdmissionContext) -> Grant:
@@ -56,7 +62,10 @@ def _decided(request: SubmitRequest, identity: UserIdentity, context: AdmissionC
     policy = read_policy(context.policies, request.dataset)
     precheck(request, policy, identity)
     image = request.image or policy.levels[Level(request.access_level)].image
+    has_budget = policy.month_budget is not None
     facts = AdmissionFacts(
-        code=code_facts(request, policy, context.cache, context.tokens), image=image_facts(image, context.images)
+        code=code_facts(request, policy, context.cache, context.tokens),
+        image=image_facts(image, context.images),
+        spending=spending_facts(policy, context.stores, datetime.now(UTC)) if has_budget else None,
     )
     return decide(request, policy, identity, facts)

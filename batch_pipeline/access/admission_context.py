@@ -6,6 +6,7 @@ from typing import Final
 
 from batch_pipeline.access.admission import AdmissionContext
 from batch_pipeline.access.images import ImageName, ask_registry
+from batch_pipeline.access.launching import store_of
 from batch_pipeline.access.request import UserIdentity
 from batch_pipeline.backends.account import Inspectable, NotVisible
 from batch_pipeline.config import Settings
@@ -35,7 +36,11 @@ def admission_context_of(settings: Settings, backend: object) -> AdmissionContex
         return ask_registry(name)
 
     return AdmissionContext(
-        policies=settings.access.policies, cache=settings.access.cache_folder, tokens=token, images=digest
+        policies=settings.access.policies,
+        cache=settings.access.cache_folder,
+        tokens=token,
+        images=digest,
+        stores=lambda url: store_of(url, settings),
     )
 
 

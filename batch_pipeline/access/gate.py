@@ -35,6 +35,7 @@ from batch_pipeline.access.request import (
     EntryKind,
     ImageFacts,
     Level,
+    SpendingFacts,
     SubmitRequest,
     SubmoduleFacts,
     UserIdentity,
@@ -104,6 +105,7 @@ def decide(request: SubmitRequest, policy: DatasetPolicy, identity: UserIdentity
     place = policy.levels[level]
     rule = policy.repository(request.repository) if request.repository else None
     problems = [*_code(request, level, rule, facts.code), *_image(request, level, policy, place, facts.image)]
+    problems += _budget(policy, facts.spending)
     if problems:
         raise Refused(problems)
     return _grant(request, policy, identity, rule, facts)
@@ -415,5 +417,24 @@ def _image(
             subject=f"image {image.pinned}",
             rule=f"Level {level.value} runs in allowed images only, and it is none of them.",
             remedy=f"Use one of {', '.join(rule.repository for rule in policy.images) or 'none'}.",
+            status=403,
+        )
+
+
+def _budget(policy: DatasetPolicy, spending: SpendingFacts | None) -> Iterator[Problem]:
+    """What the month's runs have cost; a budget of which nobody knows what is left lets nothing through."""
+    if policy.month_budget is None:
+        return
+    subject, remedy = f"dataset {policy.dataset}", "Wait for the next month, or ask its maintainers to raise [budget]."
+    bound = f"its budget is {policy.month_budget:,.2f} a month"
+    if spending is None:
+        yield Problem(subject=subject, rule=f"{bound.capitalize()}, and what was spent is not known.", remedy=remedy)
+    elif spending.cost >= policy.month_budget:
+        spent = f"{spending.cost:,.2f} {spending.currency}".strip()
+        unknown = f", without {spending.unpriced:,} cells of unknown cost" if spending.unpriced else ""
+        yield Problem(
+            subject=subject,
+            rule=f"Its runs of {spending.month} cost {spent}{unknown}, and {bound}.",
+            remedy=remedy,
             status=403,
         )

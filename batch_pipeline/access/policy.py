@@ -12,6 +12,9 @@
     repository = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/driver"
     digests = ["sha256:3fa9"]                         # beginnings; "sha256:" is any
 
+    [budget]
+    month = 500                                       # most that its runs of a month may cost, in the prices' currency
+
     [levels.test]                                     # and standard, full: those that there are
     store = "s3://fusions-test"
     output_prefix = "analysis"
@@ -107,6 +110,8 @@ class DatasetPolicy:
     levels: Mapping[Level, LevelRule]
     repositories: tuple[RepositoryRule, ...] = ()
     images: tuple[ImageRule, ...] = ()
+    #: Most that the runs of a month may have cost when one more is let through; None: no bound.
+    month_budget: float | None = None
 
     def repository(self, name: str) -> RepositoryRule | None:
         """The rule for a repository, by its URL in any spelling, or by its name when only one is called so."""
@@ -215,6 +220,7 @@ def parse_policy(data: bytes, origin: str) -> DatasetPolicy:
         levels={Level(name): LevelRule(**_tuples(rule)) for name, rule in value["levels"].items()},
         repositories=tuple(RepositoryRule(**_tuples(rule)) for rule in value.get("repositories", ())),
         images=tuple(ImageRule(**_tuples(rule)) for rule in value.get("images", ())),
+        month_budget=value["budget"]["month"] if "budget" in value else None,
     )
     problems = list(_contradictions(policy))
     if problems:
@@ -317,6 +323,7 @@ _SCHEMA: Final[Any] = _table(
                 },
             )
         ),
+        "budget": _table({"month": {"type": "float", "strict": True, "ge": 0, "allow_inf_nan": False}}, {}),
         "images": _list(
             _table({"repository": _text(_IMAGE), "digests": _list(_text(r"^sha256:[0-9a-f]{0,64}$"), 1)}, {})
         ),

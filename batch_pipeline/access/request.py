@@ -189,8 +189,26 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpendingFacts:
+    """What the records of a dataset's runs of this month say."""
+
+    #: `2026-11`.
+    month: str
+    #: Of runs that have ended.
+    cost: float
+    #: Empty where nothing was spent.
+    currency: str = ""
+    #: Runs that go on, of which nobody knows yet.
+    live: int = 0
+    #: Cells that ran on machines without a price.
+    unpriced: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdmissionFacts:
-    """Facts about code and image, looked up before the gate decides."""
+    """Facts about code, image and money, looked up before the gate decides."""
 
     code: CodeFacts | None = None
     image: ImageFacts | None = None
+    #: Of a dataset with a budget.
+    spending: SpendingFacts | None = None

@@ -178,6 +178,7 @@ def pipeline_options() -> list[click.Parameter]:
             "pipeline.check_results",
             "Whether a cell whose result files were removed runs again.",
         ),
+        SettingOption("--max-cost", "prices.max_cost", "Most that the run may cost; 0: no bound.", metavar="AMOUNT"),
     ]
 
 
@@ -194,6 +195,7 @@ def run_options() -> list[click.Parameter]:
             "What Ctrl-C does to the jobs.",
             type=click.Choice(["ask", "leave", "cancel"]),
         ),
+        SettingOption("--max-cost-cancel", "prices.max_cost_cancel", "Cancel jobs once more is spent.", is_flag=True),
     ]
 
 

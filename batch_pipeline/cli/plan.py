@@ -116,13 +116,16 @@ class _Details:
             context = context_of(request, reference=snapshot.reference)
             self.payloads = list(payloads(snapshot.plan, context))
             self.problems += plan_problems(snapshot.plan, context)
-        if call.options.get("estimate"):
+        if call.options.get("estimate") or request.settings.prices.max_cost:
             from batch_pipeline import backends
+            from batch_pipeline.run.cost_bound import cost_problem
             from batch_pipeline.run.estimate import estimate
 
             backend = backends.create(request.settings)
             try:
-                self.estimate = estimate(request, snapshot.plan, snapshot.inventory, backend)
+                if call.options.get("estimate"):
+                    self.estimate = estimate(request, snapshot.plan, snapshot.inventory, backend)
+                self.problems += filter(None, [cost_problem(request, snapshot.plan, snapshot.inventory, backend, ())])
             finally:
                 backend.close()
 

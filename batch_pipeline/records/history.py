@@ -35,6 +35,7 @@ class Happened(Enum):
     SUBMISSION_INTERRUPTED = "submission interrupted"
     CANCELLED = "cancelled"
     RECOVERY = "recovery"
+    COST_BOUND = "cost bound reached"
     ENDED = "ended"
     RELEASE_BEGUN = "release begun"
     RELEASED = "released"

@@ -78,6 +78,11 @@ def cancel(
     return cancelled
 
 
+def cancel_run(store: Store, backend: Backend, run_id: str) -> list[Cancelled]:
+    """Ends all live cells of one run, on the backend where its jobs are."""
+    return list(_cancelled(store, backend, Order(run_id=run_id)))
+
+
 def close_unbegun(store: Store, run_ids: Iterable[str]) -> list[str]:
     """Closes those of the runs that sent no job and never will, and says which: their drivers are gone.
 

@@ -31,6 +31,7 @@ from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.closing import close_run
+from batch_pipeline.run.cost_bound import CostWatch, require_cost
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import adopt
 from batch_pipeline.run.lock import DriverLock
@@ -228,6 +229,7 @@ class Driver:
         if not self._submitted:
             require_sound(request.graph)
         backend = self._backend.open(request.settings)
+        require_cost(request, snapshot.plan, snapshot.inventory, backend, self.run_ids)
         # The embedded server starts while Luigi is imported.
         backend.wake()
         if request.settings.backend.name != "embedded":
@@ -277,6 +279,10 @@ class Driver:
 
     def _watch(self, snapshot: Snapshot, jobs: Sequence[Submission]) -> Watch:
         settings = snapshot.request.settings
+        sleep = self._sleep
+        if settings.prices.max_cost and settings.prices.max_cost_cancel:
+            backend = self._backend.open(settings)
+            sleep = CostWatch(snapshot.request, backend, jobs, self.run_ids, sleep=self._sleep, clock=self._clock).sleep
         return watching(
             snapshot.plan,
             self._backend.open(settings),
@@ -284,7 +290,7 @@ class Driver:
             live=snapshot.inventory.live,
             runs=snapshot.live,
             settings=settings.watch,
-            sleep=self._sleep,
+            sleep=sleep,
             clock=self._clock,
         )
 
