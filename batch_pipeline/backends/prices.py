@@ -228,14 +228,19 @@ def checked(row: PriceRow) -> PriceRow:
     return row
 
 
-def write_rows(path: Path, rows: Iterable[PriceRow]) -> None:
-    """Writes a table of our columns, whole or not at all. Raises InvalidConfig."""
+def csv_text(rows: Iterable[PriceRow]) -> str:
+    """A table of our columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(map(astuple, rows))
+    return text.getvalue()
+
+
+def write_rows(path: Path, rows: Iterable[PriceRow]) -> None:
+    """Writes a table of our columns, whole or not at all. Raises InvalidConfig."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.put(str(path), text.getvalue().encode())
+        durable.put(str(path), csv_text(rows).encode())
     except OSError as error:
         raise InvalidConfig(f"The prices {path} cannot be written ({error}). Set prices.file.") from error
