@@ -17,7 +17,7 @@ from typing import Final
 #: Pixels between boxes of one rank, between chains of edges, and between ranks.
 BETWEEN_BOXES: Final = 28.0
 BETWEEN_CHAINS: Final = 14.0
-BETWEEN_RANKS: Final = 16.0
+BETWEEN_RANKS: Final = 22.0
 MARGIN: Final = 16.0
 _SWEEPS: Final = 12
 #: Pixels between two edges that leave or reach one box.
@@ -45,18 +45,12 @@ class LayoutEdge:
 class Route:
     """How an edge is drawn: down from the first point to the last, straight within each of the passages between.
 
-    A passage is (x, top, bottom): there the edge runs vertically.
+    A passage is (x, top, bottom): there the edge runs vertically. The label is in the middle of the last one.
     """
 
     start: tuple[float, float]
     passages: tuple[tuple[float, float, float], ...]
     end: tuple[float, float]
-
-    @property
-    def label(self) -> tuple[float, float]:
-        """The middle of the label, which is in the last passage."""
-        x, top, bottom = self.passages[-1]
-        return x, (top + bottom) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +205,8 @@ def _place(ranks: Sequence[Sequence[_Spot]]) -> None:
         for rank in ranks if downwards else reversed(ranks):
             wishes, weights = [], []
             for spot in rank:
-                others = (*spot.above, *spot.below) if last else spot.above if downwards else spot.below
+                both = last and spot.is_box
+                others = (*spot.above, *spot.below) if both else spot.above if downwards else spot.below
                 # A long edge is kept straight before boxes are centred.
                 weighted = [(other.x, 1.0 if spot.is_box or other.is_box else 8.0) for other in others]
                 weight = sum(weight for _, weight in weighted)

@@ -120,18 +120,18 @@ def _edge(edge: DiagramEdge, route: Route) -> Iterator[str]:
     """The line, broken where its label stands, and the head of the arrow."""
     x, y = route.start
     path = [f"M{x:.1f} {y:.1f}"]
-    for at, (to_x, top, bottom) in enumerate(route.passages):
-        path.append(_curve(x, y, to_x, top))
-        is_label = at == len(route.passages) - 1
-        path.append(f"M{to_x:.1f} {bottom:.1f}" if is_label else f"V{bottom:.1f}" if bottom > top else "")
+    for to_x, top, bottom in route.passages:
+        path += [_curve(x, y, to_x, top), f"V{bottom:.1f}"]
         x, y = to_x, bottom
+    label_x, top, bottom = route.passages[-1]
+    label_y, half = (top + bottom) / 2, _label_size(edge).height / 2
+    path[-1] = f"V{label_y - half:.1f}M{label_x:.1f} {label_y + half:.1f}V{bottom:.1f}"
     end_x, end_y = route.end
     path.append(_curve(x, y, end_x, end_y - 5))
     dashes = ' stroke-dasharray="5 4"' if edge.conditional else ""
     yield f'<path d="{"".join(path)}" stroke="currentColor" stroke-opacity=".45" stroke-width="1.3"{dashes}/>'
     head = f"M{end_x:.1f} {end_y:.1f}l-4.5 -8h9z"
     yield f'<path d="{head}" fill="currentColor" fill-opacity=".6"/>'
-    label_x, label_y = route.label
     first = label_y - 7.0 * (len(edge.labels) - 1) + 3.8
     for row, label in enumerate(edge.labels):
         yield _row(label, label_x, first + 14 * row, _LABEL, opacity=".75")
