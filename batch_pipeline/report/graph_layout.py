@@ -9,7 +9,7 @@ allows, which is an isotonic regression.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -70,6 +70,8 @@ class _Spot:
 
     size: Size
     is_box: bool
+    #: How much the edge of a chain counts where neighbours are lined up.
+    weight: float = 1.0
     x: float = 0.0
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ def lay_out(boxes: Mapping[str, Size], edges: Sequence[LayoutEdge]) -> Layout:
     spots = {key: _Spot(size, is_box=True) for key, size in boxes.items()}
     for key, spot in spots.items():
         ranks[rank_of[key]].append(spot)
-    chains = [_chain(edge, spots, rank_of, ranks) for edge in edges]
+    chains = list(_chains(edges, spots, rank_of, ranks))
     _order(ranks)
     _place(ranks)
     tops, total = _tops(ranks)
@@ -138,21 +140,25 @@ def _ranks(keys: Sequence[str], edges: Sequence[LayoutEdge]) -> dict[str, int]:
     return rank_of
 
 
-def _chain(
-    edge: LayoutEdge, spots: Mapping[str, _Spot], rank_of: Mapping[str, int], ranks: list[list[_Spot]]
-) -> list[_Spot]:
-    """The points of an edge in the ranks between its boxes, the label in the last."""
-    chain: list[_Spot] = []
-    last = spots[edge.tail]
-    for rank in range(rank_of[edge.tail] + 1, rank_of[edge.head]):
-        is_label = rank == rank_of[edge.head] - 1
-        spot = _Spot(edge.label if is_label else Size(0.0, 0.0), is_box=False)
-        ranks[rank].append(spot)
-        _join(last, spot)
-        chain.append(spot)
-        last = spot
-    _join(last, spots[edge.head])
-    return chain
+def _chains(
+    edges: Sequence[LayoutEdge], spots: Mapping[str, _Spot], rank_of: Mapping[str, int], ranks: list[list[_Spot]]
+) -> Iterator[list[_Spot]]:
+    """The points of each edge in the ranks between its boxes, the label in the last."""
+    tails, heads = {edge.tail for edge in edges}, {edge.head for edge in edges}
+    for edge in edges:
+        chain: list[_Spot] = []
+        last = spots[edge.tail]
+        # A line of boxes is straight, whatever small things it has at its sides.
+        at_side = edge.tail not in heads or edge.head not in tails
+        for rank in range(rank_of[edge.tail] + 1, rank_of[edge.head]):
+            is_label = rank == rank_of[edge.head] - 1
+            spot = _Spot(edge.label if is_label else Size(0.0, 0.0), is_box=False, weight=0.1 if at_side else 1.0)
+            ranks[rank].append(spot)
+            _join(last, spot)
+            chain.append(spot)
+            last = spot
+        _join(last, spots[edge.head])
+        yield chain
 
 
 def _join(upper: _Spot, lower: _Spot) -> None:
@@ -208,7 +214,10 @@ def _place(ranks: Sequence[Sequence[_Spot]]) -> None:
                 both = last and spot.is_box
                 others = (*spot.above, *spot.below) if both else spot.above if downwards else spot.below
                 # A long edge is kept straight before boxes are centred.
-                weighted = [(other.x, 1.0 if spot.is_box or other.is_box else 8.0) for other in others]
+                weighted = [
+                    (other.x, min(spot.weight, other.weight) * (1.0 if spot.is_box or other.is_box else 8.0))
+                    for other in others
+                ]
                 weight = sum(weight for _, weight in weighted)
                 wishes.append(sum(x * weight for x, weight in weighted) / weight if weight else spot.x)
                 weights.append(weight or 0.1)
@@ -216,14 +225,20 @@ def _place(ranks: Sequence[Sequence[_Spot]]) -> None:
 
 
 def _fit(rank: Sequence[_Spot], wishes: Sequence[float], weights: Sequence[float]) -> None:
-    """Sets x as near to the wishes as the distances allow, by least squares: pool adjacent violators."""
+    """Sets x as near to the wishes as the spots' widths allow."""
     offsets = [0.0]
     for left, right in pairwise(rank):
         gap = BETWEEN_BOXES if left.is_box and right.is_box else BETWEEN_CHAINS
         offsets.append(offsets[-1] + (left.size.width + right.size.width) / 2 + gap)
+    for spot, x in zip(rank, _spread(wishes, offsets, weights), strict=True):
+        spot.x = x
+
+
+def _spread(wishes: Sequence[float], offsets: Sequence[float], weights: Sequence[float]) -> Iterator[float]:
+    """The x nearest to the wishes by least squares, as far apart as their offsets: pool adjacent violators."""
     #: (mean, weight, how many spots)
     pools: list[tuple[float, float, int]] = []
-    for wish, offset, weight in zip(wishes, offsets, weights, strict=False):
+    for wish, offset, weight in zip(wishes, offsets, weights, strict=True):
         mean, total, count = wish - offset, weight, 1
         while pools and pools[-1][0] > mean:
             other, other_weight, others = pools.pop()
@@ -231,8 +246,7 @@ def _fit(rank: Sequence[_Spot], wishes: Sequence[float], weights: Sequence[float
             total, count = total + other_weight, count + others
         pools.append((mean, total, count))
     means = [mean for mean, _, count in pools for _ in range(count)]
-    for spot, mean, offset in zip(rank, means, offsets, strict=False):
-        spot.x = mean + offset
+    yield from (mean + offset for mean, offset in zip(means, offsets, strict=True))
 
 
 def _tops(ranks: Sequence[Sequence[_Spot]]) -> tuple[list[float], float]:
@@ -247,14 +261,18 @@ def _tops(ranks: Sequence[Sequence[_Spot]]) -> tuple[list[float], float]:
 def _ends(
     edges: Sequence[LayoutEdge], toward: Sequence[float], spots: Mapping[str, _Spot], *, by_head: bool
 ) -> list[float]:
-    """The x at which each edge leaves its tail (or reaches its head), spread over the box in the edges' order."""
+    """The x at which each edge leaves its tail (or reaches its head), as near as may be to where it goes."""
     at_box: dict[str, list[int]] = {}
     for at, edge in enumerate(edges):
         at_box.setdefault(edge.head if by_head else edge.tail, []).append(at)
     ends = [0.0] * len(edges)
     for key, members in at_box.items():
         spot = spots[key]
-        apart = min(_BETWEEN_ENDS, 0.8 * spot.size.width / len(members))
-        for place, at in enumerate(sorted(members, key=toward.__getitem__)):
-            ends[at] = spot.x + (place - (len(members) - 1) / 2) * apart
+        room = 0.4 * spot.size.width
+        apart = min(_BETWEEN_ENDS, 2 * room / len(members))
+        members.sort(key=toward.__getitem__)
+        wishes = [min(max(toward[at], spot.x - room), spot.x + room) for at in members]
+        offsets = [place * apart for place in range(len(members))]
+        for at, x in zip(members, _spread(wishes, offsets, [1.0] * len(members)), strict=True):
+            ends[at] = x
     return ends
