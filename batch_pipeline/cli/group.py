@@ -20,6 +20,7 @@ VERBS: Final = {
     "init": "Write a new project: a small pipeline with its data, settings and tests.",
     "run": "Run what is missing: plan, submit, watch. The default.",
     "plan": "Show what run would do; writes nothing.",
+    "dag": "Draw the pipeline: sources, steps and results, as Mermaid, DOT or SVG.",
     "status": "Show how far every step is, and why cells failed.",
     "watch": "Follow live jobs to their end; submits nothing.",
     "logs": "Print the log of a sample's step or a run's driver, or search a cohort's.",

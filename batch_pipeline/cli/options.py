@@ -55,10 +55,13 @@ class SettingOption(click.Option):
 class CommandOption(click.Option):
     """An option that is no setting: a flag or a choice of one command."""
 
-    def __init__(self, flag: str, help: str, *, heading: str = OPTIONS, name: str = "", **more: Any) -> None:
+    def __init__(
+        self, flag: str, help: str, *, heading: str = OPTIONS, name: str = "", short: str = "", **more: Any
+    ) -> None:
         self.heading = heading
         variable = CLI_PREFIX + flag.split("/")[0].lstrip("-").upper().replace("-", "_")
-        super().__init__([flag, name] if name else [flag], help=help, envvar=variable, show_envvar=True, **more)
+        declarations = [text for text in (flag, short, name) if text]
+        super().__init__(declarations, help=help, envvar=variable, show_envvar=True, **more)
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
+
+from batch_pipeline.wire.durable import put
+from batch_pipeline.wire.errors import InvalidUse
 
 #: Width of tables that are not printed to a terminal: a file or pipe must not cut them.
 WIDE: Final = 400
@@ -31,6 +35,17 @@ def one_reader() -> bool:
     except (OSError, ValueError):
         return False
     return os.path.samestat(out, err)
+
+
+def write_file(file: Path, text: str) -> None:
+    """Writes a file that a user named, whole or not at all. Raises InvalidUse when it cannot be written."""
+    target = file.resolve()
+    if target.exists() and not target.is_file():
+        raise InvalidUse(f"{file} is no regular file. Name another file.")
+    try:
+        put(str(target), text.encode())
+    except OSError as error:
+        raise InvalidUse(f"{file} cannot be written: {error.strerror}. Name another file.") from error
 
 
 def print_json(value: Any) -> None:

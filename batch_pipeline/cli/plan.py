@@ -9,6 +9,7 @@ import click
 
 from batch_pipeline.cli import complete, prepare
 from batch_pipeline.cli.call import CommandCall, command
+from batch_pipeline.cli.dag import DIAGRAM_FORMATS
 from batch_pipeline.cli.options import (
     CommandOption,
     common_options,
@@ -22,7 +23,7 @@ from batch_pipeline.cli.options import (
 from batch_pipeline.cli.output import data, print_json, print_store_calls, print_table, say
 from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.contract import CommandExit
-from batch_pipeline.wire.errors import InvalidPipeline
+from batch_pipeline.wire.errors import InvalidPipeline, InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan, Why
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from batch_pipeline.run.estimate import Estimate
     from batch_pipeline.run.snapshot import Snapshot
 
+#: Options that print what a diagram has no place for.
+_NOT_DRAWN = ("json", "prepare", "payloads", "estimate")
 #: Jobs that the table shows before it says how many more there are.
 MOST_JOBS = 40
 
@@ -44,6 +47,8 @@ def plan(call: CommandCall) -> int:
     """
     from batch_pipeline.run import driver
 
+    if call.options["dag"] and (others := [name for name in _NOT_DRAWN if call.options[name]]):
+        raise InvalidUse(f"--dag and --{others[0]} exclude each other. Give one of them.")
     prepare.require_permission(call)
     request = call.request(plans=True)
     reasons = _preparations(call)
@@ -66,7 +71,12 @@ def plan(call: CommandCall) -> int:
         say(f"The store {folder} is not there yet; `run` makes the folder.")
     if call.verbose:
         print_store_calls(dict(snapshot.store_calls))
-    if call.json:
+    if call.options["dag"]:
+        from batch_pipeline.report.diagram import diagram_of, diagram_text, plan_states
+
+        diagram = diagram_of(request.graph, plan_states(snapshot.plan), reference=snapshot.reference)
+        data(diagram_text(diagram, call.options["dag"]).rstrip("\n"))
+    elif call.json:
         from batch_pipeline.report.records import plan_record
 
         record = plan_record(snapshot.plan) | {"reference": snapshot.reference, "live_runs": list(snapshot.live_runs)}
@@ -232,6 +242,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     options = [*common_options(), *pipeline_options(), json_option(), *prepare_options()]
     options += [
         tag_option(),
+        CommandOption("--dag", "Draw the steps with their cells by state instead.", type=click.Choice(DIAGRAM_FORMATS)),
         CommandOption("--payloads", "Print each SubmitJob request as it will be sent, with its size.", is_flag=True),
         CommandOption("--estimate", "Say what it will take: vCPU-hours, GiB-hours, money, time.", is_flag=True),
     ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import Port, Source, options_of
 from batch_pipeline.pipeline.workflow import Graph, Node
@@ -65,6 +66,15 @@ class Diagram:
     name: str
     nodes: tuple[DiagramNode, ...]
     edges: tuple[DiagramEdge, ...]
+
+
+def plan_states(plan: Plan) -> dict[str, dict[str, int]]:
+    """The cells of a plan by state, a step; in the order of the states."""
+    return {
+        step: {state.value: count for state in CellState if (count := counts[state])}
+        for step in plan.graph.names
+        if (counts := plan.counts(step))
+    }
 
 
 def diagram_of(graph: Graph, states: StateCounts | None = None, *, reference: str = "") -> Diagram:
@@ -183,7 +193,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _cut(line: str) -> str:
     """The line in one row, without its middle when it is long."""
-    line = " ".join(line.split())
+    line = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(line.split()))
     half = MOST_CHARACTERS // 2 - 1
     return line if len(line) <= MOST_CHARACTERS else f"{line[:half]}…{line[-half:]}"
 
@@ -191,6 +201,16 @@ def _cut(line: str) -> str:
 def counts_in_words(counts: Mapping[str, int]) -> str:
     """`1,198 done, 2 failed`."""
     return ", ".join(f"{count:,} {state}" for state, count in counts.items())
+
+
+def diagram_text(diagram: Diagram, form: str) -> str:
+    """The diagram as `mermaid`, `dot` or `svg`."""
+    if form == "svg":
+        # Which imports this module.
+        from batch_pipeline.report.graph_svg import svg_file
+
+        return svg_file(diagram)
+    return dot(diagram) if form == "dot" else mermaid(diagram)
 
 
 _MERMAID_SHAPES: Final = {
@@ -221,7 +241,7 @@ def _texts(node: DiagramNode) -> tuple[str, ...]:
 
 def _mermaid_text(text: str) -> str:
     """Text between double quotes: what Mermaid or HTML would read otherwise as a character's number."""
-    return re.sub(r"[^\w\s.,:=→…'()/+-]", lambda character: f"#{ord(character[0])};", text)
+    return re.sub(r"[^\w\s.,:=→…!{}'()/+-]", lambda character: f"#{ord(character[0])};", text)
 
 
 _DOT_SHAPES: Final = {
@@ -245,4 +265,5 @@ def dot(diagram: Diagram) -> str:
 
 
 def _dot_text(lines: Sequence[str]) -> str:
-    return '"' + "\\n".join(line.replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'
+    escapes = str.maketrans({"&": "&amp;", "\\": "\\\\", '"': '\\"'})
+    return '"' + "\\n".join(line.translate(escapes) for line in lines) + '"'

@@ -85,7 +85,7 @@ def lay_out(boxes: Mapping[str, Size], edges: Sequence[LayoutEdge]) -> Layout:
     Raises ValueError when the edges form a cycle.
     """
     rank_of = _ranks(list(boxes), edges)
-    ranks: list[list[_Spot]] = [[] for _ in range(max(rank_of.values(), default=0) + 1)]
+    ranks: list[list[_Spot]] = [[] for _ in range(max(rank_of.values()) + 1)]
     spots = {key: _Spot(size, is_box=True) for key, size in boxes.items()}
     for key, spot in spots.items():
         ranks[rank_of[key]].append(spot)
@@ -93,11 +93,11 @@ def lay_out(boxes: Mapping[str, Size], edges: Sequence[LayoutEdge]) -> Layout:
     _order(ranks)
     _place(ranks)
     tops, total = _tops(ranks)
-    left = min((spot.x - spot.size.width / 2 for rank in ranks for spot in rank), default=0.0) - MARGIN
+    left = min(spot.x - spot.size.width / 2 for rank in ranks for spot in rank) - MARGIN
     for spot in (spot for rank in ranks for spot in rank):
         spot.x -= left
-    width = max((spot.x + spot.size.width / 2 for rank in ranks for spot in rank), default=0.0) + MARGIN
-    heights = [max((spot.size.height for spot in rank), default=0.0) for rank in ranks]
+    width = max(spot.x + spot.size.width / 2 for rank in ranks for spot in rank) + MARGIN
+    heights = [max(spot.size.height for spot in rank) for rank in ranks]
     centres = {key: (spot.x, tops[rank_of[key]] + heights[rank_of[key]] / 2) for key, spot in spots.items()}
     starts = _ends(edges, [chain[0].x for chain in chains], spots, by_head=False)
     ends = _ends(edges, [chain[-1].x for chain in chains], spots, by_head=True)
@@ -152,7 +152,7 @@ def _chains(
         at_side = edge.tail not in heads or edge.head not in tails
         for rank in range(rank_of[edge.tail] + 1, rank_of[edge.head]):
             is_label = rank == rank_of[edge.head] - 1
-            spot = _Spot(edge.label if is_label else Size(0.0, 0.0), is_box=False, weight=0.1 if at_side else 1.0)
+            spot = _Spot(edge.label if is_label else Size(0.0, 0.0), is_box=False, weight=0.01 if at_side else 1.0)
             ranks[rank].append(spot)
             _join(last, spot)
             chain.append(spot)
@@ -254,7 +254,7 @@ def _tops(ranks: Sequence[Sequence[_Spot]]) -> tuple[list[float], float]:
     tops, y = [], MARGIN
     for rank in ranks:
         tops.append(y)
-        y += max((spot.size.height for spot in rank), default=0.0) + BETWEEN_RANKS
+        y += max(spot.size.height for spot in rank) + BETWEEN_RANKS
     return tops, y - BETWEEN_RANKS + MARGIN
 
 
