@@ -168,6 +168,21 @@ def test_pages_for_newcomers_show_the_pipeline_of_variants(page: str, tmp_path: 
     assert run_python(tmp_path, "-c", _WIRE, *modules_of(page, tmp_path)) == "Variants align call merge\n"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_flowcharts_are_what_the_verb_dag_draws(page: str, tmp_path: Path) -> None:
+    """Each is under a comment with its command, which has a file of the repository or the page's first pipeline."""
+    text = (ROOT / page).read_text()
+    drawn = re.findall(r"^<!-- python (\S+) dag -->\n```mermaid\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(drawn) == len(re.findall(r"^flowchart", text, re.MULTILINE))
+    for name, flowchart in drawn:
+        file = ROOT / name
+        if not file.exists():
+            code = next(block.text for block in blocks(page) if ".main()" in block.text)
+            file = tmp_path / name
+            file.write_text(code)
+        assert run_python(tmp_path, str(file), "dag") == flowchart, f"paste the output of: python {name} dag"
+
+
 def test_the_tests_in_the_pages_pass(tmp_path: Path) -> None:
     modules = modules_of("docs/how-to-write-a-pipeline.md", tmp_path)
     tests = [f"{name}.py" for name in modules if name.startswith("test_")]
@@ -233,7 +248,7 @@ def documented(name: str) -> dict[str, list[str]]:
     shared = [title for title in re.findall(r"^## (.+)$", pages, re.MULTILINE) if _link(title) in own]
     found: dict[str, list[str]] = {}
     for row in rows("\n".join((own, *map(section, shared)))):
-        found |= dict.fromkeys(re.findall(r"`(--[\w-]+)`", row[0]), row)
+        found |= dict.fromkeys(re.findall(r"`(--?[a-z][\w-]*)`", row[0]), row)
     return found
 
 
