@@ -26,6 +26,7 @@ from batch_pipeline.pipeline.step import Parameter
 from batch_pipeline.pool.cli.group import POOL_VERBS
 from batch_pipeline.pool.moves import LEGAL
 from batch_pipeline.pool.task import TaskState
+from batch_pipeline.records.attempt_row import COLUMNS
 from batch_pipeline.wire.contract import ContainerExit, EndReason, Variable
 from main import Fusions
 from scripts import api_page
@@ -327,6 +328,11 @@ def test_every_setting_is_documented_with_its_variable_and_default() -> None:
         if value != "":
             assert written, key
             assert written[1] == (str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def test_the_columns_of_attempts_are_documented_in_their_order() -> None:
+    text = section("runs").split("### Attempts of a run", 1)[1]
+    assert [name for row in rows(text) for name in re.findall(r"`(\w+)`", row[0])] == list(COLUMNS)
 
 
 def test_the_exit_codes_of_a_command_are_documented() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from batch_pipeline.records.record import RunRecord
     from batch_pipeline.records.registry import Query
 
+#: Lines that are printed at a time.
+_LINES: Final = 1000
 #: Options that ask for runs, by the query's field; times apart.
 _FILTERS: Final = ("dataset", "user", "repository", "commit", "level", "status", "pipeline", "sample")
 
@@ -35,8 +38,9 @@ _COLUMNS: Final = (
 def runs(call: CommandCall) -> int:
     """Lists the runs of the store, newest first: who began what, when, with which code, and how it ended.
 
-    Given `show RUN` it shows all that is known of one; given `diff RUN RUN` what differs between two; given `export
-    RUN --to FOLDER` (or FILE.zip) it writes one as an RO-Crate. RUN is an id, its beginning or end, or `last`.
+    Given `show RUN` it shows all that is known of one, with --cells every attempt at its cells; given `diff RUN RUN`
+    what differs between two; given `export RUN --to FOLDER` (or FILE.zip) it writes one as an RO-Crate. RUN is an id,
+    its beginning or end, or `last`.
     """
     word, *names = call.options["what"] or ("list",)
     if word not in _ACTIONS:
@@ -48,6 +52,10 @@ def runs(call: CommandCall) -> int:
         raise InvalidUse("Options that choose runs go with the list only: runs --user ada.")
     if word != "list" and call.options["server__url"]:
         raise InvalidUse("A service is asked for the list only; it shows a run on its page, /runs/RUN.")
+    if word != "show" and call.options["cells"]:
+        raise InvalidUse("--cells goes with one run only: runs show RUN --cells.")
+    if call.options["format"] and (call.json or not call.options["cells"]):
+        raise InvalidUse("--format goes with --cells, and without --json: runs show RUN --cells --format tsv.")
     if word != "export" and call.options["to"]:
         raise InvalidUse("--to goes with an export only: runs export RUN --to FOLDER.")
     return act(call, names)
@@ -138,6 +146,8 @@ def _show(call: CommandCall, names: Sequence[str]) -> int:
     from batch_pipeline.run.verdict import read_failed
 
     run = resolve(call.store, names[0])
+    if call.options["cells"]:
+        return _show_cells(call, run)
     sent = sorted(submissions(call.store, run.run_id), key=lambda item: item.sent_at)
     events = read_events(call.store, run.run_id)
     try:
@@ -162,6 +172,24 @@ def _show(call: CommandCall, names: Sequence[str]) -> int:
             for name, value in section.rows:
                 data(f"  {name!s:<{width}}  {value}")
         data("")
+    return CommandExit.DONE
+
+
+def _show_cells(call: CommandCall, run: RunRecord) -> int:
+    """A row an attempt, as a stream."""
+    from batch_pipeline.records.cell_table import table_of
+    from batch_pipeline.report.attempt_lines import attempt_lines
+    from batch_pipeline.run.attempt_rows import attempt_rows
+
+    table, sentence = table_of(call.store, run)
+    if sentence:
+        say(sentence)
+    lines = attempt_lines(
+        attempt_rows(call.store, run, table), "json" if call.json else call.options["format"] or "tsv"
+    )
+    # A write for each of some 100,000 lines takes longer than all else.
+    while some := list(islice(lines, _LINES)):
+        data("\n".join(some))
     return CommandExit.DONE
 
 
@@ -227,6 +255,10 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         CommandOption("--sample", "With this sample in the list.", metavar="NAME"),
         CommandOption("--since", "Begun then or later: 2026-11-21, 2026-11-21T16:30, 12h, 7d, 2w.", metavar="TIME"),
         CommandOption("--until", "Begun before; with all of a day.", metavar="TIME"),
+        CommandOption("--cells", "With show: a row an attempt at a cell, like a trace file.", is_flag=True),
+        CommandOption(
+            "--format", "With --cells: how a row is written; by default tsv.", type=click.Choice(["tsv", "jsonl"])
+        ),
         CommandOption("--to", "Where to export to.", metavar="FOLDER|FILE.zip"),
         CommandOption(
             "--results/--no-results", "Whether an export has copies of the results, or their URLs.", default=True

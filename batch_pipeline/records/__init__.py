@@ -5,7 +5,7 @@
     kept      `record` (of the run), `record_writing`, `history` (what came after it), `manifests` and `submissions` (of
               its jobs), `receipts` (of its cells, and which count)
     read      `listing` (what chosen cells have in a store), `registry` (all runs of a store), `results` (which receipt
-              vouches for what), `attempts` (that failed), `compare`, `spent`, `cell_table` (how each cell of a run
+              vouches for what), `attempts` (that failed), `attempt_row`, `compare`, `spent`, `cell_table` (how each cell of a run
               ended)
     heard     `events` (`Listener`), `event_log`, `driver_log`
 

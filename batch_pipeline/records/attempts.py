@@ -96,7 +96,7 @@ def earlier_failures(store: Store, receipts: Sequence[Receipt]) -> Iterator[Sequ
 
     def earlier(receipt: Receipt) -> Sequence[Failure]:
         run_id, last = receipt.written_by
-        return _records_at(
+        return records_at(
             store, (layout.failure(run_id, receipt.step, receipt.sample, attempt) for attempt in range(1, last))
         )
 
@@ -117,15 +117,15 @@ def failures_of(
             return []
         keys = (entry.key for entry in store.list(layout.cell_logs(run_id, cell.step, cell.sample)))
         numbered = [(attempt, key) for key in keys if (attempt := layout.attempt_of_failure(key)) is not None]
-        return _records_at(store, (key for _, key in sorted(numbered)))
+        return records_at(store, (key for _, key in sorted(numbered)))
 
     cells = list(failed)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="attempts") as pool:
         yield from zip(cells, pool.map(records_of, cells), strict=True)
 
 
-def _records_at(store: Store, keys: Iterable[str]) -> list[Failure]:
-    """Those of the records that are there and whole."""
+def records_at(store: Store, keys: Iterable[str]) -> list[Failure]:
+    """The records at these keys that are there and whole. A GET each."""
     return [record for key in keys if (record := _record_at(store, key)) is not None]
 
 

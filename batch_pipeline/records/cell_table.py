@@ -128,12 +128,12 @@ class CellRow:
     @property
     def started_at(self) -> str:
         """ISO-8601 in UTC with milliseconds; empty when it is not known."""
-        return _iso(self.started_ms) if self.started_ms else ""
+        return iso(self.started_ms) if self.started_ms else ""
 
     @property
     def stopped_at(self) -> str:
         """The same of its end."""
-        return _iso(self.started_ms + self.duration_ms) if self.started_ms else ""
+        return iso(self.started_ms + self.duration_ms) if self.started_ms else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +263,8 @@ def rounded(number: int) -> int:
     return number if shift <= 0 else (number + (1 << (shift - 1))) >> shift << shift
 
 
-def _iso(ms: int) -> str:
+def iso(ms: int) -> str:
+    """A time as records have it, of milliseconds since 1970."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -9,7 +9,8 @@ The files in the order in which a run meets them:
     send      `bundle`, `folders`, `context` (what jobs share), `reference`, `submit`, `orders` (to cancel)
     follow    `watch`, `diagnosis` (why jobs wait), `interrupts`, `verdict`, `closing` (a run's end), and `driver`: the
               loop over all above
-    besides   `estimate`, `status`, `recorded` (both without the pipeline's file), `cancel`, `logs`, `search`
+    besides   `estimate`, `status`, `recorded` (both without the pipeline's file), `cancel`, `logs`, `search`,
+              `attempt_rows`
 
 One flat room: `driver` and `snapshot` use nearly all of the others, and so do the commands of the last line. Folders
 would divide what looks from what acts, and both stand on the same snapshot, live jobs and verdicts.

@@ -238,3 +238,29 @@ def test_explain_needs_the_pipeline(stage: Stage, run: Run) -> None:
     assert (told.code, "No such option" in told.err) == (CommandExit.USAGE, True)
     told = run("status", "--sample-list-file", "list.txt", "--explain", "S1", "--watch")
     assert "--explain goes with neither --watch nor --run" in told.err
+
+
+def test_the_attempts_of_a_run_are_lines_for_scripts(stage: Stage, run: Run) -> None:
+    stage.play = lambda step, sample, attempt: 3 * (step == "upper" and sample == "ann")
+    (run_id,) = drive(request_of(stage.store), stage).run_ids[:1]
+
+    told = run("runs", "show", "last", "--cells", **ALONE)
+
+    assert (told.code, told.err) == (CommandExit.DONE, "")
+    header, *lines = told.out.splitlines()
+    records = [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+    assert (records[0]["run_id"], records[0]["sample"], records[0]["exit_code"]) == (run_id, "ann", "3")
+    by_line = run("runs", "show", run_id, "--cells", "--format", "jsonl", **ALONE).out.splitlines()
+    array = json.loads(run("runs", "show", run_id, "--cells", "--json", **ALONE).out)
+    assert [json.loads(line) for line in by_line] == array
+    assert [value["state"] for value in array] == [record["state"] for record in records]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["show", "last", "--format", "tsv"], ["--cells"], ["show", "last", "--cells", "--json", "--format", "tsv"]],
+)
+def test_options_of_attempts_go_with_attempts(run: Run, world: Path, words: list[str]) -> None:
+    told = run("runs", *words, **ALONE)
+    assert told.code == CommandExit.USAGE
+    assert "runs show RUN --cells" in told.err
