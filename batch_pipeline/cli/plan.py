@@ -47,8 +47,7 @@ def plan(call: CommandCall) -> int:
     """
     from batch_pipeline.run import driver
 
-    if call.options["dag"] and (others := [name for name in _NOT_DRAWN if call.options[name]]):
-        raise InvalidUse(f"--dag and --{others[0]} exclude each other. Give one of them.")
+    _require_one_form(call)
     prepare.require_permission(call)
     request = call.request(plans=True)
     reasons = _preparations(call)
@@ -72,10 +71,7 @@ def plan(call: CommandCall) -> int:
     if call.verbose:
         print_store_calls(dict(snapshot.store_calls))
     if call.options["dag"]:
-        from batch_pipeline.report.diagram import diagram_of, diagram_text, plan_states
-
-        diagram = diagram_of(request.graph, plan_states(snapshot.plan), reference=snapshot.reference)
-        data(diagram_text(diagram, call.options["dag"]).rstrip("\n"))
+        _draw(snapshot, call.options["dag"])
     elif call.json:
         from batch_pipeline.report.records import plan_record
 
@@ -88,6 +84,18 @@ def plan(call: CommandCall) -> int:
         _tell(snapshot.plan, snapshot.live_runs)
         details.tell()
     return CommandExit.FAILED if snapshot.plan.blocked or details.problems else CommandExit.DONE
+
+
+def _require_one_form(call: CommandCall) -> None:
+    if call.options["dag"] and (others := [name for name in _NOT_DRAWN if call.options[name]]):
+        raise InvalidUse(f"--dag and --{others[0]} exclude each other. Give one of them.")
+
+
+def _draw(snapshot: Snapshot, form: str) -> None:
+    from batch_pipeline.report.diagram import diagram_of, diagram_text, plan_states
+
+    diagram = diagram_of(snapshot.plan.graph, plan_states(snapshot.plan), reference=snapshot.reference)
+    data(diagram_text(diagram, form).rstrip("\n"))
 
 
 def _preparations(call: CommandCall) -> Mapping[str, str] | None:

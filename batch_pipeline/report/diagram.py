@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -80,27 +80,23 @@ def plan_states(plan: Plan) -> dict[str, dict[str, int]]:
 def diagram_of(graph: Graph, states: StateCounts | None = None, *, reference: str = "") -> Diagram:
     """The diagram of a pipeline, with counts of cells by state on the steps; `reference`: name of the one it reads."""
     nodes: dict[str, DiagramNode] = {}
+    #: Tail and head -> labels, and whether some sample may not take this way.
     edges: dict[tuple[str, str], list[tuple[str, bool]]] = {}
     sources: dict[Source, str] = {}
     for step in graph:
-        for port, connection in step.inputs.items():
-            for option in options_of(connection):
-                if isinstance(option, Source) and not _lines_of_source(option):
-                    continue
-                if isinstance(option, Source):
-                    tail = sources.setdefault(option, f"source_{len(sources) + 1}")
-                    nodes.setdefault(tail, _source_node(tail, option))
-                    label = port
-                else:
-                    tail = _key(option.task.name)
-                    label = port if port == option.name else f"{option.name} → {port}"
-                conditional = port in step.choosing
-                edges.setdefault((tail, _key(step.name)), []).append((label, conditional))
+        head = _key(step.name)
+        for port, option in _read(step):
+            if isinstance(option, Port):
+                tail, label = _key(option.task.name), port if port == option.name else f"{option.name} → {port}"
+            else:
+                tail, label = sources.setdefault(option, f"source_{len(sources) + 1}"), port
+                nodes.setdefault(tail, _source_node(tail, option))
+            edges.setdefault((tail, head), []).append((label, port in step.choosing))
         for port in step.references:
             title = f"reference {reference}".strip()
             nodes.setdefault("reference", DiagramNode(key="reference", kind=NodeKind.REFERENCE, title=title))
-            edges.setdefault(("reference", _key(step.name)), []).append((port, False))
-        nodes[_key(step.name)] = _step_node(step, (states or {}).get(step.name, {}))
+            edges.setdefault(("reference", head), []).append((port, False))
+        nodes[head] = _step_node(step, (states or {}).get(step.name, {}))
     for step in graph:
         if unread := _unread(graph, step):
             key = f"result_{step.name}"
@@ -109,20 +105,25 @@ def diagram_of(graph: Graph, states: StateCounts | None = None, *, reference: st
     return Diagram(
         name=graph.name,
         nodes=tuple(nodes.values()),
-        edges=tuple(
-            DiagramEdge(
-                tail=tail,
-                head=head,
-                labels=tuple(dict.fromkeys(label for label, _ in ports)),
-                conditional=all(conditional for _, conditional in ports),
-            )
-            for (tail, head), ports in edges.items()
-        ),
+        edges=tuple(_edge(tail, head, ports) for (tail, head), ports in edges.items()),
     )
 
 
-def _key(step: str) -> str:
-    return f"step_{step}"
+def _read(step: Node) -> Iterator[tuple[str, Port | Source]]:
+    """What may feed each input port, but for sources of which the parameters leave no file."""
+    for port, connection in step.inputs.items():
+        for option in options_of(connection):
+            if isinstance(option, Port) or _lines_of_source(option):
+                yield port, option
+
+
+def _edge(tail: str, head: str, ports: Sequence[tuple[str, bool]]) -> DiagramEdge:
+    labels = tuple(dict.fromkeys(label for label, _ in ports))
+    return DiagramEdge(tail=tail, head=head, labels=labels, conditional=all(conditional for _, conditional in ports))
+
+
+def _key(name: str) -> str:
+    return f"step_{name}"
 
 
 def _step_node(step: Node, counts: Mapping[str, int]) -> DiagramNode:
@@ -165,13 +166,8 @@ def _source_node(key: str, source: Source) -> DiagramNode:
 
 def _unread(graph: Graph, step: Node) -> tuple[str, ...]:
     """Output ports of the step that no step reads."""
-    read = {
-        option.name
-        for node in graph
-        for connection in node.inputs.values()
-        for option in options_of(connection)
-        if isinstance(option, Port) and option.task.name == step.name
-    }
+    options = (option for node in graph for _, option in _read(node))
+    read = {option.name for option in options if isinstance(option, Port) and option.task.name == step.name}
     return tuple(port for port in step.outputs if port not in read)
 
 

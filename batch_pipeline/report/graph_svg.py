@@ -198,10 +198,10 @@ def _bar(counts: Mapping[str, int], left: float, top: float, width: float) -> It
         left += wide * scale
 
 
-def _row(text: str, x: float, y: float, size: int, *, bold: bool = False, opacity: str = "1") -> str:
+def _row(text: str, x: float, y: float, font_size: int, *, bold: bool = False, opacity: str = "1") -> str:
     weight = ' font-weight="600"' if bold else ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}"{weight} fill="currentColor" fill-opacity="{opacity}">'
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{font_size}"{weight} fill="currentColor" fill-opacity="{opacity}">'
         f"{_text(text)}</text>"
     )
 
@@ -210,9 +210,9 @@ def _text(text: str) -> str:
     return escape(_NOT_XML.sub("\ufffd", text))
 
 
-def _width(text: str, size: int, *, bold: bool = False) -> float:
+def _width(text: str, font_size: int, *, bold: bool = False) -> float:
     """Pixels that a text takes in a usual sans-serif font, about."""
-    return size * sum(map(_em, text)) * (1.06 if bold else 1.0)
+    return font_size * sum(map(_em, text)) * (1.06 if bold else 1.0)
 
 
 def _em(character: str) -> float:
