@@ -71,7 +71,7 @@ def release(
     prefix = _prefix(store, run, target)
     record = _begun(store, run, target, prefix, results.receipts)
     files = [FileToCopy(**file) for file in record["files"]]
-    copied = Transfer(store, target, prefix).copy_all(files, on_copied)
+    copied = Transfer(store, target, files, prefix).copy_all(on_copied)
     _finish(target, prefix, copied)
     size = sum(file.size_bytes for file in copied)
     url = target.url_of(prefix)

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Final, TypeVar
 
+from batch_pipeline.records.whole_store import receipt_entries
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
@@ -108,10 +110,12 @@ def rightsize(
         Room above what was taken, as a share of it.
     """
     listed: dict[str, dict[str, str]] = {}
-    for key in sorted(store.keys(layout.RECEIPTS)):
-        cell = layout.cell_of_receipt(key)
-        if cell is not None and (not steps or cell[0] in steps):
-            listed.setdefault(cell[0], {})[cell[1]] = key
+    for prefix in map(layout.step_receipts, steps) if steps else (layout.RECEIPTS,):
+        for entry in chain.from_iterable(receipt_entries(store, prefix, etags=False)):
+            if (cell := layout.cell_of_receipt(entry.key)) is not None:
+                of_step = listed.setdefault(cell[0], {})
+                # Of two receipts of a cell always the same one.
+                of_step[cell[1]] = max(entry.key, of_step.get(cell[1], ""))
     hungry = _hungry(store, listed)
     order = [*(step for step in now or {} if step in listed or step in hungry)]
     order += sorted(step for step in {*listed, *hungry} if step not in order and (not steps or step in steps))

@@ -65,7 +65,7 @@ def subset(
                 f"The pattern {pattern!r} has no {SAMPLE}, so it would name the same file for each sample."
             )
     files = [*_sources(source, samples, prefix, patterns), *(_results(source, samples) if results else ())]
-    transfer = Transfer(source, target)
+    transfer = Transfer(source, target, files)
     for file in files:
         if transfer.there.get(file.key, file.size_bytes) != file.size_bytes:
             raise RunConflict(
@@ -75,7 +75,7 @@ def subset(
     subset_id = new_run_id()
     about = _about(subset_id, source, target, samples)
     _record(layout.subset(subset_id), {**about, "files": [asdict(file) for file in files]}, source, target)
-    copied = transfer.copy_all(files, on_copied)
+    copied = transfer.copy_all(on_copied)
     end = {"format": FORMAT, "ended_at": now(), "files": [asdict(file) for file in copied]}
     _record(layout.subset_end(subset_id), end, source, target)
     return Copied(

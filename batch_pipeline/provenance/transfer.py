@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import obstore
 from obstore.exceptions import BaseError
 
+from batch_pipeline.records.listing import FileKeys, entries_of
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import DiskFull, StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
@@ -46,23 +48,26 @@ class FileToCopy:
 
 
 class Transfer:
-    """Copies from one store to below a prefix of another."""
+    """Copies files from one store to below a prefix of another. Raises StoreFailed when that cannot be listed."""
 
-    def __init__(self, source: Store, target: Store, prefix: str = "") -> None:
+    def __init__(self, source: Store, target: Store, files: Sequence[FileToCopy], prefix: str = "") -> None:
         self._source = source
         self._target = target
         self._prefix = prefix
         self._bucket = _one_bucket(source, target)
-        #: Size of what the target has below the prefix.
-        self.there = {entry.key.removeprefix(prefix): entry.size_bytes for entry in target.list(prefix)}
+        self._files = files
+        keys = FileKeys(f"{prefix}{file.key}" for file in files)
+        entries = chain.from_iterable(entries_of(target, keys, etags=False))
+        #: Key and size of the files that the target has.
+        self.there = {entry.key.removeprefix(prefix): entry.size_bytes for entry in entries}
 
-    def copy_all(self, files: Sequence[FileToCopy], on_copied: Callable[[FileToCopy], None]) -> list[FileToCopy]:
+    def copy_all(self, on_copied: Callable[[FileToCopy], None]) -> list[FileToCopy]:
         """Copies those that are not there yet, several at once; each with its SHA-256, as far as anybody knows it.
 
         Raises StoreFailed for an object that is gone or another one by now.
         """
-        missing = [file for file in files if self.there.get(file.key) != file.size_bytes]
-        done = {file.key: file for file in files}
+        missing = [file for file in self._files if self.there.get(file.key) != file.size_bytes]
+        done = {file.key: file for file in self._files}
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer") as pool:
             try:
                 for file in pool.map(self._copy, missing):

@@ -4,9 +4,9 @@
               code), `people`, `place`
     kept      `record` (of the run), `record_writing`, `history` (what came after it), `manifests` and `submissions` (of
               its jobs), `receipts` (of its cells, and which count)
-    read      `listing` (what chosen cells have in a store), `registry` (all runs of a store), `results` (which receipt
-              vouches for what), `attempts` (that failed), `attempt_row`, `compare`, `spent`, `cell_table` (how each cell of a run
-              ended)
+    read      `listing` (what chosen cells have in a store), `registry` (all runs of a store), `whole_store` (all
+              receipts of a store), `results` (which receipt vouches for what), `attempts` (that failed),
+              `attempt_row`, `compare`, `spent`, `cell_table` (how each cell of a run ended)
     heard     `events` (`Listener`), `event_log`, `driver_log`
 
 One flat room: each file is one kind of object in the store, or one question that is answered from them; no group is

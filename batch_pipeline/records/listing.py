@@ -1,19 +1,20 @@
 """Lists what chosen cells have in a store: the one reader of receipts, sources, results and logs.
 
-Cost follows what is asked. On S3 one page is listed, from the first wanted place on. Only where it is cut off, the
-other places are divided into ranges, listed in parallel (`start-after`) with at most PAGES_AT_ONCE calls in flight; a
-page is followed by one that begins at the next wanted place. So no key is listed twice: that takes at most
-ceil(objects / 1000) calls and one a range, and of many objects no more than one a place that is asked. obstore retries
-503 (SlowDown) with exponential back-off. In a folder of this machine few places are looked at one by one; of many their
-folder is read, and what is below the others left alone.
+Cost follows what is asked. On S3 the wanted places are divided into ranges, listed in parallel (`start-after`) with at
+most PAGES_AT_ONCE calls in flight; a page is followed by one that begins at the next wanted place. Where fewer places
+are wanted than a page holds, one page is listed first, which often is all; of more, all ranges begin at once. It takes
+at most ceil(objects / 1000) calls and one a range, and of many objects no more than one a place that is asked. obstore
+retries 503 (SlowDown) with exponential back-off. In a folder of this machine few places are looked at one by one; of
+many their folder is read, and what is below the others left alone.
 
-Entries are handed on cell by cell as pages come in; none is kept.
+All below a prefix is listed in the same way (`entries_below`): places that are likely to be there say where to divide
+it. Entries are handed on as pages come in; none is kept.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,30 +23,41 @@ from operator import attrgetter
 from os.path import commonprefix
 from typing import Final, Protocol
 
-from batch_pipeline.wire.store import FEW_NAMES, NotInStore, Store, StoreEntry
+from batch_pipeline.wire.store import FEW_NAMES, LIST_PAGE, NotInStore, Store, StoreEntry
 
 #: LIST calls in flight; S3 takes 5,500 a second below a prefix:
 #: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
 PAGES_AT_ONCE: Final = 32
+#: Places of a range that begins before anything is known of the store. Fewer than a page holds: where each has one
+#: object, the page shows the end of its range too.
+PLACES_A_RANGE: Final = LIST_PAGE * 9 // 10
 _KEY: Final = attrgetter("key")
 
 
-class Places(Protocol):
-    """What to list: prefixes that end in a slash, or keys of objects. Sorted, none below another."""
+class Divisions(Protocol):
+    """Where a listing may be divided: prefixes that end in a slash, or keys of objects. Sorted, none below another."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether all keys from one to the next are wanted; else what is below each, which then comes together."""
+
+    @property
+    def folder(self) -> str:
+        """The deepest folder that holds all."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: int, /) -> str: ...
 
+    def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
+        """The entries that are wanted."""
+
+
+class Places(Divisions, Protocol):
+    """What to list."""
+
     def place_of(self, key: str) -> str:
         """The place that a key belongs to; empty: none."""
-
-    def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
-        """The entries that belong to a place."""
-
-    @property
-    def folder(self) -> str:
-        """The deepest folder that holds all."""
 
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
         """Each folder that holds places, with their names there, without a slash at the end."""
@@ -53,6 +65,8 @@ class Places(Protocol):
 
 class CellFolders:
     """Folders of cells by the prefix of their step: `receipts/count/` -> samples. Composed as needed, not kept."""
+
+    is_dense = False
 
     def __init__(self, samples_by_prefix: Mapping[str, Collection[str]]) -> None:
         # Steps of one cohort share its names.
@@ -91,7 +105,7 @@ class CellFolders:
         return key[: end + 1] if end >= 0 and key[self._begin : end] in self._here else ""
 
     def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
-        """See `Places.chosen`."""
+        """See `Divisions.chosen`."""
         chosen = []
         prefix, begin, here = self._prefix, self._begin, self._here
         for entry in entries:
@@ -108,7 +122,7 @@ class CellFolders:
 
     @property
     def folder(self) -> str:
-        """See `Places.folder`."""
+        """See `Divisions.folder`."""
         return _folder_above(self._prefixes[0], self._prefixes[-1])
 
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
@@ -118,6 +132,8 @@ class CellFolders:
 
 class FileKeys:
     """Single objects by their keys."""
+
+    is_dense = False
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._members = frozenset(keys)
@@ -134,12 +150,12 @@ class FileKeys:
         return key if key in self._members else ""
 
     def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
-        """See `Places.chosen`."""
+        """See `Divisions.chosen`."""
         return [entry for entry in entries if entry.key in self._members]
 
     @property
     def folder(self) -> str:
-        """See `Places.folder`."""
+        """See `Divisions.folder`."""
         return _folder_above(self._keys[0], self._keys[-1])
 
     def by_folder(self) -> Iterator[tuple[str, Collection[str]]]:
@@ -149,6 +165,26 @@ class FileKeys:
             folder, slash, name = key.rpartition("/")
             names.setdefault(f"{folder}{slash}", set()).add(name)
         yield from names.items()
+
+
+class _WholeFolder:
+    """All below a folder, divided at other places, of which none needs to be there."""
+
+    is_dense = True
+
+    def __init__(self, folder: str, places: Places) -> None:
+        self.folder = folder.rstrip("/")
+        self._places = places
+
+    def __len__(self) -> int:
+        return 1 + len(self._places)
+
+    def __getitem__(self, position: int, /) -> str:
+        return self._places[position - 1] if position else f"{self.folder}/"
+
+    def chosen(self, entries: Iterable[StoreEntry]) -> list[StoreEntry]:
+        """See `Divisions.chosen`."""
+        return list(entries)
 
 
 @dataclass(kw_only=True)
@@ -183,6 +219,27 @@ def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[
     yield chain.from_iterable(map(places.chosen, store.list_pages(places.folder, etags=etags)))
 
 
+def entries_below(
+    store: Store, prefix: str, places: Callable[[], Places], *, etags: bool = True
+) -> Iterator[Iterable[StoreEntry]]:
+    """All entries below a prefix that ends in a slash, in no promised order.
+
+    Where one page is not all, the rest is divided at `places` below the prefix that are likely to be there. They change
+    how quick it is, and nothing of what is listed. Raises StoreFailed.
+    """
+    if not store.is_paged:
+        yield store.list(prefix) if etags else store.entries(prefix)
+        return
+    entries, is_last = store.page(prefix)
+    yield entries
+    if is_last:
+        return
+    whole = _WholeFolder(prefix, places())
+    after = entries[-1].key
+    rest = _Range(start=bisect_right(whole, after) - 1, stop=len(whole), after=after)
+    yield from _in_ranges(store, whole, _divided(whole, rest, min(PAGES_AT_ONCE, rest.left)))
+
+
 def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterator[list[StoreEntry]]:
     """What `entries_of` yields, place by place."""
     for portion in portions:
@@ -210,13 +267,21 @@ def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry
                 yield from store.list(f"{folder}{name}")
 
 
-def _paged(store: Store, places: Places) -> Iterator[list[StoreEntry]]:
+def _paged(store: Store, places: Divisions) -> Iterator[list[StoreEntry]]:
     whole = _Range(start=0, stop=len(places), after=_before(places[0]))
-    yield _portion(places, whole, *_page(store, places, whole))
-    if not whole.left:
+    if whole.left > LIST_PAGE:
+        ranges = _divided(places, whole, min(PAGES_AT_ONCE, -(-whole.left // PLACES_A_RANGE)))
+        yield from _in_ranges(store, places, ranges)
         return
-    pages, done = 1, max(1, whole.start)
-    waiting = _divided(places, whole, min(PAGES_AT_ONCE, -(-whole.left // done)))
+    yield _portion(places, whole, *_page(store, places, whole))
+    if whole.left:
+        ranges = _divided(places, whole, min(PAGES_AT_ONCE, -(-whole.left // max(1, whole.start))))
+        yield from _in_ranges(store, places, ranges)
+
+
+def _in_ranges(store: Store, places: Divisions, waiting: list[_Range]) -> Iterator[list[StoreEntry]]:
+    """Lists ranges in parallel, and divides the largest ones again as connections become free."""
+    pages = done = 0
     pool = ThreadPoolExecutor(PAGES_AT_ONCE, thread_name_prefix="listing")
     try:
         running: dict[Future[tuple[list[StoreEntry], bool]], _Range] = {}
@@ -243,7 +308,7 @@ def _paged(store: Store, places: Places) -> Iterator[list[StoreEntry]]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _divided(places: Places, whole: _Range, count: int) -> list[_Range]:
+def _divided(places: Divisions, whole: _Range, count: int) -> list[_Range]:
     """A range in so many, the first of which is itself."""
     bounds = [whole.start + whole.left * number // count for number in range(1, count + 1)]
     later = [_Range(start=start, stop=stop, after=_before(places[start])) for start, stop in pairwise(bounds)]
@@ -251,11 +316,12 @@ def _divided(places: Places, whole: _Range, count: int) -> list[_Range]:
     return [whole, *later]
 
 
-def _page(store: Store, places: Places, one: _Range) -> tuple[list[StoreEntry], bool]:
-    return store.page(_folder_of(places, one), one.after)
+def _page(store: Store, places: Divisions, one: _Range) -> tuple[list[StoreEntry], bool]:
+    folder = places.folder if places.is_dense else _folder_above(places[one.start], places[one.stop - 1])
+    return store.page(folder, one.after)
 
 
-def _portion(places: Places, one: _Range, entries: list[StoreEntry], is_last: bool) -> list[StoreEntry]:
+def _portion(places: Divisions, one: _Range, entries: list[StoreEntry], is_last: bool) -> list[StoreEntry]:
     """The entries of the places that a page ends; the range goes on behind it."""
     begin = bisect_left(entries, places[one.start], key=_KEY)
     end = bisect_left(entries, places[one.stop], key=_KEY) if one.stop < len(places) else len(entries)
@@ -266,20 +332,22 @@ def _portion(places: Places, one: _Range, entries: list[StoreEntry], is_last: bo
         return wanted
     last = entries[-1].key
     at = bisect_right(places, last, one.start, one.stop)
-    is_open = at > one.start and places[at - 1].endswith("/") and last.startswith(places[at - 1])
-    one.start = at - is_open
+    one.start = at - (at > one.start and _goes_on(places, at - 1, last))
+    is_open = one.start < at
     if one.left:
         one.after = max(last, _before(places[one.start]))
-    if one.left and is_open:
+    if one.left and is_open and not places.is_dense:
         cut = bisect_left(wanted, places[one.start], key=_KEY)
         one.held = wanted[cut:]
         return wanted[:cut]
     return wanted
 
 
-def _folder_of(places: Places, one: _Range) -> str:
-    """The deepest folder that holds all of a range."""
-    return _folder_above(places[one.start], places[one.stop - 1])
+def _goes_on(places: Divisions, position: int, last: str) -> bool:
+    """Whether a place may have keys behind `last`, with which a page ends."""
+    if places.is_dense:
+        return position + 1 == len(places) or last < places[position + 1]
+    return places[position].endswith("/") and last.startswith(places[position])
 
 
 def _folder_above(first: str, last: str) -> str:

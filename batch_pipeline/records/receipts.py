@@ -17,6 +17,7 @@ from typing import Final
 from batch_pipeline.pipeline.plan import CellState, Inventory, Plan, Retired
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.listing import CellFolders, entries_of
+from batch_pipeline.records.whole_store import receipt_entries
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.retirement import Retirement
@@ -78,8 +79,8 @@ def counting_receipts(
 
 
 def all_standing_receipts(store: Store, retirements: Retirements, prefix: str = layout.RECEIPTS) -> Standing:
-    """All receipts below a prefix, told apart. One LIST (its pages)."""
-    return _standing(store, retirements, [store.list(prefix) if retirements.receipts else store.entries(prefix)])
+    """All receipts below a prefix, `receipts/` or a step's, told apart; listed as `records.whole_store` says."""
+    return _standing(store, retirements, receipt_entries(store, prefix, etags=bool(retirements.receipts)))
 
 
 def _standing(store: Store, retirements: Retirements, entries: Iterable[Iterable[StoreEntry]]) -> Standing:
@@ -118,7 +119,7 @@ def retire(
         standing = _standing(
             store,
             Retirements(),
-            [store.entries(layout.step_receipts(step))]
+            receipt_entries(store, layout.step_receipts(step), etags=False)
             if samples is None
             else _entries(store, {step: samples}, etags=False),
         )

@@ -190,7 +190,7 @@ def file_of(data: bytes, **changes: Any) -> FileToCopy:
 def test_large_files_go_in_pieces(store: Store, other: Store, streamed: None) -> None:
     data = os.urandom(20 << 20)
     store.put("big", data)
-    (copied,) = Transfer(store, other, "at/").copy_all([file_of(data, sha256="")], lambda file: None)
+    (copied,) = Transfer(store, other, [file_of(data, sha256="")], "at/").copy_all(lambda file: None)
     assert other.get("at/big") == data
     assert copied.sha256 == hashlib.sha256(data).hexdigest()
 
@@ -203,7 +203,7 @@ def test_what_is_not_as_it_must_be_never_is_in_the_target(
     monkeypatch.setattr(transfer, "SMALL", small)
     store.put("big", b"0123456789")
     with pytest.raises(StoreFailed, match="big is not what it must be: 10 bytes"):
-        Transfer(store, other).copy_all([file_of(b"0123456789", **changes)], lambda file: None)
+        Transfer(store, other, [file_of(b"0123456789", **changes)]).copy_all(lambda file: None)
     assert list(keys(other)) == []
 
 
@@ -211,7 +211,7 @@ def test_what_is_not_as_it_must_be_never_is_in_the_target(
 def test_a_file_that_is_gone_is_named(store: Store, other: Store, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "SMALL", small)
     with pytest.raises(StoreFailed, match=r"main/big is gone\."):
-        Transfer(store, other).copy_all([file_of(b"x")], lambda file: None)
+        Transfer(store, other, [file_of(b"x")]).copy_all(lambda file: None)
 
 
 # Subsets.

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from batch_pipeline.records.listing import PAGES_AT_ONCE, CellFolders, FileKeys, Places, by_place, entries_of
+from batch_pipeline.records.listing import (
+    PAGES_AT_ONCE,
+    CellFolders,
+    FileKeys,
+    Places,
+    by_place,
+    entries_below,
+    entries_of,
+)
+from batch_pipeline.records.whole_store import receipt_entries
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.store import FEW_NAMES, Store, open_store
 from tests.run.paged import PagedStore, large_store
 
@@ -91,6 +101,72 @@ def test_a_cohort_that_is_new_to_a_large_store_costs_no_call_a_sample() -> None:
     names = [f"t{number:07}" for number in range(100_000)]
     assert not keys_of(store, CellFolders({"receipts/count/": names, "receipts/upper/": names}))
     assert store.calls["list"] <= 3 + 2 * PAGES_AT_ONCE
+
+
+def test_ranges_of_many_cells_begin_at_once() -> None:
+    store = large_store(5_000)
+    names = [f"s{number:07}" for number in range(5_000)]
+    store.hold(12)
+    assert len(keys_of(store, CellFolders({"receipts/count/": names, "receipts/upper/": names}))) == 10_000
+    # Each ends with its first page: all take as long as one call.
+    assert store.calls["list"] == store.most_in_flight == 12
+
+
+@pytest.mark.parametrize("likely", ["there", "elsewhere", "few", "none"])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_below_a_prefix_comes_once_wherever_it_is_divided(seed: int, likely: str) -> None:
+    chance = random.Random(seed)
+    names = [f"{name}{number}" for name in NAMES for number in range(200)]
+    keys = {
+        f"receipts/{step}/{name}/{number}.json"
+        for step in ("a", "a-b", "b", "é")
+        for name in names
+        for number in range(chance.choice((0, 1, 2)))
+    }
+    keys |= {f"receipts/a-b/s1/{number}.json" for number in range(2500)}
+    outside = {"receipts.txt", "receipts-1/x", "receipts0", "logs/x"}
+    keys |= {"receipts/README", "receipts/a/loose.json"}
+    samples = {
+        "there": names,
+        "elsewhere": [f"w{number}" for number in range(3000)],
+        "few": ["s5", "t7"],
+        "none": ["_cohort"],
+    }
+    store = PagedStore(keys | outside)
+    places = CellFolders(dict.fromkeys(("receipts/a/", "receipts/a-b/", "receipts/c/"), samples[likely]))
+    listed = [entry.key for group in entries_below(store, "receipts/", lambda: places) for entry in group]
+    assert sorted(listed) == sorted(keys)
+    assert store.calls["list"] <= -(-len(keys) // 1000) + 2 * PAGES_AT_ONCE
+    assert store.most_in_flight <= PAGES_AT_ONCE
+
+
+def test_a_small_store_is_listed_whole_in_one_call() -> None:
+    store = large_store(100)
+    assert sum(1 for group in receipt_entries(store) for _ in group) == 200
+    assert store.calls == {"list": 1}
+
+
+def test_all_receipts_are_listed_in_parallel_by_the_longest_recorded_sample_list() -> None:
+    store = large_store(20_000)
+    _recorded(store, "20200101T000000000-OLD", [f"s{number:07}" for number in range(20_000)])
+    _recorded(store, "20200102T000000000-NEW", ["s0000001"])
+    # No run made these.
+    store.put(layout.receipt("count", "loose", "0" * 16), b"x")
+    store.calls.clear()
+    store.pages.clear()
+    store.hold(PAGES_AT_ONCE)
+    listed = [entry.key for group in receipt_entries(store) for entry in group]
+    assert len(set(listed)) == len(listed) == 40_001
+    assert store.calls["list"] <= 41 + 2 + PAGES_AT_ONCE
+    assert store.most_in_flight == PAGES_AT_ONCE
+
+
+def _recorded(store: Store, run_id: str, names: list[str]) -> None:
+    """The record of a run as far as its sample list is looked for."""
+    record = {"run_id": run_id, "started_at": "", "format": 1, "samples": len(names)}
+    store.put_json(layout.run_record(run_id), record)
+    store.put_json(layout.run_end(run_id), {"ended_at": "2020-01-03T00:00:00Z", "done": 1, "failed": 0})
+    store.put(layout.samples(run_id), "\n".join(["sample", *names]).encode())
 
 
 @pytest.mark.parametrize("etags", [True, False])

@@ -23,6 +23,8 @@ class PagedStore(Store):
         self._lock = threading.Lock()
         self._in_flight = 0
         self.most_in_flight = 0
+        self._awaited = 0
+        self._together = threading.Event()
         #: What `page` was given.
         self.pages: list[tuple[str, str]] = []
 
@@ -30,12 +32,19 @@ class PagedStore(Store):
     def is_paged(self) -> bool:
         return True
 
+    def hold(self, calls: int) -> None:
+        """Has pages that begin behind a key wait until so many calls are in flight at once."""
+        self._awaited, self._together = calls, threading.Event()
+
     def page(self, prefix: str, after: str = "") -> tuple[builtins.list[StoreEntry], bool]:
         with self._lock:
             self._in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self._in_flight)
             self.calls["list"] += 1
             self.pages.append((prefix, after))
+            if self._in_flight >= self._awaited:
+                self._together.set()
+        assert not after or self._together.wait(10), f"{self._awaited} calls never were in flight at once"
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
         start = max(bisect_left(self._keys, folder), bisect_right(self._keys, after) if after else 0)
         end = bisect_left(self._keys, f"{folder[:-1]}0") if folder else len(self._keys)

@@ -59,7 +59,7 @@ def test_another_bucket_gets_what_went_through_this_machine(
     store.put("small", b"x")
     files = [FileToCopy(key="big", size_bytes=len(data)), FileToCopy(key="small", size_bytes=1)]
 
-    copied = Transfer(store, other, "at/").copy_all(files, lambda file: None)
+    copied = Transfer(store, other, files, "at/").copy_all(lambda file: None)
 
     assert copies(service) == []
     assert other.get("at/big") == data
@@ -70,7 +70,7 @@ def test_another_bucket_gets_what_went_through_this_machine(
 def test_what_s3_copied_is_held_against_its_size(service: Service, store: Store) -> None:
     store.put("file", b"0123456789")
     with pytest.raises(StoreFailed, match="has not the 11 bytes"):
-        Transfer(store, store, "at/").copy_all([FileToCopy(key="file", size_bytes=11)], lambda file: None)
+        Transfer(store, store, [FileToCopy(key="file", size_bytes=11)], "at/").copy_all(lambda file: None)
 
 
 def test_what_s3_does_not_copy_goes_through_this_machine(
@@ -81,7 +81,7 @@ def test_what_s3_does_not_copy_goes_through_this_machine(
 
     monkeypatch.setattr("obstore.copy", refuse)
     store.put("file", b"0123456789")
-    (copied,) = Transfer(store, store, "at/").copy_all([FileToCopy(key="file", size_bytes=10)], lambda file: None)
+    (copied,) = Transfer(store, store, [FileToCopy(key="file", size_bytes=10)], "at/").copy_all(lambda file: None)
     assert store.get("at/file") == b"0123456789"
     assert copied.sha256 == hashlib.sha256(b"0123456789").hexdigest()
     assert service.read("some/prefix/at/file") == b"0123456789"
