@@ -40,6 +40,8 @@ class Service:
 
     url: str
     asked: list[Asked] = field(default_factory=list)
+    #: Listings that are to be answered by 503 SlowDown.
+    slow_downs: int = 0
 
     def client(self) -> Any:
         return boto3.client(
@@ -82,26 +84,33 @@ def service() -> Iterator[Service]:
 
     moto_api_backend.reset()
     app = DomainDispatcherApplication(create_backend_app)
-    asked: list[Asked] = []
+    made = Service(url="")
+    lock = threading.Lock()
 
     def remembering(environ: dict[str, Any], start: Any) -> Any:
         headers = {name[5:].lower().replace("_", "-"): text for name, text in environ.items() if name[:5] == "HTTP_"}
-        asked.append(
-            Asked(
-                method=environ["REQUEST_METHOD"],
-                path=environ["PATH_INFO"],
-                query=environ["QUERY_STRING"],
-                headers=headers,
+        with lock:
+            made.asked.append(
+                Asked(
+                    method=environ["REQUEST_METHOD"],
+                    path=environ["PATH_INFO"],
+                    query=environ["QUERY_STRING"],
+                    headers=headers,
+                )
             )
-        )
+            is_busy = made.slow_downs > 0 and "list-type" in environ["QUERY_STRING"]
+            made.slow_downs -= is_busy
+        if is_busy:
+            start("503 Slow Down", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
         return app(environ, start)
 
     server = make_server("127.0.0.1", 0, remembering, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    made = Service(url=f"http://127.0.0.1:{server.server_port}", asked=asked)
+    made.url = f"http://127.0.0.1:{server.server_port}"
     made.client().create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-    asked.clear()
+    made.asked.clear()
     yield made
     server.shutdown()
     thread.join()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline.records.listing import CellFolders, FileKeys, entries_of
+from batch_pipeline.records.whole_store import receipt_entries
 from batch_pipeline.wire import s3
 from batch_pipeline.wire.errors import InvalidConfig, StoreFailed
 from batch_pipeline.wire.s3 import S3Access
@@ -316,3 +317,24 @@ def test_a_file_is_listed_whatever_its_name_ends_in(service: Service) -> None:
     for key in keys:
         (entries,) = entries_of(store, FileKeys([key]))
         assert [entry.key for entry in entries] == [key]
+
+
+def test_a_listing_goes_on_when_s3_was_too_busy_for_all_of_its_ranges(service: Service) -> None:
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    store = store_of(service)
+    names = [f"s{number:04}" for number in range(1_500)]
+    keys = sorted(f"receipts/{step}/{name}/f.json" for step in ("a", "b") for name in names)
+    for key in keys:
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(BUCKET, f"some/prefix/{key}", b"x")
+    cells = CellFolders({"receipts/a/": names, "receipts/b/": names})
+    for portions in (entries_of(store, cells), receipt_entries(store)):
+        service.asked.clear()
+        service.slow_downs = 9
+        store.calls.clear()
+        assert sorted(entry.key for portion in portions for entry in portion) == keys
+        listings = [one for one in service.asked if "list-type=2" in one.query]
+        assert service.slow_downs == 0
+        # The same requests again, and no others.
+        assert len(listings) == 9 + store.calls["list"] <= 9 + 8
