@@ -17,7 +17,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="*", help=f"which to run: {', '.join(_BENCHMARKS)} (default: all)")
     parser.add_argument("--samples", type=int, default=1_000, help="samples of `cells` (default: 1000)")
-    parser.add_argument("--simulated", type=int, default=1_000_000, help="samples of `million` (default: 1000000)")
+    parser.add_argument(
+        "--simulated", type=int, default=1_000_000, help="samples of `million` and, made up, of `listing`"
+    )
     parser.add_argument("--objects", type=int, default=20_000, help="objects of `listing` (default: 20000)")
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks of `pool-servers` (default: 20000)")
     parser.add_argument("--pooled", type=int, default=1_000_000, help="tasks of the large `pool` (default: 1000000)")
@@ -27,7 +29,9 @@ def main() -> int:
     parser.add_argument("--negatives", type=int, default=200, help="samples of `negatives` (default: 200)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: 3)")
     parser.add_argument("--large", action="store_true", help="`cells` with 10,000 samples too")
-    parser.add_argument("--no-peers", action="store_true", help="`cells` and `api` without them; installs nothing")
+    parser.add_argument(
+        "--no-peers", action="store_true", help="`cells`, `api`, `listing` without them; installs nothing"
+    )
     parser.add_argument("--no-real", action="store_true", help="`fusion` and `negatives` on a made-up reference")
     parser.add_argument("--folder", help="where to work (default: the temporary folder); its file system matters")
     parser.add_argument(
@@ -109,7 +113,19 @@ def _api(options: argparse.Namespace) -> None:
 def _listing(options: argparse.Namespace) -> None:
     from benchmarks import listing
 
-    listing.main(objects=options.objects, results_folder=options.results)
+    listing.main(
+        objects=options.objects,
+        samples=options.simulated,
+        rounds=options.rounds,
+        peers=not options.no_peers,
+        results_folder=options.results,
+    )
+
+
+def _calls(options: argparse.Namespace) -> None:
+    from benchmarks import calls
+
+    calls.main(results_folder=options.results)
 
 
 def _million(options: argparse.Namespace) -> None:
@@ -135,6 +151,7 @@ _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "planning": _planning,
     "api": _api,
     "listing": _listing,
+    "calls": _calls,
     "million": _million,
     "pool": _pool,
     "cells": _cells,

@@ -237,7 +237,7 @@ def entries_below(
     whole = _WholeFolder(prefix, places())
     after = entries[-1].key
     rest = _Range(start=bisect_right(whole, after) - 1, stop=len(whole), after=after)
-    yield from _in_ranges(store, whole, _divided(whole, rest, min(PAGES_AT_ONCE, rest.left)))
+    yield from _in_ranges(store, whole, _divided(whole, rest, _ranges_for(rest)))
 
 
 def by_place(places: Places, portions: Iterable[Iterable[StoreEntry]]) -> Iterator[list[StoreEntry]]:
@@ -275,8 +275,7 @@ def _paged(store: Store, places: Divisions) -> Iterator[list[StoreEntry]]:
         return
     yield _portion(places, whole, *_page(store, places, whole))
     if whole.left:
-        ranges = _divided(places, whole, min(PAGES_AT_ONCE, -(-whole.left // max(1, whole.start))))
-        yield from _in_ranges(store, places, ranges)
+        yield from _in_ranges(store, places, _divided(places, whole, _ranges_for(whole)))
 
 
 def _in_ranges(store: Store, places: Divisions, waiting: list[_Range]) -> Iterator[list[StoreEntry]]:
@@ -306,6 +305,11 @@ def _in_ranges(store: Store, places: Divisions, waiting: list[_Range]) -> Iterat
                 waiting += _divided(places, largest, 2)[1:]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ranges_for(rest: _Range) -> int:
+    """How many ranges what is left behind a first page is worth: one for each page, if they hold as much."""
+    return min(PAGES_AT_ONCE, -(-rest.left // max(1, rest.start)))
 
 
 def _divided(places: Divisions, whole: _Range, count: int) -> list[_Range]:

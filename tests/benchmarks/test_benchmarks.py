@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import bound
+from benchmarks import bound, listing, listing_server
 from benchmarks.engines import STEPS, Durable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +112,29 @@ def test_more_than_ten_thousand_samples_are_two_arrays_a_step_and_a_done_cohort_
     # 30,003 receipts, 10,001 sources, no live run, nothing retired.
     assert figures["done"]["lists"] == 31 + 11 + 1 + 1
     assert figures["done"]["other_calls"] == 0
+
+
+@pytest.mark.slow
+def test_listings_are_measured_as_they_are_answered_late_and_of_more_cells(tmp_path: Path) -> None:
+    kept = _measured(tmp_path, "listing", "--no-peers", "--objects", "3000", "--simulated", "2000", "--rounds", "1")
+    by_kind = kept["results"]
+    assert {kind: one["entries"] for kind, one in by_kind.items()} == {
+        "all": 3000,
+        "all, 100 ms a call": 3000,
+        "3 samples, 100 ms a call": 9,
+        "200 samples, made up": 600,
+        "2,000 samples, made up": 6000,
+    }
+    assert all(one["calls"] <= one["entries"] / 1000 + 32 for one in by_kind.values())
+    assert by_kind["all, 100 ms a call"]["seconds"] >= 0.1
+
+
+@pytest.mark.slow
+def test_a_listing_server_says_what_another_one_does() -> None:
+    names = [listing_server.sample(number) for number in range(700)]
+    with listing._served(0.0, "--made-up", "700") as made_up, listing._served(0.0, "--copy", str(made_up)) as copy:
+        assert listing._listed(made_up, names)["entries"] == listing._listed(copy, names)["entries"] == 2100
+        assert listing._listed(copy, names[5:6])["calls"] == 2
 
 
 @pytest.mark.engine
