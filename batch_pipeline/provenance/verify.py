@@ -6,7 +6,7 @@ Files are read side by side, in pieces; nothing is kept of them. What no receipt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -177,7 +177,7 @@ def _misleads(store: Store, result: Checked) -> bool:
 
 def _promises_at(store: Store, key: str) -> list[Promise]:
     damaged: list[str] = []
-    promises = _of_receipts(list(read_receipts(store, [key], damaged=damaged.append)))
+    promises = _of_receipts(read_receipts(store, [key], damaged=damaged.append))
     return promises + [_of_damaged(key) for key in damaged]
 
 
@@ -193,7 +193,7 @@ def _of_damaged(key: str) -> Promise:
     return Promise(key=key, sha256="", size_bytes=None, witness=key)
 
 
-def _of_receipts(receipts: Sequence[Receipt]) -> list[Promise]:
+def _of_receipts(receipts: Iterable[Receipt]) -> list[Promise]:
     return [_promise(receipt, output) for receipt in receipts for output in receipt.outputs]
 
 

@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from batch_pipeline.pipeline.step import Scope
@@ -26,8 +28,9 @@ from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
-#: Receipts that are read at once.
+#: Receipts that are read at once, and that are kept before they are asked for.
 AT_ONCE: Final = 16
+READ_AHEAD: Final = 64 * AT_ONCE
 Cell = tuple[str, str]
 
 
@@ -68,18 +71,20 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
 
 def all_receipts(
     store: Store, prefix: str = layout.RECEIPTS, *, damaged: Callable[[str], object] | None = None
-) -> list[Receipt]:
+) -> Iterator[Receipt]:
     """The newest receipt that counts of every cell below a prefix of the receipts, by step and sample.
 
-    `damaged` as for `read_receipts`.
+    They are read as they are asked for. `damaged` as for `read_receipts`.
     """
     standing = all_standing_receipts(store, read_retirements(store), prefix)
     if damaged is not None:
         for _, keys in _keys_of(standing.damaged):
             for key in keys:
                 damaged(key)
-    keys = [key for _, cell_keys in _keys_of(standing.counting) for key in cell_keys]
-    return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys, damaged=damaged)).items())]
+    keys = [key for _, cell_keys in sorted(_keys_of(standing.counting)) for key in cell_keys]
+    receipts = read_receipts(store, keys, damaged=damaged)
+    for _, of_cell in groupby(receipts, key=attrgetter("step", "sample")):
+        yield max(of_cell, key=attrgetter("stopped_at"))
 
 
 def receipts_counting(store: Store, samples_by_step: Mapping[str, Collection[str]]) -> list[Receipt]:
@@ -127,9 +132,11 @@ def read_receipts(
     The keys of damaged ones are told to `damaged`; without it they raise StoreFailed.
     """
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="receipts") as pool:
-        for receipt in pool.map(lambda key: _read(store, key, damaged), keys):
-            if receipt is not None:
-                yield receipt
+        # A pool keeps what it has read until it is asked for.
+        for start in range(0, len(keys), READ_AHEAD):
+            for receipt in pool.map(lambda key: _read(store, key, damaged), keys[start : start + READ_AHEAD]):
+                if receipt is not None:
+                    yield receipt
 
 
 def read_checksums(text: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 
 from batch_pipeline.provenance.trace import key_of, trace
 from batch_pipeline.provenance.verify import all_promises, promises_below, promises_of_run, repair, verify
+from batch_pipeline.records import results
 from batch_pipeline.records.receipts import LEAST_BYTES, absent_reference, all_standing_receipts, read_retirements
 from batch_pipeline.records.record import read_record
 from batch_pipeline.records.results import all_receipts, maker_of, receipt_of, results_of
@@ -284,7 +285,19 @@ def test_of_two_receipts_the_newer_counts(store: Store, made: Maker) -> None:
     older = replace(receipt, fingerprint="older", stopped_at="2020-01-01T00:00:00.000Z")
     store.put_json(layout.receipt("upper", "ann", "older"), older.to_json())
     assert receipt_of(store, "upper", "ann") == receipt
-    assert len(all_receipts(store)) == 7
+    assert [one for one in all_receipts(store) if (one.step, one.sample) == ("upper", "ann")] == [receipt]
+    assert sum(1 for _ in all_receipts(store)) == 7
+
+
+def test_receipts_of_a_whole_store_are_read_as_they_are_asked_for(
+    store: Store, made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "READ_AHEAD", 2)
+    receipts = all_receipts(store)
+    store.calls.clear()
+    assert next(receipts).step == "count"
+    assert store.calls["get"] == 2
+    assert sum(1 for _ in receipts) == 6
 
 
 def test_a_run_without_cells_has_no_results(store: Store) -> None:
