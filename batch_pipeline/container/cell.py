@@ -40,7 +40,7 @@ from batch_pipeline.container.stage import Staged, Stager
 from batch_pipeline.container.verdict import Verdict, verdict_of
 from batch_pipeline.container.workspace import Workspace
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import DIRECTORY, EXECUTION, MANY, METADATA, ContainerExit, Variable
+from batch_pipeline.wire.contract import DIRECTORY, MANY, ContainerExit, Variable
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, InvalidOutput, StepInterrupted
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
@@ -348,7 +348,7 @@ class CellAttempt:
 
     def _machine(self) -> dict[str, str]:
         """On what it ran; nothing is asked or imported where ECS has not started this process."""
-        if METADATA not in self.environment and EXECUTION not in self.environment:
+        if not self.location.on_ecs:
             return {}
         from batch_pipeline.container.machine import machine_of
 

@@ -13,16 +13,15 @@ import io
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from batch_pipeline.container.disk import contents, local_error
+from batch_pipeline.container.disk import local_error
 from batch_pipeline.container.fetch import fetched
 from batch_pipeline.container.files import Files
+from batch_pipeline.container.host_cache import cached_bytes
 from batch_pipeline.container.logger import Logger
-from batch_pipeline.container.reference import cache_folder
-from batch_pipeline.wire.digest import sha256_of_bytes
-from batch_pipeline.wire.durable import put
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.scratch import remove_tree
 
@@ -81,22 +80,7 @@ def bundle_bytes(files: Files, key: str, sha256: str, cache_root: str) -> bytes:
     """
     if not files.parallel:
         return fetched(files, key, sha256)
-    path = f"{cache_folder(cache_root)}/code/{sha256}.zip"
-    try:
-        data = contents(path)
-        if sha256_of_bytes(data) == sha256:
-            return data
-        LOGGER.warning(f"{path} does not have its SHA-256; it is fetched again.")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise local_error(path, error) from error
-    data = fetched(files, key, sha256)
-    try:
-        put(path, data)
-    except OSError as error:
-        raise local_error(path, error) from error
-    return data
+    return cached_bytes("bundle.zip", sha256, cache_root, partial(fetched, files, key, sha256))
 
 
 def unpack(data: bytes, folder: Path) -> None:

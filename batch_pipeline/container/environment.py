@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.contract import EXECUTION, METADATA, ON_EC2, Variable
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.scratch import scratch_root
 
@@ -28,6 +28,14 @@ class CellLocation:
     #: What the scratch folder of this attempt is called.
     name: str
     host: str
+    #: Children of the array; at the least, where Batch does not say it.
+    array_size: int
+    #: Whether ECS started this process, and whether it did so on a machine that has other containers of ours.
+    on_ecs: bool
+    shares_host: bool
+    #: Digests in hex of the manifest and its rows; empty where the driver did not give them.
+    manifest_sha256: str
+    rows_sha256: str
 
 
 def read_location(environment: Mapping[str, str]) -> CellLocation:
@@ -39,16 +47,22 @@ def read_location(environment: Mapping[str, str]) -> CellLocation:
     native_id = environment.get(Variable.JOB_ID, "")
     attempt = _number(environment, Variable.ATTEMPT, 1)
     name = native_id.replace(":", "-").replace("/", "-") or f"process-{os.getpid()}"
+    index = _number(environment, Variable.ARRAY_INDEX, 0)
     return CellLocation(
         store=store,
         manifest_key=environment[Variable.MANIFEST],
-        index=_number(environment, Variable.ARRAY_INDEX, 0),
+        index=index,
         attempt=attempt,
         native_id=native_id,
         scratch_root=root,
         cache_root=environment.get(Variable.CACHE) or root,
         name=f"{name}_{attempt}",
         host=os.uname().nodename,
+        array_size=_number(environment, Variable.ARRAY_SIZE, index + 1),
+        on_ecs=METADATA in environment or EXECUTION in environment,
+        shares_host=environment.get(EXECUTION) == ON_EC2,
+        manifest_sha256=environment.get(Variable.MANIFEST_SHA256, ""),
+        rows_sha256=environment.get(Variable.ROWS_SHA256, ""),
     )
 
 

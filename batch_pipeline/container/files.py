@@ -23,6 +23,7 @@ from batch_pipeline.container.disk import contents, copy, digest, local_error, r
 from batch_pipeline.container.logger import Logger
 from batch_pipeline.wire.durable import NO_SPACE, Seal, is_part, prepared, put, seal_all, sync, write_all
 from batch_pipeline.wire.errors import DiskFull, InvalidOutput, StoreFailed
+from batch_pipeline.wire.s3 import jittered
 from batch_pipeline.wire.store import NotInStore, Store, StoreEntry
 
 T = TypeVar("T")
@@ -407,7 +408,7 @@ class ObjectFiles:
         return size_bytes, sha256.hexdigest()
 
     def _with_retries(self, call: Callable[[], T]) -> T:
-        """Makes a request, and after transient errors again, with exponential back-off."""
+        """Makes a request, and after transient errors again, with exponential back-off and jitter."""
         for pause in self._pauses:
             try:
                 return call()
@@ -415,7 +416,7 @@ class ObjectFiles:
                 if not error.transient:
                     raise
                 LOGGER.warning("retrying after a transient store error", pause_seconds=pause, error=error.message)
-            time.sleep(pause)
+            time.sleep(jittered(pause))
         return call()
 
 

@@ -8,40 +8,26 @@ links to them lie in one folder, for tools that look for one beside another. A f
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import posixpath
 import stat
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from batch_pipeline.container.disk import PRIVATE, contents, local_error
 from batch_pipeline.container.files import Files
+from batch_pipeline.container.host_cache import cache_folder, locked
 from batch_pipeline.container.logger import Logger
 from batch_pipeline.container.parallel import Stop, in_parallel
-from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.durable import make_folder, put
 from batch_pipeline.wire.errors import MissingInput
 from batch_pipeline.wire.manifest import ReferenceSpec
-from batch_pipeline.wire.scratch import own_folder
 from batch_pipeline.wire.store import NotInStore
 
 LOGGER = Logger(__name__)
-#: Seconds between two looks at a lock that another container of the host holds.
-_LOOK_AGAIN = 0.2
-
-
-def cache_folder(root: str) -> str:
-    """This user's cache below a root, which the first process of a host makes. Raises UnsafeFolder, StoreFailed."""
-    try:
-        return f"{own_folder(root, f'Set {Variable.CACHE} to another folder')}/cache"
-    except OSError as error:
-        raise local_error(root, error) from error
 
 
 def stage_references(specs: tuple[ReferenceSpec, ...], files: Files, cache_root: str) -> dict[str, tuple[Path, ...]]:
@@ -84,7 +70,7 @@ def _side_by_side(staged: Mapping[ReferenceSpec, Path], files: Files, cache_root
     links = {folder / PurePosixPath(spec.key).relative_to(above): path for spec, path in staged.items()}
     try:
         if not all(_is_linked(*link) for link in links.items()):
-            with _locked(folder, Stop()):
+            with locked(folder, Stop()):
                 for link, path in links.items():
                     _link(link, path)
     except OSError as error:
@@ -116,7 +102,7 @@ def _cached(spec: ReferenceSpec, files: Files, cache: Path, stop: Stop) -> Path:
     try:
         if _is_as_noted(path, spec):
             return path
-        with _locked(folder, stop):
+        with locked(folder, stop):
             if not _is_as_noted(path, spec):
                 if path.exists():
                     LOGGER.warning(f"{path} is not as it was fetched; it is fetched again.")
@@ -168,26 +154,3 @@ def _is_as_noted(path: Path, spec: ReferenceSpec) -> bool:
 def _verify(spec: ReferenceSpec, files: Files, size_bytes: int, etag: str) -> None:
     if (size_bytes, etag) != (spec.size_bytes, spec.etag or etag):
         raise MissingInput(f"{files.url_of(spec.key)} changed since it was planned; run the same command again.")
-
-
-@contextmanager
-def _locked(folder: Path, stop: Stop) -> Iterator[None]:
-    """Holds the lock of a folder of the cache, which is made. Waits for it, and can be stopped."""
-    make_folder(os.fspath(folder), PRIVATE)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _lock(descriptor, stop)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, stop: Stop) -> None:
-    """Waits for the lock; looks again and again, since a thread that the kernel keeps waiting cannot be stopped."""
-    while True:
-        stop.check()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(_LOOK_AGAIN)

@@ -26,6 +26,9 @@ class Variable:
     STORE = "BATCH_PIPELINE_STORE"
     #: Key of the manifest in the store. Present: fetch-and-run runs a cell; absent: it runs what its arguments say.
     MANIFEST = "BATCH_PIPELINE_MANIFEST"
+    #: SHA-256 in hex of the manifest and of the rows beside it: by these a host's containers share them.
+    MANIFEST_SHA256 = "BATCH_PIPELINE_MANIFEST_SHA256"
+    ROWS_SHA256 = "BATCH_PIPELINE_ROWS_SHA256"
     #: Set instead of a manifest: the job only joins what others wait for; it ends at once with 0.
     JOIN = "BATCH_PIPELINE_JOIN"
     #: Key of a driver's order in the store, and its SHA-256: fetch-and-run runs the script that it names.
@@ -73,6 +76,7 @@ class Variable:
 METADATA = "ECS_CONTAINER_METADATA_URI_V4"
 #: `AWS_ECS_EC2` or `AWS_ECS_FARGATE`.
 EXECUTION = "AWS_EXECUTION_ENV"
+ON_EC2 = "AWS_ECS_EC2"
 
 
 class CommandExit(IntEnum):

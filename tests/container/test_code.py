@@ -69,7 +69,7 @@ def test_the_cached_archive_is_compared_at_each_use(memory_workshop: Workshop, t
     asked = store.calls["get"]
     assert read() == whole
     assert store.calls["get"] == asked
-    cached = next(tmp_path.glob("*/cache/code/*.zip"))
+    cached = next(tmp_path.glob("*/cache/objects/*/bundle.zip"))
     cached.write_bytes(make_zip({"data.txt": "fake"}))
     assert read() == cached.read_bytes() == whole
     assert store.calls["get"] == asked + 1
