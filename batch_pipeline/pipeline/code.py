@@ -12,10 +12,11 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from batch_pipeline.pipeline.analysis.reachable import reachable
-from batch_pipeline.pipeline.analysis.statements import Module, module_name, module_of
+from batch_pipeline.pipeline.analysis.statements import Module, blocks_of, module_name, module_of, tree_of
 from batch_pipeline.pipeline.step import Step
 from batch_pipeline.wire.digest import FINGERPRINT_DIGITS, fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidPipeline
@@ -145,11 +146,17 @@ def class_node(owner: type) -> ast.ClassDef | None:
 
 def _class_node(owner: type) -> tuple[ast.ClassDef, bool] | None:
     """The statement that makes a class, and whether that is in a main guard; None for one made otherwise."""
-    return dict(_class_nodes(parsed(Path(inspect.getfile(owner))), "", guarded=False)).get(owner.__qualname__)
+    return _classes_in(parsed(Path(inspect.getfile(owner)))).get(owner.__qualname__)
+
+
+@lru_cache(maxsize=512)
+def _classes_in(tree: ast.Module) -> Mapping[str, tuple[ast.ClassDef, bool]]:
+    return dict(_class_nodes(tree, "", guarded=False))
 
 
 def _class_nodes(node: ast.AST, above: str, *, guarded: bool) -> Iterator[tuple[str, tuple[ast.ClassDef, bool]]]:
-    for child in ast.iter_child_nodes(node):
+    """Every class by its qualified name; classes stand where statements do, so that expressions are not looked at."""
+    for child in (each for block in blocks_of(node.__class__) for each in getattr(node, block)):
         below, inside = above, guarded or is_main_guard(child)
         if isinstance(child, ast.ClassDef):
             yield f"{above}{child.name}", (child, guarded)
@@ -245,8 +252,8 @@ def _read(file: Path) -> bytes:
 
 
 def parsed(file: Path) -> ast.Module:
-    """The syntax tree of a file. Raises InvalidPipeline."""
+    """The syntax tree of a file, which nobody changes. Raises InvalidPipeline."""
     try:
-        return ast.parse(_read(file), filename=str(file))
+        return tree_of(_read(file))
     except SyntaxError as error:
         raise InvalidPipeline(f"{file}, line {error.lineno}: {error.msg}.") from error

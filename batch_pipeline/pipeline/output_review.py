@@ -28,13 +28,18 @@ def overlapping_outputs(step: type[Step]) -> Iterator[str]:
     for (other, other_form, other_name), (port, form, name) in combinations(wanted, 2):
         if other == port:
             continue
-        place = f"{place_of(step, port)}: {step.__name__}.{port}"
         if form == other_form == "":
             if os.path.normpath(name) == os.path.normpath(other_name):
-                yield f"{place} names the file {name!r}, which {other} names too; each output needs a file of its own."
+                yield (
+                    f"{place_of(step, port)}: {step.__name__}.{port} names the file {name!r}, which {other} names too;"
+                    " each output needs a file of its own."
+                )
         elif (other, port) not in reported and _overlap(form, name, other_form, other_name):
             reported.add((other, port))
-            yield f"{place} is {name!r}, and {other} is {other_name!r}: a file may belong to one output only."
+            yield (
+                f"{place_of(step, port)}: {step.__name__}.{port} is {name!r}, and {other} is {other_name!r}: a file"
+                " may belong to one output only."
+            )
 
 
 def _problems(output: Output) -> Iterator[str]:

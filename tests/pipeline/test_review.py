@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from batch_pipeline import WorkflowTask
-from batch_pipeline.pipeline.review import code_problems, code_warnings, require_kinds
+from batch_pipeline.pipeline.code import code_digests
+from batch_pipeline.pipeline.review import code_problems, code_warnings, require_kinds, require_sound
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.errors import InvalidPipeline
 
@@ -227,6 +229,21 @@ def test_what_is_right_is_left_alone(make: Make, lines: dict[str, str]) -> None:
     graph = Graph.of(make(**lines))
     assert code_problems(graph) == []
     assert code_warnings(graph) == []
+
+
+def test_a_file_is_parsed_once_for_digests_and_review(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph.of(make(step="third = Output('{sample}.bam')"))
+    texts: list[bytes] = []
+
+    def parse(text: bytes, *_: object, **__: object) -> ast.Module:
+        texts.append(text)
+        tree: ast.Module = compile(text, "text", "exec", ast.PyCF_ONLY_AST)
+        return tree
+
+    monkeypatch.setattr(ast, "parse", parse)
+    code_digests(type(graph["upper"].step), graph.root)
+    require_sound(graph)
+    assert len(texts) == len(set(texts)) == 1
 
 
 def test_all_that_is_wrong_is_told_at_once(make: Make) -> None:

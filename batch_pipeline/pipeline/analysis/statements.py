@@ -6,6 +6,7 @@ What only binds names matters to who uses them; what has an effect matters to wh
 from __future__ import annotations
 
 import ast
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache, cached_property, lru_cache
@@ -68,12 +69,14 @@ class Module:
     @cached_property
     def imported(self) -> frozenset[str]:
         """Every module that it imports anywhere, and every member that may be one."""
-        return frozenset(name for node in _imports(self.tree) for name in self.loaded_by(node))
+        imports = (node for node in statements_in(self.tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+        return frozenset(name for node in imports for name in self.loaded_by(node))
 
     @cached_property
     def rebound(self) -> frozenset[str]:
         """Names that a function may bind in it: those that are declared `global`."""
-        return frozenset(name for node in ast.walk(self.tree) if isinstance(node, ast.Global) for name in node.names)
+        declared = (node for node in statements_in(self.tree) if isinstance(node, ast.Global))
+        return frozenset(name for node in declared for name in node.names)
 
     def loaded_by(self, node: ast.Import | ast.ImportFrom) -> list[str]:
         """Modules that an import loads, in order; of members of a package those that may be modules."""
@@ -147,19 +150,18 @@ def _is_main_guard(node: ast.stmt) -> bool:
     return is_name and len(test.ops) == 1 and isinstance(value, ast.Constant) and value.value == "__main__"
 
 
-def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Every import of a module. They stand where statements do, so that expressions need not be looked at."""
+def statements_in(tree: ast.AST) -> Iterator[Any]:
+    """A tree with every statement in it, and every part of one that holds statements; no expression is looked at."""
     waiting: list[Any] = [tree]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node
-        for block in _blocks(node.__class__):
+        yield node
+        for block in blocks_of(node.__class__):
             waiting += getattr(node, block)
 
 
 @cache
-def _blocks(kind: Any) -> tuple[str, ...]:
+def blocks_of(kind: Any) -> tuple[str, ...]:
     """The fields of a statement, or of a part of one, that hold statements."""
     return tuple(block for block in ("body", "orelse", "finalbody", "handlers", "cases") if block in kind._fields)
 
@@ -197,4 +199,12 @@ def module_name(file: str) -> str:
 @lru_cache(maxsize=512)
 def module_of(file: str, data: bytes) -> Module:
     """The statements of a file with this text, read once a process. Raises SyntaxError."""
-    return Module(module_name(file), is_package=file.endswith("/__init__.py"), tree=ast.parse(data, filename=file))
+    return Module(module_name(file), is_package=file.endswith("/__init__.py"), tree=tree_of(data))
+
+
+@lru_cache(maxsize=512)
+def tree_of(data: bytes) -> ast.Module:
+    """The syntax tree of a text, parsed once a process; nobody changes it. Raises SyntaxError."""
+    # Python itself warns of the file, by its name, when it compiles it.
+    with warnings.catch_warnings(action="ignore"):
+        return ast.parse(data)
