@@ -14,6 +14,7 @@ import botocore.exceptions
 import pytest
 import stamina
 from botocore.exceptions import ClientError
+from botocore.loaders import JSONFileLoader
 
 from batch_pipeline.backends import create
 from batch_pipeline.backends.aws_errors import CallOutcome, classify_error, error_text, translated
@@ -280,6 +281,24 @@ def test_missing_credentials_are_told(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(BackendFailed, match="aws configure"):
         create(aws_settings()).summaries(["a"])
+
+
+def test_a_client_of_a_known_endpoint_does_not_look_through_the_services_of_aws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from batch_pipeline.backends.aws_clients import _bare_session
+
+    read: list[str] = []
+    load = JSONFileLoader.load_file
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda self, path: read.append(path) or load(self, path))
+    _bare_session.cache_clear()
+    keys: Any = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    for service in ("batch", "logs"):
+        client = _bare_session().create_client(service, endpoint_url="http://127.0.0.1:1", **keys)
+        assert client.meta.endpoint_url == "http://127.0.0.1:1"
+    folders = {Path(path).parent.parent.name for path in read if path.endswith(("-1", "-2"))}
+    assert folders == {"batch", "logs"}
+    assert not [path for path in read if Path(path).name == "endpoints"]
 
 
 @pytest.mark.engine
