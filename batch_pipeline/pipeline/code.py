@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from batch_pipeline.pipeline.analysis.reachable import reachable
 from batch_pipeline.pipeline.analysis.statements import Module, blocks_of, module_name, module_of, tree_of
@@ -146,15 +147,16 @@ def class_node(owner: type) -> ast.ClassDef | None:
 
 def _class_node(owner: type) -> tuple[ast.ClassDef, bool] | None:
     """The statement that makes a class, and whether that is in a main guard; None for one made otherwise."""
-    return _classes_in(parsed(Path(inspect.getfile(owner)))).get(owner.__qualname__)
+    file = Path(inspect.getfile(owner))
+    return _classes_of(file, _read(file)).get(owner.__qualname__)
 
 
 @lru_cache(maxsize=512)
-def _classes_in(tree: ast.Module) -> Mapping[str, tuple[ast.ClassDef, bool]]:
-    return dict(_class_nodes(tree, "", guarded=False))
+def _classes_of(file: Path, _data: bytes) -> Mapping[str, tuple[ast.ClassDef, bool]]:
+    return dict(_class_nodes(parsed(file), "", guarded=False))
 
 
-def _class_nodes(node: ast.AST, above: str, *, guarded: bool) -> Iterator[tuple[str, tuple[ast.ClassDef, bool]]]:
+def _class_nodes(node: Any, above: str, *, guarded: bool) -> Iterator[tuple[str, tuple[ast.ClassDef, bool]]]:
     """Every class by its qualified name; classes stand where statements do, so that expressions are not looked at."""
     for child in (each for block in blocks_of(node.__class__) for each in getattr(node, block)):
         below, inside = above, guarded or is_main_guard(child)
