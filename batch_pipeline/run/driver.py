@@ -123,9 +123,9 @@ class Driver:
             self._luigi.close()
         self._backend.close()
 
-    def inspect(self, state: DriverState | None = None) -> Snapshot:
+    def inspect(self, state: DriverState | None = None, *, submits: bool = False) -> Snapshot:
         """Takes a snapshot, by default that of a command that has done nothing yet."""
-        return take_snapshot(state or DriverState.of(self._request), self._backend)
+        return take_snapshot(state or DriverState.of(self._request), self._backend, submits=submits)
 
     def run(self, listener: Listener, *, detach: bool) -> Outcome:
         """See `run`. Every decision leaves a line in the driver's log."""
@@ -219,19 +219,19 @@ class Driver:
 
     def _plan(self, state: DriverState, listener: Listener) -> Snapshot:
         """Takes a snapshot and tells of its plan. Raises RunConflict for cells that live jobs make differently."""
-        snapshot = self.inspect(state)
+        snapshot = self.inspect(state, submits=True)
         listener.planned(snapshot.plan)
         refuse_conflicts(snapshot.plan)
         return snapshot
 
     def _require_ready(self, snapshot: Snapshot) -> None:
         request = snapshot.request
+        backend = self._backend.open(request.settings)
+        # The embedded server starts while the code is reviewed and Luigi imported.
+        backend.wake()
         if not self._submitted:
             require_sound(request.graph)
-        backend = self._backend.open(request.settings)
         require_cost(request, snapshot.plan, snapshot.inventory, backend, self.run_ids)
-        # The embedded server starts while Luigi is imported.
-        backend.wake()
         if request.settings.backend.name != "embedded":
             require_ready(preflight(request, backend, snapshot.plan, reference=snapshot.reference))
 

@@ -15,6 +15,7 @@ from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import require_kinds
+from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.records.receipts import read_retirements
 from batch_pipeline.records.record import read_record
@@ -27,6 +28,7 @@ from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
 from batch_pipeline.run.recovery import Cell, FailurePartition, remembered, summary
 from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.verdict import past_failures
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.store import NotInStore
 
@@ -114,22 +116,24 @@ class DriverState:
         )
 
 
-def take_snapshot(state: DriverState, backend: LazyBackend) -> Snapshot:
-    """Reads store and backend, and plans. The backend is opened only when a run may be live.
+def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = False) -> Snapshot:
+    """Reads store and backend, and plans. The backend is opened only when a run may be live, or surely will be.
 
-    Raises RunConflict where a live run's jobs are out of reach.
+    Who `submits` what is missing has it wake meanwhile. Raises RunConflict where a live run's jobs are out of reach.
     """
     request, store = state.request, state.request.store
     require_kinds(request.graph)
-    retirements = read_retirements(store)
-    reference, references = inventories.choose_reference(request, retirements)
-    parts = {node.name: step_parts(node, request.graph.root, reference, references) for node in request.graph}
     run_ids = live_run_ids(store)
     request = _reach(request, run_ids)
 
     def opened() -> Backend:
         return backend.open(request.settings)
 
+    if submits and _is_new(request):
+        opened().wake()
+    retirements = read_retirements(store)
+    reference, references = inventories.choose_reference(request, retirements)
+    parts = {node.name: step_parts(node, request.graph.root, reference, references) for node in request.graph}
     live = read_live_runs(store, opened(), run_ids) if run_ids else []
     inventory = replace(
         inventories.read_inventory(request, references, retirements),
@@ -154,6 +158,15 @@ def take_snapshot(state: DriverState, backend: LazyBackend) -> Snapshot:
         live=live,
         past=past,
         store_calls=Counter(store.calls),
+    )
+
+
+def _is_new(request: Request) -> bool:
+    """Whether a chosen step that every sample has was never done, as a folder tells without a LIST."""
+    folder, chosen = request.store.path_of(layout.RECEIPTS), request.selection.steps
+    steps = [node.name for node in request.graph if not node.when and node.step.scope is Scope.SAMPLE]
+    return folder is not None and not all(
+        (folder / step).exists() for step in steps if chosen is None or step in chosen
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +14,11 @@ from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState, RetryOverrides
+from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.receipts import LEAST_BYTES
-from batch_pipeline.run import lock
+from batch_pipeline.run import driver as drivers
+from batch_pipeline.run import inventory, lock
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.driver import Driver, Interrupted, run
@@ -25,7 +29,7 @@ from batch_pipeline.run.snapshot import DriverState, take_snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
 from batch_pipeline.wire.errors import Overtaken, RunConflict
-from batch_pipeline.wire.store import Store
+from batch_pipeline.wire.store import Store, open_store
 from tests.run.small import SAMPLES, Ear, Stage, chosen, drive, look, request_of
 
 CELLS = {*(("upper", s) for s in SAMPLES), *(("count", s) for s in SAMPLES), ("total", "_cohort")}
@@ -284,8 +288,8 @@ def test_what_another_driver_sent_meanwhile_is_looked_at_again(
     real = late.inspect
     times: list[int] = []
 
-    def look_and_be_overtaken(*state: DriverState) -> object:
-        snapshot = real(*state)
+    def look_and_be_overtaken(state: DriverState, *, submits: bool) -> object:
+        snapshot = real(state, submits=submits)
         if not times:
             times.append(1)
             drive(request_of(store), stage, detach=True)
@@ -493,6 +497,50 @@ def test_a_snapshot_tells_where_live_runs_have_their_jobs_and_changes_nothing(st
     assert first.request.settings.embedded.state == "/there" != state.request.settings.embedded.state
     assert (first.plan, first.live_runs) == (second.plan, second.live_runs)
     assert set(store.calls) <= {"list", "get"}
+
+
+def _with_order(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> list[str]:
+    """Notes in which order a backend wakes, the inventory is read and the code is reviewed."""
+    order: list[str] = []
+    read, review = inventory.read_inventory, drivers.require_sound
+
+    def reading(*arguments: Any) -> Any:
+        order.append("inventory")
+        return read(*arguments)
+
+    def reviewing(graph: Graph) -> None:
+        order.append("review")
+        review(graph)
+
+    monkeypatch.setattr(inventory, "read_inventory", reading)
+    monkeypatch.setattr(drivers, "require_sound", reviewing)
+    monkeypatch.setattr(stage, "wake", lambda: order.append("wake"))
+    return order
+
+
+def test_in_a_new_folder_the_backend_wakes_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    stage = Stage(store)
+    order = _with_order(monkeypatch, stage)
+    take_snapshot(DriverState.of(request_of(store)), LazyBackend(stage))
+    assert order == ["inventory"]
+    drive(request_of(store), stage)
+    assert order[1:3] == ["wake", "inventory"]
+
+
+def test_a_backend_wakes_before_the_code_is_reviewed_and_never_where_nothing_is_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    stage = Stage(store)
+    drive(request_of(store), stage)
+    order = _with_order(monkeypatch, stage)
+    drive(request_of(store), stage)
+    assert order == ["inventory"]
+    drive(request_of(store, "ann", "dora"), stage)
+    assert order[1:4] == ["inventory", "wake", "review"]
 
 
 def test_a_wave_that_fails_leaves_a_new_state_and_the_old_one_as_it_was(store: Store, stage: Stage) -> None:
