@@ -205,7 +205,9 @@ def embedded_maker(settings: EmbeddedSettings, identity: Mapping[str, str] | Non
                 # It is on loopback: no proxy of the environment stands between.
                 config=config.merge(Config(proxies={})),
             )
-            client.meta.events.register("before-call.batch.SubmitJob", bring_toolchain)
+            # The look-up of definitions comes first, so that the server may start what jobs of this toolchain need.
+            for operation in ("DescribeJobDefinitions", "SubmitJob"):
+                client.meta.events.register(f"before-call.batch.{operation}", bring_toolchain)
             return client
 
         def bring_toolchain(params: dict[str, Any], **_: Any) -> None:

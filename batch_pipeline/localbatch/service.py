@@ -123,6 +123,9 @@ class Batch:
             answer = self.middleware.call(request)
         except NotStored as error:
             raise ApiError(str(error), code=_NO_STORAGE) from error
+        if request.operation == "DescribeJobDefinitions" and request.toolchain and self.executor:
+            # So begins a client that is about to submit.
+            self.executor.expect(request.toolchain)
         if request.operation in _WRITES:
             try:
                 self.flush()

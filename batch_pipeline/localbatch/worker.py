@@ -26,6 +26,8 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
+from importlib import import_module
 from types import FrameType
 
 from batch_pipeline.localbatch.engine.job import Document
@@ -63,6 +65,8 @@ class Worker:
 
     def serve(self) -> None:
         """Runs orders until the server is gone."""
+        # Before SIGTERM is handled: until there is an attempt it would be lost.
+        self._load_ahead()
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._tell({"ready": os.getpid()})
@@ -74,6 +78,14 @@ class Worker:
             from batch_pipeline.container.process_cache import shut_down
 
             shut_down(self._warm)
+
+    def _load_ahead(self) -> None:
+        """Imports what runs cells while no order waits, as far as it is installed for this interpreter."""
+        if select.select([self._orders], [], [], 0)[0]:
+            return
+        for module in ("entry", "cell"):
+            with suppress(ImportError):
+                import_module(f"batch_pipeline.container.{module}")
 
     def tidy(self) -> None:
         """Does what the last attempt left for after it; nothing of that counts as its end."""

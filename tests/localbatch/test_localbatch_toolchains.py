@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
+from batch_pipeline.localbatch.hosts.executor import EXPECTED_WORKERS
 from batch_pipeline.wire.toolchain import HEADER, Toolchain, toolchain_of
 from tests.localbatch.conftest import connect, describe, eventually, start, submit
 
@@ -57,6 +58,31 @@ def test_jobs_of_two_toolchains_share_the_slots_and_no_worker(real: BatchClient,
     (mask_a, worker_a), (mask_b, worker_b) = ((tmp_path / name / "seen").read_text().split() for name in ("a", "b"))
     assert (mask_a, mask_b) == ("0002", "0027")
     assert worker_a != worker_b
+
+
+def test_workers_start_when_definitions_are_looked_up_and_run_what_comes(real: BatchClient, state: Path) -> None:
+    brought = replace(OURS, variables={**OURS.variables, "TZ": "Asia/Tokyo"})
+
+    def bring(params: dict[str, Any], **_: Any) -> None:
+        params["headers"][HEADER] = brought.to_header()
+
+    real.describe_job_definitions(jobDefinitionName="none")
+    assert not list((state / "workers").iterdir())
+    real.meta.events.register("before-call.batch.DescribeJobDefinitions", bring)
+    for _ in range(2):
+        real.describe_job_definitions(jobDefinitionName="none")
+        eventually(lambda: len(list((state / "workers").glob("*.jsonl"))) == EXPECTED_WORKERS)
+    assert ended(real, submit_with(real, brought, "true"))["status"] == "SUCCEEDED"
+    assert len(list((state / "workers").glob("*.jsonl"))) == EXPECTED_WORKERS
+
+
+def test_an_interpreter_that_does_not_run_is_no_harm_to_a_look_up(real: BatchClient) -> None:
+    real.meta.events.register(
+        "before-call.batch.DescribeJobDefinitions",
+        lambda params, **_: params["headers"].update({HEADER: replace(OURS, python="/no/such/python").to_header()}),
+    )
+    assert real.describe_job_definitions(jobDefinitionName="none")["jobDefinitions"] == []
+    assert ended(real, submit_with(real, OURS, "true"))["status"] == "SUCCEEDED"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.pipeline.plan import CellState, RetryOverrides
+from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.receipts import LEAST_BYTES
-from batch_pipeline.run import driver as drivers
 from batch_pipeline.run import inventory, lock
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.cancel import cancel, close_unbegun
@@ -502,7 +502,7 @@ def test_a_snapshot_tells_where_live_runs_have_their_jobs_and_changes_nothing(st
 def _with_order(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> list[str]:
     """Notes in which order a backend wakes, the inventory is read and the code is reviewed."""
     order: list[str] = []
-    read, review = inventory.read_inventory, drivers.require_sound
+    read = inventory.read_inventory
 
     def reading(*arguments: Any) -> Any:
         order.append("inventory")
@@ -510,10 +510,10 @@ def _with_order(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> list[str]:
 
     def reviewing(graph: Graph) -> None:
         order.append("review")
-        review(graph)
+        require_sound(graph)
 
     monkeypatch.setattr(inventory, "read_inventory", reading)
-    monkeypatch.setattr(drivers, "require_sound", reviewing)
+    monkeypatch.setattr("batch_pipeline.run.driver.require_sound", reviewing)
     monkeypatch.setattr(stage, "wake", lambda: order.append("wake"))
     return order
 

@@ -14,6 +14,7 @@ from batch_pipeline.localbatch.api.registry import COMPUTE_ENVIRONMENT
 from batch_pipeline.localbatch.engine.job import AttemptOutcome
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.toolchain import Toolchain
 
 
 class Clock(Protocol):
@@ -44,6 +45,9 @@ class AttemptListener(Protocol):
 
 class Executor(Protocol):
     """Runs attempts; what becomes of each is told to the listener, once, later."""
+
+    def expect(self, toolchain: Toolchain) -> None:
+        """Hears that jobs of a toolchain are about to come; what they need may begin to start."""
 
     def start(self, run: Run) -> None:
         """Starts an attempt."""

@@ -46,6 +46,8 @@ GRACE_SECONDS = 30.0
 SAMPLE_SECONDS = 0.5
 #: How soon to look again for processes that were killed, or whether an adopted worker has ended.
 _SOON = 0.02
+#: Workers that start when jobs are expected: more would be in each other's way on a machine with two processors.
+EXPECTED_WORKERS = 2
 #: Exit codes from here on are signals.
 SIGNALLED = 128
 
@@ -101,6 +103,16 @@ class ProcessExecutor:
 
     # Starting attempts.
 
+    def expect(self, toolchain: Toolchain) -> None:
+        """See `Executor.expect`. Workers start, unless there is one of this toolchain."""
+        if any(worker.toolchain == toolchain for worker in self._workers):
+            return
+        try:
+            while len(self._workers) < self._idle_workers and len(self._idle) < EXPECTED_WORKERS:
+                self._idle.append(self._new_worker("", toolchain))
+        except OSError:
+            pass  # The attempts end with the same error.
+
     def start(self, run: Run) -> None:
         """See `Executor.start`."""
         log, toolchain = self._logs.path(task_of(run)), run.job.spec.toolchain or self._toolchain
@@ -131,6 +143,10 @@ class ProcessExecutor:
                     return worker
         if self._idle and len(self._workers) >= self._idle_workers:
             self._idle.pop(0).retire()
+        return self._new_worker(bundle, toolchain)
+
+    def _new_worker(self, bundle: str, toolchain: Toolchain) -> WorkerProcess:
+        """Starts a worker. Raises OSError when its interpreter cannot be started."""
         worker = WorkerProcess(self._folder, toolchain, bundle, marked=not self._containers)
         self._workers.add(worker)
         self._loop.add_reader(worker.socket.fileno(), self._hear, worker)

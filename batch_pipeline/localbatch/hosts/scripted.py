@@ -14,6 +14,7 @@ from batch_pipeline.localbatch.api.logs import LogMemory
 from batch_pipeline.localbatch.engine.job import AttemptOutcome
 from batch_pipeline.localbatch.engine.state_machine import Run
 from batch_pipeline.localbatch.hosts.execution import AttemptListener, environment_of, task_of
+from batch_pipeline.wire.toolchain import Toolchain
 
 #: Says how an attempt goes that starts now: gets its environment and command.
 Play = Callable[[Mapping[str, str], Sequence[str]], "Script"]
@@ -93,6 +94,9 @@ class ScriptedExecutor:
     def add(self, job_name: str, index: int | None, attempt: int | None, script: Script) -> None:
         """Says how attempts go; None for an index or attempt stands for any."""
         self._scripts.append((job_name, index, attempt, script))
+
+    def expect(self, toolchain: Toolchain) -> None:
+        """See `Executor.expect`."""
 
     def start(self, run: Run) -> None:
         """See `Executor.start`."""
