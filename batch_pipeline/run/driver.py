@@ -30,8 +30,6 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.beyond import reading_beyond
-from batch_pipeline.run.closing import close_run
-from batch_pipeline.run.cost_bound import CostWatch, require_cost
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import adopt
 from batch_pipeline.run.lock import DriverLock
@@ -41,7 +39,6 @@ from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.snapshot import DriverState, Snapshot, take_snapshot
 from batch_pipeline.run.submit import Submitter
 from batch_pipeline.run.verdict import RunVerdict, blocked_cells, final_progress, judge
-from batch_pipeline.run.watch import Watch, watching
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import (
     BackendFailed,
@@ -55,6 +52,7 @@ from batch_pipeline.wire.errors import (
 if TYPE_CHECKING:
     from batch_pipeline.luigi_adapter.preparer import Preparer
     from batch_pipeline.luigi_adapter.submit import LuigiAdapter
+    from batch_pipeline.run.watch import Watch
 
 
 class Interrupted(KeyboardInterrupt):
@@ -231,7 +229,10 @@ class Driver:
         backend.wake()
         if not self._submitted:
             require_sound(request.graph)
-        require_cost(request, snapshot.plan, snapshot.inventory, backend, self.run_ids)
+        if request.settings.prices.max_cost:
+            from batch_pipeline.run.cost_bound import require_cost
+
+            require_cost(request, snapshot.plan, snapshot.inventory, backend, self.run_ids)
         if request.settings.backend.name != "embedded":
             require_ready(preflight(request, backend, snapshot.plan, reference=snapshot.reference))
 
@@ -278,9 +279,14 @@ class Driver:
         self.run_ids.extend(adopt(snapshot.live, self.run_ids))
 
     def _watch(self, snapshot: Snapshot, jobs: Sequence[Submission]) -> Watch:
+        # Imported no sooner than jobs run, like `closing`: a start waits for neither.
+        from batch_pipeline.run.watch import watching
+
         settings = snapshot.request.settings
         sleep = self._sleep
         if settings.prices.max_cost and settings.prices.max_cost_cancel:
+            from batch_pipeline.run.cost_bound import CostWatch
+
             backend = self._backend.open(settings)
             sleep = CostWatch(snapshot.request, backend, jobs, self.run_ids, sleep=self._sleep, clock=self._clock).sleep
         return watching(
@@ -321,6 +327,8 @@ class Driver:
         return bool(failed and self._partition(snapshot, failed).overrides)
 
     def _write_ends(self, request: Request, verdict: RunVerdict, jobs: Sequence[Submission]) -> None:
+        from batch_pipeline.run.closing import close_run
+
         # Before the runs are taken off the live ones: who finds a run there that is over does all of this again.
         close_retirements(self._store)
         for run_id, done in verdict.done.items():
