@@ -86,6 +86,7 @@ class BackendSettings:
         r"^([A-Za-z0-9]{1,255}\*?)?$", "a share identifier is 1 to 255 letters and digits"
     )
     priority: int = _at_least(-1, 9999)
+    max_children: int = _at_least(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ One flat room: there is one backend of AWS Batch, of which all but `base` and `m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch_pipeline.backends.quotas import AWS_BATCH
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 #: Backend's name -> what one submission may not exceed there. Known without a connection, for commands that only plan.
-LIMITS: Final[dict[str, Limits]] = {"aws": AWS_BATCH, "embedded": AWS_BATCH}
+LIMITS: Final[dict[str, Limits]] = {"aws": AWS_BATCH, "embedded": replace(AWS_BATCH, max_live_children=None)}
 
 
 def create(settings: Settings) -> Backend:

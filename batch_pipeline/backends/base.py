@@ -46,6 +46,11 @@ class JobSummary:
     is_array: bool
     status_reason: str = ""
 
+    @property
+    def unended(self) -> int:
+        """Children that may still change."""
+        return sum(number for state, number in self.counts.items() if not state.final)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayChild:

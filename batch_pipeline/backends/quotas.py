@@ -15,12 +15,15 @@ from batch_pipeline.pipeline.plan import Limits
 #: What one SubmitJob may not exceed. AWS takes more bytes of overrides at submission, and fails the job later: the
 #: limit is 8,192 characters with what AWS adds itself.
 #: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html, "overrides"
+#: Children: AWS takes 1,000,000 jobs in SUBMITTED, and does not say whether children that are PENDING for what they
+#: wait for count. So all that have not ended are counted, and a tenth is left to gathers, joins and other pipelines.
 AWS_BATCH: Final = Limits(
     max_array_size=10_000,
     max_dependencies=20,
     max_name=128,
     max_request_bytes=30 * 1024,
     max_overrides_bytes=6_500,
+    max_live_children=900_000,
 )
 #: SubmitJob calls a second of one account in one region; not to be raised.
 SUBMITS_PER_SECOND: Final = 50

@@ -238,9 +238,7 @@ def _tell_jobs(plan: Plan) -> None:
         data("\nNothing to submit.")
         return
     data(f"\n{counted(len(jobs), 'SubmitJob call')}:")
-    print_table(
-        ["job", "size", "starts"], [[job.job, job.size, "; ".join(job.after) or "at once"] for job in jobs[:MOST_JOBS]]
-    )
+    print_table(["job", "size", "starts"], [[job.job, job.size, job.starts] for job in jobs[:MOST_JOBS]])
     if len(jobs) > MOST_JOBS:
         data(f"and {len(jobs) - MOST_JOBS:,} more.")
 

@@ -182,10 +182,12 @@ def _tell_spending(call: CommandCall, outcome: Outcome) -> None:
 
 def _tell(outcome: Outcome) -> None:
     from batch_pipeline.cli.failures import print_failures
-    from batch_pipeline.report.tables import blocked_lines, counted, nothing_to_do, with_cells
+    from batch_pipeline.report.tables import blocked_lines, counted, nothing_to_do, unsent_line, with_cells
 
     if outcome.detached:
         data(f"Queued: {', '.join(outcome.run_ids)}. The jobs go on by themselves; see `status`.")
+        if left := unsent_line(outcome):
+            data(left)
         return
     if not outcome.run_ids and not outcome.blocked:
         data(nothing_to_do(outcome.progress))
@@ -197,6 +199,8 @@ def _tell(outcome: Outcome) -> None:
     for again in outcome.again:
         data(again.line)
     print_failures(outcome.failed)
+    if left := unsent_line(outcome):
+        data(left)
     if outcome.stopped_by:
         data(f"Not retried: {outcome.stopped_by}")
     if outcome.blocked:

@@ -5,8 +5,8 @@
     digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `lint`,
               `review`, `output_review`, `command_review` and `foreign_words` (what would fail in every container)
     planned   `conditions` and `choices` (which cells there are, and what each reads), `plan` (values), `decisions`,
-              `cell_inputs` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`, `planner`
-              (`make_plan`)
+              `cell_inputs` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`, `waves`
+              (what is sent together), `planner` (`make_plan`)
 
 One flat room, read from top to bottom: each line needs the whole of the one above.
 """

@@ -8,7 +8,7 @@ this module is longer than others). Queries return values; `add` and `defer` alo
 
 A running array job is never split. Its cells are left to it until it ends, and nothing above them is made again before:
 a running job could still read the old result, and publish what it made of it after the new one is there. Such cells are
-deferred to a later wave.
+deferred to a later plan.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from batch_pipeline.pipeline.workflow import Graph, Node, Port
 from batch_pipeline.wire.layout import COHORT
 
 _MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
+_ON_THEIR_WAY = frozenset({CellState.TO_RUN, CellState.LIVE})
 _STOPPED = frozenset({CellState.BLOCKED, CellState.SKIPPED})
 _REMADE = frozenset({CellState.TO_RUN, CellState.DEFERRED})
 _NO_RECEIPTS: Mapping[str, Mapping[str, Retired]] = {}
@@ -378,16 +379,49 @@ class Cells:
         """Defers what waits for live jobs (native ids) that no array can follow, and all that reads from that."""
         self.split |= split
         for node in self.graph:
-            column = self.columns[node.name]
+            self._set_deferred(
+                node,
+                [
+                    state is CellState.TO_RUN
+                    and (self._waits_for_split(node, i) or CellState.DEFERRED in self.read_states(node, i).values())
+                    for i, state in enumerate(self.columns[node.name].states)
+                ],
+            )
+
+    def hold(self, later: AbstractSet[int]) -> bool:
+        """Defers what no wave can take while the samples at these positions are left to later ones (`waves.py`).
+
+        That is gathers of what these samples still have to run, their cells that wait for a gather, and all that reads
+        from either. Returns whether there was anything.
+        """
+        held: set[str] = set()
+        for node in self.graph if later else ():
+            gathers = {step for step in node.upstream if step in self.gathers}
+            if node.name in self.gathers:
+                read = [self.columns[step].states for step in node.upstream if step not in gathers]
+                waiting = {0} if any(states[i] is CellState.TO_RUN for states in read for i in later) else set()
+            else:
+                moving = {step for step in gathers if self.columns[step].states[0] in _ON_THEIR_WAY}
+                waiting = {i for i in later if not moving.isdisjoint(self.reads(node, i))} if moving else set()
+            if not waiting and held.isdisjoint(node.upstream):
+                continue
             waits = [
-                state is CellState.TO_RUN
-                and (self._waits_for_split(node, i) or CellState.DEFERRED in self.read_states(node, i).values())
-                for i, state in enumerate(column.states)
+                state is CellState.TO_RUN and (i in waiting or CellState.DEFERRED in self.read_states(node, i).values())
+                for i, state in enumerate(self.columns[node.name].states)
             ]
-            if any(waits):
-                states = [CellState.DEFERRED if w else state for w, state in zip(waits, column.states, strict=True)]
-                why = [None if w else reason for w, reason in zip(waits, column.why, strict=True)]
-                self.columns[node.name] = replace(column, states=states, why=why)
+            if self._set_deferred(node, waits):
+                held.add(node.name)
+        return bool(held)
+
+    def _set_deferred(self, node: Node, waits: Sequence[bool]) -> bool:
+        """Defers the cells of a step that wait; returns whether one does."""
+        if not any(waits):
+            return False
+        column = self.columns[node.name]
+        states = [CellState.DEFERRED if w else state for w, state in zip(waits, column.states, strict=True)]
+        why = [None if w else reason for w, reason in zip(waits, column.why, strict=True)]
+        self.columns[node.name] = replace(column, states=states, why=why)
+        return True
 
     def _waits_for_split(self, node: Node, position: int) -> bool:
         if node.scope is Scope.COHORT:

@@ -1,13 +1,15 @@
-"""Decides what is sent: from the graph, the samples and what the store holds, the jobs of one wave. Pure.
+"""Decides what is sent: from the graph, the samples and what the store holds, the jobs of a plan. Pure.
 
 Every cell (step, sample) is looked at once, steps in order. A cell is done when a receipt with its current fingerprint
 is there. Samples that need the same steps with the same overrides, and wait for the same live jobs, form a *group*; a
 group is cut into *shards* as large as an array may be; each (shard, step) is one job, and the jobs of a shard hold the
 same samples in the same order, so that `N_TO_N` never joins unequal arrays. A gather depends on all of its upstream
 jobs, through joins where they are more than one job may depend on. Jobs of earlier runs that are still live are
-depended on like planned ones.
+depended on like planned ones. Shards beyond what may be on the queue at once are sent in later *waves* (`waves`).
 
 `plan`, `run --dry-run`, `run` and `status` read the same Plan; nothing here knows a store, a backend or a clock.
+
+(A line or two longer than most modules: every value that goes into a plan or comes out of it.)
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class CellState(Enum):
     DONE = "done"  #: A receipt with the current fingerprint is there.
     TO_RUN = "to run"  #: It is part of a job of this plan.
     LIVE = "live"  #: A job of an earlier run is to do it.
-    DEFERRED = "deferred"  #: It waits for live jobs that this wave cannot depend on; a later wave takes it.
+    DEFERRED = "deferred"  #: It waits for live jobs that nothing can depend on now; a later plan takes it.
     BLOCKED = "blocked"  #: It cannot run: `Plan.blocked` says why.
     SKIPPED = "not chosen"  #: It is missing, but the command chose other cells.
     EXCLUDED = "excluded"  #: The step's condition (`Step.when`) is false for it: it is final, and has no receipt.
@@ -81,6 +83,8 @@ class Limits:
     max_request_bytes: int
     #: Environment and command as JSON.
     max_overrides_bytes: int
+    #: Children on the queue at once, of all jobs; gathers and joins, a job each, come on top. None: any number.
+    max_live_children: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,8 @@ class Inventory:
     #: File of the chosen reference -> its entry.
     references: Mapping[str, StoreEntry] = field(default_factory=dict)
     live: Sequence[LiveJob] = ()
+    #: Children of the live jobs that have not ended.
+    live_children: int = 0
     #: (step, sample) -> sentence, of cells that failed earlier in this very command: they are not tried again.
     failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: (step, sample) of cells that this very command sent or found on their way: `force` does not mean them again.
@@ -191,6 +197,8 @@ class PlannedJob:
     join: bool = False
     #: The same for all of its cells.
     overrides: RetryOverrides = AS_DEFINED
+    #: With which wave of its plan it is sent, from 0.
+    wave: int = 0
 
     @property
     def size(self) -> int:
@@ -209,7 +217,7 @@ class Conflict:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one wave sends, and the state of every cell."""
+    """What is sent, and the state of every cell."""
 
     graph: Graph
     samples: tuple[str, ...]
@@ -231,7 +239,7 @@ class Plan:
     excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Step -> what each of its cells reads, where that depends on conditions.
     choices: Mapping[str, Choices] = field(default_factory=dict)
-    #: (step, sample, fingerprint) of the receipts that count for nothing once this wave is sent, each with whether its
+    #: (step, sample, fingerprint) of the receipts that count for nothing once anything is sent, each with whether its
     #: cell must run (`Retired.must_run`).
     retires: Mapping[tuple[str, str, str], bool] = field(default_factory=dict)
     #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
@@ -246,7 +254,7 @@ class Plan:
         yield from zip(names, states, strict=True)
 
     def under_way(self) -> frozenset[tuple[str, str]]:
-        """(step, sample) of the cells that are sent with this plan or live: the next wave's `Inventory.made`."""
+        """(step, sample) of the cells that are sent with this plan or live: the next plan's `Inventory.made`."""
         moving = (CellState.TO_RUN, CellState.LIVE)
         return frozenset((step, name) for step in self.states for name, state in self.cells(step) if state in moving)
 
@@ -290,7 +298,7 @@ class Plan:
 
     @property
     def is_deferred(self) -> bool:
-        """Whether cells wait for live jobs, so that another wave follows."""
+        """Whether cells wait for live jobs, so that another plan follows."""
         return any(CellState.DEFERRED in states for states in self.states.values())
 
     def _gathers(self, step: str) -> bool:

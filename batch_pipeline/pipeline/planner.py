@@ -1,19 +1,18 @@
 """Makes the plan: `make_plan` is a function of values, and the only place where anything is decided.
 
-Three passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time.
-`_groups` puts samples together that need the same steps and wait for the same live jobs. `_jobs` cuts groups into
-shards and names the jobs with their dependencies.
+Four passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time.
+`_groups` puts samples together that need the same steps and wait for the same live jobs. `_shards` has them cut into
+shards and waves (`waves.py`). `_Jobs` names the jobs with their dependencies.
 
 A live array can be depended on index by index only by an array of the very same samples in the same order. A driver
 that died between two steps leaves just that: the samples of its array still stand together, those that are done by
 now among them, so the next step follows them whole. Where they do not, cells whose upstream is done run at once and
-the others are deferred to a later wave.
+the others are deferred to a later plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from batch_pipeline.pipeline.cells import Cells
 from batch_pipeline.pipeline.conflicts import conflicts_of
@@ -24,7 +23,6 @@ from batch_pipeline.pipeline.plan import (
     Edge,
     Inventory,
     Limits,
-    LiveJob,
     Plan,
     PlannedJob,
     RetryOverrides,
@@ -32,6 +30,7 @@ from batch_pipeline.pipeline.plan import (
 )
 from batch_pipeline.pipeline.retiring import retired_by
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.waves import Group, Shard, shards_of
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPlan
 from batch_pipeline.wire.layout import COHORT
@@ -45,7 +44,7 @@ def make_plan(
     selection: Selection,
     limits: Limits,
 ) -> Plan:
-    """The jobs of one wave and the state of every cell.
+    """The jobs and the state of every cell.
 
     Every cell that is chosen, missing, not live and not blocked is in exactly one job, after the jobs that make what
     it reads. Raises InvalidPlan when a step reads from more steps than one job may depend on.
@@ -53,8 +52,7 @@ def make_plan(
     cells = Cells(graph, tuple(samples), parts, inventory, selection)
     for node in graph:
         cells.add(node)
-    groups = _groups(cells, limits.max_array_size)
-    jobs = _Jobs(cells, groups, limits).all()
+    jobs = _Jobs(cells, _shards(cells, limits), limits).all()
     return Plan(
         graph=graph,
         samples=cells.samples,
@@ -75,19 +73,6 @@ def make_plan(
     )
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Samples that run the same steps, with the same overrides, after the same live jobs."""
-
-    members: tuple[int, ...]
-    #: Step that runs -> with what.
-    runs: Mapping[str, RetryOverrides]
-    #: Upstream step -> live job of exactly these samples.
-    live: Mapping[str, LiveJob]
-    #: Step that reads what conditions decide -> the steps that it reads of these samples.
-    reads: Mapping[str, tuple[str, ...]]
-
-
 #: A step's part of a signature: with what it runs, if it does, the live job to which the sample still belongs, and the
 #: steps that it reads then, where conditions decide that.
 _Mark = tuple[RetryOverrides | None, str, tuple[str, ...]]
@@ -95,7 +80,18 @@ _RUNS: _Mark = (AS_DEFINED, "", ())
 _RESTS: _Mark = (None, "", ())
 
 
-def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
+def _shards(cells: Cells, limits: Limits) -> list[Shard]:
+    """The shards with their waves; defers the cells that no wave can take."""
+    while True:
+        shards = shards_of(_groups(cells, limits.max_array_size), limits, cells.inventory.live_children)
+        later = [shard for shard in shards if shard.wave]
+        if following := {job.native_id for shard in later for job in shard.group.live.values()}:
+            cells.defer(following)
+        elif not cells.hold({position for shard in later for position in shard.members}):
+            return shards
+
+
+def _groups(cells: Cells, max_array_size: int) -> list[Group]:
     """Groups in the order of their first sample; defers the cells that no group can hold."""
     live = {job.native_id: job for job in cells.inventory.live}
     steps = [node.name for node in _marked(cells)]
@@ -117,7 +113,7 @@ def _groups(cells: Cells, max_array_size: int) -> list[_Group]:
         if runs:
             waits = {step: live[job] for step, (_, job, _) in marks.items() if job}
             reads = {step: read for step, (_, _, read) in marks.items() if step in cells.choices}
-            groups.append(_Group(tuple(members), runs, waits, reads))
+            groups.append(Group(tuple(members), runs, waits, reads))
     return groups
 
 
@@ -171,33 +167,30 @@ def _overridden(cells: Cells, node: Node, column: list[_Mark]) -> None:
 class _Jobs:
     """Names the jobs of the groups' shards, steps in order, each after those that it depends on."""
 
-    def __init__(self, cells: Cells, groups: Sequence[_Group], limits: Limits) -> None:
+    def __init__(self, cells: Cells, shards: Sequence[Shard], limits: Limits) -> None:
         self.cells = cells
-        self.shards = [
-            (f"{g}-{s}", group.members[start : start + limits.max_array_size], group)
-            for g, group in enumerate(groups)
-            for s, start in enumerate(range(0, len(group.members), limits.max_array_size))
-        ]
+        self.shards = shards
         self.max_dependencies = limits.max_dependencies
 
     def all(self) -> Iterator[PlannedJob]:
-        """Every job of the wave."""
+        """Every job, steps in order."""
         for node in self.cells.graph:
             if node.scope is Scope.COHORT:
                 if self.cells.columns[node.name].states[0] is CellState.TO_RUN:
                     yield from self._gather(node)
                 continue
-            for suffix, members, group in self.shards:
-                if node.name in group.runs:
-                    yield self._array(node, suffix, members, group)
+            for shard in self.shards:
+                if node.name in shard.group.runs:
+                    yield self._array(node, shard)
 
-    def _array(self, node: Node, suffix: str, members: tuple[int, ...], group: _Group) -> PlannedJob:
+    def _array(self, node: Node, shard: Shard) -> PlannedJob:
+        group, members = shard.group, shard.members
         edges: list[Edge] = []
         for step in group.reads.get(node.name, node.upstream):
             if self.cells.graph[step].scope is Scope.COHORT:
                 edges.extend(self._gather_edge(step))
             elif step in group.runs:
-                edges.append(Edge(job=f"{step}-{suffix}", index_by_index=len(members) > 1))
+                edges.append(Edge(job=f"{step}-{shard.suffix}", index_by_index=len(members) > 1))
             elif step in group.live:
                 edges.append(Edge(job=group.live[step].native_id, index_by_index=len(members) > 1, live=True))
         if len(edges) > self.max_dependencies:
@@ -206,11 +199,12 @@ class _Jobs:
                 f" {self.max_dependencies}. Gather some of them first, or run the pipeline with --only-step in parts."
             )
         return PlannedJob(
-            name=f"{node.name}-{suffix}",
+            name=f"{node.name}-{shard.suffix}",
             step=node.name,
             members=members,
             after=tuple(edges),
             overrides=group.runs[node.name],
+            wave=shard.wave,
         )
 
     def _gather_edge(self, step: str) -> Iterator[Edge]:
@@ -226,9 +220,9 @@ class _Jobs:
             if self.cells.graph[step].scope is Scope.COHORT:
                 edges.extend(self._gather_edge(step) if step in self.cells.reads(node, 0) else ())
                 continue
-            for suffix, _, group in self.shards:
-                if step in group.runs and step in group.reads.get(node.name, node.upstream):
-                    edges.append(Edge(job=f"{step}-{suffix}", index_by_index=False))
+            for shard in self.shards:
+                if step in shard.group.runs and step in shard.group.reads.get(node.name, node.upstream):
+                    edges.append(Edge(job=f"{step}-{shard.suffix}", index_by_index=False))
             edges.extend(self._live_edges(node, step))
         if self.max_dependencies < 2 <= len(edges):
             raise InvalidPlan(f"The gather {node.name} waits for {len(edges)} jobs, but a job may depend on one only.")

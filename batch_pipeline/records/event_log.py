@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from batch_pipeline.log import Facts, kept_by
 from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.records.driver_log import DriverLog
 from batch_pipeline.records.events import CompositeListener, Listener, NullListener, Outcome, RetrySummary
 from batch_pipeline.records.people import user_name
@@ -57,6 +58,10 @@ class EventLog(NullListener):
             _LOG.info("planned %s", Facts(step=step, jobs=jobs[step], **_by_state(counts)))
             if counts[CellState.DEFERRED]:
                 _LOG.info("deferred %s", Facts(step=step, cells=counts[CellState.DEFERRED], until="live jobs end"))
+        children = children_by_wave(plan)
+        if len(children) > 1:
+            bound = plan.limits.max_live_children
+            _LOG.info("in waves %s", Facts(waves=len(children), children=sum(children), at_once=bound))
         blocked = Counter(step for step, _ in plan.blocked)
         because = {step: sentence for (step, _), sentence in plan.blocked.items()}
         for step, cells in blocked.items():
@@ -81,6 +86,7 @@ class EventLog(NullListener):
             failed=len(outcome.failed),
             blocked=len(outcome.blocked),
             detached=outcome.detached,
+            unsent=outcome.unsent,
             stopped_by=outcome.stopped_by,
         )
         _LOG.info("driver ended %s", facts)

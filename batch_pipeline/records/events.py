@@ -132,8 +132,10 @@ class Outcome:
     detached: bool = False
     #: Somebody pressed Ctrl-C.
     interrupted: bool = False
-    #: Whether anything was submitted.
+    #: Jobs that were sent.
     submitted: int = 0
+    #: Cells of later waves that are not sent, for the command does not wait for room or a run of it was cancelled.
+    unsent: int = 0
     #: What was sent again in the course of it, in this order.
     again: Sequence[RetrySummary] = ()
     #: Why what could be sent again was not; empty: it was.
@@ -143,7 +145,8 @@ class Outcome:
     @property
     def ok(self) -> bool:
         """Whether every chosen cell is done (or, detached, on its way)."""
-        return not self.failed and not self.blocked and not self.interrupted
+        is_sent = self.detached or not self.unsent
+        return is_sent and not self.failed and not self.blocked and not self.interrupted
 
 
 class Listener(Protocol):

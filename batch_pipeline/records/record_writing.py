@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any, Final
@@ -39,10 +39,44 @@ _LETTERS: Final = {
 _STATES: Final = {letter: state for state, letter in _LETTERS.items()}
 
 
-def make_record(
-    request: Request, plan: Plan, run_id: str, reference: str, bundle_sha256: str, provenance: Provenance | None = None
+@dataclass(frozen=True, kw_only=True)
+class BegunRun:
+    """What is recorded of a run that is about to begin, as its files were then."""
+
+    record: RunRecord
+    #: Text of the file that defines the workflow; None: there is none.
+    workflow: str | None
+    #: Of the code against its commit; empty: none.
+    diff: bytes
+
+    def again(self, plan: Plan, run_id: str) -> BegunRun:
+        """The same of a run that sends a later wave of the same plan."""
+        return replace(self, record=replace(self.record, run_id=run_id, started_at=now(), **_sizes(plan)))
+
+
+def begun_run(
+    request: Request, plan: Plan, run_id: str, reference: str, bundle_sha256: str, provenance: Provenance
+) -> BegunRun:
+    """What is recorded of a run that is about to begin."""
+    workflow = _workflow_file(request)
+    return BegunRun(
+        record=_make_record(request, plan, run_id, reference, bundle_sha256, provenance),
+        workflow=scrubbed_code(workflow.read_text(errors="replace")) if workflow else None,
+        diff=provenance.code.diff if provenance.code else b"",
+    )
+
+
+def _sizes(plan: Plan) -> dict[str, Any]:
+    """Cells and jobs that are sent."""
+    return {
+        "cells": {step: plan.counts(step)[CellState.TO_RUN] for step in plan.states},
+        "jobs": len(plan.jobs),
+    }
+
+
+def _make_record(
+    request: Request, plan: Plan, run_id: str, reference: str, bundle_sha256: str, provenance: Provenance
 ) -> RunRecord:
-    """The record of a run that is about to begin."""
     settings = request.settings
     workflow = _workflow_file(request)
     digests = {step: part.digest() for step, part in plan.parts.items()}
@@ -73,12 +107,11 @@ def make_record(
         selection=_selection(request),
         bundle_sha256=bundle_sha256,
         config_sha256=config_json(settings)["sha256"],
-        cells={step: plan.counts(step)[CellState.TO_RUN] for step in plan.states},
-        jobs=len(plan.jobs),
+        **_sizes(plan),
         place=place_of(settings),
         toolchain=toolchain_of(settings),
     )
-    return _with_provenance(record, provenance or Provenance())
+    return _with_provenance(record, provenance)
 
 
 def toolchain_of(settings: Settings) -> dict[str, Any]:
@@ -121,19 +154,19 @@ def _with_provenance(record: RunRecord, provenance: Provenance) -> RunRecord:
     )
 
 
-def write_record(store: Store, record: RunRecord, request: Request, plan: Plan, diff: bytes = b"") -> None:
+def write_record(store: Store, begun: BegunRun, request: Request, plan: Plan) -> None:
     """Writes settings and diff, the record, the list and the plan, and last the marker that it may have live jobs.
 
     Raises RunConflict when there is a record of that id, which is never changed.
     """
-    run_id = record.run_id
-    begun = {key: item for key, item in asdict(record).items() if key not in END_FIELDS}
+    record, run_id = begun.record, begun.record.run_id
+    fields = {key: item for key, item in asdict(record).items() if key not in END_FIELDS}
     store.put_json(layout.run_config(run_id), config_json(request.settings))
-    if diff:
-        store.put(layout.run_diff(run_id), diff)
-    if workflow := _workflow_file(request):
-        store.put(layout.run_workflow(run_id), scrubbed_code(workflow.read_text(errors="replace")).encode())
-    text = json.dumps(begun, indent=1, ensure_ascii=False).encode()
+    if begun.diff:
+        store.put(layout.run_diff(run_id), begun.diff)
+    if begun.workflow is not None:
+        store.put(layout.run_workflow(run_id), begun.workflow.encode())
+    text = json.dumps(fields, indent=1, ensure_ascii=False).encode()
     # A write whose answer was lost is made again, and meets its own object.
     if not store.put_if_absent(layout.run_record(run_id), text) and store.get(layout.run_record(run_id)) != text:
         raise RunConflict(f"There is a run {run_id} already. Run the same command again: it takes another id.")

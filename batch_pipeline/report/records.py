@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Final
 
 from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.report.tables import plan_rows
 
@@ -42,9 +43,12 @@ def plan_record(plan: Plan) -> dict[str, Any]:
                 "size": job.size,
                 "samples": members.get(job.name, []),
                 "after": [asdict(edge) for edge in job.after],
+                "wave": job.wave,
             }
             for job in plan.jobs
         ],
+        "waves": children_by_wave(plan),
+        "max_live_children": plan.limits.max_live_children,
         "submit_calls": len(plan.jobs),
         "no_longer_done": [{"step": step, "sample": sample} for step, sample in sorted(plan.no_longer_done())],
         "blocked": [
@@ -84,6 +88,7 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "ok": outcome.ok,
         "run_ids": list(outcome.run_ids),
         "submitted": outcome.submitted,
+        "unsent": outcome.unsent,
         "detached": outcome.detached,
         "interrupted": outcome.interrupted,
         "steps": progress_record(outcome.progress),

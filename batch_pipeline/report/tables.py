@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Why
-from batch_pipeline.records.events import FailedCell, StepProgress
+from batch_pipeline.pipeline.waves import children_by_wave
+from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
@@ -67,6 +68,13 @@ class JobRow:
     size: int
     #: `each child after its twin in picard-0-0`.
     after: tuple[str, ...]
+    #: With which wave of the plan it is sent, from 0.
+    wave: int = 0
+
+    @property
+    def starts(self) -> str:
+        """When it may start, in words."""
+        return "; ".join(self.after) or (f"with wave {self.wave + 1}" if self.wave else "at once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +142,7 @@ def _plan_row(plan: Plan, step: str) -> PlanRow:
 
 
 def plan_notes(plan: Plan) -> Iterator[str]:
-    """Sentences on results that are not what their receipts say, and on cells that are not done once this is sent."""
+    """Sentences on results that are not what their receipts say, on cells that are not done after this, on waves."""
     problems = list(plan.problems.items())
     for (step, sample), problem in problems[:FEW]:
         yield f"{step} of {spoken(sample)}: {problem}."
@@ -142,6 +150,24 @@ def plan_notes(plan: Plan) -> Iterator[str]:
         yield f"{len(problems) - FEW:,} more cells whose results are not what their receipts say."
     if undone := _undone_line(plan):
         yield undone
+    children = children_by_wave(plan)
+    if len(children) > 1:
+        yield (
+            f"{counted(sum(children), 'cell')} in {len(children):,} waves: at most {plan.limits.max_live_children:,}"
+            " children are on the queue at once (backend.max_children), and a wave is sent as soon as there is room."
+        )
+
+
+def unsent_line(outcome: Outcome) -> str:
+    """The sentence on cells of later waves that a command leaves; empty where there are none."""
+    if not outcome.unsent:
+        return ""
+    if outcome.detached:
+        return (
+            f"{counted(outcome.unsent, 'cell')} of later waves are not queued: somebody must wait for room. Give the"
+            " command without --detach, or again later."
+        )
+    return f"{counted(outcome.unsent, 'cell')} of later waves were not sent, for their run was cancelled."
 
 
 def _undone_line(plan: Plan) -> str:
@@ -159,7 +185,7 @@ def _undone_line(plan: Plan) -> str:
 
 def job_rows(plan: Plan) -> list[JobRow]:
     """One row a job, in the order of submission."""
-    return [JobRow(job=job.name, step=job.step, size=job.size, after=_after(job)) for job in plan.jobs]
+    return [JobRow(job=job.name, step=job.step, size=job.size, after=_after(job), wave=job.wave) for job in plan.jobs]
 
 
 def _after(job: PlannedJob) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batch_pipeline import backends
@@ -28,8 +29,10 @@ class LazyBackend:
         return self._backend
 
     def limits(self, settings: Settings) -> Limits:
-        """The backend's limits, known by its name alone as long as nothing else needs a backend."""
-        return self._backend.limits() if self._backend else LIMITS[settings.backend.name]
+        """The backend's limits, known by its name alone as long as nothing else needs a backend, or lower ones."""
+        limits = self._backend.limits() if self._backend else LIMITS[settings.backend.name]
+        bound = None if settings.pool.pilots else limits.max_live_children
+        return replace(limits, max_live_children=settings.backend.max_children or bound)
 
     def close(self) -> None:
         """Closes the backend's connections, if it was made; jobs go on."""

@@ -2,26 +2,34 @@
 
     snapshot -> nothing to do: say so, having written nothing
              -> take the lock -> (a new snapshot if somebody submitted meanwhile) -> record -> submit, steps in order
-             -> follow until the jobs end -> judge by receipts -> cells that were deferred, or that go again? once more
+             -> follow, and send the plan's later waves as there is room for them, until the jobs end
+             -> judge by receipts -> cells that were deferred, or that go again? once more
 
 Everything that a dead driver left is settled before anything is planned: doubtful submissions are looked up by name,
 live jobs are followed and depended on like the run's own.
+
+A plan of more children than the queue may have is sent in waves (`pipeline/waves.py`), each as a run of its own, so
+that whoever finds a run finds all of its jobs. Nothing is listed or planned again between them. What receipts said when
+the plan was made holds as long as nobody else submits: where another driver had the lock since, no more of the plan is
+sent, and what is left is planned anew when the jobs have ended, by the receipts that are there then.
 
 (A little longer than most modules: it is that loop, an act a method, and those who only look take its first half.)
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from batch_pipeline.backends.base import Backend
 from batch_pipeline.config import Settings
-from batch_pipeline.log import of_run
+from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.review import require_sound
+from batch_pipeline.pipeline.waves import cells_after_wave, children_by_wave, plan_of_wave
 from batch_pipeline.records.event_log import logged
 from batch_pipeline.records.events import CompositeListener, FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.history import Happened, append_if_possible
@@ -33,6 +41,7 @@ from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import adopt
 from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.preflight import preflight, refuse_conflicts, require_ready
 from batch_pipeline.run.recovery import FailurePartition, partition_failures, summary
 from batch_pipeline.run.retry_policy import retry_policy
@@ -48,6 +57,8 @@ from batch_pipeline.wire.errors import (
     StoreFailed,
     SubmissionRefused,
 )
+
+_LOG: Final = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from batch_pipeline.luigi_adapter.preparer import Preparer
@@ -135,25 +146,30 @@ class Driver:
         snapshot: Snapshot | None = None
         while True:
             try:
-                snapshot, jobs = self._wave(state, listener)
+                snapshot, jobs, submitter = self._plan_and_send(state, listener, detach=detach)
             except (SubmissionRefused, BackendFailed, NotReady, RunConflict) as error:
                 if state.pending and snapshot is not None:
                     # Report the original failures, not the refused retry.
                     state = replace(state, failed=(*state.failed, *state.pending))
                     return self._end(self._outcome(state, snapshot, stopped_by=error.message), listener)
                 if self._submitted and isinstance(error, RunConflict):
-                    raise Overtaken(f"{error.message} Jobs of {', '.join(self.run_ids)} go on.") from error
+                    raise self._overtaken(error) from error
                 raise
-            state = state.after_wave(snapshot)
             if detach and jobs:
-                return self._end(self._outcome(state, snapshot, left=self._watch(snapshot, jobs).poll()), listener)
+                unsent = cells_after_wave(snapshot.plan, 0).total()
+                snapshot = replace(snapshot, plan=plan_of_wave(snapshot.plan, 0))
+                left = self._watch(snapshot, jobs).poll()
+                return self._end(self._outcome(state, snapshot, left=left, unsent=unsent), listener)
+            unsent = 0
             if jobs:
-                self._watch(snapshot, jobs).until_over(CompositeListener(self._listeners(listener)))
+                snapshot, unsent = self._follow(snapshot, jobs, submitter, listener)
+            state = state.after_wave(snapshot)
+            if jobs:
                 partition = self._partition(snapshot, self._judge(snapshot, jobs), active=state.rounds > 0)
                 state = state.after_failures(partition)
                 self._tell_retries(partition, listener)
-            if not jobs or not (state.pending or snapshot.plan.is_deferred):
-                return self._end(self._outcome(state, snapshot), listener)
+            if not jobs or unsent or not (state.pending or snapshot.plan.is_deferred):
+                return self._end(self._outcome(state, snapshot, unsent=unsent), listener)
 
     def _outcome(
         self,
@@ -161,9 +177,10 @@ class Driver:
         snapshot: Snapshot,
         *,
         left: Mapping[str, StepProgress] | None = None,
+        unsent: int = 0,
         stopped_by: str = "",
     ) -> Outcome:
-        """How the command ends after the wave that a snapshot planned; `left`: how far the jobs are that it leaves."""
+        """How the command ends after what a snapshot planned; `left`: how far the jobs are that it leaves."""
         ended = final_progress(state.first or snapshot.plan, snapshot.plan, state.failed) if left is None else left
         return Outcome(
             run_ids=tuple(self.run_ids),
@@ -172,6 +189,7 @@ class Driver:
             blocked=blocked_cells(snapshot.plan, state.failed),
             detached=left is not None,
             submitted=self._submitted,
+            unsent=unsent,
             again=state.retries,
             stopped_by=stopped_by,
             store_calls=snapshot.store_calls,
@@ -192,16 +210,19 @@ class Driver:
             for each in self._listeners(listener):
                 each.again(lines)
 
-    def _wave(self, state: DriverState, listener: Listener) -> tuple[Snapshot, list[Submission]]:
-        """Plans and submits what can be submitted now. Returns what there was and the jobs to follow."""
+    def _plan_and_send(
+        self, state: DriverState, listener: Listener, *, detach: bool
+    ) -> tuple[Snapshot, list[Submission], Submitter | None]:
+        """Plans, and sends the first wave. Returns what there was, the jobs to follow and who sends the other waves."""
         of_run("")
         seen = self._lock.newest()
         snapshot = self._plan(state, listener)
         if not snapshot.plan.jobs and not snapshot.ended_runs:
             self._adopt(snapshot)
-            return snapshot, snapshot.jobs
+            return snapshot, snapshot.jobs, None
         if snapshot.plan.jobs:
             self._require_ready(snapshot)
+        submitter = None
         try:
             if not self._lock.take(seen=seen):
                 snapshot = self._plan(state.informed(snapshot), listener)
@@ -209,11 +230,71 @@ class Driver:
                 # What failed while nobody watched may go again with more memory.
                 snapshot = self._plan(replace(state.informed(snapshot), past=None), listener)
             self._adopt(snapshot)
-            sent = self._submit(snapshot, state, listener) if snapshot.plan.jobs else []
+            if any(not job.wave or not detach for job in snapshot.plan.jobs):
+                submitter = self._submit(snapshot, 0, listener)
+                self._keep_retries(submitter.run_id, state)
         finally:
             self._lock.release()
         # What was read of each sample is in the manifests by now; a driver that watches for days need not hold it.
-        return replace(snapshot, inventory=Inventory(live=snapshot.inventory.live)), [*snapshot.jobs, *sent]
+        kept = replace(snapshot, inventory=Inventory(live=snapshot.inventory.live))
+        return kept, [*snapshot.jobs, *(submitter.sent if submitter else ())], submitter
+
+    def _follow(
+        self, snapshot: Snapshot, jobs: list[Submission], first: Submitter | None, listener: Listener
+    ) -> tuple[Snapshot, int]:
+        """Follows jobs to their end, and sends the later waves of the plan, each as soon as there is room for it.
+
+        Adds what it sends to the jobs. Returns the snapshot with what was sent of its plan, and how many cells are
+        never sent, for somebody cancelled a run of this plan.
+        """
+        plan, bound = snapshot.plan, snapshot.plan.limits.max_live_children or 0
+        watch = self._watch(snapshot, jobs, later=cells_after_wave(plan, 0))
+        own = [first.run_id] if first else []
+        last = unsent = 0
+        for wave, children in enumerate(children_by_wave(plan)[1:], start=1):
+            followed = [run_id for run_id in own if not watch.has_ended(run_id)]
+            watch.until_over(CompositeListener(self._listeners(listener)), most_children=max(0, bound - children))
+            if self._is_cancelled(followed):
+                unsent = cells_after_wave(plan, last).total()
+                break
+            submitter = self._release(snapshot, wave, first, listener)
+            if submitter is None:
+                break
+            own.append(submitter.run_id)
+            jobs += submitter.sent
+            watch.add(submitter.sent, later=cells_after_wave(plan, wave))
+            last = wave
+        if first is not None:
+            first.forget()
+        snapshot = replace(snapshot, plan=plan_of_wave(plan, last))
+        if left := cells_after_wave(plan, last):
+            because = "their run was cancelled" if unsent else "another driver submits"
+            _LOG.info("not sent %s", Facts(cells=left.total(), because=because))
+            watch = self._watch(snapshot, jobs)
+        watch.until_over(CompositeListener(self._listeners(listener)))
+        return snapshot, unsent
+
+    def _release(self, snapshot: Snapshot, wave: int, first: Submitter | None, listener: Listener) -> Submitter | None:
+        """Sends a later wave; None: another driver submits or did since, and what it sent is not known here."""
+        try:
+            try:
+                if not self._lock.take_again():
+                    return None
+            except RunConflict:
+                return None
+            return self._submit(snapshot, wave, listener, first=first)
+        except RunConflict as error:
+            raise self._overtaken(error) from error
+        finally:
+            self._lock.release()
+
+    def _is_cancelled(self, run_ids: Sequence[str]) -> bool:
+        """Whether somebody ordered the end of one of these runs, as a whole. One LIST a run."""
+        orders = (order for run_id in run_ids for order in read_orders(self._store, run_id))
+        return any(order.steps is None and order.samples is None for order in orders)
+
+    def _overtaken(self, error: RunConflict) -> Overtaken:
+        return Overtaken(f"{error.message} Jobs of {', '.join(self.run_ids)} go on.")
 
     def _plan(self, state: DriverState, listener: Listener) -> Snapshot:
         """Takes a snapshot and tells of its plan. Raises RunConflict for cells that live jobs make differently."""
@@ -236,25 +317,33 @@ class Driver:
         if request.settings.backend.name != "embedded":
             require_ready(preflight(request, backend, snapshot.plan, reference=snapshot.reference))
 
-    def _submit(self, snapshot: Snapshot, state: DriverState, listener: Listener) -> list[Submission]:
-        """Sends the plan's jobs through Luigi: one task a step, in the order of the ports."""
+    def _submit(
+        self, snapshot: Snapshot, wave: int, listener: Listener, *, first: Submitter | None = None
+    ) -> Submitter:
+        """Sends the jobs of a wave through Luigi: one task a step, in the order of the ports."""
+        reading = {} if wave else reading_beyond(self._store, snapshot.plan, snapshot.inventory.live)
         submitter = Submitter(
-            snapshot,
-            reading=reading_beyond(self._store, snapshot.plan, snapshot.inventory.live),
+            replace(snapshot, plan=plan_of_wave(snapshot.plan, wave)),
+            reading=reading,
             backend=self._backend.open(snapshot.request.settings),
             lock=self._lock,
             listener=listener,
             sleep=self._sleep,
+            first=first,
         )
         try:
             self._send(snapshot.request, submitter)
         finally:
             self._submitted += len(submitter.sent)
+        if wave or not cells_after_wave(snapshot.plan, wave):
+            submitter.forget()
+        return submitter
+
+    def _keep_retries(self, run_id: str, state: DriverState) -> None:
+        """Adds to a run's history what it sends again."""
         if state.retries and len(self.run_ids) > 1:
             lines = "; ".join(line.line for line in state.retries)
-            append_if_possible(self._store, submitter.run_id, Happened.RECOVERY, lines, of=self.run_ids[:-1])
-        submitter.forget()
-        return submitter.sent
+            append_if_possible(self._store, run_id, Happened.RECOVERY, lines, of=self.run_ids[:-1])
 
     def _send(self, request: Request, submitter: Submitter) -> None:
         """Submits as Luigi's tasks: one a step, in the order of the ports. A deaf scheduler is found out first."""
@@ -278,7 +367,9 @@ class Driver:
     def _adopt(self, snapshot: Snapshot) -> None:
         self.run_ids.extend(adopt(snapshot.live, self.run_ids))
 
-    def _watch(self, snapshot: Snapshot, jobs: Sequence[Submission]) -> Watch:
+    def _watch(
+        self, snapshot: Snapshot, jobs: Sequence[Submission], *, later: Mapping[str, int] | None = None
+    ) -> Watch:
         # Imported no sooner than jobs run, like `closing`: a start waits for neither.
         from batch_pipeline.run.watch import watching
 
@@ -296,6 +387,7 @@ class Driver:
             live=snapshot.inventory.live,
             runs=snapshot.live,
             settings=settings.watch,
+            later=later,
             sleep=sleep,
             clock=self._clock,
         )

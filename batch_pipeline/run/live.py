@@ -131,6 +131,11 @@ class LiveRun:
         """Whether none of its jobs will change any more."""
         return all(self.summaries[item.native_id].state.final for item in self.submissions)
 
+    @property
+    def unended_children(self) -> int:
+        """Children that may still change, of all of its jobs."""
+        return sum(self.summaries[item.native_id].unended for item in self.submissions if not item.join)
+
 
 def read_live_runs(store: Store, backend: JobObserver, run_ids: Sequence[str]) -> list[LiveRun]:
     """The live runs, with one DescribeJobs a 100 jobs."""

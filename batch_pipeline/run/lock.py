@@ -38,6 +38,8 @@ class DriverLock:
         self._store = store
         self._clock = clock
         self._number = 0
+        #: The number that it had and released.
+        self._released = 0
         self._renewed = 0.0
         #: Who had it and did not release it: a driver that died, or slept through its lease.
         self._replaced: dict[str, Any] = {}
@@ -67,6 +69,11 @@ class DriverLock:
         self._log_taken()
         return is_unchanged
 
+    def take_again(self) -> bool:
+        """Takes the lock that this driver released, unless another one had it since. Raises as `take` does."""
+        newest = self.newest()
+        return newest[0] == self._released and self.take(seen=newest)
+
     def renew(self) -> None:
         """Sends a heartbeat when half of the lease is over. Raises RunConflict when another driver took over."""
         if self._clock() - self._renewed < LEASE_SECONDS / 2:
@@ -83,7 +90,7 @@ class DriverLock:
         if self._number:
             self._store.put(layout.driver(self._number), self._record(released=True))
             _LOG.info("lock released %s", Facts(number=self._number))
-            self._number = 0
+            self._released, self._number = self._number, 0
 
     def _log_taken(self) -> None:
         _LOG.info("lock acquired %s", Facts(number=self._number, lease_seconds=int(LEASE_SECONDS)))

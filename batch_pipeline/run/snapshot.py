@@ -138,6 +138,7 @@ def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = F
     inventory = replace(
         inventories.read_inventory(request, references, retirements),
         live=live_jobs(store, live, opened),
+        live_children=sum(run.unended_children for run in live),
         failed={(cell.step, cell.sample): f"It failed in this run: {cell.reason.words}." for cell in state.failed},
         made=state.made,
     )

@@ -18,7 +18,7 @@ from typing import Any, Final
 from batch_pipeline.backends.base import After, Backend, JobRequest
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check_all
-from batch_pipeline.backends.payload import SAMPLES_FILE, needs_list_file, request_of, samples_of
+from batch_pipeline.backends.payload import SAMPLES_FILE, RunContext, needs_list_file, request_of, samples_of
 from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import Edge, Inventory, PlannedJob
 from batch_pipeline.records.events import Listener
@@ -27,7 +27,7 @@ from batch_pipeline.records.manifests import write_manifest
 from batch_pipeline.records.origin import ProvenanceReader
 from batch_pipeline.records.receipts import retire, with_retired
 from batch_pipeline.records.record import new_run_id, now, write_end
-from batch_pipeline.records.record_writing import make_record, write_definitions, write_record
+from batch_pipeline.records.record_writing import BegunRun, begun_run, write_definitions, write_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import bundle as bundles
 from batch_pipeline.run.beyond import Reading
@@ -60,21 +60,32 @@ class Submitter:
         lock: DriverLock,
         listener: Listener,
         sleep: Callable[[float], None] = time.sleep,
+        first: Submitter | None = None,
     ) -> None:
-        """Packs the code; writes nothing. Raises InvalidPipeline for definitions or code that cannot be read."""
+        """Packs the code; writes nothing. Raises InvalidPipeline for definitions or code that cannot be read.
+
+        `first` sent the first wave of the plan: a later wave has its code, definitions and inventory, whatever was
+        edited since.
+        """
         request = self._request = snapshot.request
         self._plan = snapshot.plan
-        self._inventory = snapshot.inventory
+        self._inventory: Inventory = first._inventory if first else snapshot.inventory
         self._reading = reading
         self._reference = snapshot.reference
         self._backend = backend
         self._lock = lock
         self._listener = listener
         self._sleep = sleep
+        self._first = first
         self._provenance = ProvenanceReader(request.graph.root)
         self.run_id = new_run_id()
-        self._bundle = bundles.make_bundle(request.graph)
-        self._context = context_of(request, reference=self._reference, run_id=self.run_id, bundle=self._bundle)
+        self._bundle: bundles.Bundle = first._bundle if first else bundles.make_bundle(request.graph)
+        self._context: RunContext = (
+            replace(first._context, run_id=self.run_id)
+            if first
+            else context_of(request, reference=self._reference, run_id=self.run_id, bundle=self._bundle)
+        )
+        self._begun: BegunRun | None = None
         #: What was sent so far, in order.
         self.sent: list[Submission] = []
         self._native: dict[str, str] = {}
@@ -94,9 +105,8 @@ class Submitter:
         if not request.reference_files:
             own(store, request.graph, wanted, shared=request.share_steps)
         bundles.upload(bundle, store)
-        origin = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
-        record = make_record(request, self._plan, self.run_id, self._reference, bundle.sha256, origin)
-        write_record(store, record, request, self._plan, origin.code.diff if origin.code else b"")
+        begun = self._begun = self._record()
+        write_record(store, begun, request, self._plan)
         _LOG.info("recorded %s", Facts(run=self.run_id, jobs=len(self._plan.jobs), steps=",".join(sorted(wanted))))
         of_run(self.run_id)
         with self._telling():
@@ -104,6 +114,14 @@ class Submitter:
             write_definitions(store, self.run_id, definitions, pinned)
             self._inventory = with_retired(self._inventory, retire(store, self.run_id, self._plan, self._reading))
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
+
+    def _record(self) -> BegunRun:
+        """The record of this run; of a later wave that of the first one, as another run."""
+        if self._first and self._first._begun:
+            return self._first._begun.again(self._plan, self.run_id)
+        request, bundle = self._request, self._bundle
+        origin = self._provenance.read(self._backend, [request.graph.root / name for name in bundle.names])
+        return begun_run(request, self._plan, self.run_id, self._reference, bundle.sha256, origin)
 
     def submit_step(self, step: str) -> None:
         """Sends the jobs of one step that were not sent yet. Raises SubmissionRefused, BackendFailed, StoreFailed."""

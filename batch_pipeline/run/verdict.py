@@ -29,7 +29,7 @@ from batch_pipeline.wire.receipt import Failure
 from batch_pipeline.wire.store import NotInStore, Store
 
 #: Past runs whose failures are looked at, here and by `status`, newest first.
-RUNS_LOOKED_AT = 5
+RUNS_LOOKED_AT = 20
 #: Failure records that are read at once.
 MOST_RECORDS = 100
 _LOG: Final = logging.getLogger(__name__)

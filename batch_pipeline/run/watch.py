@@ -37,8 +37,9 @@ _LEFT_OUT = (CellState.BLOCKED, CellState.DEFERRED, CellState.SKIPPED)
 class Watch:
     """The jobs that one driver follows, and how far they are.
 
-    `already` says how many cells of a job were done when the plan was made: a job adopted half-way. `diagnose` says in
-    a sentence why a job has been waiting for `dwell_seconds` while nothing of its queue ran; empty: nothing to say.
+    `already` says how many cells of a job were done when the plan was made: a job adopted half-way. `later` says how
+    many cells of a step wait for a later wave (`add`). `diagnose` says in a sentence
+    why a job has been waiting for `dwell_seconds` while nothing of its queue ran; empty: nothing to say.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Watch:
         submissions: Sequence[Submission],
         *,
         already: Mapping[str, int] | None = None,
+        later: Mapping[str, int] | None = None,
         poll_seconds: float = 5.0,
         dwell_seconds: float = 0.0,
         diagnose: Callable[[Submission], str] | None = None,
@@ -60,6 +62,7 @@ class Watch:
         self._backend = backend
         self._jobs = [submission for submission in submissions if not submission.join]
         self._already = dict(already or {})
+        self._later = later or {}
         self._longest = poll_seconds
         dwell_seconds = min(dwell_seconds, EMBEDDED_DWELL) if backend.name == "embedded" else dwell_seconds
         self._dwell = dwell_seconds if diagnose is not None else 0.0
@@ -72,23 +75,36 @@ class Watch:
         self._sleep = sleep
         self._clock = clock
         self._reasons: dict[str, Counter[EndReason]] = {}
+        self._began: float | None = None
+        #: What listeners were told last.
+        self._progressed: Mapping[str, StepProgress] = {}
         #: The last word on each job.
         self.summaries: dict[str, JobSummary] = {}
 
-    def until_over(self, listener: Listener) -> Mapping[str, StepProgress]:
-        """Polls until no job will change any more, telling the listener of every change. Returns the last progress."""
-        began = self._clock()
-        last: Mapping[str, StepProgress] = {}
+    def add(self, submissions: Sequence[Submission], *, later: Mapping[str, int]) -> None:
+        """Follows the jobs of a further wave too; `later`: cells by step of the waves behind it."""
+        self._jobs += [submission for submission in submissions if not submission.join]
+        self._by_id = {job.native_id: job for job in self._jobs}
+        self._later = later
+
+    def until_over(self, listener: Listener, *, most_children: int = 0) -> Mapping[str, StepProgress]:
+        """Polls until no job will change any more, telling the listener of every change. Returns the last progress.
+
+        Returns as soon as no more than `most_children` of them have not ended, by the counts that polling tells anyway.
+        """
+        self._began = self._clock() if self._began is None else self._began
         while True:
             progress = self.poll()
-            if progress != last:
+            if progress != self._progressed:
                 listener.progressed(progress)
-                last = progress
+                self._progressed = progress
             for step, sentence in self._stuck():
                 listener.stuck(step, sentence)
             if all(summary.state.final for summary in self.summaries.values()):
                 return progress
-            self._sleep(self._pause(progress, self._clock() - began))
+            if 0 < sum(summary.unended for summary in self.summaries.values()) <= most_children:
+                return progress
+            self._sleep(self._pause(progress, self._clock() - self._began))
 
     def poll(self) -> Mapping[str, StepProgress]:
         """Asks once. Jobs that had ended are not asked for again."""
@@ -105,6 +121,10 @@ class Watch:
         busy = {self._by_id[i].queue for i, summary in self.summaries.items() if any(map(summary.counts.get, _RUNNING))}
         ready = [self._by_id[i] for i, summary in self.summaries.items() if summary.counts.get(JobState.RUNNABLE)]
         return [job for job in ready if job.queue not in busy]
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether none of a run's jobs will change any more, by the last look."""
+        return all(self._is_final(job.native_id) for job in self._jobs if job.run_id == run_id)
 
     def _is_final(self, native_id: str) -> bool:
         summary = self.summaries.get(native_id)
@@ -144,7 +164,8 @@ class Watch:
 
     def _progress(self, step: str) -> StepProgress:
         counts = self._planned[step]
-        done = running = waiting = again = 0
+        done = running = again = 0
+        waiting = self._later.get(step, 0)
         failed: Counter[EndReason] = Counter()
         for job in self._jobs:
             summary = self.summaries.get(job.native_id)
@@ -196,6 +217,7 @@ def watching(
     live: Sequence[LiveJob],
     runs: Sequence[LiveRun],
     settings: WatchSettings,
+    later: Mapping[str, int] | None = None,
     sleep: Callable[[float], None] = pause,
     clock: Callable[[], float] = time.monotonic,
 ) -> Watch:
@@ -205,6 +227,7 @@ def watching(
         backend,
         jobs,
         already=already_done(plan, live, runs),
+        later=later,
         poll_seconds=settings.poll_seconds,
         dwell_seconds=settings.dwell_seconds,
         diagnose=lambda job: diagnose(backend, job),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Selection
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.waves import children_by_wave, plan_of_wave
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Source
 from batch_pipeline.wire.layout import COHORT
@@ -148,6 +149,57 @@ def finish(world: World, selection: Selection | None = None) -> list[Plan]:
         made |= plan.under_way()
         if not cells_in(plan, CellState.DEFERRED):
             return plans
+
+
+def finish_in_waves(world: World, selection: Selection | None = None) -> list[Plan]:
+    """The same below the world's bound of children: a wave is sent as soon as there is room for it."""
+    plans: list[Plan] = []
+    made: frozenset[Cell] = frozenset()
+    bound = world.max_live_children or 10**6
+    while True:
+        assert len(plans) <= 3 * len(world.samples) * len(world.graph.names) + 2, "no end of plans"
+        plan = world.plan(selection, made)
+        assert not plan.conflicts
+        check_plan(plan, world)
+        check_waves(plan, world)
+        for wave, children in enumerate(children_by_wave(plan)):
+            while wave and world.live_children() > max(0, bound - children):
+                world.run(children=1)
+            before = world.live_children()
+            world.send(plan_of_wave(plan, wave))
+            assert world.live_children() <= max(bound, before, most_of_a_sample(plan)), "too many children"
+        world.run()
+        plans.append(plan)
+        made |= plan.under_way()
+        if not cells_in(plan, CellState.DEFERRED):
+            return plans
+
+
+def most_of_a_sample(plan: Plan) -> int:
+    """The most cells that one sample has to run: a wave takes as many at least."""
+    cells = Counter(position for job in plan.jobs for position in job.members)
+    return max(cells.values(), default=0)
+
+
+def check_waves(plan: Plan, world: World) -> None:
+    """Shards are whole, no dependency leaves a later wave, and each wave is within the bound."""
+    waves = {job.name: job.wave for job in plan.jobs}
+    for wave, children in enumerate(children_by_wave(plan)):
+        view = plan_of_wave(plan, wave)
+        assert all(job.wave == wave for job in view.jobs)
+        assert set(sent_cells(view)) == cells_in(view, CellState.TO_RUN)
+        left = (world.max_live_children or 10**6) - (0 if wave else world.live_children())
+        assert children <= max(0, left) or (len({job.members for job in view.jobs if job.members}) == 1), (
+            "a shard alone"
+        )
+        assert children <= max(0, left) or wave or not world.live_children()
+    by_shard: dict[str, set[tuple[int, tuple[int, ...]]]] = {}
+    for job in plan.jobs:
+        if job.members:
+            by_shard.setdefault(job.name.partition("-")[2], set()).add((job.wave, job.members))
+        for edge in job.after:
+            assert job.wave == 0 if edge.live else waves[edge.job] == job.wave, "a dependency of another wave"
+    assert all(len(shapes) == 1 for shapes in by_shard.values()), "jobs of a shard differ"
 
 
 def check_finished(world: World, selection: Selection | None = None, plans: Sequence[Plan] = ()) -> None:

@@ -151,6 +151,7 @@ class World:
     samples: list[str]
     max_array_size: int = 3
     max_dependencies: int = 4
+    max_live_children: int | None = None
     random: Random = field(default_factory=lambda: Random(0))
     parts: dict[str, StepParts] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
@@ -228,6 +229,7 @@ class World:
             excluded=excluded,
             absent=absent,
             live=self.live(),
+            live_children=self.live_children(),
         )
 
     def gathered(self, gather: Cell) -> frozenset[str]:
@@ -259,6 +261,11 @@ class World:
             if not job.over and not job.join
         ]
 
+    def live_children(self) -> int:
+        """Children on the queue that have not ended, of the samples' jobs."""
+        jobs = [job for job in self.jobs if not job.join and COHORT not in [child.sample for child in job.children]]
+        return sum(child.state in ("waiting", "running") for job in jobs for child in job.children)
+
     def may_run(self, cell: Cell) -> bool:
         """Whether a live job may still make a cell: nothing that it waits for has failed."""
         return any(
@@ -281,7 +288,12 @@ class World:
             self.parts,
             replace(self.inventory(), made=made, failed=failed or {}, overrides=overrides or {}),
             selection or Selection(),
-            replace(AWS_BATCH, max_array_size=self.max_array_size, max_dependencies=self.max_dependencies),
+            replace(
+                AWS_BATCH,
+                max_array_size=self.max_array_size,
+                max_dependencies=self.max_dependencies,
+                max_live_children=self.max_live_children,
+            ),
         )
 
     def send(self, plan: Plan, jobs: Sequence[PlannedJob] | None = None) -> list[Sent]:

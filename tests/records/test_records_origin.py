@@ -21,7 +21,7 @@ from batch_pipeline.records import code_state
 from batch_pipeline.records.code_state import CodeState, read_code_state
 from batch_pipeline.records.origin import config_json, identity_of, on_behalf_of, package_versions
 from batch_pipeline.records.record import RunRecord, read_record
-from batch_pipeline.records.record_writing import write_record
+from batch_pipeline.records.record_writing import BegunRun, write_record
 from batch_pipeline.run import submit
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
@@ -436,9 +436,10 @@ def test_a_record_is_never_changed(store: Store, stage: Stage) -> None:
     (run_id,) = drive(request, stage).run_ids
     before = store.get(layout.run_record(run_id))
     plan = look(request, stage).plan
+    begun = BegunRun(record=replace(read_record(store, run_id), user="eve"), workflow=None, diff=b"")
 
     with pytest.raises(RunConflict, match="already"):
-        write_record(store, replace(read_record(store, run_id), user="eve"), request, plan)
+        write_record(store, begun, request, plan)
 
     assert store.get(layout.run_record(run_id)) == before
 

@@ -157,9 +157,11 @@ class Cluster(MemoryBackend):
         self.random = random.Random(seed)
         self._scratch = scratch
         self.is_busy = False
+        #: Children that end between two looks of a driver.
+        self.pace = 10_000
 
     def summaries(self, native_ids: Sequence[str]) -> Mapping[str, JobSummary]:
-        self.go_on()
+        self.go_on(self.pace)
         return super().summaries(native_ids)
 
     def go_on(self, most: int = 10_000) -> None:
@@ -231,10 +233,13 @@ class Place:
     play: Play
     life: Life = field(default_factory=Life)
     depth: int = 1
+    #: 0: as many as the backend takes.
+    max_children: int = 0
 
     def request(self, selection: Selection | None = None, *, check_results: bool = False) -> Request:
         workflow = self.shape.workflow()
-        settings = load_settings({"watch.poll_seconds": 0.001}, environ={}, folder=Path("/nowhere"))
+        options = {"watch.poll_seconds": 0.001, "backend.max_children": self.max_children}
+        settings = load_settings(options, environ={}, folder=Path("/nowhere"))
         return Request(
             workflow=workflow,
             graph=Graph.of(workflow, {"depth": self.depth}),
