@@ -164,8 +164,8 @@ def unsent_line(outcome: Outcome) -> str:
         return ""
     if outcome.detached:
         return (
-            f"{counted(outcome.unsent, 'cell')} of later waves are not queued: somebody must wait for room. Give the"
-            " command without --detach, or again later."
+            f"{counted(outcome.unsent, 'cell')} of later waves are not queued: they need a driver that waits for room."
+            " Give the command again, without --detach."
         )
     return f"{counted(outcome.unsent, 'cell')} of later waves were not sent, for their run was cancelled."
 
