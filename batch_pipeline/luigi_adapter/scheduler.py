@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from batch_pipeline.config import LuigiSettings
 from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
 from batch_pipeline.wire.errors import BackendFailed
 
@@ -25,6 +26,11 @@ REPEAT_SECONDS: Final = 300.0
 #: How long the driver waits at its end until the last statuses are sent.
 FAREWELL_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
+
+
+def scheduler_of(settings: LuigiSettings) -> str | None:
+    """URL of the central scheduler that the settings name, if any."""
+    return scheduler_url(settings.scheduler_host, settings.scheduler_port) if settings.scheduler_host else None
 
 
 def scheduler_url(host: str, port: int) -> str:

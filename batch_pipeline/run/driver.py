@@ -25,7 +25,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batch_pipeline.backends.base import Backend
-from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.review import require_sound
@@ -427,17 +426,10 @@ class Driver:
             close_run(self._store, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=request.settings)
 
 
-def scheduler_of(settings: Settings) -> str | None:
-    """URL of the central scheduler of Luigi that the settings name, if any."""
-    from batch_pipeline.luigi_adapter.scheduler import scheduler_url
-
-    luigi = settings.luigi
-    return scheduler_url(luigi.scheduler_host, luigi.scheduler_port) if luigi.scheduler_host else None
-
-
 def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | None) -> LuigiAdapter:
     """Luigi's side of one submission."""
     # A command that finds nothing to do does without.
+    from batch_pipeline.luigi_adapter.scheduler import scheduler_of
     from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
@@ -447,7 +439,7 @@ def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | 
         submit=submitter.submit_step,
         submitted=submitter.is_submitted,
         tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
-        scheduler_url=scheduler_of(request.settings),
+        scheduler_url=scheduler_of(request.settings.luigi),
         log_folder=folder / "luigi" if folder else None,
         preparer=preparer,
     )

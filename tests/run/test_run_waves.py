@@ -299,11 +299,16 @@ def test_a_later_wave_that_is_refused_ends_the_command_and_the_next_one_goes_on(
 
 
 def test_a_later_wave_has_the_code_that_the_plan_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed: list[int] = []
     from batch_pipeline.run import bundle
 
+    packed: list[Graph] = []
     make = bundle.make_bundle
-    monkeypatch.setattr(bundle, "make_bundle", lambda graph: (packed.append(1), make(graph))[1])
+
+    def counted(graph: Graph) -> bundle.Bundle:
+        packed.append(graph)
+        return make(graph)
+
+    monkeypatch.setattr(bundle, "make_bundle", counted)
     outcome = drive(bounded(store, 6, 4), Queue(store))
 
     assert len(outcome.run_ids) == 3
