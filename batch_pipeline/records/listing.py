@@ -9,6 +9,8 @@ many their folder is read, and what is below the others left alone.
 
 All below a prefix is listed in the same way (`entries_below`): places that are likely to be there say where to divide
 it. Entries are handed on as pages come in; none is kept.
+
+(Longer than most modules: what is wanted, and how it is divided, are of no use to anything else.)
 """
 
 from __future__ import annotations
@@ -220,11 +222,11 @@ def entries_of(store: Store, places: Places, *, etags: bool = True) -> Iterator[
 
 
 def entries_below(
-    store: Store, prefix: str, places: Callable[[], Places], *, etags: bool = True
+    store: Store, prefix: str, likely: Callable[[], Places], *, etags: bool = True
 ) -> Iterator[Iterable[StoreEntry]]:
     """All entries below a prefix that ends in a slash, in no promised order.
 
-    Where one page is not all, the rest is divided at `places` below the prefix that are likely to be there. They change
+    Where one page is not all, the rest is divided at places below the prefix that are `likely` to be there. They change
     how quick it is, and nothing of what is listed. Raises StoreFailed.
     """
     if not store.is_paged:
@@ -234,7 +236,7 @@ def entries_below(
     yield entries
     if is_last:
         return
-    whole = _WholeFolder(prefix, places())
+    whole = _WholeFolder(prefix, likely())
     after = entries[-1].key
     rest = _Range(start=bisect_right(whole, after) - 1, stop=len(whole), after=after)
     yield from _in_ranges(store, whole, _divided(whole, rest, _ranges_for(rest)))
@@ -267,25 +269,25 @@ def _in_folder(store: Store, places: Places, etags: bool) -> Iterator[StoreEntry
                 yield from store.list(f"{folder}{name}")
 
 
-def _paged(store: Store, places: Divisions) -> Iterator[list[StoreEntry]]:
-    whole = _Range(start=0, stop=len(places), after=_before(places[0]))
+def _paged(store: Store, divisions: Divisions) -> Iterator[list[StoreEntry]]:
+    whole = _Range(start=0, stop=len(divisions), after=_before(divisions[0]))
     if whole.left > LIST_PAGE:
-        ranges = _divided(places, whole, min(PAGES_AT_ONCE, -(-whole.left // PLACES_A_RANGE)))
-        yield from _in_ranges(store, places, ranges)
+        ranges = _divided(divisions, whole, min(PAGES_AT_ONCE, -(-whole.left // PLACES_A_RANGE)))
+        yield from _in_ranges(store, divisions, ranges)
         return
-    yield _portion(places, whole, *_page(store, places, whole))
+    yield _portion(divisions, whole, *_page(store, divisions, whole))
     if whole.left:
-        yield from _in_ranges(store, places, _divided(places, whole, _ranges_for(whole)))
+        yield from _in_ranges(store, divisions, _divided(divisions, whole, _ranges_for(whole)))
 
 
-def _in_ranges(store: Store, places: Divisions, waiting: list[_Range]) -> Iterator[list[StoreEntry]]:
+def _in_ranges(store: Store, divisions: Divisions, waiting: list[_Range]) -> Iterator[list[StoreEntry]]:
     """Lists ranges in parallel, and divides the largest ones again as connections become free."""
     pages = done = 0
     pool = ThreadPoolExecutor(PAGES_AT_ONCE, thread_name_prefix="listing")
     try:
         running: dict[Future[tuple[list[StoreEntry], bool]], _Range] = {}
         while True:
-            running |= {pool.submit(_page, store, places, one): one for one in waiting}
+            running |= {pool.submit(_page, store, divisions, one): one for one in waiting}
             if not running:
                 return
             waiting = []
@@ -293,7 +295,7 @@ def _in_ranges(store: Store, places: Divisions, waiting: list[_Range]) -> Iterat
             for future in ended:
                 one = running.pop(future)
                 start = one.start
-                yield _portion(places, one, *future.result())
+                yield _portion(divisions, one, *future.result())
                 pages, done = pages + 1, done + one.start - start
                 if one.left:
                     waiting.append(one)
@@ -302,7 +304,7 @@ def _in_ranges(store: Store, places: Divisions, waiting: list[_Range]) -> Iterat
                 largest = max((*running.values(), *waiting), key=lambda one: one.left, default=None)
                 if largest is None or largest.left < 2 or largest.left * pages <= 2 * done:
                     break
-                waiting += _divided(places, largest, 2)[1:]
+                waiting += _divided(divisions, largest, 2)[1:]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -312,46 +314,46 @@ def _ranges_for(rest: _Range) -> int:
     return min(PAGES_AT_ONCE, -(-rest.left // max(1, rest.start)))
 
 
-def _divided(places: Divisions, whole: _Range, count: int) -> list[_Range]:
+def _divided(divisions: Divisions, whole: _Range, count: int) -> list[_Range]:
     """A range in so many, the first of which is itself."""
     bounds = [whole.start + whole.left * number // count for number in range(1, count + 1)]
-    later = [_Range(start=start, stop=stop, after=_before(places[start])) for start, stop in pairwise(bounds)]
+    later = [_Range(start=start, stop=stop, after=_before(divisions[start])) for start, stop in pairwise(bounds)]
     whole.stop = bounds[0]
     return [whole, *later]
 
 
-def _page(store: Store, places: Divisions, one: _Range) -> tuple[list[StoreEntry], bool]:
-    folder = places.folder if places.is_dense else _folder_above(places[one.start], places[one.stop - 1])
+def _page(store: Store, divisions: Divisions, one: _Range) -> tuple[list[StoreEntry], bool]:
+    folder = divisions.folder if divisions.is_dense else _folder_above(divisions[one.start], divisions[one.stop - 1])
     return store.page(folder, one.after)
 
 
-def _portion(places: Divisions, one: _Range, entries: list[StoreEntry], is_last: bool) -> list[StoreEntry]:
+def _portion(divisions: Divisions, one: _Range, entries: list[StoreEntry], is_last: bool) -> list[StoreEntry]:
     """The entries of the places that a page ends; the range goes on behind it."""
-    begin = bisect_left(entries, places[one.start], key=_KEY)
-    end = bisect_left(entries, places[one.stop], key=_KEY) if one.stop < len(places) else len(entries)
-    wanted = [*one.held, *places.chosen(entries[begin:end])]
+    begin = bisect_left(entries, divisions[one.start], key=_KEY)
+    end = bisect_left(entries, divisions[one.stop], key=_KEY) if one.stop < len(divisions) else len(entries)
+    wanted = [*one.held, *divisions.chosen(entries[begin:end])]
     one.held = []
     if is_last:
         one.start = one.stop
         return wanted
     last = entries[-1].key
-    at = bisect_right(places, last, one.start, one.stop)
-    one.start = at - (at > one.start and _goes_on(places, at - 1, last))
+    at = bisect_right(divisions, last, one.start, one.stop)
+    one.start = at - (at > one.start and _goes_on(divisions, at - 1, last))
     is_open = one.start < at
     if one.left:
-        one.after = max(last, _before(places[one.start]))
-    if one.left and is_open and not places.is_dense:
-        cut = bisect_left(wanted, places[one.start], key=_KEY)
+        one.after = max(last, _before(divisions[one.start]))
+    if one.left and is_open and not divisions.is_dense:
+        cut = bisect_left(wanted, divisions[one.start], key=_KEY)
         one.held = wanted[cut:]
         return wanted[:cut]
     return wanted
 
 
-def _goes_on(places: Divisions, position: int, last: str) -> bool:
+def _goes_on(divisions: Divisions, position: int, last: str) -> bool:
     """Whether a place may have keys behind `last`, with which a page ends."""
-    if places.is_dense:
-        return position + 1 == len(places) or last < places[position + 1]
-    return places[position].endswith("/") and last.startswith(places[position])
+    if divisions.is_dense:
+        return position + 1 == len(divisions) or last < divisions[position + 1]
+    return divisions[position].endswith("/") and last.startswith(divisions[position])
 
 
 def _folder_above(first: str, last: str) -> str:
