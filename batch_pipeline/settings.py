@@ -1,6 +1,7 @@
 """The settings as values: one frozen class a section of `defaults.toml`, its keys with their rules.
 
-`config` loads them; each rule is checked there, in pydantic-core's terms.
+`config` loads them; each rule is checked there, in pydantic-core's terms. (A little longer than most modules: a class a
+section, and no section is read without the others.)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
     contract  `base` (protocols), `quotas` (AWS's), `limits` (a plan against them)
     decide    `definitions`, `payload` (what is sent), `parsing` and `reasons` (what is answered), `capacity` (what a
               queue can run); all pure
+    money     `prices` (of machines), `price_lists` (AWS's own, from files)
     act       `aws_clients`, `aws_errors`, `rate_limit`, `credentials`, `registration`, `account`
     backends  `batch` (AWS Batch and the embedded one), `memory` (a twin for tests)
 

@@ -89,13 +89,13 @@ class PriceTable:
         dates = [row.date for row in self.rows.values()]
         return min(dates, default=""), max(dates, default="")
 
-    def per_vcpu_and_gib(self, machine: Machine) -> tuple[float, float] | None:
+    def per_vcpu_and_gib(self, known: PricedMachine) -> tuple[float, float] | None:
         """What a vCPU and a GiB of a machine cost an hour; None: the table does not have it."""
-        if machine.instance_type == FARGATE:
-            vcpu, gib = (self.rows.get((machine.region, FARGATE, machine.purchase, part)) for part in ("vcpu", "gib"))
+        if known.instance_type == FARGATE:
+            vcpu, gib = (self.rows.get((known.region, FARGATE, known.purchase, part)) for part in ("vcpu", "gib"))
             return (vcpu.price_hour, gib.price_hour) if vcpu and gib else None
-        for place in (machine.zone, machine.region):
-            row = self.rows.get((place, machine.instance_type, machine.purchase))
+        for place in (known.zone, known.region):
+            row = self.rows.get((place, known.instance_type, known.purchase))
             if row is not None:
                 unit = row.price_hour / (VCPU_WEIGHT * row.vcpus + row.memory_gib)
                 return VCPU_WEIGHT * unit, unit
@@ -103,7 +103,7 @@ class PriceTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class PricedMachine:
     """Where an attempt ran on AWS."""
 
     instance_type: str
@@ -112,7 +112,7 @@ class Machine:
     region: str
 
     @classmethod
-    def parse(cls, words: str, region: str = "") -> Machine | None:
+    def parse(cls, words: str, region: str = "") -> PricedMachine | None:
         """Reads `m5.large, spot, eu-west-1a` as cell tables have it, without a zone in `region`; None: not known."""
         first, *rest = words.split(", ")
         if first != FARGATE and not _TYPE.fullmatch(first):
@@ -151,13 +151,13 @@ class Tariff:
 
     def unknown(self, machine: str) -> str:
         """A machine without a price, in words."""
-        known = Machine.parse(machine, self.region)
+        known = PricedMachine.parse(machine, self.region)
         return str(known) if known else UNKNOWN_MACHINE
 
 
 @lru_cache(maxsize=4096)
 def _parts(tariff: Tariff, machine: str) -> tuple[float, float] | None:
-    known = Machine.parse(machine, tariff.region)
+    known = PricedMachine.parse(machine, tariff.region)
     return None if known is None else tariff.table.per_vcpu_and_gib(known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -26,6 +27,7 @@ from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.records.record import RunRecord
     from batch_pipeline.run.status import Explanation, Status
 
 
@@ -79,13 +81,50 @@ def follow(call: CommandCall) -> int:
 
 
 def _show(call: CommandCall, current: Status) -> int:
+    runs = _runs(call, current)
     if call.json:
-        print_json(_record(current))
+        from batch_pipeline.records.spent import wall_seconds
+
+        spending = [{"run_id": run.run_id, "wall_seconds": wall_seconds([run]), "spent": run.spent} for run in runs]
+        print_json(_record(current) | {"runs": spending})
     else:
         _tell(current)
+        _tell_spending(runs)
     # What somebody cancelled did not fail.
     failed = any(cell.reason is not EndReason.CANCELLED for cell in current.failed)
     return CommandExit.FAILED if failed else CommandExit.DONE
+
+
+def _runs(call: CommandCall, current: Status) -> list[RunRecord]:
+    """The live runs with what they spent so far, by some of their cells; else the newest of the pipeline."""
+    from batch_pipeline.records.registry import Query, find_runs
+    from batch_pipeline.records.spent import read_records, spent_record
+    from batch_pipeline.run.live import submissions
+
+    if current.live_runs:
+        live = read_records(call.store, current.live_runs)
+        jobs = {run.run_id: submissions(call.store, run.run_id) for run in live}
+        spent = {run_id: spent_record(call.store, run_id, sent, call.settings) or {} for run_id, sent in jobs.items()}
+        return [replace(run, spent=spent[run.run_id]) for run in live]
+    if call.options["run"]:
+        return read_records(call.store, [call.options["run"]])
+    name = call.settings.pipeline.name or (call.workflow.__name__ if call.workflow is not None else "")
+    return find_runs(call.store, Query(pipeline=name), most=1)
+
+
+def _tell_spending(runs: Sequence[RunRecord]) -> None:
+    from batch_pipeline.records.history import seconds_since
+    from batch_pipeline.records.spent import Spent
+    from batch_pipeline.report.estimates import lasting
+    from batch_pipeline.report.spending import run_spent_words, spent_notes, took_words
+
+    for run in runs:
+        took = took_words([run])
+        began = f"took {took}" if took else f"began {lasting(seconds_since(run.started_at))} ago"
+        words = run_spent_words(run)
+        say(f"Run {run.run_id} {began}{f', spent {words}' if words else ''}.")
+        for note in spent_notes(Spent.from_json(run.spent)):
+            say(note)
 
 
 def _tell(current: Status) -> None:

@@ -163,11 +163,11 @@ def spent_in(runs: Collection[RunRecord]) -> Spent:
     """What several runs took together, as recorded. Money is that of the currency of the first that has one."""
     records = [Spent.from_json(run.spent) for run in runs if run.spent]
     currency = next((record.currency for record in records if record.cost), "")
-    unpriced: Counter[str] = Counter()
+    cells_by_machine: Counter[str] = Counter()
     for record in records:
-        unpriced.update(record.unpriced)
+        cells_by_machine.update(record.unpriced)
         if record.cost and record.currency != currency:
-            unpriced[f"prices in {record.currency}"] += record.receipts
+            cells_by_machine[f"prices in {record.currency}"] += record.receipts
     priced = [record for record in records if record.currency == currency]
 
     def total(name: str, among: Iterable[Spent]) -> Any:
@@ -176,7 +176,7 @@ def spent_in(runs: Collection[RunRecord]) -> Spent:
     hours = ("vcpu_hours", "gib_hours", "lost_vcpu_hours", "interrupted_vcpu_hours", "receipts", "unrecorded")
     return Spent(
         currency=currency,
-        unpriced=dict(unpriced),
+        unpriced=dict(cells_by_machine),
         with_failures=all(record.with_failures for record in records),
         **{name: total(name, records) for name in hours},
         **{name: total(name, priced) for name in ("cost", "lost_cost", "interrupted_cost")},
@@ -207,7 +207,7 @@ def _sum(rows: Iterable[tuple[CellRow, float]], tariff: Tariff) -> Spent:
     """What cells took together, each for as many as its weight says."""
     receipts = 0
     amounts: dict[str, float] = defaultdict(float)
-    unpriced: dict[str, float] = defaultdict(float)
+    weights: dict[str, float] = defaultdict(float)
     for row, weight in rows:
         receipts += bool(row.attempts) and row.reason is None
         amounts["unrecorded"] += weight * row.unrecorded
@@ -217,29 +217,31 @@ def _sum(rows: Iterable[tuple[CellRow, float]], tariff: Tariff) -> Spent:
         for name in ("vcpu_hours", "gib_hours", "lost_vcpu_hours", "interrupted_vcpu_hours"):
             amounts[name] += weight * getattr(cost, name)
         if cost.cost is None:
-            unpriced[tariff.unknown(row.machine)] += weight
+            weights[tariff.unknown(row.machine)] += weight
         for name in ("cost", "lost_cost", "interrupted_cost"):
             amounts[name] += weight * (getattr(cost, name) or 0.0)
     return Spent(
         currency=tariff.currency,
         receipts=receipts,
-        unpriced={machine: round(cells) for machine, cells in unpriced.items()},
+        unpriced={machine: round(cells) for machine, cells in weights.items()},
         unrecorded=round(amounts.pop("unrecorded", 0.0)),
         with_failures=True,
         **amounts,
     )
 
 
-def _some_rows(store: Store, job: Submission, failed: Mapping[tuple[str, str], FailedCell]) -> Iterable[CellRow]:
+def _some_rows(
+    store: Store, job: Submission, failed_by_cell: Mapping[tuple[str, str], FailedCell]
+) -> Iterable[CellRow]:
     """What some cells of a job took: of as many as are looked at, those that have ended."""
     try:
         cells = _spread(cells_of(store, job.run_id, job.job), MOST_RECEIPTS)
     except NotInStore:
         return
-    keys = [layout.receipt(job.step, *cell) for cell in cells if (job.step, cell[0]) not in failed]
+    keys = [layout.receipt(job.step, *cell) for cell in cells if (job.step, cell[0]) not in failed_by_cell]
     receipts = [receipt for receipt in read_receipts(store, keys) if receipt.written_by[0] == job.run_id]
     yield from done_rows(store, receipts)
-    lost = [failed[job.step, sample] for sample, _ in cells if (job.step, sample) in failed]
+    lost = [failed_by_cell[job.step, name] for name, _ in cells if (job.step, name) in failed_by_cell]
     yield from failed_rows(store, job.run_id, lost)
 
 

@@ -74,6 +74,8 @@ def took_words(runs: Collection[RunRecord]) -> str:
 
 def hours_words(hours: float) -> str:
     """Hours with as many digits as matter."""
+    if 0 < hours < 0.001:
+        return "under 0.001"
     return f"{hours:,.1f}" if hours >= 10 else f"{hours:.3g}"
 
 

@@ -39,10 +39,10 @@ def cost_problem(request: Request, plan: Plan, inventory: Inventory, backend: ob
     spent = spent_in(read_records(request.store, run_ids)).cost
     if spent + estimated.cost <= bound:
         return ""
-    parts = f" (spent {spent:,.2f}, estimate {estimated.cost:,.2f})" if run_ids else ""
+    parts = f" (spent {_amount(spent)}, estimate {_amount(estimated.cost)})" if run_ids else ""
     return (
-        f"By estimate the run would cost {spent + estimated.cost:,.2f} {estimated.currency}{parts}, more than"
-        f" prices.max_cost {bound:,.2f}. Choose fewer samples or raise --max-cost; `plan --estimate` shows the steps."
+        f"By estimate the run would cost {_amount(spent + estimated.cost)} {estimated.currency}{parts}, more than"
+        f" prices.max_cost {_amount(bound)}. Choose fewer samples or raise --max-cost; see `plan --estimate`."
     )
 
 
@@ -90,6 +90,10 @@ class CostWatch:
             return
         self._is_cancelled = True
         for run_id in self._running:
-            message = f"{spent:,.2f} spent, more than prices.max_cost {bound:,.2f}"
+            message = f"{_amount(spent)} spent, more than prices.max_cost {_amount(bound)}"
             append_if_possible(store, run_id, Happened.COST_BOUND, message)
             cancel_run(store, self._backend, run_id)
+
+
+def _amount(money: float) -> str:
+    return f"{money:,.2f}" if money >= 1 else f"{money:.3g}"

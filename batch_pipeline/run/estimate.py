@@ -185,7 +185,7 @@ def _step_estimate(
     definition: Mapping[str, Any],
     measured: Sequence[float],
     tariff: Tariff,
-    machines: Sequence[str],
+    ran_on: Sequence[str],
 ) -> StepEstimate:
     wanted = resource_request_of(definition["containerProperties"])
     jobs = [job for job in plan.jobs if job.step == step and not job.join]
@@ -196,7 +196,7 @@ def _step_estimate(
     # Cells that are sent again after they ran out of memory are given more.
     memory_mb = sum(job.size * (job.overrides.memory_mb or wanted.memory_mb) for job in jobs)
     # On this machine nothing is paid: there the estimate tells what it would cost elsewhere.
-    known = [] if tariff.flat else [tariff.hourly(cells * wanted.vcpus, memory_mb, machine) for machine in machines]
+    known = [] if tariff.flat else [tariff.hourly(cells * wanted.vcpus, memory_mb, machine) for machine in ran_on]
     hourly = [price for price in known if price is not None]
     return StepEstimate(
         step=step,

@@ -15,7 +15,7 @@ from batch_pipeline.backends.prices import (
     COLUMNS,
     FARGATE,
     UNKNOWN_MACHINE,
-    Machine,
+    PricedMachine,
     PriceRow,
     PriceTable,
     Tariff,
@@ -110,7 +110,7 @@ def test_every_row_of_the_package_says_when_and_by_whom() -> None:
     assert all(entry.date >= "2025-01-01" and entry.source and entry.currency == "USD" for entry in rows)
     for entry in rows:
         if entry.instance_type != FARGATE:
-            machine = Machine.parse(f"{entry.instance_type}, {entry.purchase}, {entry.place}a")
+            machine = PricedMachine.parse(f"{entry.instance_type}, {entry.purchase}, {entry.place}a")
             assert machine is not None
             assert 0.03 < entry.price_hour / entry.vcpus < 0.09
 
