@@ -108,7 +108,7 @@ def _runs(call: CommandCall, current: Status) -> list[RunRecord]:
         return [replace(run, spent=spent[run.run_id]) for run in live]
     if call.options["run"]:
         return read_records(call.store, [call.options["run"]])
-    name = call.settings.pipeline.name or (call.workflow.__name__ if call.workflow is not None else "")
+    name = call.settings.pipeline.name or (call.workflow.__name__ if call.has_pipeline else "")
     return find_runs(call.store, Query(pipeline=name), most=1)
 
 

@@ -5,7 +5,8 @@ The files in the order in which a run meets them:
     where     `place` (the backend, as the run record says), `backend` (pilots or array jobs), `lock` (one driver)
     look      `inventory` (the store), `live` (jobs on their way), `recovery` and `retry_policy` (what goes again),
               `snapshot` (all of it, and the plan)
-    check     `preflight`, `cost_bound`, `local_capacity` (of this machine), `owners` and `beyond` (of steps in the store)
+    check     `preflight`, `cost_bound`, `local_capacity` (of this machine), `owners` and `beyond` (of steps in the
+              store)
     send      `bundle`, `folders`, `context` (what jobs share), `reference`, `submit`, `orders` (to cancel)
     follow    `watch`, `diagnosis` (why jobs wait), `interrupts`, `verdict`, `closing` (a run's end), and `driver`: the
               loop over all above

@@ -19,7 +19,6 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.records.spent import read_records, spent_in, spent_of
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.cancel import cancel_run
-from batch_pipeline.run.estimate import estimate
 from batch_pipeline.wire.errors import NotReady
 
 #: Between two looks at what running jobs have spent.
@@ -35,6 +34,9 @@ def cost_problem(request: Request, plan: Plan, inventory: Inventory, backend: ob
     bound = request.settings.prices.max_cost
     if not bound or not plan.jobs:
         return ""
+    # A run without a bound does without.
+    from batch_pipeline.run.estimate import estimate
+
     estimated = estimate(request, plan, inventory, backend)
     spent = spent_in(read_records(request.store, run_ids)).cost
     if spent + estimated.cost <= bound:

@@ -13,7 +13,7 @@ from batch_pipeline.records.history import Happened, read_events
 from batch_pipeline.records.record import read_record
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import all_receipts
-from batch_pipeline.run import cost_bound
+from batch_pipeline.run import estimate as estimates
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
@@ -43,7 +43,7 @@ def test_a_run_within_the_bound_is_sent(store: Store, stage: Stage) -> None:
 
 
 def test_without_a_bound_nothing_is_estimated(store: Store, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_bound, "estimate", None)
+    monkeypatch.setattr(estimates, "estimate", None)
     assert drive(bounded(store, 0), stage).ok
 
 
