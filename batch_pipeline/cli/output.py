@@ -1,21 +1,20 @@
-"""Prints: tables and JSON on stdout, talk on stderr. rich is imported when a table is printed, not before."""
+"""Prints: tables and JSON on stdout, talk on stderr."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
+from batch_pipeline.report.text_table import pair_lines, table_lines
 from batch_pipeline.wire.durable import put
 from batch_pipeline.wire.errors import InvalidUse
-
-#: Width of tables that are not printed to a terminal: a file or pipe must not cut them.
-WIDE: Final = 400
 
 
 def say(sentence: str) -> None:
@@ -54,23 +53,22 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table to stdout; columns of numbers are set right."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """A table to stdout; columns of numbers are set right. On a terminal it is folded as `text_table` says."""
+    header, *lines = table_lines(columns, rows, width=terminal_width())
+    click.secho(header, bold=True)
+    for line in lines:
+        click.echo(line)
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for position, column in enumerate(columns):
-        numbers = bool(rows) and all(isinstance(row[position], int) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
-    terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if terminal else WIDE, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().rstrip("\n").split("\n"):
-        click.echo(line.rstrip())
+
+def print_pairs(pairs: Sequence[Sequence[object]]) -> None:
+    """Names with their values to stdout, indented; on a terminal a long value goes on below itself."""
+    for line in pair_lines(pairs, width=terminal_width()):
+        click.echo(line)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None: it is none, and nothing is folded."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_store_calls(calls: dict[str, int]) -> None:

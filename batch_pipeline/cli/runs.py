@@ -12,7 +12,7 @@ import click
 from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
-from batch_pipeline.cli.output import data, print_json, print_table, say
+from batch_pipeline.cli.output import data, print_json, print_pairs, print_table, say
 from batch_pipeline.cli.wings import runs_by_service, server_option
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidUse
@@ -168,9 +168,7 @@ def _show(call: CommandCall, names: Sequence[str]) -> int:
         if section.columns:
             print_table(section.columns, section.rows)
         else:
-            width = max(len(str(name)) for name, _ in section.rows)
-            for name, value in section.rows:
-                data(f"  {name!s:<{width}}  {value}")
+            print_pairs(section.rows)
         data("")
     return CommandExit.DONE
 

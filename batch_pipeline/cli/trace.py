@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from batch_pipeline.cli.call import CommandCall, command, names_in
 from batch_pipeline.cli.options import CommandOption, common_options, json_option
-from batch_pipeline.cli.output import WIDE, print_json, say
+from batch_pipeline.cli.output import print_json, say
 from batch_pipeline.wire.contract import CommandExit
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.report.trace_pages import Branch
+
+#: Width of a tree that is not printed to a terminal: a file or pipe must not cut it.
+_WIDE: Final = 400
 
 
 def trace(call: CommandCall) -> int:
@@ -43,7 +46,7 @@ def trace(call: CommandCall) -> int:
 def _print(branch: Branch) -> None:
     from rich.console import Console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=False)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE, highlight=False, soft_wrap=False)
     with console.capture() as captured:
         console.print(_tree(branch))
     for line in captured.get().rstrip("\n").split("\n"):
