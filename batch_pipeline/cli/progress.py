@@ -13,13 +13,35 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from batch_pipeline.records.events import NullListener, Outcome, RetrySummary, StepProgress
+from batch_pipeline.report.estimates import lasting
 from batch_pipeline.report.tables import counted, plan_notes, plan_rows, with_cells
+from batch_pipeline.report.time_left import TimeLeft
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.plan import Plan
 
 #: Seconds between two rounds of plain lines at the least.
 PAUSE_SECONDS: Final = 5.0
+
+
+class _Lines:
+    """The counts of steps in words, with the time that each still takes once there is evidence."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._evidence: dict[str, TimeLeft] = {}
+        self._left: dict[str, str] = {}
+
+    def add(self, progress: Mapping[str, StepProgress]) -> None:
+        """Takes the newest counts."""
+        now = self._clock()
+        for name, step in progress.items():
+            seconds = self._evidence.setdefault(name, TimeLeft()).seconds(step, now)
+            self._left[name] = "" if seconds is None else f", about {lasting(max(seconds, 1.0))} left"
+
+    def of(self, step: StepProgress) -> str:
+        """`7/9 done, 2 running, about 4 min left`."""
+        return step.line + self._left.get(step.step, "")
 
 
 class PlainProgress(NullListener):
@@ -31,6 +53,7 @@ class PlainProgress(NullListener):
         self._shown: dict[str, str] = {}
         self._latest: Mapping[str, StepProgress] = {}
         self._when = float("-inf")
+        self._lines = _Lines(clock)
 
     def planned(self, plan: Plan) -> None:
         """See `Listener.planned`."""
@@ -50,6 +73,7 @@ class PlainProgress(NullListener):
         if not self._shown and all(step.over for step in progress.values()):
             return  # Nothing moves, and nothing did: what there is to say is said at the end.
         self._latest = progress
+        self._lines.add(progress)
         if self._clock() - self._when >= PAUSE_SECONDS:
             self._tell()
 
@@ -66,13 +90,14 @@ class PlainProgress(NullListener):
         """See `Listener.ended`."""
         if self._shown or outcome.run_ids:
             self._latest = outcome.progress
+            self._lines.add(outcome.progress)
             self._tell()
 
     def _tell(self) -> None:
         lines = {name: step.line for name, step in with_cells(self._latest).items()}
         changed = {name: line for name, line in lines.items() if self._shown.get(name) != line}
-        for name, line in changed.items():
-            self._say(f"{name}: {line}")
+        for name in changed:
+            self._say(f"{name}: {self._lines.of(self._latest[name])}")
         if changed:
             self._shown |= changed
             self._when = self._clock()
@@ -84,9 +109,10 @@ class PlainProgress(NullListener):
 class BarProgress(NullListener):
     """One bar a step, redrawn in place."""
 
-    def __init__(self, progress: Any) -> None:
+    def __init__(self, progress: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._progress = progress
         self._bars: dict[str, Any] = {}
+        self._lines = _Lines(clock)
 
     def run_began(self, run_id: str, folder: str) -> None:
         """See `Listener.run_began`."""
@@ -103,9 +129,11 @@ class BarProgress(NullListener):
 
     def progressed(self, progress: Mapping[str, StepProgress]) -> None:
         """See `Listener.progressed`."""
+        self._lines.add(progress)
         for name, step in with_cells(progress).items():
             ended = step.done_before + step.done + step.failures + step.left_out
-            self._progress.update(self._bar(name), total=step.total, completed=ended, line=step.line)
+            line = self._lines.of(step)
+            self._progress.update(self._bar(name), total=step.total, completed=ended, line=line)
 
     def stuck(self, step: str, sentence: str) -> None:
         """See `Listener.stuck`."""

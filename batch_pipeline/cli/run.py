@@ -147,7 +147,7 @@ def finish(call: CommandCall, outcome: Outcome | int) -> int:
 
         print_json(outcome_record(outcome) | _spending(call, outcome))
     elif not call.options.get("quiet"):
-        _tell(outcome)
+        _tell(outcome, has_pipeline=call.has_pipeline)
         _tell_spending(call, outcome)
     if outcome.interrupted:
         return CommandExit.INTERRUPTED
@@ -180,7 +180,7 @@ def _tell_spending(call: CommandCall, outcome: Outcome) -> None:
         say(note)
 
 
-def _tell(outcome: Outcome) -> None:
+def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
     from batch_pipeline.cli.failures import print_failures
     from batch_pipeline.report.tables import blocked_lines, counted, nothing_to_do, unsent_line, with_cells
 
@@ -198,7 +198,7 @@ def _tell(outcome: Outcome) -> None:
             data(f"{name}: {step.line}")
     for again in outcome.again:
         data(again.line)
-    print_failures(outcome.failed)
+    print_failures(outcome.failed, has_pipeline=has_pipeline)
     if left := unsent_line(outcome):
         data(left)
     if outcome.stopped_by:

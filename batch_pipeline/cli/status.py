@@ -88,7 +88,7 @@ def _show(call: CommandCall, current: Status) -> int:
         spending = [{"run_id": run.run_id, "wall_seconds": wall_seconds([run]), "spent": run.spent} for run in runs]
         print_json(_record(current) | {"runs": spending})
     else:
-        _tell(current)
+        _tell(current, has_pipeline=call.has_pipeline)
         _tell_spending(runs)
     # What somebody cancelled did not fail.
     failed = any(cell.reason is not EndReason.CANCELLED for cell in current.failed)
@@ -127,7 +127,7 @@ def _tell_spending(runs: Sequence[RunRecord]) -> None:
             say(note)
 
 
-def _tell(current: Status) -> None:
+def _tell(current: Status, *, has_pipeline: bool) -> None:
     from batch_pipeline.cli.failures import print_failures
     from batch_pipeline.report.tables import blocked_lines, status_rows, with_cells
 
@@ -142,7 +142,7 @@ def _tell(current: Status) -> None:
         say(f"Live: {', '.join(current.live_runs)}.")
     for note in current.notes:
         say(note)
-    print_failures(current.failed)
+    print_failures(current.failed, has_pipeline=has_pipeline)
     for line in blocked_lines(current.plan.blocked):
         data(f"Cannot run: {line}")
 

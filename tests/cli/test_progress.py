@@ -85,3 +85,16 @@ def test_bars_with_nothing_to_do_never_import_rich(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "_bars", imported)
     with listening(plain=False) as listener:
         listener.ended(Outcome(run_ids=[], progress=steps(0), failed=[]))
+
+
+def test_the_time_left_is_told_once_cells_have_ended() -> None:
+    clock, stream = Clock(), io.StringIO()
+    plain = PlainProgress(stream, clock)
+    for done in range(0, 9, 3):
+        plain.progressed({"a": StepProgress(step="a", done=done, running=min(3, 9 - done), waiting=max(0, 6 - done))})
+        clock.now += 60
+    assert stream.getvalue().splitlines() == [
+        "a: 0/9 done, 3 running, 6 waiting",
+        "a: 3/9 done, 3 running, 3 waiting, about 60 s left",
+        "a: 6/9 done, 3 running, about 24 s left",
+    ]
