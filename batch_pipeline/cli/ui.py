@@ -15,7 +15,6 @@ from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.options import CommandOption, common_options
 from batch_pipeline.cli.output import data, say
 from batch_pipeline.wire.contract import CommandExit
-from batch_pipeline.wire.scratch import folder_beside
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
@@ -24,11 +23,12 @@ if TYPE_CHECKING:
 def ui(call: CommandCall) -> int:
     """Starts Luigi's scheduler (luigid) on this machine and opens its page; prints the address.
 
-    Runs show up there when they are given --scheduler-host 127.0.0.1. It goes on until `ui --stop`.
+    Runs of this user on this machine show up there, those that began before too, as long as their command follows them;
+    runs elsewhere when they are given --scheduler-host. It goes on until `ui --stop`.
     """
     from batch_pipeline.luigi_adapter import daemon
 
-    folder = folder_beside(call.settings.embedded.folder, "luigid")
+    folder = daemon.folder_of(call.settings.embedded.folder)
     if call.options["stop"]:
         data("luigid was stopped." if daemon.stop(folder) else "No luigid was started here.")
         return CommandExit.DONE

@@ -17,15 +17,18 @@ from typing import Final
 
 from batch_pipeline.luigi_adapter.scheduler import connection_error, scheduler_url
 from batch_pipeline.wire.daemon import process_of, start_daemon, wait_until
-from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
+from batch_pipeline.wire.durable import put
+from batch_pipeline.wire.errors import BackendFailed, InvalidConfig, UnsafeFolder
 from batch_pipeline.wire.loopback import is_loopback
 from batch_pipeline.wire.processes import is_alive, send
-from batch_pipeline.wire.scratch import private_folder, require_private
+from batch_pipeline.wire.scratch import folder_beside, private_folder, require_private
 
 #: How long luigid may take to answer; a second is usual.
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 _PID_FILE: Final = "luigid.pid"
+#: Where it answers; there while it does.
+_URL_FILE: Final = "luigid.url"
 _REMEDY: Final = "Name another state folder (embedded.state)"
 
 
@@ -51,6 +54,7 @@ def start(
     if not isinstance(error, ConnectionRefusedError):
         raise BackendFailed(f"At {url} luigid cannot listen: {error}. Choose another port with --port.") from error
     private_folder(state_folder.resolve(), _REMEDY)
+    (state_folder / _URL_FILE).unlink(missing_ok=True)
     with ExitStack() as undo:
         undo.callback(stop, state_folder)
         process = start_daemon(
@@ -65,8 +69,24 @@ def start(
             # In the foreground Ctrl-C reaches it, and it saves its state.
             is_detached=not foreground,
         )
+        put(str(state_folder / _URL_FILE), url.encode())
         undo.pop_all()
     return url, process
+
+
+def folder_of(embedded_state: Path) -> Path:
+    """The state folder of this user's luigid on this machine, beside that of the embedded Batch."""
+    return folder_beside(embedded_state, "luigid")
+
+
+def running_url(state_folder: Path) -> str | None:
+    """URL of the luigid that `start` started there, while it runs. Reads two small files."""
+    try:
+        url = (state_folder / _URL_FILE).read_text()
+        require_private(state_folder.resolve(), _REMEDY)
+    except (OSError, UnsafeFolder):
+        return None
+    return url if process_of(state_folder / _PID_FILE) else None
 
 
 def stop(state_folder: Path) -> bool:
@@ -85,7 +105,8 @@ def stop(state_folder: Path) -> bool:
             f"luigid (process {luigid.pid}) goes on {STOP_SECONDS:.0f} seconds after SIGTERM. Wait until it has saved"
             " its state, or end the process."
         )
-    (state_folder / _PID_FILE).unlink(missing_ok=True)
+    for name in (_URL_FILE, _PID_FILE):
+        (state_folder / name).unlink(missing_ok=True)
     return True
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from batch_pipeline.luigi_adapter import imports, states
+from batch_pipeline.luigi_adapter import daemon, imports, states
 from batch_pipeline.luigi_adapter.first_failure import FirstFailure
 from batch_pipeline.luigi_adapter.preparer import Preparer
 from batch_pipeline.luigi_adapter.scheduler import Reporter, call, driver_id, require_scheduler
@@ -29,6 +29,7 @@ _REMEDY: Final = "Wait a minute and run the same command again, or leave --sched
 class LuigiAdapter(NullListener):
     """Submits a pipeline's steps through Luigi and, with a central scheduler, shows their progress on its page.
 
+    Without one it shows them on that of the luigid of `luigid_folder` (`daemon.start`), from when that is there.
     `submit` puts the jobs of one step on the queue; `submitted` says whether nothing of a step is left to submit. The
     steps depend on what a `preparer` made before.
     Raises BackendFailed when no scheduler answers at the URL; nothing was submitted.
@@ -44,6 +45,7 @@ class LuigiAdapter(NullListener):
         tracking_url: str,
         scheduler_url: str | None,
         log_folder: Path | None,
+        luigid_folder: Path | None = None,
         preparer: Preparer | None = None,
     ) -> None:
         require_scheduler(scheduler_url)
@@ -51,7 +53,7 @@ class LuigiAdapter(NullListener):
         from batch_pipeline.luigi_adapter import tasks
 
         self._graph, self._run_id, self._url, self._tracking_url = graph, run_id, scheduler_url, tracking_url
-        self._submit, self._submitted = submit, submitted
+        self._submit, self._submitted, self._luigid_folder = submit, submitted, luigid_folder
         #: Why not all could be submitted, which Luigi only logs; and the steps that were submitted here.
         self._failure = FirstFailure()
         self._ran: list[str] = []
@@ -65,6 +67,8 @@ class LuigiAdapter(NullListener):
             self._tasks = tasks.tasks_of(graph, self, run_id=run_id, driver=driver, folder=folder, before=before)
             self._cleanup = stack.pop_all()
         self._reporter: Reporter | None = None
+        #: The newest statuses, for a luigid that comes up later.
+        self._statuses: dict[str, states.LuigiTaskStatus] = {}
 
     @property
     def task_ids(self) -> Mapping[str, str]:
@@ -146,17 +150,19 @@ class LuigiAdapter(NullListener):
         if self._reporter is not None:
             last = {step: states.abandoned(status) for step, status in self._reporter.statuses.items()}
             self._reporter.report(last, is_last=True)
-        self._url = self._reporter = None
+        self._url = self._reporter = self._luigid_folder = None
         self._cleanup.close()
 
     def _report(self, statuses: Mapping[str, states.LuigiTaskStatus]) -> None:
-        if self._url is None:
-            return
+        self._statuses |= statuses
         if self._reporter is None:
+            url = self._url or (daemon.running_url(self._luigid_folder) if self._luigid_folder else None)
+            if url is None:
+                return
             from batch_pipeline.luigi_adapter.tasks import described
 
             tasks = self._prepared | dict(self._tasks)
             described_tasks = {name: described(task, self._tracking_url) for name, task in tasks.items()}
-            self._reporter = Reporter(url=self._url, worker_id=self._worker_id, tasks=described_tasks)
+            self._reporter = Reporter(url=url, worker_id=self._worker_id, tasks=described_tasks)
             self._reporter.start()
-        self._reporter.report(statuses)
+        self._reporter.report(self._statuses)

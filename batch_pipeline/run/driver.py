@@ -429,6 +429,7 @@ class Driver:
 def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | None) -> LuigiAdapter:
     """Luigi's side of one submission."""
     # A command that finds nothing to do does without.
+    from batch_pipeline.luigi_adapter import daemon
     from batch_pipeline.luigi_adapter.scheduler import scheduler_of
     from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 
@@ -441,5 +442,6 @@ def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | 
         tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
         scheduler_url=scheduler_of(request.settings.luigi),
         log_folder=folder / "luigi" if folder else None,
+        luigid_folder=daemon.folder_of(request.settings.embedded.folder),
         preparer=preparer,
     )

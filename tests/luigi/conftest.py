@@ -71,8 +71,11 @@ class Diamond(WorkflowTask):
 class Driver:
     """What stands behind an adapter: it submits into a list and remembers in a set."""
 
-    def __init__(self, url: str | None = None, log_folder: Path | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, log_folder: Path | None = None, luigid_folder: Path | None = None
+    ) -> None:
         self.url = url
+        self.luigid_folder = luigid_folder
         self.log_folder = log_folder
         self.calls: list[str] = []
         self.records: set[str] = set()
@@ -96,6 +99,7 @@ class Driver:
             tracking_url="http://127.0.0.1/runs/it",
             scheduler_url=self.url,
             log_folder=self.log_folder,
+            luigid_folder=self.luigid_folder,
             preparer=preparer,
         )
         self.adapters.append(adapter)
@@ -106,8 +110,8 @@ class Driver:
 def drivers() -> Iterator[Callable[..., Driver]]:
     made: list[Driver] = []
 
-    def make(url: str | None = None, log_folder: Path | None = None) -> Driver:
-        made.append(Driver(url, log_folder))
+    def make(url: str | None = None, log_folder: Path | None = None, luigid_folder: Path | None = None) -> Driver:
+        made.append(Driver(url, log_folder, luigid_folder))
         return made[-1]
 
     yield make

@@ -189,3 +189,40 @@ def test_in_the_foreground_it_stays_until_it_is_interrupted(
     assert (shown.returncode, out.decode().strip(), err) == (0, url, b"")
     assert not up()
     assert not list(tmp_path.rglob("luigid.pid"))
+
+
+@pytest.mark.engine
+def test_a_run_that_began_before_luigid_shows_up_with_all_its_steps(
+    tmp_path: Path, port: int, drivers: Callable[..., Any], progress: Any, rpc: Any, eventually: Any
+) -> None:
+    folder = tmp_path / "luigid"
+    adapter = drivers(None, luigid_folder=folder).adapter("05A")
+    adapter.submit_all()
+    adapter.progressed(progress(trim={"done": 9}))
+    assert daemon.running_url(folder) is None
+    url, _ = daemon.start(port=port, state_folder=folder)
+    try:
+        assert daemon.running_url(folder) == url
+        adapter.progressed(progress(trim={"done": 9}, count={"done": 7, "running": 2}))
+        whole = adapter.task_ids["Diamond"]
+        eventually(lambda: (rpc(url, "dep_graph", task_id=whole).get(whole) or {}).get("status"), "RUNNING")
+        graph = rpc(url, "dep_graph", task_id=whole)
+        statuses = {name: graph[task]["status"] for name, task in adapter.task_ids.items()}
+        assert statuses == dict.fromkeys(("count", "sort", "merge", "Diamond"), "RUNNING") | {"trim": "DONE"}
+        assert adapter.task_ids["trim"] in graph[adapter.task_ids["count"]]["deps"]
+    finally:
+        adapter.close()
+        daemon.stop(folder)
+    assert daemon.running_url(folder) is None
+
+
+@pytest.mark.engine
+def test_a_folder_that_others_may_write_to_names_no_luigid(tmp_path: Path, port: int) -> None:
+    folder = tmp_path / "luigid"
+    daemon.start(port=port, state_folder=folder)
+    try:
+        folder.chmod(0o777)
+        assert daemon.running_url(folder) is None
+    finally:
+        folder.chmod(0o700)
+        daemon.stop(folder)
