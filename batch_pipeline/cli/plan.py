@@ -70,7 +70,7 @@ def plan(call: CommandCall) -> int:
         say(f"The store {folder} is not there yet; `run` makes the folder.")
     if call.verbose:
         print_store_calls(dict(snapshot.store_calls))
-    if call.options["dag"]:
+    if call.options.get("dag"):
         _draw(snapshot, call.options["dag"])
     elif call.json:
         from batch_pipeline.report.records import plan_record
@@ -87,7 +87,7 @@ def plan(call: CommandCall) -> int:
 
 
 def _require_one_form(call: CommandCall) -> None:
-    if call.options["dag"] and (others := [name for name in _NOT_DRAWN if call.options[name]]):
+    if call.options.get("dag") and (others := [name for name in _NOT_DRAWN if call.options[name]]):
         raise InvalidUse(f"--dag and --{others[0]} exclude each other. Give one of them.")
 
 
