@@ -6,6 +6,8 @@ a read timeout in every retry mode, so that one call would queue two jobs.
 
 Clients come from botocore's own session, which is all that boto3's `client()` is; importing boto3 as well would cost a
 fifth of a second more. Nothing is imported or connected before the first call.
+
+(A little longer than most modules: what is known of botocore's insides stays in one place.)
 """
 
 from __future__ import annotations
