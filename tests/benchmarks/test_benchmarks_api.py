@@ -11,7 +11,7 @@ from batch_pipeline.records.driver_log import FLUSH_SECONDS
 from batch_pipeline.records.spent import MOST_JOBS, MOST_RECEIPTS
 from benchmarks.api import ours
 from benchmarks.api_peers import OURS, measured
-from benchmarks.million import simulated
+from benchmarks.million import killed, simulated
 
 pytestmark = pytest.mark.repository
 
@@ -66,6 +66,14 @@ def test_what_a_simulated_cohort_costs_grows_with_its_arrays_alone(tmp_path: Pat
     more = two["phases"]["submit"]["store"]["put"] - one["phases"]["submit"]["store"]["put"]
     # Rows, header, intent, native id.
     assert more <= 3 * 5 + pieces_of_log(two["phases"]["submit"])
+
+
+@pytest.mark.slow
+def test_a_simulated_driver_that_is_killed_again_and_again_sends_each_cell_once(tmp_path: Path) -> None:
+    found = killed(2_000, tmp_path, kills=12)
+    assert found["kills"] == 12
+    # 2,000 of AWS's million.
+    assert found["most_live"] <= 1_800
 
 
 @pytest.mark.engine
