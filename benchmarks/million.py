@@ -19,8 +19,9 @@ import tracemalloc
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, _GeneratorContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -255,7 +256,7 @@ class Cohort(Store):
         """See `Store.is_paged`."""
         return True
 
-    def _call(self, kind: str, key: str, count: int = 1) -> AbstractContextManager[None]:
+    def _call(self, kind: str, key: str, count: int = 1) -> _GeneratorContextManager[None, None, None]:
         self._service.life.note()
         return super()._call(kind, key, count)
 
@@ -268,7 +269,7 @@ class Cohort(Store):
             self._fill(entries, range(len(self._names)), lambda number: f"SR/{self._names[number]}.txt", after)
         for step in sorted(STEPS):
             if f"{layout.step_receipts(step)}/".startswith(f"{prefix.rstrip('/')}/"):
-                self._fill(entries, self._ended(step), lambda number, step=step: self._receipt(step, number), after)
+                self._fill(entries, self._ended(step), partial(self._receipt, step), after)
         self.listed += min(len(entries), LIST_PAGE)
         return entries[:LIST_PAGE], len(entries) <= LIST_PAGE
 
@@ -455,7 +456,7 @@ def killed(samples: int, folder: Path, *, kills: int, seed: int = 0) -> dict[str
     Most are killed behind their plan, the others on the way to it. Raises BenchmarkFailed unless all is sent once.
     """
     world, chance = world_of(samples, folder, min(1.0, samples / SAMPLES)), Random(seed)
-    planned_at, lives = 100, []
+    planned_at, kills_so_far = 100, 0
     # A life has this many calls behind its plan on the average, so that the last one is killed near the end.
     reach = max(4, 2 * (600 + 24 * -(-samples // 10_000)) // max(1, kills))
     with ExitStack() as stack:
@@ -465,14 +466,14 @@ def killed(samples: int, folder: Path, *, kills: int, seed: int = 0) -> dict[str
         stack.enter_context(patch("batch_pipeline.run.live.LOOK_SECONDS", 0.0))
         while True:
             behind = chance.randint(1, reach) if chance.random() < 0.8 else -chance.randint(0, planned_at - 1)
-            life = Life(ends_at=planned_at + behind if len(lives) < kills else 0)
+            life = Life(ends_at=planned_at + behind if kills_so_far < kills else 0)
             driver, _ = world.driver(life)
             try:
                 outcome = driver.run(Planned(life), detach=False)
                 driver.close()
             except Killed:
                 planned_at = life.planned_at or planned_at
-                lives.append(life.calls)
+                kills_so_far += 1
                 world.service.advance(chance.uniform(0, SECONDS))
                 continue
             break
@@ -482,7 +483,7 @@ def killed(samples: int, folder: Path, *, kills: int, seed: int = 0) -> dict[str
     service = world.service
     return {
         "samples": samples,
-        "kills": len(lives),
+        "kills": kills_so_far,
         "jobs": len(service.jobs),
         "most_live": service.most_seen,
         "throttled": service.throttled,
