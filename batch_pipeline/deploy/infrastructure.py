@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 TEMPLATE: Final = Path(__file__).with_name("infrastructure.yaml")
 #: The repository of the image that the steps' images are made from.
 BASE: Final = "base"
+#: What a new stack's machines are: AWS's own choice, and newer families where the region has them, for as many kinds of
+#: Spot machines as may be. All are x86_64: the two do not mix.
+DEFAULT_TYPES: Final = "optimal"
+NEWER_FAMILIES: Final = ("m7i", "m7a", "c7i", "r7i")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ class Infrastructure:
         new = {name for name in sorted({BASE, *images} - kept) if not self._has_repository(name)}
         wanted["Repositories"] = ",".join(sorted(kept | new))
         if stack is None:
-            wanted = self._with_bucket(wanted)
+            wanted = {"InstanceTypes": self._instance_types(), **self._with_bucket(wanted)}
         elif wanted["BucketName"] not in (None, stack.parameters["BucketName"]):
             raise InvalidUse(
                 f"Stack {self.name} has the bucket {stack.parameters['BucketName']}, and the settings say "
@@ -153,6 +157,19 @@ class Infrastructure:
         if make == "no":
             self._say(f"Bucket {bucket} is used as it is: its encryption, policy and lifecycle are not touched.")
         return {**wanted, "BucketName": bucket, "MakeBucket": make}
+
+    def _instance_types(self) -> str:
+        """The machines of a new stack. Batch refuses a family that its region does not have, so EC2 is asked."""
+        sizes = {f"{family}.4xlarge": family for family in NEWER_FAMILIES}
+        filters = [{"Name": "instance-type", "Values": list(sizes)}]
+        try:
+            answer = self._clients.read("describe_instance_type_offerings", service="ec2", Filters=filters)
+        except BackendFailed as error:
+            if code_of(error) != "UnauthorizedOperation":
+                raise
+            return DEFAULT_TYPES
+        offered = {sizes[item["InstanceType"]] for item in answer["InstanceTypeOfferings"]}
+        return ",".join([DEFAULT_TYPES, *(family for family in NEWER_FAMILIES if family in offered)])
 
     def _has_repository(self, name: str) -> bool:
         """Whether it exists already, such as `deploy images` before there was a stack."""

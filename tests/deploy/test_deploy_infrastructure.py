@@ -108,6 +108,41 @@ def test_given_parameters_stay_until_others_are_given(aws: None, infrastructure:
     assert stack.outputs["FargateQueueName"] == "lab-fargate"
 
 
+def test_a_new_stack_has_newer_machines_where_the_region_has_them(aws: None, infrastructure: Make) -> None:
+    stack = _made(infrastructure())
+    assert stack.parameters["InstanceTypes"] == "optimal,m7i,m7a,c7i,r7i"
+    environments = boto3.client("batch").describe_compute_environments()["computeEnvironments"]
+    assert len(environments) == 2
+    for environment in environments:
+        resources: Any = environment["computeResources"]
+        assert resources["instanceTypes"] == ["optimal", "m7i", "m7a", "c7i", "r7i"]
+        # moto keeps the names of CloudFormation.
+        assert {int(minutes) for minutes in resources["scalingPolicy"].values()} == {20}
+    # What it has stays.
+    assert "InstanceTypes" not in infrastructure().propose({}).parameters
+    assert _made(infrastructure(), InstanceTypes="c7g").parameters["InstanceTypes"] == "c7g"
+
+
+@pytest.mark.parametrize(
+    ("answer", "types"),
+    [
+        (
+            {"InstanceTypeOfferings": [{"InstanceType": "r7i.4xlarge"}, {"InstanceType": "c7i.4xlarge"}]},
+            "optimal,c7i,r7i",
+        ),
+        ({"InstanceTypeOfferings": []}, "optimal"),
+        ("UnauthorizedOperation", "optimal"),
+    ],
+)
+def test_a_family_that_the_region_lacks_is_left_out(
+    aws: None, settings_of: Callable[..., Any], said: Any, answer: Any, types: str
+) -> None:
+    operation = "describe_instance_type_offerings"
+    clients = _Answers({operation: _refused(operation, answer) if isinstance(answer, str) else answer})
+    made = Infrastructure(settings_of(), say=said, clients=clients, sleep=lambda _: None)
+    assert made.propose({}).parameters["InstanceTypes"] == ("", types)
+
+
 def test_the_vpc_may_be_there_already(aws: None, infrastructure: Make) -> None:
     ec2 = boto3.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]

@@ -330,7 +330,14 @@ def test_nothing_comes_in() -> None:
 def test_no_machine_stays_when_there_is_no_work() -> None:
     environments = [item for item in _resources().values() if item["Type"] == "AWS::Batch::ComputeEnvironment"]
     assert len(environments) == 4
-    assert {item["Properties"]["ComputeResources"].get("MinvCpus", 0) for item in environments} == {0}
+    resources = [item["Properties"]["ComputeResources"] for item in environments]
+    assert {each.get("MinvCpus", 0) for each in resources} == {0}
+    # Those that are machines stay for a while, as long as is said; Fargate knows no such thing.
+    delays = {each["Type"]: each.get("ScalingPolicy") for each in resources}
+    delay = {"MinScaleDownDelayMinutes": {"Ref": "ScaleDownDelayMinutes"}}
+    assert delays == {"SPOT": delay, "EC2": delay, "FARGATE": None, "FARGATE_SPOT": None}
+    minutes = _template()["Parameters"]["ScaleDownDelayMinutes"]["AllowedValues"]
+    assert all(each == 0 or 20 <= each <= 10_080 for each in minutes)
 
 
 # The script that a machine runs at its start.

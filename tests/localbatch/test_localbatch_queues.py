@@ -34,6 +34,19 @@ def test_what_is_changed_is_shown(batch: VirtualBatch, client: BatchClient) -> N
     assert (shown["state"], shown["status"]) == ("DISABLED", "VALID")
 
 
+def test_a_delay_of_scaling_down_is_kept_if_aws_would_take_it(client: BatchClient) -> None:
+    def change(minutes: int) -> None:
+        policy: Any = {"scalingPolicy": {"minScaleDownDelayMinutes": minutes}}
+        client.update_compute_environment(computeEnvironment="embedded", computeResources=policy)
+
+    for minutes in (20, 10_080, 0):
+        change(minutes)
+        (shown,) = client.describe_compute_environments(computeEnvironments=["embedded"])["computeEnvironments"]
+        assert dict(shown["computeResources"])["scalingPolicy"] == {"minScaleDownDelayMinutes": minutes}
+    for minutes in (19, 10_081):
+        assert "must be 0 or between 20 and 10080" in refusal(lambda: change(minutes))  # noqa: B023
+
+
 def test_a_disabled_queue_takes_no_jobs_and_finishes_those_it_has(batch: VirtualBatch, client: BatchClient) -> None:
     waiting = submit(client, "waiting", 3)
     client.update_job_queue(jobQueue="default", state="DISABLED")

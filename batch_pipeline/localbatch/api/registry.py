@@ -30,6 +30,19 @@ def check_name(name: str, what: str) -> None:
         )
 
 
+def _check_scaling(request: Document) -> None:
+    """Refuses a delay of scaling down that AWS refuses; here nothing scales, and it is noted only.
+
+    https://docs.aws.amazon.com/batch/latest/APIReference/API_ComputeScalingPolicy.html
+    """
+    policy = request.get("computeResources", {}).get("scalingPolicy", {})
+    minutes = policy.get("minScaleDownDelayMinutes", 0)
+    if minutes and not 20 <= minutes <= 10_080:
+        raise ApiError(
+            "Error executing request, Exception : minScaleDownDelayMinutes must be 0 or between 20 and 10080"
+        )
+
+
 def check_tags(tags: Document) -> None:
     """Refuses tags that AWS would refuse.
 
@@ -89,6 +102,7 @@ class ResourceRegistry:
         check_name(name, "computeEnvironmentName")
         if name in self.environments:
             raise ApiError("Error executing request, Exception : Object already exists")
+        _check_scaling(request)
         arn = f"{ARN}:compute-environment/{name}"
         document = {
             "state": "ENABLED",
@@ -107,6 +121,7 @@ class ResourceRegistry:
     def change_environment(self, request: Document) -> Document:
         """UpdateComputeEnvironment: its state; what else it says of a machine that is not AWS's is noted only."""
         environment = self.environment(request["computeEnvironment"])
+        _check_scaling(request)
         changes = {key: item for key, item in request.items() if key not in ("computeEnvironment", "computeResources")}
         resources = {**environment.get("computeResources", {}), **request.get("computeResources", {})}
         changes |= {"computeResources": resources} if resources else {}
