@@ -125,6 +125,13 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Section `logs`: where what a step prints goes."""
+
+    mode: str = _one_of("both", "store")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LuigiSettings:
     """Section `luigi`: the central scheduler, if any."""
 
@@ -236,6 +243,7 @@ class Settings:
     backend: BackendSettings
     embedded: EmbeddedSettings
     watch: WatchSettings
+    logs: LogSettings
     luigi: LuigiSettings
     aws: AwsSettings
     recovery: RecoverySettings
@@ -294,6 +302,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "backend": BackendSettings,
     "embedded": EmbeddedSettings,
     "watch": WatchSettings,
+    "logs": LogSettings,
     "luigi": LuigiSettings,
     "aws": AwsSettings,
     "recovery": RecoverySettings,

@@ -29,6 +29,8 @@ REVISION: Final = "REVISION"
 OWN_TAGS: Final = ("batch-pipeline", "batch-pipeline-run", "batch-pipeline-step")
 #: Length of a job's id, a UUID: the id of a job that is not queued yet is written so long.
 ID_CHARACTERS: Final = 36
+#: Stands for the digests of what is not written yet, and is as long.
+NO_DIGEST: Final = "0" * 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,12 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
     key = layout.submission(context.run_id, job.name, SAMPLES_FILE)
     url = f"{context.store_url.rstrip('/')}/{key}"
     return replace(request, environment={**request.environment, Variable.LIST_OF_SAMPLES: url})
+
+
+def with_digests(request: JobRequest, *, manifest: str, rows: str) -> JobRequest:
+    """The request of cells whose manifest is written: with the SHA-256, in hex, of its header and of its rows."""
+    digests = {Variable.MANIFEST_SHA256: manifest, Variable.ROWS_SHA256: rows}
+    return replace(request, environment={**request.environment, **digests})
 
 
 def outline(plan: Plan, context: RunContext) -> Iterator[tuple[PlannedJob, JobRequest]]:
@@ -186,6 +194,8 @@ def _cell_environment(plan: Plan, job: PlannedJob, context: RunContext) -> dict[
         Variable.FILE_SHA256: context.bundle_sha256,
         Variable.STORE: context.store_url,
         Variable.MANIFEST: layout.submission(context.run_id, job.name, MANIFEST_FILE),
+        Variable.MANIFEST_SHA256: NO_DIGEST,
+        Variable.ROWS_SHA256: NO_DIGEST,
         Variable.RUN_ID: context.run_id,
         Variable.BUCKET_NAME: context.bucket_name,
         Variable.REFERENCE: context.reference,

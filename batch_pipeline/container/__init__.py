@@ -3,14 +3,15 @@
 The files in the order in which a cell meets them:
 
     begin     `__main__`, `entry` (one life), `environment` (which cell, and where), `process_cache` (what the process
-              has already), `header` (manifest and row), `log` and `logger` (what is printed), `cell` (the order of all)
+              has already), `header` (manifest and row), `log`, `log_excerpt` and `logger` (what is printed), `cell`
+              (the order of all)
     stage in  `workspace` (scratch), `stage`, `parallel`, `reference` (the inputs), `listed_ports` (directories and
               globs), `doubt` (an input is not what its receipt says), `keep` (the cell need not run), `fetch` and
               `code` (the bundle)
     run       `execution` (script or class), `loading` (the class), `run` (the process and the signals), `meter`
     end       `publish` (outputs out), `progress` (what the receipt says), `machine` (of where it ran), `verdict` (how
               it ended)
-    below     `files` (the store), `disk` (the host's own)
+    below     `files` (the store), `disk` and `host_cache` (the host's own)
 
 Two other lives share what they need of these: `payload` (awslabs' fetch-and-run), and `driver` with `checkout` and, for
 its scripts, `put`.

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch_pipeline.container.code import Code, bundle_bytes
 from batch_pipeline.container.disk import local_error
@@ -46,6 +46,9 @@ from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
+if TYPE_CHECKING:
+    from batch_pipeline.container.log_excerpt import LogExcerpt
+
 LOGGER = Logger(__name__)
 #: Characters of the log that a failure's record repeats.
 _TAIL_CHARACTERS = 2000
@@ -68,7 +71,8 @@ def run_cell(environment: Mapping[str, str], cache: ProcessCache, signals: Signa
             LOGGER.info(f"{manifest.step} of {row.sample} is done already: an earlier attempt left its receipt.")
             return ContainerExit.DONE
     workspace = Workspace(location.scratch_root, location.name, cache)
-    with log_of(location.scratch_root) as log:
+    with log_of(location.scratch_root, _excerpt(location, manifest, row, files)) as log:
+        signals.on_first = log.print_rest
         attempt = CellAttempt(
             environment=environment,
             location=location,
@@ -85,6 +89,15 @@ def run_cell(environment: Mapping[str, str], cache: ProcessCache, signals: Signa
             return attempt.run()
         finally:
             cache.defer(workspace.clear)
+
+
+def _excerpt(location: CellLocation, manifest: Manifest, row: Row, files: Files) -> LogExcerpt | None:
+    """What chooses of the log what is printed; None: all of it is."""
+    if not manifest.log_excerpt:
+        return None
+    from batch_pipeline.container.log_excerpt import LogExcerpt
+
+    return LogExcerpt(files.url_of(layout.log(manifest.run_id, manifest.step, row.sample, location.attempt)))
 
 
 def _load_sh() -> bool:

@@ -2,7 +2,8 @@
 
 Descriptors 1 and 2 are the log. On the embedded Batch they are one regular file: the tools write to it themselves and
 the log is read back from the offset where this life began; there is nothing in between. Elsewhere (a pipe to the
-container's runtime) a thread passes on what the tools print and keeps it in a file of the scratch root.
+container's runtime) a thread passes on what the tools print, or an excerpt of it (`log_excerpt`), and keeps all of it
+in a file of the scratch root.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ import sys
 import threading
 import time
 from functools import lru_cache
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from batch_pipeline.container.disk import PRIVATE
 from batch_pipeline.wire.durable import make_folder, write_all
+
+if TYPE_CHECKING:
+    from batch_pipeline.container.log_excerpt import LogExcerpt
 
 #: Bytes of a log that the store gets: its end.
 KEPT_BYTES = 64 << 20
 _PIECE = 1 << 16
 #: The most a pipe holds unless root enlarges it, https://man7.org/linux/man-pages/man7/pipe.7.html
 _PIPE_BYTES = 1 << 20
+#: What wakes the thread: somebody reads what was kept; what was held back is to be printed.
+_KEEP, _PRINT = b"k", b"p"
 
 
 class CellLog(Protocol):
@@ -37,6 +43,9 @@ class CellLog(Protocol):
 
     def tail(self, most_bytes: int = KEPT_BYTES) -> bytes:
         """The end of all that was printed so far."""
+
+    def print_rest(self) -> None:
+        """Prints what an excerpt held back, and from then on all: the process may be killed. For signal handlers."""
 
 
 class FileLog:
@@ -59,12 +68,16 @@ class FileLog:
         # The worker holds the file for writing only.
         return _end_of("/proc/self/fd/1", self._start, end, most_bytes)
 
+    def print_rest(self) -> None:
+        """See `CellLog.print_rest`. Holds nothing back."""
+
 
 class TeeLog:
     """See `CellLog`. For any other descriptors."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, excerpt: LogExcerpt | None) -> None:
         self._folder = folder
+        self._excerpt = excerpt
 
     def __enter__(self) -> Self:
         _flush()
@@ -84,7 +97,9 @@ class TeeLog:
         _flush()
         for descriptor, outer in zip((1, 2), self._outer, strict=True):
             os.dup2(outer, descriptor)
-        os.close(self._wake_writer)
+        # A signal handler may call `print_rest` at any time, and the number will be another file's.
+        writer, self._wake_writer = self._wake_writer, -1
+        os.close(writer)
         self._reader.join()
         for ours in (self._wake_reader, self._kept, *self._outer):
             os.close(ours)
@@ -93,49 +108,60 @@ class TeeLog:
         """See `CellLog.tail`."""
         _flush()
         self._kept_all.clear()
-        os.write(self._wake_writer, b"!")
+        os.write(self._wake_writer, _KEEP)
         self._kept_all.wait()
         end = os.fstat(self._kept).st_size
         return _end_of(f"/proc/self/fd/{self._kept}", 0, end, most_bytes)
 
+    def print_rest(self) -> None:
+        """See `CellLog.print_rest`."""
+        if self._excerpt is not None and self._wake_writer >= 0:
+            os.write(self._wake_writer, _PRINT)
+
     def _pass_on(self, source: int) -> None:
-        """Passes pieces on until the rope is let go; at each pull it says when all that was printed is kept."""
+        """Passes pieces on until the waking pipe is closed; what comes there says what is to be done in between."""
         os.set_blocking(source, False)
         poll = select.poll()
         for descriptor in (source, self._wake_reader):
             poll.register(descriptor, select.POLLIN)
         targets = [self._outer[0], self._kept]
-        wanted = True
-        while wanted:
+        order = _KEEP
+        while order:
             if any(descriptor == self._wake_reader for descriptor, _ in poll.poll()):
-                wanted = os.read(self._wake_reader, 1) != b""
+                order = os.read(self._wake_reader, 1)
                 # No more than a pipe holds: a process that outlived its step may print for ever.
                 for _ in range(_PIPE_BYTES // _PIECE):
                     if not self._pass_piece(source, targets):
                         break
-                self._kept_all.set()
+                if order == _KEEP:
+                    self._kept_all.set()
+                elif self._excerpt is not None and self._outer[0] in targets:
+                    _written(self._outer[0], self._excerpt.end())
             else:
                 self._pass_piece(source, targets)
         os.close(source)
 
-    @staticmethod
-    def _pass_piece(source: int, targets: list[int]) -> bool:
+    def _pass_piece(self, source: int, targets: list[int]) -> bool:
         """Whether there was one. A target that takes no more is given up, the other goes on."""
         try:
             piece = os.read(source, _PIECE)
         except BlockingIOError:
             return False
         for target in list(targets):
-            if not _written(target, piece):
+            excerpt = self._excerpt if target == self._outer[0] else None
+            if not _written(target, piece if excerpt is None else excerpt.printed_of(piece)):
                 targets.remove(target)
         return bool(piece)
 
 
-def log_of(folder: str) -> CellLog:
-    """The log that fits descriptors 1 and 2; `folder` is for what must be kept beside them."""
+def log_of(folder: str, excerpt: LogExcerpt | None = None) -> CellLog:
+    """The log that fits descriptors 1 and 2; `folder` is for what must be kept beside them.
+
+    `excerpt` chooses what is passed on; where the log is a file of this machine, all of it stays there.
+    """
     first, second = os.fstat(1), os.fstat(2)
     one_file = stat.S_ISREG(first.st_mode) and (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
-    return FileLog(first.st_size) if one_file else TeeLog(folder)
+    return FileLog(first.st_size) if one_file else TeeLog(folder, excerpt)
 
 
 def say(text: str) -> None:

@@ -68,6 +68,8 @@ class Signals:
         self.received = 0
         #: Measures payloads while they are waited for; None: nobody does.
         self.meter: Meter | None = None
+        #: Called at the first signal, in its handler; None: nobody is.
+        self.on_first: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         for number in _FORWARDED:
@@ -118,6 +120,8 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self.received and self.on_first is not None:
+            self.on_first()
         self.received = self.received or number
         if self._group:
             self._forward(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.records.record import now
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.manifest import (
     InputSpec,
     Manifest,
@@ -37,15 +39,16 @@ def write_manifest(
     reference: str,
     bundle_sha256: str,
     resources: tuple[int, int],
-) -> None:
-    """Writes rows and header of one submission: two objects, whatever its size.
+    log_excerpt: bool,
+) -> tuple[str, str]:
+    """Writes rows and header of one submission: two objects, whatever its size. Returns the SHA-256 of header and rows.
 
-    `resources` are the vCPUs and MiB that the job definition gives each child.
+    `resources` are the vCPUs and MiB that the job definition gives each child, `log_excerpt` is that of `Manifest`.
     """
     cells = list(_rows(plan, job, inventory))
     rows, width = write_rows(cells)
     header = replace(
-        _header(plan, plan.graph[job.step], inventory, cells),
+        _header(plan, plan.graph[job.step], inventory, cells, log_excerpt),
         run_id=run_id,
         job=job.name,
         bundle_sha256=bundle_sha256,
@@ -57,15 +60,17 @@ def write_manifest(
         queued_at=now(),
     )
     store.put(layout.submission(run_id, job.name, "rows.txt"), rows)
-    store.put_json(layout.submission(run_id, job.name, "manifest.json"), header.to_json())
+    data = json.dumps(header.to_json(), indent=1, ensure_ascii=False).encode()
+    store.put(layout.submission(run_id, job.name, "manifest.json"), data)
+    return sha256_of_bytes(data), sha256_of_bytes(rows)
 
 
-def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) -> Manifest:
+def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row], log_excerpt: bool) -> Manifest:
     """What is the same for all jobs of a step in a plan."""
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
     excluded = plan.excluded.get(node.name, ())
-    needs = tuple(_needs(node, inputs, outputs, excluded))
+    needs = tuple(_needs(node, inputs, outputs, excluded, log_excerpt))
     return Manifest(
         run_id="",
         job="",
@@ -84,12 +89,17 @@ def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row]) 
         excluded=excluded,
         required=required,
         needs=needs,
+        log_excerpt=log_excerpt,
         format=format_of(cells, required, needs),
     )
 
 
 def _needs(
-    node: Node, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec], excluded: Sequence[str]
+    node: Node,
+    inputs: Sequence[InputSpec],
+    outputs: Sequence[OutputSpec],
+    excluded: Sequence[str],
+    log_excerpt: bool,
 ) -> Iterator[str]:
     """What the image of a step must know (`wire.manifest.KNOWN_NEEDS`)."""
     if node.step.command:
@@ -100,6 +110,8 @@ def _needs(
         yield "alternatives"
     if excluded:
         yield "excluded"
+    if log_excerpt:
+        yield "log_excerpt"
     if any(len(reference.files) > 1 for reference in node.references.values()):
         yield "references"
     yield from sorted(({port.form for port in inputs} | {port.form for port in outputs}) - {""})

@@ -18,7 +18,14 @@ from typing import Any, Final
 from batch_pipeline.backends.base import After, Backend, JobRequest
 from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.limits import check_all
-from batch_pipeline.backends.payload import SAMPLES_FILE, RunContext, needs_list_file, request_of, samples_of
+from batch_pipeline.backends.payload import (
+    SAMPLES_FILE,
+    RunContext,
+    needs_list_file,
+    request_of,
+    samples_of,
+    with_digests,
+)
 from batch_pipeline.log import Facts, of_run
 from batch_pipeline.pipeline.plan import Edge, Inventory, PlannedJob
 from batch_pipeline.records.events import Listener
@@ -173,7 +180,7 @@ class Submitter:
         store = self._request.store
         request = request_of(self._plan, job, self._context, self._after(job.after))
         intent = self._intent(job, request)
-        self._write_lists(job, request, memory_mb=intent.memory_mb)
+        request = self._with_lists(job, request, memory_mb=intent.memory_mb)
         store.put_json(layout.submission(self.run_id, job.name, "intent.json"), asdict(intent))
         submission = replace(intent, native_id=self._send(request))
         record_sent(store, submission)
@@ -200,22 +207,25 @@ class Submitter:
             sent_at=now(),
         )
 
-    def _write_lists(self, job: PlannedJob, request: JobRequest, *, memory_mb: int) -> None:
-        """Writes what the job's containers read: its samples where they are many, and its manifest."""
+    def _with_lists(self, job: PlannedJob, request: JobRequest, *, memory_mb: int) -> JobRequest:
+        """Writes what the job's containers read, its samples where they are many and its manifest; adds digests."""
         if needs_list_file(request):
             names = "".join(f"{sample}\n" for sample in samples_of(self._plan, job))
             self._request.store.put(layout.submission(self.run_id, job.name, SAMPLES_FILE), names.encode())
-        if not job.join:
-            write_manifest(
-                self._request.store,
-                self.run_id,
-                self._plan,
-                job,
-                self._inventory,
-                reference=self._reference,
-                bundle_sha256=self._context.bundle_sha256,
-                resources=(resources(request.definition)[0], memory_mb),
-            )
+        if job.join:
+            return request
+        header, rows = write_manifest(
+            self._request.store,
+            self.run_id,
+            self._plan,
+            job,
+            self._inventory,
+            reference=self._reference,
+            bundle_sha256=self._context.bundle_sha256,
+            resources=(resources(request.definition)[0], memory_mb),
+            log_excerpt=self._request.settings.logs.mode == "store",
+        )
+        return with_digests(request, manifest=header, rows=rows)
 
     def _send(self, request: JobRequest) -> str:
         was_unsent, self._is_unsent = self._is_unsent, False

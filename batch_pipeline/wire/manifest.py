@@ -26,11 +26,25 @@ FORMATS = (1, 2, 3)
 #: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
 #: `command`: the step's class has a command for bash. `columns`: it reads values of the sheet. `directory`, `many`: a
 #: port has one of the two forms. `alternatives`: what a port reads is another thing for other rows. `excluded`:
-#: conditions exclude samples of a gather. `references`: a reference port has several files.
-KNOWN_NEEDS = frozenset({"alternatives", "columns", "command", "directory", "excluded", "many", "references"})
+#: conditions exclude samples of a gather. `references`: a reference port has several files. `log_excerpt`: not all of
+#: the log is printed.
+KNOWN_NEEDS = frozenset(
+    {"alternatives", "columns", "command", "directory", "excluded", "log_excerpt", "many", "references"}
+)
 #: Fields of a header, and of a port in it, that are left out where they are empty.
 _LEFT_OUT = frozenset(
-    {"required", "columns", "gathered_columns", "excluded", "needs", "form", "output", "alternatives", "chosen"}
+    {
+        "required",
+        "columns",
+        "gathered_columns",
+        "excluded",
+        "needs",
+        "form",
+        "output",
+        "alternatives",
+        "chosen",
+        "log_excerpt",
+    }
 )
 
 
@@ -193,6 +207,8 @@ class Manifest:
     gathered_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     #: What the image must know, of `KNOWN_NEEDS`.
     needs: tuple[str, ...] = ()
+    #: Whether the backend's stream gets only head and tail of a log, which the store has whole (`logs.mode`).
+    log_excerpt: bool = False
     #: When it was submitted, ISO-8601 UTC.
     queued_at: str = ""
     format: int = 1

@@ -16,6 +16,7 @@ from batch_pipeline.backends.payload import (
     request_of,
     samples_of,
     submit_json,
+    with_digests,
 )
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.plan import Plan
@@ -30,7 +31,10 @@ def test_an_array_is_sent_with_its_samples_as_a_comma_list(plan_of: PlanOf, cont
     request = request_of(plan, count, context, [After(native_id="id-1", index_by_index=True)])
     digest = request.definition["jobDefinitionName"].rpartition("-")[2]
     assert upper.name == "upper-0-0"
-    assert submit_json(request, 7) == {
+    sent = with_digests(request, manifest="1" * 64, rows="2" * 64)
+    # What was held to the limits is as long as what is sent.
+    assert overrides_bytes(sent) == overrides_bytes(request)
+    assert submit_json(sent, 7) == {
         "jobName": f"letters-{RUN}-count-0-0",
         "jobQueue": "mixed",
         "jobDefinition": f"letters-count-{digest}:7",
@@ -45,6 +49,8 @@ def test_an_array_is_sent_with_its_samples_as_a_comma_list(plan_of: PlanOf, cont
                     "name": "BATCH_PIPELINE_MANIFEST",
                     "value": f"runs/{RUN}/submissions/count-0-0/manifest.json",
                 },
+                {"name": "BATCH_PIPELINE_MANIFEST_SHA256", "value": "1" * 64},
+                {"name": "BATCH_PIPELINE_ROWS_SHA256", "value": "2" * 64},
                 {"name": "BATCH_PIPELINE_RUN_ID", "value": RUN},
                 {"name": "BATCH_PIPELINE_STORE", "value": "file:///store/b"},
                 {"name": "BUCKET_NAME", "value": "b"},

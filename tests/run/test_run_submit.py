@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline.config import load_settings
 from batch_pipeline.run import live, submit
 from batch_pipeline.run.live import live_jobs, live_run_ids, read_live_runs, submissions
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed, StoreFailed, SubmissionRefused, SubmissionUnknown
+from batch_pipeline.wire.manifest import Manifest
 from batch_pipeline.wire.store import Store
 from tests.run.small import SAMPLES, Ear, Stage, drive, look, request_of
 
@@ -88,6 +91,28 @@ def test_everything_is_recorded_before_it_is_done(store: Store, puts: list[str])
     assert upper == ["rows.txt", "manifest.json", "intent.json", "SubmitJob", "sent.json"]
     order = [key.split("/")[1] for key in short if key.endswith("sent.json")]
     assert order == ["upper-0-0", "count-0-0", "total"]
+
+
+def test_a_job_is_told_the_digests_of_what_its_containers_read(store: Store, stage: Stage) -> None:
+    drive(request_of(store), stage)
+    environments = [job.request.environment for job in stage.jobs.values()]
+    assert len(environments) == 3
+    for environment in environments:
+        key = environment["BATCH_PIPELINE_MANIFEST"]
+        assert sha256_of_bytes(store.get(key)) == environment["BATCH_PIPELINE_MANIFEST_SHA256"]
+        rows = key.replace("manifest.json", "rows.txt")
+        assert sha256_of_bytes(store.get(rows)) == environment["BATCH_PIPELINE_ROWS_SHA256"]
+
+
+@pytest.mark.parametrize(("mode", "stated"), [("both", (1, None, None)), ("store", (3, ["log_excerpt"], True))])
+def test_containers_are_told_where_the_log_goes(store: Store, stage: Stage, mode: str, stated: Any) -> None:
+    """An image that does not know it refuses the manifest, and one of before reads what it always read."""
+    settings = load_settings({"logs.mode": mode}, environ={})
+    drive(request_of(store, settings=settings), stage)
+    for job in stage.jobs.values():
+        value = store.get_json(job.request.environment["BATCH_PIPELINE_MANIFEST"])
+        assert (value["format"], value.get("needs"), value.get("log_excerpt")) == stated
+        assert Manifest.from_json(value).log_excerpt == (mode == "store")
 
 
 def test_one_submission_a_step(store: Store, stage: Stage) -> None:
