@@ -34,7 +34,7 @@ SPREAD_ABOVE = 1000
 FIRST_READS_PER_SECOND = 1000
 MOST_SPREAD_SECONDS = 20.0
 #: Rows that have more bytes together are not shared: each child reads its own alone.
-MOST_SHARED_BYTES = 16 << 20
+MOST_SHARED_BYTES = 4 << 20
 
 
 def read_cell(
