@@ -88,6 +88,7 @@ class BackendSettings:
     )
     priority: int = _at_least(-1, 9999)
     max_children: int = _at_least(0)
+    driver: str = _one_of("here", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +150,7 @@ class AwsSettings:
     s3_endpoint: str
     job_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
     execution_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
+    driver_role: str = _matching(r"^(arn:\S+)?$", "a role is given by its ARN")
     log_group: str = _matching(r"^[A-Za-z0-9_./#-]{0,512}$", "a log group's name is letters, digits and _ - / . #")
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import batch_pipeline
 from batch_pipeline.access.gate import Grant
@@ -20,6 +20,7 @@ from batch_pipeline.records.origin import package_versions
 from batch_pipeline.records.place import place_of
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.record_writing import toolchain_of
+from batch_pipeline.run.driver_jobs import DRIVER
 from batch_pipeline.run.folders import local_path
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
@@ -27,9 +28,6 @@ from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
 from batch_pipeline.wire.order import Checkout, DriverOrder, secret_variable
 from batch_pipeline.wire.scrub import scrubbed_words
 from batch_pipeline.wire.store import Store
-
-#: The job of a run of kind `driver`, in keys and names.
-DRIVER: Final = "driver"
 
 
 def record_of(

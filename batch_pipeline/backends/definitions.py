@@ -17,11 +17,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from batch_pipeline.backends.quotas import MAX_DEFINITION_BYTES, MAX_DEFINITION_NAME, MAX_RETRY_RULES
+from batch_pipeline.backends.quotas import MAX_ATTEMPTS, MAX_DEFINITION_BYTES, MAX_DEFINITION_NAME, MAX_RETRY_RULES
 from batch_pipeline.pipeline.review import wrong_kinds
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.contract import REASON_OF_EXIT, REASON_OF_STATUS, ContainerExit
@@ -99,8 +100,12 @@ def driver_definition(
     job_role: str,
     execution_role: str,
     secrets: Mapping[str, str],
+    retry: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The definition of a driver job, with the roles of its level of access; `secrets` are variable -> ARN."""
+    """The definition of a driver job, with the roles of its level of access; `secrets` are variable -> ARN.
+
+    `retry` is its retry strategy where that is not the steps'.
+    """
     values = {
         "IMAGE": image or NO_IMAGE,
         "VCPUS": f"{cpus:g}",
@@ -114,7 +119,8 @@ def driver_definition(
         # AWS hands them to the container alone; a description of the job names the ARN.
         references = [{"name": name, "valueFrom": arn} for name, arn in sorted(secrets.items())]
         definition["containerProperties"]["secrets"] = references
-    definition |= {"jobDefinitionName": DRIVER_NAME, "retryStrategy": retry_strategy(settings.backend.attempts)}
+    strategy = retry or retry_strategy(settings.backend.attempts)
+    definition |= {"jobDefinitionName": DRIVER_NAME, "retryStrategy": strategy}
     return named(definition)
 
 
@@ -156,6 +162,18 @@ def retry_strategy(attempts: int) -> dict[str, Any]:
     rules: list[dict[str, str]] = [{"action": "RETRY", "onStatusReason": f"{text}*"} for text in words]
     rules += [{"action": "RETRY", "onExitCode": str(int(code))} for code in codes]
     return {"attempts": attempts, "evaluateOnExit": [*rules, {"action": "EXIT", "onReason": "*"}]}
+
+
+def driver_retry_strategy() -> dict[str, Any]:
+    """Starts the driver of a pipeline again when it was interrupted or killed, or could not reach store or backend.
+
+    It goes on with its run. As process 1 of a container on Fargate Spot it ends with 75 or is killed, so that no word of
+    AWS's need be known but the one for a lost host; there is room for five rules.
+    """
+    codes = (ContainerExit.INTERRUPTED, ContainerExit.STORE_UNREACHABLE, 128 + signal.SIGKILL)
+    rules: list[dict[str, str]] = [{"action": "RETRY", "onStatusReason": "Host EC2*"}]
+    rules += [{"action": "RETRY", "onExitCode": str(int(code))} for code in codes]
+    return {"attempts": MAX_ATTEMPTS, "evaluateOnExit": [*rules, {"action": "EXIT", "onReason": "*"}]}
 
 
 def sanitised(name: str) -> str:

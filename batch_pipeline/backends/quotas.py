@@ -37,6 +37,7 @@ MAX_DEFINITION_BYTES: Final = 24 * 1024
 MAX_DEFINITION_NAME: Final = 128
 #: https://docs.aws.amazon.com/batch/latest/APIReference/API_RetryStrategy.html
 MAX_RETRY_RULES: Final = 5
+MAX_ATTEMPTS: Final = 10
 #: Of the job and its definition together: they go to the task together, and with more it fails.
 #: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
 MAX_TAGS: Final = 50

@@ -15,36 +15,42 @@ from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.report.tables import counted, first_few
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
-from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.errors import BackendFailed, InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.run.cancel import Cancelled
+    from batch_pipeline.run.driver_jobs import LiveDriver
 
 
 def cancel(call: CommandCall) -> int:
     """Cancels the live jobs of RUN, or of all live runs; with --samples only their cells, and no sibling's.
 
-    What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
+    A driver that runs as a job (`run --driver batch`) is ended first, with the runs that it began, so that it sends
+    nothing again. What is done stays; a later run does the rest. The backend ends things in its own time: see `status`.
     """
-    from batch_pipeline.cli.wings import is_driver
     from batch_pipeline.run.cancel import cancel as cancel_runs
     from batch_pipeline.run.cancel import close_unbegun
+    from batch_pipeline.run.driver_jobs import is_driver
 
-    live = sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
-    run = call.options["run"]
-    if run and run not in live:
+    run, steps = call.options["run"], frozenset(call.options["step"]) or None
+    samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
+    live = _live(call)
+    drivers = [] if steps or samples else _drivers_of(call, run)
+    if run and run not in live and not drivers:
         recorded = sorted(call.store.folders(layout.RUNS), reverse=True)
         if known(run, [*live, *recorded], "run") and is_driver(call.store, run):
             return _cancel_driver(call, run)
         return _nothing(call, f"run {run} has ended")
-    chosen = [run] if run else live
-    if not chosen:
+    chosen = _chosen(call, run, drivers)
+    if not chosen and not drivers:
         return _nothing(call, "no run is live")
-    steps = frozenset(call.options["step"]) or None
-    samples = frozenset(name for text in call.options["samples"] for name in names_in(text)) or None
-    _ask(call, chosen, steps, samples)
-    cancelled = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples)
+    ids = [driver.run_id for driver in drivers]
+    _ask(call, [*ids, *chosen], steps, samples)
+    _end_drivers(call, drivers)
+    # What a driver sent before it ended is cancelled too.
+    chosen = _chosen(call, run, drivers)
+    cancelled = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples) if chosen else []
     unheard = (
         [] if steps or samples else [run_id for run_id in chosen if run_id not in {one.run_id for one in cancelled}]
     )
@@ -52,15 +58,62 @@ def cancel(call: CommandCall) -> int:
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"cancelled": [plain(one) for one in cancelled], "closed": closed})
+        print_json({"cancelled": [plain(one) for one in cancelled], "closed": closed, "drivers": ids})
         return CommandExit.DONE
-    if cancelled or not closed:
+    for run_id in ids:
+        data(f"Cancelled the driver {run_id}.")
+    if cancelled or not (closed or ids):
         data(_counted(cancelled))
     for run_id in closed:
         data(f"Closed run {run_id}: it had sent no job.")
     for one in cancelled:
         data(f"  {one}")
     return CommandExit.DONE
+
+
+def _live(call: CommandCall) -> list[str]:
+    return sorted(entry.key.removeprefix(layout.LIVE).removesuffix(".json") for entry in call.store.list(layout.LIVE))
+
+
+def _drivers_of(call: CommandCall, run: str | None) -> list[LiveDriver]:
+    """The live drivers of a store that are cancelled with a run, which one of them may be; all when none is named."""
+    from batch_pipeline.records.record import read_record
+    from batch_pipeline.run.driver_jobs import live_drivers
+    from batch_pipeline.wire.store import NotInStore
+
+    drivers = live_drivers(call.store, call.settings)
+    if not drivers or not run:
+        return drivers
+    try:
+        meant = {run, read_record(call.store, run).parent_run}
+    except NotInStore:
+        return []
+    return [driver for driver in drivers if driver.run_id in meant]
+
+
+def _chosen(call: CommandCall, run: str | None, drivers: Sequence[LiveDriver]) -> list[str]:
+    """The live runs that are cancelled: the one that is named and those that its driver began; all for none."""
+    from batch_pipeline.run.driver_jobs import runs_of
+
+    if not run:
+        return _live(call)
+    meant = {run, *(run_id for driver in drivers for run_id in runs_of(call.store, driver.run_id))}
+    return [run_id for run_id in _live(call) if run_id in meant]
+
+
+def _end_drivers(call: CommandCall, drivers: Sequence[LiveDriver]) -> None:
+    """Ends drivers and waits for that. Raises InvalidUse where this machine cannot, BackendFailed."""
+    from batch_pipeline.records.people import user_name
+    from batch_pipeline.run.driver_jobs import end_driver
+
+    for driver in drivers:
+        if driver.unreachable:
+            raise InvalidUse(driver.unreachable)
+        if not end_driver(call.store, driver, user_name()):
+            raise BackendFailed(
+                f"The driver {driver.run_id} (job {driver.native_id}) has not ended yet and may still submit. Give the"
+                " same command again; its jobs go on until then."
+            )
 
 
 def _nothing(call: CommandCall, why: str) -> int:
@@ -71,8 +124,9 @@ def _nothing(call: CommandCall, why: str) -> int:
 def _cancel_driver(call: CommandCall, run_id: str) -> int:
     """Ends a driver that `submit` began."""
     from batch_pipeline import backends
-    from batch_pipeline.cli.wings import cancel_driver, identity_of
+    from batch_pipeline.cli.wings import identity_of
     from batch_pipeline.records.record import read_record
+    from batch_pipeline.run.driver_jobs import cancel_driver
     from batch_pipeline.run.place import reaching
 
     record = read_record(call.store, run_id)

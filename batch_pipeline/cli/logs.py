@@ -114,11 +114,17 @@ def _cohort(call: CommandCall, pattern: re.Pattern[str] | None) -> int:
 def _driver(call: CommandCall, run: str, pattern: re.Pattern[str] | None) -> int:
     from batch_pipeline.records.driver_log import newest_logged, read_driver_log
     from batch_pipeline.records.registry import LAST, resolve
+    from batch_pipeline.run.driver_jobs import is_driver, log_of, runs_of
 
     if any(call.options[name] for name in _OF_CELLS):
         raise InvalidUse("--driver goes with --grep and --json alone. Leave the other options away.")
     run_id = newest_logged(call.store) if run == LAST else resolve(call.store, run).run_id
-    lines = read_driver_log(call.store, run_id) if run_id else []
+    ids = [run_id] if run_id else []
+    if run_id and is_driver(call.store, run_id):
+        ids += runs_of(call.store, run_id)
+    lines = [line for each in ids for line in read_driver_log(call.store, each)]
+    if not lines and run_id:
+        lines = [line for text in log_of(call.store, run_id).values() for line in text.splitlines()]
     if not lines:
         of = f" of run {run_id}" if run_id else ""
         raise InvalidUse(f"No driver{of} has left a log in {call.store.url}. `runs` lists what is recorded.")

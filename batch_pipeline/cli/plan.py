@@ -13,6 +13,7 @@ from batch_pipeline.cli.dag import DIAGRAM_FORMATS
 from batch_pipeline.cli.options import (
     CommandOption,
     common_options,
+    driver_option,
     json_option,
     parameter_options,
     pipeline_options,
@@ -249,6 +250,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
     options += [
         tag_option(),
         CommandOption("--dag", "Draw the steps with their cells by state instead.", type=click.Choice(DIAGRAM_FORMATS)),
+        driver_option(),
         CommandOption("--payloads", "Print each SubmitJob request as it will be sent, with its size.", is_flag=True),
         CommandOption("--estimate", "Say what it will take: vCPU-hours, GiB-hours, money, time.", is_flag=True),
     ]

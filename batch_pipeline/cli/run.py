@@ -15,6 +15,7 @@ from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
     common_options,
+    driver_option,
     json_option,
     parameter_options,
     pipeline_options,
@@ -42,8 +43,9 @@ def run(call: CommandCall) -> int:
     """Runs what is missing: plans, submits one array job a step, and watches until all of them have ended.
 
     Cells that are done stay as they are. The command may be killed at any time and given again: it goes on where it
-    was. With --detach it ends as soon as everything is queued. With --prepare it first makes what is missing of images,
-    job definitions, code and the reference, as tasks of the same Luigi workflow.
+    was. With --detach it ends as soon as everything is queued. With --driver batch what sends further jobs (cells that go
+    again, gathers) is a job itself, so that all of it goes on without this machine. With --prepare it first makes what is
+    missing of images, job definitions, code and the reference, as tasks of the same Luigi workflow.
     """
     if call.options["dry_run"]:
         return plan.plan(call)
@@ -62,6 +64,15 @@ def run(call: CommandCall) -> int:
             data("Nothing to do: no sample has failed.")
             return CommandExit.DONE
         request = narrowed
+    if file := call.options["resume"]:
+        from batch_pipeline.cli.driver_job import resumed
+
+        return finish(call, watched(call, lambda listener: resumed(request, file, listener)))
+    if call.settings.backend.driver == "batch":
+        from batch_pipeline.cli.driver_job import run_as_job
+
+        if (code := run_as_job(call, request)) is not None:
+            return code
     detach = bool(call.options["detach"])
     return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach, preparer=preparer)))
 
@@ -221,6 +232,8 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         SettingOption(
             "--pool", "pool.url", "Pool of the pilots.", metavar="URL", default_text="SQLite beside the store"
         ),
+        driver_option(),
+        CommandOption("--resume", "In the job of a driver: the file of what it was ordered.", hidden=True),
         CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
         CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),
         *prepare_options(),

@@ -61,9 +61,17 @@ def status(call: CommandCall) -> int:
 
 
 def follow(call: CommandCall) -> int:
-    """Follows the live jobs to their end, with the pipeline or as their run recorded it; submits nothing."""
-    from batch_pipeline.cli.run import finish, watched
+    """Follows the live jobs to their end, with the pipeline or as their run recorded it; submits nothing.
 
+    A driver that runs as a job is followed in their stead, as further jobs may come.
+    """
+    from batch_pipeline.cli.run import finish, watched
+    from batch_pipeline.run.driver_jobs import live_drivers
+
+    if not call.options["run"] and (drivers := live_drivers(call.store, call.settings)):
+        from batch_pipeline.cli.driver_job import follow_driver
+
+        return follow_driver(call, drivers[-1])
     if not call.has_pipeline or call.options["run"]:
         from batch_pipeline.run.recorded import watch_recorded
 
@@ -81,15 +89,20 @@ def follow(call: CommandCall) -> int:
 
 
 def _show(call: CommandCall, current: Status) -> int:
+    from batch_pipeline.run.driver_jobs import live_drivers
+
     runs = _runs(call, current)
+    drivers = live_drivers(call.store, call.settings)
     if call.json:
         from batch_pipeline.records.spent import wall_seconds
 
         spending = [{"run_id": run.run_id, "wall_seconds": wall_seconds([run]), "spent": run.spent} for run in runs]
-        print_json(_record(current) | {"runs": spending})
+        print_json(_record(current) | {"runs": spending, "drivers": [driver.run_id for driver in drivers]})
     else:
         _tell(current, has_pipeline=call.has_pipeline)
         _tell_spending(runs)
+    for driver in drivers:
+        say(f"Driver {driver.run_id} runs as job {driver.native_id}; `watch` follows it.")
     # What somebody cancelled did not fail.
     failed = any(cell.reason is not EndReason.CANCELLED for cell in current.failed)
     return CommandExit.FAILED if failed else CommandExit.DONE

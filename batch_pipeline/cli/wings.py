@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from batch_pipeline.access.admission_context import identity_of
     from batch_pipeline.access.cli.by_service import runs_by_service, server_option
-    from batch_pipeline.access.launching import cancel_driver, is_driver
     from batch_pipeline.deploy.images import deploy_images
     from batch_pipeline.deploy.preparations import deployments
 
@@ -25,22 +24,18 @@ VERBS_OF_WINGS: Final = {
     "serve": "batch_pipeline.access.cli.serve",
 }
 _HOME: Final = {
-    "cancel_driver": "batch_pipeline.access.launching",
     "deploy_images": "batch_pipeline.deploy.images",
     "deployments": "batch_pipeline.deploy.preparations",
     "identity_of": "batch_pipeline.access.admission_context",
-    "is_driver": "batch_pipeline.access.launching",
     "runs_by_service": "batch_pipeline.access.cli.by_service",
     "server_option": "batch_pipeline.access.cli.by_service",
 }
 
 __all__ = [
     "VERBS_OF_WINGS",
-    "cancel_driver",
     "deploy_images",
     "deployments",
     "identity_of",
-    "is_driver",
     "runs_by_service",
     "server_option",
 ]

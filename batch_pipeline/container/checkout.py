@@ -1,4 +1,4 @@
-"""Puts commits into a folder as an order names them, and finds what runs its script there.
+"""Puts the code of an order into a folder, commits or a bundle, and finds what runs its script there.
 
 A commit is fetched by its SHA into an empty repository, and what is there afterwards is compared: commit, tree, files.
 Submodules are commits like the first; `.gitmodules` has no say, nor has any configuration.
@@ -8,15 +8,37 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from batch_pipeline.container.code import unpack
+from batch_pipeline.container.disk import PRIVATE
+from batch_pipeline.container.fetch import fetched
+from batch_pipeline.container.files import files_of
+from batch_pipeline.container.logger import Logger
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import ContractBroken
 from batch_pipeline.wire.git import Git
-from batch_pipeline.wire.order import Checkout, DriverOrder
+from batch_pipeline.wire.order import Checkout, DriverOrder, token_of
+from batch_pipeline.wire.store import Store
 
 #: What runs a script that is no program, by its suffix.
 INTERPRETERS: Final = {".py": "python3", ".sh": "sh", ".R": "Rscript", ".r": "Rscript"}
+LOGGER: Final = Logger(__name__)
+
+
+def put_code(order: DriverOrder, root: Path, store: Store, environment: Mapping[str, str]) -> None:
+    """Puts the code of an order into a new folder. Raises OSError, StoreFailed, and as `check_out`."""
+    if order.bundle_sha256:
+        unpack(fetched(files_of(store), layout.bundle(order.bundle_sha256), order.bundle_sha256), root)
+        LOGGER.info("unpacked", bundle=order.bundle_sha256)
+        return
+    make_folder(os.fspath(root), PRIVATE)
+    for checkout in order.checkouts:
+        check_out(checkout, root, token_of(checkout.secret, environment))
+        LOGGER.info("checked out", path=checkout.path or "code", url=checkout.url, commit=checkout.commit)
 
 
 def check_out(checkout: Checkout, root: Path, token: str = "") -> None:

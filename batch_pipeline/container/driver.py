@@ -22,8 +22,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from batch_pipeline.container.checkout import check_out, command_of
-from batch_pipeline.container.disk import PRIVATE, local_error
+from batch_pipeline.container.checkout import command_of, put_code
+from batch_pipeline.container.disk import local_error
 from batch_pipeline.container.log import CellLog, log_of, say, timestamp
 from batch_pipeline.container.logger import Logger, log_run, without_log_lines
 from batch_pipeline.container.process_cache import ProcessCache
@@ -32,9 +32,8 @@ from batch_pipeline.container.verdict import last_line
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import ContainerExit, Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
-from batch_pipeline.wire.durable import make_folder
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, StoreFailed
-from batch_pipeline.wire.order import SECRET_PREFIX, DriverOrder, token_of
+from batch_pipeline.wire.order import SECRET_PREFIX, DriverOrder
 from batch_pipeline.wire.scratch import remove_tree, scratch_root
 from batch_pipeline.wire.store import NotInStore, Store, open_store
 
@@ -106,6 +105,9 @@ class DriverAttempt:
         if self._signals.received:
             self._tell("driver interrupted", f"attempt {self.number}, signal {self._signals.received}")
             return ContainerExit.INTERRUPTED
+        if (transient := self._order.transient_exit(code)) is not None:
+            self._tell("driver interrupted", f"attempt {self.number}, exit code {code}")
+            return transient
         self._finish(code, last_line(without_log_lines(log.tail(1 << 13))) if code else "", log)
         return code
 
@@ -113,12 +115,9 @@ class DriverAttempt:
 
     def _check_out(self) -> None:
         try:
-            make_folder(os.fspath(self.code), PRIVATE)
+            put_code(self._order, self.code, self._store, self._environment)
         except OSError as error:
             raise local_error(self.scratch, error) from error
-        for checkout in self._order.checkouts:
-            check_out(checkout, self.code, token_of(checkout.secret, self._environment))
-            LOGGER.info("checked out", path=checkout.path or "code", url=checkout.url, commit=checkout.commit)
 
     # The script.
 
@@ -157,6 +156,7 @@ class DriverAttempt:
             "BATCH_PIPELINE__STORE__URL": place,
             Variable.RUN_ID: order.run_id,
             Variable.PARENT_RUN: order.run_id,
+            Variable.USER: order.user,
             Variable.DATASET: order.dataset,
             Variable.ACCESS_LEVEL: order.access_level,
             Variable.OUTPUT_PREFIX: order.output,
@@ -199,9 +199,11 @@ class DriverAttempt:
             "native_id": self._environment.get(Variable.JOB_ID, ""),
             "host": os.uname().nodename,
             "children": children(self._store, self._order),
-            "outputs": outputs(self._store, self._order.output),
+            "outputs": outputs(self._store, self._order.output) if self._order.output else {},
         }
         self._store.put_if_absent(layout.run_end(run_id), json.dumps(end, indent=1, ensure_ascii=False).encode())
+        if self._order.bundle_sha256:
+            self._store.delete([layout.driving(run_id)])
         self._tell("ended", f"exit code {code}")
 
 
@@ -240,9 +242,9 @@ class LogKeeper:
 def children(store: Store, order: DriverOrder) -> list[str]:
     """Keys of the records of runs that were started in this one; they are younger, and say whose they are."""
     keys = []
-    below = f"{order.output}/{layout.RUNS}"
-    for run_id in sorted(store.folders(below)):
-        key = f"{order.output}/{layout.run_record(run_id)}"
+    prefix = f"{order.output}/" if order.output else ""
+    for run_id in sorted(store.folders(f"{prefix}{layout.RUNS}")):
+        key = f"{prefix}{layout.run_record(run_id)}"
         if run_id > order.run_id and _is_child(store, key, order.run_id):
             keys.append(key)
     return keys

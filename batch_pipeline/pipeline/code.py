@@ -32,7 +32,7 @@ def entry_of(step_class: type[Step], root: Path) -> str:
 def code_of(step_class: type[Step], root: Path) -> tuple[Path, ...]:
     """The step's files, relative to the root, sorted. Raises InvalidPipeline for one that is missing or outside."""
     module = module_file(step_class, root)
-    files = _local_imports(module, root)
+    files = local_imports(module, root)
     for name in (*((step_class.script,) if step_class.script else ()), *step_class.files):
         file = Path(os.path.normpath(module.parent / name))
         if not _is_file(file):
@@ -185,7 +185,7 @@ def module_file(step_class: type[Step], root: Path) -> Path:
     return file
 
 
-def _local_imports(module: Path, root: Path) -> set[Path]:
+def local_imports(module: Path, root: Path) -> set[Path]:
     """The module and every module below the root that it imports, directly or not, with the packages' __init__.py."""
     imported: set[Path] = set()
     waiting = [module, *_packages_of(module.relative_to(root).with_suffix("").parts, root)]

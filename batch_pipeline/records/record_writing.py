@@ -132,6 +132,7 @@ def _workflow_file(request: Request) -> Path | None:
 def _with_provenance(record: RunRecord, provenance: Provenance) -> RunRecord:
     merged = replace(
         record,
+        user=provenance.behalf.get("user") or record.user,
         identity=provenance.identity or record.identity,
         dirty=provenance.dirty,
         versions=provenance.versions,
@@ -154,8 +155,8 @@ def _with_provenance(record: RunRecord, provenance: Provenance) -> RunRecord:
     )
 
 
-def write_record(store: Store, begun: BegunRun, request: Request, plan: Plan) -> None:
-    """Writes settings and diff, the record, the list and the plan, and last the marker that it may have live jobs.
+def write_record(store: Store, begun: BegunRun, request: Request, plan: Plan, *, live: bool = True) -> None:
+    """Writes settings and diff, the record, the list and the plan, and last, if `live`, that it may have live jobs.
 
     Raises RunConflict when there is a record of that id, which is never changed.
     """
@@ -172,7 +173,8 @@ def write_record(store: Store, begun: BegunRun, request: Request, plan: Plan) ->
         raise RunConflict(f"There is a run {run_id} already. Run the same command again: it takes another id.")
     store.put(layout.samples(run_id), request.samples.to_tsv())
     store.put_json(layout.plan(run_id), plan_json(plan))
-    store.put_json(layout.live(run_id), {"run_id": run_id, "started_at": record.started_at, "format": FORMAT})
+    if live:
+        store.put_json(layout.live(run_id), {"run_id": run_id, "started_at": record.started_at, "format": FORMAT})
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from batch_pipeline.pipeline.code import code_of
 from batch_pipeline.pipeline.workflow import Graph
@@ -39,11 +41,18 @@ class Bundle:
 
 def make_bundle(graph: Graph) -> Bundle:
     """Packs the code of all steps of a graph. Raises InvalidPipeline for a file that is missing."""
-    names = sorted({name for node in graph for name in code_of(type(node.step), graph.root)})
+    return pack(graph.root, {name for node in graph for name in code_of(type(node.step), graph.root)})
+
+
+def pack(root: Path, names: Iterable[Path], texts: Mapping[str, bytes] = MappingProxyType({})) -> Bundle:
+    """Packs files of a folder, and texts by the names that they are to have. Raises OSError."""
+    names = sorted(names)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_DEFLATED) as archive:
         for name in names:
-            archive.writestr(_member(graph.root, name), (graph.root / name).read_bytes())
+            archive.writestr(_member(root, name), (root / name).read_bytes())
+        for text, content in sorted(texts.items()):
+            archive.writestr(_member(root, Path(text)), content)
     data = buffer.getvalue()
     return Bundle(sha256=sha256_of_bytes(data), data=data, names=tuple(names))
 

@@ -82,15 +82,22 @@ def inspect(request: Request) -> Snapshot:
         backend.close()
 
 
-def run(request: Request, listener: Listener, *, detach: bool = False, preparer: Preparer | None = None) -> Outcome:
+def run(
+    request: Request,
+    listener: Listener,
+    *,
+    detach: bool = False,
+    preparer: Preparer | None = None,
+    failed: tuple[FailedCell, ...] = (),
+) -> Outcome:
     """Does what is missing and follows it to its end; `detach` returns once everything is queued.
 
-    On Luigi's page the steps depend on what a `preparer` made before.
+    On Luigi's page the steps depend on what a `preparer` made before. Cells that `failed` stay failed.
 
     Raises RunConflict before anything is sent when live jobs make a chosen cell differently, and Interrupted on
     Ctrl-C.
     """
-    driver = Driver(request, preparer=preparer)
+    driver = Driver(request, preparer=preparer, failed=failed)
     try:
         return driver.run(listener, detach=detach)
     except KeyboardInterrupt as error:
@@ -110,11 +117,13 @@ class Driver:
         sleep: Callable[[float], None] = pause,
         clock: Callable[[], float] = time.monotonic,
         preparer: Preparer | None = None,
+        failed: tuple[FailedCell, ...] = (),
     ) -> None:
         self._sleep = sleep
         self._preparer = preparer
         self._clock = clock
         self._request = request
+        self._failed = failed
         self._store = request.store
         self._backend = LazyBackend(backend)
         self._lock = DriverLock(request.store)
@@ -141,7 +150,7 @@ class Driver:
             return self._run(listening, detach=detach)
 
     def _run(self, listener: Listener, *, detach: bool) -> Outcome:
-        state = DriverState.of(self._request)
+        state = replace(DriverState.of(self._request), failed=self._failed)
         snapshot: Snapshot | None = None
         while True:
             try:

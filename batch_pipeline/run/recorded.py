@@ -37,6 +37,7 @@ from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.closing import close_run
 from batch_pipeline.run.driver import Interrupted
+from batch_pipeline.run.driver_jobs import DRIVER
 from batch_pipeline.run.live import LiveRun, live_run_ids, read_live_runs, submissions
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.status import Status, failed_before, resting, retired_notes, waiting_notes
@@ -235,7 +236,7 @@ def _unasked(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgres
 
 
 def _chosen(store: Store, known: Sequence[str], run_id: str) -> RunRecord:
-    """The record of the run that was named, else of the newest one that is no reference's; all are `known`."""
+    """The record of the run that was named, else of the newest one that is no reference's and no driver's; all are `known`."""
     if run_id and run_id not in known:
         raise InvalidUse(f"There is no run {run_id} in {store.url}. `runs` lists those that are there.")
     newest: RunRecord | None = None
@@ -243,6 +244,8 @@ def _chosen(store: Store, known: Sequence[str], run_id: str) -> RunRecord:
         try:
             record = read_record(store, name)
         except NotInStore:
+            continue
+        if record.kind == DRIVER and not run_id:
             continue
         newest = newest or record
         if run_id or Scope.REFERENCE.value not in store.get_json(layout.plan(name)).get("scopes", {}).values():

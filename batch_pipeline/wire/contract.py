@@ -48,6 +48,8 @@ class Variable:
 
     #: Run in which this one was started: what a driver job puts into its environment, and a run's record keeps.
     PARENT_RUN = "BATCH_PIPELINE_PARENT_RUN"
+    #: Who had the job submitted in which a run is started.
+    USER = "BATCH_PIPELINE_USER"
     #: The dataset that a run is about, at which level of access, and below which prefix it writes.
     DATASET = "BATCH_PIPELINE_DATASET"
     ACCESS_LEVEL = "BATCH_PIPELINE_ACCESS_LEVEL"

@@ -23,6 +23,7 @@
     release/{date}/{run_id}/…                         results as released, never changed, with SHA256SUMS
     subsets/{id}.json                                 which samples were copied from where to where, on both sides
     live/{run_id}.json                                there while a run may have live jobs
+    driving/{run_id}.json                             there while a driver may run as a job (`run.driver_jobs`)
     driver/{number}.json                              who may submit into this prefix (`run.lock`)
     pool/logs/{task}/{fence}.log                      long logs of a pool's tasks, one a claim (`pool.pilots.life`)
     pool/pilots/{name}.json                           pilots that were launched as jobs of a backend
@@ -51,6 +52,7 @@ REFERENCES: Final = "references/"
 RUNS: Final = "runs/"
 LIVE: Final = "live/"
 DRIVER: Final = "driver/"
+DRIVING: Final = "driving/"
 RELEASE: Final = "release/"
 
 
@@ -270,6 +272,11 @@ def submissions(run_id: str) -> str:
 def live(run_id: str) -> str:
     """Key of the marker of a run that may have live jobs."""
     return f"{LIVE}{run_id}.json"
+
+
+def driving(run_id: str) -> str:
+    """Key of the marker of a driver that may run as a job."""
+    return f"{DRIVING}{run_id}.json"
 
 
 def pool_log(task_id: str, fence: int) -> str:

@@ -1,6 +1,6 @@
-"""The order of a driver: which commit it checks out and which script it runs there, fixed before its job is submitted.
+"""The order of a driver: which code it runs and how, fixed before its job is submitted.
 
-The gate's decision as the container needs it. The job's environment has its key and its digest, so that an order that
+The code is one or more commits (`submit`), or a bundle of the store (`run --driver batch`). The job's environment has its key and its digest, so that an order that
 somebody exchanged in the store is not obeyed. Tokens of private repositories are named by references, and never here.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from batch_pipeline.wire.contract import CommandExit, ContainerExit
 from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.errors import ContractBroken
 
@@ -61,11 +63,27 @@ class DriverOrder:
     #: Key and digest of the merged configuration.
     config: str = ""
     config_sha256: str = ""
+    #: Digest of the bundle that has the pipeline, its settings and samples; empty: no driver of `run`.
+    bundle_sha256: str = ""
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """The order as it lies in the store."""
-        return asdict(self)
+        """The order as it lies in the store. Images of before bundles read an order without one."""
+        value = asdict(self)
+        if not self.bundle_sha256:
+            del value["bundle_sha256"]
+        return value
+
+    def transient_exit(self, code: int) -> int | None:
+        """The exit code by which Batch starts the driver of a pipeline again after `code`; None: that one is final.
+
+        It was killed, or did not reach store or backend. A script of `submit` may not bear to be run twice.
+        """
+        if not self.bundle_sha256:
+            return None
+        if code in (128 + signal.SIGKILL, 128 + signal.SIGTERM, CommandExit.INTERRUPTED):
+            return ContainerExit.INTERRUPTED
+        return ContainerExit.STORE_UNREACHABLE if code == CommandExit.UNREACHABLE else None
 
     @classmethod
     def from_json(cls, value: Any) -> DriverOrder:

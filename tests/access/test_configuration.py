@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.access.configuration import driver_config, previewed_config, read_configs, to_toml
+from batch_pipeline.access.configuration import driver_config, previewed_config, read_configs
 from batch_pipeline.access.gate import decide
+from batch_pipeline.records.toml import to_toml
 from batch_pipeline.wire.errors import InvalidConfig
 from tests.access.lab import ALICE, ask, facts, policy
 

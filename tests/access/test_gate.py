@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.access import gate
-from batch_pipeline.access.configuration import driver_config, to_toml
+from batch_pipeline.access.configuration import driver_config
 from batch_pipeline.access.driver_job import order_of, record_of
 from batch_pipeline.access.gate import decide, precheck
 from batch_pipeline.access.names import PROTECTED_TABLES, RESERVED_NAMES, STORES_OWN
 from batch_pipeline.access.policy import parse_policy, repository_key
 from batch_pipeline.access.request import AdmissionFacts, EntryKind, Level, SubmitRequest, SubmoduleFacts, UserIdentity
 from batch_pipeline.config import load_settings
+from batch_pipeline.records.toml import to_toml
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidConfig, Refused
 from tests.access.lab import ALICE, DIGEST, HEAD, POLICY, REPOSITORY, SHA, ask, facts, policy

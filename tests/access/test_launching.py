@@ -10,12 +10,13 @@ import pytest
 
 from batch_pipeline.access.admission_context import admission_context_of, identity_of
 from batch_pipeline.access.gate import Grant, decide
-from batch_pipeline.access.launching import cancel_driver, ended, is_driver, launch
+from batch_pipeline.access.launching import launch
 from batch_pipeline.backends.base import JobRequest, JobState
 from batch_pipeline.backends.memory import MemoryBackend
 from batch_pipeline.config import Settings, load_settings
 from batch_pipeline.records.history import read_events
 from batch_pipeline.records.record import read_record
+from batch_pipeline.run.driver_jobs import cancel_driver, ended, is_driver
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed, ContractBroken, StoreFailed, SubmissionRefused, SubmissionUnknown
@@ -153,9 +154,9 @@ def test_a_store_that_cannot_be_written_sends_nothing(store: Store, grant: Grant
 def test_a_driver_that_left_no_end_gets_one(store: Store, grant: Grant, settings: Settings) -> None:
     backend = MemoryBackend()
     launched = launch(grant, settings, backend)
-    assert ended(store, backend, launched) is None
+    assert ended(store, backend, launched.run_id, launched.native_id) is None
     backend.finish(launched.native_id, exit_code=None, status_reason="Host EC2 (instance i-1) terminated.")
-    record = ended(store, backend, launched)
+    record = ended(store, backend, launched.run_id, launched.native_id)
     assert record is not None
     assert record.status == "failed"
     assert "Host EC2" in record.problem

@@ -19,10 +19,10 @@ from batch_pipeline.wire.errors import Refused
 
 if TYPE_CHECKING:
     from batch_pipeline.access.gate import Grant
-    from batch_pipeline.access.launching import SubmittedDriver
     from batch_pipeline.access.request import SubmitRequest
     from batch_pipeline.backends.base import JobObserver
     from batch_pipeline.pipeline.workflow import WorkflowTask
+    from batch_pipeline.run.driver_jobs import SubmittedDriver
 
 
 def submit(call: CommandCall) -> int:
@@ -93,13 +93,14 @@ def _print_grant(call: CommandCall, grant: Grant) -> None:
 
 def _follow(call: CommandCall, backend: JobObserver, driver: SubmittedDriver) -> int:
     """Prints the driver's log as it grows, until the run has ended; the exit code is 1 when the script failed."""
-    from batch_pipeline.access.launching import ended, log_of, store_of
+    from batch_pipeline.access.launching import store_of
+    from batch_pipeline.run.driver_jobs import ended, log_of
 
     store = store_of(driver.store, call.settings)
     shown: dict[str, int] = {}
     try:
         while True:
-            record = ended(store, backend, driver)
+            record = ended(store, backend, driver.run_id, driver.native_id)
             for key, text in log_of(store, driver.run_id).items():
                 if len(text) > shown.get(key, 0) and not call.json:
                     click.echo(text[shown.get(key, 0) :], nl=False)

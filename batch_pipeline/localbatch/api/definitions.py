@@ -36,8 +36,9 @@ def normal_definition(request: Document, minimum_timeout: int) -> Document:
         raise refused("containerProperties.image is required")
     check_environment(container.get("environment", ()))
     check_command(container.get("command", ()))
-    vcpus, memory, _ = resources(container, {})
-    if vcpus <= 0 or memory < 4:
+    _, memory, _ = resources(container, {})
+    # Less than half a thousandth of a vCPU occupies none.
+    if _written_vcpus(container) <= 0 or memory < 4:
         raise refused("containerProperties needs VCPU and MEMORY (4 MiB at least) as resourceRequirements")
     if "FARGATE" in request.get("platformCapabilities", ()):
         _check_fargate(container)
@@ -61,6 +62,12 @@ def normal_definition(request: Document, minimum_timeout: int) -> Document:
         normal["retryStrategy"], _ = retry_strategy(request["retryStrategy"])
     check_timeout(request.get("timeout"), minimum_timeout)
     return normal
+
+
+def _written_vcpus(container: Document) -> float:
+    """vCPUs as they are written; `resources` has checked that it is a number."""
+    listed = {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
+    return float(listed.get("VCPU", container.get("vcpus", 0)))
 
 
 def check_environment(pairs: Iterable[Document]) -> None:

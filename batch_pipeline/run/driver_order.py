@@ -1,0 +1,305 @@
+"""Orders a driver that runs as a job (`run --driver batch`): what it needs in one bundle, its record, its job.
+
+The bundle has the file that wires the steps with all that it imports, the steps' code, job definitions and pinned
+images, and in `.batch_pipeline/` the settings as merged, the sample list as read, and which cells are meant. It is named
+by its digest, which the order has, whose digest the job has: what the job runs is what the command saw. Settings have no
+secrets; one that looks like a secret is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from batch_pipeline import backends
+from batch_pipeline.backends.account import Inspectable
+from batch_pipeline.backends.base import JobRequest
+from batch_pipeline.backends.definitions import FOLDER as DEFINITIONS
+from batch_pipeline.backends.definitions import driver_definition, driver_retry_strategy, resources, sanitised
+from batch_pipeline.backends.limits import check_all
+from batch_pipeline.backends.payload import OWN_TAGS
+from batch_pipeline.config import SECTIONS, Settings
+from batch_pipeline.log import Facts
+from batch_pipeline.pipeline.code import code_of, local_imports
+from batch_pipeline.pipeline.images import FILE as IMAGES
+from batch_pipeline.pipeline.images import read_pins
+from batch_pipeline.pipeline.plan import Selection
+from batch_pipeline.pipeline.review import require_sound
+from batch_pipeline.pipeline.workflow import file_of
+from batch_pipeline.records.history import new_run_id
+from batch_pipeline.records.origin import ProvenanceReader
+from batch_pipeline.records.people import user_name
+from batch_pipeline.records.place import place_of
+from batch_pipeline.records.record_writing import make_record, write_record
+from batch_pipeline.records.request import Request
+from batch_pipeline.records.toml import to_toml
+from batch_pipeline.run.bundle import Bundle, pack, upload
+from batch_pipeline.run.context import context_of
+from batch_pipeline.run.driver_jobs import (
+    DRIVER,
+    SubmittedDriver,
+    forget_ended,
+    live_drivers,
+    submit_driver,
+)
+from batch_pipeline.run.local_capacity import embedded_capacity, require_capacity
+from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.preflight import account_findings, preflight, refuse_conflicts, require_ready
+from batch_pipeline.run.snapshot import Snapshot
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.digest import sha256_of_bytes
+from batch_pipeline.wire.errors import BackendFailed, InvalidPipeline, InvalidUse, RunConflict, StoreFailed
+from batch_pipeline.wire.order import DriverOrder
+from batch_pipeline.wire.scrub import scrubbed_value
+from batch_pipeline.wire.toolchain import Toolchain
+
+#: Files of the bundle that are no code.
+SETTINGS: Final = ".batch_pipeline/settings.toml"
+SAMPLES: Final = ".batch_pipeline/samples.tsv"
+REQUEST: Final = ".batch_pipeline/request.json"
+#: Runs the pipeline's file in the job.
+MODULE: Final = "batch_pipeline.cli.driver_job"
+#: MiB of a driver with a short list, and samples of the list for each MiB more: a million take 5 GiB.
+MEMORY_MB: Final = 768
+SAMPLES_PER_MB: Final = 200
+#: vCPUs of a driver: on this machine, which steps may need whole, none; the embedded Batch counts thousandths.
+CPUS: Final = {"aws": 1.0, "embedded": 0.0001}
+#: Settings that a driver has no use for, or that are of the machine where the command was given.
+_LEFT_OUT: Final = ("access", "server", "deploy", "pool")
+_LOG: Final = logging.getLogger(__name__)
+
+
+def order_driver(
+    request: Request, snapshot: Snapshot, *, sleep: Callable[[float], None] = time.sleep
+) -> SubmittedDriver:
+    """Checks all that can be known to be wrong, records the driver and submits its job.
+
+    Raises InvalidUse and NotReady for what a run could not have, RunConflict while another driver runs as a job or
+    submits; then nothing is submitted. Raises what `submit_driver` raises.
+    """
+    refuse_conflicts(snapshot.plan)
+    require_sound(request.graph)
+    definition = definition_of(request)
+    bundle = pack_driver(request)
+    lock = DriverLock(request.store)
+    with closing(backends.create(request.settings)) as backend:
+        backend.wake()
+        _require_ready(request, snapshot, definition, backend)
+        lock.take()
+        try:
+            live = live_drivers(request.store, request.settings)
+            if live:
+                raise RunConflict(
+                    f"The driver {live[0].run_id} (job {live[0].native_id}) runs in this store. Follow it with `watch`,"
+                    f" or end it: cancel {live[0].run_id}."
+                )
+            forget_ended(request.store)
+            return _submit(request, snapshot, definition, bundle, backend, sleep)
+        finally:
+            lock.release()
+
+
+def definition_of(request: Request) -> dict[str, Any]:
+    """The job definition of the driver. Raises InvalidUse for what its backend lacks for one."""
+    settings = request.settings
+    if settings.pool.pilots:
+        raise InvalidUse("Pilots have no driver that runs as a job. Drop --driver batch, or --pilots and pool.pilots.")
+    if settings.embedded.container and settings.backend.name == "embedded":
+        raise InvalidUse(
+            "A driver cannot run in a container of this machine, whose embedded Batch it would not reach. Drop"
+            " --driver batch, or --container and embedded.container."
+        )
+    image = ""
+    if settings.backend.name == "aws":
+        if not settings.aws.driver_role:
+            raise InvalidUse(
+                "A driver that runs as a job needs a role that may submit, and aws.driver_role is not set. `deploy"
+                " infrastructure` makes one (its output DriverRoleArn); set it, or drop --driver batch."
+            )
+        pin = read_pins(request.graph.root).get(DRIVER)
+        if pin is None:
+            raise InvalidUse(f"No image of the driver is pinned in {IMAGES}. Build it: deploy images driver.")
+        image = pin.image
+    return driver_definition(
+        settings,
+        image=image,
+        cpus=CPUS[settings.backend.name],
+        memory_mb=memory_mb_of(request),
+        job_role=settings.aws.driver_role,
+        execution_role="",
+        secrets={},
+        retry=driver_retry_strategy(),
+    )
+
+
+def memory_mb_of(request: Request) -> int:
+    """MiB that a driver of so many samples gets."""
+    return MEMORY_MB + len(request.samples) // SAMPLES_PER_MB
+
+
+def pack_driver(request: Request) -> Bundle:
+    """Packs what the job runs. Raises InvalidPipeline for a file that is missing, InvalidUse for a secret."""
+    root, file = request.graph.root, file_of(request.workflow)
+    names = {name for node in request.graph for name in code_of(type(node.step), root)}
+    names |= {path.relative_to(root) for path in (file, *local_imports(file, root))}
+    names |= {path.relative_to(root) for path in (*(root / DEFINITIONS).glob("*.json"), root / IMAGES) if path.is_file()}
+    chosen = request.selection
+    meant = {
+        "samples": sorted(chosen.samples) if chosen.samples is not None else None,
+        "steps": sorted(chosen.steps) if chosen.steps is not None else None,
+        "force": chosen.force,
+        "accept_code_changes": chosen.accept_code_changes,
+        "share_steps": request.share_steps,
+        "sources": request.sources,
+        "sheet_folder": request.sheet_folder,
+        "argv": list(request.argv),
+    }
+    texts = {
+        SETTINGS: to_toml(_job_settings(request)).encode(),
+        SAMPLES: request.samples.to_tsv(),
+        REQUEST: json.dumps(meant, sort_keys=True).encode(),
+    }
+    try:
+        return pack(root, names, texts)
+    except OSError as error:
+        raise InvalidPipeline(f"{error.filename} cannot be read: {error.strerror}. Check its rights.") from error
+
+
+def ordered_request(request: Request, file: Path) -> Request:
+    """The request of a driver in its job, with what its bundle says of cells and sources."""
+    meant = json.loads(file.read_text(encoding="utf-8"))
+    chosen = {name: frozenset(meant[name]) if meant[name] is not None else None for name in ("samples", "steps")}
+    selection = Selection(
+        **chosen,
+        force=meant["force"],
+        accept_code_changes=meant["accept_code_changes"],
+        min_success=request.selection.min_success,
+    )
+    given = {name: meant[name] for name in ("share_steps", "sources", "sheet_folder")}
+    return replace(request, selection=selection, argv=tuple(meant["argv"]), **given)
+
+
+def _job_settings(request: Request) -> dict[str, Any]:
+    """The settings of the command as its driver needs them elsewhere."""
+    settings = request.settings
+    values = {section: asdict(getattr(settings, section)) for section in SECTIONS if section not in _LEFT_OUT}
+    values |= {"tags": dict(settings.tags), "params": dict(settings.params), "steps": dict(settings.steps)}
+    if scrubbed_value(values) != values:
+        secret = next(section for section in values if scrubbed_value(values[section]) != values[section])
+        raise InvalidUse(
+            f"A setting in [{secret}] looks like a secret, and the settings of a driver lie in the store. Name where the"
+            " secret is instead, or drop --driver batch."
+        )
+    values["store"] |= {"url": request.store.url, "prefix": ""}
+    values["samples"] = {"file": SAMPLES}
+    values["backend"]["driver"] = "here"
+    values["watch"]["on_interrupt"] = "leave"
+    values["aws"] |= {"profile": "", "region": place_of(settings).get("aws.region", settings.aws.region)}
+    if settings.backend.name == "embedded":
+        values["embedded"]["state"] = str(settings.embedded.folder)
+        there = embedded_capacity(settings.embedded)[1] - memory_mb_of(request)
+        values["recovery"]["memory_cap_mb"] = min(filter(None, (settings.recovery.memory_cap_mb, there)))
+    return values
+
+
+def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str, Any], backend: object) -> None:
+    """What `run` looks at before it submits, and whether there is room beside the driver."""
+    settings, plan = request.settings, snapshot.plan
+    context = context_of(request, reference=snapshot.reference)
+    wanted = {job.step for job in plan.jobs}
+    require_capacity(settings, context.definitions, wanted)
+    check_all(plan, context)
+    if settings.backend.name != "embedded":
+        findings = preflight(request, backend, plan, reference=snapshot.reference)
+        if isinstance(backend, Inspectable):
+            findings += account_findings(backend.account, settings, {DRIVER: definition})
+        require_ready(findings)
+        return
+    most = embedded_capacity(settings.embedded)[1] - memory_mb_of(request)
+    for step in sorted(wanted):
+        if (memory_mb := resources(context.definitions[step])[1]) > most:
+            raise InvalidUse(
+                f"Step {step} asks for {memory_mb:,} MiB of memory, and beside its driver the embedded backend has"
+                f" {most:,}, so its jobs would wait for ever. Drop --driver batch, or ask for less."
+            )
+
+
+def _submit(
+    request: Request,
+    snapshot: Snapshot,
+    definition: Mapping[str, Any],
+    bundle: Bundle,
+    backend: Any,
+    sleep: Callable[[float], None],
+) -> SubmittedDriver:
+    """Bundle, record, order, marker, then the job."""
+    store, settings = request.store, request.settings
+    provenance = ProvenanceReader(request.graph.root)
+    run_id = new_run_id()
+    upload(bundle, store)
+    origin = provenance.read(backend, [request.graph.root / name for name in bundle.names])
+    record = make_record(request, snapshot.plan, run_id, snapshot.reference, bundle.sha256, origin)
+    record = replace(record, kind=DRIVER, jobs=1)
+    write_record(store, record, request, snapshot.plan, origin.code.diff if origin.code else b"", live=False)
+    order = json.dumps(_order_of(request, run_id, bundle).to_json(), indent=1, ensure_ascii=False).encode()
+    store.put(layout.driver_order(run_id), order)
+    store.put_json(layout.driving(run_id), {"run_id": run_id, "started_at": record.started_at, "format": 1})
+    job = _job_of(request, run_id, definition, order)
+    try:
+        native_id = submit_driver(store, backend, run_id, job, memory_mb=memory_mb_of(request), sleep=sleep)
+    except (BackendFailed, StoreFailed):
+        store.delete([layout.driving(run_id)])
+        raise
+    _LOG.info("driver submitted %s", Facts(run=run_id, job=job.name, native_id=native_id, queue=job.queue))
+    return SubmittedDriver(run_id=run_id, native_id=native_id, store=store.url, output=store.url)
+
+
+def _order_of(request: Request, run_id: str, bundle: Bundle) -> DriverOrder:
+    file = file_of(request.workflow).relative_to(request.graph.root).as_posix()
+    words = ("-m", MODULE, file, request.workflow.__qualname__, "--config", SETTINGS, "--resume", REQUEST)
+    local = not request.settings.uses_containers
+    path = Toolchain.of_this_process().environment()["PYTHONPATH"]
+    return DriverOrder(
+        run_id=run_id,
+        dataset="",
+        access_level="",
+        user=user_name(),
+        output="",
+        script=(sys.executable if local else "python3", *words),
+        settings={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"} if local else {},
+        bundle_sha256=bundle.sha256,
+    )
+
+
+def _job_of(request: Request, run_id: str, definition: Mapping[str, Any], order: bytes) -> JobRequest:
+    """The driver's job: of the run no more than where its order is."""
+    settings, store = request.settings, request.store
+    name = settings.pipeline.name or request.graph.name
+    return JobRequest(
+        name=f"{sanitised(name)}-{run_id}-{DRIVER}",
+        # Where it is interrupted least.
+        queue=settings.backend.on_demand_queue or settings.backend.queue,
+        size=1,
+        definition=definition,
+        environment={
+            **store.variables,
+            # The embedded Batch gives to fetch-and-run what has this variable, as if it were an image's entry.
+            Variable.FILE_TYPE: DRIVER,
+            Variable.STORE: store.url,
+            Variable.DRIVER: layout.driver_order(run_id),
+            Variable.DRIVER_SHA256: sha256_of_bytes(order),
+            Variable.RUN_ID: run_id,
+        },
+        tags={**settings.tags, **dict(zip(OWN_TAGS, (name, run_id, DRIVER), strict=True))},
+        share_identifier=settings.backend.share_identifier,
+        priority=settings.backend.priority if settings.backend.priority >= 0 else None,
+    )

@@ -1,0 +1,85 @@
+"""Resumes the run of a driver job: an attempt goes on where the one before it was killed.
+
+The first attempt is a run like any other. A later one lets its live jobs end before it plans, so that a cell that failed
+by its own fault stays failed and is not sent again; what was forced is forced once. Jobs that were to be sent and were
+not, since the driver was killed between two of them, are sent at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from batch_pipeline.records.events import FailedCell, Listener, Outcome
+from batch_pipeline.records.request import Request
+from batch_pipeline.run.backend import LazyBackend
+from batch_pipeline.run.driver import run
+from batch_pipeline.run.driver_jobs import runs_of
+from batch_pipeline.run.interrupts import pause
+from batch_pipeline.run.live import has_begun, live_run_ids, submissions
+from batch_pipeline.run.lock import LEASE_SECONDS
+from batch_pipeline.run.recovery import partition_failures
+from batch_pipeline.run.retry_policy import retry_policy
+from batch_pipeline.run.status import watch
+from batch_pipeline.run.verdict import read_failed
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import Overtaken, RunConflict
+from batch_pipeline.wire.store import NotInStore, Store
+
+T = TypeVar("T")
+#: Seconds between two tries to take the lock, which an attempt on another machine held when it was killed.
+PAUSE_SECONDS = 10.0
+
+
+def resume(request: Request, listener: Listener, driver_id: str) -> Outcome:
+    """Does what is missing for a driver job, and follows it to its end. Raises as `driver.run`."""
+    store = request.store
+    begun = [run_id for run_id in runs_of(store, driver_id) if has_begun(store, run_id)]
+    if not begun:
+        return _patiently(lambda: run(request, listener))
+    request = replace(request, selection=replace(request.selection, force=False))
+    live = set(live_run_ids(store)).intersection(begun)
+    if live and all(_is_sent(store, run_id) for run_id in live):
+        _patiently(lambda: watch(request, listener))
+    failed = lasting_failures(request, begun)
+    return _patiently(lambda: run(request, listener, failed=failed))
+
+
+def lasting_failures(request: Request, run_ids: Sequence[str]) -> tuple[FailedCell, ...]:
+    """The cells that failed in closed runs and are not sent again; the newest word on each counts."""
+    cells: dict[tuple[str, str], FailedCell] = {}
+    for run_id in sorted(run_ids, reverse=True):
+        try:
+            failed = read_failed(request.store, run_id)
+        except NotInStore:
+            continue
+        for cell in failed:
+            cells.setdefault((cell.step, cell.sample), cell)
+    backend = LazyBackend()
+    try:
+        policy = retry_policy(request, backend, list(cells.values()))
+    finally:
+        backend.close()
+    known = [cell for cell in cells.values() if cell.step in request.graph.names]
+    return tuple(partition_failures(request.graph, known, policy).lasting)
+
+
+def _is_sent(store: Store, run_id: str) -> bool:
+    """Whether a run has sent all jobs that it was to have."""
+    return len(submissions(store, run_id)) >= len(store.get_json(layout.plan(run_id))["jobs"])
+
+
+def _patiently(act: Callable[[], T]) -> T:
+    """Acts, and again while another driver is submitting; no longer than until a dead one's lease is over."""
+    deadline = time.monotonic() + LEASE_SECONDS + PAUSE_SECONDS
+    while True:
+        try:
+            return act()
+        except Overtaken:
+            raise
+        except RunConflict:
+            if time.monotonic() > deadline:
+                raise
+            pause(PAUSE_SECONDS)
