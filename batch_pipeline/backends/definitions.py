@@ -167,8 +167,8 @@ def retry_strategy(attempts: int) -> dict[str, Any]:
 def driver_retry_strategy() -> dict[str, Any]:
     """Starts the driver of a pipeline again when it was interrupted or killed, or could not reach store or backend.
 
-    It goes on with its run. As process 1 of a container on Fargate Spot it ends with 75 or is killed, so that no word of
-    AWS's need be known but the one for a lost host; there is room for five rules.
+    It goes on with its run. On Fargate Spot it ends with 75 or is killed, so that of AWS's words the one for a lost
+    host is enough: there is room for five rules.
     """
     codes = (ContainerExit.INTERRUPTED, ContainerExit.STORE_UNREACHABLE, 128 + signal.SIGKILL)
     rules: list[dict[str, str]] = [{"action": "RETRY", "onStatusReason": "Host EC2*"}]

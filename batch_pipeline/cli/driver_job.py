@@ -1,6 +1,6 @@
 """`run --driver batch`: submits the driver as a job, follows it, and is what runs in that job.
 
-In the job it is `python -m batch_pipeline.cli.driver_job FILE CLASS OPTION…`: the verb `run` of the pipeline in that file.
+There it is `python -m batch_pipeline.cli.driver_job FILE CLASS OPTION…`: the verb `run` of the pipeline in a file.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def run_as_job(call: CommandCall, request: Request) -> int | None:
         )
     if detach:
         return CommandExit.DONE
-    return follow_driver(
-        call, LiveDriver(run_id=driver.run_id, native_id=driver.native_id, settings=request.settings)
-    )
+    return follow_driver(call, LiveDriver(run_id=driver.run_id, native_id=driver.native_id, settings=request.settings))
 
 
 def follow_driver(call: CommandCall, driver: LiveDriver) -> int:

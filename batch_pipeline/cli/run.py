@@ -43,9 +43,9 @@ def run(call: CommandCall) -> int:
     """Runs what is missing: plans, submits one array job a step, and watches until all of them have ended.
 
     Cells that are done stay as they are. The command may be killed at any time and given again: it goes on where it
-    was. With --detach it ends as soon as everything is queued. With --driver batch what sends further jobs (cells that go
-    again, gathers) is a job itself, so that all of it goes on without this machine. With --prepare it first makes what is
-    missing of images, job definitions, code and the reference, as tasks of the same Luigi workflow.
+    was. With --detach it ends as soon as everything is queued. With --driver batch the driver, which sends further jobs
+    (cells that go again, gathers), is a job itself, and all goes on without this machine. With --prepare it first makes
+    what is missing of images, job definitions, code and the reference, as tasks of the same Luigi workflow.
     """
     if call.options["dry_run"]:
         return plan.plan(call)

@@ -88,7 +88,7 @@ def identity_of(backend: object) -> str:
 
 
 def on_behalf_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """In which run, for whom, for which dataset, at which level and below which prefix we are, if a driver job says so."""
+    """In which run, for whom, for which dataset, at which level and below which prefix, if a driver job says so."""
     variables = {
         "parent_run": Variable.PARENT_RUN,
         "user": Variable.USER,

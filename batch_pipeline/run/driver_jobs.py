@@ -174,9 +174,7 @@ def forget_ended(store: Store) -> None:
     store.delete(keys)
 
 
-def end_driver(
-    store: Store, driver: LiveDriver, by: str, *, sleep: Callable[[float], None] = time.sleep
-) -> bool:
+def end_driver(store: Store, driver: LiveDriver, by: str, *, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Cancels the driver of a pipeline and waits until it submits nothing more; whether it has ended."""
     with closing(backends.create(driver.settings)) as backend:
         cancel_driver(store, backend, driver.run_id, by)
@@ -192,7 +190,11 @@ def end_driver(
 
 def runs_of(store: Store, driver_id: str) -> list[str]:
     """Runs that a driver began in its own store, oldest first. One LIST, and a GET for each younger run."""
-    return [run_id for run_id in sorted(store.folders(layout.RUNS)) if run_id > driver_id and _is_of(store, run_id, driver_id)]
+    return [
+        run_id
+        for run_id in sorted(store.folders(layout.RUNS))
+        if run_id > driver_id and _is_of(store, run_id, driver_id)
+    ]
 
 
 def _marked(key: str) -> str:

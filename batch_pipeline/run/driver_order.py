@@ -1,16 +1,15 @@
 """Orders a driver that runs as a job (`run --driver batch`): what it needs in one bundle, its record, its job.
 
 The bundle has the file that wires the steps with all that it imports, the steps' code, job definitions and pinned
-images, and in `.batch_pipeline/` the settings as merged, the sample list as read, and which cells are meant. It is named
-by its digest, which the order has, whose digest the job has: what the job runs is what the command saw. Settings have no
-secrets; one that looks like a secret is refused.
+images, and in `.batch_pipeline/` the settings as merged, the sample list as read, and which cells are meant. It is
+named by its digest, which the order has, whose digest the job has: what the job runs is what the command saw. Settings
+have no secrets; one that looks like a secret is refused.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ from batch_pipeline.backends.definitions import FOLDER as DEFINITIONS
 from batch_pipeline.backends.definitions import driver_definition, driver_retry_strategy, resources, sanitised
 from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import OWN_TAGS
-from batch_pipeline.config import SECTIONS, Settings
+from batch_pipeline.config import SECTIONS
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.code import code_of, local_imports
 from batch_pipeline.pipeline.images import FILE as IMAGES
@@ -151,7 +150,9 @@ def pack_driver(request: Request) -> Bundle:
     root, file = request.graph.root, file_of(request.workflow)
     names = {name for node in request.graph for name in code_of(type(node.step), root)}
     names |= {path.relative_to(root) for path in (file, *local_imports(file, root))}
-    names |= {path.relative_to(root) for path in (*(root / DEFINITIONS).glob("*.json"), root / IMAGES) if path.is_file()}
+    names |= {
+        path.relative_to(root) for path in (*(root / DEFINITIONS).glob("*.json"), root / IMAGES) if path.is_file()
+    }
     chosen = request.selection
     meant = {
         "samples": sorted(chosen.samples) if chosen.samples is not None else None,
@@ -196,8 +197,8 @@ def _job_settings(request: Request) -> dict[str, Any]:
     if scrubbed_value(values) != values:
         secret = next(section for section in values if scrubbed_value(values[section]) != values[section])
         raise InvalidUse(
-            f"A setting in [{secret}] looks like a secret, and the settings of a driver lie in the store. Name where the"
-            " secret is instead, or drop --driver batch."
+            f"A setting in [{secret}] looks like a secret, and the settings of a driver lie in the store. Name where"
+            " the secret is instead, or drop --driver batch."
         )
     values["store"] |= {"url": request.store.url, "prefix": ""}
     values["samples"] = {"file": SAMPLES}
@@ -242,7 +243,7 @@ def _submit(
     sleep: Callable[[float], None],
 ) -> SubmittedDriver:
     """Bundle, record, order, marker, then the job."""
-    store, settings = request.store, request.settings
+    store = request.store
     provenance = ProvenanceReader(request.graph.root)
     run_id = new_run_id()
     upload(bundle, store)

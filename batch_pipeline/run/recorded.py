@@ -236,7 +236,7 @@ def _unasked(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgres
 
 
 def _chosen(store: Store, known: Sequence[str], run_id: str) -> RunRecord:
-    """The record of the run that was named, else of the newest one that is no reference's and no driver's; all are `known`."""
+    """The record of the run that was named, else of the newest one of a pipeline; all are `known`."""
     if run_id and run_id not in known:
         raise InvalidUse(f"There is no run {run_id} in {store.url}. `runs` lists those that are there.")
     newest: RunRecord | None = None

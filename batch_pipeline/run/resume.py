@@ -1,8 +1,8 @@
 """Resumes the run of a driver job: an attempt goes on where the one before it was killed.
 
-The first attempt is a run like any other. A later one lets its live jobs end before it plans, so that a cell that failed
-by its own fault stays failed and is not sent again; what was forced is forced once. Jobs that were to be sent and were
-not, since the driver was killed between two of them, are sent at once.
+The first attempt is a run like any other. A later one lets its live jobs end before it plans, so that a cell that
+failed by its own fault stays failed and is not sent again; what was forced is forced once. Jobs that were to be sent
+and were not, since the driver was killed between two of them, are sent at once.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def resume(request: Request, listener: Listener, driver_id: str) -> Outcome:
     if not begun:
         return _patiently(lambda: run(request, listener))
     request = replace(request, selection=replace(request.selection, force=False))
-    live = set(live_run_ids(store)).intersection(begun)
-    if live and all(_is_sent(store, run_id) for run_id in live):
+    # A run that was cut short was made whole by the next one.
+    if set(live_run_ids(store)).intersection(begun) and _is_sent(store, begun[-1]):
         _patiently(lambda: watch(request, listener))
     failed = lasting_failures(request, begun)
     return _patiently(lambda: run(request, listener, failed=failed))

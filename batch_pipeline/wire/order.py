@@ -1,7 +1,8 @@
 """The order of a driver: which code it runs and how, fixed before its job is submitted.
 
-The code is one or more commits (`submit`), or a bundle of the store (`run --driver batch`). The job's environment has its key and its digest, so that an order that
-somebody exchanged in the store is not obeyed. Tokens of private repositories are named by references, and never here.
+The code is one or more commits (`submit`: the gate's decision as the container needs it), or a bundle of the store
+(`run --driver batch`). The job's environment has the order's key and its digest, so that an order that somebody
+exchanged in the store is not obeyed. Tokens of private repositories are named by references, and never here.
 """
 
 from __future__ import annotations

@@ -35,14 +35,17 @@ ARGUED = {
     ("InstancePolicy", "FindTheService"): {"ecs:DiscoverPollEndpoint", "ec2:DescribeTags"},
     ("PullPolicy", "SignInToTheRegistry"): {"ecr:GetAuthorizationToken"},
     ("ImagePolicy", "SignInToTheRegistry"): {"ecr:GetAuthorizationToken"},
-    ("SubmitterPolicy", "LookAtBatch"): {
-        "batch:DescribeComputeEnvironments",
-        "batch:DescribeJobDefinitions",
-        "batch:DescribeJobQueues",
-        "batch:DescribeJobs",
-        "batch:ListJobs",
+    **{
+        (policy, "LookAtBatch"): {
+            "batch:DescribeComputeEnvironments",
+            "batch:DescribeJobDefinitions",
+            "batch:DescribeJobQueues",
+            "batch:DescribeJobs",
+            "batch:ListJobs",
+        }
+        for policy in ("DriverPolicy", "SubmitterPolicy")
     },
-    ("SubmitterPolicy", "LookAtMachines"): {"ec2:DescribeInstanceTypes"},
+    **{(policy, "LookAtMachines"): {"ec2:DescribeInstanceTypes"} for policy in ("DriverPolicy", "SubmitterPolicy")},
 }
 #: Services whose ARNs here end in a `*` that spans more than this stack's own things, and why it must.
 ARGUED_KINDS = {
@@ -145,7 +148,7 @@ def test_the_names_of_the_parameters_are_read_without_a_parser() -> None:
 
 def test_the_outputs_name_settings_that_there_are() -> None:
     named = re.findall(r"\b(?:backend|store|aws|deploy)\.\w+", json.dumps(_template()["Outputs"]))
-    assert len(named) == 7
+    assert len(named) == 8
     assert set(named) <= set(known_keys())
 
 
@@ -187,23 +190,29 @@ def test_roles_are_taken_by_their_service_in_this_account_only() -> None:
     assert services == {
         "InstanceRole": ["ec2.amazonaws.com"],
         "JobRole": ["ecs-tasks.amazonaws.com"],
+        "DriverRole": ["ecs-tasks.amazonaws.com"],
         "ExecutionRole": ["ecs-tasks.amazonaws.com"],
         "EventRole": ["events.amazonaws.com", "firehose.amazonaws.com"],
     }
-    for owner in ("JobRole", "ExecutionRole", "EventRole"):
+    for owner in ("JobRole", "DriverRole", "ExecutionRole", "EventRole"):
         assert trusts[owner].body["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
     assert set(trusts) == {*services, "SubmitterRole"}
 
 
-def test_roles_are_passed_to_containers_only_and_only_the_two() -> None:
-    (passing,) = [item for item in _allowing() if "iam:PassRole" in item.actions]
-    assert passing.resources == ["JobRole.Arn", "ExecutionRole.Arn"]
-    assert passing.body["Condition"] == {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}
+def test_roles_are_passed_to_containers_only_and_a_driver_passes_on_none_that_may_submit() -> None:
+    passing = {item.owner: item for item in _allowing() if "iam:PassRole" in item.actions}
+    assert {owner: item.resources for owner, item in passing.items()} == {
+        "DriverPolicy": ["JobRole.Arn", "ExecutionRole.Arn"],
+        "SubmitterPolicy": ["JobRole.Arn", "ExecutionRole.Arn", "DriverRole.Arn"],
+    }
+    for item in passing.values():
+        assert item.body["Condition"] == {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}}
 
 
-def test_nobody_but_the_submitter_touches_batch_and_nobody_touches_rights() -> None:
+def test_nobody_but_submitter_and_driver_touches_batch_and_nobody_touches_rights() -> None:
     assert {item.owner for item in _allowing() for action in item.actions if action.startswith("batch:")} == {
-        "SubmitterPolicy"
+        "DriverPolicy",
+        "SubmitterPolicy",
     }
     iam = {action for item in _allowing() for action in item.actions if action.startswith("iam:")}
     assert iam == {"iam:PassRole", "iam:GetRole"}
@@ -233,6 +242,25 @@ def test_the_submitter_may_do_what_the_client_does(root: Path) -> None:
     needed = called - {"sts:GetCallerIdentity", "batch:CreateJobQueue", "batch:TerminateJobs"}
     granted = {action for item in _allowing() if item.owner == "SubmitterPolicy" for action in item.actions}
     assert needed - granted == set()
+
+
+def test_a_driver_may_do_a_part_of_what_the_submitter_may_and_no_step_is_one() -> None:
+    granted = {
+        owner: {
+            (action, text)
+            for item in _allowing()
+            if item.owner == owner
+            for action in item.actions
+            for text in item.resources
+        }
+        for owner in ("DriverPolicy", "SubmitterPolicy")
+    }
+    assert granted["DriverPolicy"] < granted["SubmitterPolicy"]
+    assert {"batch:SubmitJob", "batch:RegisterJobDefinition", "batch:TerminateJob", "s3:DeleteObject"} <= {
+        action for action, _ in granted["DriverPolicy"]
+    }
+    assert "batch:DeregisterJobDefinition" not in {action for action, _ in granted["DriverPolicy"]}
+    assert _resources()["DriverPolicy"]["Properties"]["Roles"] == [{"Ref": "DriverRole"}]
 
 
 def test_pools_may_be_used_as_the_store_in_dynamodb_uses_them(root: Path) -> None:

@@ -25,9 +25,9 @@ def config(call: CommandCall) -> int:
     from batch_pipeline import backends
     from batch_pipeline.access.admission_context import identity_of
     from batch_pipeline.access.configuration import previewed_config
-    from batch_pipeline.records.toml import to_toml
     from batch_pipeline.access.gate import precheck
     from batch_pipeline.access.policy import read_policy
+    from batch_pipeline.records.toml import to_toml
 
     request = replace(submit_request_of(call, confirm=False), confirmed=True)
     backend = backends.create(call.settings)

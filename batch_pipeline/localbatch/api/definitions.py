@@ -67,7 +67,7 @@ def normal_definition(request: Document, minimum_timeout: int) -> Document:
 def _written_vcpus(container: Document) -> float:
     """vCPUs as they are written; `resources` has checked that it is a number."""
     listed = {item["type"]: item["value"] for item in container.get("resourceRequirements", ())}
-    return float(listed.get("VCPU", container.get("vcpus", 0)))
+    return float(str(listed.get("VCPU", container.get("vcpus", 0))))
 
 
 def check_environment(pairs: Iterable[Document]) -> None:
