@@ -8,6 +8,7 @@ call             what a command is called with: settings, store, samples, graph,
 init run plan dag status watch logs cancel rightsize runs store prices trace verify release subset reference doctor ui
 demo completion  one command each
 wings            the verbs `submit`, `config`, `pool`, `deploy` and `serve`, from the folders of their wings
+driver_job       `run --driver batch`, and what runs in its job
 progress         live bars, or plain lines without a terminal
 output failures  tables and sentences
 prepare          what `run --prepare` makes first

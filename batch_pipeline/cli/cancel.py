@@ -45,8 +45,7 @@ def cancel(call: CommandCall) -> int:
     chosen = _chosen(call, run, drivers)
     if not chosen and not drivers:
         return _nothing(call, "no run is live")
-    ids = [driver.run_id for driver in drivers]
-    _ask(call, [*ids, *chosen], steps, samples)
+    _ask(call, [*(driver.run_id for driver in drivers), *chosen], steps, samples)
     _end_drivers(call, drivers)
     # What a driver sent before it ended is cancelled too.
     chosen = _chosen(call, run, drivers)
@@ -55,10 +54,15 @@ def cancel(call: CommandCall) -> int:
         [] if steps or samples else [run_id for run_id in chosen if run_id not in {one.run_id for one in cancelled}]
     )
     closed = close_unbegun(call.store, unheard)
+    return _report(call, cancelled, closed, [driver.run_id for driver in drivers])
+
+
+def _report(call: CommandCall, cancelled: Sequence[Cancelled], closed: Sequence[str], ids: Sequence[str]) -> int:
+    """Tells what was cancelled; `ids` are those of drivers."""
     if call.json:
         from batch_pipeline.report.records import plain
 
-        print_json({"cancelled": [plain(one) for one in cancelled], "closed": closed, "drivers": ids})
+        print_json({"cancelled": [plain(one) for one in cancelled], "closed": list(closed), "drivers": list(ids)})
         return CommandExit.DONE
     for run_id in ids:
         data(f"Cancelled the driver {run_id}.")

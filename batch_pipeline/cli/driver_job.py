@@ -14,8 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from batch_pipeline.cli import run_command_line
 from batch_pipeline.cli.call import CommandCall
+from batch_pipeline.cli.options import SettingOption
 from batch_pipeline.cli.output import data, print_json, say
 from batch_pipeline.wire.contract import CommandExit, Variable
 from batch_pipeline.wire.errors import ContractBroken, InvalidUse
@@ -25,6 +28,16 @@ if TYPE_CHECKING:
     from batch_pipeline.records.events import Listener, Outcome
     from batch_pipeline.records.request import Request
     from batch_pipeline.run.driver_jobs import LiveDriver
+
+
+def driver_option() -> click.Option:
+    """`--driver`."""
+    return SettingOption(
+        "--driver",
+        "backend.driver",
+        "Where the driver is: in this command, or in a job of its own, which goes on without this machine.",
+        type=click.Choice(["here", "batch"]),
+    )
 
 
 def run_as_job(call: CommandCall, request: Request) -> int | None:
@@ -87,7 +100,7 @@ def follow_driver(call: CommandCall, driver: LiveDriver) -> int:
 
 def resumed(request: Request, file: str, listener: Listener) -> Outcome:
     """What the driver does in its job. Raises InvalidUse anywhere else."""
-    from batch_pipeline.run.driver_order import ordered_request
+    from batch_pipeline.run.driver_bundle import ordered_request
     from batch_pipeline.run.resume import resume
 
     driver_id = os.environ.get(Variable.PARENT_RUN, "")

@@ -138,16 +138,6 @@ def tag_option() -> click.Option:
     return CommandOption("--tag", "Tag of all jobs; repeatable.", multiple=True, metavar="NAME=VALUE")
 
 
-def driver_option() -> click.Option:
-    """`--driver`."""
-    return SettingOption(
-        "--driver",
-        "backend.driver",
-        "Where the driver is: in this command, or in a job of its own, which goes on without this machine.",
-        type=click.Choice(["here", "batch"]),
-    )
-
-
 def prepare_options() -> list[click.Parameter]:
     """`--prepare` and what it builds a reference from."""
     return [

@@ -10,10 +10,10 @@ import click
 from batch_pipeline.cli import complete, prepare
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.dag import DIAGRAM_FORMATS
+from batch_pipeline.cli.driver_job import driver_option
 from batch_pipeline.cli.options import (
     CommandOption,
     common_options,
-    driver_option,
     json_option,
     parameter_options,
     pipeline_options,

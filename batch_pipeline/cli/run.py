@@ -11,11 +11,11 @@ import click
 
 from batch_pipeline.cli import complete, plan, prepare
 from batch_pipeline.cli.call import CommandCall, command
+from batch_pipeline.cli.driver_job import driver_option
 from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
     common_options,
-    driver_option,
     json_option,
     parameter_options,
     pipeline_options,

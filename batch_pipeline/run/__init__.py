@@ -8,6 +8,8 @@ The files in the order in which a run meets them:
     check     `preflight`, `cost_bound`, `local_capacity` (of this machine), `owners` and `beyond` (of steps in the
               store)
     send      `bundle`, `folders`, `context` (what jobs share), `reference`, `submit`, `orders` (to cancel)
+    as a job  `driver_jobs` (submitted, observed, ended), `driver_bundle` and `driver_order` (`run --driver batch`),
+              `resume` (an attempt goes on where the last one was killed)
     follow    `watch`, `diagnosis` (why jobs wait), `interrupts`, `verdict`, `closing` (a run's end), and `driver`: the
               loop over all above
     besides   `estimate`, `status`, `recorded` (both without the pipeline's file), `cancel`, `logs`, `search`,

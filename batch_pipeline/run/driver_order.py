@@ -1,9 +1,7 @@
-"""Orders a driver that runs as a job (`run --driver batch`): what it needs in one bundle, its record, its job.
+"""Orders a driver that runs as a job (`run --driver batch`): its bundle, its record, its job.
 
-The bundle has the file that wires the steps with all that it imports, the steps' code, job definitions and pinned
-images, and in `.batch_pipeline/` the settings as merged, the sample list as read, and which cells are meant. It is
-named by its digest, which the order has, whose digest the job has: what the job runs is what the command saw. Settings
-have no secrets; one that looks like a secret is refused.
+The bundle (`run.driver_bundle`) is named by its digest, which the order has, whose digest the job has: what the job
+runs is what the command saw.
 """
 
 from __future__ import annotations
@@ -14,34 +12,28 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
 from batch_pipeline import backends
 from batch_pipeline.backends.account import Inspectable
 from batch_pipeline.backends.base import JobRequest
-from batch_pipeline.backends.definitions import FOLDER as DEFINITIONS
 from batch_pipeline.backends.definitions import driver_definition, driver_retry_strategy, resources, sanitised
 from batch_pipeline.backends.limits import check_all
 from batch_pipeline.backends.payload import OWN_TAGS
-from batch_pipeline.config import SECTIONS
 from batch_pipeline.log import Facts
-from batch_pipeline.pipeline.code import code_of, local_imports
 from batch_pipeline.pipeline.images import FILE as IMAGES
 from batch_pipeline.pipeline.images import read_pins
-from batch_pipeline.pipeline.plan import Selection
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.pipeline.workflow import file_of
 from batch_pipeline.records.history import new_run_id
 from batch_pipeline.records.origin import ProvenanceReader
 from batch_pipeline.records.people import user_name
-from batch_pipeline.records.place import place_of
 from batch_pipeline.records.record_writing import make_record, write_record
 from batch_pipeline.records.request import Request
-from batch_pipeline.records.toml import to_toml
-from batch_pipeline.run.bundle import Bundle, pack, upload
+from batch_pipeline.run.bundle import Bundle, upload
 from batch_pipeline.run.context import context_of
+from batch_pipeline.run.driver_bundle import REQUEST, SETTINGS, memory_mb_of, pack_driver
 from batch_pipeline.run.driver_jobs import (
     DRIVER,
     SubmittedDriver,
@@ -56,24 +48,14 @@ from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
-from batch_pipeline.wire.errors import BackendFailed, InvalidPipeline, InvalidUse, RunConflict, StoreFailed
+from batch_pipeline.wire.errors import BackendFailed, InvalidUse, RunConflict, StoreFailed
 from batch_pipeline.wire.order import DriverOrder
-from batch_pipeline.wire.scrub import scrubbed_value
 from batch_pipeline.wire.toolchain import Toolchain
 
-#: Files of the bundle that are no code.
-SETTINGS: Final = ".batch_pipeline/settings.toml"
-SAMPLES: Final = ".batch_pipeline/samples.tsv"
-REQUEST: Final = ".batch_pipeline/request.json"
 #: Runs the pipeline's file in the job.
 MODULE: Final = "batch_pipeline.cli.driver_job"
-#: MiB of a driver with a short list, and samples of the list for each MiB more: a million take 5 GiB.
-MEMORY_MB: Final = 768
-SAMPLES_PER_MB: Final = 200
 #: vCPUs of a driver: on this machine, which steps may need whole, none; the embedded Batch counts thousandths.
 CPUS: Final = {"aws": 1.0, "embedded": 0.0001}
-#: Settings that a driver has no use for, or that are of the machine where the command was given.
-_LEFT_OUT: Final = ("access", "server", "deploy", "pool")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -138,78 +120,6 @@ def definition_of(request: Request) -> dict[str, Any]:
         secrets={},
         retry=driver_retry_strategy(),
     )
-
-
-def memory_mb_of(request: Request) -> int:
-    """MiB that a driver of so many samples gets."""
-    return MEMORY_MB + len(request.samples) // SAMPLES_PER_MB
-
-
-def pack_driver(request: Request) -> Bundle:
-    """Packs what the job runs. Raises InvalidPipeline for a file that is missing, InvalidUse for a secret."""
-    root, file = request.graph.root, file_of(request.workflow)
-    names = {name for node in request.graph for name in code_of(type(node.step), root)}
-    names |= {path.relative_to(root) for path in (file, *local_imports(file, root))}
-    names |= {
-        path.relative_to(root) for path in (*(root / DEFINITIONS).glob("*.json"), root / IMAGES) if path.is_file()
-    }
-    chosen = request.selection
-    meant = {
-        "samples": sorted(chosen.samples) if chosen.samples is not None else None,
-        "steps": sorted(chosen.steps) if chosen.steps is not None else None,
-        "force": chosen.force,
-        "accept_code_changes": chosen.accept_code_changes,
-        "share_steps": request.share_steps,
-        "sources": request.sources,
-        "sheet_folder": request.sheet_folder,
-        "argv": list(request.argv),
-    }
-    texts = {
-        SETTINGS: to_toml(_job_settings(request)).encode(),
-        SAMPLES: request.samples.to_tsv(),
-        REQUEST: json.dumps(meant, sort_keys=True).encode(),
-    }
-    try:
-        return pack(root, names, texts)
-    except OSError as error:
-        raise InvalidPipeline(f"{error.filename} cannot be read: {error.strerror}. Check its rights.") from error
-
-
-def ordered_request(request: Request, file: Path) -> Request:
-    """The request of a driver in its job, with what its bundle says of cells and sources."""
-    meant = json.loads(file.read_text(encoding="utf-8"))
-    chosen = {name: frozenset(meant[name]) if meant[name] is not None else None for name in ("samples", "steps")}
-    selection = Selection(
-        **chosen,
-        force=meant["force"],
-        accept_code_changes=meant["accept_code_changes"],
-        min_success=request.selection.min_success,
-    )
-    given = {name: meant[name] for name in ("share_steps", "sources", "sheet_folder")}
-    return replace(request, selection=selection, argv=tuple(meant["argv"]), **given)
-
-
-def _job_settings(request: Request) -> dict[str, Any]:
-    """The settings of the command as its driver needs them elsewhere."""
-    settings = request.settings
-    values = {section: asdict(getattr(settings, section)) for section in SECTIONS if section not in _LEFT_OUT}
-    values |= {"tags": dict(settings.tags), "params": dict(settings.params), "steps": dict(settings.steps)}
-    if scrubbed_value(values) != values:
-        secret = next(section for section in values if scrubbed_value(values[section]) != values[section])
-        raise InvalidUse(
-            f"A setting in [{secret}] looks like a secret, and the settings of a driver lie in the store. Name where"
-            " the secret is instead, or drop --driver batch."
-        )
-    values["store"] |= {"url": request.store.url, "prefix": ""}
-    values["samples"] = {"file": SAMPLES}
-    values["backend"]["driver"] = "here"
-    values["watch"]["on_interrupt"] = "leave"
-    values["aws"] |= {"profile": "", "region": place_of(settings).get("aws.region", settings.aws.region)}
-    if settings.backend.name == "embedded":
-        values["embedded"]["state"] = str(settings.embedded.folder)
-        there = embedded_capacity(settings.embedded)[1] - memory_mb_of(request)
-        values["recovery"]["memory_cap_mb"] = min(filter(None, (settings.recovery.memory_cap_mb, there)))
-    return values
 
 
 def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str, Any], backend: object) -> None:
