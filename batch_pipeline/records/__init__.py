@@ -8,6 +8,7 @@
               receipts of a store), `results` (which receipt vouches for what), `attempts` (that failed),
               `attempt_row`, `compare`, `spent`, `cell_table` (how each cell of a run ended)
     heard     `events` (`Listener`), `event_log`, `driver_log`
+    besides   `toml` (settings that go along with a driver)
 
 One flat room: each file is one kind of object in the store, or one question that is answered from them; no group is
 used without the others.
