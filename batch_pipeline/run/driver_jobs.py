@@ -35,6 +35,8 @@ from batch_pipeline.wire.store import NotInStore, Store
 DRIVER: Final = "driver"
 #: Seconds within which a driver that was cancelled has ended: Batch kills it after 30.
 END_SECONDS: Final = 90.0
+#: How the problem of a run begins that somebody cancelled.
+_CANCELLED: Final = "cancelled: "
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -131,7 +133,7 @@ def cancel_driver(store: Store, backend: JobCanceller, run_id: str, by: str) -> 
     _LOG.info("cancelled %s", Facts(run=run_id, by=by))
     for submission in submissions(store, run_id, backend):
         backend.cancel(submission.native_id, REASON)
-    _write_end(store, run_id, f"cancelled: by {by}")
+    _write_end(store, run_id, f"{_CANCELLED}by {by}")
     output = store.get_json(layout.run_record(run_id))["output_prefix"]
     return [store.url_of(output)] if output and store.folders(f"{output}/{layout.RUNS}") else []
 
@@ -210,7 +212,8 @@ def _is_of(store: Store, run_id: str, driver_id: str) -> bool:
 
 def _live(store: Store, settings: Settings, run_id: str) -> LiveDriver | None:
     record = read_record(store, run_id)
-    if record.ended:
+    # One that was cancelled may still submit until its job has ended.
+    if record.ended and not record.problem.startswith(_CANCELLED):
         return None
     reached, unreachable = reaching(settings, record), why_unreachable(settings, record)
     if unreachable:

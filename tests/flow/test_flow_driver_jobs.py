@@ -239,3 +239,21 @@ def test_the_driver_runs_what_the_command_saw(lab: Lab, gate: Path) -> None:
     assert end["exit_code"] == 0
     assert set(lab.receipts()) == {("lower", "ann"), ("lower", "cid")}
     assert (lab.store / "results/lower/ann/ann.lower.txt").read_text().endswith("the words of ann\n")
+
+
+def test_what_a_command_left_that_died_before_it_submitted_stands_in_no_ones_way(lab: Lab) -> None:
+    """Its driver is closed by the next one; a driver whose job is queued without its id is looked up."""
+    lab.run("--driver", "batch")
+    first = driver_of(lab)
+    until(lambda: not list((lab.store / "driving").glob("*")), "its marker is gone")
+    folder = lab.store / "runs" / first
+    (lab.store / "driving" / f"{first}.json").write_text("{}")
+    (folder / "end.json").unlink()
+    (folder / "submissions/driver/sent.json").unlink()
+    assert lab.json("status")["drivers"] == [], "its job has ended"
+
+    lab.run("--driver", "batch", "--force", "--only-step", "count")
+
+    assert driver_of(lab) != first
+    assert "left no end" in (end_of(lab, first) or {})["problem"]
+    until(lambda: not list((lab.store / "driving").glob("*")), "both markers are gone")
