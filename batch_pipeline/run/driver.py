@@ -82,22 +82,15 @@ def inspect(request: Request) -> Snapshot:
         backend.close()
 
 
-def run(
-    request: Request,
-    listener: Listener,
-    *,
-    detach: bool = False,
-    preparer: Preparer | None = None,
-    failed: tuple[FailedCell, ...] = (),
-) -> Outcome:
+def run(request: Request, listener: Listener, *, detach: bool = False, preparer: Preparer | None = None) -> Outcome:
     """Does what is missing and follows it to its end; `detach` returns once everything is queued.
 
-    On Luigi's page the steps depend on what a `preparer` made before. Cells that `failed` stay failed.
+    On Luigi's page the steps depend on what a `preparer` made before.
 
     Raises RunConflict before anything is sent when live jobs make a chosen cell differently, and Interrupted on
     Ctrl-C.
     """
-    driver = Driver(request, preparer=preparer, failed=failed)
+    driver = Driver(request, preparer=preparer)
     try:
         return driver.run(listener, detach=detach)
     except KeyboardInterrupt as error:
@@ -117,13 +110,13 @@ class Driver:
         sleep: Callable[[float], None] = pause,
         clock: Callable[[], float] = time.monotonic,
         preparer: Preparer | None = None,
-        failed: tuple[FailedCell, ...] = (),
+        state: DriverState | None = None,
     ) -> None:
         self._sleep = sleep
         self._preparer = preparer
         self._clock = clock
         self._request = request
-        self._failed = failed
+        self._state = state or DriverState.of(request)
         self._store = request.store
         self._backend = LazyBackend(backend)
         self._lock = DriverLock(request.store)
@@ -131,7 +124,7 @@ class Driver:
         self._submitted = 0
         self._luigi: LuigiAdapter | None = None
         #: Runs that it submitted or follows, oldest first.
-        self.run_ids: list[str] = []
+        self.run_ids = list(self._state.run_ids)
 
     def close(self) -> None:
         """Lets go of the lock and the backend's connections; jobs go on."""
@@ -150,7 +143,7 @@ class Driver:
             return self._run(listening, detach=detach)
 
     def _run(self, listener: Listener, *, detach: bool) -> Outcome:
-        state = replace(DriverState.of(self._request), failed=self._failed)
+        state = self._state
         snapshot: Snapshot | None = None
         while True:
             try:

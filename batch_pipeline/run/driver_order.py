@@ -29,10 +29,11 @@ from batch_pipeline.pipeline.workflow import file_of
 from batch_pipeline.records.history import new_run_id
 from batch_pipeline.records.origin import ProvenanceReader
 from batch_pipeline.records.people import user_name
-from batch_pipeline.records.record_writing import make_record, write_record
+from batch_pipeline.records.record_writing import begun_run, write_record
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.bundle import Bundle, upload
 from batch_pipeline.run.context import context_of
+from batch_pipeline.run.cost_bound import require_cost
 from batch_pipeline.run.driver_bundle import REQUEST, SETTINGS, memory_mb_of, pack_driver
 from batch_pipeline.run.driver_jobs import (
     DRIVER,
@@ -128,6 +129,7 @@ def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str
     context = context_of(request, reference=snapshot.reference)
     wanted = {job.step for job in plan.jobs}
     require_capacity(settings, context.definitions, wanted)
+    require_cost(request, plan, snapshot.inventory, backend, ())
     check_all(plan, context)
     if settings.backend.name != "embedded":
         findings = preflight(request, backend, plan, reference=snapshot.reference)
@@ -158,9 +160,9 @@ def _submit(
     run_id = new_run_id()
     upload(bundle, store)
     origin = provenance.read(backend, [request.graph.root / name for name in bundle.names])
-    record = make_record(request, snapshot.plan, run_id, snapshot.reference, bundle.sha256, origin)
-    record = replace(record, kind=DRIVER, jobs=1)
-    write_record(store, record, request, snapshot.plan, origin.code.diff if origin.code else b"", live=False)
+    begun = begun_run(request, snapshot.plan, run_id, snapshot.reference, bundle.sha256, origin)
+    record = replace(begun.record, kind=DRIVER, jobs=1)
+    write_record(store, replace(begun, record=record), request, snapshot.plan, live=False)
     order = json.dumps(_order_of(request, run_id, bundle).to_json(), indent=1, ensure_ascii=False).encode()
     store.put(layout.driver_order(run_id), order)
     store.put_json(layout.driving(run_id), {"run_id": run_id, "started_at": record.started_at, "format": 1})

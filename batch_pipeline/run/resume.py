@@ -13,15 +13,17 @@ from dataclasses import replace
 from typing import TypeVar
 
 from batch_pipeline.records.events import FailedCell, Listener, Outcome
+from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.backend import LazyBackend
-from batch_pipeline.run.driver import run
+from batch_pipeline.run.driver import Driver, Interrupted, run
 from batch_pipeline.run.driver_jobs import runs_of
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import has_begun, live_run_ids, submissions
 from batch_pipeline.run.lock import LEASE_SECONDS
 from batch_pipeline.run.recovery import partition_failures
 from batch_pipeline.run.retry_policy import retry_policy
+from batch_pipeline.run.snapshot import DriverState
 from batch_pipeline.run.status import watch
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
@@ -39,12 +41,27 @@ def resume(request: Request, listener: Listener, driver_id: str) -> Outcome:
     begun = [run_id for run_id in runs_of(store, driver_id) if has_begun(store, run_id)]
     if not begun:
         return _patiently(lambda: run(request, listener))
-    request = replace(request, selection=replace(request.selection, force=False))
     # A run that was cut short was made whole by the next one.
     if set(live_run_ids(store)).intersection(begun) and _is_sent(store, begun[-1]):
         _patiently(lambda: watch(request, listener))
-    failed = lasting_failures(request, begun)
-    return _patiently(lambda: run(request, listener, failed=failed))
+    state = replace(
+        DriverState.of(request),
+        failed=lasting_failures(request, begun),
+        made=_sent_cells(store, begun) if request.selection.force else frozenset(),
+        run_ids=tuple(begun),
+    )
+    return _patiently(lambda: _drive(request, listener, state))
+
+
+def _drive(request: Request, listener: Listener, state: DriverState) -> Outcome:
+    """As `driver.run`, from the state that earlier attempts left."""
+    driver = Driver(request, state=state)
+    try:
+        return driver.run(listener, detach=False)
+    except KeyboardInterrupt as error:
+        raise Interrupted(driver.run_ids) from error
+    finally:
+        driver.close()
 
 
 def lasting_failures(request: Request, run_ids: Sequence[str]) -> tuple[FailedCell, ...]:
@@ -64,6 +81,12 @@ def lasting_failures(request: Request, run_ids: Sequence[str]) -> tuple[FailedCe
         backend.close()
     known = [cell for cell in cells.values() if cell.step in request.graph.names]
     return tuple(partition_failures(request.graph, known, policy).lasting)
+
+
+def _sent_cells(store: Store, run_ids: Sequence[str]) -> frozenset[tuple[str, str]]:
+    """The cells that runs sent: what is forced is forced once."""
+    jobs = [job for run_id in run_ids for job in submissions(store, run_id) if not job.join]
+    return frozenset((job.step, sample) for job in jobs for sample, _ in cells_of(store, job.run_id, job.job))
 
 
 def _is_sent(store: Store, run_id: str) -> bool:

@@ -87,6 +87,8 @@ class DriverState:
     past: Sequence[FailedCell] | None = None
     #: The plan of the first wave.
     first: Plan | None = None
+    #: Runs that earlier attempts of the same driver began, oldest first.
+    run_ids: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: Request) -> DriverState:
