@@ -44,12 +44,14 @@ def prepare(call: CommandCall, listener: Listener) -> Preparer:
     Raises what `Preparer` and its `run` raise; then nothing of the run is submitted.
     """
     from batch_pipeline.luigi_adapter.preparer import Preparer
-    from batch_pipeline.luigi_adapter.scheduler import scheduler_of
+    from batch_pipeline.luigi_adapter.scheduler import central_scheduler
 
     # A wrong list is refused before anything is made.
     name = call.request(writes=True).graph.name
     preparations = preparations_of(call, call.new_store, listener)
-    preparer = Preparer(name, preparations, scheduler_url=scheduler_of(call.settings.luigi), say=say)
+    luigi = call.settings.luigi
+    url = central_scheduler(luigi.scheduler_host, luigi.scheduler_port)
+    preparer = Preparer(name, preparations, scheduler_url=url, say=say)
     preparer.run()
     return preparer
 

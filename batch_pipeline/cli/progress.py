@@ -39,9 +39,9 @@ class _Lines:
             seconds = self._evidence.setdefault(name, TimeLeft()).seconds(step, now)
             self._left[name] = "" if seconds is None else f", about {lasting(max(seconds, 1.0))} left"
 
-    def of(self, step: StepProgress) -> str:
+    def of(self, reached: StepProgress) -> str:
         """`7/9 done, 2 running, about 4 min left`."""
-        return step.line + self._left.get(step.step, "")
+        return reached.line + self._left.get(reached.step, "")
 
 
 class PlainProgress(NullListener):

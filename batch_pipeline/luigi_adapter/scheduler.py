@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batch_pipeline.config import LuigiSettings
 from batch_pipeline.luigi_adapter.states import LuigiTaskStatus
 from batch_pipeline.wire.errors import BackendFailed
 
@@ -28,9 +27,9 @@ FAREWELL_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
 
 
-def scheduler_of(settings: LuigiSettings) -> str | None:
-    """URL of the central scheduler that the settings name, if any."""
-    return scheduler_url(settings.scheduler_host, settings.scheduler_port) if settings.scheduler_host else None
+def central_scheduler(host: str, port: int) -> str | None:
+    """URL of the central scheduler that the settings name; None: they name no host."""
+    return scheduler_url(host, port) if host else None
 
 
 def scheduler_url(host: str, port: int) -> str:

@@ -432,9 +432,10 @@ def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | 
     """Luigi's side of one submission."""
     # A command that finds nothing to do does without.
     from batch_pipeline.luigi_adapter import daemon
-    from batch_pipeline.luigi_adapter.scheduler import scheduler_of
+    from batch_pipeline.luigi_adapter.scheduler import central_scheduler
     from batch_pipeline.luigi_adapter.submit import LuigiAdapter
 
+    luigi = request.settings.luigi
     folder = request.store.path_of(layout.run_folder(submitter.run_id))
     return LuigiAdapter(
         request.graph,
@@ -442,7 +443,7 @@ def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | 
         submit=submitter.submit_step,
         submitted=submitter.is_submitted,
         tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
-        scheduler_url=scheduler_of(request.settings.luigi),
+        scheduler_url=central_scheduler(luigi.scheduler_host, luigi.scheduler_port),
         log_folder=folder / "luigi" if folder else None,
         luigid_folder=daemon.folder_of(request.settings.embedded.folder),
         preparer=preparer,
