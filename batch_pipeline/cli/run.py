@@ -213,7 +213,7 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
     if left := unsent_line(outcome):
         data(left)
     if outcome.stopped_by:
-        data(f"Not retried: {outcome.stopped_by}")
+        data(f"Not {'sent' if outcome.unsent else 'retried'}: {outcome.stopped_by}")
     if outcome.blocked:
         data(f"{counted(len(outcome.blocked), 'cell')} cannot run:")
         for line in blocked_lines(outcome.blocked):

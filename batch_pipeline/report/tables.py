@@ -167,7 +167,8 @@ def unsent_line(outcome: Outcome) -> str:
             f"{counted(outcome.unsent, 'cell')} of later waves are not queued: they need a driver that waits for room."
             " Give the command again, without --detach."
         )
-    return f"{counted(outcome.unsent, 'cell')} of later waves were not sent, for their run was cancelled."
+    because = "" if outcome.stopped_by else ", for their run was cancelled"
+    return f"{counted(outcome.unsent, 'cell')} of later waves were not sent{because}."
 
 
 def _undone_line(plan: Plan) -> str:

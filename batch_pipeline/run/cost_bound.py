@@ -1,14 +1,14 @@
 """The most that a run may cost (`prices.max_cost`): refuses waves above it, and cancels jobs that go beyond it.
 
-Waves are compared before they are sent: what the command's runs that have ended took, and the estimate of the wave.
-What running jobs have spent is looked at only where `prices.max_cost_cancel` is set, now and then, from some of their
-cells.
+Waves are compared before they are sent: what the command's runs took so far, and the estimate of what is not sent yet.
+What jobs spend while they run is looked at only where `prices.max_cost_cancel` is set, now and then.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from batch_pipeline.backends.base import Backend
@@ -19,6 +19,7 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.records.spent import read_records, spent_in, spent_of
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.cancel import cancel_run
+from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire.errors import NotReady
 
 #: Between two looks at what running jobs have spent.
@@ -26,10 +27,18 @@ LOOK_SECONDS: Final = 300.0
 _LOG: Final = logging.getLogger(__name__)
 
 
-def cost_problem(request: Request, plan: Plan, inventory: Inventory, backend: object, run_ids: Sequence[str]) -> str:
-    """Why a wave must not be sent, in a sentence; empty: it may. `run_ids`: the runs that the command followed before.
+def cost_problem(
+    request: Request,
+    plan: Plan,
+    inventory: Inventory,
+    backend: object,
+    run_ids: Sequence[str],
+    jobs: Sequence[Submission] = (),
+) -> str:
+    """Why what a plan sends must not be sent, in a sentence; empty: it may.
 
-    Nothing is read where no bound is set. Raises StoreFailed.
+    `run_ids` are the runs that the command followed before, `jobs` those of them that run still. Nothing is read where
+    no bound is set. Raises StoreFailed.
     """
     bound = request.settings.prices.max_cost
     if not bound or not plan.jobs:
@@ -38,7 +47,7 @@ def cost_problem(request: Request, plan: Plan, inventory: Inventory, backend: ob
     from batch_pipeline.run.estimate import estimate
 
     estimated = estimate(request, plan, inventory, backend)
-    spent = spent_in(read_records(request.store, run_ids)).cost
+    spent = spent_so_far(request, run_ids, jobs)
     if spent + estimated.cost <= bound:
         return ""
     parts = f" (spent {_amount(spent)}, estimate {_amount(estimated.cost)})" if run_ids else ""
@@ -54,8 +63,42 @@ def require_cost(request: Request, plan: Plan, inventory: Inventory, backend: ob
         raise NotReady(problem)
 
 
+def waves_problem(
+    snapshot: Snapshot, wave: int, backend: object, run_ids: Sequence[str], jobs: Sequence[Submission]
+) -> str:
+    """The same of a wave of a plan and those after it, while jobs of the earlier ones run."""
+    rest = replace(snapshot.plan, jobs=tuple(job for job in snapshot.plan.jobs if job.wave >= wave))
+    return cost_problem(snapshot.request, rest, snapshot.inventory, backend, run_ids, jobs)
+
+
+def spent_so_far(request: Request, run_ids: Sequence[str], jobs: Sequence[Submission]) -> float:
+    """What runs have cost: as recorded where they have ended, else by some cells of their jobs. Raises StoreFailed."""
+    records = read_records(request.store, run_ids)
+    live = (spent_of(request.store, run.run_id, jobs, request.settings).cost for run in records if not run.ended)
+    return spent_in([run for run in records if run.ended]).cost + sum(live)
+
+
+def cost_watch(
+    request: Request,
+    backend: Backend,
+    jobs: Sequence[Submission],
+    run_ids: Sequence[str],
+    *,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> Callable[[float], None]:
+    """What a driver sleeps by: a `CostWatch` where jobs are to be cancelled for their cost, else `sleep` itself."""
+    prices = request.settings.prices
+    if not (prices.max_cost and prices.max_cost_cancel):
+        return sleep
+    return CostWatch(request, backend, jobs, run_ids, sleep=sleep, clock=clock).sleep
+
+
 class CostWatch:
-    """Sleeps between two polls of a driver, and cancels its jobs once they have spent more than the bound."""
+    """Sleeps between two polls of a driver, and cancels its jobs once its runs have spent more than the bound.
+
+    The driver adds to `jobs` and `run_ids` what it sends later.
+    """
 
     def __init__(
         self,
@@ -70,8 +113,7 @@ class CostWatch:
         self._request = request
         self._backend = backend
         self._jobs = jobs
-        self._running = list(dict.fromkeys(job.run_id for job in jobs))
-        self._before = [run_id for run_id in run_ids if run_id not in self._running]
+        self._run_ids = run_ids
         self._sleep = sleep
         self._clock = clock
         self._looked_at = clock()
@@ -84,14 +126,12 @@ class CostWatch:
             return
         self._looked_at = self._clock()
         request, store = self._request, self._request.store
-        running = sum(spent_of(store, run_id, self._jobs, request.settings).cost for run_id in self._running)
-        spent = running + spent_in(read_records(store, self._before)).cost
-        bound = request.settings.prices.max_cost
-        _LOG.info("spent %s", Facts(runs=",".join(self._running), cost=round(spent, 2), max_cost=bound))
+        spent, bound = spent_so_far(request, self._run_ids, self._jobs), request.settings.prices.max_cost
+        _LOG.info("spent %s", Facts(runs=",".join(self._run_ids), cost=round(spent, 2), max_cost=bound))
         if spent <= bound:
             return
         self._is_cancelled = True
-        for run_id in self._running:
+        for run_id in dict.fromkeys(job.run_id for job in self._jobs):
             message = f"{_amount(spent)} spent, more than prices.max_cost {_amount(bound)}"
             append_if_possible(store, run_id, Happened.COST_BOUND, message)
             cancel_run(store, self._backend, run_id)

@@ -120,9 +120,9 @@ class Driver:
         self._store = request.store
         self._backend = LazyBackend(backend)
         self._lock = DriverLock(request.store)
-        #: The jobs that it sent.
-        self._submitted = 0
+        self._submitted = 0  #: The jobs that it sent.
         self._luigi: LuigiAdapter | None = None
+        self._costly = ""  #: Why later waves were not sent.
         #: Runs that it submitted or follows, oldest first.
         self.run_ids = list(self._state.run_ids)
 
@@ -170,7 +170,7 @@ class Driver:
                 state = state.after_failures(partition)
                 self._tell_retries(partition, listener)
             if not jobs or unsent or not (state.pending or snapshot.plan.is_deferred):
-                return self._end(self._outcome(state, snapshot, unsent=unsent), listener)
+                return self._end(self._outcome(state, snapshot, unsent=unsent, stopped_by=self._costly), listener)
 
     def _outcome(
         self,
@@ -255,7 +255,7 @@ class Driver:
         for wave, children in enumerate(children_by_wave(plan)[1:], start=1):
             followed = [run_id for run_id in own if not watch.has_ended(run_id)]
             watch.until_over(CompositeListener(self._listeners(listener)), most_children=max(0, bound - children))
-            if self._is_cancelled(followed):
+            if self._is_cancelled(followed) or self._is_costly(snapshot, wave, jobs):
                 unsent = cells_after_wave(plan, last).total()
                 break
             submitter = self._release(snapshot, wave, first, listener)
@@ -269,7 +269,7 @@ class Driver:
             first.forget()
         snapshot = replace(snapshot, plan=plan_of_wave(plan, last))
         if left := cells_after_wave(plan, last):
-            because = "their run was cancelled" if unsent else "another driver submits"
+            because = self._costly or ("their run was cancelled" if unsent else "another driver submits")
             _LOG.info("not sent %s", Facts(cells=left.total(), because=because))
             watch = self._watch(snapshot, jobs)
         watch.until_over(CompositeListener(self._listeners(listener)))
@@ -288,6 +288,14 @@ class Driver:
             raise self._overtaken(error) from error
         finally:
             self._lock.release()
+
+    def _is_costly(self, snapshot: Snapshot, wave: int, jobs: Sequence[Submission]) -> bool:
+        """Whether this wave and those after it would cost too much."""
+        if (settings := snapshot.request.settings).prices.max_cost:
+            from batch_pipeline.run.cost_bound import waves_problem
+
+            self._costly = waves_problem(snapshot, wave, self._backend.open(settings), self.run_ids, jobs)
+        return bool(self._costly)
 
     def _is_cancelled(self, run_ids: Sequence[str]) -> bool:
         """Whether somebody ordered the end of one of these runs, as a whole. One LIST a run."""
@@ -372,18 +380,15 @@ class Driver:
         self, snapshot: Snapshot, jobs: Sequence[Submission], *, later: Mapping[str, int] | None = None
     ) -> Watch:
         # Imported no sooner than jobs run, like `closing`: a start waits for neither.
+        from batch_pipeline.run.cost_bound import cost_watch
         from batch_pipeline.run.watch import watching
 
         settings = snapshot.request.settings
-        sleep = self._sleep
-        if settings.prices.max_cost and settings.prices.max_cost_cancel:
-            from batch_pipeline.run.cost_bound import CostWatch
-
-            backend = self._backend.open(settings)
-            sleep = CostWatch(snapshot.request, backend, jobs, self.run_ids, sleep=self._sleep, clock=self._clock).sleep
+        backend = self._backend.open(settings)
+        sleep = cost_watch(snapshot.request, backend, jobs, self.run_ids, sleep=self._sleep, clock=self._clock)
         return watching(
             snapshot.plan,
-            self._backend.open(settings),
+            backend,
             jobs,
             live=snapshot.inventory.live,
             runs=snapshot.live,

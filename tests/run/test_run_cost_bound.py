@@ -47,8 +47,9 @@ def test_without_a_bound_nothing_is_estimated(store: Store, stage: Stage, monkey
     assert drive(bounded(store, 0), stage).ok
 
 
-def test_what_failed_is_not_sent_again_above_the_bound(store: Store, stage: Stage) -> None:
-    """The cells of the first wave that are done took five hours each, which nobody could know."""
+@pytest.fixture
+def long(store: Store, stage: Stage) -> None:
+    """Every cell takes five hours, which nobody could know."""
     act = stage._act
 
     def long(request: object, index: int) -> int:
@@ -59,6 +60,21 @@ def test_what_failed_is_not_sent_again_above_the_bound(store: Store, stage: Stag
         return code
 
     stage._act = long  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("long")
+def test_later_waves_of_a_plan_are_not_sent_above_the_bound(store: Store, stage: Stage) -> None:
+    """One sample a wave: after the first, two cells are known to have taken ten hours."""
+    outcome = drive(bounded(store, 2.0, **{"backend.name": "aws", "backend.max_children": 2}), stage)
+    assert not outcome.ok
+    assert outcome.unsent
+    assert {sample for _, sample in stage.submitted()} == {"ann"}
+    assert outcome.stopped_by.startswith("By estimate the run would cost ")
+    assert "(spent 10.00, estimate " in outcome.stopped_by
+
+
+@pytest.mark.usefixtures("long")
+def test_what_failed_is_not_sent_again_above_the_bound(store: Store, stage: Stage) -> None:
     stage.play = lambda step, sample, attempt: 137 if (step, sample) == ("upper", "bob") else 0
     stage.silent = {"bob"}
     outcome = drive(bounded(store, 2.0, **{"backend.name": "aws", "recovery.rounds": 1}), stage)
