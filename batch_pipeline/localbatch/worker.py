@@ -65,8 +65,6 @@ class Worker:
 
     def serve(self) -> None:
         """Runs orders until the server is gone."""
-        # Before SIGTERM is handled: until there is an attempt it would be lost.
-        self._load_ahead()
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._tell({"ready": os.getpid()})
@@ -79,8 +77,11 @@ class Worker:
 
             shut_down(self._warm)
 
-    def _load_ahead(self) -> None:
-        """Imports what runs cells while no order waits, as far as it is installed for this interpreter."""
+    def load_ahead(self) -> None:
+        """Imports what runs cells while no order waits, as far as it is installed for this interpreter.
+
+        To be called before `serve`, which handles SIGTERM: until there is an attempt that would be lost.
+        """
         if select.select([self._orders], [], [], 0)[0]:
             return
         for module in ("entry", "cell"):
@@ -256,7 +257,10 @@ def main() -> None:
     gc.set_threshold(20_000)
     # What an attempt starts must not hold the server's connection after this process has died.
     os.set_inheritable(int(descriptor), False)
-    Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal, int(mark)), folder).serve()
+    worker = Worker(socket.socket(fileno=int(descriptor)), JournalWriter(journal, int(mark)), folder)
+    if int(mark):  # Without, cells run in containers.
+        worker.load_ahead()
+    worker.serve()
 
 
 if __name__ == "__main__":

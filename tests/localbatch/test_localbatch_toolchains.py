@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
 import sys
 from dataclasses import replace
@@ -16,6 +17,8 @@ from botocore.exceptions import ClientError
 from batch_pipeline.localbatch.client import stop
 from batch_pipeline.localbatch.endpoint import Endpoint
 from batch_pipeline.localbatch.hosts.executor import EXPECTED_WORKERS
+from batch_pipeline.localbatch.hosts.journal import JournalWriter
+from batch_pipeline.localbatch.worker import Worker
 from batch_pipeline.wire.toolchain import HEADER, Toolchain, toolchain_of
 from tests.localbatch.conftest import connect, describe, eventually, start, submit
 
@@ -74,6 +77,26 @@ def test_workers_start_when_definitions_are_looked_up_and_run_what_comes(real: B
         eventually(lambda: len(list((state / "workers").glob("*.jsonl"))) == EXPECTED_WORKERS)
     assert ended(real, submit_with(real, brought, "true"))["status"] == "SUCCEEDED"
     assert len(list((state / "workers").glob("*.jsonl"))) == EXPECTED_WORKERS
+
+
+def test_a_worker_loads_ahead_what_runs_cells_unless_an_order_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> None:
+        loaded.append(name)
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("batch_pipeline.localbatch.worker.import_module", load)
+    ours, theirs = socket.socketpair()
+    journal = JournalWriter(str(tmp_path / "journal"), 0)
+    with ours, theirs:
+        Worker(theirs, journal, str(tmp_path)).load_ahead()
+        assert loaded == ["batch_pipeline.container.entry", "batch_pipeline.container.cell"]
+        ours.sendall(b"{}\n")
+        Worker(theirs, journal, str(tmp_path)).load_ahead()
+    assert len(loaded) == 2
 
 
 def test_an_interpreter_that_does_not_run_is_no_harm_to_a_look_up(real: BatchClient) -> None:
