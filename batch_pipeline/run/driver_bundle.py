@@ -29,6 +29,7 @@ from batch_pipeline.wire.scrub import scrubbed_value
 #: Files of the bundle that are no code.
 SETTINGS: Final = ".batch_pipeline/settings.toml"
 SAMPLES: Final = ".batch_pipeline/samples.tsv"
+PRICES: Final = ".batch_pipeline/prices.csv"
 REQUEST: Final = ".batch_pipeline/request.json"
 #: MiB of a driver with a short list, and samples of the list for each MiB more: a million take 5 GiB.
 MEMORY_MB: Final = 768
@@ -61,8 +62,13 @@ def pack_driver(request: Request) -> Bundle:
         "sheet_folder": request.sheet_folder,
         "argv": list(request.argv),
     }
-    texts = {
-        SETTINGS: to_toml(_job_settings(request)).encode(),
+    settings = _job_settings(request)
+    texts = {}
+    if (prices := request.settings.prices.own_file).is_file():
+        settings["prices"]["file"] = PRICES
+        texts[PRICES] = prices.read_bytes()
+    texts |= {
+        SETTINGS: to_toml(settings).encode(),
         SAMPLES: request.samples.to_tsv(),
         REQUEST: json.dumps(meant, sort_keys=True).encode(),
     }
@@ -89,7 +95,16 @@ def ordered_request(request: Request, file: Path) -> Request:
 def _job_settings(request: Request) -> dict[str, Any]:
     """The settings of the command as its driver needs them elsewhere."""
     settings = request.settings
-    values = {section: asdict(getattr(settings, section)) for section in SECTIONS if section not in _LEFT_OUT}
+    # What is a default there too may mean another thing once it is written.
+    values = {
+        section: {
+            name: value
+            for name, value in asdict(getattr(settings, section)).items()
+            if f"{section}.{name}" in settings.origins
+        }
+        for section in SECTIONS
+        if section not in _LEFT_OUT
+    }
     values |= {"tags": dict(settings.tags), "params": dict(settings.params), "steps": dict(settings.steps)}
     if scrubbed_value(values) != values:
         secret = next(section for section in values if scrubbed_value(values[section]) != values[section])

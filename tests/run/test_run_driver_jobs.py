@@ -22,7 +22,7 @@ from batch_pipeline.pipeline.plan import Selection
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.request import Request
-from batch_pipeline.run.driver_bundle import REQUEST, SAMPLES, SETTINGS, ordered_request, pack_driver
+from batch_pipeline.run.driver_bundle import PRICES, REQUEST, SAMPLES, SETTINGS, ordered_request, pack_driver
 from batch_pipeline.run.driver_order import definition_of
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.order import DriverOrder
@@ -66,6 +66,15 @@ def test_the_bundle_has_what_the_command_saw(tmp_path: Path) -> None:
     assert not {"access", "server"} & settings.keys()
     (tmp_path / "settings.toml").write_bytes(files[SETTINGS])
     load_settings(config=tmp_path / "settings.toml", environ={}, folder=tmp_path)
+
+
+def test_prices_go_along_as_they_are_set_here(tmp_path: Path) -> None:
+    """Prices that are written are those of any machine: defaults are not."""
+    (tmp_path / "own.csv").write_text("a table\n")
+    files = contents(request_of(tmp_path, **{"prices.file": str(tmp_path / "own.csv"), "prices.currency": "EUR"}))
+    settings = tomllib.loads(files[SETTINGS].decode())
+    assert settings["prices"] == {"currency": "EUR", "file": PRICES}
+    assert files[PRICES] == b"a table\n"
 
 
 def test_the_driver_means_the_cells_that_the_command_meant(tmp_path: Path) -> None:
