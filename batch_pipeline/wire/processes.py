@@ -332,7 +332,8 @@ def _kill_newest(belongs: Belongs) -> bool:
 
 
 def _send(pid: int, number: int, is_meant: Belongs) -> None:
-    with suppress(ProcessLookupError, PermissionError):
+    # The number of a thread, which /proc has too, is none of a process: it is not found.
+    with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
         descriptor = os.pidfd_open(pid)
         try:
             # Only now the number stands for one process and no other.

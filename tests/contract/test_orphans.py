@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -344,3 +345,24 @@ def test_when_a_pilot_dies(pool: Pool, left: Left) -> None:
     pool.pilot.kill()
     pool.pilot.wait()
     eventually(left.is_gone)
+
+
+def test_a_thread_of_what_is_killed_stands_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is in /proc, carries the mark, and is no process's."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        monkeypatch.setattr(processes, "_newest_pid", lambda: thread.native_id)
+        monkeypatch.setattr(processes, "_ORDERLY_LOOKS", 0)
+        looked_at: list[int] = []
+
+        def is_thread(pid: int) -> bool:
+            looked_at.append(pid)
+            return pid == thread.native_id
+
+        assert not kill_all(is_thread), "it lives on"
+        assert thread.native_id in looked_at
+    finally:
+        over.set()
+        thread.join()
