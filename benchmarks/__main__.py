@@ -146,6 +146,12 @@ def _pool(options: argparse.Namespace) -> None:
     pool.main(rounds=options.rounds, tasks=options.pooled, results_folder=options.results)
 
 
+def _report(options: argparse.Namespace) -> None:
+    from benchmarks import report
+
+    report.main(rounds=options.rounds, results_folder=options.results)
+
+
 _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "startup": _startup,
     "planning": _planning,
@@ -153,6 +159,7 @@ _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "listing": _listing,
     "calls": _calls,
     "million": _million,
+    "report": _report,
     "pool": _pool,
     "cells": _cells,
     "pool-servers": _pool_servers,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table
-from benchmarks.measure import BenchmarkFailed, run
+from benchmarks.measure import BenchmarkFailed, peak_mib, run
 
 SIZES = (1_000, 10_000, 100_000)
 #: Past one array's 10,000: two arrays a step.
@@ -111,29 +111,18 @@ def _look(request: Any) -> tuple[Any, dict[str, float]]:
     from batch_pipeline.run import driver
 
     request.store.calls.clear()
-    resident, began, cpu = _peak_mib(reset=True), time.perf_counter(), time.process_time()
+    resident, began, cpu = peak_mib(reset=True), time.perf_counter(), time.process_time()
     plan = driver.inspect(request).plan
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     calls = dict(request.store.calls)
     return plan, {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "mib": _peak_mib(reset=False) - resident,
+        "mib": peak_mib(reset=False) - resident,
         "jobs": len(plan.jobs),
         "lists": calls.pop("list", 0),
         "other_calls": sum(calls.values()),
     }
-
-
-def _peak_mib(*, reset: bool) -> float:
-    """The peak of this process's resident memory; with `reset`, a new peak begins now.
-
-    https://www.kernel.org/doc/html/latest/filesystems/proc.html (clear_refs)
-    """
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) / 1024
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, repeat
@@ -178,12 +179,16 @@ def write_record(store: Store, begun: BegunRun, request: Request, plan: Plan, *,
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as recorded: parts a step, the jobs, whose cells are in the manifests, and the state of every cell."""
+    """The plan as recorded: parts a step, the jobs, whose cells are in the manifests, the state of every cell, and why.
+
+    `why` has counts of the cells to run of each step, by the reason in words.
+    """
     excluded = {step: names for step in plan.states if (names := _excluded(plan, step))}
     return {
         "format": FORMAT,
         **({"excluded": excluded} if excluded else {}),
         "states": {step: run_lengths(states) for step, states in plan.states.items()},
+        "why": {step: _why(plan, step) for step in plan.states},
         "parts": {step: part.as_json() for step, part in plan.parts.items()},
         "code": {step: {"files": part.files, "names": dict(part.names)} for step, part in plan.parts.items()},
         "scopes": {node.name: node.step.scope.value for node in plan.graph},
@@ -209,6 +214,15 @@ def states_of(text: str) -> Iterator[CellState]:
     """The states that `run_lengths` wrote. Raises ValueError or KeyError for any other text."""
     for word in text.split():
         yield from repeat(_STATES[word[-1]], int(word[:-1]))
+
+
+def _why(plan: Plan, step: str) -> dict[str, int]:
+    reasons = Counter(
+        why.value
+        for why, state in zip(plan.why[step], plan.states[step], strict=True)
+        if why and state is CellState.TO_RUN
+    )
+    return dict(reasons.most_common())
 
 
 def _excluded(plan: Plan, step: str) -> list[str]:

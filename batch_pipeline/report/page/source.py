@@ -1,0 +1,178 @@
+"""Reads all that the page of a run shows: its record, its cell table and few more objects, whatever its size.
+
+A run without a table that may be read, as one that is live or whose driver died, is shown as `status --run` sees it:
+states of cells, and no times. Each such lack is a note of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.plan import CellState
+from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.cell_table import REASONS, STATES, CellColumns, CellEnd, CellTable, table_of
+from batch_pipeline.records.events import FailedCell
+from batch_pipeline.records.history import Event, read_events
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.submissions import Submission
+from batch_pipeline.report.page.states import SEVERITY, ShownState, shown_states
+from batch_pipeline.run.live import submissions
+from batch_pipeline.run.recorded import recorded_graph, recorded_status
+from batch_pipeline.run.verdict import read_failed
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import BatchPipelineError, StoreFailed
+from batch_pipeline.wire.store import NotInStore, Store
+
+_SHOWN: Final = {
+    CellState.DONE: ShownState.DONE,
+    CellState.TO_RUN: ShownState.TO_RUN,
+    CellState.LIVE: ShownState.RUNNING,
+    CellState.DEFERRED: ShownState.RUNNING,
+    CellState.BLOCKED: ShownState.LEFT_OUT,
+    CellState.SKIPPED: ShownState.LEFT_OUT,
+    CellState.EXCLUDED: ShownState.EXCLUDED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCells:
+    """The cells of a step: numbers of a cell table, and the severity of each one's state (`states.SEVERITY`)."""
+
+    cells: CellColumns
+    states: bytearray
+
+    @property
+    def is_gather(self) -> bool:
+        """Whether it is one cell over all samples."""
+        return tuple(self.cells.samples[:2]) == (layout.COHORT,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSource:
+    """What is known of a run. Without a plan that can be read it has no steps, and no graph."""
+
+    run: RunRecord
+    events: Sequence[Event]
+    sent: Sequence[Submission]
+    samples: Sequence[str]
+    #: In the order of the pipeline.
+    steps: Mapping[str, ShownCells]
+    machines: Sequence[str]
+    #: Whether times, machines and sizes are there, and not states alone.
+    measured: bool
+    #: Cells that failed; those that never ran on their account are in `steps` alone.
+    failed: Sequence[FailedCell]
+    graph: Graph | None
+    #: Step -> why its cells were to run, in words -> cells.
+    why: Mapping[str, Mapping[str, int]]
+    #: Sentences on what is missing.
+    notes: Sequence[str]
+
+
+def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
+    """Reads what there is. Raises StoreFailed when the store fails."""
+    sent = sorted(submissions(store, run.run_id), key=lambda item: item.sent_at)
+    plan, graph, notes = _plan_of(store, run)
+    table, sentence = table_of(store, run)
+    notes += [sentence] if sentence else []
+    failed = _failed(store, run)
+    if table is None and graph is not None:
+        steps, samples, failed, more = _by_status(store, settings, run, failed)
+        notes += more
+    else:
+        steps = {name: ShownCells(cells=cells, states=shown_states(cells)) for name, cells in _steps(table)}
+        samples = next((step.cells.samples for step in steps.values() if not step.is_gather), ())
+    measured = table is not None and table.measured
+    notes += _unmeasured(run, steps) if measured else []
+    if table is not None and not measured:
+        notes.append(f"Times and machines are not in its cell table. `store index {run.run_id}` reads them.")
+    return RunSource(
+        run=run,
+        events=read_events(store, run.run_id),
+        sent=sent,
+        samples=samples,
+        steps=steps,
+        machines=table.machines if table else ("",),
+        measured=measured,
+        failed=failed,
+        graph=graph,
+        why=plan.get("why", {}),
+        notes=notes,
+    )
+
+
+def _steps(table: CellTable | None) -> Sequence[tuple[str, CellColumns]]:
+    return list(table.steps.items()) if table else []
+
+
+def _plan_of(store: Store, run: RunRecord) -> tuple[Mapping[str, Any], Graph | None, list[str]]:
+    """The plan and graph as recorded, and a note where there is none."""
+    try:
+        plan: Mapping[str, Any] = store.get_json(layout.plan(run.run_id))
+        return plan, recorded_graph(store, run), []
+    except NotInStore:
+        words = "runs a script, and has no cells of its own" if run.kind == "driver" else "has no plan in the store"
+        return {}, None, [f"This run {words}."]
+    except (StoreFailed, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, None, [f"The plan {store.url_of(layout.plan(run.run_id))} cannot be read: {error}"]
+
+
+def _failed(store: Store, run: RunRecord) -> Sequence[FailedCell]:
+    try:
+        return read_failed(store, run.run_id)
+    except NotInStore:
+        return ()
+
+
+def _by_status(
+    store: Store, settings: Settings, run: RunRecord, failed: Sequence[FailedCell]
+) -> tuple[dict[str, ShownCells], Sequence[str], Sequence[FailedCell], list[str]]:
+    """Steps, samples, failed cells and notes of a run without a table, as its status tells them."""
+    try:
+        status = recorded_status(store, settings, run.run_id)
+    except (BatchPipelineError, ValueError, KeyError, TypeError) as error:
+        return {}, (), failed, [f"How its cells stand cannot be read: {error}"]
+    plan = status.plan
+    failed = list({(cell.step, cell.sample): cell for cell in (*failed, *status.failed)}.values())
+    steps = {}
+    for step, states in plan.states.items():
+        is_gather = plan.graph[step].scope is Scope.COHORT
+        cells = CellColumns.blank(step, (layout.COHORT,) if is_gather else plan.samples)
+        steps[step] = ShownCells(cells=cells, states=bytearray(SEVERITY[_SHOWN[state]] for state in states))
+    _mark_failed(steps, failed)
+    return steps, plan.samples, [cell for cell in failed if cell.reason is not EndReason.DEPENDENCY], [*status.notes]
+
+
+def _mark_failed(steps: Mapping[str, ShownCells], failed: Sequence[FailedCell]) -> None:
+    """Puts failures into the columns of cells that are not done."""
+    for name, step in steps.items():
+        reasons = {cell.sample: cell.reason for cell in failed if cell.step == name}
+        states = step.states
+        for position, sample in enumerate(step.cells.samples if reasons else ()):
+            reason = reasons.get(sample)
+            if reason is None or states[position] in (SEVERITY[ShownState.DONE], SEVERITY[ShownState.EXCLUDED]):
+                continue
+            step.cells.columns["reason"][position] = REASONS.index(reason.value)
+            shown = {EndReason.DEPENDENCY: ShownState.NOT_RUN, EndReason.CANCELLED: ShownState.CANCELLED}
+            states[position] = SEVERITY[shown.get(reason, ShownState.FAILED)]
+
+
+def _unmeasured(run: RunRecord, steps: Mapping[str, ShownCells]) -> list[str]:
+    """A note on cells that this run made and whose receipts told nothing when the table was written."""
+    made = STATES.index(CellEnd.DONE)
+    count = 0
+    for step in steps.values():
+        columns = step.cells.columns
+        count += sum(
+            state == made and not attempts
+            for state, attempts in zip(columns["state"], columns["attempts"], strict=True)
+        )
+    if not count:
+        return []
+    whose = "1 cell whose receipt is" if count == 1 else f"{count:,} cells whose receipts are"
+    return [f"There is no time of {whose} gone or cannot be read. `verify --all` names what is not as it was."]

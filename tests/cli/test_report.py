@@ -1,0 +1,198 @@
+"""`report`: a page about a run that ended, is live, lost its driver or its records, or has no cells."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_pipeline import backends
+from batch_pipeline.records.record import RunRecord
+from batch_pipeline.run import live
+from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.store import open_store
+from tests.cli.letters import Run
+from tests.run.small import Stage, drive, request_of
+
+ALONE = {"workflow": None}
+HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror=pwned>"
+
+
+@pytest.fixture
+def stage(world: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage(open_store(str(world / "store" / "default")))
+    monkeypatch.setattr(backends, "create", lambda settings: made)
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
+    return made
+
+
+class Elements(HTMLParser):
+    """The tags and attributes of a page as a browser sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.scripts: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag == "script":
+            self.scripts.append(dict(attrs).get("type"))
+
+
+def meta_of(page: str) -> Any:
+    block = re.search(r'<script type="application/json" id="meta">(.*?)</script>', page)
+    assert block is not None
+    return json.loads(block[1])
+
+
+def test_a_page_says_what_ran_and_what_failed(stage: Stage, run: Run, world: Path) -> None:
+    stage.play = lambda step, sample, attempt: 3 * ((step, sample) == ("upper", "bob"))
+    (run_id,) = drive(request_of(stage.store, description="A <b>bad</b> day"), stage).run_ids
+
+    told = run("report", **ALONE)
+
+    page = (world / "report.html").read_text()
+    assert told.code == CommandExit.DONE
+    assert told.out == f"Wrote report.html ({len(page.encode()):,} bytes) about run {run_id}.\n"
+    assert "A &lt;b&gt;bad&lt;/b&gt; day" in page
+    assert "upper of bob broke." in page
+    assert "Never ran for it: 1 of count, 1 of total." in page
+    assert f"batch-pipeline logs bob upper --run {run_id}" in page
+    assert "3 never done" in page, "why the cells ran"
+    meta = meta_of(page)
+    assert [(step["name"], step["gather"], step["cells"]) for step in meta["steps"]] == [
+        ("upper", False, 3),
+        ("count", False, 3),
+        ("total", True, 1),
+    ]
+    (detail,) = meta["details"]
+    assert (detail["step"], detail["sample"], detail["inputs"]) == ("upper", "bob", ["text: SR/bob.txt (11 bytes)"])
+
+
+def test_json_names_the_file_and_the_run(stage: Stage, run: Run, world: Path) -> None:
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    record = json.loads(run("report", run_id[-6:], "-o", "new/page.html", "--json", **ALONE).out)
+    size = (world / "new/page.html").stat().st_size
+    assert record == {"format": 1, "run_id": run_id, "file": "new/page.html", "bytes": size}
+
+
+def test_nothing_but_its_own_script_and_style_may_be_used(stage: Stage, run: Run, world: Path) -> None:
+    drive(request_of(stage.store, description=HOSTILE), stage)
+    run("report", **ALONE)
+    page = (world / "report.html").read_text()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    shapes = [re.sub(r"sha256-[\w+/=]{44}", "sha256-X", part.strip()) for part in policy[1].split(";")]
+    assert shapes == ["default-src 'none'", "script-src 'sha256-X'", "style-src 'sha256-X'", "img-src data:"]
+    elements = Elements()
+    elements.feed(page)
+    assert elements.scripts == ["application/json", "text/plain", *["text/plain"] * 3, None]
+    assert "img" not in elements.tags
+    assert not elements.attributes & {"src", "href", "style", "onerror", "onclick"}
+    code = page.split("<style>")[1].split("</style>")[0] + page.split("<script>")[1].split("</script>")[0]
+    assert len(code.encode()) < 100_000
+
+
+def test_a_live_run_is_shown_as_its_status_has_it(stage: Stage, run: Run, world: Path) -> None:
+    stage.is_open = False
+    drive(request_of(stage.store), stage, detach=True)
+    told = run("report", **ALONE)
+    page = (world / "report.html").read_text()
+    assert told.code == CommandExit.DONE
+    assert '<span class="badge live">live</span>' in page
+    assert "7 sent" in page
+    assert "As run" in told.err
+
+
+def test_a_run_whose_driver_died_has_what_its_receipts_say(stage: Stage, run: Run, world: Path) -> None:
+    stage.is_open = False
+    stage.play = lambda step, sample, attempt: 3 * ((step, sample) == ("upper", "bob"))
+    drive(request_of(stage.store), stage, detach=True)
+    stage.drain(stage._act)
+    run("report", **ALONE)
+    page = (world / "report.html").read_text()
+    assert '<span class="badge live">live</span>' in page
+    assert "upper of bob broke." in page
+    assert "1 failed, 2 to run, 4 done" in page
+
+
+def test_a_receipt_that_is_cut_in_half_is_told(stage: Stage, run: Run, world: Path) -> None:
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    key = next(iter(stage.store.keys("receipts/count/ann/")))
+    stage.store.put(key, stage.store.get(key)[:50])
+    assert run("store", "index", run_id, **ALONE).code == CommandExit.DONE
+    told = run("report", "--cells", "count/ann,upper/bob", **ALONE)
+    assert "There is no time of 1 cell whose receipt is gone or cannot be read." in told.err
+    details = meta_of((world / "report.html").read_text())["details"]
+    assert [(detail["step"], bool(detail["problem"])) for detail in details] == [("count", True), ("upper", False)]
+    assert details[1]["attempts"][0]["log_tail"] == "upper says bob\nand goes\n"
+
+
+def test_a_damaged_table_or_plan_is_told_and_the_rest_is_shown(stage: Stage, run: Run, world: Path) -> None:
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    stage.store.put(layout.run_cells(run_id), b"no table")
+    told = run("report", **ALONE)
+    assert (told.code, f"`store index {run_id}` writes it again." in told.err) == (CommandExit.DONE, True)
+    assert "7 done" in (world / "report.html").read_text()
+    stage.store.put(layout.plan(run_id), b'{"parts": ')
+    told = run("report", **ALONE)
+    assert (told.code, "cannot be read" in told.err) == (CommandExit.DONE, True)
+    assert 'id="map"' not in (world / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("kind", "words"), [("driver", "runs a script"), ("pipeline", "has no plan in the store")])
+def test_a_run_without_cells_has_a_page(stage: Stage, run: Run, world: Path, kind: str, words: str) -> None:
+    record = RunRecord(run_id="01JD0000000000000000000000", started_at="2026-11-30T12:00:00.000Z", kind=kind)
+    stage.store.put(layout.run_record(record.run_id), json.dumps(asdict(record)).encode())
+    told = run("report", "last", **ALONE)
+    assert (told.code, words in told.err) == (CommandExit.DONE, True)
+    assert words in (world / "report.html").read_text()
+
+
+def test_a_store_without_runs_has_none(stage: Stage, run: Run, world: Path) -> None:
+    told = run("report", **ALONE)
+    assert (told.code, told.out) == (CommandExit.USAGE, "")
+    assert "No run is recorded" in told.err
+    assert not (world / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        ("uper/ann", "There is no step 'uper'. Did you mean 'upper'?"),
+        ("upper/anna", "There is no sample 'anna'. Did you mean 'ann'?"),
+        ("upper", "--cells 'upper' names no sample. Write STEP/SAMPLE."),
+    ],
+)
+def test_cells_that_the_run_does_not_have_are_refused(
+    stage: Stage, run: Run, world: Path, cells: str, sentence: str
+) -> None:
+    drive(request_of(stage.store), stage)
+    told = run("report", "--cells", cells, **ALONE)
+    assert (told.code, told.err) == (CommandExit.USAGE, f"Error: {sentence}\n")
+    assert not (world / "report.html").exists()
+
+
+def test_a_gather_is_chosen_by_its_step_alone(stage: Stage, run: Run, world: Path) -> None:
+    drive(request_of(stage.store), stage)
+    run("report", "--cells", "total", **ALONE)
+    assert [detail["sample"] for detail in meta_of((world / "report.html").read_text())["details"]] == ["_cohort"]
+
+
+def test_with_the_pipelines_file_commands_name_it(
+    stage: Stage, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["letters.py", "report"])
+    stage.play = lambda step, sample, attempt: 3 * (sample == "bob")
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    run("report")
+    assert f"python letters.py logs bob upper --run {run_id}" in (world / "report.html").read_text()
