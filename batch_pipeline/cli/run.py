@@ -186,7 +186,7 @@ def _tell_spending(call: CommandCall, outcome: Outcome) -> None:
     spent = spent_in(records)
     words = spent_words(spent, sum(record.done for record in records))
     if took := took_words(records):
-        data(f"Took {took}{': ' if words else ''}{words}.")
+        say(f"Took {took}{': ' if words else ''}{words}.")
     for note in spent_notes(spent):
         say(note)
 

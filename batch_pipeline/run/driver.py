@@ -40,7 +40,7 @@ from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import adopt
 from batch_pipeline.run.lock import DriverLock
-from batch_pipeline.run.orders import read_orders
+from batch_pipeline.run.orders import is_any_cancelled
 from batch_pipeline.run.preflight import preflight, refuse_conflicts, require_ready
 from batch_pipeline.run.recovery import FailurePartition, partition_failures, summary
 from batch_pipeline.run.retry_policy import retry_policy
@@ -255,7 +255,7 @@ class Driver:
         for wave, children in enumerate(children_by_wave(plan)[1:], start=1):
             followed = [run_id for run_id in own if not watch.has_ended(run_id)]
             watch.until_over(CompositeListener(self._listeners(listener)), most_children=max(0, bound - children))
-            if self._is_cancelled(followed) or self._is_costly(snapshot, wave, jobs):
+            if is_any_cancelled(self._store, followed) or self._is_costly(snapshot, wave, jobs):
                 unsent = cells_after_wave(plan, last).total()
                 break
             submitter = self._release(snapshot, wave, first, listener)
@@ -296,11 +296,6 @@ class Driver:
 
             self._costly = waves_problem(snapshot, wave, self._backend.open(settings), self.run_ids, jobs)
         return bool(self._costly)
-
-    def _is_cancelled(self, run_ids: Sequence[str]) -> bool:
-        """Whether somebody ordered the end of one of these runs, as a whole. One LIST a run."""
-        orders = (order for run_id in run_ids for order in read_orders(self._store, run_id))
-        return any(order.steps is None and order.samples is None for order in orders)
 
     def _overtaken(self, error: RunConflict) -> Overtaken:
         return Overtaken(f"{error.message} Jobs of {', '.join(self.run_ids)} go on.")

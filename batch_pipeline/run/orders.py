@@ -57,6 +57,12 @@ def _told(order: Order) -> str:
     return f"{steps}, {f'{len(order.samples):,} samples' if order.samples else 'all samples'}"
 
 
+def is_any_cancelled(store: Store, run_ids: Iterable[str]) -> bool:
+    """Whether somebody ordered the end of one of these runs, as a whole. One LIST a run."""
+    orders = (order for run_id in run_ids for order in read_orders(store, run_id))
+    return any(order.steps is None and order.samples is None for order in orders)
+
+
 def read_orders(store: Store, run_id: str) -> list[Order]:
     """The orders about a run, oldest first; one LIST when there are none."""
     orders = []

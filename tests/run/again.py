@@ -312,7 +312,7 @@ def played(shape: Shape, samples: Sequence[str], seed: int, *, deterministic: bo
 
         patch.setattr(Store, "_call", counted)
         patch.setattr(cells, "CellAttempt", Played)
-        patch.setattr(cells, "log_of", lambda folder: Quiet())
+        patch.setattr(cells, "log_of", lambda folder, excerpt=None: Quiet())
         patch.setattr(cells, "say", lambda text: None)
         patch.setattr(Played, "play", play)
         patch.setattr("batch_pipeline.run.lock._is_gone", lambda holder: True)
