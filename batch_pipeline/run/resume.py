@@ -8,7 +8,7 @@ and were not, since the driver was killed between two of them, are sent at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,10 +21,10 @@ from batch_pipeline.run.driver_jobs import runs_of
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import has_begun, live_run_ids, submissions
 from batch_pipeline.run.lock import LEASE_SECONDS
-from batch_pipeline.run.recovery import partition_failures
+from batch_pipeline.run.recovery import FailurePartition, partition_failures
 from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.snapshot import DriverState
-from batch_pipeline.run.status import watch
+from batch_pipeline.run.status import recorded_failures, watch
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import Overtaken, RunConflict
@@ -41,12 +41,16 @@ def resume(request: Request, listener: Listener, driver_id: str) -> Outcome:
     begun = [run_id for run_id in runs_of(store, driver_id) if has_begun(store, run_id)]
     if not begun:
         return _patiently(lambda: run(request, listener))
+    live = set(live_run_ids(store)).intersection(begun)
     # A run that was cut short was made whole by the next one.
-    if set(live_run_ids(store)).intersection(begun) and _is_sent(store, begun[-1]):
+    if live and _is_sent(store, begun[-1]):
         _patiently(lambda: watch(request, listener))
+        live = set()
+    failures = earlier_failures(request, begun, live)
     state = replace(
         DriverState.of(request),
-        failed=lasting_failures(request, begun),
+        failed=tuple(failures.lasting),
+        overrides=failures.overrides,
         made=_sent_cells(store, begun) if request.selection.force else frozenset(),
         run_ids=tuple(begun),
     )
@@ -64,23 +68,31 @@ def _drive(request: Request, listener: Listener, state: DriverState) -> Outcome:
         driver.close()
 
 
-def lasting_failures(request: Request, run_ids: Sequence[str]) -> tuple[FailedCell, ...]:
-    """The cells that failed in closed runs and are not sent again; the newest word on each counts."""
+def earlier_failures(request: Request, run_ids: Sequence[str], live: Collection[str]) -> FailurePartition:
+    """The cells that failed in runs, by what is done about them; the newest word on each counts.
+
+    Of those that are `live`, what containers have recorded.
+    """
     cells: dict[tuple[str, str], FailedCell] = {}
     for run_id in sorted(run_ids, reverse=True):
-        try:
-            failed = read_failed(request.store, run_id)
-        except NotInStore:
-            continue
-        for cell in failed:
+        for cell in _failures(request.store, run_id, is_live=run_id in live):
             cells.setdefault((cell.step, cell.sample), cell)
+    known = [cell for cell in cells.values() if cell.step in request.graph.names]
     backend = LazyBackend()
     try:
-        policy = retry_policy(request, backend, list(cells.values()))
+        return partition_failures(request.graph, known, retry_policy(request, backend, known))
     finally:
         backend.close()
-    known = [cell for cell in cells.values() if cell.step in request.graph.names]
-    return tuple(partition_failures(request.graph, known, policy).lasting)
+
+
+def _failures(store: Store, run_id: str, *, is_live: bool) -> Sequence[FailedCell]:
+    if is_live:
+        recorded = recorded_failures(store, run_id, set(_sent_cells(store, [run_id])))
+        return [cell for cell in recorded if not cell.reason.is_retried]
+    try:
+        return read_failed(store, run_id)
+    except NotInStore:
+        return []
 
 
 def _sent_cells(store: Store, run_ids: Sequence[str]) -> frozenset[tuple[str, str]]:

@@ -162,7 +162,7 @@ def failed_before(
         if run_id in over:
             cells: Sequence[FailedCell] = judge(plan.graph, store, open_backend(), over[run_id].submissions).failed
         elif run_id in live:
-            cells = [cell for cell in _recorded(store, run_id, missing | moving) if not cell.reason.is_retried]
+            cells = [cell for cell in recorded_failures(store, run_id, missing | moving) if not cell.reason.is_retried]
         else:
             cells = _closed(store, run_id, missing)
         wanted = missing | moving if run_id in live else missing
@@ -192,11 +192,11 @@ def _closed(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> Sequence
     try:
         return read_failed(store, run_id)
     except NotInStore:
-        return _recorded(store, run_id, wanted)
+        return recorded_failures(store, run_id, wanted)
 
 
-def _recorded(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[FailedCell]:
-    """Cells whose containers left a failure's record; their listing, and a LIST and a GET a cell up to a hundred."""
+def recorded_failures(store: Store, run_id: str, wanted: set[tuple[str, str]]) -> list[FailedCell]:
+    """Cells of a run whose containers recorded a failure; their listing, a LIST and a GET a cell up to a hundred."""
     names: set[tuple[str, str]] = set()
     samples_by_step: dict[str, set[str]] = {}
     for step, sample in wanted:
