@@ -148,6 +148,9 @@ class Quiet:
     def tail(self, most_bytes: int = 0) -> bytes:
         return b""
 
+    def print_rest(self) -> None:
+        pass
+
 
 class Cluster(MemoryBackend):
     """Runs ready children when somebody looks, in any order; interrupted ones once more."""
