@@ -30,6 +30,7 @@ STORES_OWN: Final = frozenset(
         "receipts",
         "retired",
         "pipelines",
+        "driving",
         "logs",
         "code",
         "runs",

@@ -659,7 +659,8 @@ def calls_of(name: str) -> set[str]:
         ("decide", {"access/admission.py"}),
         ("admit", {"access/cli/submit.py", "access/service/serve.py"}),
         ("launch", {"access/cli/submit.py", "access/service/serve.py"}),
-        ("DriverOrder", set()),
+        # `run --driver batch` has the rights of whoever gives it, and no dataset's.
+        ("DriverOrder", {"run/driver_order.py"}),
         ("order_of", {"access/launching.py"}),
     ],
 )
