@@ -20,11 +20,11 @@ from batch_pipeline.records.origin import package_versions
 from batch_pipeline.records.place import place_of
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.record_writing import toolchain_of
-from batch_pipeline.run.driver_jobs import DRIVER
+from batch_pipeline.run.driver_jobs import DRIVER, driver_variables
 from batch_pipeline.run.folders import local_path
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import Variable
-from batch_pipeline.wire.digest import fingerprint_of, sha256_of_bytes
+from batch_pipeline.wire.digest import fingerprint_of
 from batch_pipeline.wire.order import Checkout, DriverOrder, secret_variable
 from batch_pipeline.wire.scrub import scrubbed_words
 from batch_pipeline.wire.store import Store
@@ -123,13 +123,7 @@ def request_of(grant: Grant, settings: Settings, store: Store, run_id: str, orde
         size=1,
         definition=definition,
         environment={
-            **store.variables,
-            # The embedded Batch gives to fetch-and-run what has this variable, as if it were an image's entry.
-            Variable.FILE_TYPE: DRIVER,
-            Variable.STORE: store.url,
-            Variable.DRIVER: layout.driver_order(run_id),
-            Variable.DRIVER_SHA256: sha256_of_bytes(order),
-            Variable.RUN_ID: run_id,
+            **driver_variables(store, run_id, order),
             Variable.FOLDERS: ":".join(_folders(grant, settings)),
         },
         tags={**settings.tags, **own, "batch-pipeline-level": grant.level.value},

@@ -28,6 +28,8 @@ from batch_pipeline.run.cancel import REASON
 from batch_pipeline.run.live import LOOK_SECONDS, find_with_retries, record_sent, submissions
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import Variable
+from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, SubmissionUnknown
 from batch_pipeline.wire.store import NotInStore, Store
 
@@ -49,6 +51,19 @@ class SubmittedDriver:
     #: URL of the store that has its record, and of where the run writes.
     store: str
     output: str
+
+
+def driver_variables(store: Store, run_id: str, order: bytes) -> dict[str, str]:
+    """The environment of a driver's job: where its order is, and the digest that it must have."""
+    return {
+        **store.variables,
+        # The embedded Batch gives to fetch-and-run what has this variable, as if it were an image's entry.
+        Variable.FILE_TYPE: DRIVER,
+        Variable.STORE: store.url,
+        Variable.DRIVER: layout.driver_order(run_id),
+        Variable.DRIVER_SHA256: sha256_of_bytes(order),
+        Variable.RUN_ID: run_id,
+    }
 
 
 def submit_driver(

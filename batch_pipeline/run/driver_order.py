@@ -38,6 +38,7 @@ from batch_pipeline.run.driver_bundle import REQUEST, SETTINGS, memory_mb_of, pa
 from batch_pipeline.run.driver_jobs import (
     DRIVER,
     SubmittedDriver,
+    driver_variables,
     forget_ended,
     live_drivers,
     submit_driver,
@@ -47,8 +48,6 @@ from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.preflight import account_findings, preflight, refuse_conflicts, require_ready
 from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import Variable
-from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse, RunConflict, StoreFailed
 from batch_pipeline.wire.order import DriverOrder
 from batch_pipeline.wire.toolchain import Toolchain
@@ -203,15 +202,7 @@ def _job_of(request: Request, run_id: str, definition: Mapping[str, Any], order:
         queue=settings.backend.on_demand_queue or settings.backend.queue,
         size=1,
         definition=definition,
-        environment={
-            **store.variables,
-            # The embedded Batch gives to fetch-and-run what has this variable, as if it were an image's entry.
-            Variable.FILE_TYPE: DRIVER,
-            Variable.STORE: store.url,
-            Variable.DRIVER: layout.driver_order(run_id),
-            Variable.DRIVER_SHA256: sha256_of_bytes(order),
-            Variable.RUN_ID: run_id,
-        },
+        environment=driver_variables(store, run_id, order),
         tags={**settings.tags, **dict(zip(OWN_TAGS, (name, run_id, DRIVER), strict=True))},
         share_identifier=settings.backend.share_identifier,
         priority=settings.backend.priority if settings.backend.priority >= 0 else None,
