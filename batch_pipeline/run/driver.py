@@ -309,11 +309,11 @@ class Driver:
 
     def _require_ready(self, snapshot: Snapshot) -> None:
         request = snapshot.request
-        backend = self._backend.open(request.settings)
-        # The embedded server starts while the code is reviewed and Luigi imported.
-        backend.wake()
         if not self._submitted:
             require_sound(request.graph)
+        backend = self._backend.open(request.settings)
+        # The embedded server starts while Luigi is imported.
+        backend.wake()
         if request.settings.prices.max_cost:
             from batch_pipeline.run.cost_bound import require_cost
 

@@ -14,7 +14,7 @@ from batch_pipeline.backends.base import Backend
 from batch_pipeline.pipeline.fingerprint import step_parts
 from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.planner import make_plan
-from batch_pipeline.pipeline.review import require_kinds
+from batch_pipeline.pipeline.review import code_problems, require_kinds
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.records.receipts import read_retirements
@@ -131,7 +131,7 @@ def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = F
     def opened() -> Backend:
         return backend.open(request.settings)
 
-    if submits and _is_new(request):
+    if submits and _is_new(request) and not code_problems(request.graph):
         opened().wake()
     retirements = read_retirements(store)
     reference, references = inventories.choose_reference(request, retirements)

@@ -28,7 +28,7 @@ from batch_pipeline.run.recovery import FailurePartition
 from batch_pipeline.run.snapshot import DriverState, take_snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit, EndReason
-from batch_pipeline.wire.errors import Overtaken, RunConflict
+from batch_pipeline.wire.errors import InvalidPipeline, Overtaken, RunConflict
 from batch_pipeline.wire.store import Store, open_store
 from tests.run.small import SAMPLES, Ear, Stage, chosen, drive, look, request_of
 
@@ -530,7 +530,19 @@ def test_in_a_new_folder_the_backend_wakes_before_anything_is_read(
     assert order[1:3] == ["wake", "inventory"]
 
 
-def test_a_backend_wakes_before_the_code_is_reviewed_and_never_where_nothing_is_to_do(
+def test_no_backend_wakes_for_code_with_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    stage = Stage(store)
+    order = _with_order(monkeypatch, stage)
+    wrong = ["Step upper is wrong."]
+    monkeypatch.setattr("batch_pipeline.run.snapshot.code_problems", lambda graph: wrong)
+    monkeypatch.setattr("batch_pipeline.pipeline.review.code_problems", lambda graph: wrong)
+    with pytest.raises(InvalidPipeline, match="Step upper is wrong"):
+        drive(request_of(store), stage)
+    assert order == ["inventory", "review"]
+
+
+def test_a_backend_wakes_after_the_code_is_reviewed_and_never_where_nothing_is_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(str(tmp_path))
@@ -540,7 +552,7 @@ def test_a_backend_wakes_before_the_code_is_reviewed_and_never_where_nothing_is_
     drive(request_of(store), stage)
     assert order == ["inventory"]
     drive(request_of(store, "ann", "dora"), stage)
-    assert order[1:4] == ["inventory", "wake", "review"]
+    assert order[1:4] == ["inventory", "review", "wake"]
 
 
 def test_a_wave_that_fails_leaves_a_new_state_and_the_old_one_as_it_was(store: Store, stage: Stage) -> None:
