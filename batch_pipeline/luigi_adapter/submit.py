@@ -18,9 +18,11 @@ from typing import Final
 from batch_pipeline.luigi_adapter import daemon, imports, states
 from batch_pipeline.luigi_adapter.first_failure import FirstFailure
 from batch_pipeline.luigi_adapter.preparer import Preparer
-from batch_pipeline.luigi_adapter.scheduler import Reporter, call, driver_id, require_scheduler
+from batch_pipeline.luigi_adapter.scheduler import Reporter, call, central_scheduler, driver_id, require_scheduler
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import NullListener, Outcome, StepProgress
+from batch_pipeline.records.request import Request
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, RunConflict
 
 _REMEDY: Final = "Wait a minute and run the same command again, or leave --scheduler-host away."
@@ -166,3 +168,26 @@ class LuigiAdapter(NullListener):
             self._reporter = Reporter(url=url, worker_id=self._worker_id, tasks=described_tasks)
             self._reporter.start()
         self._reporter.report(self._statuses)
+
+
+def adapter_of(
+    request: Request,
+    run_id: str,
+    submit: Callable[[str], None],
+    submitted: Callable[[str], bool],
+    preparer: Preparer | None,
+) -> LuigiAdapter:
+    """The adapter for one submission of a request. Raises OSError where the run's folder cannot be written."""
+    store, luigi = request.store, request.settings.luigi
+    folder = store.path_of(layout.run_folder(run_id))
+    return LuigiAdapter(
+        request.graph,
+        run_id=run_id,
+        submit=submit,
+        submitted=submitted,
+        tracking_url=store.url_of(layout.run_folder(run_id)),
+        scheduler_url=central_scheduler(luigi.scheduler_host, luigi.scheduler_port),
+        log_folder=folder / "luigi" if folder else None,
+        luigid_folder=daemon.folder_of(request.settings.embedded.folder),
+        preparer=preparer,
+    )

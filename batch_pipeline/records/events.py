@@ -134,11 +134,11 @@ class Outcome:
     interrupted: bool = False
     #: Jobs that were sent.
     submitted: int = 0
-    #: Cells of later waves that are not sent, for the command does not wait for room or a run of it was cancelled.
+    #: Cells of later waves that are not sent, for the command does not wait for room or nothing more is to be sent.
     unsent: int = 0
     #: What was sent again in the course of it, in this order.
     again: Sequence[RetrySummary] = ()
-    #: Why what could be sent again was not; empty: it was.
+    #: Why nothing more was sent, neither later waves nor what could be sent again; empty: it was.
     stopped_by: str = ""
     store_calls: Mapping[str, int] = field(default_factory=dict)
 

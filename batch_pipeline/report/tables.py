@@ -167,8 +167,7 @@ def unsent_line(outcome: Outcome) -> str:
             f"{counted(outcome.unsent, 'cell')} of later waves are not queued: they need a driver that waits for room."
             " Give the command again, without --detach or with --driver batch."
         )
-    because = "" if outcome.stopped_by else ", for their run was cancelled"
-    return f"{counted(outcome.unsent, 'cell')} of later waves were not sent{because}."
+    return f"{counted(outcome.unsent, 'cell')} of later waves were not sent."
 
 
 def _undone_line(plan: Plan) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from batch_pipeline.backends.base import Backend, JobCanceller, JobObserver, JobState
 from batch_pipeline.config import Settings
+from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.record import read_record, write_end
+from batch_pipeline.records.record_writing import states_of
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.backend import backend_of
 from batch_pipeline.run.live import LiveRun, has_begun, live_run_ids, read_live_runs
@@ -146,8 +148,8 @@ def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancell
     (run,) = read_live_runs(store, backend, [order.run_id])
     ordered = [item for item in run.submissions if order.steps is None or item.step in order.steps]
     moving = [item for item in ordered if not run.summaries[item.native_id].state.final]
-    # A driver that is still submitting reads the order after each job that it sends.
-    if moving or len(run.submissions) < _planned(store, order.run_id):
+    # A driver that is still submitting reads the order after each job that it sends, and before each later wave.
+    if moving or _sends_more(store, run):
         write_order(store, order)
     # A join belongs to the gather behind it.
     for item in sorted(moving, key=lambda item: (position.get(item.step, -1), not item.join), reverse=True):
@@ -159,12 +161,14 @@ def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancell
             yield from _some(store, backend, run, item, order)
 
 
-def _planned(store: Store, run_id: str) -> int:
-    """How many jobs a run is to have."""
+def _sends_more(store: Store, run: LiveRun) -> bool:
+    """Whether the driver of a run, if it lives, will send more: jobs of the run, or what its plan left for later."""
     try:
-        return len(store.get_json(layout.plan(run_id))["jobs"])
+        plan = store.get_json(layout.plan(run.run_id))
     except NotInStore:
-        return 0
+        return False
+    states = {state for text in plan.get("states", {}).values() for state in states_of(text)}
+    return len(run.submissions) < len(plan["jobs"]) or CellState.DEFERRED in states
 
 
 def carry_out(store: Store, backend: JobCanceller, orders: Iterable[Order], item: Submission) -> None:

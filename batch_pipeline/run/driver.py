@@ -40,7 +40,7 @@ from batch_pipeline.run.beyond import reading_beyond
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import adopt
 from batch_pipeline.run.lock import DriverLock
-from batch_pipeline.run.orders import is_any_cancelled
+from batch_pipeline.run.orders import is_any_cancelled, pass_orders_on
 from batch_pipeline.run.preflight import preflight, refuse_conflicts, require_ready
 from batch_pipeline.run.recovery import FailurePartition, partition_failures, summary
 from batch_pipeline.run.retry_policy import retry_policy
@@ -122,9 +122,10 @@ class Driver:
         self._lock = DriverLock(request.store)
         self._submitted = 0  #: The jobs that it sent.
         self._luigi: LuigiAdapter | None = None
-        self._costly = ""  #: Why later waves were not sent.
+        self._stopped_by = ""  #: Why nothing more is sent.
         #: Runs that it submitted or follows, oldest first.
         self.run_ids = list(self._state.run_ids)
+        self._begun = list(self._state.run_ids)  #: Those among them that it submitted.
 
     def close(self) -> None:
         """Lets go of the lock and the backend's connections; jobs go on."""
@@ -166,11 +167,14 @@ class Driver:
                 snapshot, unsent = self._follow(snapshot, jobs, submitter, listener)
             state = state.after_wave(snapshot)
             if jobs:
-                partition = self._partition(snapshot, self._judge(snapshot, jobs), active=state.rounds > 0)
+                failed = self._judge(snapshot, jobs, submitter)
+                if failed or snapshot.plan.is_deferred:
+                    self._stop_if_cancelled(self._begun)
+                partition = self._partition(snapshot, failed, active=state.rounds > 0 and not self._stopped_by)
                 state = state.after_failures(partition)
                 self._tell_retries(partition, listener)
-            if not jobs or unsent or not (state.pending or snapshot.plan.is_deferred):
-                return self._end(self._outcome(state, snapshot, unsent=unsent, stopped_by=self._costly), listener)
+            if not jobs or self._stopped_by or not (state.pending or snapshot.plan.is_deferred):
+                return self._end(self._outcome(state, snapshot, unsent=unsent, stopped_by=self._stopped_by), listener)
 
     def _outcome(
         self,
@@ -246,22 +250,22 @@ class Driver:
         """Follows jobs to their end, and sends the later waves of the plan, each as soon as there is room for it.
 
         Adds what it sends to the jobs. Returns the snapshot with what was sent of its plan, and how many cells are
-        never sent, for somebody cancelled a run of this plan.
+        never sent (`_stopped_by`).
         """
         plan, bound = snapshot.plan, snapshot.plan.limits.max_live_children or 0
         watch = self._watch(snapshot, jobs, later=cells_after_wave(plan, 0))
-        own = [first.run_id] if first else []
         last = unsent = 0
         for wave, children in enumerate(children_by_wave(plan)[1:], start=1):
-            followed = [run_id for run_id in own if not watch.has_ended(run_id)]
+            followed = [run_id for run_id in self._begun[:-1] if not watch.has_ended(run_id)]
             watch.until_over(CompositeListener(self._listeners(listener)), most_children=max(0, bound - children))
-            if is_any_cancelled(self._store, followed) or self._is_costly(snapshot, wave, jobs):
+            # Of the newest run an order is kept though its jobs have ended: cells that it left to later waves have not.
+            self._stop_if_cancelled([*followed, *self._begun[-1:]])
+            if self._stopped_by or self._is_costly(snapshot, wave, jobs):
                 unsent = cells_after_wave(plan, last).total()
                 break
             submitter = self._release(snapshot, wave, first, listener)
             if submitter is None:
                 break
-            own.append(submitter.run_id)
             jobs += submitter.sent
             watch.add(submitter.sent, later=cells_after_wave(plan, wave))
             last = wave
@@ -269,8 +273,7 @@ class Driver:
             first.forget()
         snapshot = replace(snapshot, plan=plan_of_wave(plan, last))
         if left := cells_after_wave(plan, last):
-            because = self._costly or ("their run was cancelled" if unsent else "another driver submits")
-            _LOG.info("not sent %s", Facts(cells=left.total(), because=because))
+            _LOG.info("not sent %s", Facts(cells=left.total(), because=self._stopped_by or "another driver submits"))
             watch = self._watch(snapshot, jobs)
         watch.until_over(CompositeListener(self._listeners(listener)))
         return snapshot, unsent
@@ -289,13 +292,17 @@ class Driver:
         finally:
             self._lock.release()
 
+    def _stop_if_cancelled(self, run_ids: Sequence[str]) -> None:
+        if not self._stopped_by and is_any_cancelled(self._store, run_ids):
+            self._stopped_by = "The run was cancelled."
+
     def _is_costly(self, snapshot: Snapshot, wave: int, jobs: Sequence[Submission]) -> bool:
         """Whether this wave and those after it would cost too much."""
         if (settings := snapshot.request.settings).prices.max_cost:
             from batch_pipeline.run.cost_bound import waves_problem
 
-            self._costly = waves_problem(snapshot, wave, self._backend.open(settings), self.run_ids, jobs)
-        return bool(self._costly)
+            self._stopped_by = waves_problem(snapshot, wave, self._backend.open(settings), self.run_ids, jobs)
+        return bool(self._stopped_by)
 
     def _overtaken(self, error: RunConflict) -> Overtaken:
         return Overtaken(f"{error.message} Jobs of {', '.join(self.run_ids)} go on.")
@@ -353,20 +360,31 @@ class Driver:
         """Submits as Luigi's tasks: one a step, in the order of the ports. A deaf scheduler is found out first."""
         if request.reference_files:
             # A reference is one job without a workflow.
-            submitter.begin()
-            self.run_ids.append(submitter.run_id)
+            self._begin(submitter)
             submitter.submit_step(request.graph.names[0])
             return
+        # A command that finds nothing to do does without.
+        from batch_pipeline.luigi_adapter.submit import adapter_of
+
         if self._luigi is not None:
             self._luigi.close()
         try:
-            self._luigi = _luigi_adapter(request, submitter, self._preparer)
+            self._luigi = adapter_of(
+                request, submitter.run_id, submitter.submit_step, submitter.is_submitted, self._preparer
+            )
         except OSError as error:
             place = self._store.url_of(layout.run_folder(submitter.run_id))
             raise StoreFailed(f"{place} cannot be written: {error.strerror}. Check the folder of the store.") from error
-        submitter.begin()
-        self.run_ids.append(submitter.run_id)
+        self._begin(submitter)
         self._luigi.submit_all()
+
+    def _begin(self, submitter: Submitter) -> None:
+        """Records the run. Cells that were cancelled in the run before, and are sent only now, are cancelled in it."""
+        submitter.begin()
+        if self._begun:
+            pass_orders_on(self._store, self._begun[-1], submitter.run_id)
+        self.run_ids.append(submitter.run_id)
+        self._begun.append(submitter.run_id)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self.run_ids.extend(adopt(snapshot.live, self.run_ids))
@@ -393,14 +411,16 @@ class Driver:
             clock=self._clock,
         )
 
-    def _judge(self, snapshot: Snapshot, jobs: Sequence[Submission]) -> Sequence[FailedCell]:
+    def _judge(self, snapshot: Snapshot, jobs: Sequence[Submission], first: Submitter | None) -> Sequence[FailedCell]:
         """Closes the runs of jobs that have ended; the cells that this wave counted on and that are not done.
 
         A live job may hold cells that it could not do, for what they read is made again: a later wave takes those.
         """
         request = snapshot.request
         verdict = judge(request.graph, self._store, self._backend.open(request.settings), jobs)
-        self._write_ends(request, verdict, jobs)
+        # On a full queue nothing went with the first wave.
+        unsent = {first.run_id: 0} if first and not first.sent else {}
+        self._write_ends(request, replace(verdict, done={**unsent, **verdict.done}), jobs)
         counted = snapshot.plan.under_way() if verdict.failed else frozenset()
         return [cell for cell in verdict.failed if (cell.step, cell.sample) in counted]
 
@@ -426,25 +446,3 @@ class Driver:
         close_retirements(self._store)
         for run_id, done in verdict.done.items():
             close_run(self._store, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=request.settings)
-
-
-def _luigi_adapter(request: Request, submitter: Submitter, preparer: Preparer | None) -> LuigiAdapter:
-    """Luigi's side of one submission."""
-    # A command that finds nothing to do does without.
-    from batch_pipeline.luigi_adapter import daemon
-    from batch_pipeline.luigi_adapter.scheduler import central_scheduler
-    from batch_pipeline.luigi_adapter.submit import LuigiAdapter
-
-    luigi = request.settings.luigi
-    folder = request.store.path_of(layout.run_folder(submitter.run_id))
-    return LuigiAdapter(
-        request.graph,
-        run_id=submitter.run_id,
-        submit=submitter.submit_step,
-        submitted=submitter.is_submitted,
-        tracking_url=request.store.url_of(layout.run_folder(submitter.run_id)),
-        scheduler_url=central_scheduler(luigi.scheduler_host, luigi.scheduler_port),
-        log_folder=folder / "luigi" if folder else None,
-        luigid_folder=daemon.folder_of(request.settings.embedded.folder),
-        preparer=preparer,
-    )

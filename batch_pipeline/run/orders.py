@@ -39,13 +39,13 @@ class Order:
 
 
 def write_order(store: Store, order: Order) -> None:
-    """Keeps an order."""
+    """Keeps an order, as this user's where it names none."""
     value: dict[str, Any] = {
         "format": 1,
         "run_id": order.run_id,
         "steps": None if order.steps is None else sorted(order.steps),
         "samples": None if order.samples is None else sorted(order.samples),
-        "user": user_name(),
+        "user": order.user or user_name(),
         "ordered_at": now(),
     }
     store.put_json(layout.cancelled(order.run_id, f"{new_run_id()}.json"), value)
@@ -71,6 +71,13 @@ def read_orders(store: Store, run_id: str) -> list[Order]:
         steps, samples = (None if record[name] is None else frozenset(record[name]) for name in ("steps", "samples"))
         orders.append(Order(run_id=run_id, steps=steps, samples=samples, user=record["user"]))
     return orders
+
+
+def pass_orders_on(store: Store, run_id: str, later_id: str) -> None:
+    """Has the orders about steps or samples of a run hold for a later one of the same driver too. One LIST."""
+    for order in dict.fromkeys(read_orders(store, run_id)):
+        if order.steps is not None or order.samples is not None:
+            write_order(store, replace(order, run_id=later_id))
 
 
 def as_ordered(store: Store, cells: Sequence[FailedCell]) -> list[FailedCell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.pipeline.workflow import Graph
-from batch_pipeline.records.events import Outcome
+from batch_pipeline.records.events import Outcome, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.receipts import read_retirements
 from batch_pipeline.records.request import Request
 from batch_pipeline.report.tables import plan_notes, unsent_line
 from batch_pipeline.run import live
-from batch_pipeline.run.cancel import cancel
+from batch_pipeline.run.cancel import cancel, close_unbegun
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.wire import layout
@@ -74,6 +74,7 @@ class Queue(Stage):
 
 def bounded(store: Store, most: int, samples: int, workflow: type[WorkflowTask] = Three, **changes: Any) -> Request:
     options = {"watch.poll_seconds": 0.001, "backend.max_children": most}
+    options |= {name: changes.pop(name) for name in list(changes) if "." in name}
     settings = load_settings(options, environ={}, folder=Path("/nowhere"))
     names = [f"s{number:03}" for number in range(samples)]
     return request_of(store, *names, workflow=workflow, graph=Graph.of(workflow), settings=settings, **changes)
@@ -249,6 +250,108 @@ def test_a_cancelled_run_sends_no_further_wave(store: Store, monkeypatch: pytest
     assert outcome.progress["upper"].left_out == 4
     assert "12 cells of later waves were not sent" in unsent_line(outcome)
     assert live_run_ids(store) == []
+
+
+def full_queue(store: Store, samples: int = 6) -> Queue:
+    """A queue that a run has filled whose driver is gone, and which goes on."""
+    queue = Queue(store, pace=1)
+    queue.is_open = False
+    drive(bounded(store, 6, samples), queue, detach=True)
+    queue.is_open = True
+    return queue
+
+
+class Canceller(Ear):
+    """Cancels once, as the command does, when the queue was looked at so many times."""
+
+    def __init__(self, queue: Queue, request: Request, after: int, **chosen: frozenset[str]) -> None:
+        super().__init__()
+        self._queue, self._request, self._after, self._chosen = queue, request, after, chosen
+        self.is_over = False
+
+    def progressed(self, progress: Mapping[str, StepProgress]) -> None:
+        super().progressed(progress)
+        if self.is_over or len(self._queue.looks) < self._after:
+            return
+        self.is_over = True
+        store = self._request.store
+        run_ids = live_run_ids(store)
+        cancelled = cancel(store, self._request.settings, run_ids, **self._chosen)
+        if not self._chosen:
+            close_unbegun(store, [run_id for run_id in run_ids if run_id not in {one.run_id for one in cancelled}])
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> Callable[[Queue], None]:
+    """Has `cancel` reach a queue in memory."""
+    return lambda queue: monkeypatch.setattr("batch_pipeline.run.cancel.backend_of", lambda settings: queue)
+
+
+def test_a_run_that_waits_for_its_first_room_is_cancelled_too(store: Store, reached: Callable[[Queue], None]) -> None:
+    queue, request = full_queue(store), bounded(store, 6, 6)
+    reached(queue)
+    outcome = drive(request, queue, Canceller(queue, request, after=2))
+
+    assert (outcome.ok, outcome.unsent, len(queue.submitted())) == (False, 12, 6)
+    assert live_run_ids(store) == []
+
+
+def test_a_run_whose_first_wave_had_no_room_is_closed(store: Store) -> None:
+    assert drive(bounded(store, 6, 4), full_queue(store, 4)).ok
+    assert live_run_ids(store) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen_cells", "cancelled"),
+    [
+        ({"samples": frozenset({"s005"})}, {("upper", "s005"), ("count", "s005"), ("more", "s005")}),
+        ({"steps": frozenset({"more"})}, {("more", f"s00{number}") for number in range(6)}),
+    ],
+)
+def test_cells_of_later_waves_that_were_cancelled_do_not_run(
+    store: Store,
+    reached: Callable[[Queue], None],
+    chosen_cells: dict[str, frozenset[str]],
+    cancelled: set[tuple[str, str]],
+) -> None:
+    queue, request = Queue(store, pace=1), bounded(store, 6, 6)
+    reached(queue)
+    outcome = drive(request, queue, Canceller(queue, request, after=2, **chosen_cells))
+
+    assert outcome.unsent == 0
+    assert {(cell.step, cell.sample) for cell in outcome.failed} == cancelled
+    assert {cell.reason for cell in outcome.failed} == {EndReason.CANCELLED}
+    assert not set(queue.tried) & cancelled
+    assert outcome.progress["upper"].line.startswith("5/6 done" if len(cancelled) == 3 else "6/6 done")
+
+
+def test_what_ran_out_of_memory_before_its_run_was_cancelled_does_not_go_again(
+    store: Store, reached: Callable[[Queue], None]
+) -> None:
+    queue = Queue(store, pace=1)
+    queue.play = lambda step, sample, attempt: 137 if (step, sample) == ("upper", "s000") else 0
+    queue.silent = {"s000"}
+    request = bounded(store, 0, 4, **{"backend.name": "aws"})
+    reached(queue)
+    outcome = drive(request, queue, Canceller(queue, request, after=4))
+
+    assert queue.tried["upper", "s000"] == 1
+    assert outcome.stopped_by == "The run was cancelled."
+    assert not outcome.again
+    assert EndReason.OUT_OF_MEMORY in {cell.reason for cell in outcome.failed}
+
+
+def test_a_gather_of_what_is_left_is_not_sent_after_its_run_was_cancelled(
+    store: Store, reached: Callable[[Queue], None]
+) -> None:
+    queue = Queue(store, pace=1)
+    request = bounded(store, 8, 6, Letters, **chosen(min_success=0.1))
+    reached(queue)
+    outcome = drive(request, queue, Canceller(queue, request, after=10))
+
+    assert len(outcome.run_ids) == 2
+    assert "total" not in {step for step, _ in queue.submitted()}
+    assert outcome.stopped_by
 
 
 def test_another_driver_that_sends_the_rest_meanwhile_is_followed_and_nothing_is_sent_twice(store: Store) -> None:
