@@ -38,10 +38,12 @@ def cache_folder(root: str) -> str:
 def cached_bytes(name: str, sha256: str, cache_root: str, fetch: Callable[[], bytes]) -> bytes:
     """The bytes of this digest from the cache, where `fetch` puts them first; `name` says what they are.
 
-    Raises UnsafeFolder, DiskFull, StoreFailed, and what `fetch` raises.
+    A cache that cannot be read or written (its disk is full) is done without. Raises UnsafeFolder, StoreFailed, and
+    what `fetch` raises.
     """
     folder = Path(cache_folder(cache_root), "objects", sha256.lower())
     path = f"{folder}/{name}"
+    data = None
     try:
         data = _read(path, sha256)
         if data is None:
@@ -51,8 +53,8 @@ def cached_bytes(name: str, sha256: str, cache_root: str, fetch: Callable[[], by
                     data = fetch()
                     put(path, data)
     except OSError as error:
-        raise local_error(path, error) from error
-    return data
+        LOGGER.warning(f"{name} is read without the cache. {local_error(path, error).message}")
+    return fetch() if data is None else data
 
 
 def _read(path: str, sha256: str) -> bytes | None:

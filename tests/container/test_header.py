@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batch_pipeline.container import header
+from batch_pipeline.container import header, host_cache
 from batch_pipeline.container.environment import CellLocation, read_location
 from batch_pipeline.container.files import Files, files_of
 from batch_pipeline.container.header import read_cell, spread_seconds
@@ -135,6 +136,29 @@ def test_what_is_cached_is_compared_at_each_use(memory_workshop: Workshop, name:
     cached.write_bytes(whole.replace(b"s0", b"s9").replace(b"copy", b"evil"))
     assert read(location, memory_workshop)[0] == "s0"
     assert cached.read_bytes() == whole
+
+
+def test_a_cache_that_is_no_folder_is_done_without(memory_workshop: Workshop) -> None:
+    location = child(memory_workshop, 2, MACHINE)
+    memory_workshop.cached.mkdir(parents=True)
+    memory_workshop.cached.joinpath("objects").write_text("a file in the way")
+    assert read(location, memory_workshop)[0] == "s0"
+
+
+def test_a_full_disk_below_the_cache_stops_no_first_read(
+    memory_workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = child(memory_workshop, 2, MACHINE)
+
+    def full(path: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(host_cache, "put", full)
+    before = memory_workshop.store.calls["get"]
+    assert read(location, memory_workshop)[0] == "s0"
+    assert objects(memory_workshop) == []
+    # What was fetched, and could not be kept, is not fetched again.
+    assert memory_workshop.store.calls["get"] - before <= 2
 
 
 @pytest.mark.parametrize("variables", [MACHINE, FARGATE, {}])
