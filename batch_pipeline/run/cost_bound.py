@@ -7,7 +7,7 @@ What jobs spend while they run is looked at only where `prices.max_cost_cancel` 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -34,11 +34,13 @@ def cost_problem(
     backend: object,
     run_ids: Sequence[str],
     jobs: Sequence[Submission] = (),
+    *,
+    unended: Mapping[str, int] | None = None,
 ) -> str:
     """Why what a plan sends must not be sent, in a sentence; empty: it may.
 
-    `run_ids` are the runs that the command followed before, `jobs` those of them that run still. Nothing is read where
-    no bound is set. Raises StoreFailed.
+    `run_ids` are the runs that the command followed before, `jobs` those of them that run still, and `unended` says how
+    many cells of a step these have that have not ended. Nothing is read where no bound is set. Raises StoreFailed.
     """
     bound = request.settings.prices.max_cost
     if not bound or not plan.jobs:
@@ -47,12 +49,13 @@ def cost_problem(
     from batch_pipeline.run.estimate import estimate
 
     estimated = estimate(request, plan, inventory, backend)
+    cost = estimated.cost + sum(step.cost / step.cells * (unended or {}).get(step.step, 0) for step in estimated.steps)
     spent = spent_so_far(request, run_ids, jobs)
-    if spent + estimated.cost <= bound:
+    if spent + cost <= bound:
         return ""
-    parts = f" (spent {_amount(spent)}, estimate {_amount(estimated.cost)})" if run_ids else ""
+    parts = f" (spent {_amount(spent)}, estimate {_amount(cost)})" if run_ids else ""
     return (
-        f"By estimate the run would cost {_amount(spent + estimated.cost)} {estimated.currency}{parts}, more than"
+        f"By estimate the run would cost {_amount(spent + cost)} {estimated.currency}{parts}, more than"
         f" prices.max_cost {_amount(bound)}. Choose fewer samples or raise --max-cost; see `plan --estimate`."
     )
 
@@ -64,11 +67,17 @@ def require_cost(request: Request, plan: Plan, inventory: Inventory, backend: ob
 
 
 def waves_problem(
-    snapshot: Snapshot, wave: int, backend: object, run_ids: Sequence[str], jobs: Sequence[Submission]
+    snapshot: Snapshot,
+    wave: int,
+    backend: object,
+    run_ids: Sequence[str],
+    jobs: Sequence[Submission],
+    *,
+    unended: Mapping[str, int],
 ) -> str:
     """The same of a wave of a plan and those after it, while jobs of the earlier ones run."""
     rest = replace(snapshot.plan, jobs=tuple(job for job in snapshot.plan.jobs if job.wave >= wave))
-    return cost_problem(snapshot.request, rest, snapshot.inventory, backend, run_ids, jobs)
+    return cost_problem(snapshot.request, rest, snapshot.inventory, backend, run_ids, jobs, unended=unended)
 
 
 def spent_so_far(request: Request, run_ids: Sequence[str], jobs: Sequence[Submission]) -> float:

@@ -260,7 +260,7 @@ class Driver:
             watch.until_over(CompositeListener(self._listeners(listener)), most_children=max(0, bound - children))
             # Of the newest run an order is kept though its jobs have ended: cells that it left to later waves have not.
             self._stop_if_cancelled([*followed, *self._begun[-1:]])
-            if self._stopped_by or self._is_costly(snapshot, wave, jobs):
+            if self._stopped_by or self._is_costly(snapshot, wave, jobs, watch):
                 unsent = cells_after_wave(plan, last).total()
                 break
             submitter = self._release(snapshot, wave, first, listener)
@@ -296,12 +296,13 @@ class Driver:
         if not self._stopped_by and is_any_cancelled(self._store, run_ids):
             self._stopped_by = "The run was cancelled."
 
-    def _is_costly(self, snapshot: Snapshot, wave: int, jobs: Sequence[Submission]) -> bool:
-        """Whether this wave and those after it would cost too much."""
+    def _is_costly(self, snapshot: Snapshot, wave: int, jobs: Sequence[Submission], watch: Watch) -> bool:
+        """Whether what runs, this wave and those after it would cost too much."""
         if (settings := snapshot.request.settings).prices.max_cost:
             from batch_pipeline.run.cost_bound import waves_problem
 
-            self._stopped_by = waves_problem(snapshot, wave, self._backend.open(settings), self.run_ids, jobs)
+            backend = self._backend.open(settings)
+            self._stopped_by = waves_problem(snapshot, wave, backend, self.run_ids, jobs, unended=watch.unended())
         return bool(self._stopped_by)
 
     def _overtaken(self, error: RunConflict) -> Overtaken:

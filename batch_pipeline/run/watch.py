@@ -122,6 +122,13 @@ class Watch:
         ready = [self._by_id[i] for i, summary in self.summaries.items() if summary.counts.get(JobState.RUNNABLE)]
         return [job for job in ready if job.queue not in busy]
 
+    def unended(self) -> Counter[str]:
+        """Step -> cells that have not ended, by the last look."""
+        cells: Counter[str] = Counter()
+        for native_id, summary in self.summaries.items():
+            cells[self._by_id[native_id].step] += summary.unended
+        return cells
+
     def has_ended(self, run_id: str) -> bool:
         """Whether none of a run's jobs will change any more, by the last look."""
         return all(self._is_final(job.native_id) for job in self._jobs if job.run_id == run_id)

@@ -14,13 +14,14 @@ from batch_pipeline.records.record import read_record
 from batch_pipeline.records.request import Request
 from batch_pipeline.records.results import all_receipts
 from batch_pipeline.run import estimate as estimates
+from batch_pipeline.run.cost_bound import waves_problem
 from batch_pipeline.run.driver import Driver
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import NotReady
 from batch_pipeline.wire.receipt import Receipt
 from batch_pipeline.wire.store import Store
-from tests.run.small import Ear, Stage, drive, request_of
+from tests.run.small import Ear, Stage, drive, look, request_of
 
 
 def bounded(store: Store, max_cost: float, **more: Any) -> Request:
@@ -82,6 +83,17 @@ def test_what_failed_is_not_sent_again_above_the_bound(store: Store, stage: Stag
     assert "(spent 20.00, estimate " in outcome.stopped_by
     assert stage.tried["upper", "bob"] == 1
     assert {cell.reason for cell in outcome.failed} == {EndReason.OUT_OF_MEMORY, EndReason.DEPENDENCY}
+
+
+@pytest.mark.parametrize(("unended", "is_refused"), [({}, False), ({"upper": 1, "count": 2}, True)])
+def test_cells_of_earlier_waves_that_have_not_ended_count(
+    store: Store, stage: Stage, unended: dict[str, int], is_refused: bool
+) -> None:
+    """Ten minutes a cell: the two later waves have four cells."""
+    request = bounded(store, 1.0, **{"backend.max_children": 2})
+    problem = waves_problem(look(request, stage), 1, stage, (), (), unended=unended)
+    assert bool(problem) is is_refused
+    assert not is_refused or "would cost 1.17 USD" in problem
 
 
 class Clock:
