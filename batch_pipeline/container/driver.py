@@ -30,7 +30,7 @@ from batch_pipeline.container.process_cache import ProcessCache
 from batch_pipeline.container.run import Signals, spawn
 from batch_pipeline.container.verdict import last_line
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.contract import ContainerExit, Variable
+from batch_pipeline.wire.contract import CommandExit, ContainerExit, Variable
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, StoreFailed
 from batch_pipeline.wire.order import SECRET_PREFIX, DriverOrder
@@ -108,8 +108,14 @@ class DriverAttempt:
         if (transient := self._order.transient_exit(code)) is not None:
             self._tell("driver interrupted", f"attempt {self.number}, exit code {code}")
             return transient
-        self._finish(code, last_line(without_log_lines(log.tail(1 << 13))) if code else "", log)
+        self._finish(code, self._problem(code, log) if code else "", log)
         return code
+
+    def _problem(self, code: int, log: CellLog) -> str:
+        """What the script says at its end. A run that was followed to its end ends with what it took."""
+        if self._order.bundle_sha256 and code == CommandExit.FAILED:
+            return "not all chosen cells are done"
+        return last_line(without_log_lines(log.tail(1 << 13)))
 
     # The code.
 

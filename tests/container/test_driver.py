@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import ContainerExit
+from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.order import Checkout
 from tests.access.repositories import Repository
 from tests.container.bench import RUN, TOKEN, Bench
@@ -62,6 +65,18 @@ def test_a_script_that_fails_ends_the_job_with_its_own_code(bench: Bench) -> Non
     assert code == 7
     assert (bench.end()["failed"], bench.end()["exit_code"]) == (1, 7)
     assert "exit code 7" in bench.end()["problem"]
+
+
+def test_a_run_that_is_not_all_done_is_said_so_and_not_what_it_took(bench: Bench) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("main.py", "print('one: 1 failed')\nprint('Took 3 s.')\nraise SystemExit(1)\n")
+    sha256 = sha256_of_bytes(data.getvalue())
+    bench.store.put(layout.bundle(sha256), data.getvalue())
+    order = bench.order(bundle_sha256=sha256, checkouts=(), script=("python3", "main.py"), entry="")
+    code, _ = bench.run(bench.environment(order))
+    assert code == 1
+    assert bench.end()["problem"] == "exit code 1: not all chosen cells are done"
 
 
 def test_a_file_that_is_no_program_runs_by_its_suffix(bench: Bench) -> None:
