@@ -34,7 +34,8 @@ def verify(call: CommandCall) -> int:
     promises = _promises(call)
     bad: list[Checked] = []
     files = size_bytes = 0
-    for checked in _shown(verified(call.store, promises), len(promises)):
+    total = len(promises) if isinstance(promises, list) else None
+    for checked in _shown(verified(call.store, promises), total):
         files, size_bytes = files + 1, size_bytes + checked.size_bytes
         if checked.problem:
             bad.append(checked)
@@ -54,7 +55,7 @@ def verify(call: CommandCall) -> int:
     return CommandExit.FAILED if bad else CommandExit.DONE
 
 
-def _promises(call: CommandCall) -> list[Promise]:
+def _promises(call: CommandCall) -> Iterable[Promise]:
     from batch_pipeline.provenance.trace import key_of
     from batch_pipeline.provenance.verify import all_promises, promises_below, promises_of_run
     from batch_pipeline.records.registry import resolve
@@ -69,8 +70,8 @@ def _promises(call: CommandCall) -> list[Promise]:
     return promises_of_run(call.store, resolve(call.store, what))
 
 
-def _shown(results: Iterable[Checked], total: int) -> Iterator[Checked]:
-    """The same, with a bar on a terminal."""
+def _shown(results: Iterable[Checked], total: int | None) -> Iterator[Checked]:
+    """The same, with a bar on a terminal; None: how many they are is not known before."""
     if not sys.stderr.isatty():
         yield from results
         return

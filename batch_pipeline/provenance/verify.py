@@ -62,8 +62,8 @@ def promises_of_run(store: Store, run: RunRecord) -> list[Promise]:
     return _of_receipts(results_of(store, run).receipts)
 
 
-def all_promises(store: Store) -> list[Promise]:
-    """Those of every receipt in the store."""
+def all_promises(store: Store) -> Iterator[Promise]:
+    """Those of every receipt in the store, which are read as they are asked for."""
     return _all_below(store, layout.RECEIPTS)
 
 
@@ -73,7 +73,7 @@ def promises_below(store: Store, key: str) -> list[Promise]:
     head, _, rest = key.partition("/")
     parts = [part for part in rest.split("/") if part]
     if head == layout.RELEASE.rstrip("/"):
-        promises = _of_release(store, key)
+        promises: Iterable[Promise] = _of_release(store, key)
     elif head in ("results", "cohort") and len(parts) == 1:
         promises = _all_below(store, layout.step_receipts(parts[0]))
     elif head in ("results", "cohort") and not parts:
@@ -86,8 +86,8 @@ def promises_below(store: Store, key: str) -> list[Promise]:
     return chosen
 
 
-def verify(store: Store, promises: Sequence[Promise]) -> Iterator[Checked]:
-    """Reads the files again; tells of each when it was read, in no promised order."""
+def verify(store: Store, promises: Iterable[Promise]) -> Iterator[Checked]:
+    """Reads the files again; yields each when it was read, in no promised order, and keeps none of the promises."""
     waiting = iter(promises)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as pool:
         running: set[Future[Checked]] = set()
@@ -181,11 +181,12 @@ def _promises_at(store: Store, key: str) -> list[Promise]:
     return promises + [_of_damaged(key) for key in damaged]
 
 
-def _all_below(store: Store, prefix: str) -> list[Promise]:
+def _all_below(store: Store, prefix: str) -> Iterator[Promise]:
     """Those of all receipts below a prefix of the receipts, damaged ones last."""
     damaged: list[str] = []
-    promises = _of_receipts(all_receipts(store, prefix, damaged=damaged.append))
-    return promises + [_of_damaged(key) for key in sorted(damaged)]
+    for receipt in all_receipts(store, prefix, damaged=damaged.append):
+        yield from _of_receipts([receipt])
+    yield from map(_of_damaged, sorted(damaged))
 
 
 def _of_damaged(key: str) -> Promise:

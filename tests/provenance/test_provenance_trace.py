@@ -223,6 +223,16 @@ def test_a_whole_run_is_as_its_receipts_say(store: Store, made: Maker) -> None:
     assert sum(one.size_bytes for one in checked) == sum(promise.size_bytes or 0 for promise in promises)
 
 
+def test_of_all_receipts_no_more_are_read_than_are_being_verified(
+    store: Store, made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "READ_AHEAD", 1)
+    before = store.calls["get"]
+    next(iter(all_promises(store)))
+    assert store.calls["get"] - before <= 2
+    assert len(list(verify(store, all_promises(store)))) == 7
+
+
 @pytest.mark.parametrize("at", [0, 3, -1])
 def test_one_changed_byte_is_found_and_named(store: Store, made: Maker, at: int) -> None:
     key = "results/count/bob/count.txt"
