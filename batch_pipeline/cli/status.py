@@ -102,7 +102,7 @@ def _show(call: CommandCall, current: Status) -> int:
         _tell(current, has_pipeline=call.has_pipeline)
         _tell_spending(runs)
     for driver in drivers:
-        say(f"Driver {driver.run_id} runs as job {driver.native_id}; `watch` follows it.")
+        say(driver.unreachable or f"Driver {driver.run_id} runs as job {driver.native_id}; `watch` follows it.")
     # What somebody cancelled did not fail.
     failed = any(cell.reason is not EndReason.CANCELLED for cell in current.failed)
     return CommandExit.FAILED if failed else CommandExit.DONE

@@ -301,5 +301,10 @@ class Plan:
         """Whether cells wait for live jobs, so that another plan follows."""
         return any(CellState.DEFERRED in states for states in self.states.values())
 
+    @property
+    def deferred(self) -> int:
+        """Cells that wait for live jobs or a later wave."""
+        return sum(states.count(CellState.DEFERRED) for states in self.states.values())
+
     def _gathers(self, step: str) -> bool:
         return self.graph[step].scope.value == "cohort"

@@ -134,7 +134,7 @@ class Outcome:
     interrupted: bool = False
     #: Jobs that were sent.
     submitted: int = 0
-    #: Cells of later waves that are not sent, for the command does not wait for room or nothing more is to be sent.
+    #: Cells of later waves, gathers among them, that are not sent: the command does not wait for room, or was stopped.
     unsent: int = 0
     #: What was sent again in the course of it, in this order.
     again: Sequence[RetrySummary] = ()

@@ -162,9 +162,8 @@ class Driver:
                 snapshot = replace(snapshot, plan=plan_of_wave(snapshot.plan, 0))
                 left = self._watch(snapshot, jobs).poll()
                 return self._end(self._outcome(state, snapshot, left=left, unsent=unsent), listener)
-            unsent = 0
             if jobs:
-                snapshot, unsent = self._follow(snapshot, jobs, submitter, listener)
+                snapshot = self._follow(snapshot, jobs, submitter, listener)
             state = state.after_wave(snapshot)
             if jobs:
                 failed = self._judge(snapshot, jobs, submitter)
@@ -174,6 +173,7 @@ class Driver:
                 state = state.after_failures(partition)
                 self._tell_retries(partition, listener)
             if not jobs or self._stopped_by or not (state.pending or snapshot.plan.is_deferred):
+                unsent = snapshot.plan.deferred if self._stopped_by else 0
                 return self._end(self._outcome(state, snapshot, unsent=unsent, stopped_by=self._stopped_by), listener)
 
     def _outcome(
@@ -246,22 +246,20 @@ class Driver:
 
     def _follow(
         self, snapshot: Snapshot, jobs: list[Submission], first: Submitter | None, listener: Listener
-    ) -> tuple[Snapshot, int]:
+    ) -> Snapshot:
         """Follows jobs to their end, and sends the later waves of the plan, each as soon as there is room for it.
 
-        Adds what it sends to the jobs. Returns the snapshot with what was sent of its plan, and how many cells are
-        never sent (`_stopped_by`).
+        Adds what it sends to the jobs. Returns the snapshot with what was sent of its plan.
         """
         plan, bound = snapshot.plan, snapshot.plan.limits.max_live_children or 0
         watch = self._watch(snapshot, jobs, later=cells_after_wave(plan, 0))
-        last = unsent = 0
+        last = 0
         for wave, children in enumerate(children_by_wave(plan)[1:], start=1):
             followed = [run_id for run_id in self._begun[:-1] if not watch.has_ended(run_id)]
             watch.until_over(CompositeListener(self._listeners(listener)), most_children=max(0, bound - children))
             # Of the newest run an order is kept though its jobs have ended: cells that it left to later waves have not.
             self._stop_if_cancelled([*followed, *self._begun[-1:]])
             if self._stopped_by or self._is_costly(snapshot, wave, jobs, watch):
-                unsent = cells_after_wave(plan, last).total()
                 break
             submitter = self._release(snapshot, wave, first, listener)
             if submitter is None:
@@ -276,7 +274,7 @@ class Driver:
             _LOG.info("not sent %s", Facts(cells=left.total(), because=self._stopped_by or "another driver submits"))
             watch = self._watch(snapshot, jobs)
         watch.until_over(CompositeListener(self._listeners(listener)))
-        return snapshot, unsent
+        return snapshot
 
     def _release(self, snapshot: Snapshot, wave: int, first: Submitter | None, listener: Listener) -> Submitter | None:
         """Sends a later wave; None: another driver submits or did since, and what it sent is not known here."""

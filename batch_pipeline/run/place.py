@@ -26,9 +26,12 @@ def reaching(settings: Settings, record: RunRecord) -> Settings:
 
 
 def why_unreachable(settings: Settings, record: RunRecord) -> str:
-    """Why this machine cannot ask the run's backend, and who can; empty: it can."""
+    """Why a command with these settings on this machine cannot ask the run's backend, and who can; empty: it can.
+
+    Another backend would know nothing of its jobs, and what is unknown counts as lost.
+    """
     if not _is_elsewhere(settings, record):
-        return ""
+        return _why_another(reaching(settings, record), record)
     state = record.place.get("embedded.state", "")
     return (
         f"The jobs of run {record.run_id} are on the embedded Batch of {record.host}{f' ({state})' if state else ''},"
@@ -36,8 +39,8 @@ def why_unreachable(settings: Settings, record: RunRecord) -> str:
     )
 
 
-def why_elsewhere(settings: Settings, record: RunRecord) -> str:
-    """Why a command with these settings would ask another backend than the run's; empty: it would not."""
+def _why_another(settings: Settings, record: RunRecord) -> str:
+    """Why these settings lead to another backend than the run's; empty: they do not."""
     place = place_of(settings)
     differs = [
         f"{key} {record.place[key]!r}, not {place.get(key, '')!r}"

@@ -24,7 +24,7 @@ from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
-from batch_pipeline.run.place import reaching, why_elsewhere, why_unreachable
+from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.recovery import Cell, FailurePartition, remembered, summary
 from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.verdict import past_failures
@@ -186,7 +186,7 @@ def _reach(request: Request, run_ids: Sequence[str]) -> Request:
         except NotInStore:
             continue
         settings = reaching(request.settings, record)
-        unreachable = why_unreachable(settings, record) or why_elsewhere(settings, record)
+        unreachable = why_unreachable(settings, record)
         if (unreachable or settings != request.settings) and not has_begun(request.store, run_id):
             continue
         if unreachable:

@@ -137,9 +137,14 @@ def test_the_backend_is_the_one_that_the_record_names(
         "eu-west-1",
         "http://127.0.0.1:1",
     )
-    told = load_settings({"aws.region": "us-east-2"}, environ={}, folder=Path("/nowhere"))
-    recorded_status(store, told)
-    assert asked[-1].aws.region == "us-east-2"
+    asked.clear()
+    named = load_settings({"aws.region": "us-east-2"}, environ={}, folder=Path("/nowhere"))
+    # There nothing is known of its jobs, which would count as lost.
+    assert any("aws.region 'eu-west-1', not 'us-east-2'" in note for note in recorded_status(store, named).notes)
+    with pytest.raises(InvalidUse, match="not 'us-east-2'"):
+        watch_recorded(store, named, Ear())
+    assert not asked
+    assert live_run_ids(store) == [detached]
 
 
 def test_from_another_machine_than_the_embedded_batchs_the_store_is_told(

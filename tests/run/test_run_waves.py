@@ -27,7 +27,7 @@ from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason, Variable
-from batch_pipeline.wire.errors import SubmissionRefused
+from batch_pipeline.wire.errors import InvalidUse, SubmissionRefused
 from batch_pipeline.wire.store import Store
 from tests.run.again import Chain, Place, Root, Shape, played
 from tests.run.small import Count, Ear, Letters, Stage, Upper, chosen, drive, look, request_of
@@ -352,6 +352,16 @@ def test_a_gather_of_what_is_left_is_not_sent_after_its_run_was_cancelled(
     assert len(outcome.run_ids) == 2
     assert "total" not in {step for step, _ in queue.submitted()}
     assert outcome.stopped_by
+    assert not outcome.ok
+    assert outcome.unsent == 1
+
+
+def test_cancel_asks_no_other_queue_than_that_of_the_jobs(store: Store) -> None:
+    queue = Queue(store)
+    queue.is_open = False
+    (run_id,) = drive(bounded(store, 0, 2, **{"embedded.state": "/here"}), queue, detach=True).run_ids
+    with pytest.raises(InvalidUse, match=r"embedded.state '/here', not '/there'\. Give the same settings"):
+        cancel(store, bounded(store, 0, 2, **{"embedded.state": "/there"}).settings, [run_id])
 
 
 def test_another_driver_that_sends_the_rest_meanwhile_is_followed_and_nothing_is_sent_twice(store: Store) -> None:
