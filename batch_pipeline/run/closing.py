@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 from itertools import repeat
 from typing import Any, Final
@@ -73,6 +73,11 @@ class _Ended:
     failures: Mapping[str, Mapping[str, FailedCell]]
     #: Whether every cell that was sent and is not among the failures was done.
     is_complete: bool = True
+    #: Jobs of earlier runs that were judged with this one, and how their cells failed.
+    earlier_jobs: Sequence[Submission] = ()
+    earlier_failures: Mapping[str, Mapping[str, FailedCell]] = field(default_factory=dict)
+    #: The table that is written anew: what it tells of cells of earlier runs.
+    before: CellTable | None = None
 
 
 def close_run(
@@ -93,7 +98,17 @@ def close_run(
     sent = [job for job in jobs if job.run_id == run_id and not job.join]
     table = None
     if sent:
-        ended = _Ended(run_id=run_id, done=done, failed=len(ours), jobs=sent, failures=_by_cell(ours))
+        # The newest of several waves tells of all: what looks at a store reads the table of its newest run.
+        is_newest = run_id == max(job.run_id for job in jobs)
+        ended = _Ended(
+            run_id=run_id,
+            done=done,
+            failed=len(ours),
+            jobs=sent,
+            failures=_by_cell(ours),
+            earlier_jobs=[job for job in jobs if is_newest and job.run_id != run_id and not job.join],
+            earlier_failures=_by_cell(cell for cell in failed if is_newest and cell.run_id != run_id),
+        )
         is_near = store.folder is not None and sum(job.size for job in sent) <= MOST_READ
         table = _written(store, ended, measured=is_near)
     write_end(
@@ -123,7 +138,13 @@ def index_run(store: Store, run: RunRecord) -> CellTable:
             failures.setdefault(row.step, {}).setdefault(row.sample, cell)
     is_complete = sum(map(len, failures.values())) == run.failed
     ended = _Ended(
-        run_id=run.run_id, done=run.done, failed=run.failed, jobs=sent, failures=failures, is_complete=is_complete
+        run_id=run.run_id,
+        done=run.done,
+        failed=run.failed,
+        jobs=sent,
+        failures=failures,
+        is_complete=is_complete,
+        before=before,
     )
     return _write(store, ended, measured=True)
 
@@ -156,8 +177,10 @@ def _made(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
     for step, scope in plan["scopes"].items():
         gathers = scope == Scope.COHORT.value
         cells = CellColumns.blank(step, (layout.COHORT,) if gathers else samples)
+        places = {layout.COHORT: 0} if gathers else positions
         _fill_unsent(cells, plan, samples)
-        _fill_sent(store, ended, cells, {layout.COHORT: 0} if gathers else positions, writer, measured=measured)
+        _fill_earlier(store, ended, cells, places)
+        _fill_sent(store, ended, cells, places, writer, measured=measured)
         writer.add(cells)
     table = writer.write(store)
     _LOG.info("indexed %s", Facts(run=ended.run_id, steps=len(table.steps), samples=len(samples), measured=measured))
@@ -182,6 +205,21 @@ def _fill_unsent(cells: CellColumns, plan: Mapping[str, Any], samples: Sequence[
         ends = (CellEnd.EXCLUDED if name in excluded else CellEnd.UNKNOWN for name in samples)
     for position, end in zip(range(len(numbers)), ends, strict=True):
         numbers[position] = STATES.index(end)
+
+
+def _fill_earlier(store: Store, ended: _Ended, cells: CellColumns, positions: Mapping[str, int]) -> None:
+    """How the cells of a step ended that the plan of the run left to earlier runs, which ended with it."""
+    if ended.before and (known := ended.before.steps.get(cells.step)) and known.samples == cells.samples:
+        unknown, numbers = STATES.index(CellEnd.UNKNOWN), cells.columns["state"]
+        for position, number in enumerate(known.columns["state"]):
+            if numbers[position] == unknown:
+                numbers[position] = number
+    failures = ended.earlier_failures.get(cells.step, {})
+    for job in ended.earlier_jobs:
+        for sample, _ in cells_of(store, job.run_id, job.job) if job.step == cells.step else ():
+            if sample in positions:
+                end = CellEnd.LEFT_OUT if sample in failures else CellEnd.REUSED
+                _set_end(cells, positions[sample], end, None)
 
 
 def _fill_sent(

@@ -16,15 +16,19 @@ from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.plan import CellState
 from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.records.cell_table import CellEnd, table_of
 from batch_pipeline.records.events import Outcome, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.receipts import read_retirements
+from batch_pipeline.records.record import read_record
 from batch_pipeline.records.request import Request
 from batch_pipeline.report.tables import plan_notes, unsent_line
 from batch_pipeline.run import live
 from batch_pipeline.run.cancel import cancel, close_unbegun
+from batch_pipeline.run.closing import index_run
 from batch_pipeline.run.live import live_run_ids
 from batch_pipeline.run.lock import DriverLock
+from batch_pipeline.run.recorded import recorded_status
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason, Variable
 from batch_pipeline.wire.errors import InvalidUse, SubmissionRefused
@@ -430,6 +434,28 @@ def test_a_later_wave_has_the_code_that_the_plan_had(store: Store, monkeypatch: 
     assert len({record["bundle_sha256"] for record in records}) == 1
     assert [record["cells"]["more"] for record in records] == [2, 1, 1]
     assert [record["jobs"] for record in records] == [6, 3, 3]
+
+
+def test_the_table_of_the_last_wave_tells_of_all_cells(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(store)
+    queue.play = lambda step, sample, attempt: int((step, sample) == ("count", "s001"))
+    outcome = drive(bounded(store, 6, 6), queue)
+
+    table, _ = table_of(store, read_record(store, outcome.run_ids[-1]))
+    assert table is not None
+    counts = {step: cells.counts() for step, cells in table.steps.items()}
+    assert {step: each[CellEnd.UNKNOWN] for step, each in counts.items()} == {"upper": 0, "count": 0, "more": 0}
+    assert counts["more"][CellEnd.REUSED] + counts["more"][CellEnd.DONE] == 5
+    again = index_run(store, read_record(store, outcome.run_ids[-1]))
+    assert {step: cells.counts() for step, cells in again.steps.items()} == counts
+    monkeypatch.setattr("batch_pipeline.run.recorded.TABLE_CELLS", 1)
+    status = recorded_status(store, bounded(store, 6, 6).settings)
+    assert [note for note in status.notes if note.startswith("Read from its cell table")]
+    assert {step: progress.done_before for step, progress in status.progress.items()} == {
+        "upper": 6,
+        "count": 5,
+        "more": 5,
+    }
 
 
 def test_a_plan_says_how_many_waves_there_are(store: Store) -> None:
