@@ -77,8 +77,7 @@ class Queue(Stage):
 
 
 def bounded(store: Store, most: int, samples: int, workflow: type[WorkflowTask] = Three, **changes: Any) -> Request:
-    options = {"watch.poll_seconds": 0.001, "backend.max_children": most}
-    options |= {name: changes.pop(name) for name in list(changes) if "." in name}
+    options = {"watch.poll_seconds": 0.001, "backend.max_children": most, **changes.pop("options", {})}
     settings = load_settings(options, environ={}, folder=Path("/nowhere"))
     names = [f"s{number:03}" for number in range(samples)]
     return request_of(store, *names, workflow=workflow, graph=Graph.of(workflow), settings=settings, **changes)
@@ -335,7 +334,7 @@ def test_what_ran_out_of_memory_before_its_run_was_cancelled_does_not_go_again(
     queue = Queue(store, pace=1)
     queue.play = lambda step, sample, attempt: 137 if (step, sample) == ("upper", "s000") else 0
     queue.silent = {"s000"}
-    request = bounded(store, 0, 4, **{"backend.name": "aws"})
+    request = bounded(store, 0, 4, options={"backend.name": "aws"})
     reached(queue)
     outcome = drive(request, queue, Canceller(queue, request, after=4))
 
@@ -363,9 +362,9 @@ def test_a_gather_of_what_is_left_is_not_sent_after_its_run_was_cancelled(
 def test_cancel_asks_no_other_queue_than_that_of_the_jobs(store: Store) -> None:
     queue = Queue(store)
     queue.is_open = False
-    (run_id,) = drive(bounded(store, 0, 2, **{"embedded.state": "/here"}), queue, detach=True).run_ids
+    (run_id,) = drive(bounded(store, 0, 2, options={"embedded.state": "/here"}), queue, detach=True).run_ids
     with pytest.raises(InvalidUse, match=r"embedded.state '/here', not '/there'\. Give the same settings"):
-        cancel(store, bounded(store, 0, 2, **{"embedded.state": "/there"}).settings, [run_id])
+        cancel(store, bounded(store, 0, 2, options={"embedded.state": "/there"}).settings, [run_id])
 
 
 def test_another_driver_that_sends_the_rest_meanwhile_is_followed_and_nothing_is_sent_twice(store: Store) -> None:
