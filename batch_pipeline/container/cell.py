@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 LOGGER = Logger(__name__)
 #: Characters of the log that a failure's record repeats.
 _TAIL_CHARACTERS = 2000
+#: Characters of a failure's message that are kept: a step may raise an error of any length.
+_MESSAGE_CHARACTERS = 4000
 #: Bytes at the end of the log that are searched for the reason of a failure.
 _SEARCHED_BYTES = 1 << 13
 
@@ -328,6 +330,9 @@ class CellAttempt:
         if self.workspace.path:
             # What failed alike reads alike, and nobody can look into a folder that is removed.
             verdict = replace(verdict, message=verdict.message.replace(f"{self.workspace.path}/", ""))
+        if len(verdict.message) > _MESSAGE_CHARACTERS:
+            # The messages of all failed cells of a run are read together.
+            verdict = replace(verdict, message=f"{verdict.message[:_MESSAGE_CHARACTERS]}…")
         LOGGER.error("failed", end_reason=verdict.reason, exit_code=int(verdict.exit_code))
         say(f"{manifest.step} of {row.sample} failed: {verdict.message}")
         if verdict.exit_code == DiskFull.exit_code:

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from batch_pipeline.wire.errors import BatchPipelineError, DiskFull, StepFailed
 
+#: Characters of a tool's line that a message repeats.
+LINE_CHARACTERS: Final = 300
 #: Bytes of each stream that are kept from its beginning, and as many from its end; the log has all of it.
 KEPT_BYTES: Final = 1 << 20
 #: What a container ends with when the kernel took it for memory; the driver then asks for more.
@@ -250,10 +252,13 @@ class _Tee:
 
 
 def last_line(text: str) -> str:
-    """The line that most likely says why a tool failed: the last one that speaks of an error, else the last one."""
+    """The line that most likely says why a tool failed: the last one that speaks of an error, else the last one.
+
+    At most `LINE_CHARACTERS` of it: what a tool prints may have no line breaks.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     telling = [line for line in lines if _TELLING.search(line)]
-    return (telling or lines or ["it printed nothing"])[-1]
+    return (telling or lines or ["it printed nothing"])[-1][:LINE_CHARACTERS]
 
 
 def _require_success(titles: Sequence[str], codes: Sequence[int], texts: Sequence[str]) -> None:

@@ -600,6 +600,17 @@ def test_how_a_python_step_can_fail(
         assert failure.metrics == {"n": 1}
 
 
+def test_a_message_without_end_is_cut(workshop: Workshop) -> None:
+    body = (
+        "class S(Step):\n    y = Output('y')\n    def run(self, job):\n        raise InvalidOutput('long ' * 100000)\n"
+    )
+    assert workshop.live(workshop.python(body)) == 65, workshop.log
+    failure = workshop.failure()
+    assert failure
+    assert failure.message.startswith("long long")
+    assert len(failure.message) == 4001
+
+
 def test_a_tool_that_the_kernel_killed_for_memory_asks_for_more(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,9 @@ def test_a_tool_that_is_not_there_is_named(job: Job) -> None:
         ),
         ("WARN NativeLibraryLoader UnsatisfiedLinkError libgkl\nstopped\n", "stopped"),
         ("", "it printed nothing"),
+        ("x" * 3_000_000, "x" * 300),
     ],
+    ids=lambda text: text[:20],
 )
 def test_the_telling_line(text: str, line: str) -> None:
     assert last_line(text) == line
