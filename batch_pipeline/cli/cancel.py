@@ -49,7 +49,13 @@ def cancel(call: CommandCall) -> int:
     _end_drivers(call, drivers)
     # What a driver sent before it ended is cancelled too.
     chosen = _chosen(call, run, drivers)
-    cancelled = cancel_runs(call.store, call.settings, chosen, steps=steps, samples=samples) if chosen else []
+    cancelled: list[Cancelled] = []
+    begun = chosen
+    while begun:
+        cancelled += cancel_runs(call.store, call.settings, begun, steps=steps, samples=samples)
+        # A driver may have sent a further wave meanwhile.
+        begun = [run_id for run_id in _chosen(call, run, drivers) if run_id not in chosen]
+        chosen += begun
     unheard = (
         [] if steps or samples else [run_id for run_id in chosen if run_id not in {one.run_id for one in cancelled}]
     )
@@ -152,7 +158,9 @@ def _cancel_driver(call: CommandCall, run_id: str) -> int:
 
 def _counted(cancelled: Sequence[Cancelled]) -> str:
     if not cancelled:
-        return "Nothing to cancel: none of these cells is live."
+        return (
+            "Nothing to cancel now: none of these cells is live. What a driver sends of them later is cancelled then."
+        )
     return f"Cancelled {counted(sum(one.cells for one in cancelled), 'cell')} of {counted(len(cancelled), 'job')}."
 
 

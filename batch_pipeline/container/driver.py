@@ -112,20 +112,15 @@ class DriverAttempt:
         return code
 
     def _problem(self, code: int, log: CellLog) -> str:
-        """What the script says at its end. A run that was followed to its end ends with what it took."""
-        if self._order.bundle_sha256 and code == CommandExit.FAILED:
-            return "not all chosen cells are done"
-        return last_line(without_log_lines(log.tail(1 << 13)))
-
-    # The code.
+        """What the script says at its end, which of a run is what it took."""
+        is_run = self._order.bundle_sha256 and code == CommandExit.FAILED
+        return "not all chosen cells are done" if is_run else last_line(without_log_lines(log.tail(1 << 13)))
 
     def _check_out(self) -> None:
         try:
             put_code(self._order, self.code, self._store, self._environment)
         except OSError as error:
             raise local_error(self.scratch, error) from error
-
-    # The script.
 
     def _prepared(self) -> tuple[list[str], dict[str, str], Path]:
         """Command, environment and folder of the script. Raises ContractBroken for what cannot be run."""
@@ -169,8 +164,6 @@ class DriverAttempt:
             Variable.OUTPUT_URL: place,
             Variable.CONFIG_PATH: str(config),
         }
-
-    # The record.
 
     def _tell(self, event: str, message: str) -> None:
         """Adds an event; the run goes on without it when the store is away for a moment."""

@@ -15,7 +15,7 @@ from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.store import open_store
 from tests.cli.letters import Letters, Run
 from tests.run import small
-from tests.run.small import Stage, drive, request_of
+from tests.run.small import Stage, chosen, drive, request_of
 
 ALONE = {"workflow": None}
 
@@ -45,13 +45,33 @@ def test_status_of_a_store_groups_what_failed(stage: Stage, run: Run) -> None:
     assert [step["failed"] for step in record["steps"]] == [{"step_failed": 2}, {}, {}]
 
 
+def test_a_run_that_begins_while_others_are_cancelled_is_cancelled_too(
+    stage: Stage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.is_open = False
+    upper = chosen(steps=frozenset({"upper"}))
+    first = drive(request_of(stage.store, "ann", **upper), stage, detach=True).run_ids
+    later: list[str] = []
+    end = stage.cancel
+
+    def begins_another(native_id: str, reason: str) -> None:
+        if not later:
+            later.extend(drive(request_of(stage.store, "ann", "bob", **upper), stage, detach=True).run_ids)
+        end(native_id, reason)
+
+    monkeypatch.setattr(stage, "cancel", begins_another)
+    out = run("cancel", "--yes", **ALONE).out
+    assert len(set(later)) == 2
+    assert all(run_id in out for run_id in (*first, *later))
+
+
 def test_what_somebody_cancelled_has_its_column_and_is_no_failure(stage: Stage, run: Run) -> None:
     stage.is_open = False
     drive(request_of(stage.store), stage, detach=True)
     told = run("cancel", "--samples", "bob", "--step", "count", "--yes", **ALONE)
     assert told.out.startswith("Cancelled 1 cell of 1 job.\n  count: job count-0-0 of run ")
     assert run("cancel", "--samples", "bob", "--step", "count", "--yes", **ALONE).out == (
-        "Nothing to cancel: none of these cells is live.\n"
+        "Nothing to cancel now: none of these cells is live. What a driver sends of them later is cancelled then.\n"
     )
     stage.drain(stage._act)
 
