@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final
 
 from batch_pipeline import backends
@@ -24,6 +25,7 @@ from batch_pipeline.backends.payload import OWN_TAGS
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.images import FILE as IMAGES
 from batch_pipeline.pipeline.images import read_pins
+from batch_pipeline.pipeline.plan import Inventory
 from batch_pipeline.pipeline.review import require_sound
 from batch_pipeline.pipeline.workflow import file_of
 from batch_pipeline.records.history import new_run_id
@@ -131,6 +133,7 @@ def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str
     require_cost(request, plan, snapshot.inventory, backend, ())
     check_all(plan, context)
     if settings.backend.name != "embedded":
+        require_remote_sources(snapshot.inventory)
         findings = preflight(request, backend, plan, reference=snapshot.reference)
         if isinstance(backend, Inspectable):
             findings += account_findings(backend.account, settings, {DRIVER: definition})
@@ -143,6 +146,17 @@ def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str
                 f"Step {step} asks for {memory_mb:,} MiB of memory, and beside its driver the embedded backend has"
                 f" {most:,}, so its jobs would wait for ever. Drop --driver batch, or ask for less."
             )
+
+
+def require_remote_sources(inventory: Inventory) -> None:
+    """Raises InvalidUse for a source that is a file of this machine: a driver that is a job on AWS plans without it."""
+    for sample, files_by_port in inventory.sources.items():
+        for file in chain.from_iterable(files_by_port.values()):
+            if file.url.startswith("file://"):
+                raise InvalidUse(
+                    f"Source {file.url} of sample {sample!r} is a file of this machine, which a driver on AWS does not"
+                    " find. Put it into the bucket, or drop --driver batch."
+                )
 
 
 def _submit(

@@ -18,13 +18,14 @@ from batch_pipeline.backends.quotas import MAX_RETRY_RULES
 from batch_pipeline.config import load_settings
 from batch_pipeline.localbatch.engine.job import AttemptOutcome, Rule
 from batch_pipeline.localbatch.engine.retry import HOST_LOST, _fits
-from batch_pipeline.pipeline.plan import Selection
+from batch_pipeline.pipeline.plan import Inventory, Selection
 from batch_pipeline.pipeline.samples import SampleList, parse_samples
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.driver_bundle import PRICES, REQUEST, SAMPLES, SETTINGS, ordered_request, pack_driver
-from batch_pipeline.run.driver_order import definition_of
+from batch_pipeline.run.driver_order import definition_of, require_remote_sources
 from batch_pipeline.wire.errors import InvalidUse
+from batch_pipeline.wire.manifest import SourceFile
 from batch_pipeline.wire.order import DriverOrder
 from batch_pipeline.wire.store import open_store
 from examples.words import WordCount
@@ -112,6 +113,15 @@ def test_a_setting_that_looks_like_a_secret_is_refused(tmp_path: Path) -> None:
 def test_what_a_driver_lacks_is_told_by_name(flags: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidUse, match=words):
         definition_of(request_of(tmp_path, **flags))
+
+
+def test_a_source_on_this_machine_is_refused_for_a_driver_on_aws() -> None:
+    def inventory(url: str) -> Inventory:
+        return Inventory(sources={"ann": {"lower.text": (SourceFile(url=url, size_bytes=1, etag=""),)}})
+
+    require_remote_sources(inventory("s3://data/ann.txt"))
+    with pytest.raises(InvalidUse, match=r"file:///data/ann\.txt of sample 'ann' is a file of this machine"):
+        require_remote_sources(inventory("file:///data/ann.txt"))
 
 
 def test_a_driver_here_takes_no_vcpu_and_more_memory_for_more_samples(tmp_path: Path) -> None:
