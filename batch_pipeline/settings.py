@@ -133,6 +133,18 @@ class LogSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotifySettings:
+    """Section `notify`: who is told when a command that follows a run ends."""
+
+    url: str = _matching(
+        r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:\S+|secretsmanager:arn:\S+|https?://[!-~]+)?$",
+        "a URL is https://host/path, or where it is: env:NAME, file:PATH or secretsmanager:ARN",
+    )
+    command: str
+    allow_http: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class LuigiSettings:
     """Section `luigi`: the central scheduler, if any."""
 
@@ -246,6 +258,7 @@ class Settings:
     embedded: EmbeddedSettings
     watch: WatchSettings
     logs: LogSettings
+    notify: NotifySettings
     luigi: LuigiSettings
     aws: AwsSettings
     recovery: RecoverySettings
@@ -305,6 +318,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "embedded": EmbeddedSettings,
     "watch": WatchSettings,
     "logs": LogSettings,
+    "notify": NotifySettings,
     "luigi": LuigiSettings,
     "aws": AwsSettings,
     "recovery": RecoverySettings,

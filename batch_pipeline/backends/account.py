@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from batch_pipeline.backends.aws_clients import Clients
@@ -35,6 +34,8 @@ _ECR_IMAGE = re.compile(
     r"(?P<registry>\d{12})\.dkr\.ecr\.(?P<region>[\w-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)"
     r"(:(?P<tag>[^@]+))?(@(?P<digest>sha256:\w+))?"
 )
+#: Of machines of EC2 and of EKS; others count instances.
+_VCPU_UNITS: Final = ("vcpu", "cpu")
 #: Codes that say that we may not ask, or that the one who is asked knows no such question.
 _REFUSED: Final = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "UnknownOperationException")
 
@@ -50,6 +51,17 @@ class Waiting:
     wanted: ResourceRequest
     #: AWS's own words; only the job at the head of a queue has some.
     status_reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSnapshot:
+    """GetJobQueueSnapshot of one queue."""
+
+    #: Ids of the first 100 jobs and children that wait for a machine, in their order, each with the time in
+    #: milliseconds since 1970 at which it came to its place.
+    front: tuple[tuple[str, int], ...]
+    #: vCPUs in use; None: it is not said.
+    vcpus: float | None
 
 
 @runtime_checkable
@@ -172,11 +184,19 @@ class Account:
             wanted=resource_request_of(detail["container"], detail.get("platformCapabilities")), status_reason=reason
         )
 
-    def head(self, queue: str) -> str:
-        """Id of the job that is the first to be started of a queue; empty: none waits."""
-        snapshot = self._permitted(lambda: self._clients.read("get_job_queue_snapshot", jobQueue=queue))
-        jobs = snapshot.get("frontOfQueue", {}).get("jobs", ())
-        return next((str(job["jobArn"]).rpartition("/")[2] for job in islice(jobs, 1)), "")
+    def snapshot(self, queue: str) -> QueueSnapshot:
+        """The head of a queue, and how much of its machines is used. One call. Raises BackendFailed, NotVisible."""
+        answer = self._permitted(lambda: self._clients.read("get_job_queue_snapshot", jobQueue=queue))
+        usage = answer.get("queueUtilization", {}).get("totalCapacityUsage")
+        return QueueSnapshot(
+            front=tuple(
+                (str(job["jobArn"]).rpartition("/")[2], int(job.get("earliestTimeAtPosition", 0)))
+                for job in answer.get("frontOfQueue", {}).get("jobs", ())
+            ),
+            vcpus=None
+            if usage is None
+            else sum(item["quantity"] for item in usage if str(item["capacityUnit"]).lower() in _VCPU_UNITS),
+        )
 
     def _environments(self, arns: Sequence[str]) -> dict[str, Environment]:
         if not arns:

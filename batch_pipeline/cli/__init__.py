@@ -9,6 +9,7 @@ init run plan dag status watch logs cancel rightsize runs report store prices tr
 doctor ui demo completion  one command each
 wings            the verbs `submit`, `config`, `pool`, `deploy` and `serve`, from the folders of their wings
 driver_job       `run --driver batch`, and what runs in its job
+events notify    `--events`: JSON lines; `--notify`: who is told how it ended
 progress         live bars, or plain lines without a terminal
 output failures  tables and sentences
 prepare          what `run --prepare` makes first

@@ -23,6 +23,7 @@ from batch_pipeline.pipeline.workflow import REFERENCE_TASK, Graph, WorkflowTask
 from batch_pipeline.wire.errors import InvalidSampleList, InvalidUse
 
 if TYPE_CHECKING:
+    from batch_pipeline.cli.events import CommandEvents
     from batch_pipeline.pipeline.plan import Selection
     from batch_pipeline.pipeline.samples import SampleList
     from batch_pipeline.records.request import Request
@@ -70,6 +71,13 @@ class CommandCall:
         """The settings. Raises InvalidConfig."""
         config = self.options.get("config")
         return load_settings(settings_of(self.options), config=Path(config) if config else None)
+
+    @cached_property
+    def events(self) -> CommandEvents:
+        """What writes the command's events and notifies of its end, where that is wanted."""
+        from batch_pipeline.cli.events import CommandEvents
+
+        return CommandEvents(self)
 
     @cached_property
     def reach(self) -> Callable[[], S3Access]:

@@ -49,7 +49,7 @@ def run_as_job(call: CommandCall, request: Request) -> int | None:
     snapshot = inspect(request)
     if not snapshot.plan.jobs and not snapshot.live:
         return None
-    driver = order_driver(request, snapshot)
+    driver = order_driver(request, snapshot, events=call.events.wanted)
     detach = bool(call.options["detach"])
     if call.json and detach:
         print_json(asdict(driver))
@@ -80,15 +80,17 @@ def follow_driver(call: CommandCall, driver: LiveDriver) -> int:
             while True:
                 record = ended(call.store, backend, driver.run_id, driver.native_id)
                 for key, text in log_of(call.store, driver.run_id).items():
-                    if not call.json and (lines := text[shown.get(key, 0) :]):
-                        data(lines.rstrip("\n"))
-                    shown[key] = len(text)
+                    end = len(text) if record is not None else text.rfind("\n") + 1
+                    _print_log(call, text[shown.get(key, 0) : end])
+                    shown[key] = max(end, shown.get(key, 0))
                 if record is not None and record.ended:
                     break
                 pause(call.settings.watch.poll_seconds)
         except KeyboardInterrupt:
             say(f"The driver {driver.run_id} goes on. Follow it with `watch`, or end it: cancel {driver.run_id}.")
             return CommandExit.INTERRUPTED
+    if call.events.wanted:
+        _end_events(call, record.problem)
     code = exit_code_of(call.store, driver.run_id)
     if call.json:
         values = {"run_id": driver.run_id, "native_id": driver.native_id, "exit_code": code}
@@ -96,6 +98,21 @@ def follow_driver(call: CommandCall, driver: LiveDriver) -> int:
     else:
         say(f"The driver {driver.run_id} {'is done' if record.ok else f'ended so: {record.problem.rstrip(chr(46))}'}.")
     return code
+
+
+def _print_log(call: CommandCall, text: str) -> None:
+    """Prints whole lines of a driver's log but for its events, which go where events go."""
+    lines = [line for line in text.splitlines() if not call.events.relay(line)]
+    if lines and not call.json:
+        data("\n".join(lines))
+
+
+def _end_events(call: CommandCall, problem: str) -> None:
+    """Ends the events of a driver that could not do it itself."""
+    if not call.events.latest:
+        say("Warning: the driver was ordered without --events and printed none.")
+    if problem and call.events.latest not in ("ended", "stopped"):
+        call.events.stop("DriverFailed", problem)
 
 
 def resumed(request: Request, file: str, listener: Listener) -> Outcome:

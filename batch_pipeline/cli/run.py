@@ -12,6 +12,7 @@ import click
 from batch_pipeline.cli import complete, plan, prepare
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.driver_job import driver_option
+from batch_pipeline.cli.events import INTERRUPTED, event_options
 from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
@@ -49,6 +50,11 @@ def run(call: CommandCall) -> int:
     """
     if call.options["dry_run"]:
         return plan.plan(call)
+    with call.events:
+        return _run(call)
+
+
+def _run(call: CommandCall) -> int:
     prepare.require_permission(call)
     if call.options["images"]:
         _bring_images_up_to_date(call)
@@ -61,7 +67,10 @@ def run(call: CommandCall) -> int:
 
         narrowed = only_failed(request)
         if narrowed is None:
+            from batch_pipeline.records.events import Outcome
+
             data("Nothing to do: no sample has failed.")
+            call.events.finished(Outcome(run_ids=(), progress={}, failed=()))
             return CommandExit.DONE
         request = narrowed
     if file := call.options["resume"]:
@@ -98,11 +107,13 @@ def drive(request: Request, listener: Listener, *, detach: bool = False, prepare
 def watched(call: CommandCall, drive: Callable[[Listener], Result]) -> Result | int:
     """Drives with live progress; on Ctrl-C asks what shall become of the jobs and returns the exit code instead."""
     from batch_pipeline.cli.progress import listening
+    from batch_pipeline.records.events import CompositeListener
 
     try:
         with listening() as listener:
-            return drive(listener)
+            return drive(CompositeListener([listener, call.events]))
     except KeyboardInterrupt as error:
+        call.events.stop(INTERRUPTED, "Interrupted; what was submitted goes on unless it is cancelled.")
         return _interrupted(call, tuple(getattr(error, "run_ids", ())))
 
 
@@ -151,29 +162,19 @@ def finish(call: CommandCall, outcome: Outcome | int) -> int:
     """Tells how it ended and returns the exit code."""
     if isinstance(outcome, int):
         return outcome
+    call.events.finished(outcome)
     if call.verbose:
         print_store_calls(dict(outcome.store_calls))
     if call.json:
-        from batch_pipeline.report.records import outcome_record
+        from batch_pipeline.report.records import outcome_record, spending_record
 
-        print_json(outcome_record(outcome) | _spending(call, outcome))
+        print_json(outcome_record(outcome) | spending_record(call.store, outcome))
     elif not call.options.get("quiet"):
         _tell(outcome, has_pipeline=call.has_pipeline)
         _tell_spending(call, outcome)
     if outcome.interrupted:
         return CommandExit.INTERRUPTED
     return CommandExit.DONE if outcome.ok else CommandExit.FAILED
-
-
-def _spending(call: CommandCall, outcome: Outcome) -> dict[str, object]:
-    """What the runs that the command followed took, as keys of its JSON."""
-    from batch_pipeline.records.spent import read_records, spent_in, wall_seconds
-    from batch_pipeline.report.records import plain
-
-    if outcome.detached:
-        return {}
-    records = read_records(call.store, outcome.run_ids)
-    return {"spent": plain(spent_in(records)), "wall_seconds": wall_seconds(records)}
 
 
 def _tell_spending(call: CommandCall, outcome: Outcome) -> None:
@@ -233,6 +234,7 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
             "--pool", "pool.url", "Pool of the pilots.", metavar="URL", default_text="SQLite beside the store"
         ),
         driver_option(),
+        *event_options(),
         CommandOption("--resume", "In the job of a driver: the file of what it was ordered.", hidden=True),
         CommandOption("--detach", "End as soon as everything is queued.", is_flag=True),
         CommandOption("--images", "Build and push the steps' images first, those that are stale.", is_flag=True),

@@ -65,6 +65,11 @@ def follow(call: CommandCall) -> int:
 
     A driver that runs as a job is followed in their stead, as further jobs may come.
     """
+    with call.events:
+        return _follow(call)
+
+
+def _follow(call: CommandCall) -> int:
     from batch_pipeline.cli.run import finish, watched
     from batch_pipeline.run.driver_jobs import live_drivers
 
@@ -83,6 +88,7 @@ def follow(call: CommandCall) -> int:
         request = call.request()
         outcome = watched(call, lambda listener: watch(request, listener))
     if not isinstance(outcome, int) and not outcome.run_ids and not call.json:
+        call.events.finished(outcome)
         data("Nothing to watch: no run is live.")
         return CommandExit.DONE
     return finish(call, outcome)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli.call import CommandCall, command
+from batch_pipeline.cli.events import event_options
 from batch_pipeline.cli.status import follow, watch_options
 
 if TYPE_CHECKING:
@@ -24,4 +25,4 @@ def watch(call: CommandCall) -> int:
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    return command("watch", workflow, argv, watch, watch_options(workflow))
+    return command("watch", workflow, argv, watch, [*watch_options(workflow), *event_options()])

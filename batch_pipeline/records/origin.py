@@ -20,7 +20,7 @@ from batch_pipeline.config import SECTIONS, Settings
 from batch_pipeline.wire.contract import Variable
 from batch_pipeline.wire.digest import canonical_json, sha256_of_bytes
 from batch_pipeline.wire.errors import BackendFailed
-from batch_pipeline.wire.scrub import scrubbed_value
+from batch_pipeline.wire.scrub import scrubbed_value, webhook_place
 
 if TYPE_CHECKING:
     from batch_pipeline.records.code_state import CodeState
@@ -118,6 +118,7 @@ def config_json(settings: Settings) -> dict[str, Any]:
     values |= {"tags": dict(settings.tags), "params": dict(settings.params)}
     if settings.steps:
         values["steps"] = dict(settings.steps)
+    values["notify"]["url"] = webhook_place(settings.notify.url)
     scrubbed: dict[str, Any] = scrubbed_value(values)
     return {
         "format": 1,

@@ -10,7 +10,9 @@ from typing import Any, Final
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.spent import read_records, spent_in, wall_seconds
 from batch_pipeline.report.tables import plan_rows
+from batch_pipeline.wire.store import Store
 
 FORMAT: Final = 1
 
@@ -20,6 +22,30 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     members = {job.name: [sample for sample, _ in plan.members_of(job)] for job in plan.jobs if not job.join}
     return {
         "format": FORMAT,
+        **plan_counts_record(plan),
+        "jobs": [
+            {
+                "job": job.name,
+                "step": job.step,
+                "size": job.size,
+                "samples": members.get(job.name, []),
+                "after": [asdict(edge) for edge in job.after],
+                "wave": job.wave,
+            }
+            for job in plan.jobs
+        ],
+        "max_live_children": plan.limits.max_live_children,
+        "no_longer_done": [{"step": step, "sample": sample} for step, sample in sorted(plan.no_longer_done())],
+        "blocked": [
+            {"step": step, "sample": sample, "message": sentence} for (step, sample), sentence in plan.blocked.items()
+        ],
+        "conflicts": [asdict(conflict) for conflict in plan.conflicts],
+    }
+
+
+def plan_counts_record(plan: Plan) -> dict[str, Any]:
+    """A plan in counts alone: cells of each step by state, children of each wave, jobs to submit."""
+    return {
         "pipeline": plan.graph.name,
         "samples": len(plan.samples),
         "steps": [
@@ -36,25 +62,8 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             }
             for row in plan_rows(plan)
         ],
-        "jobs": [
-            {
-                "job": job.name,
-                "step": job.step,
-                "size": job.size,
-                "samples": members.get(job.name, []),
-                "after": [asdict(edge) for edge in job.after],
-                "wave": job.wave,
-            }
-            for job in plan.jobs
-        ],
         "waves": children_by_wave(plan),
-        "max_live_children": plan.limits.max_live_children,
         "submit_calls": len(plan.jobs),
-        "no_longer_done": [{"step": step, "sample": sample} for step, sample in sorted(plan.no_longer_done())],
-        "blocked": [
-            {"step": step, "sample": sample, "message": sentence} for (step, sample), sentence in plan.blocked.items()
-        ],
-        "conflicts": [asdict(conflict) for conflict in plan.conflicts],
     }
 
 
@@ -98,6 +107,14 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "stopped_by": outcome.stopped_by,
         "store_calls": dict(outcome.store_calls),
     }
+
+
+def spending_record(store: Store, outcome: Outcome) -> dict[str, Any]:
+    """What the runs of an ended command took; empty for a command whose jobs go on."""
+    if outcome.detached:
+        return {}
+    records = read_records(store, outcome.run_ids)
+    return {"spent": plain(spent_in(records)), "wall_seconds": wall_seconds(records)}
 
 
 def plain(value: Any) -> Any:

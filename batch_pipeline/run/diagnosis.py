@@ -190,7 +190,7 @@ def _machines(account: Account, queue: Queue | None) -> Mapping[str, Sequence[In
 def _other_at_head(account: Account, job: Submission) -> str:
     """The job at the head of the queue, where it is none of this array's."""
     try:
-        head = account.head(job.queue)
+        head = next((native_id for native_id, _ in account.snapshot(job.queue).front), "")
     except NotVisible:
         return ""
     return head if NativeId.parse(head).job != job.native_id else ""

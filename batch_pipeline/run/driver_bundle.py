@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batch_pipeline.backends.definitions import FOLDER as DEFINITIONS
-from batch_pipeline.config import SECTIONS
+from batch_pipeline.config import SECTIONS, Settings
 from batch_pipeline.pipeline.code import code_of, local_imports
 from batch_pipeline.pipeline.images import FILE as IMAGES
 from batch_pipeline.pipeline.plan import Selection
@@ -24,7 +24,7 @@ from batch_pipeline.records.toml import to_toml
 from batch_pipeline.run.bundle import Bundle, pack
 from batch_pipeline.run.local_capacity import embedded_capacity
 from batch_pipeline.wire.errors import InvalidPipeline, InvalidUse
-from batch_pipeline.wire.scrub import scrubbed_value
+from batch_pipeline.wire.scrub import scrubbed_value, scrubbed_words
 
 #: Files of the bundle that are no code.
 SETTINGS: Final = ".batch_pipeline/settings.toml"
@@ -60,7 +60,7 @@ def pack_driver(request: Request) -> Bundle:
         "share_steps": request.share_steps,
         "sources": request.sources,
         "sheet_folder": request.sheet_folder,
-        "argv": list(request.argv),
+        "argv": scrubbed_words(request.argv),
     }
     settings = _job_settings(request)
     texts = {}
@@ -112,13 +112,27 @@ def _job_settings(request: Request) -> dict[str, Any]:
             f"A setting in [{secret}] looks like a secret, and the settings of a driver lie in the store. Name where"
             " the secret is instead, or drop --driver batch."
         )
+    _require_readable(settings)
     values["store"] |= {"url": request.store.url, "prefix": ""}
     values["samples"] = {"file": SAMPLES}
     values["backend"]["driver"] = "here"
     values["watch"]["on_interrupt"] = "leave"
+    if settings.notify.url.startswith("file:"):
+        values["notify"]["url"] = f"file:{Path(settings.notify.url.removeprefix('file:')).expanduser().absolute()}"
     values["aws"] |= {"profile": "", "region": place_of(settings).get("aws.region", settings.aws.region)}
     if settings.backend.name == "embedded":
         values["embedded"]["state"] = str(settings.embedded.folder)
         there = embedded_capacity(settings.embedded)[1] - memory_mb_of(request)
         values["recovery"]["memory_cap_mb"] = min(filter(None, (settings.recovery.memory_cap_mb, there)))
     return values
+
+
+def _require_readable(settings: Settings) -> None:
+    """Raises InvalidUse unless a driver's job can read the URL that it notifies, and the store does not hold it."""
+    kind = {"aws": "secretsmanager:", "embedded": "file:"}[settings.backend.name]
+    if settings.notify.url and not settings.notify.url.startswith(kind):
+        where = "secretsmanager:ARN" if settings.backend.name == "aws" else "file:PATH"
+        raise InvalidUse(
+            "The settings of a driver lie in the store, where the URL of notify.url must not, and its job has no"
+            f" variables of this command. Name a place that the job can read, {where}, or drop --driver batch."
+        )

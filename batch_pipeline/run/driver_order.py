@@ -51,7 +51,7 @@ from batch_pipeline.run.preflight import account_findings, preflight, refuse_con
 from batch_pipeline.run.snapshot import Snapshot
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse, RunConflict, StoreFailed
-from batch_pipeline.wire.order import DriverOrder
+from batch_pipeline.wire.order import DriverOrder, secret_variable
 from batch_pipeline.wire.toolchain import Toolchain
 
 #: Runs the pipeline's file in the job.
@@ -62,9 +62,9 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 def order_driver(
-    request: Request, snapshot: Snapshot, *, sleep: Callable[[float], None] = time.sleep
+    request: Request, snapshot: Snapshot, *, events: bool = False, sleep: Callable[[float], None] = time.sleep
 ) -> SubmittedDriver:
-    """Checks all that can be known to be wrong, records the driver and submits its job.
+    """Checks all that can be known to be wrong, records the driver and submits its job, which prints its `events`.
 
     Raises InvalidUse and NotReady for what a run could not have, RunConflict while another driver runs as a job or
     submits; then nothing is submitted. Raises what `submit_driver` raises.
@@ -86,7 +86,7 @@ def order_driver(
                     f" or end it: cancel {live[0].run_id}."
                 )
             forget_ended(request.store)
-            return _submit(request, snapshot, definition, bundle, backend, sleep)
+            return _submit(request, snapshot, definition, bundle, backend, events, sleep)
         finally:
             lock.release()
 
@@ -101,7 +101,7 @@ def definition_of(request: Request) -> dict[str, Any]:
             "A driver cannot run in a container of this machine, whose embedded Batch it would not reach. Drop"
             " --driver batch, or --container and embedded.container."
         )
-    image = ""
+    image, url = "", settings.notify.url
     if settings.backend.name == "aws":
         if not settings.aws.driver_role:
             raise InvalidUse(
@@ -119,7 +119,7 @@ def definition_of(request: Request) -> dict[str, Any]:
         memory_mb=memory_mb_of(request),
         job_role=settings.aws.driver_role,
         execution_role="",
-        secrets={},
+        secrets={secret_variable(url): url.partition(":")[2]} if url.startswith("secretsmanager:") else {},
         retry=driver_retry_strategy(),
     )
 
@@ -165,6 +165,7 @@ def _submit(
     definition: Mapping[str, Any],
     bundle: Bundle,
     backend: Any,
+    events: bool,
     sleep: Callable[[float], None],
 ) -> SubmittedDriver:
     """Bundle, record, order, marker, then the job."""
@@ -176,7 +177,7 @@ def _submit(
     begun = begun_run(request, snapshot.plan, run_id, snapshot.reference, bundle.sha256, origin)
     record = replace(begun.record, kind=DRIVER, jobs=1)
     write_record(store, replace(begun, record=record), request, snapshot.plan, live=False)
-    order = json.dumps(_order_of(request, run_id, bundle).to_json(), indent=1, ensure_ascii=False).encode()
+    order = json.dumps(_order_of(request, run_id, bundle, events).to_json(), indent=1, ensure_ascii=False).encode()
     store.put(layout.driver_order(run_id), order)
     store.put_json(layout.driving(run_id), {"run_id": run_id, "started_at": record.started_at, "format": 1})
     job = _job_of(request, run_id, definition, order)
@@ -189,9 +190,19 @@ def _submit(
     return SubmittedDriver(run_id=run_id, native_id=native_id, store=store.url, output=store.url)
 
 
-def _order_of(request: Request, run_id: str, bundle: Bundle) -> DriverOrder:
+def _order_of(request: Request, run_id: str, bundle: Bundle, events: bool) -> DriverOrder:
     file = file_of(request.workflow).relative_to(request.graph.root).as_posix()
-    words = ("-m", MODULE, file, request.workflow.__qualname__, "--config", SETTINGS, "--resume", REQUEST)
+    words: tuple[str, ...] = (
+        "-m",
+        MODULE,
+        file,
+        request.workflow.__qualname__,
+        "--config",
+        SETTINGS,
+        "--resume",
+        REQUEST,
+    )
+    words += ("--events", "-") if events else ()
     local = not request.settings.uses_containers
     path = Toolchain.of_this_process().environment()["PYTHONPATH"]
     return DriverOrder(

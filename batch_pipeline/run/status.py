@@ -27,6 +27,7 @@ from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.driver import run
 from batch_pipeline.run.live import LiveRun, submissions
+from batch_pipeline.run.queue_place import queue_place
 from batch_pipeline.run.snapshot import DriverState, Snapshot, take_snapshot
 from batch_pipeline.run.verdict import MOST_RECORDS, RUNS_LOOKED_AT, judge, read_failed, with_record
 from batch_pipeline.run.watch import Watch, already_done
@@ -120,9 +121,18 @@ def retired_notes(plan: Plan, retired: Mapping[str, Mapping[str, Mapping[str, Re
 
 
 def waiting_notes(watched: Watch, backend: JobLookup) -> list[str]:
-    """Why jobs wait while nothing of theirs runs; the embedded Batch alone is asked, for AWS counts the calls."""
-    jobs = watched.idle_jobs() if backend.name == "embedded" else []
-    return [f"{job.step} waits: {why}" for job in jobs if (why := diagnose(backend, job))]
+    """Why jobs wait while nothing of theirs runs, and where in their queue: one call, for AWS counts them.
+
+    The embedded Batch alone is asked for reasons.
+    """
+    jobs = watched.idle_jobs()
+    if not jobs:
+        return []
+    diagnosed = jobs if backend.name == "embedded" else []
+    reasons = [f"{job.step} waits: {why}" for job in diagnosed if (why := diagnose(backend, job))]
+    queue = jobs[0].queue
+    place = queue_place(backend, queue, [job.native_id for job in jobs if job.queue == queue])
+    return [*reasons, *([place] if place else [])]
 
 
 def watch(request: Request, listener: Listener) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from batch_pipeline.backends.base import JobObserver, JobState, JobSummary
 from batch_pipeline.config import WatchSettings
@@ -19,6 +19,7 @@ from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.diagnosis import diagnose
 from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, queued
+from batch_pipeline.run.queue_place import queue_place
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
@@ -26,6 +27,8 @@ from batch_pipeline.wire.layout import COHORT
 SHORTEST = 0.05
 #: How soon the embedded Batch is asked why a job waits: it knows at once, and answers for nothing.
 EMBEDDED_DWELL = 5.0
+#: Between two questions where jobs stand in their queue.
+PLACE_SECONDS = 60.0
 #: After so many answers in a row that leave a job out it is looked up by its name.
 OMISSIONS = 3
 
@@ -39,7 +42,8 @@ class Watch:
 
     `already` says how many cells of a job were done when the plan was made: a job adopted half-way. `later` says how
     many cells of a step wait for a later wave (`add`). `diagnose` says in a sentence
-    why a job has been waiting for `dwell_seconds` while nothing of its queue ran; empty: nothing to say.
+    why a job has been waiting for `dwell_seconds` while nothing of its queue ran; empty: nothing to say. `place` says
+    where the first of such jobs stands in its queue, and is asked once in `PLACE_SECONDS`.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Watch:
         poll_seconds: float = 5.0,
         dwell_seconds: float = 0.0,
         diagnose: Callable[[Submission], str] | None = None,
+        place: Callable[[str, Collection[str]], str] | None = None,
         sleep: Callable[[float], None] = pause,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +75,9 @@ class Watch:
         #: Job -> since when it could run and nothing of its queue did.
         self._idle_since: dict[str, float] = {}
         self._reported: set[tuple[str, str]] = set()
+        self._place = place
+        #: Queue -> when its place was asked for last, or since when its jobs wait.
+        self._placed: dict[str, float] = {}
         self._omitted: Counter[str] = Counter()
         self._by_id = {job.native_id: job for job in self._jobs}
         self._sleep = sleep
@@ -98,7 +106,7 @@ class Watch:
             if progress != self._progressed:
                 listener.progressed(progress)
                 self._progressed = progress
-            for step, sentence in self._stuck():
+            for step, sentence in (*self._stuck(), *self._places()):
                 listener.stuck(step, sentence)
             if all(summary.state.final for summary in self.summaries.values()):
                 return progress
@@ -160,6 +168,23 @@ class Watch:
                 if sentence and (job.step, sentence) not in self._reported:
                     self._reported.add((job.step, sentence))
                     yield job.step, sentence
+
+    def _places(self) -> Iterator[tuple[str, str]]:
+        """Step and place of the first job of each queue where jobs wait and none runs, when it is new."""
+        if self._place is None:
+            return
+        now = self._clock()
+        idle: dict[str, list[Submission]] = {}
+        for job in self.idle_jobs():
+            idle.setdefault(job.queue, []).append(job)
+        self._placed = {queue: self._placed.get(queue, now) for queue in idle}
+        for queue, jobs in idle.items():
+            if now - self._placed[queue] >= PLACE_SECONDS:
+                self._placed[queue] = now
+                sentence = self._place(queue, [job.native_id for job in jobs])
+                if sentence and (jobs[0].step, sentence) not in self._reported:
+                    self._reported.add((jobs[0].step, sentence))
+                    yield jobs[0].step, sentence
 
     def _note(self, native_id: str, summary: JobSummary) -> None:
         before = self.summaries.get(native_id)
@@ -238,6 +263,7 @@ def watching(
         poll_seconds=settings.poll_seconds,
         dwell_seconds=settings.dwell_seconds,
         diagnose=lambda job: diagnose(backend, job),
+        place=lambda queue, native_ids: queue_place(backend, queue, native_ids),
         sleep=sleep,
         clock=clock,
     )

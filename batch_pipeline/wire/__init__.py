@@ -5,7 +5,8 @@
                      `errors`, `uncaught` (in a pipeline's file), `log_line`, `scrub` (no secrets)
     where it lies    `store`, `s3`, `durable` (what outlasts a loss of power), `digest`, `git`,
                      `file_patterns` (of outputs)
-    the host         `loopback`, `processes`, `orphans`, `daemon`, `scratch`, `toolchain`, `tools` (what a step runs)
+    the host         `loopback`, `https` (for clients), `processes`, `orphans`, `daemon`, `scratch`, `toolchain`,
+                     `tools` (what a step runs)
 
 One flat room: each is used by both sides, and by most rooms alone; none is a part of another.
 """

@@ -33,6 +33,9 @@ _USERINFO: Final = (
 #: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
 _TOKENS: Final = r"\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[opusr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{15,})\b"
 
+#: A word that sets the URL of a webhook, whose path is a secret.
+_WEBHOOK: Final = r"(--set=)?(--notify|notify\.url)="
+
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
@@ -78,12 +81,19 @@ def scrubbed_value(value: Any, name: str = "") -> Any:
 
 
 def scrubbed_words(words: list[str] | tuple[str, ...]) -> list[str]:
-    """The words of a command; one behind `--token` and its like is hidden whole."""
+    """The words of a command; one behind `--token` and its like is hidden whole, and of a webhook all but its host."""
     kept, option = [], ""
     for word in words:
+        if option == "notify" or _pattern(_WEBHOOK).match(word):
+            word = webhook_place(word)
         kept.append(HIDDEN if option and not word.startswith("-") and _is_secret(option, word) else scrubbed(word))
         option = word.lstrip("-") if word.startswith("-") and "=" not in word else ""
     return kept
+
+
+def webhook_place(text: str) -> str:
+    """The text with no more of its URL than scheme and host: of a webhook the path is a secret."""
+    return re.sub(r"(https?://[^/?#]*)[/?#].*", rf"\1/{HIDDEN}", text)
 
 
 def without_credentials(url: str) -> str:

@@ -132,3 +132,35 @@ def test_a_queue_needs_a_policy_that_is_there(client: BatchClient) -> None:
             computeEnvironmentOrder=order,  # type: ignore[arg-type]
         )
     )
+
+
+def test_a_snapshot_has_the_front_of_the_queue_in_order_and_the_vcpus_in_use(
+    batch: VirtualBatch, client: BatchClient
+) -> None:
+    batch.queue("other")
+    first = submit(client, "first", 3)
+    batch.advance(10)
+    second = submit(client, "second", 200)
+    submit(client, jobQueue="other")
+    began = batch.clock.now_ms()
+
+    def snapshot(queue: str = "default") -> dict[str, Any]:
+        return dict(client.get_job_queue_snapshot(jobQueue=queue))
+
+    client.update_compute_environment(computeEnvironment="embedded", state="DISABLED")
+    batch.run_until_idle()
+    front = snapshot()["frontOfQueue"]["jobs"]
+    assert len(front) == 100
+    assert [job["jobArn"].rpartition("/")[2] for job in front[:2]] == [f"{second}:2", f"{second}:3"]
+    assert all(job["earliestTimeAtPosition"] <= began for job in front)
+    assert snapshot()["queueUtilization"]["totalCapacityUsage"] == [{"capacityUnit": "VCPU", "quantity": 0.0}]
+    client.update_compute_environment(computeEnvironment="embedded", state="ENABLED")
+    moved = batch.clock.now_ms()
+    shown = snapshot("arn:aws:batch:us-east-1:000000000000:job-queue/default")
+    assert shown["queueUtilization"]["totalCapacityUsage"] == [{"capacityUnit": "VCPU", "quantity": 2.0}]
+    assert shown["frontOfQueue"]["jobs"][0]["jobArn"].endswith(f"{second}:4")
+    assert {job["earliestTimeAtPosition"] for job in shown["frontOfQueue"]["jobs"]} == {moved}
+    client.cancel_job(jobId=f"{second}:4", reason="not needed")
+    assert snapshot()["frontOfQueue"]["jobs"][0]["jobArn"].endswith(f"{second}:5")
+    assert "does not exist" in refusal(lambda: snapshot("nowhere"))
+    assert describe(client, first)[0]["status"] == "SUCCEEDED"

@@ -17,9 +17,9 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from batch_pipeline.access.request import SubmitRequest
-from batch_pipeline.access.service.keys import NoRedirects, is_safe, proxies
 from batch_pipeline.config import Settings
 from batch_pipeline.wire.errors import BackendFailed, InvalidUse, Problem, Refused
+from batch_pipeline.wire.https import is_safe, opener_for
 
 _SECONDS: Final = 120
 _MOST_BYTES: Final = 64 << 20
@@ -43,7 +43,7 @@ class ServiceClient:
         self._url = url.rstrip("/")
         self._token = token
         # A redirect would take the token along.
-        self._opener = urllib.request.build_opener(proxies(url), NoRedirects())
+        self._opener = opener_for(url)
 
     def start(self, submit_request: SubmitRequest) -> dict[str, Any]:
         """Has a run started: its id, where it writes, its page. Raises Refused, InvalidUse, ServiceUnreachable."""

@@ -12,14 +12,13 @@ import json
 import logging
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from batch_pipeline.log import Facts
 from batch_pipeline.wire.errors import BackendFailed, InvalidConfig
+from batch_pipeline.wire.https import is_safe, opener_for
 
 _LOG: Final = logging.getLogger(__name__)
 FRESH_SECONDS: Final = 3600.0
@@ -28,20 +27,12 @@ STALE_SECONDS: Final = 86_400.0
 COOLDOWN_SECONDS: Final = 30.0
 _TIMEOUT_SECONDS: Final = 10
 _MOST_BYTES: Final = 1 << 20
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 class IssuerUnreachable(BackendFailed):
     """The issuer of identity tokens cannot be asked for its keys. Try again later."""
 
     transient = True
-
-
-class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect might lead from https to anywhere, and take a token along."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leads nowhere: the redirect itself is the error."""
 
 
 class IssuerKeys:
@@ -55,7 +46,7 @@ class IssuerKeys:
         self._lock = threading.Lock()
         self._keys: dict[str, Mapping[str, Any]] = {}
         self._fetched = self._tried = float("-inf")
-        self._opener = urllib.request.build_opener(proxies(issuer), NoRedirects())
+        self._opener = opener_for(issuer)
 
     def key(self, key_id: str) -> Mapping[str, Any] | None:
         """The key as the issuer publishes it; None: it has no such key. Raises IssuerUnreachable."""
@@ -99,19 +90,3 @@ class IssuerKeys:
         if len(data) > _MOST_BYTES:
             raise ValueError("The document is too large.")
         return json.loads(data)
-
-
-def proxies(url: str) -> urllib.request.ProxyHandler:
-    """The proxies of this machine's environment; none for this machine itself."""
-    return urllib.request.ProxyHandler({} if urlsplit(url).hostname in LOOPBACK else None)
-
-
-def is_safe(url: str) -> bool:
-    """Whether what is fetched from a URL cannot be changed on the way: https, or this very machine."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    plain = parts.username is None and not parts.fragment
-    return plain and bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK))

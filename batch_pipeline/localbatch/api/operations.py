@@ -31,6 +31,8 @@ DESCRIBED_JOBS = 100
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_TerminateJobs.html
 BULK_JOBS = 50
 REASON_CHARACTERS = 1024
+# https://docs.aws.amazon.com/batch/latest/APIReference/API_FrontOfQueueDetail.html
+FRONT_JOBS = 100
 
 
 class Api:
@@ -69,6 +71,7 @@ class Api:
             "CreateJobQueue": self._create_queue,
             "UpdateJobQueue": self._update_queue,
             "DescribeJobQueues": self._describe_queues,
+            "GetJobQueueSnapshot": self._snapshot_queue,
             "TagResource": self._tag,
             "UntagResource": self._untag,
             "ListTagsForResource": lambda request: {"tags": self._tags(request["resourceArn"])},
@@ -186,6 +189,19 @@ class Api:
 
     def _describe_queues(self, request: Document) -> Document:
         return _page("jobQueues", _chosen(self._registry.queues, request.get("jobQueues")), request)
+
+    def _snapshot_queue(self, request: Document) -> Document:
+        name, now = self._registry.queue(request["jobQueue"])["jobQueueName"], self._now_ms()
+        front = islice(self._engine.front(name), FRONT_JOBS)
+        jobs = [
+            {"jobArn": job_arn(job.spec.child_id(index)), "earliestTimeAtPosition": since}
+            for job, index, since in front
+        ]
+        used = [{"capacityUnit": "VCPU", "quantity": self._engine.vcpus_of(name)}]
+        return {
+            "frontOfQueue": {"jobs": jobs, "lastUpdatedAt": now},
+            "queueUtilization": {"totalCapacityUsage": used, "lastUpdatedAt": now},
+        }
 
     # Tags.
 

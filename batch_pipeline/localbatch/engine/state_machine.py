@@ -104,6 +104,14 @@ class Engine:
         if head:
             head[0].status_reason = reason
 
+    def front(self, name: str) -> Iterator[tuple[BatchJob, int, int]]:
+        """The RUNNABLE children of a queue in their order, each with since when it is at its place."""
+        return self._ready[name].in_order()
+
+    def vcpus_of(self, name: str) -> float:
+        """vCPUs that a queue's jobs have now."""
+        return sum(run.job.spec.vcpus for run in self.running.values() if run.job.spec.queue == name) / 1000
+
     # Submission and recovery.
 
     def submit(self, spec: JobSpec, now: int) -> BatchJob:
@@ -198,7 +206,7 @@ class Engine:
         job.counts[PENDING], job.counts[RUNNABLE] = 0, count
         job.counts_changed_ms = now
         if self._fits_host(job):
-            self._ready[job.spec.queue].append_all(job)
+            self._ready[job.spec.queue].append_all(job, now)
 
     def _make_runnable(self, job: BatchJob, index: int, now: int) -> None:
         cancellation = job.cancellation_of(index)
@@ -207,7 +215,7 @@ class Engine:
             return
         job.move(index, RUNNABLE, now)
         if self._fits_host(job):
-            self._ready[job.spec.queue].append(job, index)
+            self._ready[job.spec.queue].append(job, index, now)
 
     def _fits_host(self, job: BatchJob) -> bool:
         spec = job.spec
@@ -228,7 +236,7 @@ class Engine:
                 if vcpus > self.capacity[0] or memory > self.capacity[1]:
                     self._say_who_holds(job)
                     return runs
-                ready.pop()
+                ready.pop(now)
                 runs.append(self._begin(job, index, now))
         return runs
 
@@ -312,7 +320,7 @@ class Engine:
         else:
             self.changed[run.key] = None
             job.move(index, RUNNABLE, now)
-            self._ready[job.spec.queue].prepend(job, index)
+            self._ready[job.spec.queue].prepend(job, index, now)
 
     def give_back(self, run: Run, now: int) -> None:
         """An attempt that was handed out never began: it is not counted."""
@@ -325,7 +333,7 @@ class Engine:
             self._propagate(now)
         else:
             job.move(index, RUNNABLE, now)
-            self._ready[job.spec.queue].prepend(job, index)
+            self._ready[job.spec.queue].prepend(job, index, now)
 
     def _fail(self, job: BatchJob, index: int, reason: str, now: int) -> None:
         """Ends a child that does not run."""
