@@ -13,7 +13,7 @@ import batch_pipeline
 from batch_pipeline.access.gate import Grant
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import driver_definition, sanitised
-from batch_pipeline.backends.payload import OWN_TAGS
+from batch_pipeline.backends.payload import LAST_TAG, OWN_TAGS
 from batch_pipeline.config import Settings, variable_of
 from batch_pipeline.records.history import now
 from batch_pipeline.records.origin import package_versions
@@ -126,7 +126,7 @@ def request_of(grant: Grant, settings: Settings, store: Store, run_id: str, orde
             **driver_variables(store, run_id, order),
             Variable.FOLDERS: ":".join(_folders(grant, settings)),
         },
-        tags={**settings.tags, **own, "batch-pipeline-level": grant.level.value},
+        tags={**settings.tags, **own, LAST_TAG: "yes", "batch-pipeline-level": grant.level.value},
         share_identifier=settings.backend.share_identifier,
         priority=settings.backend.priority if settings.backend.priority >= 0 else None,
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from batch_pipeline.backends.base import JobRequest
-from batch_pipeline.backends.payload import OWN_TAGS, RunContext, outline, overrides_bytes, request_bytes
+from batch_pipeline.backends.payload import LAST_TAG, OWN_TAGS, RunContext, outline, overrides_bytes, request_bytes
 from batch_pipeline.backends.quotas import MAX_PRIORITY, MAX_SHARE_IDENTIFIER, MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS
 from batch_pipeline.pipeline.plan import Limits, Plan
 from batch_pipeline.wire.errors import InvalidPlan, SubmissionRefused
@@ -59,7 +59,7 @@ def problems_of(request: JobRequest, limits: Limits) -> list[str]:
 
 
 def _reserved_tags(context: RunContext) -> list[str]:
-    return [tag for tag in OWN_TAGS if tag in context.tags]
+    return [tag for tag in (*OWN_TAGS, LAST_TAG) if tag in context.tags]
 
 
 def _jobs(jobs: Sequence[str]) -> str:

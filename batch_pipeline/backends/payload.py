@@ -27,6 +27,8 @@ REVISION: Final = "REVISION"
 
 #: What we put on each job ourselves: by these a bill is split, and a run's jobs are found.
 OWN_TAGS: Final = ("batch-pipeline", "batch-pipeline-run", "batch-pipeline-step")
+#: On jobs after which no other of the run comes: `yes`. A rule of EventBridge tells of their ends.
+LAST_TAG: Final = "batch-pipeline-last"
 #: Length of a job's id, a UUID: the id of a job that is not queued yet is written so long.
 ID_CHARACTERS: Final = 36
 #: Stands for the digests of what is not written yet, and is as long.
@@ -74,7 +76,7 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
         environment=_join_environment(context) if job.join else _cell_environment(plan, job, context),
         command=("true",) if job.join else (),
         after=tuple(after),
-        tags={**context.tags, **_own_tags(job, context)},
+        tags={**context.tags, **_own_tags(plan, job, context)},
         share_identifier=context.share_identifier,
         priority=context.priority,
         memory_mb=None if job.join else job.overrides.memory_mb,
@@ -179,9 +181,11 @@ def request_bytes(request: JobRequest) -> int:
     return len(json.dumps(submit_json(request)).encode())
 
 
-def _own_tags(job: PlannedJob, context: RunContext) -> dict[str, str]:
+def _own_tags(plan: Plan, job: PlannedJob, context: RunContext) -> dict[str, str]:
     name = sanitised(context.pipeline_name)[:MAX_TAG_VALUE]
-    return dict(zip(OWN_TAGS, (name, context.run_id, job.step), strict=True))
+    own = dict(zip(OWN_TAGS, (name, context.run_id, job.step), strict=True))
+    is_last = not job.join and not any(job.step in node.upstream for node in plan.graph)
+    return own | ({LAST_TAG: "yes"} if is_last else {})
 
 
 def _cell_environment(plan: Plan, job: PlannedJob, context: RunContext) -> dict[str, str]:

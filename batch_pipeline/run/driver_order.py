@@ -21,7 +21,7 @@ from batch_pipeline.backends.account import Inspectable
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import driver_definition, driver_retry_strategy, resources, sanitised
 from batch_pipeline.backends.limits import check_all
-from batch_pipeline.backends.payload import OWN_TAGS
+from batch_pipeline.backends.payload import LAST_TAG, OWN_TAGS
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.images import FILE as IMAGES
 from batch_pipeline.pipeline.images import read_pins
@@ -228,7 +228,7 @@ def _job_of(request: Request, run_id: str, definition: Mapping[str, Any], order:
         size=1,
         definition=definition,
         environment=driver_variables(store, run_id, order),
-        tags={**settings.tags, **dict(zip(OWN_TAGS, (name, run_id, DRIVER), strict=True))},
+        tags={**settings.tags, **dict(zip(OWN_TAGS, (name, run_id, DRIVER), strict=True)), LAST_TAG: "yes"},
         share_identifier=settings.backend.share_identifier,
         priority=settings.backend.priority if settings.backend.priority >= 0 else None,
     )

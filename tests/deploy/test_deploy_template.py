@@ -20,6 +20,7 @@ from botocore import session
 from cfnlint.api import lint
 from cfnlint.config import ManualArgs
 
+from batch_pipeline.backends.payload import LAST_TAG
 from batch_pipeline.config import known_keys
 from batch_pipeline.deploy.infrastructure import TEMPLATE, parameter_names
 from batch_pipeline.wire import layout
@@ -437,10 +438,28 @@ def test_a_machine_without_scratch_takes_no_jobs(tmp_path: Path) -> None:
 
 def test_every_right_and_parameter_is_documented(root: Path) -> None:
     page = (root / "docs" / "aws.md").read_text()
-    rights = set(re.findall(r"`((?:s3|ecr|ecs|ec2|batch|iam|kms|logs|firehose|sts|dynamodb):\w+)`", page))
+    rights = set(re.findall(r"`((?:s3|ecr|ecs|ec2|batch|iam|kms|logs|firehose|sts|dynamodb|sns):\w+)`", page))
     granted = {action for item in _allowing() for action in item.actions}
     assert rights == granted
     table = page.partition("| parameter | default |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[1:] if line))) == set(
         _template()["Parameters"]
     )
+
+
+def test_the_end_of_runs_is_told_by_whole_jobs_that_are_the_last_of_theirs() -> None:
+    resources = _resources()
+    rule = resources["EndRule"]
+    assert rule["Condition"] == "Notifies"
+    detail = rule["Properties"]["EventPattern"]["detail"]
+    assert detail["tags"] == {LAST_TAG: ["yes"]}
+    assert detail["arrayProperties"] == {"index": [{"exists": False}]}, "no mail a child"
+    assert detail["status"] == ["SUCCEEDED", "FAILED"]
+    (target,) = rule["Properties"]["Targets"]
+    assert target["Arn"] == {"Fn::If": ["MakesTopic", {"Ref": "EndTopic"}, {"Ref": "NotifyTopicArn"}]}
+    assert resources["EndTopic"]["Condition"] == resources["EndTopicPolicy"]["Condition"] == "MakesTopic"
+    (publishing,) = (item for item in _allowing() if item.owner == "EndTopicPolicy")
+    assert (publishing.actions, publishing.resources) == (["sns:Publish"], ["EndTopic"])
+    assert publishing.body["Principal"] == {"Service": "events.amazonaws.com"}
+    text = TEMPLATE.read_text()
+    assert text.count("!Ref NotifyEmail") == 3, "the address goes to the topic and to nothing else"
