@@ -106,13 +106,15 @@ def _job_settings(request: Request) -> dict[str, Any]:
         if section not in _LEFT_OUT
     }
     values |= {"tags": dict(settings.tags), "params": dict(settings.params), "steps": dict(settings.steps)}
-    if scrubbed_value(values) != values:
-        secret = next(section for section in values if scrubbed_value(values[section]) != values[section])
+    _require_readable(settings)
+    # A reference to a secret looks like one.
+    shown = values | {"notify": {**values["notify"], "url": ""}}
+    if scrubbed_value(shown) != shown:
+        secret = next(section for section in shown if scrubbed_value(shown[section]) != shown[section])
         raise InvalidUse(
             f"A setting in [{secret}] looks like a secret, and the settings of a driver lie in the store. Name where"
             " the secret is instead, or drop --driver batch."
         )
-    _require_readable(settings)
     values["store"] |= {"url": request.store.url, "prefix": ""}
     values["samples"] = {"file": SAMPLES}
     values["backend"]["driver"] = "here"

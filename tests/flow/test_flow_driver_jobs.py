@@ -256,3 +256,19 @@ def test_what_a_command_left_that_died_before_it_submitted_stands_in_no_ones_way
     assert driver_of(lab) != first
     assert "left no end" in (end_of(lab, first) or {})["problem"]
     until(lambda: not list((lab.store / "driving").glob("*")), "both markers are gone")
+
+
+def test_the_events_of_a_driver_are_handed_on_and_the_driver_notifies(lab: Lab, tmp_path: Path) -> None:
+    told, events = tmp_path / "told.jsonl", tmp_path / "events.jsonl"
+    (tmp_path / "word.sh").write_text(f"cat >> {told}; echo >> {told}\n")
+    printed = lab.run(
+        *("--driver", "batch", "--events", str(events), "--notify-command", f"sh {tmp_path / 'word.sh'}"),
+    )
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    driver = driver_of(lab)
+    assert [line["event"] for line in lines][:2] == ["planned", "wave"]
+    assert [line["event"] for line in lines].count("ended") == 1
+    assert lines[-1]["run_ids"] == children(lab, driver)
+    assert [json.loads(line) for line in told.read_text().splitlines()] == [lines[-1]], "once, by the driver"
+    assert '"event"' not in printed.out
+    assert f"The driver {driver} is done" in printed.err

@@ -101,6 +101,21 @@ def test_a_setting_that_looks_like_a_secret_is_refused(tmp_path: Path) -> None:
         pack_driver(request)
 
 
+@pytest.mark.parametrize("url", ["https://example.org/hunter2", "env:HOOK", "secretsmanager:arn:aws:x"])
+def test_the_url_of_a_webhook_goes_into_no_bundle(url: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidUse, match=r"the URL of notify\.url must not"):
+        pack_driver(request_of(tmp_path, **{"notify.url": url}))
+
+
+def test_a_driver_reads_the_url_of_a_webhook_where_its_job_can(tmp_path: Path) -> None:
+    settings = tomllib.loads(contents(request_of(tmp_path, **{"notify.url": "file:hook"}))[SETTINGS].decode())
+    assert settings["notify"]["url"] == f"file:{Path('hook').absolute()}"
+    secret = "secretsmanager:arn:aws:secretsmanager:eu-west-1:123456789012:secret:hook-AbCdEf"
+    flags = {"backend.name": "aws", "aws.region": "eu-west-1", "notify.url": secret}
+    settings = tomllib.loads(contents(request_of(tmp_path, **flags))[SETTINGS].decode())
+    assert settings["notify"]["url"] == secret
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -10,6 +10,7 @@ from batch_pipeline.backends.account import QueueSnapshot
 from batch_pipeline.records.events import StepProgress
 from batch_pipeline.run.queue_place import place_words, queue_place
 from batch_pipeline.run.watch import PLACE_SECONDS, Watch
+from tests.localbatch.conftest import define, submit
 from tests.run.small import Ear, Stage, drive, look, new_store, request_of
 from tests.run.virtual import World
 
@@ -83,17 +84,9 @@ def test_the_embedded_batch_tells_the_place_in_one_call() -> None:
     world = World(new_store())
     world.batch.queue("mixed")
     client = world.batch.client("batch")
-    requirements = [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "100"}]
-    client.register_job_definition(
-        jobDefinitionName="tool",
-        type="container",
-        containerProperties={"image": "none", "command": ["true"], "resourceRequirements": requirements},  # type: ignore[typeddict-item]
-    )
+    define(client)
     world.batch.starve("mixed")
-    first, ours = (
-        client.submit_job(jobName=name, jobQueue="mixed", jobDefinition="tool", arrayProperties={"size": 3})["jobId"]
-        for name in ("first", "ours")
-    )
+    first, ours = (submit(client, name, 3, jobQueue="mixed") for name in ("first", "ours"))
     before = len(world.batch.calls)
     assert queue_place(world.backend(), "mixed", [ours]).startswith(
         "0 vCPUs of queue mixed are in use; its first job is 4th"
