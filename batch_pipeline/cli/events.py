@@ -133,8 +133,7 @@ class CommandEvents(NullListener):
         """The command has ended: its last event, and the notifications, unless its jobs go on or there were none."""
         if self._stream is None and self._notifier is None:
             return
-        from batch_pipeline.report.ending import ended_record
-        from batch_pipeline.report.records import spending_record
+        from batch_pipeline.report.records import ended_record, spending_record
 
         try:
             spending = spending_record(self._call.store, outcome)
@@ -155,20 +154,20 @@ class CommandEvents(NullListener):
         self._put(line)
         return True
 
-    def stop(self, error: str, message: str) -> None:
+    def stop(self, cause: str, message: str) -> None:
         """Something ended the command before its jobs. Before a run began, the user is there to read it."""
         message = scrubbed(message)
-        event = self._write("stopped", {"text": f"Stopped: {message}", "error": error, "message": message})
-        if self._run_id and error != INTERRUPTED:
+        event = self._write("stopped", {"text": f"Stopped: {message}", "error": cause, "message": message})
+        if self._run_id and cause != INTERRUPTED:
             self._notify(event)
 
     def _notify(self, event: Mapping[str, Any]) -> None:
         for problem in self._notifier.notify(event) if self._notifier else ():
             say(f"Warning: {problem}")
 
-    def _write(self, event: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        self.latest = event
-        value = {"format": FORMAT, "time": now(), "run_id": self._run_id, "event": event, **values}
+    def _write(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        self.latest = name
+        value = {"format": FORMAT, "time": now(), "run_id": self._run_id, "event": name, **values}
         if self._stream is not None:
             self._put(json.dumps(value, ensure_ascii=False))
         return value

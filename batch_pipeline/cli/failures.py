@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from batch_pipeline.cli.output import data, say
 from batch_pipeline.records.events import FailedCell
-from batch_pipeline.report.ending import next_commands
+from batch_pipeline.report.records import next_commands
 from batch_pipeline.report.tables import (
     MOST_KINDS,
     counted,

@@ -1,4 +1,4 @@
-"""Plans, progress and outcomes as JSON values: what `--json` prints. Keys are a promise to scripts."""
+"""Plans, progress and outcomes as JSON values: what `--json` and `--events` print. Keys are a promise to scripts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.records.spent import read_records, spent_in, wall_seconds
-from batch_pipeline.report.tables import plan_rows
+from batch_pipeline.report.tables import FailureGroup, counted, failure_groups, plan_rows
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store
 
 FORMAT: Final = 1
+#: Kinds of failure that the event `ended` tells, and samples that it names of each.
+MOST_CAUSES: Final = 20
+MOST_SAMPLES: Final = 10
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:
@@ -115,6 +119,67 @@ def spending_record(store: Store, outcome: Outcome) -> dict[str, Any]:
         return {}
     records = read_records(store, outcome.run_ids)
     return {"spent": plain(spent_in(records)), "wall_seconds": wall_seconds(records)}
+
+
+def ended_record(outcome: Outcome, spending: Mapping[str, Any], *, has_pipeline: bool) -> dict[str, Any]:
+    """The event `ended` (docs/events.md), whose size does not grow with the samples.
+
+    `spending` is what `spending_record` returns.
+    """
+    groups = failure_groups(outcome.failed)
+    total = StepProgress.sum_of("", outcome.progress.values())
+    return {
+        "text": f"{_word(outcome)}: {total.line}",
+        "ok": outcome.ok,
+        "run_ids": list(outcome.run_ids),
+        "detached": outcome.detached,
+        "interrupted": outcome.interrupted,
+        "submitted": outcome.submitted,
+        "unsent": outcome.unsent,
+        "failed": len(outcome.failed),
+        "blocked": len(outcome.blocked),
+        "stopped_by": outcome.stopped_by,
+        "steps": progress_record(outcome.progress),
+        "causes": [
+            {
+                "step": group.step,
+                "reason": group.reason.value,
+                "cells": len(group.samples),
+                "samples": list(group.samples[:MOST_SAMPLES]),
+            }
+            for group in groups[:MOST_CAUSES]
+        ],
+        "again": plain(outcome.again),
+        **spending,
+        "next": [command for command, _ in next_commands(groups, has_pipeline=has_pipeline)],
+    }
+
+
+def next_commands(groups: Sequence[FailureGroup], *, has_pipeline: bool) -> list[tuple[str, str]]:
+    """Commands that look closer at the first failure and go on, with what each does; none where all was cancelled."""
+    groups = [group for group in groups if group.reason is not EndReason.CANCELLED]
+    if not groups:
+        return []
+    first = groups[0]
+    commands = [(f"logs {first.samples[0]} {first.step}", "prints its log")]
+    if len(groups) > 1 or len(first.samples) > 1:
+        commands.append((f"logs --step {first.step} --failed", "those of all that failed there"))
+    if any(group.reason is EndReason.OUT_OF_MEMORY for group in groups):
+        commands.append(("rightsize", "proposes memory"))
+    if has_pipeline:
+        commands.append(("run --failed", "runs what failed again"))
+    return commands
+
+
+def _word(outcome: Outcome) -> str:
+    """How it ended in a word or two."""
+    if outcome.detached:
+        return "Queued"
+    if outcome.interrupted:
+        return "Interrupted"
+    if outcome.ok:
+        return "Done"
+    return f"{counted(len(outcome.failed), 'cell')} not done" if outcome.failed else "Not all is done"
 
 
 def plain(value: Any) -> Any:

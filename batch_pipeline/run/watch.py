@@ -71,17 +71,15 @@ class Watch:
         self._longest = poll_seconds
         dwell_seconds = min(dwell_seconds, EMBEDDED_DWELL) if backend.name == "embedded" else dwell_seconds
         self._dwell = dwell_seconds if diagnose is not None else 0.0
-        self._diagnose = diagnose
+        self._diagnose, self._place = diagnose, place
         #: Job -> since when it could run and nothing of its queue did.
         self._idle_since: dict[str, float] = {}
         self._reported: set[tuple[str, str]] = set()
-        self._place = place
         #: Queue -> when its place was asked for last, or since when its jobs wait.
         self._placed: dict[str, float] = {}
         self._omitted: Counter[str] = Counter()
         self._by_id = {job.native_id: job for job in self._jobs}
-        self._sleep = sleep
-        self._clock = clock
+        self._sleep, self._clock = sleep, clock
         self._reasons: dict[str, Counter[EndReason]] = {}
         self._began: float | None = None
         #: What listeners were told last.

@@ -48,8 +48,7 @@ class Api:
         save_job: Callable[[JobSpec], None],
         minimum_timeout: int,
     ) -> None:
-        self._registry = registry
-        self._engine = engine
+        self._registry, self._engine = registry, engine
         self._now_ms = now_ms
         self._save_job = save_job
         self._minimum_timeout = minimum_timeout
