@@ -107,9 +107,11 @@ def test_a_problem_of_all_jobs_is_told_once(plan_of: PlanOf, context: RunContext
         check_all(plan, replace(context, tags=tags, share_identifier="no spaces please"))
     lines = raised.value.message.splitlines()
     assert len(plan.jobs) == 9
-    assert [line.split(":")[0] for line in lines] == ["Jobs upper-0-0, upper-0-1, upper-0-2 and 6 more"] * 2
+    first = "Jobs upper-0-0, upper-0-1, upper-0-2 and"
+    assert [line.split(":")[0] for line in lines] == [f"{first} 5 more", f"{first} 6 more", "Job total"]
     assert "51 tags" in lines[0]
     assert "share identifier" in lines[1]
+    assert "52 tags" in lines[2], "the last job has a tag more"
 
 
 def test_our_own_tags_are_not_for_users(plan_of: PlanOf, context: RunContext) -> None:
