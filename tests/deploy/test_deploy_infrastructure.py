@@ -101,7 +101,9 @@ def test_repositories_that_are_there_already_are_left_alone(aws: None, infrastru
 
 
 def test_given_parameters_stay_until_others_are_given(aws: None, infrastructure: Make) -> None:
-    _made(infrastructure(), MaxVcpus="64", Fargate="yes", ArchiveJobStates="yes", KeyPrefix="a/b/")
+    _made(
+        infrastructure(), MaxVcpus="64", Fargate="yes", ArchiveJobStates="yes", KeyPrefix="a/b/", NotifyEmail="a@b.org"
+    )
     stack = _made(infrastructure(), "picard", LogRetentionDays="30")
     wanted = {"MaxVcpus": "64", "Fargate": "yes", "LogRetentionDays": "30", "KeyPrefix": "a/b/"}
     assert {name: stack.parameters[name] for name in wanted} == wanted
