@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from batch_pipeline import backends
+from batch_pipeline.cli import report
+from batch_pipeline.records.events import NullListener
 from batch_pipeline.records.record import RunRecord
-from batch_pipeline.run import live
+from batch_pipeline.run import interrupts, live
+from batch_pipeline.run.status import watch
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.store import open_store
@@ -196,3 +199,120 @@ def test_with_the_pipelines_file_commands_name_it(
     (run_id,) = drive(request_of(stage.store), stage).run_ids
     run("report")
     assert f"python letters.py logs bob upper --run {run_id}" in (world / "report.html").read_text()
+
+
+def test_a_run_is_watched_to_its_end(stage: Stage, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.is_open = False
+    request = request_of(stage.store)
+    (run_id,) = drive(request, stage, detach=True).run_ids
+    pages: list[tuple[float, str]] = []
+
+    def end_it(seconds: float) -> None:
+        pages.append((seconds, (world / "report.html").read_text()))
+        stage.is_open = True
+        watch(request, NullListener())
+
+    monkeypatch.setattr(interrupts, "pause", end_it)
+    told = run("report", "--watch", "--every", "5", **ALONE)
+    page = (world / "report.html").read_text()
+    assert told.code == CommandExit.DONE
+    assert told.out == f"Wrote report.html ({len(page.encode()):,} bytes) about run {run_id}.\n"
+    ((seconds, live),) = pages
+    assert seconds >= 5
+    assert '<meta http-equiv="refresh" content="5">' in live
+    assert "loaded again every 5 s" in live
+    assert "as of 2" in live
+    assert '<span class="badge done">7 done</span>' in page
+    assert "refresh" not in page.split("<style>")[0]
+
+
+def test_watching_ends_with_what_is_not_live(
+    stage: Stage, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.is_open = False
+    drive(request_of(stage.store), stage, detach=True)
+    stage.drain(stage._act)
+    pauses: list[float] = []
+    monkeypatch.setattr(interrupts, "pause", pauses.append)
+    assert run("report", "--watch", **ALONE).code == CommandExit.DONE
+    assert len(pauses) == 2
+    assert "refresh" not in (world / "report.html").read_text().split("<style>")[0]
+
+
+def test_a_page_is_written_less_often_when_it_takes_long(
+    stage: Stage, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.is_open = False
+    drive(request_of(stage.store), stage, detach=True)
+    stage.drain(stage._act)
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
+    pauses: list[float] = []
+    monkeypatch.setattr(interrupts, "pause", pauses.append)
+    run("report", "--watch", **ALONE)
+    assert pauses == [180, 180]
+
+
+def test_ctrl_c_leaves_a_page_that_is_not_loaded_again(
+    stage: Stage, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.is_open = False
+    drive(request_of(stage.store), stage, detach=True)
+
+    def press(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupts, "pause", press)
+    assert run("report", "--watch", **ALONE).code == CommandExit.INTERRUPTED
+    page = (world / "report.html").read_text()
+    assert "refresh" not in page.split("<style>")[0]
+    assert "3 sent" in page
+
+
+def test_a_store_has_a_page_of_all_its_cells_and_runs(stage: Stage, run: Run, world: Path) -> None:
+    first = drive(request_of(stage.store, "ann"), stage).run_ids[0]
+    stage.play = lambda step, sample, attempt: 3 * ((step, sample) == ("upper", "bob"))
+    second = drive(request_of(stage.store, description=HOSTILE), stage).run_ids[0]
+    told = run("report", "--all", "-o", "all.html", **ALONE)
+    page = (world / "all.html").read_text()
+    assert told.out.endswith(f"about all cells of {stage.store.url}.\n")
+    assert "2 to run, 1 failed" in page or "1 failed, 2 to run" in page
+    assert "upper of bob broke." in page
+    assert page.index(second) < page.index(first), "the newest run first"
+    assert meta_of(page)["run"] == ""
+    assert [detail["sample"] for detail in meta_of(page)["details"]] == ["bob"]
+    assert "logs bob upper</code>" in page, "of whatever run tried it last"
+    elements = Elements()
+    elements.feed(page)
+    assert "img" not in elements.tags
+    assert not elements.attributes & {"src", "href", "style", "onerror", "onclick"}
+
+
+def test_with_the_pipelines_file_all_of_its_samples_are_on_the_page(stage: Stage, run: Run, world: Path) -> None:
+    for name in ("ann", "bob"):
+        stage.store.put(f"SR/{name}.txt", b"text")
+    (world / "samples.txt").write_text("ann\nbob\n")
+    told = run("report", "--all", "--sources", "SR", "--sample-list-file", "samples.txt")
+    assert told.code == CommandExit.DONE, told.err
+    assert "4 to run" in (world / "report.html").read_text()
+
+
+def test_all_goes_without_a_run(stage: Stage, run: Run, world: Path) -> None:
+    told = run("report", "last", "--all", **ALONE)
+    assert (told.code, told.err) == (
+        CommandExit.USAGE,
+        "Error: --all goes with neither RUN nor --cells. Give one of them.\n",
+    )
+
+
+def test_the_page_of_a_driver_has_its_log_and_its_runs(stage: Stage, run: Run, world: Path) -> None:
+    driver = RunRecord(run_id="01JD0000000000000000000000", started_at="2026-11-30T12:00:00.000Z", kind="driver")
+    stage.store.put(layout.run_record(driver.run_id), json.dumps(asdict(driver)).encode())
+    stage.store.put(layout.log(driver.run_id, "driver", layout.COHORT, 1), f"begins\n{HOSTILE}\n".encode())
+    (begun,) = drive(request_of(stage.store), stage).run_ids
+    record = stage.store.get_json(layout.run_record(begun))
+    stage.store.put(layout.run_record(begun), json.dumps(record | {"parent_run": driver.run_id}).encode())
+    assert run("report", driver.run_id, **ALONE).code == CommandExit.DONE
+    page = (world / "report.html").read_text()
+    assert f"batch-pipeline report {begun}" in page
+    assert "begins\n&lt;/script&gt;" in page

@@ -14,6 +14,7 @@ from typing import Any, Final
 from batch_pipeline.records.attempts import earlier_failures, failures_of
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.results import Cell, receipts_of
+from batch_pipeline.report.page.source import TAIL_CHARACTERS
 from batch_pipeline.report.tables import failure_groups
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
@@ -22,9 +23,8 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Failed cells whose details are read.
 MOST_FAILED: Final = 200
-#: Inputs of a cell, and characters of the end of a log, that are shown.
+#: Inputs of a cell that are shown.
 MOST_INPUTS: Final = 20
-TAIL_CHARACTERS: Final = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,14 @@ def read_details(store: Store, run_id: str, failed: Sequence[FailedCell], chosen
     details = [_of_failed(cell, records) for cell, records in failures_of(store, run_id, failed)]
     known = {(detail.step, detail.sample) for detail in details}
     return [*details, *(_of_chosen(store, run_id, cell) for cell in dict.fromkeys(chosen) if cell not in known)]
+
+
+def details_by_run(store: Store, failed: Sequence[FailedCell]) -> list[CellDetail]:
+    """The details of failed cells of several runs, as many as of one. Raises StoreFailed when the store fails."""
+    by_run: dict[str, list[FailedCell]] = {}
+    for cell in cells_to_detail(failed):
+        by_run.setdefault(cell.run_id, []).append(cell)
+    return [detail for run_id, cells in by_run.items() for detail in read_details(store, run_id, cells, ())]
 
 
 def _of_failed(cell: FailedCell, records: Sequence[Failure]) -> CellDetail:

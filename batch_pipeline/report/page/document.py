@@ -1,4 +1,4 @@
-"""Puts the page of a run together: one HTML file that needs no network, its data packed inside, nothing else allowed.
+"""Puts the page of a run or a store together: one HTML file, its data packed inside, and no request allowed.
 
 The content security policy of the page admits its own script and style by their digests and no request at all, so that
 a sample's name or a log that looks like code is text and nothing else.
@@ -10,15 +10,17 @@ import hashlib
 import json
 import shlex
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from batch_pipeline.backends.prices import Tariff
+from batch_pipeline.backends.prices import Tariff, tariff_of
+from batch_pipeline.config import Settings
 from batch_pipeline.records.cell_table import REASONS
+from batch_pipeline.records.record import RunRecord
 from batch_pipeline.report.graph_svg import graph_svg
 from batch_pipeline.report.page.costs import run_costs
 from batch_pipeline.report.page.curves import curves_svg, step_curve
@@ -28,7 +30,8 @@ from batch_pipeline.report.page.failure_section import failures_section
 from batch_pipeline.report.page.failures import root_causes_of
 from batch_pipeline.report.page.html import section, text
 from batch_pipeline.report.page.packing import PACKED, TimeScale, packed_names, packed_step
-from batch_pipeline.report.page.source import RunSource
+from batch_pipeline.report.page.runs import driver_section, runs_section, store_head
+from batch_pipeline.report.page.source import MOST_RUNS, CellSource, RunSource, StoreSource
 from batch_pipeline.report.page.states import ShownState
 from batch_pipeline.report.page.summary import (
     commands_of,
@@ -47,32 +50,69 @@ _WIDTHS: Final = {"B": 1, "H": 2, "I": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
-    """What the page says beside the run."""
+    """What the page says beside the cells."""
 
     #: Words by which this program is called.
     program: Sequence[str]
     #: ISO-8601 in UTC.
     written_at: str
     tariff: Tariff
+    #: Seconds after which a browser loads the page again; 0: it does not.
+    reload_seconds: int = 0
+
+
+def tariff_of_run(settings: Settings, run: RunRecord) -> Tariff:
+    """The prices of where the run was. Raises InvalidConfig for a file of prices that cannot be read."""
+    return tariff_of(replace(settings, backend=replace(settings.backend, name=run.backend)))
 
 
 def page_of_run(source: RunSource, details: Sequence[CellDetail], options: PageOptions) -> Iterator[str]:
     """The HTML of a run in pieces, to be joined: what needs no script first, then the packed cells a step at a time."""
-    style, script = asset("report.css"), "".join(map(asset, SCRIPTS))
-    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:"
-    run = source.run
-    title = f"{run.pipeline_name or run.pipeline or 'run'} {run.run_id}"
+    run, scale = source.run, TimeScale.of(step.cells for step in source.steps.values())
+    pipeline = run.pipeline_name or run.pipeline
+    yield from _begin(f"{pipeline or 'run'} {run.run_id}", options)
+    yield from _sections(source, details, options, scale)
+    yield from _data(source, details, options, scale, run_id=run.run_id, pipeline=pipeline)
+    yield _end()
+
+
+def page_of_store(source: StoreSource, details: Sequence[CellDetail], options: PageOptions) -> Iterator[str]:
+    """The HTML of a store: all cells of a pipeline as they stand, what failed, and the runs."""
+    yield from _begin(f"{source.pipeline}, all runs", options)
+    yield store_head(source, options.written_at, options.reload_seconds)
+    yield "<main>"
+    yield from _cells(source, details, options, "", source.reference, {})
+    yield runs_section(source.runs, MOST_RUNS)
+    yield "</main>"
+    yield from _data(source, details, options, TimeScale.of(()), run_id="", pipeline=source.pipeline)
+    yield _end()
+
+
+@cache
+def content_policy() -> str:
+    """The content security policy of a page: its own script and style, and no request."""
+    script, style = _digest(_script()), _digest(asset("report.css"))
+    return f"default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:"
+
+
+def _begin(title: str, options: PageOptions) -> Iterator[str]:
+    reload = f'<meta http-equiv="refresh" content="{options.reload_seconds}">' if options.reload_seconds else ""
     yield (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{content_policy()}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{reload}'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(title)}</title>\n<style>{style}</style></head>\n<body>\n"
+        f"<title>{text(title)}</title>\n<style>{asset('report.css')}</style></head>\n<body>\n"
     )
-    scale = TimeScale.of(step.cells for step in source.steps.values())
-    yield from _sections(source, details, options, scale)
-    yield from _data(source, details, options, scale)
-    yield f"<script>{script}</script>\n</body></html>\n"
+
+
+def _end() -> str:
+    return f"<script>{_script()}</script>\n</body></html>\n"
+
+
+@cache
+def _script() -> str:
+    return "".join(map(asset, SCRIPTS))
 
 
 @cache
@@ -85,12 +125,11 @@ def _sections(
     source: RunSource, details: Sequence[CellDetail], options: PageOptions, scale: TimeScale
 ) -> Iterator[str]:
     costs = run_costs(source, options.tariff)
-    yield head(source, costs, options.written_at)
+    yield head(source, costs, options.written_at, options.reload_seconds)
     yield "<main>"
-    if any(step.states for step in source.steps.values()):
-        yield asset("map.html")
-    yield failures_section(root_causes_of(source, details), options.program, source.run.run_id)
-    yield section("steps", "Steps", _graph(source), steps_table(source))
+    run = source.run
+    yield from _cells(source, details, options, run.run_id, run.reference, run.images)
+    yield driver_section(source, options.program)
     curves = [step_curve(step.cells, scale) for step in source.steps.values()]
     picture = curves_svg(curves, scale)
     begin = datetime.fromtimestamp(scale.begin_ms / 1000, UTC)
@@ -106,18 +145,37 @@ def _sections(
     yield "</main>"
 
 
-def _graph(source: RunSource) -> str:
-    if source.graph is None:
-        return ""
-    svg = graph_svg(source.graph, state_counts(source), reference=source.run.reference)
-    return f'<div class="graph">{svg}</div>'
+def _cells(
+    source: CellSource,
+    details: Sequence[CellDetail],
+    options: PageOptions,
+    run_id: str,
+    reference: str,
+    images: Mapping[str, str],
+) -> Iterator[str]:
+    """The map, what failed, the graph and the steps. `run_id` is empty for those of a store."""
+    if any(step.states for step in source.steps.values()):
+        yield asset("map.html")
+    yield failures_section(root_causes_of(source, details), options.program, run_id)
+    counts = state_counts(source)
+    svg = graph_svg(source.graph, counts, reference=reference) if source.graph is not None else ""
+    graph = f'<div class="graph">{svg}</div>' if svg else ""
+    yield section("steps", "Steps", graph, steps_table(counts, source.why, images if run_id else None))
 
 
-def _data(source: RunSource, details: Sequence[CellDetail], options: PageOptions, scale: TimeScale) -> Iterator[str]:
+def _data(
+    source: CellSource,
+    details: Sequence[CellDetail],
+    options: PageOptions,
+    scale: TimeScale,
+    *,
+    run_id: str,
+    pipeline: str,
+) -> Iterator[str]:
     """The packed columns of each step, the names, and what stands for the numbers."""
     meta: dict[str, Any] = {
-        "run": source.run.run_id,
-        "pipeline": source.run.pipeline_name or source.run.pipeline,
+        "run": run_id,
+        "pipeline": pipeline,
         "program": shlex.join(options.program),
         "samples": len(source.samples),
         "steps": [

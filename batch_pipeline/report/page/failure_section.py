@@ -76,9 +76,10 @@ def _tails(cause: RootCause) -> Iterator[str]:
 def _commands(cause: RootCause, program: Sequence[str], run_id: str) -> Iterator[str]:
     sample, step = cause.samples[0], cause.step
     yield '<p class="commands">'
-    yield command(shlex.join([*program, "logs", sample, step, "--run", run_id]))
+    of_run = ["--run", run_id] if run_id else []
+    yield command(shlex.join([*program, "logs", sample, step, *of_run]))
     if len(cause.samples) > 1:
-        yield command(shlex.join([*program, "logs", "--step", step, "--failed", "--run", run_id]))
+        yield command(shlex.join([*program, "logs", "--step", step, "--failed", *of_run]))
     if program[0] == "python":  # The verbs without a pipeline's file know no `run`.
         yield command(shlex.join([*program, "run", "--failed"]))
     yield "</p>"

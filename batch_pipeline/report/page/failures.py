@@ -11,7 +11,7 @@ from typing import Final
 from batch_pipeline.records.cell_table import REASONS
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.report.page.details import CellDetail
-from batch_pipeline.report.page.source import RunSource, ShownCells
+from batch_pipeline.report.page.source import CellSource, ShownCells
 from batch_pipeline.report.page.states import SEVERITY, ShownState
 from batch_pipeline.report.tables import failure_groups
 from batch_pipeline.wire import layout
@@ -65,7 +65,7 @@ class RootCause:
         return REMEDIES.get(self.reason, "")
 
 
-def root_causes_of(source: RunSource, details: Sequence[CellDetail]) -> list[RootCause]:
+def root_causes_of(source: CellSource, details: Sequence[CellDetail]) -> list[RootCause]:
     """The causes, that which hinders most cells first."""
     known = [cell for cell in _failed(source) if cell.reason is not EndReason.DEPENDENCY]
     groups = failure_groups(known)
@@ -98,7 +98,7 @@ def tail_groups(tails: Mapping[str, str]) -> list[TailGroup]:
     return sorted(made, key=lambda group: -len(group.samples))
 
 
-def _failed(source: RunSource) -> Iterator[FailedCell]:
+def _failed(source: CellSource) -> Iterator[FailedCell]:
     """The failed cells of the run's list, and those that its table alone knows."""
     yield from source.failed
     listed = {(cell.step, cell.sample) for cell in source.failed}
@@ -119,7 +119,7 @@ def _positions(cells: ShownCells, states: Sequence[int]) -> Iterator[int]:
             position = cells.states.find(state, position + 1)
 
 
-def _hindered(source: RunSource, cause_of: Mapping[tuple[str, str], int]) -> dict[int, Counter[str]]:
+def _hindered(source: CellSource, cause_of: Mapping[tuple[str, str], int]) -> dict[int, Counter[str]]:
     """Cause -> step -> cells that never ran because of it. A gather counts for one of its causes, the most frequent."""
     blame: dict[tuple[str, str], int] = dict(cause_of)
     by_step: dict[str, Counter[int]] = {}

@@ -1,6 +1,7 @@
 // The rest of the page: one cell's details, cells as a table, downloads, and the beginning.
 
 const PAGE = 50;
+const NAME = meta.run || "all";
 let page = 0;
 
 const row = (name, ...value) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value));
@@ -54,9 +55,10 @@ function detailParts(detail) {
 }
 
 function cellCommands(name, key, step, sample, known) {
-  const lines = [`logs ${quoted(key)} ${quoted(name)} --run ${meta.run}`, `status --explain ${quoted(key)}`];
+  const of = meta.run ? ` --run ${meta.run}` : "";
+  const lines = [`logs ${quoted(key)} ${quoted(name)}${of}`, `status --explain ${quoted(key)}`];
   if (step.gather) lines[1] = `status --explain ${quoted(name)}`;
-  if (!known) lines.push(`report ${meta.run} --cells ${quoted(`${name}/${key}`)}`);
+  if (!known && meta.run) lines.push(`report ${meta.run} --cells ${quoted(`${name}/${key}`)}`);
   return lines.map((line) => commandLine(`${meta.program} ${line}`));
 }
 
@@ -107,7 +109,7 @@ function allCells() {
     }
     parts.push(`${lines.join("\n")}\n`);
   }
-  download(`cells-${meta.run}`, parts);
+  download(`cells-${NAME}`, parts);
 }
 
 function offerDownloads() {
@@ -116,7 +118,7 @@ function offerDownloads() {
     button.setAttribute("aria-label", `Download the table ${table.dataset.name} as TSV`);
     button.addEventListener("click", () => {
       const lines = [...table.rows].map((line) => [...line.cells].map((cell) => field(cell.textContent)).join("\t"));
-      download(`${table.dataset.name}-${meta.run}`, [`${lines.join("\n")}\n`]);
+      download(`${table.dataset.name}-${NAME}`, [`${lines.join("\n")}\n`]);
     });
     table.parentElement.append(button);
   }

@@ -1,13 +1,13 @@
-"""Reads all that the page of a run shows: its record, its cell table and few more objects, whatever its size.
+"""Reads all that a page shows: of a run its record, its cell table and few more objects, whatever its size.
 
 A run without a table that may be read, as one that is live or whose driver died, is shown as `status --run` sees it:
-states of cells, and no times. Each such lack is a note of the page.
+states of cells, and no times. So is a whole store. Each such lack is a note of the page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from batch_pipeline.config import Settings
@@ -17,17 +17,24 @@ from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.cell_table import REASONS, STATES, CellColumns, CellEnd, CellTable, table_of
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.history import Event, read_events
-from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.record import RunRecord, read_record
+from batch_pipeline.records.registry import Query, find_runs
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.page.states import SEVERITY, ShownState, shown_states
+from batch_pipeline.run.driver_jobs import DRIVER, log_of, runs_of
 from batch_pipeline.run.live import submissions
 from batch_pipeline.run.recorded import recorded_graph, recorded_status
+from batch_pipeline.run.status import Status
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import BatchPipelineError, StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
 
+#: Runs of a store that its page lists.
+MOST_RUNS: Final = 200
+#: Characters of the end of a log that are shown.
+TAIL_CHARACTERS: Final = 2_000
 _SHOWN: Final = {
     CellState.DONE: ShownState.DONE,
     CellState.TO_RUN: ShownState.TO_RUN,
@@ -53,25 +60,47 @@ class ShownCells:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSource:
+class CellSource:
+    """Cells of a pipeline: of a run, or all that a store has of it."""
+
+    samples: Sequence[str]
+    #: In the order of the pipeline.
+    steps: Mapping[str, ShownCells]
+    #: Cells that failed; those that never ran on their account are in `steps` alone.
+    failed: Sequence[FailedCell]
+    graph: Graph | None
+    #: Sentences on what is missing.
+    notes: Sequence[str]
+    #: Whether jobs are on the queue or run, as far as can be told.
+    is_live: bool = False
+    machines: Sequence[str] = ("",)
+    #: Step -> why its cells were to run, in words -> cells.
+    why: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSource(CellSource):
     """What is known of a run. Without a plan that can be read it has no steps, and no graph."""
 
     run: RunRecord
     events: Sequence[Event]
     sent: Sequence[Submission]
-    samples: Sequence[str]
-    #: In the order of the pipeline.
-    steps: Mapping[str, ShownCells]
-    machines: Sequence[str]
     #: Whether times, machines and sizes are there, and not states alone.
     measured: bool
-    #: Cells that failed; those that never ran on their account are in `steps` alone.
-    failed: Sequence[FailedCell]
-    graph: Graph | None
-    #: Step -> why its cells were to run, in words -> cells.
-    why: Mapping[str, Mapping[str, int]]
-    #: Sentences on what is missing.
-    notes: Sequence[str]
+    #: Of a driver that runs as a job: the runs that it began, oldest first, and the end of what it printed.
+    begun: Sequence[RunRecord] = ()
+    driver_log: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSource(CellSource):
+    """What is known of a store: all cells of a pipeline as they stand now, and its runs, newest first."""
+
+    url: str
+    #: Name of the pipeline whose cells they are.
+    pipeline: str
+    reference: str
+    runs: Sequence[RunRecord]
 
 
 def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
@@ -81,9 +110,11 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
     table, sentence = table_of(store, run)
     notes += [sentence] if sentence else []
     failed = _failed(store, run)
+    is_live = not run.ended
     if table is None and graph is not None:
-        steps, samples, failed, more = _by_status(store, settings, run, failed)
-        notes += more
+        standing = _by_status(store, settings, run, failed)
+        steps, samples, failed, is_live = standing.steps, standing.samples, standing.failed, standing.is_live
+        notes += standing.notes
     else:
         steps = {name: ShownCells(cells=cells, states=shown_states(cells)) for name, cells in _steps(table)}
         samples = next((step.cells.samples for step in steps.values() if not step.is_gather), ())
@@ -103,7 +134,35 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
         graph=graph,
         why=plan.get("why", {}),
         notes=notes,
+        is_live=is_live and not run.ended,
+        **_of_driver(store, run),
     )
+
+
+def read_store(store: Store, status: Status, *, reference: str) -> StoreSource:
+    """A store as a status has it, with its `MOST_RUNS` newest runs."""
+    cells = _standing(status, status.failed)
+    return StoreSource(
+        url=store.url,
+        pipeline=status.plan.graph.name,
+        reference=reference,
+        runs=find_runs(store, Query(), most=MOST_RUNS),
+        samples=cells.samples,
+        steps=cells.steps,
+        failed=cells.failed,
+        graph=cells.graph,
+        notes=cells.notes,
+        is_live=cells.is_live,
+    )
+
+
+def _of_driver(store: Store, run: RunRecord) -> dict[str, Any]:
+    """What is shown of a run that is a driver's job alone."""
+    if run.kind != DRIVER:
+        return {}
+    logs = list(log_of(store, run.run_id).values())
+    begun = [read_record(store, run_id) for run_id in runs_of(store, run.run_id)]
+    return {"begun": begun, "driver_log": logs[-1][-TAIL_CHARACTERS:] if logs else ""}
 
 
 def _steps(table: CellTable | None) -> Sequence[tuple[str, CellColumns]]:
@@ -129,23 +188,34 @@ def _failed(store: Store, run: RunRecord) -> Sequence[FailedCell]:
         return ()
 
 
-def _by_status(
-    store: Store, settings: Settings, run: RunRecord, failed: Sequence[FailedCell]
-) -> tuple[dict[str, ShownCells], Sequence[str], Sequence[FailedCell], list[str]]:
-    """Steps, samples, failed cells and notes of a run without a table, as its status tells them."""
+def _by_status(store: Store, settings: Settings, run: RunRecord, failed: Sequence[FailedCell]) -> CellSource:
+    """The cells of a run without a table, as its status has them."""
     try:
         status = recorded_status(store, settings, run.run_id)
     except (BatchPipelineError, ValueError, KeyError, TypeError) as error:
-        return {}, (), failed, [f"How its cells stand cannot be read: {error}"]
+        return CellSource(
+            samples=(), steps={}, failed=failed, graph=None, notes=[f"How its cells stand cannot be read: {error}"]
+        )
+    return _standing(status, list({(cell.step, cell.sample): cell for cell in (*failed, *status.failed)}.values()))
+
+
+def _standing(status: Status, failed: Sequence[FailedCell]) -> CellSource:
+    """The cells of a status: states alone."""
     plan = status.plan
-    failed = list({(cell.step, cell.sample): cell for cell in (*failed, *status.failed)}.values())
     steps = {}
     for step, states in plan.states.items():
         is_gather = plan.graph[step].scope is Scope.COHORT
         cells = CellColumns.blank(step, (layout.COHORT,) if is_gather else plan.samples)
         steps[step] = ShownCells(cells=cells, states=bytearray(SEVERITY[_SHOWN[state]] for state in states))
     _mark_failed(steps, failed)
-    return steps, plan.samples, [cell for cell in failed if cell.reason is not EndReason.DEPENDENCY], [*status.notes]
+    return CellSource(
+        samples=plan.samples,
+        steps=steps,
+        failed=[cell for cell in failed if cell.reason is not EndReason.DEPENDENCY],
+        graph=plan.graph,
+        notes=status.notes,
+        is_live=bool(status.live_runs),
+    )
 
 
 def _mark_failed(steps: Mapping[str, ShownCells], failed: Sequence[FailedCell]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.report.estimates import lasting, money
 from batch_pipeline.report.page.costs import Amounts, RunCosts
 from batch_pipeline.report.page.html import command, folded, pairs, section, sentence, table, text
-from batch_pipeline.report.page.source import RunSource
+from batch_pipeline.report.page.source import CellSource, RunSource
 from batch_pipeline.report.page.states import ShownState
 from batch_pipeline.report.run_pages import NO_IMAGE, code_of, page_of, state_of
 from batch_pipeline.report.spending import hours_words
@@ -21,7 +21,7 @@ _STATES = tuple(ShownState)
 _PROVENANCE = ("Run", "Code", "Place", "Steps", "Jobs", "What happened")
 
 
-def head(source: RunSource, costs: RunCosts, written_at: str) -> str:
+def head(source: RunSource, costs: RunCosts, written_at: str, reload_seconds: int = 0) -> str:
     """Title, who and when, the figures that matter most, and notes on what is missing."""
     run = source.run
     who = run.identity or run.user
@@ -30,8 +30,9 @@ def head(source: RunSource, costs: RunCosts, written_at: str) -> str:
         (
             f"by {who}" if who else "",
             f"on {run.host}" if run.host else "",
-            f"began {_moment(run.started_at)}",
-            f"ended {_moment(run.ended_at)}" if run.ended else f"as of {_moment(written_at)}",
+            f"began {moment_words(run.started_at)}",
+            f"ended {moment_words(run.ended_at)}" if run.ended else f"as of {moment_words(written_at)}",
+            reload_words(reload_seconds),
         ),
     )
     title = run.pipeline_name or run.pipeline or run.run_id
@@ -48,24 +49,25 @@ def head(source: RunSource, costs: RunCosts, written_at: str) -> str:
     return "\n".join(filter(None, lines))
 
 
-def steps_table(source: RunSource) -> str:
-    """How the cells of each step stand, and why the run sent them."""
-    counts = state_counts(source)
+def steps_table(
+    counts: Mapping[str, Mapping[str, int]], why: Mapping[str, Mapping[str, int]], images: Mapping[str, str] | None
+) -> str:
+    """How the cells of each step stand, why a run sent them, and its images; without `images` the first alone."""
     used = [state for state in ShownState if any(state.value in of_step for of_step in counts.values())]
     shown = list(reversed(used))
-    rows = [
-        [
-            step,
-            *(of_step.get(state.value, 0) for state in shown),
-            ", ".join(f"{cells:,} {words}" for words, cells in source.why.get(step, {}).items()),
-            source.run.images.get(step) or NO_IMAGE,
-        ]
-        for step, of_step in counts.items()
+    columns = ["step", *(state.value for state in shown)]
+    rows: list[list[object]] = [
+        [step, *(of_step.get(state.value, 0) for state in shown)] for step, of_step in counts.items()
     ]
-    return table("steps", ["step", *(state.value for state in shown), "why they ran", "image"], rows)
+    if images is not None:
+        columns += ["why they ran", "image"]
+        for row, step in zip(rows, counts, strict=True):
+            row.append(", ".join(f"{cells:,} {words}" for words, cells in why.get(step, {}).items()))
+            row.append(images.get(step) or NO_IMAGE)
+    return table("steps", columns, rows)
 
 
-def state_counts(source: RunSource) -> dict[str, dict[str, int]]:
+def state_counts(source: CellSource) -> dict[str, dict[str, int]]:
     """Step -> state in words -> cells, the worst first."""
     counts: dict[str, dict[str, int]] = {}
     for name, step in source.steps.items():
@@ -147,25 +149,32 @@ def _tiles(source: RunSource, costs: RunCosts, written_at: str) -> Iterator[str]
     cells: Counter[str] = Counter()
     for counts in state_counts(source).values():
         cells.update(counts)
-    yield _tile("samples", f"{run.samples:,}")
-    yield _tile("cells", f"{cells.total():,}" if cells else "–", _cells_words(cells))
-    yield _tile("wall time", lasting(_wall_seconds(run, written_at)))
+    yield tile("samples", f"{run.samples:,}")
+    yield tile("cells", f"{cells.total():,}" if cells else "–", cells_words(cells))
+    yield tile("wall time", lasting(_wall_seconds(run, written_at)))
     total = costs.total
     if total.vcpu_hours:
-        yield _tile("vCPU-hours", hours_words(total.vcpu_hours))
+        yield tile("vCPU-hours", hours_words(total.vcpu_hours))
         for name, lost in (("failures", total.lost_vcpu_hours), ("interruptions", total.interrupted_vcpu_hours)):
             if lost:
-                yield _tile(f"lost to {name}", f"{lost / total.vcpu_hours:.2%}", f"{hours_words(lost)} vCPU-hours")
+                yield tile(f"lost to {name}", f"{lost / total.vcpu_hours:.2%}", f"{hours_words(lost)} vCPU-hours")
     if total.cost:
-        yield _tile("cost", money(total.cost, costs.currency))
+        yield tile("cost", money(total.cost, costs.currency))
 
 
-def _cells_words(cells: Counter[str]) -> str:
+def cells_words(cells: Counter[str]) -> str:
+    """Cells by state, the worst first: `2 failed, 7 done`."""
     shown = [(state.value, cells[state.value]) for state in reversed(_STATES) if cells[state.value]]
     return ", ".join(f"{count:,} {word}" for word, count in shown)
 
 
-def _tile(name: str, value: str, below: str = "") -> str:
+def reload_words(seconds: int) -> str:
+    """That the page is loaded again; empty where it is not."""
+    return f"loaded again every {lasting(seconds)}" if seconds else ""
+
+
+def tile(name: str, value: str, below: str = "") -> str:
+    """A figure that matters, with what it is of."""
     small = f"<small>{text(below)}</small>" if below else ""
     return f"<div><dt>{text(name)}</dt><dd>{text(value)}{small}</dd></div>"
 
@@ -179,7 +188,7 @@ def _word(run: RunRecord) -> str:
     return state_of(run) if run.ended else "live"
 
 
-def _moment(moment: str) -> str:
+def moment_words(moment: str) -> str:
     """`2026-11-30 16:30:12 UTC`"""
     return f"{moment[:19].replace('T', ' ')} UTC" if moment else "at an unknown time"
 
