@@ -133,22 +133,24 @@ class Catalogue:
 
     def history(self, identity: UserIdentity, run_id: str) -> RunHistory:
         """One run. Raises NotInStore when there is none that the user may see, StoreFailed."""
+        store, view = self.run(identity, run_id)
+        try:
+            failed: Sequence[FailedCell] = read_failed(store, run_id)
+        except NotInStore:
+            failed = ()
+        sent = sorted(submissions(store, run_id), key=lambda job: job.sent_at)
+        return RunHistory(view=view, sent=sent, events=read_events(store, run_id), failed=failed)
+
+    def run(self, identity: UserIdentity, run_id: str) -> tuple[Store, RunView]:
+        """The store of a run, and the run. Raises NotInStore when there is none that the user may see, StoreFailed."""
         for visible in self._visible_stores(identity):
             store = self._store(visible.store)
             try:
                 record = read_record(store, run_id) if store is not None else None
             except NotInStore:
                 continue
-            if store is None or record is None or not visible.shows(record):
-                continue
-            try:
-                failed: Sequence[FailedCell] = read_failed(store, run_id)
-            except NotInStore:
-                failed = ()
-            sent = sorted(submissions(store, run_id), key=lambda job: job.sent_at)
-            return RunHistory(
-                view=_view_of(visible, record), sent=sent, events=read_events(store, run_id), failed=failed
-            )
+            if store is not None and record is not None and visible.shows(record):
+                return store, _view_of(visible, record)
         raise NotInStore("There is no such run among those that you may see.")
 
     def area(self, identity: UserIdentity, dataset: str, level: Level) -> tuple[Store, str]:

@@ -2,6 +2,7 @@
 
     POST /runs                        admits by the gate, records and submits: the same as `submit`
     GET  /runs, /runs/{run_id}        as JSON, or as a page for a browser
+    GET  /runs/{run_id}/report        the page that `report` writes about a run
     GET  /                            the page of the runs
     GET  /{dataset}/                  the page of a dataset's levels
     GET  /{dataset}/{level}/{path}    a file of a dataset, or the list of a folder; HEAD too
@@ -102,6 +103,13 @@ def run(
     """One run: its record, its jobs, and what happened to it."""
     history = service.catalogue.history(identity, run_id)
     return HTMLResponse(pages.run(history, identity.name)) if wants_page(request) else RunDetail.of(history)
+
+
+@router.get("/runs/{run_id}/report", response_class=HTMLResponse, responses=_errors(400, 404))
+def report(run_id: Annotated[str, Path(pattern=RUN_ID)], identity: CurrentUser, service: CurrentService) -> Response:
+    """The page that `report` writes about a run, as it is now."""
+    store, view = service.catalogue.run(identity, run_id)
+    return service.reports.page(store, view.record)
 
 
 @router.get("/health", response_model=Health, responses={429: {"model": ErrorAnswer}})

@@ -27,6 +27,7 @@ from batch_pipeline.access.service.guard import GuardConfig, RequestGuard
 from batch_pipeline.access.service.keys import IssuerKeys
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
+from batch_pipeline.access.service.reports import ReportPages
 from batch_pipeline.access.service.service import Service
 from batch_pipeline.access.service.tokens import TokenRules, Verifier
 from batch_pipeline.backends.base import JobSubmitter
@@ -54,6 +55,7 @@ def make_guarded(settings: Settings, backend: JobSubmitter, *, insecure_user: st
     service = Service(
         catalogue=_catalogue(settings),
         start=_Starter(settings, backend),
+        reports=ReportPages(settings),
         audit=audit,
         users=Limiter(settings.server.requests_per_minute),
         verifier=None if insecure_user else verifier_of(settings),

@@ -18,6 +18,7 @@ from batch_pipeline.access.service.audit import AuditLog
 from batch_pipeline.access.service.catalogue import Catalogue
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
+from batch_pipeline.access.service.reports import ReportPages
 from batch_pipeline.access.service.tokens import TokenRefused, Verifier
 from batch_pipeline.log import Facts
 from batch_pipeline.records.registry import Query as RunQuery
@@ -32,6 +33,7 @@ class Service:
     catalogue: Catalogue
     #: Admits a request and submits its driver. Raises as `admit` and `launch`.
     start: Callable[[SubmitRequest, UserIdentity], Started]
+    reports: ReportPages
     audit: AuditLog
     users: Limiter
     #: None on a machine of one developer: everybody is `insecure_user`.

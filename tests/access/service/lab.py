@@ -22,6 +22,7 @@ from batch_pipeline.access.service.guard import GuardConfig, RequestGuard
 from batch_pipeline.access.service.keys import IssuerKeys
 from batch_pipeline.access.service.limits import Limiter
 from batch_pipeline.access.service.models import Started
+from batch_pipeline.access.service.reports import ReportPages
 from batch_pipeline.access.service.service import Service
 from batch_pipeline.access.service.tokens import TokenRules, Verifier
 from batch_pipeline.config import Settings, load_settings
@@ -131,6 +132,7 @@ class Lab:
         base = Service(
             catalogue=Catalogue(str(self.root / "policies"), open_store),
             start=self.start,
+            reports=ReportPages(self.settings),
             audit=AuditLog(self.audit_file),
             users=Limiter(100_000),
             verifier=Verifier(IssuerKeys(self.issuer.url), rules),
