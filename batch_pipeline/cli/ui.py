@@ -49,6 +49,7 @@ def ui(call: CommandCall) -> int:
     if process and foreground:
         daemon.stop(folder)
     data(url)
+    say("`report --watch` writes a page about a run that goes: all of its cells, failures, times and costs.")
     return CommandExit.DONE
 
 

@@ -104,8 +104,10 @@ def test_starts_once_is_found_again_and_stops(
         assert ui("--no-browser") == CommandExit.DONE
         printed = capsys.readouterr()
         assert printed.out == f"{url}\n{url}\n"
-        assert printed.err.splitlines()[0].startswith(f"luigid runs at {url} (process ")
-        assert printed.err.splitlines()[1] == f"luigid already runs at {url}"
+        first, hint, second, _ = printed.err.splitlines()
+        assert first.startswith(f"luigid runs at {url} (process ")
+        assert "`report --watch`" in hint
+        assert second == f"luigid already runs at {url}"
         assert opened == [url]
         (pid_file,) = tmp_path.rglob("luigid.pid")
         assert pid_file.parent.stat().st_mode & 0o077 == 0, "its state is unpickled: no other user may write there"
