@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import click
@@ -77,14 +77,14 @@ def _follow(call: CommandCall, run_id: str) -> RunSource | StoreSource:
     say(f"{call.options['output']} is written every {call.options['every']:g} s while the run goes; Ctrl-C ends that.")
     quiet, seconds = 0, float(call.options["every"])
     while True:
-        began = time.monotonic()
+        began = monotonic()
         source = _read(call, run_id)
         quiet = 0 if source.is_live else quiet + 1
         if _has_ended(source) or quiet == QUIET_LOOKS:
             _write(call, source)
             return source
         _write(call, source, reload_seconds=math.ceil(seconds))
-        seconds = max(call.options["every"], READING_SHARE * (time.monotonic() - began))
+        seconds = max(call.options["every"], READING_SHARE * (monotonic() - began))
         try:
             pause(seconds)
         except KeyboardInterrupt:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from batch_pipeline import backends
-from batch_pipeline.cli import report
 from batch_pipeline.records.events import NullListener
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.run import interrupts, live
@@ -246,7 +245,7 @@ def test_a_page_is_written_less_often_when_it_takes_long(
     drive(request_of(stage.store), stage, detach=True)
     stage.drain(stage._act)
     clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("batch_pipeline.cli.report.monotonic", lambda: next(clock))
     pauses: list[float] = []
     monkeypatch.setattr(interrupts, "pause", pauses.append)
     run("report", "--watch", **ALONE)

@@ -65,8 +65,9 @@ def _card(cause: RootCause, program: Sequence[str], run_id: str) -> str:
 
 def _tails(cause: RootCause) -> Iterator[str]:
     for number, group in enumerate(cause.tails[:MOST_TAILS]):
-        who = first_few([spoken(sample) for sample in group.samples])
-        title = f"End of the log of {who}" if len(cause.tails) == 1 else f"{counted(len(group.samples), 'log')}: {who}"
+        others = len(group.samples) - 1
+        alike = f", alike in {counted(others, 'other')}" if others else ""
+        title = f"End of the log of {spoken(group.samples[0])}{alike}"
         opened = " open" if not number else ""
         yield f'<details{opened}><summary>{text(title)}</summary><pre tabindex="0">{text(group.tail)}</pre></details>'
     if len(cause.tails) > MOST_TAILS:

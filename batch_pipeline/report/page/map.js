@@ -155,6 +155,7 @@ function drawRuler(paint) {
   const first = order.length ? Math.floor(view.from) + 1 : 0, last = Math.min(Math.ceil(view.to), order.length);
   const words = `${first.toLocaleString("en")} to ${last.toLocaleString("en")} of ${count(order.length, "sample")}`;
   context.fillText(words, LABELS, top + 4);
+  if (view.to - view.from >= order.length) return;
   const room = 160, start = width - room;
   context.fillStyle = palette.line;
   context.fillRect(start, top + 1, room, 5);
