@@ -6,7 +6,7 @@ SOURCES := batch_pipeline steps examples tests benchmarks scripts main.py
 FAST := not (engine or tools or browser or faults or containers or servers or properties or moto or repository or git or slow)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit pythons mutants check check_check fmt map measures lock release bench clean
+.PHONY: help demo test unit pythons mutants pictures check check_check fmt map measures lock release bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,11 @@ lock: ## Choose the newest packages, with Python 3.11; the lock file names no in
 	@scripts/install.sh pipenv
 	PIPENV_VENV_IN_PROJECT=1 PIPENV_IGNORE_VIRTUALENVS=1 .venv/tools/bin/pipenv lock
 	$(PYTHON) -m scripts.trim_lock
+
+pictures: ## Make the pictures of the docs, with Chromium.
+	@scripts/install.sh browser
+	@scripts/install.sh python --dev
+	@$(PYTHON) -m scripts.pictures
 
 release: ## Cut a version: VERSION=1.2.0 commits and tags it, and builds its wheel into dist/.
 	@scripts/install.sh python

@@ -11,10 +11,11 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import add
+from typing import Any
 
 from batch_pipeline.config import load_settings
 from batch_pipeline.pipeline.samples import Sample, SampleList
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.pipeline.workflow import Graph, WorkflowTask
 from batch_pipeline.records.cell_table import REASONS, STATES, CellColumns, CellEnd, CellTableWriter, rounded
 from batch_pipeline.records.events import FailedCell
 from batch_pipeline.records.history import new_run_id
@@ -34,19 +35,28 @@ Cell = tuple[str, str]
 #: 2026-11-30T12:00:00Z in milliseconds, and seconds that a run of any size takes.
 BEGIN_MS = 1_796_040_000_000
 WALL_SECONDS = 6 * 3600
-#: Of each step: MiB that its cells take about, and seconds.
-_USUAL = {"one": (900, 240), "two": (6_000, 900), "three": (2_500, 420)}
+#: Of the first step, the second and the third: MiB that their cells take about, and seconds.
+_USUAL = ((900, 240), (6_000, 900), (2_500, 420))
 _MACHINES = [f"{kind}, {purchase}, eu-west-1{zone}" for kind in ("m6i.2xlarge", "r6i.xlarge", "c6i.4xlarge")
              for purchase in ("spot", "on-demand") for zone in "abc"]  # fmt: skip
 
 
-def write_run(store: Store, samples: int, failures: Mapping[Cell, tuple[EndReason, str]]) -> str:
-    """Writes a run of samples x 3 that has ended, and returns its id; `failures`: cell -> reason and end of its log."""
+def write_run(
+    store: Store,
+    samples: int,
+    failures: Mapping[Cell, tuple[EndReason, str]],
+    workflow: type[WorkflowTask] = Copies,
+    **changes: Any,
+) -> str:
+    """Writes a run of samples x 3 that has ended, and returns its id; `failures`: cell -> reason and end of its log.
+
+    A `workflow` has three steps a sample, the first of which reads `{sample}.txt`. `changes` are of the run's record.
+    """
     names = tuple(f"sample-{number:07}" for number in range(samples))
     store.put(f"SR/{names[0]}.txt", b"x")
     request = Request(
-        workflow=Copies,
-        graph=Graph.of(Copies),
+        workflow=workflow,
+        graph=Graph.of(workflow),
         samples=SampleList(samples=(Sample(name=names[0], line=1),), origin="made up"),
         store=store,
         settings=load_settings(environ={}),
@@ -55,12 +65,15 @@ def write_run(store: Store, samples: int, failures: Mapping[Cell, tuple[EndReaso
     plan = driver.inspect(request).plan
     run_id = new_run_id()
     begun = begun_run(request, plan, run_id, "", "0" * 64, Provenance())
-    record = replace(begun.record, samples=samples, started_at="2026-11-30T12:00:00.000Z")
+    record = replace(begun.record, samples=samples, started_at="2026-11-30T12:00:00.000Z", **changes)
     write_record(store, replace(begun, record=record), request, plan)
-    _write_table(store, run_id, names, failures)
+    steps = request.graph.names
+    never_ran = {(later, sample) for step, sample in failures for later in steps[steps.index(step) + 1 :]}
+    counts = {"done": 3 * samples - len(never_ran | failures.keys()), "failed": len(failures)}
+    _write_table(store, run_id, names, dict(zip(steps, _USUAL, strict=True)), failures, counts)
     write_failed(store, run_id, [_failed(store, run_id, cell, *why) for cell, why in failures.items()])
-    failed = len(failures)
-    write_end(store, run_id, done=3 * samples - failed, failed=failed)
+    store.put_json(layout.run_end(run_id), counts | {"ended_at": "2026-11-30T18:00:00.000Z", "problem": ""})
+    write_end(store, run_id, **counts)
     return run_id
 
 
@@ -86,15 +99,20 @@ def _failed(store: Store, run_id: str, cell: Cell, reason: EndReason, tail: str)
 
 
 def _write_table(
-    store: Store, run_id: str, names: tuple[str, ...], failures: Mapping[Cell, tuple[EndReason, str]]
+    store: Store,
+    run_id: str,
+    names: tuple[str, ...],
+    usual: Mapping[str, tuple[int, int]],
+    failures: Mapping[Cell, tuple[EndReason, str]],
+    counts: Mapping[str, int],
 ) -> None:
     chance = random.Random(7)
-    writer = CellTableWriter(run_id, names, done=3 * len(names) - len(failures), failed=len(failures), measured=True)
+    writer = CellTableWriter(run_id, names, done=counts["done"], failed=counts["failed"], measured=True)
     machines = [writer.machine(name) for name in _MACHINES]
     position = {name: at for at, name in enumerate(names)}
     before = array("q", [BEGIN_MS]) * len(names)
     hindered: set[str] = set()
-    for step, (mib, seconds) in _USUAL.items():
+    for step, (mib, seconds) in usual.items():
         cells = CellColumns.blank(step, names)
         columns = cells.columns
         _measure(columns, chance, machines, before, mib, seconds)
