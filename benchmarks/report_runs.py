@@ -73,7 +73,7 @@ def write_run(
     _write_table(store, run_id, names, dict(zip(steps, _USUAL, strict=True)), failures, counts)
     write_failed(store, run_id, [_failed(store, run_id, cell, *why) for cell, why in failures.items()])
     store.put_json(layout.run_end(run_id), counts | {"ended_at": "2026-11-30T18:00:00.000Z", "problem": ""})
-    write_end(store, run_id, **counts)
+    write_end(store, run_id, done=counts["done"], failed=counts["failed"])
     return run_id
 
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ import pytest
 
 from batch_pipeline.backends.prices import Tariff
 from batch_pipeline.config import load_settings
+from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.registry import resolve
-from batch_pipeline.report.page.details import CellDetail, cells_to_detail, read_details
-from batch_pipeline.report.page.document import PageOptions, page_of_run
-from batch_pipeline.report.page.source import read_run
+from batch_pipeline.report.page.details import CellDetail, cells_to_detail, details_by_run, read_details
+from batch_pipeline.report.page.document import PageOptions, page_of_run, page_of_store
+from batch_pipeline.report.page.source import read_run, read_store
+from batch_pipeline.run.closing import index_run
+from batch_pipeline.run.status import status
+from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store, open_store
 from benchmarks.report_runs import write_run
@@ -33,6 +38,7 @@ SECONDS = 30.0
 SAMPLES = 100_000
 PLANTED = 71_823
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>"
+TARIFF = Tariff(currency="USD", flat=(0.04, 0.004), assumed=(0.0, 0.0))
 #: The position in the canvas and the number of pixels that have the colour of failures, of the row of a step.
 FAILED_PIXELS = """(() => {
   const canvas = document.getElementById("heat"), ratio = canvas.width / canvas.clientWidth;
@@ -141,8 +147,7 @@ def _ready(port: int) -> bool:
 def page_file(store: Store, folder: Path, more: tuple[CellDetail, ...] = ()) -> Path:
     source = read_run(store, load_settings(environ={}), resolve(store, "last"))
     details = [*read_details(store, source.run.run_id, cells_to_detail(source.failed), ()), *more]
-    tariff = Tariff(currency="USD", flat=(0.04, 0.004), assumed=(0.0, 0.0))
-    options = PageOptions(program=["python", "main.py"], written_at="2026-11-30T19:00:00.000Z", tariff=tariff)
+    options = PageOptions(program=["python", "main.py"], written_at="2026-11-30T19:00:00.000Z", tariff=TARIFF)
     file = folder / "report.html"
     file.write_text("".join(page_of_run(source, details, options)))
     return file
@@ -294,4 +299,68 @@ def test_a_gather_and_what_never_ran_are_shown(tab: Tab, tmp_path: Path) -> None
     tab.until(lambda: tab.text("#cell h3"), ["total of all samples"])
     assert tab.text("#legend li") == ["failed", "not run", "done"]
     tab.shoot_whole("report-gather.png")
+    assert tab.errors() == []
+
+
+def test_a_run_whose_driver_died_is_shown_without_times(tab: Tab, tmp_path: Path) -> None:
+    store = new_store()
+    stage = Stage(store, lambda step, sample, _: int((step, sample) == ("upper", "bob")))
+    stage.is_open = False
+    drive(request_of(store), stage, detach=True)
+    stage.drain(stage._act)
+    tab.errors()
+    tab.show(page_file(store, tmp_path))
+    assert "failed" in tab.text("#legend li")
+    assert tab.ask("document.getElementById('gantt')") is None
+    tab.choose("colour", "duration")
+    tab.choose("sort", "time")
+    tab.shoot_whole("report-driver-died.png")
+    assert tab.errors() == []
+
+
+def test_a_receipt_that_is_cut_in_half_is_told_on_the_page(tab: Tab, tmp_path: Path) -> None:
+    store = new_store()
+    (run_id,) = drive(request_of(store), Stage(store)).run_ids
+    key = next(iter(store.keys("receipts/count/ann/")))
+    store.put(key, store.get(key)[:50])
+    run = resolve(store, run_id)
+    index_run(store, run)
+    details = tuple(read_details(store, run_id, (), [("count", "ann")]))
+    tab.errors()
+    tab.show(page_file(store, tmp_path, details))
+    tab.ask("showCell(1, 0)")
+    assert len(tab.text("#cell .warning")) == 1
+    assert any("There is no time of 1 cell" in words for words in tab.text("header .warning"))
+    tab.shoot_whole("report-cut-receipt.png")
+    assert tab.errors() == []
+
+
+def test_a_run_without_cells_is_shown(tab: Tab, tmp_path: Path) -> None:
+    store = new_store()
+    record = RunRecord(run_id="01JD0000000000000000000000", started_at="2026-11-30T12:00:00.000Z", kind="driver")
+    store.put(layout.run_record(record.run_id), json.dumps(asdict(record)).encode())
+    tab.errors()
+    tab.show(page_file(store, tmp_path))
+    assert "This run runs a script, and has no cells of its own." in tab.text("header .warning")
+    tab.shoot_whole("report-empty.png")
+    assert tab.errors() == []
+
+
+def test_a_store_is_shown_and_loaded_again(tab: Tab, tmp_path: Path) -> None:
+    store = new_store()
+    stage = Stage(store, lambda step, sample, _: int((step, sample) == ("upper", "bob")))
+    drive(request_of(store, "ann"), stage)
+    drive(request_of(store, description=HOSTILE), stage)
+    source = read_store(store, status(request_of(store)), reference="")
+    options = PageOptions(program=["main.py"], written_at="2026-11-30T19:00:00.000Z", tariff=TARIFF, reload_seconds=1)
+    file = tmp_path / "all.html"
+    file.write_text("".join(page_of_store(source, details_by_run(store, source.failed), options)))
+    tab.errors()
+    tab.show(file)
+    assert len(tab.text("table[data-name=runs] tbody tr")) == 2
+    tab.click_at(400, tab.ask("topOf(0) + ROW / 2"))
+    tab.until(lambda: tab.text("#cell h3")[:1], ["upper of bob"])
+    tab.shoot_whole("report-store.png")
+    tab.ask("window.before = true")
+    tab.until(lambda: tab.ask("typeof window.before"), "undefined")
     assert tab.errors() == []

@@ -5,6 +5,7 @@ models, pages, answers          what goes out: JSON by OpenAPI, pages for browse
 guard, limits, audit            around every request: middleware, token buckets, the audit log
 tokens, keys                    authentication: OIDC identity tokens and their issuer's keys
 catalogue, files, results       what a member may see: runs, folders, files with ranges
+reports                         the page that `report` writes about a run
 client                          the other side: `submit` and `runs` with `--server-url`
 
 One concern a file: a reviewer of authentication reads two of them, and none but `serve` imports all. Folders inside

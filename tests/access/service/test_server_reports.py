@@ -83,15 +83,14 @@ def test_a_run_that_is_too_large_is_left_to_the_command(lab: Lab) -> None:
 def test_one_page_is_made_at_a_time(lab: Lab, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     app = lab.app()
     inner: list[Any] = []
-    read = reports.read_run
 
     def reading(*arguments: Any) -> Any:
         inner.append(lab.client(app=app).get(f"/runs/{run_id}/report"))
-        return read(*arguments)
+        return read_run(*arguments)
 
     monkeypatch.setattr(reports, "read_run", reading)
     client = lab.client(app=app)
     assert client.get(f"/runs/{run_id}/report").status_code == 200
     assert [(answer.status_code, answer.headers["retry-after"]) for answer in inner] == [(429, "6")]
-    monkeypatch.setattr(reports, "read_run", read)
+    monkeypatch.setattr(reports, "read_run", read_run)
     assert client.get(f"/runs/{run_id}/report").status_code == 200
