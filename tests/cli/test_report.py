@@ -122,7 +122,7 @@ def test_a_run_whose_driver_died_has_what_its_receipts_say(stage: Stage, run: Ru
     stage.drain(stage._act)
     run("report", **ALONE)
     page = (world / "report.html").read_text()
-    assert '<span class="badge live">live</span>' in page
+    assert '<span class="badge live">nothing live</span>' in page
     assert "upper of bob broke." in page
     assert "1 failed, 2 to run, 4 done" in page
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from batch_pipeline import backends
 from batch_pipeline.backends.prices import Tariff
 from batch_pipeline.config import load_settings
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.registry import resolve
 from batch_pipeline.report.page.details import CellDetail, cells_to_detail, details_by_run, read_details
 from batch_pipeline.report.page.document import PageOptions, page_of_run, page_of_store
-from batch_pipeline.report.page.source import read_run, read_store
+from batch_pipeline.report.page.source import StoreSource, read_run, read_store
 from batch_pipeline.run.closing import index_run
 from batch_pipeline.run.status import status
 from batch_pipeline.wire import layout
@@ -302,15 +303,19 @@ def test_a_gather_and_what_never_ran_are_shown(tab: Tab, tmp_path: Path) -> None
     assert tab.errors() == []
 
 
-def test_a_run_whose_driver_died_is_shown_without_times(tab: Tab, tmp_path: Path) -> None:
+def test_a_run_whose_driver_died_is_shown_without_times(
+    tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = new_store()
     stage = Stage(store, lambda step, sample, _: int((step, sample) == ("upper", "bob")))
+    monkeypatch.setattr(backends, "create", lambda settings: stage)
     stage.is_open = False
     drive(request_of(store), stage, detach=True)
     stage.drain(stage._act)
     tab.errors()
     tab.show(page_file(store, tmp_path))
-    assert "failed" in tab.text("#legend li")
+    assert tab.text(".badge") == ["nothing live"]
+    assert tab.text("#legend li") == ["failed", "to run", "done"]
     assert tab.ask("document.getElementById('gantt')") is None
     tab.choose("colour", "duration")
     tab.choose("sort", "time")
@@ -352,15 +357,22 @@ def test_a_store_is_shown_and_loaded_again(tab: Tab, tmp_path: Path) -> None:
     drive(request_of(store, "ann"), stage)
     drive(request_of(store, description=HOSTILE), stage)
     source = read_store(store, status(request_of(store)), reference="")
-    options = PageOptions(program=["main.py"], written_at="2026-11-30T19:00:00.000Z", tariff=TARIFF, reload_seconds=1)
     file = tmp_path / "all.html"
-    file.write_text("".join(page_of_store(source, details_by_run(store, source.failed), options)))
     tab.errors()
-    tab.show(file)
+    tab.show(store_page(store, source, file))
     assert len(tab.text("table[data-name=runs] tbody tr")) == 2
-    tab.click_at(400, tab.ask("topOf(0) + ROW / 2"))
+    tab.ask("showCell(0, 1)")
     tab.until(lambda: tab.text("#cell h3")[:1], ["upper of bob"])
     tab.shoot_whole("report-store.png")
-    tab.ask("window.before = true")
-    tab.until(lambda: tab.ask("typeof window.before"), "undefined")
+    tab.show(store_page(store, source, file, reload_seconds=1))
+    tab.ask("window.isOld = true")
+    tab.until(lambda: tab.ask("typeof window.isOld"), "undefined")
     assert tab.errors() == []
+
+
+def store_page(store: Store, source: StoreSource, file: Path, reload_seconds: int = 0) -> Path:
+    options = PageOptions(
+        program=["main.py"], written_at="2026-11-30T19:00:00.000Z", tariff=TARIFF, reload_seconds=reload_seconds
+    )
+    file.write_text("".join(page_of_store(source, details_by_run(store, source.failed), options)))
+    return file

@@ -38,7 +38,7 @@ def head(source: RunSource, costs: RunCosts, written_at: str, reload_seconds: in
     title = run.pipeline_name or run.pipeline or run.run_id
     lines = [
         '<header><p class="kind">batch_pipeline report</p>',
-        f'<h1>{text(title)} <span class="badge {run.status}">{text(_word(run))}</span></h1>',
+        f'<h1>{text(title)} <span class="badge {run.status}">{text(_word(source))}</span></h1>',
         f"<p>{text(run.description)}</p>" if run.description else "",
         f'<p class="about">{text(" · ".join(about))}<br><code>{text(run.run_id)}</code>'
         f"{f' · code <code>{text(code_of(run))}</code>' if run.commit else ''}</p>",
@@ -184,8 +184,9 @@ def _notes(source: RunSource) -> list[str]:
     return [*problem, *source.notes]
 
 
-def _word(run: RunRecord) -> str:
-    return state_of(run) if run.ended else "live"
+def _word(source: RunSource) -> str:
+    """How the run ended, or whether it goes on; of one whose driver died jobs may still be live."""
+    return state_of(source.run) if source.run.ended else "live" if source.is_live else "nothing live"
 
 
 def moment_words(moment: str) -> str:
