@@ -14,6 +14,7 @@ import pytest
 from batch_pipeline.demo.real import GOLDEN_FUSIONS, SAMPLE
 from batch_pipeline.demo.truth import Fusion, read_truth, write_truth
 from tests.fusion.prompt import Prompt, Said
+from tests.luigi.test_luigi_page import artefacts
 
 pytestmark = [pytest.mark.engine, pytest.mark.tools, pytest.mark.xdist_group("fusion")]
 
@@ -81,6 +82,14 @@ def real(demo: Demo) -> Demo:
     if SAMPLE not in made["sizes"]:
         pytest.skip(made["notes"][0])
     return demo
+
+
+def test_its_report_shows_every_step_and_is_kept_as_an_artefact(demo: Demo) -> None:
+    file = artefacts() / "report-demo.html"
+    demo.prompt("report", "--store", str(demo.folder / "store"), "-o", str(file), code=0)
+    page = file.read_text()
+    assert all(f'<th scope="row">{step}</th>' in page for step in ("picard", "kallisto", "pizzly", "cohort"))
+    assert 'id="heat"' in page
 
 
 def test_every_known_fusion_is_found_and_no_other_at_its_exact_breakpoint(demo: Demo) -> None:

@@ -39,6 +39,13 @@ FLAGS = [
 ]
 
 
+def artefacts() -> Path:
+    """The folder of what tests leave to look at."""
+    folder = Path(os.environ.get("BATCH_PIPELINE_ARTIFACTS", "artifacts"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 class Page:
     """A tab of a real Chromium, through WebDriver's HTTP."""
 
@@ -64,9 +71,7 @@ class Page:
 
     def shoot(self, name: str) -> None:
         self.ask("Promise.all(document.getAnimations().map(animation => animation.finished))")
-        folder = Path(os.environ.get("BATCH_PIPELINE_ARTIFACTS", "artifacts"))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(base64.b64decode(self._call(f"{self._session}/screenshot")))
+        (artefacts() / name).write_bytes(base64.b64decode(self._call(f"{self._session}/screenshot")))
 
     def close(self) -> None:
         self._call(self._session, method="DELETE")

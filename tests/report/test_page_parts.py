@@ -143,6 +143,7 @@ def test_a_sentence_has_code_between_backticks() -> None:
 def test_amounts_are_set_right_and_words_left() -> None:
     made = table("x", ["step", "cells", "share", "why"], [["call", 1200, "97.6 %", "3 never done"]])
     assert '<td class="n">1,200</td><td class="n">97.6 %</td><td>3 never done</td>' in made
+    assert '<td class="n">under 0.001</td>' in table("x", ["step", "vCPU-hours"], [["a", "under 0.001"], ["b", ""]])
 
 
 def test_sections_and_tables_without_anything_are_left_out() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -30,7 +31,7 @@ from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.store import Store, open_store
 from benchmarks.report_runs import write_run
 from tests.luigi.conftest import free_port
-from tests.luigi.test_luigi_page import CHROMEDRIVER, Page
+from tests.luigi.test_luigi_page import CHROMEDRIVER, Page, artefacts
 from tests.run.small import Stage, drive, new_store, request_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
@@ -72,6 +73,9 @@ class Tab(Page):
         assert answer == expected
 
     def shoot_whole(self, name: str) -> None:
+        """Keeps the page and a picture of all of it as artefacts."""
+        page = Path(urlsplit(self.ask("location.href")).path)
+        (artefacts() / name).with_suffix(".html").write_bytes(page.read_bytes())
         height = self.ask("document.documentElement.scrollHeight")
         self.tell("Emulation.setDeviceMetricsOverride", width=1240, height=height, deviceScaleFactor=1, mobile=False)
         self.until(lambda: self.ask("innerHeight"), height)
