@@ -15,6 +15,7 @@ from tests.access.service.lab import ALICE, Lab
 from tests.access.service.serving import served
 from tests.luigi.conftest import free_port
 from tests.luigi.test_luigi_page import CHROMEDRIVER, Page
+from tests.run.small import Stage, drive, request_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
@@ -166,6 +167,26 @@ def test_results_are_viewed_and_a_report_reaches_nobody(lab: Lab, url: str, tab:
 
     tab.open(f"{url}/fusions/test/cohort-7/fusions.tsv")
     assert "BCR--ABL1" in tab.text("pre")[0]
+
+
+def test_the_report_of_a_run_works_in_its_sandbox(lab: Lab, url: str, tab: Tab, tmp_path: Path) -> None:
+    store = lab.store()
+    (run_id,) = drive(request_of(store), Stage(store, lambda step, sample, _: int(sample == "bob"))).run_ids
+    tab.log_in(lab.issuer.token())
+    tab.open(f"{url}/runs/{run_id}")
+    tab.click(".lead .button")
+    tab.until(lambda: tab.ask("document.body.dataset.ready"), "yes")
+    assert tab.ask("[location.pathname, window.origin]") == [f"/runs/{run_id}/report", "null"]
+    tab.ask("document.getElementById('listing').open = true")
+    tab.until(lambda: len(tab.text("#cells tbody tr")), 3)
+    tab.ask("showCell(0, 1)")
+    assert tab.text("#cell h3")[0] == "upper of bob"
+    tab.ask("fetch('/runs').then(() => { window.reached = 'runs'; }, () => { window.reached = 'nothing'; })")
+    tab.until(lambda: tab.ask("window.reached"), "nothing")
+    tab.shoot("service-run-report.png")
+    tab.tell("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    tab.ask("allCells()")
+    tab.until(lambda: (tmp_path / f"cells-{run_id}.tsv").exists(), True)
 
 
 def test_a_browser_without_a_login_is_told_so(lab: Lab, url: str, tab: Tab) -> None:
