@@ -43,13 +43,13 @@ def ui(call: CommandCall) -> int:
     where = f"runs at {url} (process {process.pid}, log {folder / 'luigid.log'})" if process else ""
     with _attending(process if foreground else None):
         say(f"luigid {where or f'already runs at {url}'}")
+        say("`report --watch` writes a page about a run that goes: all of its cells, failures, times and costs.")
         # Without a display webbrowser would fall back on one that takes the terminal.
         if not call.options["no_browser"] and {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
             webbrowser.open(url)
     if process and foreground:
         daemon.stop(folder)
     data(url)
-    say("`report --watch` writes a page about a run that goes: all of its cells, failures, times and costs.")
     return CommandExit.DONE
 
 

@@ -185,6 +185,7 @@ def test_in_the_foreground_it_stays_until_it_is_interrupted(
     ) as shown:
         assert shown.stderr is not None
         assert shown.stderr.readline().startswith(b"luigid runs at")
+        assert shown.stderr.readline().startswith(b"`report --watch`")
         eventually(up, True)
         os.killpg(shown.pid, signal.SIGINT)
         out, err = shown.communicate(timeout=30)
