@@ -69,8 +69,8 @@ def report(call: CommandCall) -> int:
 def _follow(call: CommandCall, run_id: str) -> RunSource | StoreSource:
     """Writes the page again and again until nothing is live; returns what the last one was made from.
 
-    It takes at most a tenth of the time: what is read for long is read less often. Ctrl-C leaves a page that is not
-    loaded again.
+    While jobs are live it takes at most a tenth of the time: what is read for long is read less often. Ctrl-C leaves a
+    page that is not loaded again.
     """
     from batch_pipeline.run.interrupts import pause
 
@@ -84,7 +84,8 @@ def _follow(call: CommandCall, run_id: str) -> RunSource | StoreSource:
             _write(call, source)
             return source
         _write(call, source, reload_seconds=math.ceil(seconds))
-        seconds = max(call.options["every"], READING_SHARE * (monotonic() - began))
+        took = monotonic() - began
+        seconds = max(call.options["every"], 0 if quiet else READING_SHARE * took)
         try:
             pause(seconds)
         except KeyboardInterrupt:
