@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
+from batch_pipeline.localbatch.api.consumables import ConsumableApi
 from batch_pipeline.localbatch.api.definitions import normal_definition, refused
 from batch_pipeline.localbatch.api.describe import detail, job_arn
 from batch_pipeline.localbatch.api.listing import list_jobs
@@ -52,6 +53,7 @@ class Api:
         self._now_ms = now_ms
         self._save_job = save_job
         self._minimum_timeout = minimum_timeout
+        self.consumables = ConsumableApi(registry, engine, now_ms)
         self._handlers: dict[str, Callable[[Document], Document]] = {
             "DescribeJobs": self._describe_jobs,
             "ListJobs": lambda request: list_jobs(request, registry, engine.jobs),
@@ -77,6 +79,7 @@ class Api:
             "GetLogEvents": logs.get_events,
             "FilterLogEvents": logs.filter_events,
             "DescribeLogStreams": logs.describe_streams,
+            **self.consumables.handlers,
         }
 
     def handle(self, call: ApiRequest) -> Document:
@@ -234,7 +237,13 @@ class Api:
 def _resource(arn: str) -> tuple[str, str]:
     """The kind and name of a resource that can have tags."""
     place, _, name = arn.partition("/")
-    kinds = {"job": "job", "job-queue": "queue", "compute-environment": "environment", "job-definition": "definition"}
+    kinds = {
+        "job": "job",
+        "job-queue": "queue",
+        "compute-environment": "environment",
+        "job-definition": "definition",
+        "consumable-resource": "consumable",
+    }
     kind = kinds.get(place.rpartition(":")[2])
     if kind is None:
         raise refused(f"Resource ARN {arn} is not valid.")

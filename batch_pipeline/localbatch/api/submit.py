@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from uuid import uuid4
 
+from batch_pipeline.localbatch.api.consumables import needs_of
 from batch_pipeline.localbatch.api.definitions import (
     check_command,
     check_environment,
@@ -64,6 +65,7 @@ def resolve(
     timeout = check_timeout(request.get("timeout") or definition.get("timeout"), minimum_timeout)
     environment = _environment(container, overrides)
     vcpus, memory, impossible = resources(container, overrides)
+    consumables = request.get("consumableResourcePropertiesOverride") or definition.get("consumableResourceProperties")
     return JobSpec(
         id=str(uuid4()),
         name=request["jobName"],
@@ -81,7 +83,9 @@ def resolve(
         command=tuple(command),
         environment=environment,
         log_prefix=definition["jobDefinitionName"][:200] + "/default",
-        shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment),
+        consumes=needs_of(consumables or {}, registry),
+        shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment)
+        | ({"consumableResourceProperties": consumables} if consumables else {}),
         fails_on_submit=_late_failure(overrides, environment),
     )
 
