@@ -54,7 +54,7 @@ def plan_problems(plan: Plan, context: RunContext) -> list[str]:
 
 def problems_of(request: JobRequest, limits: Limits) -> list[str]:
     """What AWS would refuse now or fail later, a sentence each."""
-    checks = (_size_problems, _name_problems, _tag_problems, _share_problems, _byte_problems)
+    checks = (_size_problems, _name_problems, _tag_problems, _share_problems, _width_problems, _byte_problems)
     return [problem for check_one in checks for problem in check_one(request, limits)]
 
 
@@ -123,6 +123,12 @@ def _share_problems(request: JobRequest, limits: Limits) -> list[str]:
     if request.priority is not None and not request.share_identifier:
         problems.append("a priority counts within a share only; set backend.share_identifier too, or no priority.")
     return problems
+
+
+def _width_problems(request: JobRequest, limits: Limits) -> list[str]:
+    if not request.width or limits.holds_widths:
+        return []
+    return ["its step has max_parallel, to which pilots do not keep; set it to 0 (`--set`), or run without --pilots."]
 
 
 def _byte_problems(request: JobRequest, limits: Limits) -> list[str]:

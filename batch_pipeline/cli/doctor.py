@@ -55,7 +55,7 @@ def doctor(call: CommandCall) -> int:
     It warns of a store's folder that is not there yet, of output ports that no step reads, of parameters without use,
     and of images without a digest. On AWS it also checks the identity, queues, compute environments, roles, images
     and log groups. Ends with 1 when something is wrong. With --clean it removes what attempts that were killed left
-    in the scratch of this machine.
+    in the scratch of this machine, and the widths (`max_parallel`) that killed drivers left on the backend.
     """
     by_check = [_guarded(name, check, call) for name, check in CHECKS.items()]
     reported = _once(finding for of_check in by_check for finding in of_check)
@@ -227,6 +227,25 @@ def _backend(call: CommandCall) -> Iterator[Finding]:
     yield Finding(check="backend", ok=True, sentence=f"{call.settings.backend.name} answers")
 
 
+def _widths(call: CommandCall) -> Iterator[Finding]:
+    """Widths of steps (consumable resources) that drivers of this store left; a run removes its own at its end."""
+    from batch_pipeline import backends
+    from batch_pipeline.report.tables import counted
+    from batch_pipeline.run.widths import left_over, remove_left_over
+
+    backend = backends.create(call.settings)
+    try:
+        if call.options["clean"]:
+            removed = remove_left_over(call.planned_store, backend)
+            if removed:
+                yield Finding(check="width", ok=True, sentence=f"{', '.join(removed)} removed")
+        elif names := list(left_over(call.planned_store, backend)):
+            sentence = f"{counted(len(names), 'width')} left by runs that have ended: {', '.join(names)}"
+            yield Finding(check="width", ok=True, sentence=sentence, remedy="Remove them: doctor --clean", warns=True)
+    finally:
+        backend.close()
+
+
 def _run(call: CommandCall) -> Iterator[Finding]:
     """What a run would need now; without a sample list, what every run of the pipeline needs."""
     from batch_pipeline import backends
@@ -279,6 +298,7 @@ CHECKS: Final[dict[str, Callable[[CommandCall], Iterator[Finding]]]] = {
     "state": _state,
     "disk": _space,
     "backend": _backend,
+    "width": _widths,
     "run": _run,
     "scheduler": _scheduler,
 }
@@ -286,7 +306,9 @@ CHECKS: Final[dict[str, Callable[[CommandCall], Iterator[Finding]]]] = {
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    clean = CommandOption("--clean", "Remove the scratch of attempts that were killed.", is_flag=True)
+    clean = CommandOption(
+        "--clean", "Remove the scratch of killed attempts and the widths of killed drivers.", is_flag=True
+    )
     options = [*common_options(), json_option(), *pipeline_options(), *run_options(), clean]
     if workflow is not None:
         options += parameter_options(tasks_of(workflow), options)

@@ -85,6 +85,8 @@ class Limits:
     max_overrides_bytes: int
     #: Children on the queue at once, of all jobs; gathers and joins, a job each, come on top. None: any number.
     max_live_children: int | None = None
+    #: Whether so many children of a step, and no more, can be made to run side by side (`Step.max_parallel`).
+    holds_widths: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

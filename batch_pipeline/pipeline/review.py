@@ -43,6 +43,10 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "cpus": (lambda value: _is_number(value, int, float), "a number of vCPUs, without quotes"),
     "memory_mb": (lambda value: _is_number(value, int), "a whole number of MiB, without quotes and unit"),
     "timeout_seconds": (lambda value: value is None or _is_number(value, int), "a whole number of seconds, or None"),
+    "max_parallel": (
+        lambda value: value is None or _is_number(value, int),
+        "a whole number of cells from 1 on, or None",
+    ),
     "tolerant": (lambda value: isinstance(value, bool), "True or False"),
     "script": (lambda value: isinstance(value, str), "a file's name"),
     "command": (lambda value: isinstance(value, str), "a text for bash"),

@@ -145,6 +145,8 @@ class Step:
     memory_mb: ClassVar[int] = 1024
     #: Seconds an attempt may run; none by default, since a default limit kills real work.
     timeout_seconds: ClassVar[int | None] = None
+    #: Cells of the step that may run side by side, over all jobs of a run; None: as many as there is room for.
+    max_parallel: ClassVar[int | None] = None
     #: Container image; part of the fingerprint. Empty: none (the embedded Batch runs it as a process).
     image: ClassVar[str] = ""
 

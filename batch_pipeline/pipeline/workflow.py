@@ -159,7 +159,7 @@ class Node:
     inputs: Mapping[str, Connection]
     #: Container image, of the settings, of the class, or pinned by `deploy images`; empty: none.
     image: str = ""
-    #: What the settings say instead of the class: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
+    #: What the settings say instead of the class: `settings.STEP_KEYS`.
     settings: Mapping[str, Any] = field(default_factory=dict)
     #: Condition; empty: every sample has the step. And file and line where it is written.
     when: str = ""
@@ -181,6 +181,11 @@ class Node:
     def timeout_seconds(self) -> int | None:
         """Seconds that an attempt may run; None: no limit."""
         return self.settings.get("timeout_seconds", self.step.timeout_seconds) or None
+
+    @property
+    def max_parallel(self) -> int | None:
+        """Cells that may run side by side; None: any number."""
+        return self.settings.get("max_parallel", self.step.max_parallel) or None
 
     @property
     def scope(self) -> Scope:

@@ -36,6 +36,7 @@ class Happened(Enum):
     CANCELLED = "cancelled"
     RECOVERY = "recovery"
     COST_BOUND = "cost bound reached"
+    WIDTH_CHANGED = "width changed"
     ENDED = "ended"
     RELEASE_BEGUN = "release begun"
     RELEASED = "released"

@@ -441,7 +441,8 @@ class Driver:
     def _write_ends(self, request: Request, verdict: RunVerdict, jobs: Sequence[Submission]) -> None:
         from batch_pipeline.run.closing import close_run
 
+        settings, backend = request.settings, self._backend.open(request.settings)
         # Before the runs are taken off the live ones: who finds a run there that is over does all of this again.
         close_retirements(self._store)
         for run_id, done in verdict.done.items():
-            close_run(self._store, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=request.settings)
+            close_run(self._store, backend, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=settings)

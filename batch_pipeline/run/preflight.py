@@ -24,6 +24,7 @@ from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.context import context_of
+from batch_pipeline.run.widths import width_notes
 from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict
 
 Definitions = Mapping[str, Mapping[str, Any]]
@@ -59,6 +60,9 @@ def preflight(request: Request, backend: object, plan: Plan, *, reference: str =
     definitions = {step: definition for step, definition in context.definitions.items() if step in wanted}
     findings = [_bad("limits", problem) for problem in plan_problems(plan, context)]
     findings += blocked_findings(plan)
+    findings += [
+        Finding(check="width", ok=True, sentence=note, warns=True) for note in width_notes(plan, request.settings)
+    ]
     if request.settings.backend.name != "embedded" and isinstance(backend, Inspectable):
         queues = {job.overrides.queue for job in plan.jobs if job.overrides.queue}
         findings += account_findings(backend.account, request.settings, definitions, queue_names=queues)

@@ -12,6 +12,7 @@
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
     runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
     runs/{run_id}/definitions.json                    the job definitions, each with the revision that jobs name
+    runs/{run_id}/widths.json                         how many cells of its steps run side by side (`run.widths`)
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
     runs/{run_id}/cells                               how each cell ended, in columns (`records.cell_table`)
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
@@ -31,6 +32,8 @@
 
 All keys are relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
 digits and `. _ + = @ -`, so no name can leave its folder.
+
+(A line or two longer than most modules: every key in one place.)
 """
 
 from __future__ import annotations
@@ -192,6 +195,11 @@ def run_cells(run_id: str) -> str:
 def run_definitions(run_id: str) -> str:
     """Key of the job definitions by which a run's jobs were submitted."""
     return f"{RUNS}{run_id}/definitions.json"
+
+
+def run_widths(run_id: str) -> str:
+    """Key of the widths of a run's steps: how many of their cells run side by side."""
+    return f"{RUNS}{run_id}/widths.json"
 
 
 def run_end(run_id: str) -> str:
