@@ -177,8 +177,8 @@ class WidthLimiter(JobLookup, Protocol):
     harmless. Who cannot limit (`Limits.holds_widths`) has no widths.
     """
 
-    def set_width(self, name: str, children: int) -> None:
-        """Makes a width of so many children, or changes one; fewer lets those go on that run."""
+    def set_width(self, name: str, most: int) -> None:
+        """Makes a width of so many children at most, or changes one; fewer lets those go on that run."""
 
     def widths(self, prefix: str) -> Mapping[str, int]:
         """Name -> children side by side, of the widths whose names begin so."""

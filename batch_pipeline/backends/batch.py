@@ -171,9 +171,9 @@ class BatchBackend:
         for each in chunks(ids, JOBS_PER_TERMINATE):
             retry_transient(partial(self._end_all, each, reason[:MAX_REASON_CHARACTERS] or "Cancelled"))
 
-    def set_width(self, name: str, children: int) -> None:
+    def set_width(self, name: str, most: int) -> None:
         """See `Backend.set_width`."""
-        self._consumables.set_total(name, children)
+        self._consumables.set_total(name, most)
 
     def widths(self, prefix: str) -> Mapping[str, int]:
         """See `Backend.widths`."""

@@ -219,14 +219,14 @@ class MemoryBackend:
         children = self.jobs[native_id].children if native_id in self.jobs else []
         self._end([children[index] for index in indices if index < len(children)], reason)
 
-    def set_width(self, name: str, children: int) -> None:
+    def set_width(self, name: str, most: int) -> None:
         """See `Backend.set_width`."""
         self.calls["set_width"] += 1
-        self._widths[name] = children
+        self._widths[name] = most
 
     def widths(self, prefix: str) -> Mapping[str, int]:
         """See `Backend.widths`."""
-        return {name: children for name, children in self._widths.items() if name.startswith(prefix)}
+        return {name: most for name, most in self._widths.items() if name.startswith(prefix)}
 
     def remove_width(self, name: str) -> bool:
         """See `Backend.remove_width`."""

@@ -1,4 +1,7 @@
-"""`doctor`: looks at everything that a run needs, and tells all that is wrong at once, each with its remedy."""
+"""`doctor`: looks at everything that a run needs, and tells all that is wrong at once, each with its remedy.
+
+(A little longer than most modules: a check a function.)
+"""
 
 from __future__ import annotations
 

@@ -231,10 +231,10 @@ class PoolBackend:
         act = f"cancel-{ULID()}"
         return self._pool.move(wanted, Action.CANCEL, now_ms=self._now_ms(), act=act, who=reason, force=True).moved
 
-    def set_width(self, name: str, children: int) -> None:
+    def set_width(self, name: str, most: int) -> None:
         """See `Backend.set_width`. Always raises SubmissionRefused: pilots claim whatever task is next."""
         raise SubmissionRefused(
-            f"A pool cannot hold {name} to {children} tasks side by side. Set max_parallel to 0, or drop --pilots."
+            f"A pool cannot hold {name} to {most} tasks side by side. Set max_parallel to 0, or drop --pilots."
         )
 
     def widths(self, prefix: str) -> Mapping[str, int]:
