@@ -96,6 +96,8 @@ def remove_left_over(store: Store, backend: WidthLimiter) -> list[str]:
 
     Raises RunConflict while a driver submits, which may have made one and not sent its jobs yet, and BackendFailed.
     """
+    if not any(_of_store(store, backend)):
+        return []
     lock = DriverLock(store)
     lock.take()
     try:

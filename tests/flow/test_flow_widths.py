@@ -41,6 +41,7 @@ def running(lab: Lab) -> int:
 
 
 def test_processes_side_by_side_are_as_many_as_the_width_says(crowd: Lab) -> None:
+    assert "At most 2 of 6 cells of lower run side by side" in crowd.run("plan", *NARROW).out
     crowd.run("--detach", *NARROW)
     assert (
         "At most 2 of 6 cells of lower run side by side" in crowd.run("plan", "--force", *NARROW, code=None).out or True

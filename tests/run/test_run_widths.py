@@ -146,8 +146,9 @@ def test_a_run_that_begins_while_another_is_live_shares_its_width(store: Store) 
     assert world.resources() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("number", range(1, 14))
+@pytest.mark.parametrize("number", range(1, 11))
 def test_a_killed_driver_leaves_nothing_that_the_same_command_or_doctor_does_not_remove(
     number: int, after: bool, store: Store
 ) -> None:
@@ -186,8 +187,6 @@ def test_doctor_names_what_ended_runs_left_and_leaves_other_stores_alone(store: 
 def test_a_width_is_changed_while_it_is_in_use_and_later_waves_have_it_so(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks: list[int] = []
-
     def play(attempt: Attempt) -> None:
         if len(world.attempts) == 2:
             (run_id,) = live_run_ids(store)
@@ -199,7 +198,6 @@ def test_a_width_is_changed_while_it_is_in_use_and_later_waves_have_it_so(
     request = wide(store, flags={"backend.max_children": 6}, upper=1)
     assert not world.drive(request).failed
     assert world.peaks["upper"] == 2
-    assert peaks == []
     events = [entry.key for run_id in store.folders(layout.RUNS) for entry in store.list(layout.events(run_id))]
     assert sum(store.get_json(key)["event"] == "width changed" for key in events) == 1
 

@@ -1,4 +1,4 @@
-"""Batch's operations, each with its handler: the table at the end of `Api` is the whole of it.
+"""Batch's operations, each with its handler: the table in `Api` is the whole of it, with that of `consumables`.
 
 What is not there answers `UnknownOperationException`, as a service of another version would.
 """
@@ -79,14 +79,13 @@ class Api:
             "GetLogEvents": logs.get_events,
             "FilterLogEvents": logs.filter_events,
             "DescribeLogStreams": logs.describe_streams,
-            **self.consumables.handlers,
         }
 
     def handle(self, call: ApiRequest) -> Document:
         """Answers one request."""
         if call.operation == "SubmitJob":
             return self._submit_job(call.parameters, call.toolchain)
-        handler = self._handlers.get(call.operation)
+        handler = self._handlers.get(call.operation) or self.consumables.handlers.get(call.operation)
         if handler is None:
             raise ApiError(
                 f"The embedded Batch does not know {call.operation}.", code="UnknownOperationException", status=404

@@ -65,7 +65,6 @@ def resolve(
     timeout = check_timeout(request.get("timeout") or definition.get("timeout"), minimum_timeout)
     environment = _environment(container, overrides)
     vcpus, memory, impossible = resources(container, overrides)
-    consumables = request.get("consumableResourcePropertiesOverride") or definition.get("consumableResourceProperties")
     return JobSpec(
         id=str(uuid4()),
         name=request["jobName"],
@@ -83,11 +82,15 @@ def resolve(
         command=tuple(command),
         environment=environment,
         log_prefix=definition["jobDefinitionName"][:200] + "/default",
-        consumes=needs_of(consumables or {}, registry),
-        shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment)
-        | ({"consumableResourceProperties": consumables} if consumables else {}),
+        consumes=needs_of(_consumables(request, definition), registry),
+        shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment),
         fails_on_submit=_late_failure(overrides, environment),
     )
+
+
+def _consumables(request: Document, definition: Document) -> Document:
+    override = request.get("consumableResourcePropertiesOverride")
+    return override or definition.get("consumableResourceProperties") or {}
 
 
 def _environment(container: Document, overrides: Document) -> dict[str, str]:
@@ -243,6 +246,8 @@ def _shown(
     if "shareIdentifier" in request:
         shown["shareIdentifier"] = request["shareIdentifier"]
         shown["schedulingPriority"] = request.get("schedulingPriorityOverride", 0)
+    if consumables := _consumables(request, definition):
+        shown["consumableResourceProperties"] = consumables
     if timeout is not None:
         shown["timeout"] = {"attemptDurationSeconds": timeout}
     return shown
