@@ -50,8 +50,7 @@ class Api:
         minimum_timeout: int,
     ) -> None:
         self._registry, self._engine = registry, engine
-        self._now_ms = now_ms
-        self._save_job = save_job
+        self._now_ms, self._save_job = now_ms, save_job
         self._minimum_timeout = minimum_timeout
         self.consumables = ConsumableApi(registry, engine, now_ms)
         self._handlers: dict[str, Callable[[Document], Document]] = {
