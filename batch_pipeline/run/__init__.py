@@ -7,7 +7,7 @@ The files in the order in which a run meets them:
               `snapshot` (all of it, and the plan)
     check     `preflight`, `cost_bound`, `local_capacity` (of this machine), `owners` and `beyond` (of steps in the
               store)
-    send      `bundle`, `folders`, `context` (what jobs share), `reference`, `submit`, `orders` (to cancel)
+    send      `bundle`, `folders`, `context` (what jobs share), `reference`, `widths`, `submit`, `orders`
     as a job  `driver_jobs` (submitted, observed, ended), `driver_bundle` and `driver_order` (`run --driver batch`),
               `resume` (an attempt goes on where the last one was killed)
     follow    `watch`, `diagnosis` (why jobs wait), `queue_place` (and where), `interrupts`, `verdict`, `closing` (a
