@@ -93,6 +93,8 @@ class JobRequest:
     width: str = ""
     #: Memory instead of the definition's; None: as defined.
     memory_mb: int | None = None
+    #: Seconds that an attempt may run, instead of the definition's; None: as defined.
+    timeout_seconds: int | None = None
     #: For a queue with a fair share policy; empty: none.
     share_identifier: str = ""
     #: Priority within the share; None: as the definition says.

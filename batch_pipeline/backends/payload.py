@@ -85,6 +85,7 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
         priority=context.priority,
         memory_mb=None if job.join else job.overrides.memory_mb,
         width="" if job.join else context.widths.get(job.step, ""),
+        timeout_seconds=None if job.join else job.overrides.timeout_seconds,
     )
     if (
         Variable.LIST_OF_SAMPLES not in request.environment
@@ -164,6 +165,8 @@ def submit_json(request: JobRequest, revision: int | str = REVISION) -> dict[str
     if request.width:
         needed = [{"consumableResource": request.width, "quantity": 1}]
         parameters["consumableResourcePropertiesOverride"] = {"consumableResourceList": needed}
+    if request.timeout_seconds is not None:
+        parameters["timeout"] = {"attemptDurationSeconds": request.timeout_seconds}
     if request.size > 1:
         parameters["arrayProperties"] = {"size": request.size}
     if request.after:

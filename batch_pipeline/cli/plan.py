@@ -234,8 +234,12 @@ def _tell_conflicts(plan: Plan) -> None:
 
 
 def _tell_jobs(plan: Plan) -> None:
-    from batch_pipeline.report.tables import counted, job_rows
+    from batch_pipeline.report.tables import counted, group_rows, job_rows
 
+    header, groups = group_rows(plan)
+    if groups:
+        data("\nResources by what cells ask for (rightsize --explain SAMPLE):")
+        print_table(header, groups)
     jobs = job_rows(plan)
     if not jobs:
         data("\nNothing to submit.")

@@ -103,11 +103,25 @@ class LiveJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CellNeed:
+    """What a cell asks for, of a step whose resources are computed (`cell_facts`)."""
+
+    #: MiB; None: the step's number.
+    memory_mb: int | None = None
+    #: Seconds; None: the step's number, or no limit.
+    timeout_seconds: int | None = None
+    #: How long the cell takes beside others of its step, as far as that can be told: the bytes of its sources.
+    weight: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetryOverrides:
-    """With what a cell is sent again that failed through nobody's fault."""
+    """With what a cell is sent, where it asks for that itself or failed before through nobody's fault."""
 
     #: None: as the step's definition says.
     memory_mb: int | None = None
+    #: Seconds that an attempt may run; None: as the step's definition says.
+    timeout_seconds: int | None = None
     #: Empty: the run's own.
     queue: str = ""
 
@@ -150,6 +164,8 @@ class Inventory:
     made: AbstractSet[tuple[str, str]] = frozenset()
     #: (step, sample) -> with what the cell is sent, where that is not as its step says.
     overrides: Mapping[tuple[str, str], RetryOverrides] = field(default_factory=dict)
+    #: Step whose resources are computed -> sample (COHORT for a gather) of each cell to run -> what it asks for.
+    needs: Mapping[str, Mapping[str, CellNeed]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from batch_pipeline.pipeline.values import Column as Column
 from batch_pipeline.pipeline.values import Param as Param
@@ -39,6 +39,9 @@ from batch_pipeline.pipeline.values import SheetColumn as SheetColumn
 from batch_pipeline.wire.contract import DIRECTORY, MANY
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.job import Job
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.cell_facts import CellFacts, Learned
 
 #: A step's name stands in keys, job names (128 characters in all) and options.
 STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
@@ -141,10 +144,11 @@ class Step:
     tools: ClassVar[tuple[str, ...]] = ()
     #: vCPUs that one child needs.
     cpus: ClassVar[int] = 1
-    #: MiB of memory that one child needs.
-    memory_mb: ClassVar[int] = 1024
-    #: Seconds an attempt may run; none by default, since a default limit kills real work.
-    timeout_seconds: ClassVar[int | None] = None
+    #: MiB of memory that one child needs: a number, a method of what is known of the cell, or what its earlier cells
+    #: took (`cell_facts`).
+    memory_mb: ClassVar[int | Callable[[Any, CellFacts], float] | Learned] = 1024
+    #: Seconds an attempt may run; none by default, since a default limit kills real work. A number, or a method.
+    timeout_seconds: ClassVar[int | Callable[[Any, CellFacts], float | None] | None] = None
     #: Cells of the step that may run side by side, over all jobs of a run; None: as many as there is room for.
     max_parallel: ClassVar[int | None] = None
     #: Container image; part of the fingerprint. Empty: none (the embedded Batch runs it as a process).

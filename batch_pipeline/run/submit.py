@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
 from batch_pipeline.backends.definitions import resources
-from batch_pipeline.backends.limits import check_all
+from batch_pipeline.backends.limits import check_all, largest_definitions
 from batch_pipeline.backends.payload import (
     SAMPLES_FILE,
     RunContext,
@@ -111,7 +111,7 @@ class Submitter:
         request, store, bundle = self._request, self._request.store, self._bundle
         definitions = self._context.definitions
         wanted = {job.step for job in self._plan.jobs}
-        require_capacity(request.settings, definitions, wanted)
+        require_capacity(request.settings, largest_definitions(definitions, self._plan), wanted)
         check_all(self._plan, self._context)
         if not request.reference_files:
             own(store, request.graph, wanted, shared=request.share_steps)
