@@ -12,6 +12,7 @@ from typing import Protocol
 
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.plain_text import one_line
 
 _COUNTS = ("done_before", "done", "running", "waiting", "left_out", "excluded")
 #: Reasons that are nobody's failure.
@@ -85,7 +86,7 @@ class FailedCell:
     step: str
     sample: str
     reason: EndReason
-    #: One sentence: from the failure record, else the backend's words.
+    #: One printable line (`plain_text`): from the failure record, else the backend's words.
     message: str
     run_id: str = ""
     attempt: int | None = None
@@ -95,6 +96,9 @@ class FailedCell:
     #: MiB that it had, and the queue where it was; 0 and empty where nobody wrote it down.
     memory_mb: int = 0
     queue: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from batch_pipeline.wire.plain_text import printable
+
 _GAP: Final = "  "
 _INDENT: Final = "    "
 
@@ -83,7 +85,7 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 def _text(value: object) -> str:
     """A value in one line, without what a terminal would obey."""
     text = f"{value:,}" if isinstance(value, int) else " ".join(str(value).split("\n"))
-    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
+    return printable(text)
 
 
 def _padded(text: str, width: int, *, right: bool = False) -> str:
