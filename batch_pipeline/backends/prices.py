@@ -189,8 +189,18 @@ def packaged_rows() -> tuple[PriceRow, ...]:
 
 
 def price_table(own: Path) -> PriceTable:
-    """The packaged table with the rows of the user's own file before it, if that is there. Raises InvalidConfig."""
-    return PriceTable.of(packaged_rows(), read_rows(own) if own.exists() else ())
+    """The packaged table with the rows of the user's own file before it, if that is there.
+
+    Raises InvalidConfig for a file that cannot be read, and for one in another currency than the package's.
+    """
+    table = PriceTable.of(packaged_rows(), read_rows(own) if own.exists() else ())
+    currencies = sorted({row.currency for row in table.rows.values()})
+    if len(currencies) > 1:
+        raise InvalidConfig(
+            f"A table has one currency, and with {own} it would have {', '.join(currencies)}. Correct that file, or set"
+            " prices.vcpu_hour, prices.gib_hour and prices.currency."
+        )
+    return table
 
 
 def read_rows(path: Path) -> list[PriceRow]:

@@ -128,6 +128,14 @@ def test_a_users_own_table_goes_before_that_of_the_package(tmp_path: Path) -> No
     assert len(table.rows) == len(packaged_rows()) + 1
 
 
+def test_a_users_own_table_in_another_currency_is_refused(tmp_path: Path) -> None:
+    """Sums of two currencies under the name of one would be wrong."""
+    own = tmp_path / "prices.csv"
+    write_rows(own, [row(place="cn-north-1", currency="CNY")])
+    with pytest.raises(InvalidConfig, match=r"prices\.csv it would have CNY, USD\. Correct that file, or set"):
+        price_table(own)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
