@@ -178,6 +178,18 @@ def bad_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page_file(store, tmp_path_factory.mktemp("bad-day"), (hostile,))
 
 
+def test_pictures_can_be_read_on_a_phone(bad_day: Path, tab: Tab) -> None:
+    """They are scrolled in their frames, for shrunk to 360 pixels their text would have four."""
+    tab.tell("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=True)
+    try:
+        tab.show(bad_day)
+        widths = "[...document.querySelectorAll('svg.curves, svg.boxes')].map(svg => svg.getBoundingClientRect().width)"
+        assert min(tab.ask(widths)) > 600
+        assert tab.ask("document.documentElement.scrollWidth") <= 400
+    finally:
+        tab.tell("Emulation.clearDeviceMetricsOverride")
+
+
 def test_one_failure_of_300000_is_seen_and_opens(large: Path, tab: Tab) -> None:
     assert large.stat().st_size < 4_000_000
     tab.show(large)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Final
 
 #: A number with a unit, or what stands for none.
-_AMOUNT: Final = re.compile(r"[\d.,]+( \S{1,3})?|-|")
+_AMOUNT: Final = re.compile(r"(under )?[\d.,]+( \S{1,3})?|-|")
 
 
 def text(value: object) -> str:
