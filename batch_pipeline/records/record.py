@@ -29,6 +29,7 @@ from batch_pipeline.records.history import new_run_id as new_run_id
 from batch_pipeline.records.history import now as now
 from batch_pipeline.records.history import seconds_since as seconds_since
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
 
 FORMAT = 1
@@ -149,10 +150,14 @@ def write_end(store: Store, run_id: str, *, done: int, failed: int, spent: Mappi
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:
-    """One run. Raises NotInStore."""
+    """One run. Raises NotInStore, StoreFailed for a damaged record."""
     value = store.get_json(layout.run_record(run_id))
     try:
-        value |= store.get_json(layout.run_end(run_id))
+        end = store.get_json(layout.run_end(run_id))
     except NotInStore:
-        pass
-    return RunRecord.from_json(value)
+        end = {}
+    try:
+        return RunRecord.from_json({**value, **end})
+    except (TypeError, AttributeError) as error:
+        url = store.url_of(layout.run_record(run_id))
+        raise StoreFailed(f"{url} and its end are no record of a run ({error}); they were damaged.") from error

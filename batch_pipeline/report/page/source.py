@@ -16,7 +16,7 @@ from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.cell_table import REASONS, STATES, CellColumns, CellEnd, CellTable, table_of
 from batch_pipeline.records.events import FailedCell
-from batch_pipeline.records.history import Event, read_events
+from batch_pipeline.records.history import Event, Happened, read_events
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.page.states import SEVERITY, ShownState, shown_states
@@ -80,7 +80,10 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
     plan, graph, notes = _plan_of(store, run)
     table, sentence = table_of(store, run)
     notes += [sentence] if sentence else []
-    failed = _failed(store, run)
+    failed, more = _failed(store, run)
+    notes += more
+    events, more = _events(store, run)
+    notes += more
     if table is None and graph is not None:
         steps, samples, failed, more = _by_status(store, settings, run, failed)
         notes += more
@@ -93,7 +96,7 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
         notes.append(f"Times and machines are not in its cell table. `store index {run.run_id}` reads them.")
     return RunSource(
         run=run,
-        events=read_events(store, run.run_id),
+        events=events,
         sent=sent,
         samples=samples,
         steps=steps,
@@ -122,11 +125,28 @@ def _plan_of(store: Store, run: RunRecord) -> tuple[Mapping[str, Any], Graph | N
         return {}, None, [f"The plan {store.url_of(layout.plan(run.run_id))} cannot be read: {error}"]
 
 
-def _failed(store: Store, run: RunRecord) -> Sequence[FailedCell]:
+def _failed(store: Store, run: RunRecord) -> tuple[Sequence[FailedCell], list[str]]:
+    """The failed cells as listed when the run was closed, and a note where the list is damaged."""
     try:
-        return read_failed(store, run.run_id)
+        return read_failed(store, run.run_id), []
     except NotInStore:
-        return ()
+        return (), []
+    except StoreFailed as error:
+        return (), [f"Messages of failed cells cannot be read: {error}"]
+
+
+def _events(store: Store, run: RunRecord) -> tuple[Sequence[Event], list[str]]:
+    """The events of a run, and a note where they are damaged, or tell of an earlier run of the same command."""
+    try:
+        events = read_events(store, run.run_id)
+    except StoreFailed as error:
+        return (), [f"Its events cannot be read: {error}"]
+    lists = (event.details.get("of") for event in events if event.event == Happened.RECOVERY.value)
+    earlier = dict.fromkeys(str(one) for runs in lists if isinstance(runs, list) for one in runs)
+    return events, [
+        f"It sent again a part of what failed in run {one}; the other failures are there: `report {one}`."
+        for one in earlier
+    ]
 
 
 def _by_status(
