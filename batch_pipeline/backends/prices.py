@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, fields
+from datetime import date
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
@@ -206,7 +207,7 @@ def price_table(own: Path) -> PriceTable:
 def read_rows(path: Path) -> list[PriceRow]:
     """The rows of a table of our columns. Raises InvalidConfig, naming the line that is wrong."""
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             return list(_parsed(path, csv.DictReader(lines)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidConfig(f"The prices {path} cannot be read ({error}). `prices update FILE` writes them.") from error
@@ -233,6 +234,10 @@ def checked(row: PriceRow) -> PriceRow:
         raise ValueError("an instance type has vcpus and memory_gib")
     if row.purchase not in (ON_DEMAND, SPOT):
         raise ValueError(f"purchase must be {ON_DEMAND} or {SPOT}, not {row.purchase!r}")
+    try:
+        date.fromisoformat(row.date)
+    except ValueError:
+        raise ValueError(f"date must be a day as 2026-01-31, not {row.date!r}") from None
     if not _REGION.match(row.place):
         raise ValueError(f"place must be a region or a zone, not {row.place!r}")
     return row
