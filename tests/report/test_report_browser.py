@@ -190,6 +190,18 @@ def test_pictures_can_be_read_on_a_phone(bad_day: Path, tab: Tab) -> None:
         tab.tell("Emulation.clearDeviceMetricsOverride")
 
 
+def test_tables_fit_on_paper(bad_day: Path, tab: Tab) -> None:
+    """What is beside the paper's edge is not printed: A4 has 794 pixels."""
+    tab.tell("Emulation.setDeviceMetricsOverride", width=794, height=1123, deviceScaleFactor=1, mobile=False)
+    tab.tell("Emulation.setEmulatedMedia", media="print")
+    try:
+        tab.show(bad_day)
+        assert tab.ask("document.documentElement.scrollWidth") <= 794
+    finally:
+        tab.tell("Emulation.setEmulatedMedia", media="")
+        tab.tell("Emulation.clearDeviceMetricsOverride")
+
+
 def test_one_failure_of_300000_is_seen_and_opens(large: Path, tab: Tab) -> None:
     assert large.stat().st_size < 4_000_000
     tab.show(large)
