@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from batch_pipeline.records.history import Happened, append_if_possible, problem_of, read_events
@@ -157,7 +158,10 @@ def read_record(store: Store, run_id: str) -> RunRecord:
     except NotInStore:
         end = {}
     try:
-        return RunRecord.from_json({**value, **end})
-    except (TypeError, AttributeError) as error:
+        record = RunRecord.from_json({**value, **end})
+        for moment in filter(None, (record.started_at, record.ended_at)):
+            datetime.fromisoformat(moment)
+        return record
+    except (TypeError, ValueError) as error:
         url = store.url_of(layout.run_record(run_id))
         raise StoreFailed(f"{url} and its end are no record of a run ({error}); they were damaged.") from error

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from batch_pipeline import backends
+from batch_pipeline.records.cell_table import CellTable, CellTableWriter
 from batch_pipeline.records.history import Happened, append
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.run import live
@@ -167,7 +168,7 @@ def test_a_damaged_list_of_failures_or_event_is_told_and_the_rest_is_shown(
     assert 'id="map"' in page
 
 
-@pytest.mark.parametrize("damaged", [b"null", b"[]", b"{}", b"3"])
+@pytest.mark.parametrize("damaged", [b"null", b"[]", b"{}", b"3", b'{"run_id": "R", "started_at": "today"}'])
 def test_a_damaged_record_of_a_run_is_named(stage: Stage, run: Run, damaged: bytes) -> None:
     (run_id,) = drive(request_of(stage.store), stage).run_ids
     stage.store.put(layout.run_record(run_id), damaged)
@@ -257,3 +258,25 @@ def test_with_the_pipelines_file_commands_name_it(
     (run_id,) = drive(request_of(stage.store), stage).run_ids
     run("report")
     assert f"python letters.py logs bob upper --run {run_id}" in (world / "report.html").read_text()
+
+
+@pytest.mark.parametrize("number", [-5, 253_402_300_799_000])
+@pytest.mark.parametrize("name", ["started_ms", "duration_ms", "lost_ms", "interrupted_ms"])
+def test_times_that_cannot_be_right_are_left_out_and_told(
+    stage: Stage, run: Run, world: Path, name: str, number: int
+) -> None:
+    """A machine's clock was wrong, or a receipt was written by hand."""
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    table = CellTable.read(stage.store, run_id)
+    writer = CellTableWriter(run_id, table.steps["upper"].samples, done=7, failed=0, measured=True)
+    for machine in table.machines:
+        writer.machine(machine)
+    for step, cells in table.steps.items():
+        if step == "upper":
+            cells.columns[name][1] = number
+        writer.add(cells)
+    writer.write(stage.store)
+    told = run("report", **ALONE)
+    assert told.code == CommandExit.DONE, told.err
+    assert "1 time of cells cannot be right (below 0 or beyond the year 2100) and are left out." in told.err
+    assert run("runs", "show", run_id, **ALONE).code == CommandExit.DONE

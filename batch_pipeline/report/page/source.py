@@ -6,6 +6,7 @@ states of cells, and no times. Each such lack is a note of the page.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,7 @@ from batch_pipeline.records.history import Event, Happened, read_events
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.page.states import SEVERITY, ShownState, shown_states
+from batch_pipeline.report.tables import counted
 from batch_pipeline.run.live import submissions
 from batch_pipeline.run.recorded import recorded_graph, recorded_status
 from batch_pipeline.run.verdict import read_failed
@@ -37,6 +39,9 @@ _SHOWN: Final = {
     CellState.SKIPPED: ShownState.LEFT_OUT,
     CellState.EXCLUDED: ShownState.EXCLUDED,
 }
+#: The latest start and the longest duration that are believed, in milliseconds: up to the year 2100.
+LATEST_MS: Final = 4_102_444_800_000
+_TIMES: Final = ("started_ms", "duration_ms", "lost_ms", "interrupted_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
         steps = {name: ShownCells(cells=cells, states=shown_states(cells)) for name, cells in _steps(table)}
         samples = next((step.cells.samples for step in steps.values() if not step.is_gather), ())
     measured = table is not None and table.measured
-    notes += _unmeasured(run, steps) if measured else []
+    notes += [*_unmeasured(run, steps), *_implausible(steps)] if measured else []
     if table is not None and not measured:
         notes.append(f"Times and machines are not in its cell table. `store index {run.run_id}` reads them.")
     return RunSource(
@@ -196,3 +201,18 @@ def _unmeasured(run: RunRecord, steps: Mapping[str, ShownCells]) -> list[str]:
         return []
     whose = "1 cell whose receipt is" if count == 1 else f"{count:,} cells whose receipts are"
     return [f"There is no time of {whose} gone or cannot be read. `verify --all` names what is not as it was."]
+
+
+def _implausible(steps: Mapping[str, ShownCells]) -> list[str]:
+    """Sets times that cannot be right to 0, as unknown ones are, and notes it: a clock or a record was wrong."""
+    count = 0
+    for step in steps.values():
+        for name in _TIMES:
+            column = step.cells.columns[name]
+            if min(column, default=0) < 0 or max(column, default=0) > LATEST_MS:
+                kept = array(column.typecode, (value if 0 <= value <= LATEST_MS else 0 for value in column))
+                count += sum(before != after for before, after in zip(column, kept, strict=True))
+                column[:] = kept
+    if not count:
+        return []
+    return [f"{counted(count, 'time')} of cells cannot be right (below 0 or beyond the year 2100) and are left out."]
