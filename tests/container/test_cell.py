@@ -569,6 +569,7 @@ def test_how_a_script_can_fail(
     ("run", "code", "reason", "words"),
     [
         ("raise InvalidOutput('No reads.')", 65, "invalid_output", "No reads."),
+        (r"raise InvalidOutput('a \x1b[2J\nb' + 'y' * 99999)", 65, "invalid_output", "a \ufffd[2J byyy"),
         ("1/0", 1, "step_failed", "ZeroDivisionError: division by zero"),
         ("sys.exit(0)", 1, "step_failed", "SystemExit: 0"),
         ("os._exit(0)", 1, "step_failed", "The process of copy ended with exit code 1"),
@@ -597,6 +598,7 @@ def test_how_a_python_step_can_fail(
     assert failure
     assert (failure.exit_code, failure.end_reason) == (code, reason)
     assert words in failure.message
+    assert len(failure.message) <= MOST_CHARACTERS
     if "os." not in run:
         assert failure.metrics == {"n": 1}
 
