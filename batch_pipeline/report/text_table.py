@@ -39,7 +39,7 @@ def pair_lines(pairs: Sequence[Sequence[object]], *, width: int | None) -> Itera
     names = max((_width(str(name)) for name, _ in pairs), default=0)
     start = " " * (names + 2 * len(_GAP))
     for name, value in pairs:
-        text = str(value).rstrip()
+        text = printable(" ".join(str(value).rstrip().split("\n")))
         first, *others = _wrapped(text, None if width is None else width - len(start)) or [""]
         yield f"{_GAP}{_padded(str(name), names)}{_GAP}{first}".rstrip()
         yield from (f"{start}{line}" for line in others)
