@@ -69,6 +69,7 @@ class PipelineSettings:
     description: str
     min_success: float = field(metadata={"gt": 0, "le": 1})
     check_results: bool
+    keep_temporary: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -220,6 +220,7 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
         return
     if not outcome.run_ids and not outcome.blocked:
         data(nothing_to_do(outcome.progress))
+        _tell_removed(outcome)
         return
     # The last word of the progress was the same.
     if not (outcome.run_ids and one_reader()):
@@ -227,6 +228,7 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
             data(f"{name}: {step.line}")
     for again in outcome.again:
         data(again.line)
+    _tell_removed(outcome)
     print_failures(outcome.failed, has_pipeline=has_pipeline)
     if left := unsent_line(outcome):
         data(left)
@@ -236,6 +238,13 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
         data(f"{counted(len(outcome.blocked), 'cell')} cannot run:")
         for line in blocked_lines(outcome.blocked):
             data(f"  {line}")
+
+
+def _tell_removed(outcome: Outcome) -> None:
+    from batch_pipeline.report.tables import removed_line
+
+    if line := removed_line(outcome.removed):
+        data(line)
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:

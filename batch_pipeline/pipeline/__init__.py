@@ -6,9 +6,9 @@
     digested  `code` (a step's files, by `analysis/`), `images`, `fingerprint`, `former` (of earlier versions), `lint`,
               `review`, `output_review`, `command_review` and `foreign_words` (what would fail in every container)
     planned   `conditions` and `choices` (which cells there are, and what each reads), `plan` (values), `decisions`,
-              `cell_inputs` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`,
-              `resource_groups` (few numbers for what cells ask for), `waves` (what is sent together), `planner`
-              (`make_plan`)
+              `cell_inputs` and `cells` (a state for each cell), `live_cells`, `conflicts`, `retiring`, `temporary`
+              (outputs that go after use), `resource_groups` (few numbers for what cells ask for), `waves` (what is
+              sent together), `planner` (`make_plan`)
 
 One flat room, read from top to bottom: each line needs the whole of the one above.
 """

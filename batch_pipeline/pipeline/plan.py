@@ -54,6 +54,7 @@ class Why(Enum):
     UNTRUE = "its receipt is cut off, or a result is not what it says"
     UPSTREAM = "what it reads is made again"
     FORCED = "forced"
+    REMOVED = "its results were removed after use, and a cell that reads them is to run"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +141,8 @@ class Inventory:
     retired: Mapping[str, Mapping[str, Mapping[str, Retired]]] = field(default_factory=dict)
     #: Step -> sample -> fingerprints whose receipt is cut off, or vouches for a result that is missing.
     untrue: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Step -> sample -> fingerprint -> ports whose files were removed after use (`records.removals`).
+    removed: Mapping[str, Mapping[str, Mapping[str, AbstractSet[str]]]] = field(default_factory=dict)
     #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: Gather -> samples that its success receipt names as read; only where results of other code are trusted.

@@ -1,6 +1,7 @@
 """Makes the plan: `make_plan` is a function of values, and the only place where anything is decided.
 
-Four passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time.
+Four passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time; once more
+where a cell that is to run reads what was removed after use (`temporary.py`).
 `_groups` puts samples together that need the same steps with the same resources and wait for the same live jobs; what
 their cells ask for is brought to a few numbers before (`resource_groups.py`). `_shards` has them cut into
 shards and waves (`waves.py`). `_Jobs` names the jobs with their dependencies.
@@ -33,6 +34,7 @@ from batch_pipeline.pipeline.plan import (
 from batch_pipeline.pipeline.resource_groups import sized
 from batch_pipeline.pipeline.retiring import retired_by
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.temporary import with_remade
 from batch_pipeline.pipeline.waves import Group, Shard, shards_of
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPlan
@@ -52,9 +54,7 @@ def make_plan(
     Every cell that is chosen, missing, not live and not blocked is in exactly one job, after the jobs that make what
     it reads. Raises InvalidPlan when a step reads from more steps than one job may depend on.
     """
-    cells = Cells(graph, tuple(samples), parts, inventory, selection)
-    for node in graph:
-        cells.add(node)
+    cells = with_remade(Cells(graph, tuple(samples), parts, inventory, selection))
     jobs = _Jobs(cells, _shards(cells, limits), limits).all()
     return Plan(
         graph=graph,

@@ -72,9 +72,13 @@ class Output:
     A file that is not there after `run` fails the cell, unless `optional`. One name that ends with a slash is a
     directory (`Output("qc/")`): the port has all files below it, and the folder is made before `run`. With `many` the
     names are patterns (`Output("*.vcf.gz", many=True)`): the port has all files that they match, at least one each.
+    The files of a `temporary` port are removed once every cell that reads them is done, and made again only for one
+    that must run (`pipeline.temporary`). Fingerprints do not depend on it.
     """
 
-    def __init__(self, *files: str, many: bool = False, optional: bool = False, help: str = "") -> None:
+    def __init__(
+        self, *files: str, many: bool = False, optional: bool = False, temporary: bool = False, help: str = ""
+    ) -> None:
         if not files:
             raise InvalidPipeline("An Output names at least one file: Output('counts.tsv').")
         for file in files:
@@ -88,6 +92,7 @@ class Output:
         self.files = tuple(_normal(file) if many or file.endswith("/") else file for file in files)
         self.many = many
         self.optional = optional
+        self.temporary = temporary
         self.help = help
 
     @property

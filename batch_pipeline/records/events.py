@@ -123,6 +123,17 @@ class RetrySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Files of temporary outputs that were removed."""
+
+    files: int = 0
+    size_bytes: int = 0
+
+    def __add__(self, other: Removed) -> Removed:
+        return Removed(files=self.files + other.files, size_bytes=self.size_bytes + other.size_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a driver's work ended."""
 
@@ -144,6 +155,8 @@ class Outcome:
     again: Sequence[RetrySummary] = ()
     #: Why nothing more was sent, neither later waves nor what could be sent again; empty: it was.
     stopped_by: str = ""
+    #: Temporary outputs that every reader was done with.
+    removed: Removed = field(default_factory=Removed)
     store_calls: Mapping[str, int] = field(default_factory=dict)
 
     @property

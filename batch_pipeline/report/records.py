@@ -113,6 +113,7 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "blocked": [{"step": step, "sample": sample, "message": text} for step, sample, text in outcome.blocked],
         "again": plain(outcome.again),
         "stopped_by": outcome.stopped_by,
+        "removed": plain(outcome.removed),
         "store_calls": dict(outcome.store_calls),
     }
 

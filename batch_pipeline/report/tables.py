@@ -16,7 +16,7 @@ from typing import Final
 
 from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Plan, PlannedJob, RetryOverrides, Why
 from batch_pipeline.pipeline.waves import children_by_wave
-from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.events import FailedCell, Outcome, Removed, StepProgress
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
@@ -384,6 +384,12 @@ def first_few(names: Sequence[str]) -> str:
 def spoken(sample: str) -> str:
     """A sample's name for people; a gather's cell is the whole cohort's."""
     return "the cohort" if sample == COHORT else sample
+
+
+def removed_line(removed: Removed) -> str:
+    """What went of temporary outputs; empty: nothing."""
+    files = counted(removed.files, "temporary file")
+    return f"Removed {files} after use, {removed.size_bytes:,} bytes." if removed.files else ""
 
 
 def counted(number: int, word: str) -> str:

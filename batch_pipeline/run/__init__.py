@@ -11,7 +11,7 @@ The files in the order in which a run meets them:
     as a job  `driver_jobs` (submitted, observed, ended), `driver_bundle` and `driver_order` (`run --driver batch`),
               `resume` (an attempt goes on where the last one was killed)
     follow    `watch`, `diagnosis` (why jobs wait), `queue_place` (and where), `interrupts`, `verdict`, `closing` (a
-              run's end), and `driver`: the loop over all above
+              run's end), `temporary` (outputs that go then), and `driver`: the loop over all above
     besides   `estimate`, `sizing` (of one sample's cells), `status`, `recorded` (both without the pipeline's file),
               `cancel`, `logs`, `search`, `attempt_rows`
 

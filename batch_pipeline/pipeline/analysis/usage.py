@@ -28,7 +28,7 @@ class Reach(IntEnum):
 #: Attributes of a step class that say what a job gets, or which samples have one, and not what it makes.
 RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds", "max_parallel", "when"})
 #: Attributes of steps, and of what they declare, that count where code reads them alone.
-UNREAD: Final = RESOURCES | {"help"}
+UNREAD: Final = RESOURCES | {"help", "temporary"}
 
 #: Names and attributes by which other names are reached.
 _WORDS: Final = {
