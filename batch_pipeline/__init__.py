@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batch_pipeline.pipeline.cell_facts import CellFacts, Learned
     from batch_pipeline.pipeline.step import Column, Input, Output, Param, Reference, Scope, Step
     from batch_pipeline.pipeline.workflow import Source, WorkflowTask
     from batch_pipeline.wire.errors import InvalidOutput, MissingInput, StepFailed
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "CellFacts": "batch_pipeline.pipeline.cell_facts",
     "Column": "batch_pipeline.pipeline.step",
     "Input": "batch_pipeline.pipeline.step",
     "InvalidOutput": "batch_pipeline.wire.errors",
     "Job": "batch_pipeline.wire.job",
+    "Learned": "batch_pipeline.pipeline.cell_facts",
     "MissingInput": "batch_pipeline.wire.errors",
     "Output": "batch_pipeline.pipeline.step",
     "Param": "batch_pipeline.pipeline.step",
@@ -36,10 +39,12 @@ _HOME = {
 }
 
 __all__ = [
+    "CellFacts",
     "Column",
     "Input",
     "InvalidOutput",
     "Job",
+    "Learned",
     "MissingInput",
     "Output",
     "Param",

@@ -69,6 +69,7 @@ class PipelineSettings:
     description: str
     min_success: float = field(metadata={"gt": 0, "le": 1})
     check_results: bool
+    keep_temporary: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,7 @@ class Settings:
     params: Mapping[str, Any]
     #: Input of the reference builder -> its file, from which `reference` and `run --prepare` build.
     reference_files: Mapping[str, str] = field(default_factory=dict)
-    #: Step -> what it has instead of its class and job definition: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
+    #: Step -> what it has instead of its class and job definition: a key of `STEP_KEYS`.
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: Name of the preset that was chosen; empty: none.
     preset: str = ""
@@ -307,6 +308,7 @@ STEP_KEYS: Final[Mapping[str, Mapping[str, Any]]] = {
     "memory_mb": {"type": "int", "ge": 4},
     "cpus": {"type": "float", "gt": 0, "allow_inf_nan": False},
     "timeout_seconds": {"type": "int", "ge": 0},
+    "max_parallel": {"type": "int", "ge": 0},
     "image": {"type": "str", "min_length": 1},
 }
 

@@ -69,6 +69,12 @@ def _planning(options: argparse.Namespace) -> None:
     planning.main(results_folder=options.results)
 
 
+def _memory(options: argparse.Namespace) -> None:
+    from benchmarks import memory
+
+    memory.main(results_folder=options.results)
+
+
 def _startup(options: argparse.Namespace) -> None:
     from benchmarks import startup
 
@@ -155,6 +161,7 @@ def _report(options: argparse.Namespace) -> None:
 _BENCHMARKS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "startup": _startup,
     "planning": _planning,
+    "memory": _memory,
     "api": _api,
     "listing": _listing,
     "calls": _calls,

@@ -20,7 +20,7 @@ class Align(Step):
 
     reads = Input()
     genome = Reference("genome.fa", "genome.fa.amb", "genome.fa.ann", "genome.fa.bwt", "genome.fa.pac", "genome.fa.sa")
-    bam = Output("{sample}.bam", "{sample}.bam.bai")
+    bam = Output("{sample}.bam", "{sample}.bam.bai", temporary=True)
 
     command = r"""
         bwa mem -t {cpus} -R '@RG\tID:{sample}\tSM:{sample}' {genome[0]} {reads} | samtools sort -o {bam[0]}

@@ -217,7 +217,10 @@ def test_a_sentinel_is_no_text_of_the_page_of_names() -> None:
 
 def test_the_page_of_names_has_signatures_and_methods() -> None:
     text = api_page.page()
-    assert "`Output(*files: str, many: bool = False, optional: bool = False, help: str = '')`" in text
+    assert (
+        "`Output(*files: str, many: bool = False, optional: bool = False, temporary: bool = False, help: str = '')`"
+        in text
+    )
     assert "#### Job.input\n\n`input(port: str) -> Path`\n\nThe one file of an input port." in text
     assert "- stdin: a file that it reads.\n" in text
 

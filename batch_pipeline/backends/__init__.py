@@ -4,7 +4,7 @@
     decide    `definitions`, `payload` (what is sent), `parsing` and `reasons` (what is answered), `capacity` (what a
               queue can run); all pure
     money     `prices` (of machines), `price_lists` (AWS's own, from files)
-    act       `aws_clients`, `aws_errors`, `rate_limit`, `credentials`, `registration`, `account`
+    act       `aws_clients`, `aws_errors`, `rate_limit`, `credentials`, `registration`, `consumables`, `account`
     backends  `batch` (AWS Batch and the embedded one), `memory` (a twin for tests)
 
 One flat room: there is one backend of AWS Batch, of which all but `base` and `memory` are parts, each a page long.

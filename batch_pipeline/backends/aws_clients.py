@@ -74,7 +74,7 @@ class Clients:
 
         threading.Thread(target=connect, name="connect ahead", daemon=True).start()
 
-    def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
+    def read(self, operation: str, /, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
         """Calls an operation that may be sent again. Raises BackendFailed, InvalidConfig."""
         try:
             return self._call(service, operation, parameters)
@@ -88,7 +88,7 @@ class Clients:
         except botocore_errors() as error:
             raise translated(operation, error, self._place(service)) from error
 
-    def pages(self, operation: str, key: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+    def pages(self, operation: str, key: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The items under `key` of all pages."""
         while True:
             answer = self.read(operation, **parameters)

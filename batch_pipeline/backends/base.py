@@ -89,8 +89,12 @@ class JobRequest:
     command: Sequence[str] = ()
     after: Sequence[After] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    #: The width (`WidthLimiter`) that the job's children share; empty: as many run as there is room for.
+    width: str = ""
     #: Memory instead of the definition's; None: as defined.
     memory_mb: int | None = None
+    #: Seconds that an attempt may run, instead of the definition's; None: as defined.
+    timeout_seconds: int | None = None
     #: For a queue with a fair share policy; empty: none.
     share_identifier: str = ""
     #: Priority within the share; None: as the definition says.
@@ -168,7 +172,24 @@ class JobCanceller(JobLookup, Protocol):
         """
 
 
-class Backend(JobSubmitter, JobObserver, JobCanceller, Protocol):
+class WidthLimiter(JobLookup, Protocol):
+    """Limits how many children run side by side, over all jobs that name one width (`JobRequest.width`).
+
+    Any call raises BackendFailed where the backend could not be asked or may not do it; the same call again is
+    harmless. Who cannot limit (`Limits.holds_widths`) has no widths.
+    """
+
+    def set_width(self, name: str, most: int) -> None:
+        """Makes a width of so many children at most, or changes one; fewer lets those go on that run."""
+
+    def widths(self, prefix: str) -> Mapping[str, int]:
+        """Name -> children side by side, of the widths whose names begin so."""
+
+    def remove_width(self, name: str) -> bool:
+        """Removes a width unless a job that names it has not ended. Returns whether it is gone."""
+
+
+class Backend(JobSubmitter, JobObserver, JobCanceller, WidthLimiter, Protocol):
     """A place where jobs run: all of the above. Who needs less names less in its annotation."""
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from batch_pipeline.backends.aws_errors import (
     translated,
 )
 from batch_pipeline.backends.base import ArrayChild, JobRequest, JobState, JobSummary
+from batch_pipeline.backends.consumables import ConsumableResources
 from batch_pipeline.backends.credentials import identity_of
 from batch_pipeline.backends.limits import check
 from batch_pipeline.backends.parsing import child_of, counts_of, forgotten, group_of, stream_of, summary_of
@@ -71,6 +72,7 @@ class BatchBackend:
         self._pace = pace or TokenBucket(SUBMITS_PER_SECOND)
         self._limits = LIMITS[self.name]
         self._definitions = DefinitionRegistrar(self._clients, allows_no_image=self._embedded)
+        self._consumables = ConsumableResources(self._clients)
         self._queues: set[str] = set()
         #: Native id -> number of children; 0 for a plain job.
         self._sizes: dict[str, int] = {}
@@ -168,6 +170,18 @@ class BatchBackend:
         ids = list(dict.fromkeys(str(NativeId.of_child(native_id, i, is_array=is_array)) for i in indices))
         for each in chunks(ids, JOBS_PER_TERMINATE):
             retry_transient(partial(self._end_all, each, reason[:MAX_REASON_CHARACTERS] or "Cancelled"))
+
+    def set_width(self, name: str, most: int) -> None:
+        """See `Backend.set_width`."""
+        self._consumables.set_total(name, most)
+
+    def widths(self, prefix: str) -> Mapping[str, int]:
+        """See `Backend.widths`."""
+        return self._consumables.named(prefix)
+
+    def remove_width(self, name: str) -> bool:
+        """See `Backend.remove_width`."""
+        return self._consumables.delete_unused(name)
 
     def close(self) -> None:
         """See `Backend.close`."""

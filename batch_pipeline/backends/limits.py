@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from batch_pipeline.backends.base import JobRequest
+from batch_pipeline.backends.definitions import resources
 from batch_pipeline.backends.payload import LAST_TAG, OWN_TAGS, RunContext, outline, overrides_bytes, request_bytes
 from batch_pipeline.backends.quotas import MAX_PRIORITY, MAX_SHARE_IDENTIFIER, MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS
 from batch_pipeline.pipeline.plan import Limits, Plan
@@ -23,6 +24,24 @@ _TAG_VALUE = re.compile(rf"[\w +\-=.:/@]{{0,{MAX_TAG_VALUE}}}")
 _SHARE = re.compile(rf"[A-Za-z0-9]{{1,{MAX_SHARE_IDENTIFIER}}}\*?")
 #: Jobs that a problem of many is told of by name.
 _NAMED: Final = 3
+
+
+def largest_definitions(definitions: Mapping[str, Mapping[str, Any]], plan: Plan) -> dict[str, Mapping[str, Any]]:
+    """Step of the plan's jobs -> its definition with the most memory that one of these jobs is given."""
+    most: dict[str, int] = {}
+    for job in plan.jobs:
+        memory_mb = (not job.join and job.overrides.memory_mb) or resources(definitions[job.step])[1]
+        most[job.step] = max(most.get(job.step, 0), memory_mb)
+    return {step: _with_memory(definitions[step], memory_mb) for step, memory_mb in most.items()}
+
+
+def _with_memory(definition: Mapping[str, Any], memory_mb: int) -> Mapping[str, Any]:
+    if memory_mb == resources(definition)[1]:
+        return definition
+    container = {key: value for key, value in definition["containerProperties"].items() if key != "memory"}
+    requirements = [item for item in container.get("resourceRequirements", ()) if item["type"] != "MEMORY"]
+    requirements.append({"type": "MEMORY", "value": str(memory_mb)})
+    return {**definition, "containerProperties": {**container, "resourceRequirements": requirements}}
 
 
 def check(request: JobRequest, limits: Limits) -> None:
@@ -54,7 +73,7 @@ def plan_problems(plan: Plan, context: RunContext) -> list[str]:
 
 def problems_of(request: JobRequest, limits: Limits) -> list[str]:
     """What AWS would refuse now or fail later, a sentence each."""
-    checks = (_size_problems, _name_problems, _tag_problems, _share_problems, _byte_problems)
+    checks = (_size_problems, _name_problems, _tag_problems, _share_problems, _width_problems, _byte_problems)
     return [problem for check_one in checks for problem in check_one(request, limits)]
 
 
@@ -123,6 +142,12 @@ def _share_problems(request: JobRequest, limits: Limits) -> list[str]:
     if request.priority is not None and not request.share_identifier:
         problems.append("a priority counts within a share only; set backend.share_identifier too, or no priority.")
     return problems
+
+
+def _width_problems(request: JobRequest, limits: Limits) -> list[str]:
+    if not request.width or limits.holds_widths:
+        return []
+    return ["its step has max_parallel, to which pilots do not keep; set it to 0 (`--set`), or run without --pilots."]
 
 
 def _byte_problems(request: JobRequest, limits: Limits) -> list[str]:

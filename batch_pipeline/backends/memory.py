@@ -2,7 +2,9 @@
 
 It obeys the same contract suite as the real ones: index by index, failed dependencies, cancelling, forgetting.
 `finish` ends one child, `drain` all that can run; `fail_next` makes the next submission go wrong, before or after it
-took effect.
+took effect. Of the children that share a width, the oldest can run, as many as it has.
+
+(A little longer than most modules: every promise of a backend in one place.)
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class MemoryBackend:
         self._draining = False
         #: Native id -> job, in the order of submission.
         self.jobs: dict[str, MemoryJob] = {}
+        self._widths: dict[str, int] = {}
         #: Methods called, by name.
         self.calls: Counter[str] = Counter()
 
@@ -98,9 +101,12 @@ class MemoryBackend:
         log: Sequence[str] = (),
     ) -> None:
         """Ends a child that could run. Raises LookupError for one that could not."""
-        child = self.jobs[native_id].children[index]
+        job = self.jobs[native_id]
+        child = job.children[index]
         if child.state is not JobState.RUNNABLE:
             raise LookupError(f"Child {index} of {native_id} is {child.state.value}, not RUNNABLE.")
+        if job.request.width and (native_id, index) not in self.ready():
+            raise LookupError(f"Child {index} of {native_id} waits for others of width {job.request.width}.")
         child.state = JobState.SUCCEEDED if exit_code == 0 else JobState.FAILED
         child.exit_code = exit_code
         child.status_reason, child.container_reason = status_reason, container_reason
@@ -110,12 +116,15 @@ class MemoryBackend:
 
     def ready(self) -> list[tuple[str, int]]:
         """Native id and index of every child that could run, oldest first."""
-        return [
-            (job.native_id, index)
-            for job in self.jobs.values()
-            for index, child in enumerate(job.children)
-            if child.state is JobState.RUNNABLE
-        ]
+        left = dict(self._widths)
+        ready = []
+        for job in self.jobs.values():
+            width = job.request.width
+            for index, child in enumerate(job.children):
+                if child.state is JobState.RUNNABLE and (not width or left.get(width, 0) > 0):
+                    ready.append((job.native_id, index))
+                    left[width] = left.get(width, 0) - 1
+        return ready
 
     def drain(self, exit_code_of: Callable[[JobRequest, int], int] = lambda request, index: 0) -> None:
         """Ends all children that can run, and those that can run then, until none is left."""
@@ -153,6 +162,8 @@ class MemoryBackend:
         self.calls["submit"] += 1
         check(request, self._limits)
         self._check_dependencies(request)
+        if request.width and request.width not in self._widths:
+            raise SubmissionRefused(f"Job {request.name} names the width {request.width}, which is not there.")
         error, queued = self._next.pop(0) if self._next else (None, True)
         if error is not None and not queued:
             raise error
@@ -207,6 +218,23 @@ class MemoryBackend:
         self.calls["cancel_children"] += 1
         children = self.jobs[native_id].children if native_id in self.jobs else []
         self._end([children[index] for index in indices if index < len(children)], reason)
+
+    def set_width(self, name: str, most: int) -> None:
+        """See `Backend.set_width`."""
+        self.calls["set_width"] += 1
+        self._widths[name] = most
+
+    def widths(self, prefix: str) -> Mapping[str, int]:
+        """See `Backend.widths`."""
+        return {name: most for name, most in self._widths.items() if name.startswith(prefix)}
+
+    def remove_width(self, name: str) -> bool:
+        """See `Backend.remove_width`."""
+        using = (job for job in self.jobs.values() if job.request.width == name)
+        if any(not child.state.final for job in using for child in job.children):
+            return False
+        self._widths.pop(name, None)
+        return True
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -29,6 +29,8 @@ REVISION: Final = "REVISION"
 OWN_TAGS: Final = ("batch-pipeline", "batch-pipeline-run", "batch-pipeline-step")
 #: On jobs after which no other of the run comes: `yes`. A rule of EventBridge tells of their ends.
 LAST_TAG: Final = "batch-pipeline-last"
+#: Names of widths begin so; the id of the run that made one follows, and the step.
+WIDTH_PREFIX: Final = "batch-pipeline-"
 #: Length of a job's id, a UUID: the id of a job that is not queued yet is written so long.
 ID_CHARACTERS: Final = 36
 #: Stands for the digests of what is not written yet, and is as long.
@@ -59,6 +61,8 @@ class RunContext:
     share_identifier: str = ""
     #: Priority within the share; None: as the definition says.
     priority: int | None = None
+    #: Step -> the width that its cells share (`JobRequest.width`), where it has one.
+    widths: Mapping[str, str] = field(default_factory=dict)
 
 
 def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence[After] = ()) -> JobRequest:
@@ -80,6 +84,8 @@ def request_of(plan: Plan, job: PlannedJob, context: RunContext, after: Sequence
         share_identifier=context.share_identifier,
         priority=context.priority,
         memory_mb=None if job.join else job.overrides.memory_mb,
+        width="" if job.join else context.widths.get(job.step, ""),
+        timeout_seconds=None if job.join else job.overrides.timeout_seconds,
     )
     if (
         Variable.LIST_OF_SAMPLES not in request.environment
@@ -135,6 +141,11 @@ def job_name(context: RunContext, job: PlannedJob, limits: Limits) -> str:
     return f"{head}-{tail}" if head else tail
 
 
+def width_name(run_id: str, step: str) -> str:
+    """The name of the width that a run makes for a step."""
+    return f"{WIDTH_PREFIX}{run_id}-{step}"
+
+
 def submit_json(request: JobRequest, revision: int | str = REVISION) -> dict[str, Any]:
     """The parameters of SubmitJob."""
     parameters: dict[str, Any] = {
@@ -151,6 +162,11 @@ def submit_json(request: JobRequest, revision: int | str = REVISION) -> dict[str
         parameters["shareIdentifier"] = request.share_identifier
     if request.priority is not None:
         parameters["schedulingPriorityOverride"] = request.priority
+    if request.width:
+        needed = [{"consumableResource": request.width, "quantity": 1}]
+        parameters["consumableResourcePropertiesOverride"] = {"consumableResourceList": needed}
+    if request.timeout_seconds is not None:
+        parameters["timeout"] = {"attemptDurationSeconds": request.timeout_seconds}
     if request.size > 1:
         parameters["arrayProperties"] = {"size": request.size}
     if request.after:

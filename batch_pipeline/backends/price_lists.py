@@ -23,6 +23,8 @@ from batch_pipeline.wire.errors import InvalidUse
 
 #: Of JSON, which is read whole. The CSV of the same list is read row by row, whatever its size.
 MOST_JSON_BYTES: Final = 512 << 20
+#: Characters of a file that tell what it is: JSON may be one line.
+_MOST_FIRST: Final = 1_000
 #: Rows of AWS's CSV before the one with the names of the columns.
 _METADATA_ROWS: Final = 5
 #: Attribute of a product -> what it must be; as JSON has it, and below the column of the CSV.
@@ -53,14 +55,22 @@ def read_list(path: Path, known: Iterable[PriceRow]) -> list[PriceRow]:
     table of our columns that is wrong.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            first = lines.readline().strip()
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            first = lines.read(_MOST_FIRST).lstrip().partition("\n")[0].rstrip()
         if first == ",".join(COLUMNS):
             return read_rows(path)
-        rows = list(_of_csv(path)) if first.startswith(('"FormatVersion"', "FormatVersion")) else _of_json(path, known)
+        if first.startswith(('"FormatVersion"', "FormatVersion")):
+            rows = list(_of_csv(path))
+        elif first.startswith(("{", "[")):
+            rows = _of_json(path, known)
+        else:
+            raise InvalidUse(
+                f"The price list {path} is neither a list of AWS's nor a table of ours, whose first line is"
+                f" {','.join(COLUMNS)}. Check the file."
+            )
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise InvalidUse(f"The price list {path} cannot be read ({error}). Check the file.") from error
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, RecursionError) as error:
         raise InvalidUse(f"The price list {path} is not as AWS's lists are ({error!r}). Fetch it again.") from error
     if not rows:
         raise InvalidUse(f"The price list {path} has no price of Linux on shared machines. Fetch that of AmazonEC2.")
@@ -68,7 +78,7 @@ def read_list(path: Path, known: Iterable[PriceRow]) -> list[PriceRow]:
 
 
 def _of_csv(path: Path) -> Iterator[PriceRow]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         metadata = dict(row[:2] for row in csv.reader(islice(lines, _METADATA_ROWS)) if len(row) > 1)
         for record in csv.DictReader(lines):
             attributes = {name: record.get(column, "") for name, column in _COLUMN_OF.items()}

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, fields
+from datetime import date
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
@@ -189,14 +190,24 @@ def packaged_rows() -> tuple[PriceRow, ...]:
 
 
 def price_table(own: Path) -> PriceTable:
-    """The packaged table with the rows of the user's own file before it, if that is there. Raises InvalidConfig."""
-    return PriceTable.of(packaged_rows(), read_rows(own) if own.exists() else ())
+    """The packaged table with the rows of the user's own file before it, if that is there.
+
+    Raises InvalidConfig for a file that cannot be read, and for one in another currency than the package's.
+    """
+    table = PriceTable.of(packaged_rows(), read_rows(own) if own.exists() else ())
+    currencies = sorted({row.currency for row in table.rows.values()})
+    if len(currencies) > 1:
+        raise InvalidConfig(
+            f"A table has one currency, and with {own} it would have {', '.join(currencies)}. Correct that file, or set"
+            " prices.vcpu_hour, prices.gib_hour and prices.currency."
+        )
+    return table
 
 
 def read_rows(path: Path) -> list[PriceRow]:
     """The rows of a table of our columns. Raises InvalidConfig, naming the line that is wrong."""
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             return list(_parsed(path, csv.DictReader(lines)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidConfig(f"The prices {path} cannot be read ({error}). `prices update FILE` writes them.") from error
@@ -223,6 +234,10 @@ def checked(row: PriceRow) -> PriceRow:
         raise ValueError("an instance type has vcpus and memory_gib")
     if row.purchase not in (ON_DEMAND, SPOT):
         raise ValueError(f"purchase must be {ON_DEMAND} or {SPOT}, not {row.purchase!r}")
+    try:
+        date.fromisoformat(row.date)
+    except ValueError:
+        raise ValueError(f"date must be a day as 2026-01-31, not {row.date!r}") from None
     if not _REGION.match(row.place):
         raise ValueError(f"place must be a region or a zone, not {row.place!r}")
     return row

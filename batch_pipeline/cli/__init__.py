@@ -5,8 +5,8 @@ group            the verbs, loaded when they are used; `run` when none is given
 installation     how to install what is missing
 options          options that stand for settings, with their environment variables
 call             what a command is called with: settings, store, samples, graph, request
-init run plan dag status watch logs cancel rightsize runs report store prices trace verify release subset reference
-doctor ui demo completion  one command each
+init run plan dag status watch logs cancel width rightsize runs report store prices trace verify release subset
+reference doctor ui demo completion  one command each
 wings            the verbs `submit`, `config`, `pool`, `deploy` and `serve`, from the folders of their wings
 driver_job       `run --driver batch`, and what runs in its job
 events notify    `--events`: JSON lines; `--notify`: who is told how it ended

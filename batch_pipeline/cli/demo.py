@@ -88,7 +88,8 @@ def _memory_setting(call: CommandCall) -> dict[str, Any]:
     from batch_pipeline.run.local_capacity import embedded_capacity
 
     builder = call.workflow.reference_builder
-    memory_mb = max(step.memory_mb for step in (*call.graph, builder) if step is not None)
+    numbers = (step.memory_mb for step in (*call.graph, builder) if step is not None)
+    memory_mb = max(number for number in numbers if isinstance(number, int))
     return {"embedded__memory_mb": memory_mb} if memory_mb > embedded_capacity(call.settings.embedded)[1] else {}
 
 

@@ -1,4 +1,7 @@
-"""`doctor`: looks at everything that a run needs, and tells all that is wrong at once, each with its remedy."""
+"""`doctor`: looks at everything that a run needs, and tells all that is wrong at once, each with its remedy.
+
+(A little longer than most modules: a check a function.)
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from batch_pipeline.cli.output import data, print_json
 from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.run.preflight import Finding
 from batch_pipeline.wire.contract import CommandExit, Variable
-from batch_pipeline.wire.errors import BatchPipelineError
+from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError
 from batch_pipeline.wire.scratch import (
     Scratch,
     folder_beside,
@@ -55,7 +58,7 @@ def doctor(call: CommandCall) -> int:
     It warns of a store's folder that is not there yet, of output ports that no step reads, of parameters without use,
     and of images without a digest. On AWS it also checks the identity, queues, compute environments, roles, images
     and log groups. Ends with 1 when something is wrong. With --clean it removes what attempts that were killed left
-    in the scratch of this machine.
+    in the scratch of this machine, and the widths (`max_parallel`) that killed drivers left on the backend.
     """
     by_check = [_guarded(name, check, call) for name, check in CHECKS.items()]
     reported = _once(finding for of_check in by_check for finding in of_check)
@@ -227,6 +230,28 @@ def _backend(call: CommandCall) -> Iterator[Finding]:
     yield Finding(check="backend", ok=True, sentence=f"{call.settings.backend.name} answers")
 
 
+def _widths(call: CommandCall) -> Iterator[Finding]:
+    """Widths of steps (consumable resources) that drivers of this store left; a run removes its own at its end."""
+    from batch_pipeline import backends
+    from batch_pipeline.report.tables import counted
+    from batch_pipeline.run.widths import left_over, remove_left_over
+
+    backend = backends.create(call.settings)
+    try:
+        if call.options["clean"]:
+            removed = remove_left_over(call.planned_store, backend)
+            if removed:
+                yield Finding(check="width", ok=True, sentence=f"{', '.join(removed)} removed")
+        elif names := list(left_over(call.planned_store, backend)):
+            sentence = f"{counted(len(names), 'width')} left by runs that have ended: {', '.join(names)}"
+            yield Finding(check="width", ok=True, sentence=sentence, remedy="Remove them: doctor --clean", warns=True)
+    except BackendFailed as error:
+        # Of the backend itself another check tells; this identity may lack the right to list them.
+        yield Finding(check="width", ok=True, sentence=f"not checked: {error.message}")
+    finally:
+        backend.close()
+
+
 def _run(call: CommandCall) -> Iterator[Finding]:
     """What a run would need now; without a sample list, what every run of the pipeline needs."""
     from batch_pipeline import backends
@@ -279,6 +304,7 @@ CHECKS: Final[dict[str, Callable[[CommandCall], Iterator[Finding]]]] = {
     "state": _state,
     "disk": _space,
     "backend": _backend,
+    "width": _widths,
     "run": _run,
     "scheduler": _scheduler,
 }
@@ -286,7 +312,9 @@ CHECKS: Final[dict[str, Callable[[CommandCall], Iterator[Finding]]]] = {
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
-    clean = CommandOption("--clean", "Remove the scratch of attempts that were killed.", is_flag=True)
+    clean = CommandOption(
+        "--clean", "Remove the scratch of killed attempts and the widths of killed drivers.", is_flag=True
+    )
     options = [*common_options(), json_option(), *pipeline_options(), *run_options(), clean]
     if workflow is not None:
         options += parameter_options(tasks_of(workflow), options)

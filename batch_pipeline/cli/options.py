@@ -3,6 +3,8 @@
 An option that stands for `backend.queue` has the parameter name `backend__queue`; one that was not given is None, so
 that `load_settings` looks at the environment, the file and the defaults. Parameters of steps are settings too, below
 `params`. The few options that are no settings (`--force`) take theirs from `BATCH_PIPELINE__CLI__…`.
+
+(A little longer than most modules: every option that several verbs share.)
 """
 
 from __future__ import annotations
@@ -189,6 +191,11 @@ def run_options() -> list[click.Parameter]:
     """What commands that submit take besides."""
     return [
         SettingOption("--description", "pipeline.description", "What the run is for."),
+        SettingOption(
+            "--keep-temporary/--remove-temporary",
+            "pipeline.keep_temporary",
+            "Whether temporary outputs stay when every cell that reads them is done.",
+        ),
         SettingOption("--scheduler-host", "luigi.scheduler_host", "Host of a central luigid.", metavar="HOST"),
         SettingOption("--scheduler-port", "luigi.scheduler_port", "Port of that luigid.", metavar="PORT"),
         tag_option(),

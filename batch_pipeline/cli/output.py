@@ -38,11 +38,14 @@ def one_reader() -> bool:
 
 def write_file(file: Path, text: str) -> None:
     """Writes a file that a user named, whole or not at all. Raises InvalidUse when it cannot be written."""
+    if str(file) == "-":
+        raise InvalidUse("-o needs the name of a file, and - is none. Name a file.")
     target = file.resolve()
     if target.exists() and not target.is_file():
         raise InvalidUse(f"{file} is no regular file. Name another file.")
     try:
-        put(str(target), text.encode())
+        # Records may bring lone surrogates, which UTF-8 does not have.
+        put(str(target), text.encode(errors="replace"))
     except OSError as error:
         raise InvalidUse(f"{file} cannot be written: {error.strerror}. Name another file.") from error
 
@@ -68,7 +71,7 @@ def print_pairs(pairs: Sequence[Sequence[object]]) -> None:
 
 def terminal_width() -> int | None:
     """Columns of the terminal that stdout is; None: it is none, and nothing is folded."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
 
 
 def print_store_calls(calls: dict[str, int]) -> None:

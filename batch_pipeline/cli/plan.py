@@ -27,6 +27,7 @@ from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.errors import InvalidPipeline, InvalidUse
 
 if TYPE_CHECKING:
+    from batch_pipeline.config import Settings
     from batch_pipeline.pipeline.plan import Plan, Why
     from batch_pipeline.pipeline.workflow import WorkflowTask
     from batch_pipeline.records.request import Request
@@ -82,7 +83,7 @@ def plan(call: CommandCall) -> int:
     else:
         for sentence in details.problems:
             say(sentence)
-        _tell(snapshot.plan, snapshot.live_runs)
+        _tell(snapshot.plan, request.settings, snapshot.live_runs)
         details.tell()
     return CommandExit.FAILED if snapshot.plan.blocked or details.problems else CommandExit.DONE
 
@@ -174,8 +175,9 @@ class _Details:
                 data(line)
 
 
-def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
+def _tell(plan: Plan, settings: Settings, live_runs: Sequence[str]) -> None:
     from batch_pipeline.report.tables import all_done, blocked_lines, counted, plan_notes, plan_rows
+    from batch_pipeline.run.widths import width_notes
 
     rows = [row for row in plan_rows(plan) if row.total]
     total, done = sum(row.total for row in rows), sum(row.done for row in rows)
@@ -191,7 +193,7 @@ def _tell(plan: Plan, live_runs: Sequence[str]) -> None:
         say(f"Live: {', '.join(live_runs)}.")
     _tell_conflicts(plan)
     _tell_jobs(plan)
-    for note in plan_notes(plan):
+    for note in (*plan_notes(plan), *width_notes(plan, settings)):
         data(f"\n{note}")
     if changed := _changed_sample(plan):
         say(f"What changed: status --explain {changed}, with the same store, list and parameters.")
@@ -232,8 +234,12 @@ def _tell_conflicts(plan: Plan) -> None:
 
 
 def _tell_jobs(plan: Plan) -> None:
-    from batch_pipeline.report.tables import counted, job_rows
+    from batch_pipeline.report.tables import counted, group_rows, job_rows
 
+    header, groups = group_rows(plan)
+    if groups:
+        data("\nResources by what cells ask for (rightsize --explain SAMPLE):")
+        print_table(header, groups)
     jobs = job_rows(plan)
     if not jobs:
         data("\nNothing to submit.")

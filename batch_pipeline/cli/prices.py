@@ -63,12 +63,16 @@ def _show(call: CommandCall, table: PriceTable, words: Sequence[str]) -> int:
 def _update(call: CommandCall, table: PriceTable, path: Path) -> int:
     from batch_pipeline.backends.price_lists import read_list
     from batch_pipeline.backends.prices import PriceTable, read_rows, write_rows
+    from batch_pipeline.report.tables import counted
 
     own = call.settings.prices.own_file
     rows = read_list(path, table.rows.values())
     currencies = {row.currency for row in (*table.rows.values(), *rows)}
     if len(currencies) > 1:
-        raise InvalidUse(f"A table has one currency, and with {path} it would have {', '.join(sorted(currencies))}.")
+        raise InvalidUse(
+            f"A table has one currency, and with {path} it would have {', '.join(sorted(currencies))}."
+            " Set prices.vcpu_hour, prices.gib_hour and prices.currency instead."
+        )
     merged = PriceTable.of(read_rows(own) if own.exists() else (), rows)
     write_rows(own, (row for _, row in sorted(merged.rows.items())))
     dates = PriceTable.of(rows).dates
@@ -76,7 +80,8 @@ def _update(call: CommandCall, table: PriceTable, path: Path) -> int:
         print_json({"file": str(own), "rows": len(merged.rows), "taken": len(rows), "dates": list(dates)})
     else:
         data(
-            f"{len(rows):,} prices of {' to '.join(dict.fromkeys(dates))} are in {own}, which has {len(merged.rows):,}."
+            f"{own} has {counted(len(merged.rows), 'price')}; {counted(len(rows), 'price')} of"
+            f" {' to '.join(dict.fromkeys(dates))} came from {path}."
         )
         if any(f"prices.{name}" in call.settings.origins for name in ("vcpu_hour", "gib_hour")):
             say("They are not used while prices.vcpu_hour or prices.gib_hour is set.")

@@ -39,6 +39,8 @@ def release(call: CommandCall) -> int:
         print_json({"format": 1, "run_id": run.run_id, **plain(result)})
         return CommandExit.DONE
     data(f"Released {counted(result.files, 'file')}, {result.size_bytes:,} bytes: {result.url}")
+    if result.removed:
+        say(f"Not in it, as removed after use: {counted(result.removed, 'file')}. The records say by which run.")
     if result.missing:
         say(f"Not in it, as not done: {counted(result.missing, 'cell')} of the run.")
     return CommandExit.DONE

@@ -11,7 +11,12 @@ import click
 
 from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import CommandCall, command, known
-from batch_pipeline.cli.options import CommandOption, common_options, json_option
+from batch_pipeline.cli.options import (
+    CommandOption,
+    common_options,
+    json_option,
+    pipeline_options,
+)
 from batch_pipeline.cli.output import data, print_json, print_table, say
 from batch_pipeline.config import COMMAND_LINE, FILE_NAME, is_of_preset
 from batch_pipeline.wire.contract import CommandExit
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
 SHARES = ("50", "90", "95", "99", "100")
 
 
+#: Options for the plan that `--explain` makes.
+_FOR_PLANS = frozenset({"--sample-list-file", "--sources", "--reference"})
+
+
 def rightsize(call: CommandCall) -> int:
     """Proposes memory and vCPUs of each STEP (default: of all) from the receipts of its cells.
 
@@ -32,11 +41,15 @@ def rightsize(call: CommandCall) -> int:
 
     The table says how many MiB hold 50, 90, 95, 99 and 100 % of the cells, with room. Cells that ran out of memory and
     were never done count as needing twice what they had.
+
+    With --explain it says instead what the cells of one sample ask for and are given (`memory_mb` as a method).
     """
     from batch_pipeline.provenance import rightsize as sizes
     from batch_pipeline.report.tables import counted
 
     steps = call.options["steps"]
+    if sample := call.options.get("explain"):
+        return _explain(call, sample, steps)
     if call.options["write"] and not call.has_pipeline:
         raise InvalidUse("--write needs to know the steps. Run it with the pipeline's file: python main.py rightsize.")
     proposals = sizes.rightsize(
@@ -67,6 +80,24 @@ def rightsize(call: CommandCall) -> int:
     return CommandExit.DONE
 
 
+def _explain(call: CommandCall, sample: str, steps: Sequence[str]) -> int:
+    """Shows what each cell of a sample asks for, and what it is given. Reads what `plan` reads."""
+    from batch_pipeline.run.sizing import explain_sizes
+
+    request = call.request(plans=True)
+    known(sample, request.samples.names, "sample")
+    wanted = [known(step, request.graph.names, "step") for step in steps] or list(request.graph.names)
+    explained = [each for each in explain_sizes(request, sample) if each.step in wanted]
+    if call.json:
+        from batch_pipeline.report.records import plain
+
+        print_json(plain(explained))
+        return CommandExit.DONE
+    for each in explained:
+        data(f"{each.step}: {each.sentence}")
+    return CommandExit.DONE
+
+
 def _defined(call: CommandCall) -> dict[str, tuple[int, int]] | None:
     """Step -> vCPUs and MiB as the pipeline says now; without a pipeline the receipts tell."""
     if not call.has_pipeline:
@@ -88,9 +119,13 @@ def _written(call: CommandCall, proposals: Sequence[ResourceProposal]) -> dict[s
     changes: dict[str, int] = {}
     for one in proposals:
         # A store may have cells of other pipelines too, whose steps this one's settings must not name.
-        if one.step in call.graph.names and one.memory_mb != one.memory_mb_now:
+        if one.step not in call.graph.names:
+            continue
+        # A number would go before the step's own method.
+        is_number = "memory_mb" not in call.graph[one.step].by_evidence
+        if is_number and one.memory_mb != one.memory_mb_now:
             changes[_key(call, f"steps.{one.step}.memory_mb")] = one.memory_mb
-        if one.step in call.graph.names and one.cpus != one.cpus_now:
+        if one.cpus != one.cpus_now:
             changes[_key(call, f"steps.{one.step}.cpus")] = one.cpus
     if changes:
         change_numbers(_file(call), changes)
@@ -154,4 +189,14 @@ def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Comm
         ),
         json_option(),
     ]
+    if workflow is not None:
+        options += [option for option in pipeline_options() if not _FOR_PLANS.isdisjoint(option.opts)]
+        options.append(
+            CommandOption(
+                "--explain",
+                "Say for each step what this sample's cell asks for, by what, and what its group is given.",
+                metavar="SAMPLE",
+                shell_complete=complete.samples(workflow),
+            )
+        )
     return command("rightsize", workflow, argv, rightsize, options)

@@ -26,8 +26,10 @@ from batch_pipeline.cli.options import (
     yes_option,
 )
 from batch_pipeline.cli.output import data, one_reader, print_json, print_store_calls, say
+from batch_pipeline.config import COMMAND_LINE
 from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.wire.contract import CommandExit
+from batch_pipeline.wire.errors import InvalidUse
 
 if TYPE_CHECKING:
     from batch_pipeline.luigi_adapter.preparer import Preparer
@@ -50,6 +52,7 @@ def run(call: CommandCall) -> int:
     """
     if call.options["dry_run"]:
         return plan.plan(call)
+    _require_bound(call)
     with call.events:
         return _run(call)
 
@@ -84,6 +87,20 @@ def _run(call: CommandCall) -> int:
             return code
     detach = bool(call.options["detach"])
     return finish(call, watched(call, lambda listener: drive(request, listener, detach=detach, preparer=preparer)))
+
+
+def _require_bound(call: CommandCall) -> None:
+    """Raises InvalidUse where `--max-cost-cancel` would do nothing."""
+    settings = call.settings
+    if settings.origins.get("prices.max_cost_cancel") != COMMAND_LINE:
+        return
+    if not settings.prices.max_cost:
+        raise InvalidUse("--max-cost-cancel needs a bound, and prices.max_cost is 0. Give --max-cost too.")
+    if call.options["detach"] and settings.backend.driver != "batch":
+        raise InvalidUse(
+            "--max-cost-cancel acts while a driver follows the run, and with --detach none does. Leave one of them out,"
+            " or give --driver batch too."
+        )
 
 
 def _bring_images_up_to_date(call: CommandCall) -> None:
@@ -203,6 +220,7 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
         return
     if not outcome.run_ids and not outcome.blocked:
         data(nothing_to_do(outcome.progress))
+        _tell_removed(outcome)
         return
     # The last word of the progress was the same.
     if not (outcome.run_ids and one_reader()):
@@ -210,6 +228,7 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
             data(f"{name}: {step.line}")
     for again in outcome.again:
         data(again.line)
+    _tell_removed(outcome)
     print_failures(outcome.failed, has_pipeline=has_pipeline)
     if left := unsent_line(outcome):
         data(left)
@@ -219,6 +238,13 @@ def _tell(outcome: Outcome, *, has_pipeline: bool) -> None:
         data(f"{counted(len(outcome.blocked), 'cell')} cannot run:")
         for line in blocked_lines(outcome.blocked):
             data(f"  {line}")
+
+
+def _tell_removed(outcome: Outcome) -> None:
+    from batch_pipeline.report.tables import removed_line
+
+    if line := removed_line(outcome.removed):
+        data(line)
 
 
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:

@@ -222,6 +222,8 @@ def _export(call: CommandCall, names: Sequence[str]) -> int:
         print_json(plain(exported))
         return CommandExit.DONE
     data(f"Run {run.run_id} is in {exported.place}: {exported.files:,} files, {exported.size_bytes:,} bytes.")
+    if exported.removed:
+        say(f"Not in it, as removed after use: {exported.removed:,} files. The records say by which run.")
     if exported.left_out:
         say(f"{exported.left_out:,} cells of the run have no results any more, or not yet.")
     return CommandExit.DONE

@@ -9,8 +9,9 @@ import click
 
 from batch_pipeline.cli import complete
 from batch_pipeline.cli.call import CommandCall, command
-from batch_pipeline.cli.options import common_options, json_option
+from batch_pipeline.cli.options import CommandOption, common_options, json_option, parameter_options, pipeline_options
 from batch_pipeline.cli.output import data, print_json
+from batch_pipeline.pipeline.workflow import tasks_of
 from batch_pipeline.report.tables import counted
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import CommandExit
@@ -25,13 +26,45 @@ def store(call: CommandCall) -> int:
 
     A run writes its own when it ends; that of an older version has none, and that of a run of many cells lacks times
     and sizes. RUN is an id, its beginning or end, or `last`.
+
+    `store tidy` removes the temporary outputs of the samples of the list that every cell which reads them is done with,
+    as a run does at its end. Give it the parameters of the run.
     """
+    action, *names = call.options["what"]
+    if action == "tidy" and not names:
+        return _tidy(call)
+    if action != "index":
+        given = " ".join(call.options["what"])
+        raise InvalidUse(f"There is no `store {given}`. There are: store index [RUN], store tidy.")
+    return _index(call, names)
+
+
+def _tidy(call: CommandCall) -> int:
+    from batch_pipeline.report.records import plain
+    from batch_pipeline.report.tables import removed_line
+    from batch_pipeline.run.backend import LazyBackend
+    from batch_pipeline.run.lock import DriverLock
+    from batch_pipeline.run.temporary import has_temporary, remove_used
+
+    request = call.request()
+    if not has_temporary(request.graph):
+        raise InvalidUse(f"{request.graph.name} has no temporary output. Declare one: Output(FILE, temporary=True).")
+    backend = LazyBackend()
+    try:
+        removed = remove_used(request, backend, DriverLock(request.store))
+    finally:
+        backend.close()
+    if call.json:
+        print_json({"format": 1, **plain(removed)})
+    else:
+        data(removed_line(removed) or "Nothing to remove.")
+    return CommandExit.DONE
+
+
+def _index(call: CommandCall, names: Sequence[str]) -> int:
     from batch_pipeline.records.registry import LAST, resolve
     from batch_pipeline.run.closing import index_run
 
-    action, *names = call.options["what"]
-    if action != "index":
-        raise InvalidUse(f"There is no `store {action}`. There is: store index [RUN].")
     if len(names) > 1:
         raise InvalidUse(f"`store index` takes 1 run, not {len(names)}. Give it once for each.")
     run = resolve(call.store, names[0] if names else LAST)
@@ -48,6 +81,10 @@ def store(call: CommandCall) -> int:
 def make(workflow: type[WorkflowTask] | None, argv: Sequence[str]) -> click.Command:
     """The command."""
     what = click.Argument(
-        ["what"], nargs=-1, required=True, metavar="index [RUN]", shell_complete=complete.runs(workflow)
+        ["what"], nargs=-1, required=True, metavar="index [RUN]|tidy", shell_complete=complete.runs(workflow)
     )
-    return command("store", workflow, argv, store, [what, *common_options(), json_option()])
+    options = [what, *common_options(), *pipeline_options(), json_option()]
+    options.append(CommandOption("--accept-code-changes", "Take what other code made for done.", is_flag=True))
+    if workflow is not None:
+        options += parameter_options(tasks_of(workflow), options)
+    return command("store", workflow, argv, store, options)

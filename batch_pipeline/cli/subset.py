@@ -53,6 +53,8 @@ def subset(call: CommandCall) -> int:
         return CommandExit.DONE
     there = f", {copy.there:,} of them there already" if copy.there else ""
     data(f"{counted(copy.files, 'file')} of {counted(len(samples), 'sample')}, {copy.size_bytes:,} bytes{there}.")
+    if copy.removed:
+        data(f"{counted(copy.removed, 'temporary result')} not copied, as removed after use; their records are.")
     data(f"Recorded in both stores as subset {copy.subset_id}.")
     return CommandExit.DONE
 

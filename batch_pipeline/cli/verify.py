@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +34,13 @@ def verify(call: CommandCall) -> int:
 
     promises = _promises(call)
     bad: list[Checked] = []
+    removed: list[Checked] = []
     files = size_bytes = 0
     total = len(promises) if isinstance(promises, list) else None
     for checked in _shown(verified(call.store, promises), total):
+        if checked.removed:
+            removed.append(checked)
+            continue
         files, size_bytes = files + 1, size_bytes + checked.size_bytes
         if checked.problem:
             bad.append(checked)
@@ -44,7 +49,8 @@ def verify(call: CommandCall) -> int:
     repaired = repair(call.store, bad) if call.options["repair"] else []
     if call.json:
         problems = [{"file": one.promise.key, "problem": one.problem, "witness": one.promise.witness} for one in bad]
-        done = {"repaired": repaired} if call.options["repair"] else {}
+        done: dict[str, object] = {"repaired": repaired} if call.options["repair"] else {}
+        done |= {"removed": [{"file": one.promise.key, "removed": one.removed} for one in removed]}
         print_json({"format": 1, "ok": not bad, "files": files, "size_bytes": size_bytes, "problems": problems} | done)
     elif bad:
         data(f"{counted(len(bad), 'file')} of {files:,} {'is' if len(bad) == 1 else 'are'} not what the receipts say.")
@@ -52,6 +58,9 @@ def verify(call: CommandCall) -> int:
             data(f"{counted(len(repaired), 'cell')} will be made again by the next run.")
     else:
         data(f"{counted(files, 'file')}, {size_bytes:,} bytes: as the receipts say.")
+    if not call.json:
+        for words, number in Counter(one.removed for one in removed).items():
+            data(f"{counted(number, 'file')} {words}.")
     return CommandExit.FAILED if bad else CommandExit.DONE
 
 

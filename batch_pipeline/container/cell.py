@@ -44,6 +44,7 @@ from batch_pipeline.wire.contract import DIRECTORY, MANY, ContainerExit, Variabl
 from batch_pipeline.wire.errors import BatchPipelineError, ContractBroken, DiskFull, InvalidOutput, StepInterrupted
 from batch_pipeline.wire.job import Job
 from batch_pipeline.wire.manifest import Manifest, Row
+from batch_pipeline.wire.plain_text import one_line
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 LOGGER = Logger(__name__)
 #: Characters of the log that a failure's record repeats.
 _TAIL_CHARACTERS = 2000
-#: Characters of a failure's message that are kept: a step may raise an error of any length.
-_MESSAGE_CHARACTERS = 4000
 #: Bytes at the end of the log that are searched for the reason of a failure.
 _SEARCHED_BYTES = 1 << 13
 
@@ -330,9 +329,8 @@ class CellAttempt:
         if self.workspace.path:
             # What failed alike reads alike, and nobody can look into a folder that is removed.
             verdict = replace(verdict, message=verdict.message.replace(f"{self.workspace.path}/", ""))
-        if len(verdict.message) > _MESSAGE_CHARACTERS:
-            # The messages of all failed cells of a run are read together.
-            verdict = replace(verdict, message=f"{verdict.message[:_MESSAGE_CHARACTERS]}…")
+        # The messages of all failed cells of a run are read together.
+        verdict = replace(verdict, message=one_line(verdict.message))
         LOGGER.error("failed", end_reason=verdict.reason, exit_code=int(verdict.exit_code))
         say(f"{manifest.step} of {row.sample} failed: {verdict.message}")
         if verdict.exit_code == DiskFull.exit_code:

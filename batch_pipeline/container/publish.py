@@ -69,6 +69,8 @@ def products_of(manifest: Manifest, row: Row, work: str) -> list[Product]:
 def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> list[str]:
     """Keys of the cell's receipts that this attempt is to replace; looked at right before it publishes.
 
+    Records of removed files (`layout.removal`) come last: while a receipt stands it is told what of it is gone.
+
     A receipt of another attempt that still waits for the disk will never be one.
 
     Raises StepInterrupted when a later attempt of its job has ended, or a later run has made the cell: its results are
@@ -89,7 +91,7 @@ def older_receipts(manifest: Manifest, row: Row, attempt: int, files: Files) -> 
             " nothing."
         )
     files.withdraw(folders[0])
-    return list(receipts)
+    return sorted(receipts, key=lambda key: layout.cell_of_receipt(key) is None)
 
 
 def publish(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from batch_pipeline.pipeline.cell_facts import ANY_MEMORY_MB
 from batch_pipeline.pipeline.columns import typed_values
 from batch_pipeline.pipeline.step import Output, Reference, Step
 from batch_pipeline.wire.contract import DIRECTORY, MANY
@@ -95,7 +96,7 @@ def make_job(
         params=step.params,
         columns=typed_values(step, columns or {}),
         cpus=kind.cpus,
-        memory_mb=kind.memory_mb,
+        memory_mb=kind.memory_mb if isinstance(kind.memory_mb, int) else ANY_MEMORY_MB,
     )
 
 

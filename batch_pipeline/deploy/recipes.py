@@ -40,6 +40,7 @@ _CODE: Final = (
     "wire/*.py",
     "container/*.py",
     "pipeline/__init__.py",
+    "pipeline/cell_facts.py",
     "pipeline/command.py",
     "pipeline/parameters.py",
     "pipeline/step.py",

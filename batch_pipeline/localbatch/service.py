@@ -82,6 +82,7 @@ class Batch:
         """Puts back what was stored; nothing starts before `resume`."""
         for kind, name, body in documents:
             self.registry.load(kind, name, body)
+        self._api.consumables.load()
         for name, queue in self.registry.queues.items():
             self.engine.set_queue(name, queue["priority"], serves=self.registry.serves(name))
         for job in jobs:
@@ -175,7 +176,7 @@ class Batch:
         for run in engine.schedule(self.clock.now_ms()):
             executor.start(run)
         self._set_alarm()
-        if (engine.changed or engine.changed_jobs) and not self._flush_due:
+        if (engine.changed or engine.changed_jobs or engine.units.spent) and not self._flush_due:
             self._flush_due = True
             self.clock.call_at(self.clock.now_ms() + FLUSH_MS, self.flush)
 
@@ -194,6 +195,7 @@ class Batch:
         """Writes what has changed."""
         engine = self.engine
         self._flush_due = False
+        self._api.consumables.keep_spent()
         if engine.changed or engine.changed_jobs:
             self._storage.save(
                 [engine.jobs[job_id] for job_id in engine.changed_jobs],

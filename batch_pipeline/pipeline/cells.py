@@ -58,11 +58,14 @@ class Cells:
         parts: Mapping[str, StepParts],
         inventory: Inventory,
         selection: Selection,
+        remade: AbstractSet[tuple[str, str]] = frozenset(),
     ) -> None:
         self.graph = graph
         self.samples = samples
         self.inventory = inventory
         self.selection = selection
+        #: (step, sample) of cells that must run, chosen or not: what reads their removed files is to run.
+        self.remade = remade
         self.live = index_live_cells(graph, samples, inventory.live)
         #: Step -> digest of its part.
         self.digests = {step: part.digest() for step, part in parts.items()}
@@ -72,6 +75,7 @@ class Cells:
         self.choices: dict[str, Choices] = {}
         #: Gather -> the samples that it reads.
         self.gathers: dict[str, GatherInput] = {}
+        self.parts = parts
         self._former = FormerFingerprints(self, parts)
         #: Native ids of live jobs that no array of this plan can follow index by index; filled by `defer`.
         self.split: set[str] = set()
@@ -161,7 +165,8 @@ class Cells:
 
     def _is_plain(self, node: Node) -> bool:
         """Whether what is done by its fingerprint needs no second look; most cells of most plans are."""
-        return not (self.selection.force or self.selection.accept_code_changes or node.name in self.live.jobs)
+        is_plain = not (self.selection.force or self.selection.accept_code_changes or node.name in self.live.jobs)
+        return is_plain and all(step != node.name for step, _ in self.remade)
 
     def _inputs_move(self, node: Node) -> Sequence[bool]:
         """For each cell of a step whether something that it reads, however far up, is on its way or made again."""
@@ -248,6 +253,7 @@ class Cells:
         | live | settled | proven | chosen | and                                                     | state    |
         |------|---------|--------|--------|---------------------------------------------------------|----------|
         | yes  | yes     | yes    |        | the receipt is of this very fingerprint                 | DONE     |
+        | yes  |         |        | yes    | its own results were removed and must be made again     | DEFERRED |
         | yes  |         |        | yes    | an input is TO_RUN or DEFERRED                          | DEFERRED |
         | yes  |         |        |        |                                                         | LIVE     |
         | no   | yes     | yes    |        |                                                         | DONE     |
@@ -263,15 +269,18 @@ class Cells:
         | no   |         |        | yes    |                                                         | TO_RUN   |
 
         live: a live job has it, whatever the fingerprint (`conflicts.py`), and the cell has one.
-        settled: nothing that it reads, however far up, is on its way or made again (`moves`), and it is not forced.
+        settled: nothing that it reads, however far up, is on its way or made again (`moves`), and it is neither forced
+        nor `remade`, which is chosen too.
         proven: its one receipt is of its fingerprint, or of other code where that is accepted (`_is_proven`).
         """
-        chosen = self.selection.takes(node.name, name)
-        settled = not moves and not self.is_forced(node.name, name)
+        is_remade = (node.name, name) in self.remade
+        chosen = is_remade or self.selection.takes(node.name, name)
+        settled = not moves and not is_remade and not self.is_forced(node.name, name)
         if fingerprint and (node.name, name) in self.live.fingerprints:
             if settled and have == (fingerprint,):
                 return DONE
             waits = chosen and not _REMADE.isdisjoint(self.read_states(node, position).values())
+            waits |= is_remade and have == (fingerprint,)
             return DEFERRED if waits else LIVE
         if settled and self._is_proven(node, fingerprint, have):
             return DONE
@@ -335,7 +344,9 @@ class Cells:
         if len(have) > 1:
             return Why.IN_DOUBT
         if self._is_proven(node, fingerprint, have):
-            return Why.FORCED if self.is_forced(node.name, name) else Why.UPSTREAM
+            if self.is_forced(node.name, name):
+                return Why.FORCED
+            return Why.REMOVED if (node.name, name) in self.remade else Why.UPSTREAM
         if have:
             return Why.CHANGED
         retired = self.inventory.retired.get(node.name, _NO_RECEIPTS).get(name, {})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from batch_pipeline.pipeline.code import place_of
-from batch_pipeline.pipeline.step import Output, Step
+from batch_pipeline.pipeline.step import Output, Scope, Step
 from batch_pipeline.wire.contract import DIRECTORY, MANY
 from batch_pipeline.wire.file_patterns import matches
 
@@ -17,6 +17,8 @@ def wrong_outputs(step: type[Step]) -> Iterator[str]:
     """What is wrong with the names that each output port declares, a sentence each."""
     for port, output in step.declared(Output).items():
         problem = next(_problems(output), "")
+        if output.temporary and step.scope is Scope.REFERENCE:
+            problem = "is temporary, but every later run reads a reference. Remove temporary=True."
         if problem:
             yield f"{place_of(step, port)}: {step.__name__}.{port} {problem}"
 

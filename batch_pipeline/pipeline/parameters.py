@@ -11,7 +11,7 @@ from typing import Any, Final
 from batch_pipeline.pipeline.step import Input, Output, Parameter, Reference, SheetColumn, Step
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 
-_RESOURCES: Final = ("cpus", "memory_mb", "timeout_seconds", "image")
+_RESOURCES: Final = ("cpus", "memory_mb", "timeout_seconds", "max_parallel", "image")
 _DECLARATIONS: Final = (Parameter, SheetColumn, Input, Output, Reference)
 #: Names that mean something in every step, so that no port, parameter or column may have them. Not `summary`:
 #: pipelines have outputs of that name, and no step that runs needs the method.

@@ -54,6 +54,7 @@ class Why(Enum):
     UNTRUE = "its receipt is cut off, or a result is not what it says"
     UPSTREAM = "what it reads is made again"
     FORCED = "forced"
+    REMOVED = "its results were removed after use, and a cell that reads them is to run"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,8 @@ class Limits:
     max_overrides_bytes: int
     #: Children on the queue at once, of all jobs; gathers and joins, a job each, come on top. None: any number.
     max_live_children: int | None = None
+    #: Whether so many children of a step, and no more, can be made to run side by side (`Step.max_parallel`).
+    holds_widths: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,25 @@ class LiveJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CellNeed:
+    """What a cell asks for, of a step whose resources are computed (`cell_facts`)."""
+
+    #: MiB; None: the step's number.
+    memory_mb: int | None = None
+    #: Seconds; None: the step's number, or no limit.
+    timeout_seconds: int | None = None
+    #: How long the cell takes beside others of its step, as far as that can be told: the bytes of its sources.
+    weight: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetryOverrides:
-    """With what a cell is sent again that failed through nobody's fault."""
+    """With what a cell is sent, where it asks for that itself or failed before through nobody's fault."""
 
     #: None: as the step's definition says.
     memory_mb: int | None = None
+    #: Seconds that an attempt may run; None: as the step's definition says.
+    timeout_seconds: int | None = None
     #: Empty: the run's own.
     queue: str = ""
 
@@ -124,6 +141,8 @@ class Inventory:
     retired: Mapping[str, Mapping[str, Mapping[str, Retired]]] = field(default_factory=dict)
     #: Step -> sample -> fingerprints whose receipt is cut off, or vouches for a result that is missing.
     untrue: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Step -> sample -> fingerprint -> ports whose files were removed after use (`records.removals`).
+    removed: Mapping[str, Mapping[str, Mapping[str, AbstractSet[str]]]] = field(default_factory=dict)
     #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
     #: Gather -> samples that its success receipt names as read; only where results of other code are trusted.
@@ -148,6 +167,8 @@ class Inventory:
     made: AbstractSet[tuple[str, str]] = frozenset()
     #: (step, sample) -> with what the cell is sent, where that is not as its step says.
     overrides: Mapping[tuple[str, str], RetryOverrides] = field(default_factory=dict)
+    #: Step whose resources are computed -> sample (COHORT for a gather) of each cell to run -> what it asks for.
+    needs: Mapping[str, Mapping[str, CellNeed]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

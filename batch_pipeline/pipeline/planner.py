@@ -1,7 +1,9 @@
 """Makes the plan: `make_plan` is a function of values, and the only place where anything is decided.
 
-Four passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time.
-`_groups` puts samples together that need the same steps and wait for the same live jobs. `_shards` has them cut into
+Four passes. `Cells` (`cells.py`) gives every cell its fingerprint and state, a column of samples at a time; once more
+where a cell that is to run reads what was removed after use (`temporary.py`).
+`_groups` puts samples together that need the same steps with the same resources and wait for the same live jobs; what
+their cells ask for is brought to a few numbers before (`resource_groups.py`). `_shards` has them cut into
 shards and waves (`waves.py`). `_Jobs` names the jobs with their dependencies.
 
 A live array can be depended on index by index only by an array of the very same samples in the same order. A driver
@@ -19,6 +21,7 @@ from batch_pipeline.pipeline.conflicts import conflicts_of
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.plan import (
     AS_DEFINED,
+    CellNeed,
     CellState,
     Edge,
     Inventory,
@@ -28,8 +31,10 @@ from batch_pipeline.pipeline.plan import (
     RetryOverrides,
     Selection,
 )
+from batch_pipeline.pipeline.resource_groups import sized
 from batch_pipeline.pipeline.retiring import retired_by
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.temporary import with_remade
 from batch_pipeline.pipeline.waves import Group, Shard, shards_of
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.wire.errors import InvalidPlan
@@ -49,9 +54,7 @@ def make_plan(
     Every cell that is chosen, missing, not live and not blocked is in exactly one job, after the jobs that make what
     it reads. Raises InvalidPlan when a step reads from more steps than one job may depend on.
     """
-    cells = Cells(graph, tuple(samples), parts, inventory, selection)
-    for node in graph:
-        cells.add(node)
+    cells = with_remade(Cells(graph, tuple(samples), parts, inventory, selection))
     jobs = _Jobs(cells, _shards(cells, limits), limits).all()
     return Plan(
         graph=graph,
@@ -124,9 +127,11 @@ def _marked(cells: Cells) -> list[Node]:
 
 def _signatures(cells: Cells) -> dict[tuple[_Mark, ...], list[int]]:
     """Positions of the samples by what they run and wait for."""
-    columns = [_marks(cells, node) for node in _marked(cells)]
+    columns = {node.name: _marks(cells, node) for node in _marked(cells)}
+    if cells.inventory.needs:
+        _size(cells, columns)
     members: dict[tuple[_Mark, ...], list[int]] = {}
-    for i, signature in enumerate(zip(*columns, strict=True)):
+    for i, signature in enumerate(zip(*columns.values(), strict=True)):
         members.setdefault(signature, []).append(i)
     return members
 
@@ -162,6 +167,23 @@ def _overridden(cells: Cells, node: Node, column: list[_Mark]) -> None:
     for i, sample in enumerate(cells.samples if overrides else ()):
         if sample in overrides and column[i] is _RUNS:
             column[i] = (overrides[sample], "", ())
+
+
+def _size(cells: Cells, columns: Mapping[str, list[_Mark]]) -> None:
+    """Marks the cells that ask for their resources with those of the sample's group, the same one in all steps."""
+    needs: dict[str, dict[int, CellNeed]] = {}
+    overrides: dict[str, dict[int, RetryOverrides]] = {}
+    for step, by_sample in cells.inventory.needs.items():
+        for i, ((run, _, _), sample) in enumerate(zip(columns.get(step, ()), cells.samples, strict=False)):
+            if run is not None and sample in by_sample:
+                needs.setdefault(step, {})[i] = by_sample[sample]
+                overrides.setdefault(step, {})[i] = run
+    waits = (tuple(job for _, job, _ in marks) for marks in zip(*columns.values(), strict=True))
+    together = {i: jobs for i, jobs in enumerate(waits) if any(jobs)}
+    for step, sent in sized(needs, overrides, together).items():
+        column = columns[step]
+        for i, run in sent.items():
+            column[i] = (run, *column[i][1:])
 
 
 class _Jobs:
@@ -236,6 +258,8 @@ class _Jobs:
                 edges.append(Edge(job=join.name, index_by_index=False))
             level += 1
         overrides = self.cells.inventory.overrides.get((node.name, COHORT), AS_DEFINED)
+        if (need := self.cells.inventory.needs.get(node.name, {}).get(COHORT)) is not None:
+            overrides = sized({node.name: {0: need}}, {node.name: {0: overrides}}, {})[node.name][0]
         yield PlannedJob(name=node.name, step=node.name, after=tuple(edges), overrides=overrides)
 
     def _live_edges(self, node: Node, step: str) -> Iterator[Edge]:

@@ -1,4 +1,4 @@
-"""What the settings say of steps (`[steps.call]`) instead of their classes: memory, vCPUs, a time limit, an image.
+"""What the settings say of steps (`[steps.call]`) instead of their classes: memory, vCPUs, time limit, width, image.
 
 The image is part of a step's fingerprint; the others are not, since they change no result.
 """

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+from batch_pipeline.pipeline.cell_facts import Learned
 from batch_pipeline.pipeline.code import (
     code_of,
     in_main_guard,
@@ -41,8 +42,18 @@ _GETTERS: Final = ("os.environ.get", "environ.get", "os.getenv", "getenv")
 _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "scope": (lambda value: isinstance(value, Scope), "Scope.SAMPLE or Scope.COHORT"),
     "cpus": (lambda value: _is_number(value, int, float), "a number of vCPUs, without quotes"),
-    "memory_mb": (lambda value: _is_number(value, int), "a whole number of MiB, without quotes and unit"),
-    "timeout_seconds": (lambda value: value is None or _is_number(value, int), "a whole number of seconds, or None"),
+    "memory_mb": (
+        lambda value: isinstance(value, Learned) or callable(value) or _is_number(value, int),
+        "a whole number of MiB, without quotes and unit",
+    ),
+    "timeout_seconds": (
+        lambda value: value is None or callable(value) or _is_number(value, int),
+        "a whole number of seconds, or None",
+    ),
+    "max_parallel": (
+        lambda value: value is None or _is_number(value, int),
+        "a whole number of cells from 1 on, or None",
+    ),
     "tolerant": (lambda value: isinstance(value, bool), "True or False"),
     "script": (lambda value: isinstance(value, str), "a file's name"),
     "command": (lambda value: isinstance(value, str), "a text for bash"),

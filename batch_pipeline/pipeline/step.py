@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from batch_pipeline.pipeline.values import Column as Column
 from batch_pipeline.pipeline.values import Param as Param
@@ -39,6 +39,9 @@ from batch_pipeline.pipeline.values import SheetColumn as SheetColumn
 from batch_pipeline.wire.contract import DIRECTORY, MANY
 from batch_pipeline.wire.errors import InvalidConfig, InvalidPipeline
 from batch_pipeline.wire.job import Job
+
+if TYPE_CHECKING:
+    from batch_pipeline.pipeline.cell_facts import CellFacts, Learned
 
 #: A step's name stands in keys, job names (128 characters in all) and options.
 STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
@@ -69,9 +72,13 @@ class Output:
     A file that is not there after `run` fails the cell, unless `optional`. One name that ends with a slash is a
     directory (`Output("qc/")`): the port has all files below it, and the folder is made before `run`. With `many` the
     names are patterns (`Output("*.vcf.gz", many=True)`): the port has all files that they match, at least one each.
+    The files of a `temporary` port are removed once every cell that reads them is done, and made again only for one
+    that must run (`pipeline.temporary`). Fingerprints do not depend on it.
     """
 
-    def __init__(self, *files: str, many: bool = False, optional: bool = False, help: str = "") -> None:
+    def __init__(
+        self, *files: str, many: bool = False, optional: bool = False, temporary: bool = False, help: str = ""
+    ) -> None:
         if not files:
             raise InvalidPipeline("An Output names at least one file: Output('counts.tsv').")
         for file in files:
@@ -85,6 +92,7 @@ class Output:
         self.files = tuple(_normal(file) if many or file.endswith("/") else file for file in files)
         self.many = many
         self.optional = optional
+        self.temporary = temporary
         self.help = help
 
     @property
@@ -141,10 +149,13 @@ class Step:
     tools: ClassVar[tuple[str, ...]] = ()
     #: vCPUs that one child needs.
     cpus: ClassVar[int] = 1
-    #: MiB of memory that one child needs.
-    memory_mb: ClassVar[int] = 1024
-    #: Seconds an attempt may run; none by default, since a default limit kills real work.
-    timeout_seconds: ClassVar[int | None] = None
+    #: MiB of memory that one child needs: a number, a method of what is known of the cell, or what its earlier cells
+    #: took (`cell_facts`).
+    memory_mb: ClassVar[int | Callable[[Any, CellFacts], float] | Learned] = 1024
+    #: Seconds an attempt may run; none by default, since a default limit kills real work. A number, or a method.
+    timeout_seconds: ClassVar[int | Callable[[Any, CellFacts], float | None] | None] = None
+    #: Cells of the step that may run side by side, over all jobs of a run; None: as many as there is room for.
+    max_parallel: ClassVar[int | None] = None
     #: Container image; part of the fingerprint. Empty: none (the embedded Batch runs it as a process).
     image: ClassVar[str] = ""
 

@@ -30,6 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
+from batch_pipeline.pipeline.cell_facts import ANY_MEMORY_MB
 from batch_pipeline.pipeline.parameters import require_step_class, task_defaults
 from batch_pipeline.pipeline.step import STEP_NAME, Input, Output, Parameter, Reference, Scope, SheetColumn, Step
 from batch_pipeline.pipeline.wiring import Connection as Connection
@@ -159,7 +160,7 @@ class Node:
     inputs: Mapping[str, Connection]
     #: Container image, of the settings, of the class, or pinned by `deploy images`; empty: none.
     image: str = ""
-    #: What the settings say instead of the class: `memory_mb`, `cpus`, `timeout_seconds`, `image`.
+    #: What the settings say instead of the class: `settings.STEP_KEYS`.
     settings: Mapping[str, Any] = field(default_factory=dict)
     #: Condition; empty: every sample has the step. And file and line where it is written.
     when: str = ""
@@ -173,14 +174,30 @@ class Node:
 
     @property
     def memory_mb(self) -> int:
-        """MiB of memory of one child."""
-        memory_mb: int = self.settings.get("memory_mb", self.step.memory_mb)
-        return memory_mb
+        """MiB of memory of one child, as its job definition says: any, where each cell is given its own."""
+        memory_mb = self.settings.get("memory_mb", self.step.memory_mb)
+        return memory_mb if isinstance(memory_mb, int) else ANY_MEMORY_MB
 
     @property
     def timeout_seconds(self) -> int | None:
-        """Seconds that an attempt may run; None: no limit."""
-        return self.settings.get("timeout_seconds", self.step.timeout_seconds) or None
+        """Seconds that an attempt may run, as its job definition says; None: no limit, or each cell has its own."""
+        seconds = self.settings.get("timeout_seconds", self.step.timeout_seconds)
+        return seconds if isinstance(seconds, int) and seconds else None
+
+    @property
+    def by_evidence(self) -> tuple[str, ...]:
+        """Its resources that are no number: they are computed for each cell (`cell_facts`)."""
+        values = {name: getattr(self.step, name) for name in ("memory_mb", "timeout_seconds")}
+        return tuple(
+            name
+            for name, value in values.items()
+            if name not in self.settings and value is not None and not isinstance(value, int)
+        )
+
+    @property
+    def max_parallel(self) -> int | None:
+        """Cells that may run side by side; None: any number."""
+        return self.settings.get("max_parallel", self.step.max_parallel) or None
 
     @property
     def scope(self) -> Scope:

@@ -78,7 +78,7 @@ class PoolBackend:
 
     def limits(self) -> Limits:
         """See `Backend.limits`."""
-        return LIMITS[self.name]
+        return replace(LIMITS[self.name], holds_widths=False)
 
     def wake(self) -> None:
         """See `Backend.wake`. Pilots start when there is something for them."""
@@ -230,6 +230,20 @@ class PoolBackend:
 
         act = f"cancel-{ULID()}"
         return self._pool.move(wanted, Action.CANCEL, now_ms=self._now_ms(), act=act, who=reason, force=True).moved
+
+    def set_width(self, name: str, most: int) -> None:
+        """See `Backend.set_width`. Always raises SubmissionRefused: pilots claim whatever task is next."""
+        raise SubmissionRefused(
+            f"A pool cannot hold {name} to {most} tasks side by side. Set max_parallel to 0, or drop --pilots."
+        )
+
+    def widths(self, prefix: str) -> Mapping[str, int]:
+        """See `Backend.widths`."""
+        return {}
+
+    def remove_width(self, name: str) -> bool:
+        """See `Backend.remove_width`."""
+        return True
 
     def close(self) -> None:
         """See `Backend.close`. What was sent and never looked at is not left without pilots."""

@@ -73,7 +73,7 @@ def task_of(native_id: str, request: JobRequest, index: int, waits: Sequence[tup
         environment={**request.environment, **own},
         after=tuple(dict.fromkeys(name for ids in waits for name in ids)),
         most_returns=max(0, int(strategy.get("attempts", 1)) - 1),
-        time_limit_seconds=timeout.get("attemptDurationSeconds"),
+        time_limit_seconds=request.timeout_seconds or timeout.get("attemptDurationSeconds"),
         parent=native_id,
     )
 

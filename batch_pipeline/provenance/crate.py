@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from urllib.parse import quote
 from batch_pipeline.provenance.crate_metadata import DRIVER_LOG, METADATA, README, Member, metadata
 from batch_pipeline.records.driver_log import read_driver_log
 from batch_pipeline.records.record import RunRecord
+from batch_pipeline.records.removals import Removal
 from batch_pipeline.records.results import results_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
@@ -57,6 +58,8 @@ class Exported:
     size_bytes: int
     #: Cells of the run that have no results.
     left_out: int
+    #: Temporary files that are not in it, for they were removed after use; their records are.
+    removed: int = 0
 
 
 class Target(Protocol):
@@ -76,11 +79,17 @@ def export(store: Store, run: RunRecord, to: str, *, results: bool = True) -> Ex
         main = crate.records(run)
         outcome = results_of(store, run)
         for receipt in outcome.receipts:
-            crate.cell(receipt, results=results)
+            crate.cell(receipt, outcome.removed, results=results)
         crate.text(README, _README.format(run_id=run.run_id, pipeline=run.pipeline), "What this is")
         document = metadata(run, outcome.receipts, crate.members, crate.places(outcome.receipts), main)
         crate.write(METADATA, [json.dumps(document, indent=1, ensure_ascii=False).encode()])
-    return Exported(place=to, files=crate.files, size_bytes=crate.size_bytes, left_out=len(outcome.missing))
+    return Exported(
+        place=to,
+        files=crate.files,
+        size_bytes=crate.size_bytes,
+        left_out=len(outcome.missing),
+        removed=len(outcome.removed),
+    )
 
 
 class _Crate:
@@ -107,11 +116,14 @@ class _Crate:
         # Records of before the wiring was kept have it in the plan.
         return main if self.copy(layout.run_workflow(run.run_id), main, "Wires the steps") else "run/plan.json"
 
-    def cell(self, receipt: Receipt, *, results: bool) -> None:
-        """Writes a cell's receipt and results."""
+    def cell(self, receipt: Receipt, removed: Mapping[str, Removal], *, results: bool) -> None:
+        """Writes a cell's receipt and results; of those that were removed after use the records."""
         key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
         self.copy(key, key, f"Receipt of {receipt.step}, sample {receipt.sample}")
-        for output in receipt.outputs:
+        for record in {one.key: one for output in receipt.outputs if (one := removed.get(output.key))}.values():
+            names = ", ".join(file["key"] for file in record.files)
+            self.copy(record.key, record.key, f"{names}: {record.words}")
+        for output in (one for one in receipt.outputs if one.key not in removed):
             self._places[output.key] = quote(output.key) if results else self._store.url_of(output.key)
             if results:
                 self._verified(output)

@@ -22,7 +22,7 @@ from batch_pipeline.provenance.transfer import FileToCopy, Transfer
 from batch_pipeline.records.history import Happened, append, now, read_events
 from batch_pipeline.records.people import user_name
 from batch_pipeline.records.record import RunRecord
-from batch_pipeline.records.results import Cell, maker_of, receipt_of, results_of
+from batch_pipeline.records.results import Cell, RunResults, maker_of, receipt_of, results_of
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.digest import sha256_of_bytes
 from batch_pipeline.wire.errors import InvalidUse, RunConflict, StoreFailed
@@ -46,6 +46,8 @@ class Released:
     size_bytes: int
     #: Cells of the run that have no results.
     missing: int
+    #: Temporary files that are not in it, for they were removed after use; their records are.
+    removed: int = 0
 
 
 def release(
@@ -69,14 +71,21 @@ def release(
             " them, or give --partial to release the others."
         )
     prefix = _prefix(store, run, target)
-    record = _begun(store, run, target, prefix, results.receipts)
+    record = _begun(store, run, target, prefix, results)
     files = [FileToCopy(**file) for file in record["files"]]
     copied = Transfer(store, target, files, prefix).copy_all(on_copied)
     _finish(target, prefix, copied)
     size = sum(file.size_bytes for file in copied)
     url = target.url_of(prefix)
     append(store, run.run_id, Happened.RELEASED, url, to=target.url, prefix=prefix, files=len(copied), size_bytes=size)
-    return Released(url=url, prefix=prefix, files=len(copied), size_bytes=size, missing=len(results.missing))
+    return Released(
+        url=url,
+        prefix=prefix,
+        files=len(copied),
+        size_bytes=size,
+        missing=len(results.missing),
+        removed=len(record.get("removed", ())),
+    )
 
 
 def _prefix(store: Store, run: RunRecord, target: Store) -> str:
@@ -102,7 +111,7 @@ def _prefix(store: Store, run: RunRecord, target: Store) -> str:
     return begun[-1] if begun else today
 
 
-def _begun(store: Store, run: RunRecord, target: Store, prefix: str, receipts: Sequence[Receipt]) -> dict[str, Any]:
+def _begun(store: Store, run: RunRecord, target: Store, prefix: str, results: RunResults) -> dict[str, Any]:
     """The release's record: the one that is there, when it was begun before; else a new one, recorded on both sides."""
     try:
         there: dict[str, Any] = target.get_json(f"{prefix}{RECORD}")
@@ -117,7 +126,8 @@ def _begun(store: Store, run: RunRecord, target: Store, prefix: str, receipts: S
         "host": socket.gethostname(),
         "from": store.url,
         "to": target.url_of(prefix),
-        "files": [asdict(file) for file in _files(store, receipts)],
+        "files": [asdict(file) for file in _files(store, results)],
+        "removed": [{"key": key, "run_id": one.run_id} for key, one in sorted(results.removed.items())],
     }
     append(store, run.run_id, Happened.RELEASE_BEGUN, target.url_of(prefix), to=target.url, prefix=prefix)
     # Two at once: the one who came first says what is released.
@@ -126,11 +136,17 @@ def _begun(store: Store, run: RunRecord, target: Store, prefix: str, receipts: S
     return record
 
 
-def _files(store: Store, receipts: Sequence[Receipt]) -> Iterator[FileToCopy]:
-    """Results, receipts, those of the references that were read, and the records of all their runs."""
+def _files(store: Store, results: RunResults) -> Iterator[FileToCopy]:
+    """Results, receipts, those of the references that were read, and the records of all their runs.
+
+    Of what was removed after use the record of that.
+    """
+    receipts = results.receipts
     built = _references(store, receipts)
+    for key in sorted({one.key for one in results.removed.values()}):
+        yield from _small(store, key)
     for receipt in receipts:
-        for output in receipt.outputs:
+        for output in (one for one in receipt.outputs if one.key not in results.removed):
             yield FileToCopy(key=output.key, size_bytes=output.size_bytes, sha256=output.sha256)
     for receipt in (*receipts, *built):
         yield from _small(store, layout.receipt(receipt.step, receipt.sample, receipt.fingerprint))

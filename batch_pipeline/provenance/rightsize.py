@@ -1,9 +1,8 @@
 """Right-sizing: the memory and vCPUs that steps need, from the usage that the receipts of their cells record.
 
 A bounded number of receipts a step is read, spread evenly over the samples, or all of them. A cell that ran out of
-memory and was never done since left no receipt; it needed more than it had, and is taken to need twice that, or a
-table of those that fitted would propose what they did not fit in. Memory is the tools' peak, some room for tomorrow's
-samples, and the container's own.
+memory and was never done since left no receipt, but counts (`records.usage`), or a table of those that fitted would
+propose what they did not fit in.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import chain
-from typing import Final, TypeVar
+from typing import Final
 
+from batch_pipeline.records.usage import CellUsage, needs_of, quantile, usage_of
 from batch_pipeline.records.whole_store import receipt_entries
 from batch_pipeline.run.verdict import read_failed
 from batch_pipeline.wire import layout
@@ -30,31 +29,8 @@ AT_ONCE: Final = 16
 RUNS_SEARCHED: Final = 50
 #: Shares of the cells in the table, in percent.
 SHARES: Final = (50, 90, 95, 99, 100)
-#: MiB of the container's own process and libraries, beside the step's.
-OWN_MB: Final = 64
-#: Proposals are multiples of this many MiB.
-ROUND_MB: Final = 64
 #: vCPUs that may be wanted beyond a whole number before another one is proposed.
 SLACK_CPUS: Final = 0.2
-MIB: Final = 1 << 20
-
-Number = TypeVar("Number", int, float)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellUsage:
-    """What one cell took."""
-
-    memory_bytes: int
-    cpu_seconds: float
-    #: From start to stop, staging included.
-    seconds: float
-    #: What it had; 0 where its receipt does not tell.
-    memory_mb: int = 0
-    cpus: int = 0
-    #: It ran out of memory, and this is a guess.
-    guessed: bool = False
-    started_at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +124,10 @@ def propose(
     """The proposal for a step from what at least one of its cells took. Pure."""
     newest = max((one for one in usages if one.memory_mb), key=lambda one: one.started_at, default=None)
     cpus_now, memory_mb_now = now or ((newest.cpus, newest.memory_mb) if newest else (0, 0))
-    needs = sorted(one.memory_bytes // MIB if one.guessed else with_room(one.memory_bytes, headroom) for one in usages)
+    needs = needs_of(usages, headroom)
     busy = sorted(one.cpu_seconds / one.seconds for one in usages if not one.guessed and one.seconds > 0)
-    table = {percent: _quantile(needs, percent) for percent in SHARES}
-    most_busy = _quantile(busy, 95) if busy else 0.0
+    table = {percent: quantile(needs, percent) for percent in SHARES}
+    most_busy = quantile(busy, 95) if busy else 0.0
     wanted = max(1, math.ceil(most_busy - SLACK_CPUS)) if busy else cpus_now
     return ResourceProposal(
         step=step,
@@ -165,15 +141,9 @@ def propose(
         memory_mb=table[share],
         # Whether more than all of its vCPUs would help, nothing here can tell.
         cpus=min(wanted, cpus_now) if cpus_now else wanted,
-        busy_median=_quantile(busy, 50) if busy else 0.0,
+        busy_median=quantile(busy, 50) if busy else 0.0,
         busy_most=most_busy,
     )
-
-
-def with_room(memory_bytes: int, headroom: float) -> int:
-    """MiB that a cell with this peak should have."""
-    wanted = memory_bytes / MIB * (1 + headroom) + OWN_MB
-    return ROUND_MB * max(1, math.ceil(wanted / ROUND_MB))
 
 
 def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, list[CellUsage]]:
@@ -191,8 +161,7 @@ def _hungry(store: Store, listed: Mapping[str, Mapping[str, str]]) -> dict[str, 
                 most_memory_mb[place] = max(most_memory_mb.get(place, 0), cell.memory_mb)
     guesses: dict[str, list[CellUsage]] = {}
     for (step, _), had in most_memory_mb.items():
-        guess = CellUsage(memory_bytes=2 * had * MIB, cpu_seconds=0.0, seconds=0.0, memory_mb=had, guessed=True)
-        guesses.setdefault(step, []).append(guess)
+        guesses.setdefault(step, []).append(CellUsage.out_of_memory(had))
     return guesses
 
 
@@ -209,25 +178,7 @@ def _read(store: Store, key: str) -> CellUsage | None:
         receipt = Receipt.from_json(store.get_json(key))
     except NotInStore:
         return None
-    if not receipt.usage.peak_memory_bytes:
-        return None
-    return CellUsage(
-        memory_bytes=receipt.usage.peak_memory_bytes,
-        cpu_seconds=receipt.usage.cpu_seconds,
-        seconds=_seconds(receipt.started_at, receipt.stopped_at),
-        memory_mb=receipt.memory_mb,
-        cpus=receipt.cpus,
-        started_at=receipt.started_at,
-    )
-
-
-def _seconds(started_at: str, stopped_at: str) -> float:
-    return (datetime.fromisoformat(stopped_at) - datetime.fromisoformat(started_at)).total_seconds()
-
-
-def _quantile(values: Sequence[Number], percent: int) -> Number:
-    """The least of the sorted values that at least so many percent are not above."""
-    return values[max(0, math.ceil(len(values) * percent / 100) - 1)]
+    return usage_of(receipt)
 
 
 def _share_below(values: Sequence[int], bound: int) -> float:

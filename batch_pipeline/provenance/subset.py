@@ -38,6 +38,8 @@ class Copied:
     size_bytes: int
     #: Of them, those that were there already.
     there: int
+    #: Records of temporary results that were removed after use, and so are in neither store.
+    removed: int = 0
 
 
 def subset(
@@ -83,6 +85,7 @@ def subset(
         files=len(copied),
         size_bytes=sum(file.size_bytes for file in copied),
         there=sum(file.key in transfer.there for file in files),
+        removed=sum(layout.port_of_removal(file.key) is not None for file in files),
     )
 
 
@@ -128,11 +131,15 @@ def _sources(store: Store, samples: Sequence[str], prefix: str, patterns: Sequen
 
 def _results(store: Store, samples: Sequence[str]) -> Iterator[FileToCopy]:
     cells = dict.fromkeys(store.folders(layout.RECEIPTS), samples)
-    for receipt in receipts_counting(store, cells):
+    receipts, removed = receipts_counting(store, cells)
+    for record in sorted({one.key for one in removed.values()}):
+        data = store.get(record)
+        yield FileToCopy(key=record, size_bytes=len(data), sha256=sha256_of_bytes(data))
+    for receipt in receipts:
         if any(file.key.startswith(layout.REFERENCES) for file in receipt.outputs):
             continue
         key = layout.receipt(receipt.step, receipt.sample, receipt.fingerprint)
-        for output in receipt.outputs:
+        for output in (one for one in receipt.outputs if one.key not in removed):
             yield FileToCopy(key=output.key, size_bytes=output.size_bytes, sha256=output.sha256)
         data = store.get(key)
         yield FileToCopy(key=key, size_bytes=len(data), sha256=sha256_of_bytes(data))

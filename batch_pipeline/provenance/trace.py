@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from batch_pipeline.records.record import RunRecord, read_record
-from batch_pipeline.records.results import Cell, maker_of, read_checksums, receipt_of, receipts_of
+from batch_pipeline.records.removals import Removal
+from batch_pipeline.records.results import Cell, maker_of, read_checksums, receipts_and_removed
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse
 from batch_pipeline.wire.receipt import FileRecord, Receipt
@@ -50,6 +51,8 @@ class Traced:
     maker: Cell | None
     #: Why it cannot be followed further; empty: it can, or it is a source.
     problem: str = ""
+    #: `removed after use by run …`, of a temporary output; empty otherwise.
+    removed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,8 @@ def trace(store: Store, text: str, *, samples: frozenset[str] | None = None) -> 
         # A release has the layout of a store.
         store = store.beside(store.url_of(base))
     cell = maker_of(store, key)
-    receipt = receipt_of(store, *cell) if cell else None
+    receipts, removed = receipts_and_removed(store, [cell] if cell else [])
+    receipt = receipts.get(cell) if cell else None
     if cell is None or receipt is None:
         raise InvalidUse(f"No receipt in {store.url} vouches for {key}. Name a file below results/ or cohort/.")
     output = next((one for one in receipt.outputs if one.key == key), None)
@@ -94,7 +98,8 @@ def trace(store: Store, text: str, *, samples: frozenset[str] | None = None) -> 
         raise InvalidUse(f"{key} is no output of {cell[0]}, whose receipt has: {known}.")
     tracer = _Tracer(store, samples)
     tracer.follow(cell, receipt)
-    return Trace(file=_traced(output, cell), makers=tracer.makers, inputs=tracer.inputs)
+    file = _traced(output, cell, removed.get(key))
+    return Trace(file=file, makers=tracer.makers, inputs=tracer.inputs)
 
 
 def key_of(store: Store, text: str) -> str:
@@ -134,6 +139,8 @@ class _Tracer:
         self.inputs: dict[Cell, Sequence[Traced]] = {}
         self._runs: dict[str, tuple[RunRecord | None, Mapping[str, Any]]] = {}
         self._receipts: dict[Cell, Receipt | None] = {}
+        #: Key of an output that was removed after use -> the record.
+        self._removed: dict[str, Removal] = {}
         self._outputs: dict[Cell, Mapping[str, FileRecord]] = {}
         self._of_reference: dict[str, Cell | None] = {}
         self._checksums: dict[str, Mapping[str, str]] = {}
@@ -173,7 +180,9 @@ class _Tracer:
         return self._of_reference[key]
 
     def _fetch(self, cells: Sequence[Cell]) -> None:
-        self._receipts |= {**dict.fromkeys(cells), **receipts_of(self._store, cells)}
+        receipts, removed = receipts_and_removed(self._store, cells)
+        self._receipts |= {**dict.fromkeys(cells), **receipts}
+        self._removed |= removed
 
     def _linked(self, file: FileRecord, maker: Cell | None, reader: Receipt) -> Traced:
         if maker is None:
@@ -186,7 +195,7 @@ class _Tracer:
         is_same = bool(file.sha256) and file.sha256 == made.sha256
         if _differ(made, file) or not (is_same or before.started_at <= read_at):
             return replace(_traced(file, maker), problem=f"{maker[0]} of {maker[1]} was done again after it was read.")
-        return _traced(replace(file, sha256=file.sha256 or made.sha256), maker)
+        return _traced(replace(file, sha256=file.sha256 or made.sha256), maker, self._removed.get(file.key))
 
     def _outputs_of(self, cell: Cell, receipt: Receipt) -> Mapping[str, FileRecord]:
         """Key -> output, of a cell of whose files thousands may have been read."""
@@ -246,7 +255,7 @@ def _sums(store: Store, key: str) -> Mapping[str, str]:
         return {}
 
 
-def _traced(file: FileRecord, maker: Cell | None) -> Traced:
+def _traced(file: FileRecord, maker: Cell | None, removal: Removal | None = None) -> Traced:
     return Traced(
         key=file.key,
         port=file.port,
@@ -254,6 +263,7 @@ def _traced(file: FileRecord, maker: Cell | None) -> Traced:
         sha256=file.sha256,
         etag=file.etag,
         maker=maker,
+        removed=removal.words if removal else "",
     )
 
 

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final
 
 from batch_pipeline.records.record import RunRecord, new_run_id
+from batch_pipeline.records.removals import read_removal
 from batch_pipeline.records.results import (
     all_receipts,
     maker_of,
@@ -45,6 +46,8 @@ class Promise:
     witness: str
     #: `Store.version` of the file as it was made, if that is known: while it has it, readers do not look at its bytes.
     version: str = ""
+    #: Output port of the cell; empty: it is of a release, or a receipt.
+    port: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class Checked:
     size_bytes: int = 0
     #: Why it is not what was promised; empty: it is.
     problem: str = ""
+    #: `removed after use by run …`, of a temporary output that is not there; empty otherwise.
+    removed: str = ""
 
 
 def promises_of_run(store: Store, run: RunRecord) -> list[Promise]:
@@ -117,6 +122,8 @@ def check(store: Store, promise: Promise) -> Checked:
             digest.update(piece)
             size += len(piece)
     except NotInStore:
+        if promise.port and (removal := read_removal(store, promise.witness, promise.port)):
+            return Checked(promise=promise, removed=removal.words)
         return Checked(promise=promise, problem=f"It is not there, but {promise.witness} vouches for it.")
     if promise.size_bytes is not None and size != promise.size_bytes:
         problem = f"It has {size:,} bytes; {promise.witness} says {promise.size_bytes:,}."
@@ -206,6 +213,7 @@ def _promise(receipt: Receipt, output: FileRecord) -> Promise:
         size_bytes=output.size_bytes,
         witness=witness,
         version=output.etag,
+        port=output.port,
     )
 
 

@@ -175,7 +175,7 @@ class CellTable:
         data = store.get(layout.run_cells(run_id))
         try:
             return _decoded(data)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, zlib.error) as error:
             raise UnreadableCellTable(
                 f"The cell table {store.url_of(layout.run_cells(run_id))} cannot be read ({error})."
                 f" `store index {run_id}` writes it again."

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.plain_text import one_line
 
 _COUNTS = ("done_before", "done", "running", "waiting", "left_out", "excluded")
 #: Reasons that are nobody's failure.
@@ -85,7 +86,7 @@ class FailedCell:
     step: str
     sample: str
     reason: EndReason
-    #: One sentence: from the failure record, else the backend's words.
+    #: One printable line (`plain_text`): from the failure record, else the backend's words.
     message: str
     run_id: str = ""
     attempt: int | None = None
@@ -95,6 +96,9 @@ class FailedCell:
     #: MiB that it had, and the queue where it was; 0 and empty where nobody wrote it down.
     memory_mb: int = 0
     queue: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +123,17 @@ class RetrySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Files of temporary outputs that were removed."""
+
+    files: int = 0
+    size_bytes: int = 0
+
+    def __add__(self, other: Removed) -> Removed:
+        return Removed(files=self.files + other.files, size_bytes=self.size_bytes + other.size_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a driver's work ended."""
 
@@ -140,6 +155,8 @@ class Outcome:
     again: Sequence[RetrySummary] = ()
     #: Why nothing more was sent, neither later waves nor what could be sent again; empty: it was.
     stopped_by: str = ""
+    #: Temporary outputs that every reader was done with.
+    removed: Removed = field(default_factory=Removed)
     store_calls: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -36,6 +36,7 @@ class Happened(Enum):
     CANCELLED = "cancelled"
     RECOVERY = "recovery"
     COST_BOUND = "cost bound reached"
+    WIDTH_CHANGED = "width changed"
     ENDED = "ended"
     RELEASE_BEGUN = "release begun"
     RELEASED = "released"
@@ -116,8 +117,8 @@ def append_if_possible(store: Store, run_id: str, happened: Happened, message: s
 
 
 def read_events(store: Store, run_id: str) -> list[Event]:
-    """The events of a run, oldest first. One LIST, and a GET an event."""
-    return [_event(store.get_json(key)) for key in sorted(store.keys(layout.events(run_id)))]
+    """The events of a run, oldest first. One LIST, and a GET an event. Raises StoreFailed, also for a damaged one."""
+    return [_event(store, key) for key in sorted(store.keys(layout.events(run_id)))]
 
 
 def problem_of(events: Sequence[Event]) -> str:
@@ -129,6 +130,9 @@ def problem_of(events: Sequence[Event]) -> str:
 _PROBLEMS: Final = frozenset(item.value for item in Happened if item.is_problem)
 
 
-def _event(value: dict[str, Any]) -> Event:
+def _event(store: Store, key: str) -> Event:
+    value = store.get_json(key)
+    if not isinstance(value, dict):
+        raise StoreFailed(f"{store.url_of(key)} is no event of a run; it was damaged: remove it.")
     known = {key: str(value.get(key) or "") for key in ("at", "event", "by", "host", "message")}
     return Event(**known, details={key: item for key, item in value.items() if key not in known and key != "format"})

@@ -47,6 +47,8 @@ class Standing:
     retired: dict[str, dict[str, dict[str, Retired]]] = field(default_factory=dict)
     #: Fingerprints of those that are cut off.
     damaged: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    #: Fingerprint -> ports whose temporary files were removed after use, whether or not its receipt stands.
+    removed: dict[str, dict[str, dict[str, set[str]]]] = field(default_factory=dict)
 
 
 def read_retirements(store: Store) -> Retirements:
@@ -90,6 +92,10 @@ def _standing(store: Store, retirements: Retirements, entries: Iterable[Iterable
         key, size_bytes, _ = entry
         cell = layout.cell_of_receipt(key)
         if cell is None:
+            if removal := layout.port_of_removal(key):
+                step, sample, fingerprint, port = removal
+                by_sample = standing.removed.setdefault(step, {})
+                by_sample.setdefault(sample, {}).setdefault(fingerprint, set()).add(port)
             continue
         step, sample, fingerprint = cell
         retired = retired_by_version.get((key, store.version(entry))) if retired_by_version else None

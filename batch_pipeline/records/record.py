@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from batch_pipeline.records.history import Happened, append_if_possible, problem_of, read_events
@@ -29,6 +30,7 @@ from batch_pipeline.records.history import new_run_id as new_run_id
 from batch_pipeline.records.history import now as now
 from batch_pipeline.records.history import seconds_since as seconds_since
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
 
 FORMAT = 1
@@ -149,10 +151,17 @@ def write_end(store: Store, run_id: str, *, done: int, failed: int, spent: Mappi
 
 
 def read_record(store: Store, run_id: str) -> RunRecord:
-    """One run. Raises NotInStore."""
+    """One run. Raises NotInStore, StoreFailed for a damaged record."""
     value = store.get_json(layout.run_record(run_id))
     try:
-        value |= store.get_json(layout.run_end(run_id))
+        end = store.get_json(layout.run_end(run_id))
     except NotInStore:
-        pass
-    return RunRecord.from_json(value)
+        end = {}
+    try:
+        record = RunRecord.from_json({**value, **end})
+        for moment in filter(None, (record.started_at, record.ended_at)):
+            datetime.fromisoformat(moment)
+        return record
+    except (TypeError, ValueError) as error:
+        url = store.url_of(layout.run_record(run_id))
+        raise StoreFailed(f"{url} and its end are no record of a run ({error}); they were damaged.") from error

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
 from batch_pipeline.pipeline.step import Scope
-from batch_pipeline.records.listing import CellFolders, entries_of
 from batch_pipeline.records.receipts import (
+    Retirements,
     all_standing_receipts,
     read_retirements,
     standing_receipts,
 )
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.records.registry import samples_of
+from batch_pipeline.records.removals import Removal, removed_files
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.receipt import Receipt
@@ -42,6 +43,8 @@ class RunResults:
     receipts: Sequence[Receipt]
     #: Cells without one: (step, sample).
     missing: Sequence[Cell]
+    #: Key of an output that was removed after use -> the record.
+    removed: Mapping[str, Removal] = field(default_factory=dict)
 
 
 def results_of(store: Store, run: RunRecord) -> RunResults:
@@ -61,11 +64,13 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
         samples_by_step[step] = [layout.COHORT] if scope == Scope.COHORT.value else names
         without = frozenset(excluded.get(step, ()))
         wanted += [(step, name) for name in samples_by_step[step] if name not in without]
-    there = dict(_keys_of(standing_receipts(store, read_retirements(store), samples_by_step).counting))
+    standing = standing_receipts(store, read_retirements(store), samples_by_step)
+    there = dict(_keys_of(standing.counting))
     newest = _newest(read_receipts(store, [key for cell in wanted for key in there.get(cell, ())]))
     return RunResults(
         receipts=[newest[cell] for cell in wanted if cell in newest],
         missing=[cell for cell in wanted if cell not in newest],
+        removed=removed_files(store, newest.values(), standing.removed),
     )
 
 
@@ -87,11 +92,17 @@ def all_receipts(
         yield max(of_cell, key=attrgetter("stopped_at"))
 
 
-def receipts_counting(store: Store, samples_by_step: Mapping[str, Collection[str]]) -> list[Receipt]:
-    """The newest receipt that counts of each of these cells, by step and sample."""
+def receipts_counting(
+    store: Store, samples_by_step: Mapping[str, Collection[str]]
+) -> tuple[list[Receipt], dict[str, Removal]]:
+    """The newest receipt that counts of each of these cells, by step and sample.
+
+    And key of an output of theirs that was removed after use -> its record.
+    """
     standing = standing_receipts(store, read_retirements(store), samples_by_step)
     keys = [key for _, cell_keys in _keys_of(standing.counting) for key in cell_keys]
-    return [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
+    receipts = [receipt for _, receipt in sorted(_newest(read_receipts(store, keys)).items())]
+    return receipts, removed_files(store, receipts, standing.removed)
 
 
 def receipt_of(store: Store, step: str, sample: str) -> Receipt | None:
@@ -101,12 +112,18 @@ def receipt_of(store: Store, step: str, sample: str) -> Receipt | None:
 
 def receipts_of(store: Store, cells: Collection[Cell]) -> dict[Cell, Receipt]:
     """The newest receipt of each cell that has one, retired ones too; a GET each, beside their listing."""
+    return receipts_and_removed(store, cells)[0]
+
+
+def receipts_and_removed(store: Store, cells: Collection[Cell]) -> tuple[dict[Cell, Receipt], dict[str, Removal]]:
+    """`receipts_of`, and key of an output of theirs that was removed after use -> its record, a GET each."""
     samples_by_step: dict[str, set[str]] = {}
     for step, sample in cells:
         samples_by_step.setdefault(step, set()).add(sample)
-    places = CellFolders({layout.step_receipts(step): samples for step, samples in samples_by_step.items()})
-    entries = (entry for group in entries_of(store, places, etags=False) for entry in group)
-    return _newest(read_receipts(store, [entry.key for entry in entries if layout.cell_of_receipt(entry.key)]))
+    standing = standing_receipts(store, Retirements(), samples_by_step)
+    keys = [key for of in (standing.counting, standing.damaged) for _, cell_keys in _keys_of(of) for key in cell_keys]
+    receipts = _newest(read_receipts(store, keys))
+    return receipts, removed_files(store, receipts.values(), standing.removed)
 
 
 def maker_of(store: Store, key: str) -> Cell | None:

@@ -8,6 +8,7 @@ idle machines, storage, transfer.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -60,9 +61,17 @@ class Spent:
     with_failures: bool = False
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Spent:
-        """Reads what `end.json` has; unknown keys of later versions are ignored."""
-        return cls(**{name: item for name, item in value.items() if name in cls.__dataclass_fields__})
+    def from_json(cls, value: object) -> Spent:
+        """Reads what `end.json` has; unknown keys of later versions, and values that cannot be right, are ignored."""
+        items = value if isinstance(value, dict) else {}
+        return cls(**{name: items[name] for name, kept in asdict(cls()).items() if _fits(items.get(name), kept)})
+
+
+def _fits(value: object, kept: object) -> bool:
+    """Whether a value may take the place of another: a number above 0 or a thing of its type."""
+    if isinstance(kept, float):
+        return isinstance(value, (int, float)) and 0 <= value < math.inf
+    return isinstance(value, type(kept))
 
 
 @dataclass(frozen=True, kw_only=True)

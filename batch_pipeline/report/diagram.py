@@ -15,6 +15,7 @@ from batch_pipeline.pipeline.plan import CellState, Plan
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import Port, Source, options_of
 from batch_pipeline.pipeline.workflow import Graph, Node
+from batch_pipeline.wire.plain_text import printable
 
 #: Files or ports that a label names before it says how many more there are.
 MOST_NAMES: Final = 3
@@ -189,7 +190,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _cut(line: str) -> str:
     """The line in one row, without its middle when it is long."""
-    line = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(line.split()))
+    line = printable(" ".join(line.split()))
     half = MOST_CHARACTERS // 2 - 1
     return line if len(line) <= MOST_CHARACTERS else f"{line[:half]}…{line[-half:]}"
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from typing import Any, Final
 
-from batch_pipeline.pipeline.plan import Plan
+from batch_pipeline.pipeline.plan import Plan, PlannedJob
 from batch_pipeline.pipeline.waves import children_by_wave
 from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
 from batch_pipeline.records.spent import read_records, spent_in, wall_seconds
@@ -27,17 +27,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         **plan_counts_record(plan),
-        "jobs": [
-            {
-                "job": job.name,
-                "step": job.step,
-                "size": job.size,
-                "samples": members.get(job.name, []),
-                "after": [asdict(edge) for edge in job.after],
-                "wave": job.wave,
-            }
-            for job in plan.jobs
-        ],
+        "jobs": [_job_record(job, members.get(job.name, [])) for job in plan.jobs],
         "max_live_children": plan.limits.max_live_children,
         "no_longer_done": [{"step": step, "sample": sample} for step, sample in sorted(plan.no_longer_done())],
         "blocked": [
@@ -68,6 +58,20 @@ def plan_counts_record(plan: Plan) -> dict[str, Any]:
         ],
         "waves": children_by_wave(plan),
         "submit_calls": len(plan.jobs),
+    }
+
+
+def _job_record(job: PlannedJob, samples: Sequence[str]) -> dict[str, Any]:
+    """A job of a plan; what it has otherwise than its step's definition says is None where it has not."""
+    return {
+        "job": job.name,
+        "step": job.step,
+        "size": job.size,
+        "samples": samples,
+        "after": [asdict(edge) for edge in job.after],
+        "wave": job.wave,
+        "memory_mb": job.overrides.memory_mb,
+        "timeout_seconds": job.overrides.timeout_seconds,
     }
 
 
@@ -109,6 +113,7 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "blocked": [{"step": step, "sample": sample, "message": text} for step, sample, text in outcome.blocked],
         "again": plain(outcome.again),
         "stopped_by": outcome.stopped_by,
+        "removed": plain(outcome.removed),
         "store_calls": dict(outcome.store_calls),
     }
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from batch_pipeline.pipeline.plan import CellState, Plan, PlannedJob, Why
+from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Plan, PlannedJob, RetryOverrides, Why
 from batch_pipeline.pipeline.waves import children_by_wave
-from batch_pipeline.records.events import FailedCell, Outcome, StepProgress
+from batch_pipeline.records.events import FailedCell, Outcome, Removed, StepProgress
 from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.layout import COHORT
 
@@ -181,6 +181,36 @@ def _undone_line(plan: Plan) -> str:
         f"{counted(len(cells), 'cell')} that {were} not chosen {are} not done after this, for what {read} is made"
         f" again: {counts_by_step}. The command without the choice makes what is missing then."
     )
+
+
+def group_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the groups that samples are put into by what their cells ask for, the smallest first.
+
+    Of each group how many samples it has, and the MiB and time limit of its cells of each step whose resources are
+    computed; a gather has a row of its own. No rows where no step's are computed.
+    """
+    steps = [node.name for node in plan.graph if node.by_evidence]
+    sent: dict[int | str, dict[str, RetryOverrides]] = {}
+    for job in plan.jobs:
+        if job.step in steps and not job.join:
+            for member in job.members or (job.step,):
+                sent.setdefault(member, {})[job.step] = job.overrides
+    counts = Counter(
+        (isinstance(member, int), tuple(overrides.get(step, AS_DEFINED) for step in steps))
+        for member, overrides in sent.items()
+    )
+    groups = sorted(counts.items(), key=lambda group: [one.memory_mb or 0 for one in group[0][1]])
+    rows = [
+        [f"{count:,}" if is_sample else "gather", *map(_resource_words, numbers)]
+        for (is_sample, numbers), count in groups
+    ]
+    return ["samples", *steps], rows
+
+
+def _resource_words(overrides: RetryOverrides) -> str:
+    words = [f"{overrides.memory_mb:,} MiB"] if overrides.memory_mb else []
+    words += [f"{overrides.timeout_seconds:,} s"] if overrides.timeout_seconds else []
+    return ", ".join(words) or "-"
 
 
 def job_rows(plan: Plan) -> list[JobRow]:
@@ -354,6 +384,12 @@ def first_few(names: Sequence[str]) -> str:
 def spoken(sample: str) -> str:
     """A sample's name for people; a gather's cell is the whole cohort's."""
     return "the cohort" if sample == COHORT else sample
+
+
+def removed_line(removed: Removed) -> str:
+    """What went of temporary outputs; empty: nothing."""
+    files = counted(removed.files, "temporary file")
+    return f"Removed {files} after use, {removed.size_bytes:,} bytes." if removed.files else ""
 
 
 def counted(number: int, word: str) -> str:

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from batch_pipeline.wire.plain_text import printable
+
 _GAP: Final = "  "
 _INDENT: Final = "    "
 
@@ -37,7 +39,7 @@ def pair_lines(pairs: Sequence[Sequence[object]], *, width: int | None) -> Itera
     names = max((_width(str(name)) for name, _ in pairs), default=0)
     start = " " * (names + 2 * len(_GAP))
     for name, value in pairs:
-        text = str(value).rstrip()
+        text = printable(" ".join(str(value).rstrip().split("\n")))
         first, *others = _wrapped(text, None if width is None else width - len(start)) or [""]
         yield f"{_GAP}{_padded(str(name), names)}{_GAP}{first}".rstrip()
         yield from (f"{start}{line}" for line in others)
@@ -83,7 +85,7 @@ def _wrapped(text: str, width: int | None) -> list[str]:
 def _text(value: object) -> str:
     """A value in one line, without what a terminal would obey."""
     text = f"{value:,}" if isinstance(value, int) else " ".join(str(value).split("\n"))
-    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
+    return printable(text)
 
 
 def _padded(text: str, width: int, *, right: bool = False) -> str:

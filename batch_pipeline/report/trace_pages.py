@@ -52,7 +52,9 @@ def _file(file: Traced) -> str:
     digest = f", sha256 {file.sha256}" if file.sha256 else ""
     etag = f", ETag {file.etag}" if file.etag and (file.maker is None or not file.sha256) else ""
     kind = "" if file.maker else ", a source"
-    return f"{file.key} ({file.size_bytes:,} bytes{digest}{etag}{kind}){f' - {file.problem}' if file.problem else ''}"
+    removed = f", {file.removed}" if file.removed else ""
+    problem = f" - {file.problem}" if file.problem else ""
+    return f"{file.key} ({file.size_bytes:,} bytes{digest}{etag}{kind}{removed}){problem}"
 
 
 def _about(maker: Maker) -> Iterator[str]:
@@ -93,7 +95,7 @@ def trace_record(trace: Trace) -> dict[str, Any]:
 def _file_record(file: Traced) -> dict[str, Any]:
     made_by = {"step": file.maker[0], "sample": file.maker[1]} if file.maker else None
     record = {"key": file.key, "port": file.port, "size_bytes": file.size_bytes, "sha256": file.sha256}
-    return record | {"etag": file.etag, "made_by": made_by, "problem": file.problem}
+    return record | {"etag": file.etag, "made_by": made_by, "problem": file.problem, "removed": file.removed}
 
 
 def _cell_record(trace: Trace, cell: Cell, maker: Maker) -> dict[str, Any]:

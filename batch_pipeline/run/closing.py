@@ -15,6 +15,7 @@ from io import BytesIO, TextIOWrapper
 from itertools import repeat
 from typing import Any, Final
 
+from batch_pipeline.backends.base import WidthLimiter
 from batch_pipeline.config import Settings
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState
@@ -39,6 +40,7 @@ from batch_pipeline.records.spent import spent_record
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.live import submissions
 from batch_pipeline.run.verdict import read_failed, write_failed
+from batch_pipeline.run.widths import remove_widths
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import InvalidUse, StoreFailed
 from batch_pipeline.wire.store import NotInStore, Store
@@ -82,6 +84,7 @@ class _Ended:
 
 def close_run(
     store: Store,
+    backend: WidthLimiter,
     run_id: str,
     *,
     jobs: Sequence[Submission],
@@ -91,9 +94,11 @@ def close_run(
 ) -> None:
     """Says how a run ended whose jobs have all ended and were judged, and takes it off the live ones.
 
-    `jobs` and `failed` may have those of other runs too. Repeating it is harmless. Raises StoreFailed.
+    The widths of its steps are removed. `jobs` and `failed` may have those of other runs too. Repeating it is harmless.
+    Raises StoreFailed.
     """
     ours = [cell for cell in failed if cell.run_id == run_id]
+    remove_widths(store, backend, run_id)
     write_failed(store, run_id, ours)
     sent = [job for job in jobs if job.run_id == run_id and not job.join]
     table = None

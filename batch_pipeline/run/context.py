@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from batch_pipeline.backends.definitions import configured_definitions
-from batch_pipeline.backends.payload import RunContext
+from batch_pipeline.backends.payload import RunContext, width_name
+from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.bundle import Bundle, make_bundle
 from batch_pipeline.run.folders import local_folders
@@ -37,4 +38,9 @@ def context_of(request: Request, *, reference: str, run_id: str = NO_RUN, bundle
         tags=dict(settings.tags),
         share_identifier=settings.backend.share_identifier,
         priority=settings.backend.priority if settings.backend.priority >= 0 else None,
+        widths={
+            node.name: width_name(run_id, node.name)
+            for node in request.graph
+            if node.max_parallel and node.step.scope is Scope.SAMPLE
+        },
     )

@@ -46,16 +46,10 @@ from batch_pipeline.run.recovery import FailurePartition, partition_failures, su
 from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.snapshot import DriverState, Snapshot, take_snapshot
 from batch_pipeline.run.submit import Submitter
+from batch_pipeline.run.temporary import remove_at_end
 from batch_pipeline.run.verdict import RunVerdict, blocked_cells, final_progress, judge
 from batch_pipeline.wire import layout
-from batch_pipeline.wire.errors import (
-    BackendFailed,
-    NotReady,
-    Overtaken,
-    RunConflict,
-    StoreFailed,
-    SubmissionRefused,
-)
+from batch_pipeline.wire.errors import BackendFailed, NotReady, Overtaken, RunConflict, StoreFailed, SubmissionRefused
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -174,7 +168,9 @@ class Driver:
                 self._tell_retries(partition, listener)
             if not jobs or self._stopped_by or not (state.pending or snapshot.plan.is_deferred):
                 unsent = snapshot.plan.deferred if self._stopped_by else 0
-                return self._end(self._outcome(state, snapshot, unsent=unsent, stopped_by=self._stopped_by), listener)
+                outcome = self._outcome(state, snapshot, unsent=unsent, stopped_by=self._stopped_by)
+                removed = remove_at_end(snapshot, self._backend, self._lock, self.run_ids, is_new=bool(jobs))
+                return self._end(replace(outcome, removed=removed), listener)
 
     def _outcome(
         self,
@@ -441,7 +437,8 @@ class Driver:
     def _write_ends(self, request: Request, verdict: RunVerdict, jobs: Sequence[Submission]) -> None:
         from batch_pipeline.run.closing import close_run
 
+        settings, backend = request.settings, self._backend.open(request.settings)
         # Before the runs are taken off the live ones: who finds a run there that is over does all of this again.
         close_retirements(self._store)
         for run_id, done in verdict.done.items():
-            close_run(self._store, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=request.settings)
+            close_run(self._store, backend, run_id, jobs=jobs, failed=verdict.failed, done=done, settings=settings)

@@ -20,7 +20,7 @@ from batch_pipeline import backends
 from batch_pipeline.backends.account import Inspectable
 from batch_pipeline.backends.base import JobRequest
 from batch_pipeline.backends.definitions import driver_definition, driver_retry_strategy, resources, sanitised
-from batch_pipeline.backends.limits import check_all
+from batch_pipeline.backends.limits import check_all, largest_definitions
 from batch_pipeline.backends.payload import LAST_TAG, OWN_TAGS
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.images import FILE as IMAGES
@@ -129,7 +129,8 @@ def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str
     settings, plan = request.settings, snapshot.plan
     context = context_of(request, reference=snapshot.reference)
     wanted = {job.step for job in plan.jobs}
-    require_capacity(settings, context.definitions, wanted)
+    definitions = largest_definitions(context.definitions, plan)
+    require_capacity(settings, definitions, wanted)
     require_cost(request, plan, snapshot.inventory, backend, ())
     check_all(plan, context)
     if settings.backend.name != "embedded":
@@ -141,7 +142,7 @@ def _require_ready(request: Request, snapshot: Snapshot, definition: Mapping[str
         return
     most = embedded_capacity(settings.embedded)[1] - memory_mb_of(request)
     for step in sorted(wanted):
-        if (memory_mb := resources(context.definitions[step])[1]) > most:
+        if (memory_mb := resources(definitions[step])[1]) > most:
             raise InvalidUse(
                 f"Step {step} asks for {memory_mb:,} MiB of memory, and beside its driver the embedded backend has"
                 f" {most:,}, so its jobs would wait for ever. Drop --driver batch, or ask for less."

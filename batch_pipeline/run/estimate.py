@@ -53,7 +53,7 @@ class StepEstimate:
 
     step: str
     cells: int
-    #: What a cell asks for.
+    #: What a cell asks for; memory on the average.
     vcpus: float
     memory_mb: int
     #: On the average.
@@ -193,7 +193,7 @@ def _step_estimate(
     hours = seconds / _HOUR
     cells = sum(job.size for job in jobs)
     vcpu_hours = cells * wanted.vcpus * hours
-    # Cells that are sent again after they ran out of memory are given more.
+    # Groups have numbers of their own, and cells that go again after they ran out of memory are given more.
     memory_mb = sum(job.size * (job.overrides.memory_mb or wanted.memory_mb) for job in jobs)
     # On this machine nothing is paid: there the estimate tells what it would cost elsewhere.
     known = [] if tariff.flat else [tariff.hourly(cells * wanted.vcpus, memory_mb, machine) for machine in ran_on]
@@ -202,7 +202,7 @@ def _step_estimate(
         step=step,
         cells=cells,
         vcpus=wanted.vcpus,
-        memory_mb=wanted.memory_mb,
+        memory_mb=round(memory_mb / cells),
         seconds=seconds,
         receipts=len(measured),
         vcpu_hours=vcpu_hours,

@@ -99,6 +99,7 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
         receipts=receipts,
         retired=standing.retired,
         untrue=standing.damaged,
+        removed=standing.removed,
         problems=problems,
         gathered=gathered,
         sources=sources,
@@ -121,7 +122,8 @@ def _with_results(request: Request, standing: Standing) -> tuple[Standing, dict[
     def checked(one: tuple[str, str, Mapping[str, int]]) -> tuple[str, str, tuple[str, ...], str]:
         step, sample, sizes = one
         fingerprints = standing.counting[step][sample]
-        return step, sample, fingerprints, _problem(request.store, step, sample, fingerprints, sizes)
+        removed = standing.removed.get(step, {}).get(sample, {})
+        return step, sample, fingerprints, _problem(request.store, step, sample, fingerprints, sizes, removed)
 
     results = _result_sizes(request, standing)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="results") as pool:
@@ -157,8 +159,18 @@ def _result_sizes(request: Request, standing: Standing) -> Iterator[tuple[str, s
         yield from ((step, sample, {}) for sample in samples if (step, sample) not in seen)
 
 
-def _problem(store: Store, step: str, name: str, fingerprints: Sequence[str], sizes: Mapping[str, int]) -> str:
-    """What is wrong with a cell's results; of two receipts nobody knows which is right."""
+def _problem(
+    store: Store,
+    step: str,
+    name: str,
+    fingerprints: Sequence[str],
+    sizes: Mapping[str, int],
+    removed: Mapping[str, AbstractSet[str]],
+) -> str:
+    """What is wrong with a cell's results, those aside that were removed after use (fingerprint -> ports).
+
+    Of two receipts nobody knows which is right.
+    """
     for fingerprint in fingerprints if len(fingerprints) == 1 else ():
         try:
             receipt = Receipt.from_json(json.loads(store.get(layout.receipt(step, name, fingerprint))))
@@ -168,6 +180,8 @@ def _problem(store: Store, step: str, name: str, fingerprints: Sequence[str], si
             return "its receipt cannot be read"
         for output in receipt.outputs:
             size_bytes = sizes.get(output.key)
+            if output.port in removed.get(fingerprint, ()):
+                continue
             if size_bytes is None:
                 return f"{output.key} was removed"
             if size_bytes != output.size_bytes:

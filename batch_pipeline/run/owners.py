@@ -19,6 +19,12 @@ def sharing_problem(store: Store, graph: Graph, steps: Collection[str]) -> str:
     return _problem(graph, _owners(store, graph, steps))
 
 
+def shared_steps(store: Store, graph: Graph) -> set[str]:
+    """The steps that other pipelines of this store have too, and may read otherwise. One LIST."""
+    owners = _owners(store, graph, graph.names)
+    return {step for step, names in owners.items() if any(name != graph.identity for name in names)}
+
+
 def own(store: Store, graph: Graph, steps: Collection[str], *, shared: bool) -> None:
     """Notes that this pipeline makes the cells of these steps.
 

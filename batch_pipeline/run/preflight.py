@@ -19,11 +19,12 @@ from urllib.parse import unquote
 from batch_pipeline.backends.account import Account, Inspectable, NotVisible, resource_request_of
 from batch_pipeline.backends.capacity import Queue, misfits, queue_problems
 from batch_pipeline.backends.definitions import NO_IMAGE
-from batch_pipeline.backends.limits import plan_problems
+from batch_pipeline.backends.limits import largest_definitions, plan_problems
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import Plan
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.context import context_of
+from batch_pipeline.run.widths import width_notes
 from batch_pipeline.wire.errors import BackendFailed, NotReady, RunConflict
 
 Definitions = Mapping[str, Mapping[str, Any]]
@@ -55,10 +56,12 @@ def preflight(request: Request, backend: object, plan: Plan, *, reference: str =
     Raises InvalidPipeline for definitions that cannot be read, BackendFailed when AWS does not answer at all.
     """
     context = context_of(request, reference=reference)
-    wanted = {job.step for job in plan.jobs}
-    definitions = {step: definition for step, definition in context.definitions.items() if step in wanted}
+    definitions = largest_definitions(context.definitions, plan)
     findings = [_bad("limits", problem) for problem in plan_problems(plan, context)]
     findings += blocked_findings(plan)
+    findings += [
+        Finding(check="width", ok=True, sentence=note, warns=True) for note in width_notes(plan, request.settings)
+    ]
     if request.settings.backend.name != "embedded" and isinstance(backend, Inspectable):
         queues = {job.overrides.queue for job in plan.jobs if job.overrides.queue}
         findings += account_findings(backend.account, request.settings, definitions, queue_names=queues)

@@ -207,7 +207,7 @@ def _close(store: Store, recorded: Recorded, reader: Reader, sent: Sequence[Subm
     close_retirements(store)
     for run in recorded.live:
         done = verdict.done.get(run.run_id, 0)
-        close_run(store, run.run_id, jobs=sent, failed=verdict.failed, done=done, settings=settings)
+        close_run(store, backend, run.run_id, jobs=sent, failed=verdict.failed, done=done, settings=settings)
     # A cell that failed in one run may have been sent again by a later one, whose word it is then.
     last = {
         (job.step, sample): run.run_id

@@ -19,6 +19,8 @@ def retry_policy(
     """What may be done about failed cells. The backend is asked only when one of them ran out of memory."""
     settings = request.settings
     definitions = configured_definitions(request.graph, settings)
+    # What stands in the definition is no cell's number where each has its own.
+    own = {node.name for node in request.graph if "memory_mb" in node.by_evidence}
     hungry = any(cell.reason is EndReason.OUT_OF_MEMORY for cell in failed)
     return RetryPolicy(
         active=active and settings.recovery.rounds > 0,
@@ -26,5 +28,5 @@ def retry_policy(
         memory_cap_mb=memory_cap(settings, backend.open(settings)) if hungry else 0,
         queue=settings.backend.queue,
         on_demand_queue=settings.backend.on_demand_queue,
-        defined_mb={step: resources(definition)[1] for step, definition in definitions.items()},
+        defined_mb={step: 0 if step in own else resources(definition)[1] for step, definition in definitions.items()},
     )

@@ -23,12 +23,14 @@ from batch_pipeline.records.request import Request
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run import inventory as inventories
 from batch_pipeline.run.backend import LazyBackend
+from batch_pipeline.run.cell_needs import cell_needs
 from batch_pipeline.run.live import LiveRun, has_begun, live_jobs, live_run_ids, read_live_runs
 from batch_pipeline.run.place import reaching, why_unreachable
 from batch_pipeline.run.recovery import Cell, FailurePartition, remembered, summary
 from batch_pipeline.run.retry_policy import retry_policy
 from batch_pipeline.run.verdict import past_failures
 from batch_pipeline.wire import layout
+from batch_pipeline.wire.contract import EndReason
 from batch_pipeline.wire.errors import RunConflict
 from batch_pipeline.wire.store import NotInStore
 
@@ -79,6 +81,8 @@ class DriverState:
     pending: tuple[FailedCell, ...] = ()
     #: With what cells go again.
     overrides: Mapping[Cell, RetryOverrides] = field(default_factory=dict)
+    #: Cells that ran out of memory and went again, once for each time.
+    hungry: tuple[FailedCell, ...] = ()
     #: What went again, a line for each step, reason and overrides.
     retries: tuple[RetrySummary, ...] = ()
     #: Cells of the waves so far: what is forced is forced once.
@@ -114,6 +118,7 @@ class DriverState:
             failed=(*self.failed, *partition.lasting),
             pending=retried,
             overrides={**self.overrides, **(partition.overrides if retried else {})},
+            hungry=(*self.hungry, *(cell for cell in retried if cell.reason is EndReason.OUT_OF_MEMORY)),
             retries=(*self.retries, *summary(retried, partition.overrides)),
         )
 
@@ -146,13 +151,9 @@ def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = F
     )
     names, limits = request.samples.names, backend.limits(request.settings)
     plan = make_plan(request.graph, names, parts, inventory, request.selection, limits)
-    past = state.past
-    if plan.jobs and request.settings.recovery.rounds:
-        past = past_failures(store) if past is None else past
-        known = remembered(past, plan.under_way, retry_policy(request, backend, past))
-        if overrides := {**known, **state.overrides}:
-            inventory = replace(inventory, overrides=overrides)
-            plan = make_plan(request.graph, names, parts, inventory, request.selection, limits)
+    inventory, past = _with_resources(state, request, backend, plan, inventory)
+    if inventory.overrides or inventory.needs:
+        plan = make_plan(request.graph, names, parts, inventory, request.selection, limits)
     return Snapshot(
         request=request,
         plan=plan,
@@ -162,6 +163,23 @@ def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = F
         past=past,
         store_calls=Counter(store.calls),
     )
+
+
+def _with_resources(
+    state: DriverState, request: Request, backend: LazyBackend, plan: Plan, inventory: Inventory
+) -> tuple[Inventory, Sequence[FailedCell] | None]:
+    """The inventory with what cells of a plan go again with and ask for, and what failed earlier, if that was read."""
+    past, recovers = state.past, bool(request.settings.recovery.rounds)
+    computes = any(node.by_evidence for node in request.graph)
+    if not plan.jobs or not (recovers or computes):
+        return inventory, past
+    past = past_failures(request.store) if past is None else past
+    if recovers:
+        known = remembered(past, plan.under_way, retry_policy(request, backend, past))
+        inventory = replace(inventory, overrides={**known, **state.overrides})
+    if computes:
+        inventory = replace(inventory, needs=cell_needs(request, plan, inventory, (*past, *state.hungry)))
+    return inventory, past
 
 
 def _is_new(request: Request) -> bool:

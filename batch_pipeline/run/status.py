@@ -22,6 +22,7 @@ from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.listing import CellFolders, entries_of
 from batch_pipeline.records.manifests import cells_of
+from batch_pipeline.records.removals import removed_files
 from batch_pipeline.records.request import Request
 from batch_pipeline.run.backend import LazyBackend
 from batch_pipeline.run.diagnosis import diagnose
@@ -288,6 +289,9 @@ def _explained(
     elif receipt is not None and state is CellState.DONE:
         sentence = f"done by run {receipt.run_id} at {receipt.stopped_at}"
         sentence += f"; found unchanged by run {receipt.written_by[0]}" if receipt.kept else ""
+        if gone := removed_files(store, [receipt], snapshot.inventory.removed):
+            removal = next(iter(gone.values()))
+            sentence += f"; its {', '.join(sorted(gone))} {'was' if len(gone) == 1 else 'were'} {removal.words}"
     elif state is CellState.DONE:
         sentence = "done, but its receipt cannot be read; give --force to make it again"
     else:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, Final
 
 from batch_pipeline.backends.base import After, Backend, JobRequest
 from batch_pipeline.backends.definitions import resources
-from batch_pipeline.backends.limits import check_all
+from batch_pipeline.backends.limits import check_all, largest_definitions
 from batch_pipeline.backends.payload import (
     SAMPLES_FILE,
     RunContext,
@@ -46,6 +46,7 @@ from batch_pipeline.run.lock import DriverLock
 from batch_pipeline.run.orders import read_orders
 from batch_pipeline.run.owners import own
 from batch_pipeline.run.snapshot import Snapshot
+from batch_pipeline.run.widths import StepWidth, names_in_use, read_widths, remove_widths, write_widths
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import BackendFailed, BatchPipelineError, StoreFailed, SubmissionUnknown
 
@@ -92,6 +93,9 @@ class Submitter:
             if first
             else context_of(request, reference=self._reference, run_id=self.run_id, bundle=self._bundle)
         )
+        if first is None and (widths := self._context.widths):
+            in_use = names_in_use(request.store, snapshot.live_runs, widths)
+            self._context = replace(self._context, widths={**widths, **in_use})
         self._begun: BegunRun | None = None
         #: What was sent so far, in order.
         self.sent: list[Submission] = []
@@ -107,7 +111,7 @@ class Submitter:
         request, store, bundle = self._request, self._request.store, self._bundle
         definitions = self._context.definitions
         wanted = {job.step for job in self._plan.jobs}
-        require_capacity(request.settings, definitions, wanted)
+        require_capacity(request.settings, largest_definitions(definitions, self._plan), wanted)
         check_all(self._plan, self._context)
         if not request.reference_files:
             own(store, request.graph, wanted, shared=request.share_steps)
@@ -117,10 +121,27 @@ class Submitter:
         _LOG.info("recorded %s", Facts(run=self.run_id, jobs=len(self._plan.jobs), steps=",".join(sorted(wanted))))
         of_run(self.run_id)
         with self._telling():
+            self._make_widths(wanted)
             pinned = self._backend.prepare([definition for step, definition in definitions.items() if step in wanted])
             write_definitions(store, self.run_id, definitions, pinned)
             self._inventory = with_retired(self._inventory, retire(store, self.run_id, self._plan, self._reading))
         self._listener.run_began(self.run_id, store.url_of(layout.run_folder(self.run_id)))
+
+    def _make_widths(self, steps: Collection[str]) -> None:
+        """Records the widths of the steps that are sent, then makes them; of a later wave as they are by now."""
+        names = {step: name for step, name in self._context.widths.items() if step in steps}
+        if not names:
+            return
+        store, graph = self._request.store, self._request.graph
+        now_in_use = read_widths(store, self._first.run_id) if self._first else {}
+        widths = {
+            step: now_in_use.get(step) or StepWidth(name=name, cells=graph[step].max_parallel or 1)
+            for step, name in names.items()
+        }
+        write_widths(store, self.run_id, widths)
+        for step, width in widths.items():
+            self._backend.set_width(width.name, width.cells)
+            _LOG.info("width made %s", Facts(step=step, name=width.name, cells=width.cells))
 
     def _record(self) -> BegunRun:
         """The record of this run; of a later wave that of the first one, as another run."""
@@ -172,6 +193,7 @@ class Submitter:
         if not self._is_unsent:
             return
         try:
+            remove_widths(self._request.store, self._backend, self.run_id)
             write_end(self._request.store, self.run_id, done=0, failed=0)
         except StoreFailed:
             pass  # The next driver finds it live, without jobs, and closes it.

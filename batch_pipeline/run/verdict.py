@@ -25,6 +25,7 @@ from batch_pipeline.records.submissions import Submission
 from batch_pipeline.run.orders import as_ordered
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.contract import EndReason
+from batch_pipeline.wire.errors import StoreFailed
 from batch_pipeline.wire.receipt import Failure
 from batch_pipeline.wire.store import NotInStore, Store
 
@@ -149,9 +150,13 @@ def write_failed(store: Store, run_id: str, failed: Sequence[FailedCell]) -> Non
 
 
 def read_failed(store: Store, run_id: str) -> list[FailedCell]:
-    """What `write_failed` kept. Raises NotInStore for a run that nobody closed yet."""
-    records = store.get_json(layout.run_failed(run_id))["cells"]
-    return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in records]
+    """What `write_failed` kept. Raises NotInStore for a run that nobody closed yet, StoreFailed for a damaged list."""
+    key = layout.run_failed(run_id)
+    try:
+        records = store.get_json(key)["cells"]
+        return [FailedCell(**{**cell, "reason": EndReason(cell["reason"])}) for cell in records]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreFailed(f"{store.url_of(key)} is no list of failed cells ({error!r}); it was damaged.") from error
 
 
 def past_failures(store: Store) -> list[FailedCell]:

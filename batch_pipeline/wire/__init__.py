@@ -2,7 +2,8 @@
 
     what is said     `contract` (variables, exit codes, reasons), `layout` (keys), `manifest`, `receipt`, `retirement`,
                      `order` (a driver's), `native_id`, `job` (what a step sees), `command` (a step's line for bash),
-                     `errors`, `uncaught` (in a pipeline's file), `log_line`, `scrub` (no secrets)
+                     `errors`, `uncaught` (in a pipeline's file), `log_line`, `scrub` (no secrets),
+                     `plain_text` (no escape sequences)
     where it lies    `store`, `s3`, `durable` (what outlasts a loss of power), `digest`, `git`,
                      `file_patterns` (of outputs)
     the host         `loopback`, `https` (for clients), `processes`, `orphans`, `daemon`, `scratch`, `toolchain`,

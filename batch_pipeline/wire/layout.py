@@ -4,6 +4,8 @@
     cohort/{step}/…                                   what a gather made
     references/{name}/…                               what every sample shares, and SHA256SUMS of what was put there
     receipts/{step}/{sample}/{fingerprint}.json       the only proof that a cell is done
+    receipts/{step}/{sample}/{fingerprint}.{port}.removed.json   the port's temporary files went (`records.removals`)
+    removing/{id}.json                                removals that may not be through (`run.temporary`)
     retired/{run_id}.json                             receipts that count for nothing since that run (`wire.retirement`)
     retired/{run_id}/{step}/{sample}.json             one that a job of that run found untrue
     pipelines/{step}/{pipeline}.json                  there if that pipeline makes the step's cells (`run.owners`)
@@ -12,6 +14,7 @@
     runs/{run_id}/run.json  plan.json  samples.tsv    the run record, written before anything is sent
     runs/{run_id}/submissions/{job}/…                 manifest.json, rows.txt, samples.txt, intent.json, sent.json
     runs/{run_id}/definitions.json                    the job definitions, each with the revision that jobs name
+    runs/{run_id}/widths.json                         how many cells of its steps run side by side (`run.widths`)
     runs/{run_id}/failed.json  end.json               what failed and how it ended, when all of its jobs have
     runs/{run_id}/cells                               how each cell ended, in columns (`records.cell_table`)
     runs/{run_id}/cancelled/{order}.json              orders to cancel cells of it
@@ -31,6 +34,8 @@
 
 All keys are relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
 digits and `. _ + = @ -`, so no name can leave its folder.
+
+(A little longer than most modules: a function a key.)
 """
 
 from __future__ import annotations
@@ -47,6 +52,8 @@ RESULTS: Final = "results/"
 GATHERED: Final = "cohort/"
 RECEIPTS: Final = "receipts/"
 RETIRED: Final = "retired/"
+REMOVING: Final = "removing/"
+_REMOVED: Final = ".removed.json"
 OWNERS: Final = "pipelines/"
 REFERENCES: Final = "references/"
 RUNS: Final = "runs/"
@@ -118,9 +125,28 @@ def owner_of(key: str) -> tuple[str, str] | None:
 def cell_of_receipt(key: str) -> tuple[str, str, str] | None:
     """Step, sample and fingerprint of a receipt's key; None for any other key."""
     parts = key.split("/")
-    if len(parts) != 4 or not parts[3].endswith(".json"):
+    if len(parts) != 4 or not parts[3].endswith(".json") or parts[3].endswith(_REMOVED):
         return None
     return parts[1], parts[2], parts[3][:-5]
+
+
+def removal(step: str, sample: str, fingerprint: str, port: str) -> str:
+    """Key of the record that the temporary files of a port were removed after use; beside the cell's receipt."""
+    return f"{RECEIPTS}{step}/{sample}/{fingerprint}.{port}{_REMOVED}"
+
+
+def port_of_removal(key: str) -> tuple[str, str, str, str] | None:
+    """Step, sample, fingerprint and port of a removal record's key; None for any other key."""
+    if not key.endswith(_REMOVED):
+        return None
+    parts = key.removesuffix(_REMOVED).split("/")
+    fingerprint, dot, port = parts[-1].partition(".")
+    return (parts[1], parts[2], fingerprint, port) if len(parts) == 4 and dot else None
+
+
+def removing(removal_id: str) -> str:
+    """Key of a list of removals that may not be through."""
+    return f"{REMOVING}{removal_id}.json"
 
 
 def logs(run_id: str) -> str:
@@ -192,6 +218,11 @@ def run_cells(run_id: str) -> str:
 def run_definitions(run_id: str) -> str:
     """Key of the job definitions by which a run's jobs were submitted."""
     return f"{RUNS}{run_id}/definitions.json"
+
+
+def run_widths(run_id: str) -> str:
+    """Key of the widths of a run's steps: how many of their cells run side by side."""
+    return f"{RUNS}{run_id}/widths.json"
 
 
 def run_end(run_id: str) -> str:

@@ -19,6 +19,7 @@ from batch_pipeline.backends.prices import (
     PriceRow,
     PriceTable,
     Tariff,
+    csv_text,
     packaged_rows,
     price_table,
     read_rows,
@@ -128,6 +129,14 @@ def test_a_users_own_table_goes_before_that_of_the_package(tmp_path: Path) -> No
     assert len(table.rows) == len(packaged_rows()) + 1
 
 
+def test_a_users_own_table_in_another_currency_is_refused(tmp_path: Path) -> None:
+    """Sums of two currencies under the name of one would be wrong."""
+    own = tmp_path / "prices.csv"
+    write_rows(own, [row(place="cn-north-1", currency="CNY")])
+    with pytest.raises(InvalidConfig, match=r"prices\.csv it would have CNY, USD\. Correct that file, or set"):
+        price_table(own)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -136,6 +145,7 @@ def test_a_users_own_table_goes_before_that_of_the_package(tmp_path: Path) -> No
         ({"price_hour": "much"}, "could not convert"),
         ({"vcpus": "0"}, "an instance type has vcpus and memory_gib"),
         ({"purchase": "gift"}, "purchase must be on-demand or spot, not 'gift'"),
+        ({"date": "2099-99-99"}, "date must be a day as 2026-01-31, not '2099-99-99'"),
         ({"place": "Ireland"}, "place must be a region or a zone"),
     ],
 )
@@ -259,8 +269,25 @@ def test_of_spot_prices_the_newest_of_each_zone_is_taken(tmp_path: Path) -> None
     assert prices == {"eu-west-1a": (0.09, "2026-10-02", "spot"), "eu-west-1b": (0.07, "2026-10-01", "spot")}
 
 
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + csv_text([row()]).replace("\n", "\r\n").encode())
+    assert read_list(path, ()) == [row()]
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"products": {}}', "a,b\n1,2\n", '{"PriceList": []}', '"FormatVersion"\n']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"products": {}}',
+        "a,b\n1,2\n",
+        '{"PriceList": []}',
+        '"FormatVersion"\n',
+        pytest.param('{"products":' * 100_000, id="deep"),
+        ";".join(COLUMNS),
+    ],
 )
 def test_a_file_that_is_no_price_list_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "list"

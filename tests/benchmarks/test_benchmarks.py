@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import bound, listing, listing_server
+from benchmarks import bound, listing, listing_server, memory
 from benchmarks.engines import STEPS, Durable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,3 +174,11 @@ def _commands_with(text: str) -> list[str]:
         if text in command:
             found.append(command)
     return found
+
+
+def test_groups_by_evidence_save_memory_of_a_heavy_tailed_cohort_and_few_cells_run_out() -> None:
+    ways = memory.replays(300, memory.SEED)
+    one, groups, known = (ways[name] for name in ("one number a step", "at most 4 groups", "peaks, known before"))
+    assert known.gib_hours < groups.gib_hours < 0.8 * one.gib_hours
+    assert groups.out_of_memory <= 1
+    assert known.out_of_memory == 0

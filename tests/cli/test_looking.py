@@ -13,6 +13,7 @@ from batch_pipeline.backends.base import JobSummary
 from batch_pipeline.run import live
 from batch_pipeline.wire.contract import CommandExit
 from batch_pipeline.wire.store import open_store
+from tests.cli import letters
 from tests.cli.letters import Letters, Run
 from tests.run import small
 from tests.run.small import Stage, chosen, drive, request_of
@@ -251,6 +252,21 @@ def test_sizes_are_written_into_the_settings_file_and_nothing_else_is(
         "steps.upper.memory_mb was taken from $BATCH_PIPELINE__STEPS__UPPER__MEMORY_MB, which goes before" in result.err
     )
     assert file.read_text() == written.replace("9000", "320")
+
+
+def test_plan_prints_groups_and_rightsize_explains_a_sample(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters.Upper, "memory_mb", lambda self, cell: 5000 if cell.sample == "S2" else 500)
+    sheet = ("--sample-list-file", str(world / "list.txt"))
+    planned = run("plan", *sheet, workflow=Letters)
+    assert "Resources by what cells ask for (rightsize --explain SAMPLE):" in planned.out
+    assert "1        500 MiB\n1        5,000 MiB\n" in planned.out
+    explained = run("rightsize", "upper", "--explain", "S1", *sheet, workflow=Letters)
+    assert explained.out.startswith("upper: asks for 500 MiB (sources 14 bytes, ")
+    assert explained.out.endswith("; given 500 MiB, the most of 1 cell\n")
+    record = json.loads(run("rightsize", "upper", "--explain", "S2", "--json", *sheet, workflow=Letters).out)[0]
+    assert (record["asks_memory_mb"], record["memory_mb"], record["cells"]) == (5000, 5000, 1)
 
 
 def test_explain_needs_the_pipeline(stage: Stage, run: Run) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from batch_pipeline import backends
+from batch_pipeline.records.cell_table import CellTable, CellTableWriter
 from batch_pipeline.records.events import NullListener
+from batch_pipeline.records.history import Happened, append
 from batch_pipeline.records.record import RunRecord
 from batch_pipeline.run import interrupts, live
 from batch_pipeline.run.status import watch
@@ -149,6 +151,66 @@ def test_a_damaged_table_or_plan_is_told_and_the_rest_is_shown(stage: Stage, run
     told = run("report", **ALONE)
     assert (told.code, "cannot be read" in told.err) == (CommandExit.DONE, True)
     assert 'id="map"' not in (world / "report.html").read_text()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"null", b"[]", b"{}", b'{"cells": null}', b'{"cells": [{"step": 3}]}'])
+def test_a_damaged_list_of_failures_or_event_is_told_and_the_rest_is_shown(
+    stage: Stage, run: Run, world: Path, damaged: bytes
+) -> None:
+    stage.play = lambda step, sample, attempt: 3 * ((step, sample) == ("upper", "bob"))
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    stage.store.put(layout.run_failed(run_id), damaged)
+    stage.store.put(layout.event(run_id, "01JD0000000000000000000000"), damaged[:4])
+    told = run("report", **ALONE)
+    assert told.code == CommandExit.DONE
+    assert "Messages of failed cells cannot be read:" in told.err
+    assert ("Its events cannot be read:" in told.err) == (damaged[:4] != b"{}")
+    page = (world / "report.html").read_text()
+    assert "1 failed" in page
+    assert 'id="map"' in page
+
+
+@pytest.mark.parametrize("damaged", [b"null", b"[]", b"{}", b"3", b'{"run_id": "R", "started_at": "today"}'])
+def test_a_damaged_record_of_a_run_is_named(stage: Stage, run: Run, damaged: bytes) -> None:
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    stage.store.put(layout.run_record(run_id), damaged)
+    told = run("report", **ALONE)
+    assert told.code == CommandExit.UNREACHABLE
+    assert f"runs/{run_id}/run.json and its end are no record of a run" in told.err
+
+
+def test_a_run_that_went_on_with_failures_of_another_names_it(stage: Stage, run: Run, world: Path) -> None:
+    """The newest run of a command that sent a cell again is done, and says nothing of the other failures."""
+    first = "01JD0000000000000000000000"
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    append(stage.store, run_id, Happened.RECOVERY, "upper: 1 cell sent again", of=[first])
+    sentence = f"It sent again a part of what failed in run {first}; the other failures are there: `report {first}`."
+    assert sentence in run("report", **ALONE).err
+    assert f"<code>report {first}</code>" in (world / "report.html").read_text()
+
+
+def test_a_lone_surrogate_in_a_record_is_written(stage: Stage, run: Run, world: Path) -> None:
+    stage.play = lambda step, sample, attempt: 3 * ((step, sample) == ("upper", "bob"))
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    failed = stage.store.get_json(layout.run_failed(run_id))
+    failed["cells"][0]["message"] = "no file \udcff\u202e"
+    stage.store.put(layout.run_failed(run_id), json.dumps(failed).encode())
+    record = stage.store.get_json(layout.run_record(run_id))
+    stage.store.put(layout.run_record(run_id), json.dumps({**record, "description": "a \udcff b"}).encode())
+    assert run("report", **ALONE).code == CommandExit.DONE
+    page = (world / "report.html").read_text()
+    assert "no file \ufffd\ufffd" in page
+    assert "a ? b" in page
+
+
+def test_a_file_called_minus_is_refused(stage: Stage, run: Run, world: Path) -> None:
+    drive(request_of(stage.store), stage)
+    told = run("report", "-o", "-", **ALONE)
+    assert (told.code, told.err) == (
+        CommandExit.USAGE,
+        "Error: -o needs the name of a file, and - is none. Name a file.\n",
+    )
+    assert not (world / "-").exists()
 
 
 @pytest.mark.parametrize(("kind", "words"), [("driver", "runs a script"), ("pipeline", "has no plan in the store")])
@@ -319,3 +381,25 @@ def test_the_page_of_a_driver_has_its_log_and_its_runs(stage: Stage, run: Run, w
     page = (world / "report.html").read_text()
     assert f"batch-pipeline report {begun}" in page
     assert "begins\n&lt;/script&gt;" in page
+
+
+@pytest.mark.parametrize("number", [-5, 253_402_300_799_000])
+@pytest.mark.parametrize("name", ["started_ms", "duration_ms", "lost_ms", "interrupted_ms"])
+def test_times_that_cannot_be_right_are_left_out_and_told(
+    stage: Stage, run: Run, world: Path, name: str, number: int
+) -> None:
+    """A machine's clock was wrong, or a receipt was written by hand."""
+    (run_id,) = drive(request_of(stage.store), stage).run_ids
+    table = CellTable.read(stage.store, run_id)
+    writer = CellTableWriter(run_id, table.steps["upper"].samples, done=7, failed=0, measured=True)
+    for machine in table.machines:
+        writer.machine(machine)
+    for step, cells in table.steps.items():
+        if step == "upper":
+            cells.columns[name][1] = number
+        writer.add(cells)
+    writer.write(stage.store)
+    told = run("report", **ALONE)
+    assert told.code == CommandExit.DONE, told.err
+    assert "1 time of cells cannot be right (below 0 or beyond the year 2100) and are left out." in told.err
+    assert run("runs", "show", run_id, **ALONE).code == CommandExit.DONE

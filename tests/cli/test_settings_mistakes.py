@@ -24,7 +24,7 @@ FILE = "batch_pipeline.toml"
             "[steps.upper]\n\nmemory = 4000\n",
             (),
             f"There is no setting 'steps.upper.memory' ({FILE}, line 3). Did you mean steps.upper.memory_mb? A step"
-            " has: memory_mb, cpus, timeout_seconds, image.",
+            " has: memory_mb, cpus, timeout_seconds, max_parallel, image.",
         ),
         (
             "[steps]\nmemory_mb = 4000\n",

@@ -147,6 +147,21 @@ def test_failures_end_the_command_with_1_and_are_folded(world: Path, run: Run, m
     assert (record["ok"], record["failed"][0]["reason"]) == (False, "out_of_memory")
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "--max-cost-cancel needs a bound, and prices.max_cost is 0. Give --max-cost too."),
+        (["--max-cost", "5", "--detach"], "--max-cost-cancel acts while a driver follows the run"),
+    ],
+)
+def test_cancelling_for_cost_is_refused_where_it_would_do_nothing(
+    world: Path, run: Run, asked: list[tuple[Request, bool]], options: list[str], sentence: str
+) -> None:
+    told = run("run", *LIST, "--max-cost-cancel", *options)
+    assert (told.code, asked) == (CommandExit.USAGE, [])
+    assert sentence in told.err
+
+
 def test_detached_jobs_go_on(world: Path, run: Run, asked: list[tuple[Request, bool]]) -> None:
     told = run(*LIST, "--detach")
     assert told.code == CommandExit.DONE

@@ -167,7 +167,7 @@ def test_the_accounts_own_registry_is_made_ready_and_told_the_token_alone(engine
     with serving(tmp_path, secret="AWS:the-token") as registry:
 
         class Played(Clients):
-            def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
+            def read(self, operation: str, /, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
                 assert service == "ecr"
                 asked.append((operation, parameters))
                 if operation == "get_authorization_token":

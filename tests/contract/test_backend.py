@@ -423,3 +423,31 @@ def test_a_closed_backend_may_be_used_again(world: World) -> None:
     world.backend.close()
     world.settle([native_id])
     assert world.backend.summaries([native_id])[native_id].state is JobState.SUCCEEDED
+
+
+def test_a_width_lets_all_children_end_and_is_removed_when_they_have(world: World) -> None:
+    backend, name = world.backend, f"batch-pipeline-width-{next(_numbers)}"
+    if not backend.limits().holds_widths:
+        with pytest.raises(SubmissionRefused, match="max_parallel"):
+            backend.submit(_request(world, width=name))
+        with pytest.raises(SubmissionRefused, match="max_parallel"):
+            backend.set_width(name, 1)
+        assert (backend.widths(name), backend.remove_width(name)) == ({}, True)
+        return
+    for children in (1, 2, 2):
+        backend.set_width(name, children)
+    assert backend.widths(name) == backend.widths(name[:-1]) == {name: 2}
+    assert backend.widths(name.upper()) == {}
+    native_id = _submit(world, 4, {0: 1, 3: None}, width=name)
+    assert not backend.remove_width(name)
+    backend.cancel_children(native_id, [3], "enough")
+    world.settle([native_id])
+    assert len(_ended(world, native_id)) == 4
+    assert backend.remove_width(name)
+    assert backend.remove_width(name)
+    assert backend.widths(name) == {}
+
+
+def test_a_width_that_is_not_there_is_refused(world: World) -> None:
+    with pytest.raises(SubmissionRefused):
+        world.backend.submit(_request(world, width="batch-pipeline-absent"))

@@ -265,7 +265,7 @@ class _Answers(Clients):
         super().__init__(lambda: lambda service, config: boto3.client(service, config=config))
         self._answers = answers
 
-    def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
+    def read(self, operation: str, /, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
         answer = self._answers.get(operation)
         if isinstance(answer, Exception):
             raise answer

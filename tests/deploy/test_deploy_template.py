@@ -42,6 +42,7 @@ ARGUED = {
             "batch:DescribeJobDefinitions",
             "batch:DescribeJobQueues",
             "batch:DescribeJobs",
+            "batch:ListConsumableResources",
             "batch:ListJobs",
         }
         for policy in ("DriverPolicy", "SubmitterPolicy")
@@ -50,6 +51,7 @@ ARGUED = {
 }
 #: Services whose ARNs here end in a `*` that spans more than this stack's own things, and why it must.
 ARGUED_KINDS = {
+    "consumable-resource/batch-pipeline-*": "widths are named after runs and steps",
     "cluster/*": "Batch chooses the name of the cluster",
     "container-instance/*": "the service chooses the id",
     "job-definition/*": "definitions are named after pipelines and their content",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -24,9 +25,13 @@ from batch_pipeline.localbatch.engine.job import (
     JobSpec,
 )
 from batch_pipeline.localbatch.engine.state_machine import Engine, Run
+from batch_pipeline.localbatch.engine.units import Consumable
 from tests.examples import examples
 
 pytestmark = pytest.mark.properties
+
+#: Consumable resources of `EngineLife`: never more units are held at once.
+WIDTHS = {"one": 1, "two": 2}
 
 
 def spec(number: int, **changes: Any) -> JobSpec:
@@ -78,9 +83,14 @@ class EngineLife(RuleBasedStateMachine):
         self.cancelled: set[tuple[str, int]] = set()
 
     def fresh(self) -> Engine:
-        return engine_of(vcpus=3)
+        engine = engine_of(vcpus=3)
+        engine.units.consumables = {
+            name: Consumable(total=total, is_replenishable=True) for name, total in WIDTHS.items()
+        }
+        return engine
 
     @rule(
+        consumes=st.sampled_from([(), (("one", 1),), (("one", 1), ("two", 1)), (("two", 2),), (("two", 1),)]),
         size=st.sampled_from([0, 2, 2, 3]),
         vcpus=st.sampled_from([1000, 1000, 2000, 3000]),
         memory_mib=st.sampled_from([100, 100, 1000]),
@@ -191,6 +201,14 @@ class EngineLife(RuleBasedStateMachine):
         assert used == self.engine.used
         assert used[0] <= 3000
         assert used[1] <= 1000
+
+    @invariant()
+    def units_are_not_exceeded(self) -> None:
+        held: Counter[str] = Counter()
+        for run in self.live.values():
+            held.update(dict(run.job.spec.consumes))
+        assert all(held[name] <= total for name, total in WIDTHS.items())
+        assert held == self.engine.units.in_use
 
     @invariant()
     def counts_agree(self) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch_pipeline.pipeline.choices import NONE
-from batch_pipeline.pipeline.plan import AS_DEFINED, CellState, Plan, RetryOverrides, Selection
+from batch_pipeline.pipeline.plan import AS_DEFINED, CellNeed, CellState, Plan, RetryOverrides, Selection
+from batch_pipeline.pipeline.resource_groups import MOST_GROUPS
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Port
@@ -142,6 +143,36 @@ def test_overrides_change_with_what_a_cell_is_sent_and_nothing_else(data: st.Dat
         if not job.join:
             for sample, _ in plan.members_of(job):
                 assert job.overrides == overrides.get((job.step, sample), AS_DEFINED)
+
+
+@examples(200)
+@given(st.data(), WORLDS)
+def test_no_cell_is_sent_with_less_than_it_asks_for_and_nothing_else_changes(data: st.DataObject, world: World) -> None:
+    if flag(data, "run before"):
+        finish(world)
+    disturb(data, world)
+    kill(data, world)
+    without = world.plan()
+    sent = sorted(cell for cell, state in states_of(without).items() if state is CellState.TO_RUN)
+    needs: dict[str, dict[str, CellNeed]] = {}
+    asking = some(data, world.graph.names, 4, "steps that ask")
+    for step, sample in (cell for cell in sent if cell[0] in asking):
+        need = CellNeed(memory_mb=one(data, (500, 510, 4_000, 9_000, 64_000), "memory"))
+        needs.setdefault(step, {})[sample] = need
+    plan = world.plan(needs=needs)
+    # Samples that follow one live array stay together, so that none of them has to wait.
+    assert states_of(plan) == states_of(without)
+    if plan.conflicts:
+        return
+    check_plan(plan, world)
+    numbers: dict[str, set[int]] = {}
+    for job in plan.jobs:
+        for sample, _ in () if job.join else plan.members_of(job):
+            need = needs.get(job.step, {}).get(sample, CellNeed())
+            assert (job.overrides.memory_mb or 0) >= (need.memory_mb or 0)
+            assert (job.overrides.memory_mb is None) == (need.memory_mb is None)
+            numbers.setdefault(job.step, set()).add(job.overrides.memory_mb or 0)
+    assert all(len(of_step - {0}) <= MOST_GROUPS for of_step in numbers.values())
 
 
 @examples(200)

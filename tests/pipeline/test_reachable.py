@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 import tools
-from batch_pipeline import Input, Output, Step, WorkflowTask
+from batch_pipeline import Input, Learned, Output, Step, WorkflowTask
 from tools import base as root
 
 LIMIT = 3
@@ -195,6 +195,10 @@ def test_a_step_named_like_a_resource_or_a_help_counts_as_ever() -> None:
         ('"""A pipeline in one file."""', '"""Another."""', set(), set()),
         ("memory_mb = 1024", "memory_mb = 4 * 1024", set(), set()),
         ("    memory_mb = 1024\n", "", set(), set()),
+        ("memory_mb = 1024", "memory_mb = Learned(1024, percent=95)", set(), set()),
+        ("memory_mb = 1024", "def memory_mb(self, cell):\n        return unused(cell.source_bytes)", set(), set()),
+        ("memory_mb = 1024", "def timeout_seconds(self, cell):\n        return 60", set(), set()),
+        ("memory_mb = 1024", "def cpus(self, cell):\n        return 60", set(), set()),
         ("    memory_mb = 1024", "    memory_mb = 1024\n    when = \"lane != '1'\"", set(), set()),
         ("import shutil\n", "", set(), set()),
         ("Both.main()", "print(Both)", set(), set()),

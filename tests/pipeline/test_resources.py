@@ -80,11 +80,27 @@ def test_what_the_class_says_already_changes_no_definition() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "changes"),
-    [({"memory_mb": 9000}, False), ({"cpus": 8}, False), ({"timeout_seconds": 0}, False), ({"image": "call:2"}, True)],
+    [
+        ({"memory_mb": 9000}, False),
+        ({"cpus": 8}, False),
+        ({"timeout_seconds": 0}, False),
+        ({"max_parallel": 2}, False),
+        ({"image": "call:2"}, True),
+    ],
 )
 def test_only_the_image_is_part_of_the_fingerprint(settings: dict[str, Any], changes: bool) -> None:
     before, after = (step_parts(graph["call"], graph.root, "", {}) for graph in (graph_with(), graph_with(**settings)))
     assert (before.digest() != after.digest()) is changes
+
+
+@pytest.mark.parametrize(
+    ("of_class", "settings", "width"), [(None, {}, None), (3, {}, 3), (3, {"max_parallel": 0}, None)]
+)
+def test_the_settings_go_before_the_class_for_a_width_too(
+    of_class: int | None, settings: dict[str, Any], width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Call, "max_parallel", of_class)
+    assert graph_with(**settings)["call"].max_parallel == width
 
 
 def test_a_step_that_is_not_there_is_told_with_its_place_and_those_that_are() -> None:

@@ -103,6 +103,7 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
         ({"step": 'cpus = "2"'}, 12, "Upper.cpus must be a number of vCPUs, without quotes, not '2'."),
         ({"step": "cpus: int = True"}, 12, "Upper.cpus must be a number"),
         ({"step": 'timeout_seconds = "1h"'}, 12, "Upper.timeout_seconds must be a whole number of seconds"),
+        ({"step": "max_parallel = 0"}, 12, "Upper.max_parallel must be a whole number of cells from 1 on, or None"),
         ({"step": 'tolerant = "no"'}, 12, "Upper.tolerant must be True or False, not 'no'."),
         ({"step": "tolerant = True"}, 12, "Upper.tolerant is for gathers, and this step runs for each sample. Remove"),
         ({"step": "image = None"}, 12, "Upper.image must be an image's name, not None."),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.pipeline.fingerprint import StepParts, step_parts
 from batch_pipeline.pipeline.plan import (
+    CellNeed,
     Inventory,
     LiveJob,
     Plan,
@@ -281,12 +282,13 @@ class World:
         made: AbstractSet[Cell] = frozenset(),
         failed: Mapping[Cell, str] | None = None,
         overrides: Mapping[Cell, RetryOverrides] | None = None,
+        needs: Mapping[str, Mapping[str, CellNeed]] | None = None,
     ) -> Plan:
         return make_plan(
             self.graph,
             self.samples,
             self.parts,
-            replace(self.inventory(), made=made, failed=failed or {}, overrides=overrides or {}),
+            replace(self.inventory(), made=made, failed=failed or {}, overrides=overrides or {}, needs=needs or {}),
             selection or Selection(),
             replace(
                 AWS_BATCH,

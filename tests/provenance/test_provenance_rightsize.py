@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_pipeline.provenance.rightsize import MIB, SHARES, CellUsage, propose, rightsize, with_room
+from batch_pipeline.provenance.rightsize import SHARES, propose, rightsize
 from batch_pipeline.records.events import FailedCell
+from batch_pipeline.records.usage import MIB, CellUsage, with_room
 from batch_pipeline.report.sizes import rightsize_lines, rightsize_rows
 from batch_pipeline.run.verdict import write_failed
 from batch_pipeline.wire import layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -152,6 +153,14 @@ def test_unknown_parts_are_told_with_their_reasons() -> None:
     assert spent_notes(Spent(vcpu_hours=1.0, receipts=1)) == [
         "Not included: attempts that failed, which an earlier version did not count."
     ]
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], 3, {"cost": "much"}, {"cost": math.nan}, {"cost": -5.0}, {"vcpu_hours": None, "unpriced": []}]
+)
+def test_what_cannot_be_right_in_a_record_counts_for_nothing(value: object) -> None:
+    """A record that was damaged or written by hand must stop no list of runs, and lower no sum."""
+    assert Spent.from_json(value) == Spent()
 
 
 def test_runs_are_added_up() -> None:

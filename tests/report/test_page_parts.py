@@ -69,6 +69,18 @@ def test_a_box_has_the_quantiles_of_what_is_known() -> None:
     assert "asked 120 B" in picture
 
 
+def test_hours_that_were_all_lost_leave_none_that_were_used() -> None:
+    amounts = Amounts(vcpu_hours=0.1 + 0.2, lost_vcpu_hours=0.3, interrupted_vcpu_hours=0.0)
+    assert amounts.used_vcpu_hours == 0
+    assert (amounts + Amounts(lost_vcpu_hours=1e-12)).used_vcpu_hours == 0
+
+
+def test_amounts_too_small_to_write_are_set_right_with_the_others() -> None:
+    html = table("hours", ["step", "vCPU-hours"], [["call", "under 0.001"], ["align", "1,250.5"]])
+    assert html.count('<td class="n">') == 2
+    assert '<th scope="col" class="n">vCPU-hours</th>' in html
+
+
 def test_boxes_of_one_value_are_drawn() -> None:
     box = box_of("call", array("q", [7]))
     assert box is not None

@@ -188,6 +188,44 @@ def bad_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page_file(store, tmp_path_factory.mktemp("bad-day"), (hostile,))
 
 
+def test_pictures_can_be_read_on_a_phone(bad_day: Path, tab: Tab) -> None:
+    """They are scrolled in their frames, for shrunk to 360 pixels their text would have four."""
+    tab.tell("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=True)
+    try:
+        tab.show(bad_day)
+        widths = "[...document.querySelectorAll('svg.curves, svg.boxes')].map(svg => svg.getBoundingClientRect().width)"
+        assert min(tab.ask(widths)) > 600
+        assert tab.ask("document.documentElement.scrollWidth") <= 400
+    finally:
+        tab.tell("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_filter_that_fits_nothing_leaves_no_error_and_no_cause_hidden(bad_day: Path, tab: Tab) -> None:
+    tab.show(bad_day)
+    tab.ask("(() => { window.errors = []; addEventListener('error', event => errors.push(event.message)); })()")
+    tab.ask("(() => { byId('filter').value = 'nosuch'; byId('filter').dispatchEvent(new Event('input')); })()")
+    tab.until(lambda: tab.ask("order.length"), 0)
+    keys = "['ArrowRight', 'ArrowDown', 'Enter', 'End', 'Enter', '+', '-', '0']"
+    tab.ask(f"{keys}.forEach(key => byId('heat').dispatchEvent(new KeyboardEvent('keydown', {{ key }})))")
+    assert tab.ask("errors") == []
+    assert tab.ask("byId('cell').hidden")
+    tab.click("button.show")
+    assert tab.ask("order.length") > 0
+    assert tab.ask("byId('filter').value") == ""
+
+
+def test_tables_fit_on_paper(bad_day: Path, tab: Tab) -> None:
+    """What is beside the paper's edge is not printed: A4 has 794 pixels."""
+    tab.tell("Emulation.setDeviceMetricsOverride", width=794, height=1123, deviceScaleFactor=1, mobile=False)
+    tab.tell("Emulation.setEmulatedMedia", media="print")
+    try:
+        tab.show(bad_day)
+        assert tab.ask("document.documentElement.scrollWidth") <= 794
+    finally:
+        tab.tell("Emulation.setEmulatedMedia", media="")
+        tab.tell("Emulation.clearDeviceMetricsOverride")
+
+
 def test_one_failure_of_300000_is_seen_and_opens(large: Path, tab: Tab) -> None:
     assert large.stat().st_size < 4_000_000
     tab.show(large)

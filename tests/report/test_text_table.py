@@ -80,3 +80,9 @@ def test_a_long_value_goes_on_below_itself() -> None:
         "  note",
     ]
     assert not [line for line in pair_lines(pairs, width=None) if re.match(r" {10}", line)]
+
+
+def test_a_value_beside_its_name_is_one_printable_line() -> None:
+    """A description is whatever its user wrote, and others of the store read it."""
+    (line,) = pair_lines([["description", "evil \x1b]0;title\x07 \u202eabc\nnew"]], width=None)
+    assert line == "  description  evil \ufffd]0;title\ufffd \ufffdabc new"

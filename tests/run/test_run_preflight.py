@@ -275,7 +275,7 @@ class Wary(Clients):
 
     code = "AccessDenied"
 
-    def read(self, operation: str, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
+    def read(self, operation: str, /, *, service: str = "batch", **parameters: Any) -> dict[str, Any]:
         if service != "batch":
             from botocore.exceptions import ClientError
 

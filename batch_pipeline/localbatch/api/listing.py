@@ -24,7 +24,7 @@ def list_jobs(request: Document, registry: ResourceRegistry, jobs: dict[str, Bat
     page = min(request.get("maxResults") or PAGE, FILTERED_PAGE if filters else PAGE)
     if page < 1:
         raise refused("maxResults must be between 1 and 1000.")
-    start = _position(request.get("nextToken"))
+    start = listing_position(request.get("nextToken"))
     state = STATES.index(request.get("jobStatus", "RUNNING"))
     if chosen[0] == "jobQueue":
         queue = registry.queue(request["jobQueue"])["jobQueueName"]
@@ -64,7 +64,8 @@ def _page(matches: Matches, size: int) -> Document:
     return answer
 
 
-def _position(token: str | None) -> int:
+def listing_position(token: str | None) -> int:
+    """From which position a page goes on."""
     if not token:
         return 0
     prefix, _, number = token.partition(".")
@@ -80,7 +81,7 @@ def _filter(filters: list[Document]) -> Callable[[BatchJob], bool]:
     if not values:
         raise refused(f"Filter {name} needs values.")
     if name == "JOB_NAME":
-        return lambda job: any(_like(job.spec.name.lower(), value.lower()) for value in values)
+        return lambda job: any(like(job.spec.name.lower(), value.lower()) for value in values)
     if name == "JOB_DEFINITION":
         return lambda job: any(_is_definition(job.spec.shown["jobDefinition"], value) for value in values)
     if name in ("BEFORE_CREATED_AT", "AFTER_CREATED_AT"):
@@ -93,10 +94,11 @@ def _filter(filters: list[Document]) -> Callable[[BatchJob], bool]:
     raise refused(f"Filter {name} is not supported; use JOB_NAME, JOB_DEFINITION, BEFORE_CREATED_AT, AFTER_CREATED_AT.")
 
 
-def _like(text: str, pattern: str) -> bool:
+def like(text: str, pattern: str) -> bool:
+    """Whether a text is the pattern, or begins as one that ends with a star."""
     return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
 
 
 def _is_definition(arn: str, pattern: str) -> bool:
     name = arn.rpartition("/")[2]
-    return _like(arn, pattern) or _like(name, pattern) or _like(name.partition(":")[0], pattern)
+    return like(arn, pattern) or like(name, pattern) or like(name.partition(":")[0], pattern)

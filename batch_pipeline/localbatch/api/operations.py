@@ -1,4 +1,4 @@
-"""Batch's operations, each with its handler: the table at the end of `Api` is the whole of it.
+"""Batch's operations, each with its handler: the table in `Api` is the whole of it, with that of `consumables`.
 
 What is not there answers `UnknownOperationException`, as a service of another version would.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
+from batch_pipeline.localbatch.api.consumables import ConsumableApi
 from batch_pipeline.localbatch.api.definitions import normal_definition, refused
 from batch_pipeline.localbatch.api.describe import detail, job_arn
 from batch_pipeline.localbatch.api.listing import list_jobs
@@ -49,9 +50,9 @@ class Api:
         minimum_timeout: int,
     ) -> None:
         self._registry, self._engine = registry, engine
-        self._now_ms = now_ms
-        self._save_job = save_job
+        self._now_ms, self._save_job = now_ms, save_job
         self._minimum_timeout = minimum_timeout
+        self.consumables = ConsumableApi(registry, engine, now_ms)
         self._handlers: dict[str, Callable[[Document], Document]] = {
             "DescribeJobs": self._describe_jobs,
             "ListJobs": lambda request: list_jobs(request, registry, engine.jobs),
@@ -83,7 +84,7 @@ class Api:
         """Answers one request."""
         if call.operation == "SubmitJob":
             return self._submit_job(call.parameters, call.toolchain)
-        handler = self._handlers.get(call.operation)
+        handler = self._handlers.get(call.operation) or self.consumables.handlers.get(call.operation)
         if handler is None:
             raise ApiError(
                 f"The embedded Batch does not know {call.operation}.", code="UnknownOperationException", status=404
@@ -234,7 +235,13 @@ class Api:
 def _resource(arn: str) -> tuple[str, str]:
     """The kind and name of a resource that can have tags."""
     place, _, name = arn.partition("/")
-    kinds = {"job": "job", "job-queue": "queue", "compute-environment": "environment", "job-definition": "definition"}
+    kinds = {
+        "job": "job",
+        "job-queue": "queue",
+        "compute-environment": "environment",
+        "job-definition": "definition",
+        "consumable-resource": "consumable",
+    }
     kind = kinds.get(place.rpartition(":")[2])
     if kind is None:
         raise refused(f"Resource ARN {arn} is not valid.")

@@ -60,15 +60,16 @@ def check_tags(tags: Document) -> None:
 class ResourceRegistry:
     """The documents by kind and name, in AWS's Describe shapes.
 
-    `save(kind, name, document)` is called for each change, before the answer goes out.
+    `save(kind, name, document)` is called for each change, before the answer goes out; with None for what was deleted.
     """
 
-    def __init__(self, save: Callable[[str, str, Document], None]) -> None:
+    def __init__(self, save: Callable[[str, str, Document | None], None]) -> None:
         self._save = save
         self.environments: dict[str, Document] = {}
         self.queues: dict[str, Document] = {}
         #: Fair share policies.
         self.policies: dict[str, Document] = {}
+        self.consumables: dict[str, Document] = {}
         #: `name:revision` → definition.
         self.definitions: dict[str, Document] = {}
         self.revisions: dict[str, int] = {}
@@ -89,6 +90,7 @@ class ResourceRegistry:
             "queue": self.queues,
             "policy": self.policies,
             "definition": self.definitions,
+            "consumable": self.consumables,
             "job": self.job_tags,
         }[kind]
 
@@ -200,6 +202,21 @@ class ResourceRegistry:
         if queue is None:
             raise ApiError(f"Error executing request, Exception : JobQueue {name_or_arn} does not exist.")
         return queue
+
+    def consumable(self, name_or_arn: str) -> Document:
+        """A consumable resource by name or ARN."""
+        document = self.consumables.get(name_or_arn.rpartition("/")[2])
+        if document is None:
+            raise ApiError(f"Error executing request, Exception : consumableResource {name_or_arn} does not exist.")
+        return document
+
+    def put_consumable(self, name: str, document: Document | None) -> None:
+        """Keeps a consumable resource, or deletes it (None)."""
+        if document is not None:
+            self._put("consumable", name, document)
+            return
+        self._save("consumable", name, None)
+        del self.consumables[name]
 
     def add_definition(self, request: Document) -> Document:
         """RegisterJobDefinition; the caller has checked the request."""

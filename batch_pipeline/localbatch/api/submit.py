@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from uuid import uuid4
 
+from batch_pipeline.localbatch.api.consumables import needs_of
 from batch_pipeline.localbatch.api.definitions import (
     check_command,
     check_environment,
@@ -81,9 +82,15 @@ def resolve(
         command=tuple(command),
         environment=environment,
         log_prefix=definition["jobDefinitionName"][:200] + "/default",
+        consumes=needs_of(_consumables(request, definition), registry),
         shown=_shown(request, queue, definition, parameters, strategy, timeout, command, environment),
         fails_on_submit=_late_failure(overrides, environment),
     )
+
+
+def _consumables(request: Document, definition: Document) -> Document:
+    override = request.get("consumableResourcePropertiesOverride")
+    return override or definition.get("consumableResourceProperties") or {}
 
 
 def _environment(container: Document, overrides: Document) -> dict[str, str]:
@@ -239,6 +246,8 @@ def _shown(
     if "shareIdentifier" in request:
         shown["shareIdentifier"] = request["shareIdentifier"]
         shown["schedulingPriority"] = request.get("schedulingPriorityOverride", 0)
+    if consumables := _consumables(request, definition):
+        shown["consumableResourceProperties"] = consumables
     if timeout is not None:
         shown["timeout"] = {"attemptDurationSeconds": timeout}
     return shown

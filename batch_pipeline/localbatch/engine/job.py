@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from batch_pipeline.localbatch.engine.units import Needs
 from batch_pipeline.wire.durable import Seal
 from batch_pipeline.wire.native_id import NativeId
 from batch_pipeline.wire.toolchain import Toolchain
@@ -88,6 +89,8 @@ class JobSpec:
     shown: Document
     #: Why the job fails instead of being scheduled, when AWS accepts it and fails it later.
     fails_on_submit: str | None = None
+    #: Consumable resources with the units that each child holds while it runs.
+    consumes: Needs = ()
     #: With what its attempts run; None: with the server's own.
     toolchain: Toolchain | None = None
 

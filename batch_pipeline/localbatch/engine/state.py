@@ -61,8 +61,8 @@ class NotStored(Exception):
 class Storage(Protocol):
     """Keeps what the server must not forget. Every verb raises NotStored."""
 
-    def save_document(self, kind: str, name: str, body: Document) -> None:
-        """Stores a document; returns when it is safe."""
+    def save_document(self, kind: str, name: str, body: Document | None) -> None:
+        """Stores a document, or removes it (None); returns when it is safe."""
 
     def save_job(self, spec: JobSpec) -> None:
         """Stores a new job; returns when it is safe."""
@@ -74,7 +74,7 @@ class Storage(Protocol):
 class MemoryStorage:
     """Forgets: for servers that live as long as a test."""
 
-    def save_document(self, kind: str, name: str, body: Document) -> None:
+    def save_document(self, kind: str, name: str, body: Document | None) -> None:
         """See `Storage.save_document`."""
 
     def save_job(self, spec: JobSpec) -> None:
@@ -96,10 +96,13 @@ class SqliteStorage:
         """Closes the file."""
         self._connection.close()
 
-    def save_document(self, kind: str, name: str, body: Document) -> None:
+    def save_document(self, kind: str, name: str, body: Document | None) -> None:
         """See `Storage.save_document`."""
         with self._writing():
-            self._connection.execute("REPLACE INTO document VALUES (?, ?, ?)", (kind, name, json.dumps(body)))
+            if body is None:
+                self._connection.execute("DELETE FROM document WHERE kind = ? AND name = ?", (kind, name))
+            else:
+                self._connection.execute("REPLACE INTO document VALUES (?, ?, ?)", (kind, name, json.dumps(body)))
 
     def save_job(self, spec: JobSpec) -> None:
         """See `Storage.save_job`."""
@@ -195,9 +198,14 @@ def _child(row: tuple[Any, ...]) -> StoredChild:
 
 
 def _body(spec: JobSpec) -> Document:
-    """A job as JSON; under `doomed`, the earlier name, servers of every version find why it fails."""
+    """A job as JSON; under `doomed`, the earlier name, servers of every version find why it fails.
+
+    Earlier versions know no consumable resources; jobs without any they read too.
+    """
     body = asdict(spec)
     body["doomed"] = body.pop("fails_on_submit")
+    if not spec.consumes:
+        del body["consumes"]
     return body
 
 
@@ -209,6 +217,7 @@ def _spec(body: Document) -> JobSpec:
             "dependencies": tuple(Dependency(**each) for each in body["dependencies"]),
             "rules": tuple(Rule(**each) for each in body["rules"]),
             "command": tuple(body["command"]),
+            "consumes": tuple((name, quantity) for name, quantity in body.get("consumes", ())),
             "toolchain": _toolchain(body.get("toolchain")),
         }
     )

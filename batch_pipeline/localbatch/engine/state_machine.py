@@ -2,11 +2,12 @@
 
 Each method takes the time, changes the state and leaves in `stops` what must be stopped; `schedule` returns what must
 be started. The promises, which the property tests hold: a child never runs twice at once; a child starts only after
-what it depends on has succeeded; the vCPUs and the memory of what runs never exceed the capacity; every job ends if
-every started child ends. When a child ends, the work for each dependent child is constant.
+what it depends on has succeeded; the vCPUs and the memory of what runs never exceed the capacity, nor the units that it
+holds those of a consumable resource; every job ends if every started child ends and no units are spent. When a child
+ends, the work for each dependent child is constant.
 
-The queue is first in, first out and its head waits for room, as in AWS; a job that could never fit is annotated like
-AWS does and, unlike AWS, does not block the jobs behind it.
+The queue is first in, first out and its head waits for room, as in AWS. A job that could never fit is annotated like
+AWS does; unlike AWS, neither it nor a child that waits for units of a consumable resource blocks those behind it.
 
 (Longer than most modules: every method keeps the same promises about the same state, and is read with the others.)
 """
@@ -42,6 +43,7 @@ from batch_pipeline.localbatch.engine.retry import (
     TOO_LARGE,
     tries_again,
 )
+from batch_pipeline.localbatch.engine.units import Units
 from batch_pipeline.wire.contract import Variable
 
 
@@ -73,6 +75,7 @@ class Engine:
         #: Thousandths of a vCPU, MiB.
         self.capacity = (vcpus * 1000, memory_mib)
         self.used = (0, 0)
+        self.units = Units()
         self.jobs: dict[str, BatchJob] = {}
         self.running: dict[tuple[str, int], Run] = {}
         #: What the caller must stop, in order; it empties the list.
@@ -230,13 +233,13 @@ class Engine:
         """Starts what fits: returns the attempts to start, now STARTING."""
         runs: list[Run] = []
         for ready in self._order:
-            while head := ready.head():
+            while head := ready.head(self.units.suffice):
                 job, index = head
                 vcpus, memory = self.used[0] + job.spec.vcpus, self.used[1] + job.spec.memory_mib
                 if vcpus > self.capacity[0] or memory > self.capacity[1]:
                     self._say_who_holds(job)
                     return runs
-                ready.pop(now)
+                ready.pop(job, now)
                 runs.append(self._begin(job, index, now))
         return runs
 
@@ -249,6 +252,7 @@ class Engine:
 
     def _begin(self, job: BatchJob, index: int, now: int) -> Run:
         self.used = (self.used[0] + job.spec.vcpus, self.used[1] + job.spec.memory_mib)
+        self.units.take(job.spec.consumes)
         self._archive(job, index)
         if job.status_reason and job.status_reason.startswith(HELD):
             job.status_reason = None
@@ -287,8 +291,9 @@ class Engine:
         run.has_left, run.deadline_ms = True, None
         self._give_room(run)
 
-    def _give_room(self, run: Run) -> None:
+    def _give_room(self, run: Run, *, has_run: bool = True) -> None:
         spec = run.job.spec
+        self.units.free(spec.consumes, spent=has_run)
         self.used = (self.used[0] - spec.vcpus, self.used[1] - spec.memory_mib)
 
     def end(self, run: Run, outcome: AttemptOutcome, now: int) -> None:
@@ -326,7 +331,7 @@ class Engine:
         """An attempt that was handed out never began: it is not counted."""
         job, index = run.job, run.index
         del self.running[run.key]
-        self._give_room(run)
+        self._give_room(run, has_run=False)
         job.recall(index)
         if cancellation := job.cancellation_of(index):
             self._fail(job, index, cancellation.reason, now)

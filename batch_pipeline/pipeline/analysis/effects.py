@@ -23,7 +23,7 @@ _PLAIN: Final = {
     "re": {"compile"},
     "typing": {"NewType", "TypeVar", "final", "overload", "override", "runtime_checkable"},
 }
-_PORTS: Final = frozenset({"Column", "Input", "Output", "Param", "Reference"})
+_PORTS: Final = frozenset({"Column", "Input", "Learned", "Output", "Param", "Reference"})
 #: Builtins of which the same holds if they are given plain values.
 _PLAIN_BUILTINS: Final = frozenset(
     {"bytes", "dict", "float", "frozenset", "int", "list", "range", "set", "str", "tuple"}

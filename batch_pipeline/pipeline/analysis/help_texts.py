@@ -1,9 +1,10 @@
-"""Finds the help texts of ports, parameters and columns in a step's class: people read them, and jobs do not."""
+"""Finds the arguments of ports, parameters and columns in a step's class that no job reads: help, `temporary`."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from batch_pipeline.pipeline.analysis.statements import Module, bound_names
@@ -12,18 +13,22 @@ from batch_pipeline.pipeline.analysis.statements import Module, bound_names
 _WITH_HELP: Final = ("Column", "Input", "Output", "Param", "Reference")
 
 
-def help_texts(node: ast.ClassDef, module: Module) -> Iterator[ast.AST]:
-    """The arguments of declarations in a class that are a help and a plain text, where the names are surely ours."""
+def unread_arguments(node: ast.ClassDef, module: Module, names: AbstractSet[str]) -> Iterator[ast.AST]:
+    """The arguments of declarations in a class that no job reads, where the names are surely ours.
+
+    Of `names` they are `help`, a plain text, and `temporary`, whether an output is.
+    """
     own = {name for statement in node.body for name in bound_names(statement)}
     for statement in node.body:
         call = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
         if not isinstance(call, ast.Call):
             continue
         declared = _declared(call.func, module, own)
-        if declared in _WITH_HELP:
+        if declared in _WITH_HELP and "help" in names:
             yield from (each for each in call.keywords if each.arg == "help" and _is_plain(each.value))
-        if declared == "Input":
-            yield from filter(_is_plain, call.args[:1])
+            yield from filter(_is_plain, call.args[:1] if declared == "Input" else ())
+        if declared == "Output" and "temporary" in names:
+            yield from (each for each in call.keywords if each.arg == "temporary" and _is_plain(each.value, bool))
 
 
 def _declared(function: ast.expr, module: Module, own: set[str]) -> str:
@@ -40,5 +45,5 @@ def _declared(function: ast.expr, module: Module, own: set[str]) -> str:
     return alias.member or member.rpartition(".")[2]
 
 
-def _is_plain(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _is_plain(node: ast.expr, kind: type = str) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, kind)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 
 from batch_pipeline.pipeline.analysis.effects import SHADOWED, Alias
-from batch_pipeline.pipeline.analysis.help_texts import help_texts
+from batch_pipeline.pipeline.analysis.help_texts import unread_arguments
 from batch_pipeline.pipeline.analysis.modules import Modules
 from batch_pipeline.pipeline.analysis.statements import Module, Statement, module_name
 from batch_pipeline.pipeline.analysis.syntax import normal_form
@@ -48,7 +48,7 @@ def reachable(
     sources:
         Every Python file that the module may import or names, relative to the pipeline's folder -> its bytes.
     classes:
-        Module and name of the step classes of which resources and help texts (`usage.UNREAD`) do not count unless
+        Module and name of the step classes of which resources and arguments (`usage.UNREAD`) do not count unless
         they are read.
     files:
         Of the sources those that are named as files: programs, unless they are imported.
@@ -260,12 +260,12 @@ class _CodeWalk:
         return [("", normal_form(statement.node))]
 
     def _resources_of(self, module: Module, statement: Statement) -> frozenset[ast.AST]:
-        """The resources and help texts of a step's class that do not count."""
+        """The resources and arguments of a step's class that do not count."""
         node = statement.node
         if not isinstance(node, ast.ClassDef) or (module.name, node.name) not in self.classes:
             return frozenset()
         resources = frozenset(each for each in node.body if is_resource(each, self.left_out & RESOURCES))
-        return resources | frozenset(help_texts(node, module) if "help" in self.left_out else ())
+        return resources | frozenset(unread_arguments(node, module, self.left_out))
 
     def _is_named(self, file: str) -> bool:
         """Whether a text of the code names a source, to read it or to run it."""

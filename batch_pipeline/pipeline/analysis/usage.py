@@ -26,9 +26,9 @@ class Reach(IntEnum):
 
 
 #: Attributes of a step class that say what a job gets, or which samples have one, and not what it makes.
-RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds", "when"})
+RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds", "max_parallel", "when"})
 #: Attributes of steps, and of what they declare, that count where code reads them alone.
-UNREAD: Final = RESOURCES | {"help"}
+UNREAD: Final = RESOURCES | {"help", "temporary"}
 
 #: Names and attributes by which other names are reached.
 _WORDS: Final = {
@@ -108,7 +108,7 @@ def class_forms(
     methods = [each for each in node.body if isinstance(each, FUNCTIONS)]
     order = " ".join(getattr(each, "name", "-") for each in node.body if each not in without and not is_text(each))
     rest = f"{form(node, {*without, *methods})} {order}"
-    return [("", rest), *((f".{each.name}", form(each, without)) for each in methods)]
+    return [("", rest), *((f".{each.name}", form(each, without)) for each in methods if each not in without)]
 
 
 def is_text(node: ast.AST) -> bool:
@@ -117,7 +117,12 @@ def is_text(node: ast.AST) -> bool:
 
 
 def is_resource(node: ast.stmt, names: Collection[str]) -> bool:
-    """Whether a statement of a class does no more than set one of these resources, to numbers or a name."""
+    """Whether a statement of a class does no more than set one of these resources, to numbers or a name.
+
+    Or it defines the method that computes it for each cell, or has it `Learned` (`cell_facts`).
+    """
+    if isinstance(node, ast.FunctionDef):
+        return node.name in names and not node.decorator_list
     if isinstance(node, ast.Assign):
         targets = node.targets
     elif isinstance(node, ast.AnnAssign) and node.value is not None:
@@ -126,7 +131,11 @@ def is_resource(node: ast.stmt, names: Collection[str]) -> bool:
         return False
     if not all(isinstance(target, ast.Name) and target.id in names for target in targets) or node.value is None:
         return False
-    return not any(isinstance(each, ast.expr) and not isinstance(each, _NUMBERS) for each in ast.walk(node.value))
+    call = node.value if isinstance(node.value, ast.Call) else None
+    is_learned = call is not None and ast.unparse(call.func).rpartition(".")[2] == "Learned"
+    parts = [*call.args, *(keyword.value for keyword in call.keywords)] if call and is_learned else [node.value]
+    inner = (each for part in parts for each in ast.walk(part))
+    return not any(isinstance(each, ast.expr) and not isinstance(each, _NUMBERS) for each in inner)
 
 
 class _UsageReader:

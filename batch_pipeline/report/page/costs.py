@@ -40,8 +40,8 @@ class Amounts:
 
     @property
     def used_vcpu_hours(self) -> float:
-        """Hours of the attempts that were not in vain."""
-        return self.vcpu_hours - self.lost_vcpu_hours - self.interrupted_vcpu_hours
+        """Hours of the attempts that were not in vain, without what rounding leaves of a difference."""
+        return max(0.0, round(self.vcpu_hours - self.lost_vcpu_hours - self.interrupted_vcpu_hours, 9))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from batch_pipeline.report.page.source import TAIL_CHARACTERS
 from batch_pipeline.report.tables import failure_groups
 from batch_pipeline.wire import layout
 from batch_pipeline.wire.errors import StoreFailed
+from batch_pipeline.wire.plain_text import one_line
 from batch_pipeline.wire.receipt import Failure, FileRecord, Receipt
 from batch_pipeline.wire.store import NotInStore, Store
 
@@ -127,7 +128,7 @@ def _of_failure(failure: Failure) -> AttemptDetail:
     return AttemptDetail(
         number=failure.attempt,
         end=failure.end_reason.replace("_", " "),
-        message=failure.message,
+        message=one_line(failure.message),
         exit_code=failure.exit_code,
         started_at=failure.started_at,
         stopped_at=failure.stopped_at,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 
-from batch_pipeline.provenance.rightsize import MIB, MOST, CellUsage, ResourceProposal, propose
+from batch_pipeline.provenance.rightsize import MOST, ResourceProposal, propose
 from batch_pipeline.records.cell_table import REASONS
+from batch_pipeline.records.usage import MIB, CellUsage
 from batch_pipeline.report.page.boxes import PERCENT, SIZE, TIME, Box, box_of, boxes_svg
 from batch_pipeline.report.page.html import command, section, table
 from batch_pipeline.report.page.source import RunSource, ShownCells

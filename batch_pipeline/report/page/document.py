@@ -137,7 +137,13 @@ def _sections(
         f"From {begin:%Y-%m-%d %H:%M:%S} UTC, when the first cell began. Cells that run are filled, those that are"
         " queued are outlined, each step to its own scale."
     )
-    yield section("time", "Over time", picture, asset("gantt.html") if picture else "", note=note)
+    yield section(
+        "time",
+        "Over time",
+        f"<figure>{picture}</figure>" if picture else "",
+        asset("gantt.html") if picture else "",
+        note=note,
+    )
     yield distributions_section(source, options.program)
     yield costs_section(costs)
     yield provenance_section(source)

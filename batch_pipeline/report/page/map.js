@@ -253,8 +253,10 @@ function pressed(event) {
   event.preventDefault();
 }
 
+/** Shows the cell at a place of the order, if a filter has left one there. */
 function openAt(number, at) {
-  showCell(number, steps[number].gather ? 0 : order[at]);
+  const sample = steps[number].gather ? 0 : order[at];
+  if (sample !== undefined) showCell(number, sample);
 }
 
 function listenToMap() {

@@ -175,6 +175,7 @@ function showCause({ step, reason }) {
         && STATES[value.state].key === (reason === "cancelled" ? "cancelled" : "failed");
     });
     if (fitting) byId("only").value = fitting.value;
+    byId("filter").value = "";
     arrange();
   }
   byId("map").scrollIntoView();

@@ -6,6 +6,7 @@ states of cells, and no times. So is a whole store. Each such lack is a note of 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,11 +17,12 @@ from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.cell_table import REASONS, STATES, CellColumns, CellEnd, CellTable, table_of
 from batch_pipeline.records.events import FailedCell
-from batch_pipeline.records.history import Event, read_events
+from batch_pipeline.records.history import Event, Happened, read_events
 from batch_pipeline.records.record import RunRecord, read_record
 from batch_pipeline.records.registry import Query, find_runs
 from batch_pipeline.records.submissions import Submission
 from batch_pipeline.report.page.states import SEVERITY, ShownState, shown_states
+from batch_pipeline.report.tables import counted
 from batch_pipeline.run.driver_jobs import DRIVER, log_of, runs_of
 from batch_pipeline.run.live import submissions
 from batch_pipeline.run.recorded import recorded_graph, recorded_status
@@ -44,6 +46,9 @@ _SHOWN: Final = {
     CellState.SKIPPED: ShownState.LEFT_OUT,
     CellState.EXCLUDED: ShownState.EXCLUDED,
 }
+#: The latest start and the longest duration that are believed, in milliseconds: up to the year 2100.
+LATEST_MS: Final = 4_102_444_800_000
+_TIMES: Final = ("started_ms", "duration_ms", "lost_ms", "interrupted_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,10 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
     plan, graph, notes = _plan_of(store, run)
     table, sentence = table_of(store, run)
     notes += [sentence] if sentence else []
-    failed = _failed(store, run)
+    failed, more = _failed(store, run)
+    notes += more
+    events, more = _events(store, run)
+    notes += more
     is_live = not run.ended
     if table is None and graph is not None:
         standing = _by_status(store, settings, run, failed)
@@ -119,12 +127,12 @@ def read_run(store: Store, settings: Settings, run: RunRecord) -> RunSource:
         steps = {name: ShownCells(cells=cells, states=shown_states(cells)) for name, cells in _steps(table)}
         samples = next((step.cells.samples for step in steps.values() if not step.is_gather), ())
     measured = table is not None and table.measured
-    notes += _unmeasured(run, steps) if measured else []
+    notes += [*_unmeasured(run, steps), *_implausible(steps)] if measured else []
     if table is not None and not measured:
         notes.append(f"Times and machines are not in its cell table. `store index {run.run_id}` reads them.")
     return RunSource(
         run=run,
-        events=read_events(store, run.run_id),
+        events=events,
         sent=sent,
         samples=samples,
         steps=steps,
@@ -181,11 +189,28 @@ def _plan_of(store: Store, run: RunRecord) -> tuple[Mapping[str, Any], Graph | N
         return {}, None, [f"The plan {store.url_of(layout.plan(run.run_id))} cannot be read: {error}"]
 
 
-def _failed(store: Store, run: RunRecord) -> Sequence[FailedCell]:
+def _failed(store: Store, run: RunRecord) -> tuple[Sequence[FailedCell], list[str]]:
+    """The failed cells as listed when the run was closed, and a note where the list is damaged."""
     try:
-        return read_failed(store, run.run_id)
+        return read_failed(store, run.run_id), []
     except NotInStore:
-        return ()
+        return (), []
+    except StoreFailed as error:
+        return (), [f"Messages of failed cells cannot be read: {error}"]
+
+
+def _events(store: Store, run: RunRecord) -> tuple[Sequence[Event], list[str]]:
+    """The events of a run, and a note where they are damaged, or tell of an earlier run of the same command."""
+    try:
+        events = read_events(store, run.run_id)
+    except StoreFailed as error:
+        return (), [f"Its events cannot be read: {error}"]
+    lists = (event.details.get("of") for event in events if event.event == Happened.RECOVERY.value)
+    earlier = dict.fromkeys(str(one) for runs in lists if isinstance(runs, list) for one in runs)
+    return events, [
+        f"It sent again a part of what failed in run {one}; the other failures are there: `report {one}`."
+        for one in earlier
+    ]
 
 
 def _by_status(store: Store, settings: Settings, run: RunRecord, failed: Sequence[FailedCell]) -> CellSource:
@@ -246,3 +271,18 @@ def _unmeasured(run: RunRecord, steps: Mapping[str, ShownCells]) -> list[str]:
         return []
     whose = "1 cell whose receipt is" if count == 1 else f"{count:,} cells whose receipts are"
     return [f"There is no time of {whose} gone or cannot be read. `verify --all` names what is not as it was."]
+
+
+def _implausible(steps: Mapping[str, ShownCells]) -> list[str]:
+    """Sets times that cannot be right to 0, as unknown ones are, and notes it: a clock or a record was wrong."""
+    count = 0
+    for step in steps.values():
+        for name in _TIMES:
+            column = step.cells.columns[name]
+            if min(column, default=0) < 0 or max(column, default=0) > LATEST_MS:
+                kept = array(column.typecode, (value if 0 <= value <= LATEST_MS else 0 for value in column))
+                count += sum(before != after for before, after in zip(column, kept, strict=True))
+                column[:] = kept
+    if not count:
+        return []
+    return [f"{counted(count, 'time')} of cells cannot be right (below 0 or beyond the year 2100) and are left out."]
