@@ -31,6 +31,7 @@ STORES_OWN: Final = frozenset(
         "retired",
         "pipelines",
         "driving",
+        "removing",
         "logs",
         "code",
         "runs",
