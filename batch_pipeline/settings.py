@@ -89,6 +89,7 @@ class BackendSettings:
     )
     priority: int = _at_least(-1, 9999)
     max_children: int = _at_least(0)
+    most_calls: int = _at_least(1)
     driver: str = _one_of("here", "batch")
 
 

@@ -203,7 +203,12 @@ def test_every_public_name_has_a_section_and_every_attribute_a_meaning() -> None
     assert sorted(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == sorted(batch_pipeline.__all__)
     table = [row for row in rows(text) if row[0] != "attribute"]
     assert ["`COHORT`", "", "`'cohort'`", "One job after all samples: the gather."] in table
-    assert ["`sample`", "`str`", "", "Name of the sample; of a gather `_cohort`."] in table
+    assert [
+        "`sample`",
+        "`str`",
+        "",
+        "Name of the sample; of a group that of the group, of a gather `_cohort`.",
+    ] in table
     assert [row[0] for row in table if not row[3]] == []
 
 

@@ -126,11 +126,12 @@ def needs_list_file(request: JobRequest) -> bool:
 def samples_of(plan: Plan, job: PlannedJob) -> tuple[str, ...]:
     """The samples of a job in the order of its indices; of a gather, those that it gathers; of a join, none."""
     if job.join or plan.graph[job.step].scope is not Scope.COHORT:
-        return tuple(plan.samples[member] for member in job.members)
+        return tuple(plan.rows[job.step].names[member] for member in job.members)
+    names = plan.gathered_rows(job.step).names
     if job.step in plan.choices:
-        return tuple(plan.samples[position] for position in plan.gathered(job.step))
+        return tuple(names[position] for position in plan.gathered(job.step))
     missing = frozenset(plan.missing.get(job.step, ()))
-    return tuple(sample for sample in plan.samples if sample not in missing)
+    return tuple(name for name in names if name not in missing)
 
 
 def job_name(context: RunContext, job: PlannedJob, limits: Limits) -> str:

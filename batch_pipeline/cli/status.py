@@ -51,7 +51,7 @@ def status(call: CommandCall) -> int:
     if sample:
         gathers = [node.name for node in request.graph if node.scope is Scope.COHORT]
         whole = sample in (*gathers, layout.COHORT) and sample not in request.samples.by_name
-        if not whole:
+        if not whole and not any(node.scope in (Scope.PART, Scope.GROUP) for node in request.graph):
             known(sample, [*request.samples.names, *gathers], "sample")
         explanations = reader.explain(request, layout.COHORT if whole else sample)
         return _explain(
@@ -194,7 +194,8 @@ def _explain(call: CommandCall, explanations: Sequence[Explanation]) -> int:
         return CommandExit.DONE
     for part in explanations:
         word = _word(part.state)
-        data(f"{part.step}: {part.sentence if part.sentence.startswith(word) else f'{word}: {part.sentence}'}")
+        of = f" of {part.cell}" if part.cell not in (call.options["explain"], layout.COHORT) else ""
+        data(f"{part.step}{of}: {part.sentence if part.sentence.startswith(word) else f'{word}: {part.sentence}'}")
     return CommandExit.DONE
 
 

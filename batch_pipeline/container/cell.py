@@ -185,7 +185,8 @@ class CellAttempt:
         for folder in (names[0] for _, form, names in outputs if form == DIRECTORY):
             os.makedirs(f"{self.workspace.work}/{folder}", exist_ok=True)
         return Job(
-            sample=row.sample,
+            sample=row.part_of or row.sample,
+            part=row.part,
             step=manifest.step,
             work=Path(self.workspace.work),
             input_files=staged.input_files,

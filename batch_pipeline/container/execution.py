@@ -110,6 +110,7 @@ def script_environment(
         "PYTHONDONTWRITEBYTECODE": "1",
         **environment,
         "SAMPLE": job.sample,
+        **({"PART": job.part} if job.part else {}),
         "OUTPUT_DIR": str(job.work),
         "CPUS": str(job.cpus),
         "MEMORY_MB": str(job.memory_mb),

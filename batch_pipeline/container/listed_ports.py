@@ -97,7 +97,7 @@ def make_input_folders(manifest: Manifest, row: Row, staged: Staged, folder: str
             samples = staged.gathered_files[spec.port]
             staged.gathered_folders[spec.port] = {one: _made(spec, f"{port}/{one}", one) for one in samples}
         else:
-            sample = layout.COHORT if spec.kind == "cohort" else row.sample
+            sample = layout.COHORT if spec.kind == "cohort" else row.at.get(spec.step, row.sample)
             staged.input_folders[spec.port] = _made(spec, port, sample)
 
 

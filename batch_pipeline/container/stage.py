@@ -1,9 +1,9 @@
 """Stage in: brings a cell's inputs to its scratch folder and checks that they are those the plan saw.
 
 Three kinds: source files, whose ETag and size the manifest's row promises; results of upstream steps, which their
-receipt vouches for; and, for a gather, results of every sample. A folder's files are linked, others downloaded, eight
-at a time, and digested on the way. Each lies under its own name in `in-{port}/`, so a tool that writes an index beside
-its input writes it to scratch.
+receipt vouches for; and, for a gather, results of every sample (of a group its members', of a sample its parts'). A
+folder's files are linked, others downloaded, eight at a time, and digested on the way. Each lies under its own name in
+`in-{port}/`, so a tool that writes an index beside its input writes it to scratch.
 
 (A little longer than most modules: each kind of port has its own way of finding its files.)
 """
@@ -102,7 +102,7 @@ class Stager:
         gathers = {spec.step for spec in self._manifest.inputs if spec.kind == "cohort"}
         upstream = self._receipts(
             [
-                (step, layout.COHORT if step in gathers else self._row.sample, print_)
+                (step, layout.COHORT if step in gathers else self._row.at.get(step, self._row.sample), print_)
                 for step, print_ in self._row.upstream.items()
             ]
         )
@@ -169,7 +169,7 @@ class Stager:
         if spec.kind == "source":
             wanted = self._sources(spec.port, self._row.sources.get(spec.port, ()), folder)
         elif spec.kind == "step":
-            wanted = self._results(spec, self._row.sample, upstream, folder)
+            wanted = self._results(spec, self._row.at.get(spec.step, self._row.sample), upstream, folder)
         elif spec.kind == "cohort":
             wanted = self._results(spec, layout.COHORT, upstream, folder)
         elif spec.kind in ("gather", "alternatives"):
@@ -188,7 +188,9 @@ class Stager:
 
     def _gathered_specs(self, spec: InputSpec) -> Iterator[tuple[str, InputSpec]]:
         """Sample and what is read of it, in the order of the list."""
-        if spec.kind == "gather":
+        if spec.rows is not None:
+            yield from ((name, spec) for name in spec.rows)
+        elif spec.kind == "gather":
             yield from ((sample, spec) for sample, _ in self._manifest.gathered.get(spec.step, ()))
         yield from ((sample, spec.at(position)) for sample, position in spec.chosen)
 

@@ -16,10 +16,13 @@ from batch_pipeline.pipeline.fingerprint import (
     excluded_part,
     gather_part,
     missing_part,
+    part_part,
     source_part,
     wire_of,
 )
-from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.plan import Inventory
+from batch_pipeline.pipeline.rows import Rows, reads_many
+from batch_pipeline.pipeline.step import Input, Scope
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Node, Port, Source
 from batch_pipeline.wire.errors import InvalidPlan
@@ -38,9 +41,11 @@ def fingerprints_of(cells: Cells, node: Node, digest: str, chain: Mapping[str, S
         return [_gather_fingerprint(cells, node, digest, ports)]
     columns = [*ports.values()]
     if node.name in cells.inventory.columns:
-        columns.append(_columns_parts(cells, node))
+        columns.append(_columns_of_rows(cells, node))
+    if parts := cells.rows[node.name].parts:
+        columns.append([part_part(part) for part in parts])
     if not columns:
-        return [cell_fingerprint(digest, ())] * len(cells.samples)
+        return [cell_fingerprint(digest, ())] * len(cells.names(node))
     return [cell_fingerprint(digest, inputs) if all(inputs) else "" for inputs in zip(*columns, strict=True)]
 
 
@@ -65,20 +70,57 @@ def _input_parts(
 ) -> Sequence[str]:
     """What a port adds to the fingerprint of each cell if this feeds it."""
     if isinstance(source, Port):
-        fingerprints = chain[source.task.name]
-        if cells.graph[source.task.name].scope is Scope.COHORT:
-            return [fingerprints[0]] * len(cells.samples)
-        return fingerprints
+        return _upstream_parts(cells, node, port, source.task.name, chain[source.task.name])
+    if node.scope is Scope.GROUP:
+        raise InvalidPlan(f"The step of groups {node.name} reads a source; only steps of the samples have sources.")
     key = f"{node.name}.{port}"
     sources = cells.inventory.sources
-    parts = [source_part(sources.get(sample, {}).get(key, ())) for sample in cells.samples]
+    samples = [cells.sample_of(node, i) for i in range(len(cells.names(node)))]
+    parts = [source_part(sources.get(sample, {}).get(key, ())) for sample in samples]
     if port in node.optional:
         return [part or (ABSENT if _has_files(cells, node, port, i) else "") for i, part in enumerate(parts)]
     return parts
 
 
+def _upstream_parts(cells: Cells, node: Node, port: str, step: str, fingerprints: Sequence[str]) -> Sequence[str]:
+    """What a port adds to the fingerprint of each cell that a step feeds; for a gather, that of each cell it reads."""
+    rows, above = cells.rows[node.name], cells.rows[step]
+    if above.is_cohort:
+        return [fingerprints[0]] * (len(cells.samples) if rows.is_cohort else len(rows.names))
+    if above is rows or rows.is_cohort:
+        return fingerprints
+    if not reads_many(node.scope, cells.graph[step].scope, equal=False):
+        return [fingerprints[rows.read_in(above, i)[0]] for i in range(len(rows.names))]
+    parts = []
+    for i in range(len(rows.names)):
+        read = [
+            (above.names[at], fingerprints[at]) for at in rows_for_port(cells.inventory, rows, above, node, port, i)
+        ]
+        parts.append(gather_part(read) if all(fingerprint for _, fingerprint in read) else "")
+    return parts
+
+
+def rows_for_port(inventory: Inventory, rows: Rows, above: Rows, node: Node, port: str, position: int) -> Sequence[int]:
+    """Positions of the rows whose files a port takes: of a port with a role, those of members that have it."""
+    positions = rows.read_in(above, position)
+    if not (role := node.step.declared(Input)[port].role):
+        return positions
+    roles = inventory.roles[node.name]
+    return [at for at in positions if roles[above.samples_of(at)[0]] == role]
+
+
+def _columns_of_rows(cells: Cells, node: Node) -> Sequence[str]:
+    """The same for each row: of a part those of its sample, of a group those of its members."""
+    parts, rows = _columns_parts(cells, node), cells.rows[node.name]
+    if rows.members is None:
+        return parts
+    if node.scope is Scope.PART:
+        return [parts[members[0]] for members in rows.members]
+    return [gather_part([(cells.samples[i], parts[i]) for i in members]) for members in rows.members]
+
+
 def _columns_parts(cells: Cells, node: Node) -> Sequence[str]:
-    """What the columns that a step declares add to the fingerprint of each cell."""
+    """What the columns that a step declares add to the fingerprint, of each sample."""
     values = cells.inventory.columns[node.name]
     parts = {id(one): columns_part(one) for one in {id(one): one for one in values}.values()}
     return [parts[id(one)] for one in values]
@@ -102,10 +144,12 @@ def _gather_fingerprint(cells: Cells, node: Node, digest: str, ports: Mapping[st
         if port in node.choosing:
             chosen = cells.choices[node.name].by_port[port]
             positions = [i for i in positions if chosen[i] != NONE]
-        inputs.append(gather_part([(cells.samples[i], parts[i]) for i in positions]))
+        names = cells.gathered_rows(node).names
+        inputs.append(gather_part([(names[i], parts[i]) for i in positions]))
     if node.name in cells.inventory.columns:
-        parts = _columns_parts(cells, node)
-        inputs.append(gather_part([(cells.samples[i], parts[i]) for i in gathered.positions]))
+        parts, rows = _columns_parts(cells, node), cells.gathered_rows(node)
+        samples = dict.fromkeys(sample for i in gathered.positions for sample in rows.samples_of(i))
+        inputs.append(gather_part([(cells.samples[i], parts[i]) for i in samples]))
     if gathered.missing:
         # A step may tell of them in what it makes.
         inputs.append(missing_part(gathered.missing))
@@ -135,5 +179,5 @@ def _has_files(cells: Cells, node: Node, port: str, position: int) -> bool:
         chosen = cells.choices[node.name].by_port[port][position]
         if not isinstance(node.choosing[port][chosen], Source):
             return True
-    files = cells.inventory.sources.get(cells.samples[position], {}).get(f"{node.name}.{port}")
+    files = cells.inventory.sources.get(cells.sample_of(node, position), {}).get(f"{node.name}.{port}")
     return files is not None if port in node.optional else bool(files)

@@ -13,13 +13,13 @@ deferred to a later plan.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from batch_pipeline.pipeline.cell_inputs import excluded_port, fingerprints_of, lacks_source
-from batch_pipeline.pipeline.choices import Choices, choices_of, gathering_ports
+from batch_pipeline.pipeline.choices import Choices, choices_of
+from batch_pipeline.pipeline.crossing import is_partly_chosen, waits_between
 from batch_pipeline.pipeline.decisions import (
     BEYOND,
     DEFERRED,
@@ -33,17 +33,19 @@ from batch_pipeline.pipeline.decisions import (
 )
 from batch_pipeline.pipeline.fingerprint import StepParts
 from batch_pipeline.pipeline.former import FormerFingerprints
+from batch_pipeline.pipeline.gather_input import gather_input_of
 from batch_pipeline.pipeline.live_cells import index_live_cells
 from batch_pipeline.pipeline.plan import CellState, Inventory, Retired, Selection, Why
+from batch_pipeline.pipeline.rows import Rows, rows_by_step
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph, Node, Port
-from batch_pipeline.wire.layout import COHORT
 
 _MOVING = frozenset({CellState.TO_RUN, CellState.LIVE, CellState.DEFERRED})
 _ON_THEIR_WAY = frozenset({CellState.TO_RUN, CellState.LIVE})
 _STOPPED = frozenset({CellState.BLOCKED, CellState.SKIPPED})
 _REMADE = frozenset({CellState.TO_RUN, CellState.DEFERRED})
 _NO_RECEIPTS: Mapping[str, Mapping[str, Retired]] = {}
+_STOPS = (CellState.BLOCKED, CellState.SKIPPED)
 #: For a gather: the state of its inputs is the first of these that one of them has.
 _MATTERS = (CellState.DEFERRED, CellState.TO_RUN, CellState.LIVE)
 
@@ -66,7 +68,9 @@ class Cells:
         self.selection = selection
         #: (step, sample) of cells that must run, chosen or not: what reads their removed files is to run.
         self.remade = remade
-        self.live = index_live_cells(graph, samples, inventory.live)
+        #: Step -> its rows.
+        self.rows = rows_by_step(graph, samples, inventory.rows)
+        self.live = index_live_cells(graph, self.rows, inventory.live)
         #: Step -> digest of its part.
         self.digests = {step: part.digest() for step, part in parts.items()}
         #: Of the steps that were added.
@@ -86,7 +90,7 @@ class Cells:
         if choices is not None:
             self.choices[node.name] = choices
         if node.scope is Scope.COHORT:
-            self.gathers[node.name] = self._gather_input(node)
+            self.gathers[node.name] = gather_input_of(self, node)
         self.columns[node.name] = self._column(node)
 
     @property
@@ -113,15 +117,35 @@ class Cells:
     def gathered_cells(self, node: Node) -> Iterator[tuple[str, Sequence[int]]]:
         """The steps of samples that a gather reads from, with the positions of the samples whose results it reads."""
         positions = self.gathers[node.name].positions
-        usable = range(len(self.samples)) if positions is None else positions
+        usable = range(len(self.gathered_rows(node).names)) if positions is None else positions
         choices = self.choices.get(node.name)
         for step in node.upstream:
             if step not in self.gathers:
                 yield step, usable if choices is None else [i for i in usable if step in choices.steps[i]]
 
+    def gathered_rows(self, node: Node) -> Rows:
+        """The rows of which a gather reads results: those of the steps that it reads, or of the samples."""
+        read = (self.rows[step] for step in node.upstream if step not in self.gathers)
+        return next(read, Rows(names=self.samples))
+
     def names(self, node: Node) -> tuple[str, ...]:
-        """The samples of a step's cells."""
-        return (COHORT,) if node.scope is Scope.COHORT else self.samples
+        """The names of a step's cells."""
+        return self.rows[node.name].names
+
+    def sample_of(self, node: Node, position: int) -> str:
+        """The sample of a cell, of a group its first."""
+        return self.samples[self.rows[node.name].samples_of(position)[0]]
+
+    def rows_read(self, node: Node, step: str, position: int) -> Sequence[int]:
+        """Positions of the cells of a step that a cell reads, if it reads that step."""
+        return self.rows[node.name].read_in(self.rows[step], position)
+
+    def takes(self, step: str, name: str) -> bool:
+        """Whether a cell is chosen; one of a group with any of its samples."""
+        rows = self.rows[step]
+        if rows.members is None or rows.is_cohort:
+            return self.selection.takes(step, name)
+        return any(self.selection.takes(step, self.samples[i]) for i in rows.samples_of(rows.positions[name]))
 
     def _column(self, node: Node) -> StepCells:
         receipts = self.inventory.receipts.get(node.name, {})
@@ -172,19 +196,20 @@ class Cells:
         """For each cell of a step whether something that it reads, however far up, is on its way or made again."""
         choices = self.choices.get(node.name)
         if choices is not None and node.scope is not Scope.COHORT:
-            return [any(self._moves(step, i) for step in steps) for i, steps in enumerate(choices.steps)]
+            return [self._any_moves(node, i, steps) for i, steps in enumerate(choices.steps)]
         gathers = [step for step in self.reads(node, 0) if step in self.gathers]
         moves = any(self.columns[step].moving[0] for step in gathers)
         if node.scope is Scope.COHORT:
             gathered = self.gathered_cells(node)
             return [moves or any(self.columns[step].moving[i] for step, positions in gathered for i in positions)]
-        columns = [self.columns[step].moving for step in node.upstream if step not in gathers]
+        own, steps = self.rows[node.name], [step for step in node.upstream if step not in gathers]
+        columns = [own.any_read(self.rows[step], self.columns[step].moving) for step in steps]
         if moves or not columns:
-            return [moves] * len(self.samples)
+            return [moves] * len(self.names(node))
         return columns[0] if len(columns) == 1 else [any(cells) for cells in zip(*columns, strict=True)]
 
-    def _moves(self, step: str, position: int) -> bool:
-        return self.columns[step].moving[0 if step in self.gathers else position]
+    def _any_moves(self, node: Node, position: int, steps: Sequence[str]) -> bool:
+        return any(self.columns[step].moving[at] for step in steps for at in self.rows_read(node, step, position))
 
     def _wanted(self, node: Node) -> Iterable[str]:
         """The fingerprints that a step's cells should have; empty where something that a cell reads has none."""
@@ -198,50 +223,6 @@ class Cells:
     def fingerprints(self, node: Node, digest: str, chain: Mapping[str, Sequence[str]]) -> Sequence[str]:
         """Fingerprints of a step's cells, from its digest and the fingerprints of the steps above by name."""
         return fingerprints_of(self, node, digest, chain)
-
-    def _gather_input(self, node: Node) -> GatherInput:
-        columns = [self.columns[step].states for step in node.upstream if step not in self.gathers]
-        if not columns:
-            return GatherInput(positions=[])
-        expected: Sequence[int] = range(len(self.samples))
-        excluded: tuple[str, ...] = ()
-        read: Iterable[Sequence[CellState]] = columns
-        if (choices := self.choices.get(node.name)) is None:
-            usable = [i for i, cells in enumerate(zip(*columns, strict=True)) if _STOPPED.isdisjoint(cells)]
-        else:
-            ports = gathering_ports(self.graph, node)
-            excluded = tuple(name for i, name in enumerate(self.samples) if choices.lack(ports, i))
-            states = {i: here for i in expected if (here := self._gathered_states(node, i))}
-            expected, read = list(states), states.values()
-            usable = [i for i in expected if _STOPPED.isdisjoint(states[i])]
-        kept = frozenset(usable)
-        missing = tuple(self.samples[i] for i in expected if i not in kept)
-        is_tolerant = node.step.tolerant and self.selection.min_success == 1
-        if is_tolerant and usable and not any(CellState.SKIPPED in cells for cells in read):
-            return GatherInput(positions=usable, missing=missing, excluded=excluded)
-        if missing and len(usable) < self._needed(len(expected)):
-            return GatherInput(positions=None, held=self._too_few(missing, len(expected)), excluded=excluded)
-        if self.selection.min_success < 1 and any(not _MOVING.isdisjoint(cells) for cells in read):
-            return GatherInput(positions=None, held=DEFERRED, excluded=excluded)
-        return GatherInput(positions=usable, missing=missing, excluded=excluded)
-
-    def _gathered_states(self, node: Node, position: int) -> list[CellState]:
-        """States of the cells of a sample that a gather reads."""
-        steps = (step for step in self.reads(node, position) if step not in self.gathers)
-        return [self.columns[step].states[position] for step in steps]
-
-    def _needed(self, expected: int) -> int:
-        """Samples that a gather needs of those it can have. 7 % of 100 are 7, whatever 0.07 * 100 is in binary."""
-        return math.ceil(self.selection.min_success * expected - 1e-9)
-
-    def _too_few(self, missing: Sequence[str], expected: int) -> Decision:
-        if self.selection.samples is not None and self.selection.samples.isdisjoint(missing):
-            return BEYOND
-        have = f"{len(missing)} of {expected} samples have no result for it"
-        if self.selection.min_success < 1:
-            have += f", and --min-success asks for {self._needed(expected)}"
-        remedy = "a lower --min-success" if self.selection.min_success < 1 else "--min-success"
-        return Decision(state=CellState.BLOCKED, sentence=f"{have}; repair them, or give {remedy}.")
 
     def _decide(
         self, node: Node, name: str, position: int, fingerprint: str, have: tuple[str, ...], *, moves: bool
@@ -262,9 +243,10 @@ class Cells:
         | no   |         |        | yes    | an input is BLOCKED                                     | BLOCKED  |
         | no   |         |        | yes    | an input is SKIPPED: all such are beyond what is chosen | SKIPPED  |
         | no   |         |        | yes    | an input is SKIPPED                                     | BLOCKED  |
-        | no   |         |        | yes    | it is a gather, and held (`_gather_input`)              | as held  |
+        | no   |         |        | yes    | it is a gather, and held (`gather_input`)              | as held  |
         | no   |         |        | yes    | a source file is not there                              | BLOCKED  |
         | no   |         |        | yes    | an input is DEFERRED                                    | DEFERRED |
+        | no   |         |        | yes    | one of its cells of other rows (`is_between`) is LIVE   | DEFERRED |
         | no   |         |        | yes    | the cell of a live job depends on it                    | DEFERRED |
         | no   |         |        | yes    |                                                         | TO_RUN   |
 
@@ -274,7 +256,7 @@ class Cells:
         proven: its one receipt is of its fingerprint, or of other code where that is accepted (`_is_proven`).
         """
         is_remade = (node.name, name) in self.remade
-        chosen = is_remade or self.selection.takes(node.name, name)
+        chosen = is_remade or self.takes(node.name, name)
         settled = not moves and not is_remade and not self.is_forced(node.name, name)
         if fingerprint and (node.name, name) in self.live.fingerprints:
             if settled and have == (fingerprint,):
@@ -290,7 +272,8 @@ class Cells:
         stop = self._stop(node, name, position, fingerprint, have, inputs)
         if stop is not None:
             return stop
-        if CellState.DEFERRED in inputs.values() or name in self.live.ancestors.get(node.name, ()):
+        waits = CellState.DEFERRED in inputs.values() or waits_between(self, node, position)
+        if waits or name in self.live.ancestors.get(node.name, ()):
             return DEFERRED
         return TO_RUN
 
@@ -307,7 +290,7 @@ class Cells:
         if (node.name, name) in self.inventory.failed:
             return Decision(state=CellState.BLOCKED, sentence=self.inventory.failed[node.name, name])
         if not _STOPPED.isdisjoint(inputs.values()):
-            return self._stop_by_input(inputs)
+            return self._stop_by_input(node, position, inputs)
         if node.name in self.gathers and (held := self.gathers[node.name].held) is not None:
             return held
         if not fingerprint and (port := excluded_port(self, node, position)):
@@ -319,24 +302,25 @@ class Cells:
             return Decision(state=CellState.BLOCKED, sentence=sentence)
         if not fingerprint and lacks_source(self, node, position):
             hint = " It has an older result: --accept-code-changes trusts it." if have else ""
-            sentence = self.inventory.absent.get(name, "Its source file is not there.") + hint
+            absent = self.inventory.absent.get(self.sample_of(node, position), "Its source file is not there.")
+            sentence = absent + hint
             return Decision(state=CellState.BLOCKED, sentence=sentence)
         return None
 
-    def _stop_by_input(self, inputs: Mapping[str, CellState]) -> Decision:
+    def _stop_by_input(self, node: Node, position: int, inputs: Mapping[str, CellState]) -> Decision:
         stops = {step: state for step, state in inputs.items() if state in _STOPPED}
         by_state = {state: step for step, state in stops.items()}
         if CellState.BLOCKED in by_state:
             sentence = f"It needs {by_state[CellState.BLOCKED]}, which cannot run."
             return Decision(state=CellState.BLOCKED, sentence=sentence)
-        if all(self.columns[step].is_beyond for step in stops):
+        if all(self.columns[step].is_beyond for step in stops) or is_partly_chosen(self, node, position):
             return BEYOND
         sentence = f"It needs {by_state[CellState.SKIPPED]}, which is not done and was not chosen."
         return Decision(state=CellState.BLOCKED, sentence=sentence)
 
     def is_forced(self, step: str, sample: str) -> bool:
         """Whether the cell must run, done or not: once a command."""
-        chosen = self.selection.force and self.selection.takes(step, sample)
+        chosen = self.selection.force and self.takes(step, sample)
         return chosen and (step, sample) not in self.inventory.made
 
     def _why(self, node: Node, name: str, fingerprint: str, have: tuple[str, ...]) -> Why:
@@ -367,7 +351,8 @@ class Cells:
         positions = self.gathers[node.name].positions
         if positions is None:
             return False
-        return self.inventory.gathered.get(node.name, frozenset()) == {self.samples[i] for i in positions}
+        names = self.gathered_rows(node).names
+        return self.inventory.gathered.get(node.name, frozenset()) == {names[i] for i in positions}
 
     def read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
@@ -377,20 +362,28 @@ class Cells:
             if step in self.gathers:
                 read[step] = self.columns[step].states[0]
             elif not is_gather:
-                read[step] = self.columns[step].states[position]
+                read[step] = self._state_read(node, step, position)
         if is_gather:
-            # `_gather_input` saw to it that blocked and skipped cells are not read.
+            # `gather_input_of` saw to it that blocked and skipped cells are not read.
             for step, positions in self.gathered_cells(node):
                 states = self.columns[step].states
                 there = set(states) if node.name not in self.choices else {states[i] for i in positions}
                 read[step] = next((state for state in _MATTERS if state in there), CellState.DONE)
         return read
 
+    def _state_read(self, node: Node, step: str, position: int) -> CellState:
+        """The state of what a cell reads of a step: of several cells, the one that matters most."""
+        states, read = self.columns[step].states, self.rows_read(node, step, position)
+        if len(read) == 1:
+            return states[read[0]]
+        there = {states[at] for at in read}
+        return next((state for state in (*_STOPS, *_MATTERS) if state in there), CellState.DONE)
+
     def defer(self, split: AbstractSet[str]) -> None:
         """Defers what waits for live jobs (native ids) that no array can follow, and all that reads from that."""
         self.split |= split
         for node in self.graph:
-            self._set_deferred(
+            self.set_deferred(
                 node,
                 [
                     state is CellState.TO_RUN
@@ -399,32 +392,38 @@ class Cells:
                 ],
             )
 
-    def hold(self, later: AbstractSet[int]) -> bool:
-        """Defers what no wave can take while the samples at these positions are left to later ones (`waves.py`).
+    def hold(self, later: Mapping[Rows, AbstractSet[int]]) -> bool:
+        """Defers what no wave can take while these rows (positions) are left to later ones (`waves.py`).
 
-        That is gathers of what these samples still have to run, their cells that wait for a gather, and all that reads
-        from either. Returns whether there was anything.
+        That is gathers of what these still have to run, their cells that wait for a gather, and all that reads from
+        either. Returns whether there was anything.
         """
         held: set[str] = set()
         for node in self.graph if later else ():
             gathers = {step for step in node.upstream if step in self.gathers}
             if node.name in self.gathers:
-                read = [self.columns[step].states for step in node.upstream if step not in gathers]
-                waiting = {0} if any(states[i] is CellState.TO_RUN for states in read for i in later) else set()
+                states_read = [
+                    self.columns[step].states[i]
+                    for step in node.upstream
+                    if step not in gathers
+                    for i in later.get(self.rows[step], ())
+                ]
+                waiting = {0} if CellState.TO_RUN in states_read else set()
             else:
                 moving = {step for step in gathers if self.columns[step].states[0] in _ON_THEIR_WAY}
-                waiting = {i for i in later if not moving.isdisjoint(self.reads(node, i))} if moving else set()
+                here = later.get(self.rows[node.name], frozenset())
+                waiting = {i for i in here if not moving.isdisjoint(self.reads(node, i))} if moving else set()
             if not waiting and held.isdisjoint(node.upstream):
                 continue
             waits = [
                 state is CellState.TO_RUN and (i in waiting or CellState.DEFERRED in self.read_states(node, i).values())
                 for i, state in enumerate(self.columns[node.name].states)
             ]
-            if self._set_deferred(node, waits):
+            if self.set_deferred(node, waits):
                 held.add(node.name)
         return bool(held)
 
-    def _set_deferred(self, node: Node, waits: Sequence[bool]) -> bool:
+    def set_deferred(self, node: Node, waits: Sequence[bool]) -> bool:
         """Defers the cells of a step that wait; returns whether one does."""
         if not any(waits):
             return False
@@ -437,11 +436,11 @@ class Cells:
     def _waits_for_split(self, node: Node, position: int) -> bool:
         if node.scope is Scope.COHORT:
             return False  # It waits for whole jobs.
-        sample = self.samples[position]
+        rows = self.rows[node.name]
         return any(
-            self.live.jobs[step][sample].native_id in self.split
+            self.live.jobs[step][rows.names[position]].native_id in self.split
             for step in self.reads(node, position)
-            if step not in self.gathers and self.columns[step].states[position] is CellState.LIVE
+            if self.rows[step] is rows and self.columns[step].states[position] is CellState.LIVE
         )
 
 

@@ -63,7 +63,7 @@ def gathering_ports(graph: Graph, node: Node) -> tuple[str, ...]:
     return tuple(
         port
         for port, options in node.choosing.items()
-        if isinstance(options[0], Port) and graph[options[0].task.name].scope is Scope.SAMPLE
+        if isinstance(options[0], Port) and graph[options[0].task.name].scope is not Scope.COHORT
     )
 
 

@@ -47,7 +47,7 @@ def typed_values(step: Step, values: Values) -> Values:
         raise InvalidConfig(
             f"{type(step).__name__} has no column {unknown[0]!r}; it has: {', '.join(declared) or 'none'}."
         )
-    if step.scope is Scope.COHORT:
+    if step.scope in (Scope.COHORT, Scope.GROUP):
         return {}
     if missing := [name for name, column in declared.items() if column.is_required and name not in values]:
         raise InvalidConfig(f"{type(step).__name__} needs a value of its column {missing[0]!r}.")
@@ -95,7 +95,7 @@ def _reading(
         last = len(node.choosing[port]) - 1
         reads = [at == last for at in choices.by_port[port]]
     elif choices is not None and node.scope is Scope.COHORT:
-        of_samples = {step for step in node.upstream if graph[step].scope is Scope.SAMPLE}
+        of_samples = {step for step in node.upstream if graph[step].scope is not Scope.COHORT}
         reads = [not of_samples or not of_samples.isdisjoint(steps) for steps in choices.steps]
     return [
         sample if here and sample.name not in without else None for sample, here in zip(samples, reads, strict=True)
@@ -141,7 +141,7 @@ def column_changes(step: Step, before: SampleList, after: Mapping[str, Values]) 
             earlier = column_values(step, before[name]) if name in before.by_name else values
         except InvalidConfig:
             continue
-        of = f" of {name}" if step.scope is Scope.COHORT else ""
+        of = f" of {name}" if step.scope in (Scope.COHORT, Scope.GROUP) else ""
         changes += [
             f"column {key}{of}: {earlier[key]} -> {values[key]}" for key in values if earlier[key] != values[key]
         ]

@@ -17,13 +17,15 @@ from batch_pipeline.wire.job import Job, text_of
 
 #: File of the working directory with the script; its name is hidden, so that no output port means it.
 SCRIPT_NAME = ".command.sh"
+#: What names the cell in the command of a step.
+_WORDS = {Scope.COHORT: ("samples",), Scope.GROUP: ("group", "samples"), Scope.PART: ("sample", "part")}
 #: Values of one name that the log repeats.
 _LOGGED_VALUES = 100
 
 
 def names_in_command(step_class: type[Step]) -> dict[Kind, tuple[str, ...]]:
     """The names that the command of a step may use."""
-    words = ("samples",) if step_class.scope is Scope.COHORT else ("sample",)
+    words = _WORDS.get(step_class.scope, ("sample",))
     return {
         Kind.INPUT: tuple(step_class.declared(Input)),
         Kind.REFERENCE: tuple(step_class.declared(Reference)),
@@ -69,7 +71,7 @@ def _is_number(step_class: type[Step], field: Field) -> bool:
     kind = kind_of(step_class, field)
     if kind in (Kind.PARAMETER, Kind.COLUMN):
         return (step_class.declared(Parameter) | step_class.declared(SheetColumn))[field.name].kind is not str
-    return kind is Kind.JOB and field.name not in ("sample", "samples")
+    return kind is Kind.JOB and field.name not in ("sample", "samples", "group", "part")
 
 
 def run_command(step: Step, job: Job) -> None:
@@ -113,7 +115,7 @@ def _all_values(step: Step, job: Job, kind: Kind, name: str) -> Sequence[Any]:
         return [file.relative_to(job.work) for file in job.outputs(name)]
     if kind is Kind.PARAMETER:
         return (step.params[name],)
-    if kind is Kind.COLUMN and step.scope is Scope.COHORT:
+    if kind is Kind.COLUMN and step.scope in (Scope.COHORT, Scope.GROUP):
         return [values[name] for values in job.gathered_columns.values()]
     if kind is Kind.COLUMN:
         return (job.columns[name],)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from batch_pipeline.pipeline.code import place_of
 from batch_pipeline.pipeline.command import kind_of, require_command
+from batch_pipeline.pipeline.rows import reads_many
 from batch_pipeline.pipeline.step import Output, Reference, Scope, Step
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Node, Port, Source
@@ -52,7 +53,7 @@ def _most_values(node: Node, field: Field) -> int | None:
         ]
         known = [number for number in numbers if number is not None]
         return max(known) if len(known) == len(numbers) else None
-    gathers = node.scope is Scope.COHORT and (kind is Kind.COLUMN or field.name == "samples")
+    gathers = node.scope in (Scope.COHORT, Scope.GROUP) and (kind is Kind.COLUMN or field.name == "samples")
     return None if gathers else 1
 
 
@@ -61,8 +62,12 @@ def _files_of_output(output: Output) -> int | None:
 
 
 def _files_of_option(node: Node, option: Port | Source) -> int | None:
-    """The files that a cell gets from what may feed a port; a gather has those of all samples."""
-    if node.scope is Scope.COHORT and (isinstance(option, Source) or option.task.step_class.scope is Scope.SAMPLE):
+    """The files that a cell gets from what may feed a port; None: those of any number of cells."""
+    if isinstance(option, Source):
+        gathers = node.scope is Scope.COHORT
+    else:
+        gathers = reads_many(node.scope, option.task.step_class.scope, equal=False)
+    if gathers:
         return None
     if isinstance(option, Port):
         return _files_of_output(option.task.step_class.declared(Output)[option.name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from batch_pipeline.pipeline.cells import Cells
 from batch_pipeline.pipeline.plan import CellState, Conflict
-from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
 
 
@@ -15,7 +14,7 @@ def conflicts_of(cells: Cells) -> tuple[Conflict, ...]:
         for node in cells.graph
         if node.name in cells.live.jobs
         for i, name in enumerate(cells.names(node))
-        if _clashes(cells, node, name, i) and (cells.selection.takes(node.name, name) or _touches(cells, node, i))
+        if _clashes(cells, node, name, i) and (cells.takes(node.name, name) or _touches(cells, node, i))
     )
 
 
@@ -28,8 +27,9 @@ def _touches(cells: Cells, node: Node, position: int) -> bool:
     """Whether a cell that is to run makes what this one reads, or reads what it makes."""
     touching = set(cells.read_states(node, position).values())
     for reader in cells.graph:
-        one_to_one = Scope.COHORT not in (reader.scope, node.scope)
+        rows, other = cells.rows[node.name], cells.rows[reader.name]
+        one_to_one = other is rows and not rows.is_cohort
         if node.name in (cells.reads(reader, position) if one_to_one else reader.upstream):
             states = cells.columns[reader.name].states
-            touching.update(states[position : position + 1] if one_to_one else states)
+            touching.update(states[i] for i in rows.read_in(other, position))
     return not touching.isdisjoint((CellState.TO_RUN, CellState.DEFERRED))

@@ -130,6 +130,11 @@ def columns_part(values: Mapping[str, Any]) -> str:
     return fingerprint_of(["columns", values])
 
 
+def part_part(part: str) -> str:
+    """What a part contributes to the fingerprint of its cell: its text as it is written."""
+    return fingerprint_of(["part", part])
+
+
 def excluded_part(samples: Sequence[str]) -> str:
     """What a gather has beside its ports of which conditions exclude samples: their names, which its step can see."""
     return fingerprint_of(["excluded", list(samples)])

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from batch_pipeline.pipeline.plan import LiveJob
+from batch_pipeline.pipeline.rows import Rows
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.layout import COHORT
@@ -24,11 +25,11 @@ class LiveCells:
     jobs: Mapping[str, Mapping[str, LiveJob]]
     #: (step, sample) -> the fingerprint with which that job makes it.
     fingerprints: Mapping[tuple[str, str], str]
-    #: Step -> samples (COHORT for a gather) of the cells that a live job's cell depends on.
+    #: Step -> names (COHORT for a gather) of the cells that a live job's cell depends on.
     ancestors: Mapping[str, AbstractSet[str]]
 
 
-def index_live_cells(graph: Graph, samples: Sequence[str], live: Sequence[LiveJob]) -> LiveCells:
+def index_live_cells(graph: Graph, rows: Mapping[str, Rows], live: Sequence[LiveJob]) -> LiveCells:
     """Indexes the cells of live jobs, which are in the order in which they were sent."""
     jobs: dict[str, dict[str, LiveJob]] = {}
     for job in live:
@@ -38,25 +39,29 @@ def index_live_cells(graph: Graph, samples: Sequence[str], live: Sequence[LiveJo
         for job in live
         for sample, fingerprint in zip(job.samples, job.fingerprints, strict=True)
     }
-    ancestors = _ancestors(graph, samples, _unfinished(graph, live)) if live else {}
+    ancestors = _ancestors(graph, rows, _unfinished(graph, live)) if live else {}
     return LiveCells(jobs=jobs, fingerprints=fingerprints, ancestors=ancestors)
 
 
 def _ancestors(
-    graph: Graph, samples: Sequence[str], unfinished: Mapping[str, AbstractSet[str]]
+    graph: Graph, rows: Mapping[str, Rows], unfinished: Mapping[str, AbstractSet[str]]
 ) -> dict[str, AbstractSet[str]]:
     ancestors: dict[str, AbstractSet[str]] = {}
-    everybody = frozenset(samples)
     for node in reversed(graph.nodes):
         names: set[str] = set()
         for reader in graph:
             if node.name not in reader.upstream:
                 continue
             below = ancestors[reader.name] | unfinished.get(reader.name, frozenset())
-            if below and node.scope is Scope.COHORT:
+            own, other = rows[node.name], rows[reader.name]
+            if other is own:
+                # Of samples of an earlier list too.
+                names |= below
+            elif below and node.scope is Scope.COHORT:
                 names.add(COHORT)
             else:
-                names |= everybody if COHORT in below else below
+                read = (other.read_in(own, other.positions[name]) for name in below if name in other.positions)
+                names.update(own.names[i] for positions in read for i in positions)
         ancestors[node.name] = names
     return ancestors
 

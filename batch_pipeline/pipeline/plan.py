@@ -23,6 +23,7 @@ from typing import Any
 
 from batch_pipeline.pipeline.choices import Choices
 from batch_pipeline.pipeline.fingerprint import StepParts
+from batch_pipeline.pipeline.rows import Rows
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.wire.layout import COHORT
 from batch_pipeline.wire.manifest import SourceFile
@@ -88,6 +89,8 @@ class Limits:
     max_live_children: int | None = None
     #: Whether so many children of a step, and no more, can be made to run side by side (`Step.max_parallel`).
     holds_widths: bool = True
+    #: Calls of a plan with jobs for single samples or groups (`backend.most_calls`).
+    most_calls: int = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +157,10 @@ class Inventory:
     excluded: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
     #: Sample -> sentence about its missing source.
     absent: Mapping[str, str] = field(default_factory=dict)
+    #: Step of groups or parts -> its rows; one object for all steps of equal rows.
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    #: Step of groups with a column of roles -> the role of each sample, in order.
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: Step that declares columns of the sheet -> their values for each sample, in order; equal ones are one object.
     columns: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     #: File of the chosen reference -> its entry.
@@ -211,7 +218,7 @@ class PlannedJob:
     #: `kallisto-0-0`: step, group, shard. Unique within the plan.
     name: str
     step: str
-    #: Positions in the plan's samples, shared by all jobs of a shard; empty for a gather or join.
+    #: Positions in the rows of its step, shared by all jobs of a shard; empty for a gather or join.
     members: tuple[int, ...] = ()
     after: tuple[Edge, ...] = ()
     #: Only joins more dependencies than one job may have; runs nothing.
@@ -242,10 +249,12 @@ class Plan:
 
     graph: Graph
     samples: tuple[str, ...]
+    #: Step -> the names of its cells, and the samples that each is of.
+    rows: Mapping[str, Rows] = field(compare=False)
     selection: Selection
     #: Jobs, each after those that it depends on.
     jobs: tuple[PlannedJob, ...]
-    #: Step -> state of each cell in the order of the samples; a gather has one.
+    #: Step -> state of each cell in the order of its rows; a gather has one.
     states: Mapping[str, Sequence[CellState]]
     fingerprints: Mapping[str, Sequence[str]]
     #: Step -> why each cell runs, where it does.
@@ -265,14 +274,14 @@ class Plan:
     retires: Mapping[tuple[str, str, str], bool] = field(default_factory=dict)
     #: (step, sample) -> what is wrong with its receipt or results, where somebody looked at them.
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: How it joins cells of different rows, a sentence; empty: there are none.
+    form: str = ""
     #: What its jobs do not exceed: the backend's.
     limits: Limits
 
     def cells(self, step: str) -> Iterator[tuple[str, CellState]]:
-        """Sample (COHORT for a gather) and state of each cell of a step."""
-        states = self.states[step]
-        names = self.samples if len(states) == len(self.samples) and not self._gathers(step) else (COHORT,)
-        yield from zip(names, states, strict=True)
+        """Name (COHORT for a gather) and state of each cell of a step."""
+        yield from zip(self.rows[step].names, self.states[step], strict=True)
 
     def under_way(self) -> frozenset[tuple[str, str]]:
         """(step, sample) of the cells that are sent with this plan or live: the next plan's `Inventory.made`."""
@@ -287,8 +296,8 @@ class Plan:
         """Sample and fingerprint of each child of a job, in the order of its indices."""
         if not job.members:
             return ((COHORT, self.fingerprints[job.step][0]),)
-        fingerprints = self.fingerprints[job.step]
-        return tuple((self.samples[i], fingerprints[i]) for i in job.members)
+        names, fingerprints = self.rows[job.step].names, self.fingerprints[job.step]
+        return tuple((names[i], fingerprints[i]) for i in job.members)
 
     def reads(self, step: str, position: int = 0) -> tuple[str, ...]:
         """The steps that the cell of a sample reads from; those from which a gather reads the sample's results."""
@@ -296,16 +305,21 @@ class Plan:
         return self.graph[step].upstream if choices is None else choices.steps[position]
 
     def gathers(self, step: str, upstream: str) -> Iterator[int]:
-        """Positions of the samples whose results of a step a gather reads."""
+        """Positions of the rows of a step whose results a gather reads."""
         without = frozenset(self.missing.get(step, ()))
-        for position, sample in enumerate(self.samples):
-            if sample not in without and upstream in self.reads(step, position):
+        for position, name in enumerate(self.rows[upstream].names):
+            if name not in without and upstream in self.reads(step, position):
                 yield position
 
     def gathered(self, step: str) -> list[int]:
-        """Positions of the samples of which a gather reads anything."""
+        """Positions of the rows of which a gather reads anything; it reads steps of equal rows."""
         upstream = [other for other in self.graph[step].upstream if not self._gathers(other)]
         return sorted({position for other in upstream for position in self.gathers(step, other)})
+
+    def gathered_rows(self, step: str) -> Rows:
+        """The rows that a gather reads; those of the samples where it reads none."""
+        upstream = (self.rows[other] for other in self.graph[step].upstream)
+        return next((rows for rows in upstream if not rows.is_cohort), Rows(names=self.samples))
 
     def no_longer_done(self) -> frozenset[tuple[str, str]]:
         """(step, sample) of cells that are done and not chosen, and will not be done: they read what is made again."""

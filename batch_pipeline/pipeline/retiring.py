@@ -17,7 +17,6 @@ from batch_pipeline.pipeline.cells import Cells
 from batch_pipeline.pipeline.plan import CellState, Why
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Node
-from batch_pipeline.wire.layout import COHORT
 
 #: (step, sample, fingerprint).
 ReceiptName = tuple[str, str, str]
@@ -43,7 +42,7 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
         below[node.name] = _below(cells, node, below)
         if cells.choices:
             perhaps_below[node.name] = _perhaps_below(cells, node, perhaps_below)
-        names = (COHORT,) if node.scope is Scope.COHORT else cells.samples
+        names = cells.names(node)
         states = cells.columns[node.name].states
         for i, (sample, is_below) in enumerate(zip(names, below[node.name], strict=True)):
             if is_below or states[i] is CellState.TO_RUN:
@@ -64,7 +63,7 @@ def retired_by(cells: Cells) -> dict[ReceiptName, bool]:
 
 def _of_others(cells: Cells, node: Node) -> Iterator[tuple[ReceiptName, bool]]:
     """The receipts of samples that an earlier list had."""
-    here = frozenset(cells.samples)
+    here = frozenset(cells.names(node))
     for receipts in (cells.inventory.receipts, cells.inventory.untrue):
         for sample, fingerprints in receipts.get(node.name, {}).items():
             if sample not in here:
@@ -76,22 +75,24 @@ def _below(cells: Cells, node: Node, below: Mapping[str, Sequence[bool]]) -> Seq
     if (choices := cells.choices.get(node.name)) is not None:
         if node.scope is Scope.COHORT:
             pairs = {(step, i) for step, positions in cells.gathered_cells(node) for i in positions}
-            pairs |= {(step, 0) for step in choices.steps[0] if cells.graph[step].scope is Scope.COHORT}
+            pairs |= {(step, 0) for step in choices.steps[0] if step in cells.gathers}
             return [any(_is_sent(cells, step, i, below) for step, i in pairs)]
-        return [any(_is_sent(cells, step, i, below) for step in read) for i, read in enumerate(choices.steps)]
+        return [
+            any(_is_sent(cells, step, at, below) for step in read for at in cells.rows_read(node, step, i))
+            for i, read in enumerate(choices.steps)
+        ]
     return _below_all(cells, node, below)
 
 
 def _is_sent(cells: Cells, step: str, position: int, below: Mapping[str, Sequence[bool]]) -> bool:
-    """Whether what a cell reads of a step, or anything above that, is sent."""
-    at = 0 if cells.graph[step].scope is Scope.COHORT else position
-    return below[step][at] or cells.columns[step].states[at] is CellState.TO_RUN
+    """Whether a cell, or anything above it, is sent."""
+    return below[step][position] or cells.columns[step].states[position] is CellState.TO_RUN
 
 
 def _perhaps_below(cells: Cells, node: Node, below: Mapping[str, Sequence[bool]]) -> Sequence[bool]:
     """For each cell of a step whether anything that it may read, however far up, is sent in this wave."""
     if node.scope is Scope.COHORT:
-        return [any(_is_sent(cells, step, i, below) for step in node.upstream for i in range(len(cells.samples)))]
+        return [any(_is_sent(cells, step, i, below) for step in node.upstream for i in range(len(below[step])))]
     return _below_all(cells, node, below)
 
 
@@ -103,14 +104,18 @@ def _below_all(cells: Cells, node: Node, below: Mapping[str, Sequence[bool]]) ->
         ]
         for step in node.upstream
     }
-    from_gathers = any(column[0] for step, column in columns.items() if cells.graph[step].scope is Scope.COHORT)
-    of_samples = [column for step, column in columns.items() if cells.graph[step].scope is not Scope.COHORT]
+    from_gathers = any(column[0] for step, column in columns.items() if step in cells.gathers)
     if node.scope is Scope.COHORT:
         gathered = cells.gathered_cells(node)
         return [from_gathers or any(columns[step][i] for step, positions in gathered for i in positions)]
-    if from_gathers or not of_samples:
-        return [from_gathers] * len(cells.samples)
-    return [any(under) for under in zip(*of_samples, strict=True)]
+    of_rows = [
+        cells.rows[node.name].any_read(cells.rows[step], column)
+        for step, column in columns.items()
+        if step not in cells.gathers
+    ]
+    if from_gathers or not of_rows:
+        return [from_gathers] * len(cells.names(node))
+    return [any(under) for under in zip(*of_rows, strict=True)]
 
 
 def _of_other_choices(cells: Cells, node: Node, sample: str, position: int) -> Iterator[tuple[ReceiptName, bool]]:

@@ -40,7 +40,7 @@ _TYPES: Final = ("bool", "int", "float", "str")
 _GETTERS: Final = ("os.environ.get", "environ.get", "os.getenv", "getenv")
 #: Attribute of a step -> whether a value will do, and what will.
 _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "scope": (lambda value: isinstance(value, Scope), "Scope.SAMPLE or Scope.COHORT"),
+    "scope": (lambda value: isinstance(value, Scope), "Scope.SAMPLE, Scope.PART, Scope.GROUP or Scope.COHORT"),
     "cpus": (lambda value: _is_number(value, int, float), "a number of vCPUs, without quotes"),
     "memory_mb": (
         lambda value: isinstance(value, Learned) or callable(value) or _is_number(value, int),
@@ -58,6 +58,11 @@ _KINDS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "script": (lambda value: isinstance(value, str), "a file's name"),
     "command": (lambda value: isinstance(value, str), "a text for bash"),
     "when": (lambda value: isinstance(value, str), "a text with a condition"),
+    "group_by": (lambda value: isinstance(value, str), "a column's name"),
+    "role_column": (lambda value: isinstance(value, str), "a column's name"),
+    "part_names": (lambda value: _is_names(value), 'a tuple of names: ("chr1", "chr2")'),
+    "part_file": (lambda value: isinstance(value, str), "a file's name"),
+    "part_column": (lambda value: isinstance(value, str), "a column's name"),
     "image": (lambda value: isinstance(value, str), "an image's name"),
     "files": (lambda value: _is_names(value), 'a tuple of names: ("table.tsv",)'),
     "tools": (lambda value: _is_names(value), 'a tuple of names: ("samtools",)'),

@@ -302,6 +302,11 @@ def _row(
     return Sample(name=name, line=line, columns=columns)
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can name a sample, or a group of samples: names become object keys."""
+    return _NAME.match(text) is not None
+
+
 def _without_suffix(written: str) -> str:
     return written[:-4] if written[-4:].lower() == ".bam" else written
 

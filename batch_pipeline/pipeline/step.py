@@ -48,9 +48,11 @@ STEP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
 
 class Scope(Enum):
-    """How many jobs a step becomes: one a sample, or one gather of all."""
+    """What the cells of a step are: samples, parts of samples, groups of samples, or one gather of all."""
 
     SAMPLE = "sample"  #: One child a sample.
+    PART = "part"  #: One child a sample and part: `part_names`, `part_file` or `part_column` names the parts.
+    GROUP = "group"  #: One child a group of samples: those with one value of the column `group_by`.
     COHORT = "cohort"  #: One job after all samples: the gather.
     REFERENCE = "reference"  #: One job a reference, run by the `reference` verb.
 
@@ -58,12 +60,14 @@ class Scope(Enum):
 class Input:
     """A port that takes files from another step's output port, or from the samples' sources.
 
-    An `optional` one may stay unconnected, and a sample may have no files for it: `job.inputs(port)` is `()` then.
+    An `optional` one may stay unconnected, and a sample may have no files for it: `job.inputs(port)` is `()` then. One
+    with a `role`, of a step of groups, takes files of those members alone that have it in the step's `role_column`.
     """
 
-    def __init__(self, help: str = "", *, optional: bool = False) -> None:
+    def __init__(self, help: str = "", *, optional: bool = False, role: str = "") -> None:
         self.help = help
         self.optional = optional
+        self.role = role
 
 
 class Output:
@@ -132,8 +136,18 @@ class Step:
     The name of a step in keys, options and reports is the name it is given in `workflow()`.
     """
 
-    #: How many jobs it becomes: one a sample, or one gather of all.
+    #: What its cells are: samples, parts of samples, groups of samples, or one gather of all.
     scope: ClassVar[Scope] = Scope.SAMPLE
+    #: Of a step of groups: column of the sample sheet whose values are the groups' names.
+    group_by: ClassVar[str] = ""
+    #: Of a step of groups: column with the role of each sample, by which ports choose (`Input(role="tumour")`).
+    role_column: ClassVar[str] = ""
+    #: Of a step of parts: the parts of every sample.
+    part_names: ClassVar[tuple[str, ...]] = ()
+    #: Instead: a file beside the module with one part a line, the text up to the first tab or blank.
+    part_file: ClassVar[str] = ""
+    #: Instead: a column of the sheet with each sample's parts, separated by blanks.
+    part_column: ClassVar[str] = ""
     #: An executable beside the module, run instead of `run`; empty for Python steps.
     script: ClassVar[str] = ""
     #: A command for bash, run instead of `run`: names in braces stand for files and values (`wire.command`).
@@ -183,6 +197,13 @@ class Step:
                 else:
                     items.pop(name, None)
         return items
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether it declares anything of groups or parts."""
+        declared = (self.group_by, self.role_column, self.part_names, self.part_file, self.part_column)
+        roles = any(port.role for port in self.declared(Input).values())
+        return self.scope in (Scope.GROUP, Scope.PART) or roles or any(declared)
 
     @classmethod
     def summary(cls) -> str:

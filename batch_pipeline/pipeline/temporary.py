@@ -71,11 +71,13 @@ def _removed_and_read(cells: Cells) -> set[tuple[str, str]]:
     removed = cells.inventory.removed
     read: set[tuple[str, str]] = set()
     for node in cells.graph:
-        if not any(removed.get(step) for step in node.upstream):
+        if not any(removed.get(step) for step in node.upstream) or node.scope in (Scope.PART, Scope.GROUP):
             continue
         for position, port in _ports_read(node, cells.choices.get(node.name), _to_run(cells, node)):
             step = port.task.name
             is_gather = cells.graph[step].scope is Scope.COHORT
+            if cells.graph[step].scope in (Scope.PART, Scope.GROUP):
+                continue
             name, at = (COHORT, 0) if is_gather else (cells.samples[position], position)
             if port.name in removed.get(step, {}).get(name, {}).get(cells.columns[step].fingerprints[at], ()):
                 read.add((step, name))

@@ -133,10 +133,10 @@ class SheetColumn(TypedValue):
             return self
         if self.name in instance.column_values:
             return instance.column_values[self.name]
-        if self.is_required or instance.scope.value == "cohort":
+        if self.is_required or instance.scope.value in ("cohort", "group"):
             raise ContractBroken(
-                f"{type(instance).__name__}.{self.name} is known where the step runs for one sample; a gather has"
-                " job.gathered_columns."
+                f"{type(instance).__name__}.{self.name} is known where the step runs for one sample; a gather or group"
+                " has job.gathered_columns."
             )
         return self.default
 

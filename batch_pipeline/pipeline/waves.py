@@ -20,12 +20,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batch_pipeline.pipeline.plan import CellState, Limits, LiveJob, Plan, RetryOverrides
+from batch_pipeline.pipeline.rows import Rows
 
 
 @dataclass(frozen=True)
 class Group:
-    """Samples that run the same steps, with the same overrides, after the same live jobs."""
+    """Rows that run the same steps, with the same overrides, after the same live jobs."""
 
+    #: The rows of its steps.
+    rows: Rows
+    #: Positions in them.
     members: tuple[int, ...]
     #: Step that runs -> with what.
     runs: Mapping[str, RetryOverrides]

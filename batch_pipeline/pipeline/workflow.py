@@ -201,8 +201,8 @@ class Node:
 
     @property
     def scope(self) -> Scope:
-        """Whether it is run a sample or once for all. To a plan, references are samples like any other."""
-        return Scope.COHORT if self.step.scope is Scope.COHORT else Scope.SAMPLE
+        """What its cells are. To a plan, references are samples like any other."""
+        return Scope.SAMPLE if self.step.scope is Scope.REFERENCE else self.step.scope
 
     @cached_property
     def upstream(self) -> tuple[str, ...]:
@@ -285,9 +285,14 @@ class Graph:
         """The steps' names, each after those that it reads from."""
         return tuple(node.name for node in self.nodes)
 
-    def samples_by_step(self, samples: Collection[str]) -> dict[str, Collection[str]]:
-        """Step -> the samples of its cells: a gather has the one of the cohort."""
-        return {node.name: (COHORT,) if node.scope is Scope.COHORT else samples for node in self.nodes}
+    def names_by_step(
+        self, samples: Collection[str], others: Mapping[str, Collection[str]]
+    ) -> dict[str, Collection[str]]:
+        """Step -> the names of its cells: samples, COHORT of a gather; `others` has those of groups and parts."""
+        return {
+            node.name: (COHORT,) if node.scope is Scope.COHORT else others.get(node.name, samples)
+            for node in self.nodes
+        }
 
     def downstream(self, name: str) -> frozenset[str]:
         """The step and everything that depends on it."""
@@ -321,7 +326,12 @@ class Graph:
             refuse_foreign(nodes[task.name], tasks)
             require_alternatives(task)
         file = file_of(workflow)
-        return cls(name=workflow.__name__, root=file.parent, nodes=_in_topological_order(nodes), module=file.stem)
+        graph = cls(name=workflow.__name__, root=file.parent, nodes=_in_topological_order(nodes), module=file.stem)
+        if any(node.step.needs_rows for node in graph):
+            from batch_pipeline.pipeline.sheet_rows import require_rows
+
+            require_rows(graph)
+        return graph
 
     @classmethod
     def of_reference(cls, workflow: type[WorkflowTask], params: Mapping[str, Any] | None = None) -> Graph:

@@ -6,11 +6,11 @@ decides never does: a receipt is the only proof that a cell is done. It is writt
 The object is a series of gzip members, so that `zcat` reads it and every byte is under a checksum. The first one is a
 header in JSON: `format`, `run_id`, `done` and `failed` (as in `end.json`; a table with others is out of date),
 `measured`, `steps` (name, and whether it is a gather), `samples` (with how many characters of the name before each
-begins, and the rest), `machines`, `states` and `reasons`: what the numbers in the columns stand for. A member a step
-follows: its columns one behind the other, a number a cell in the order of the samples, little-endian, the bytes of a
-column sorted by their significance, which gzip packs better. Starts are kept as differences to the start before. Sizes
-and durations have 10 significant bits (0.1 %). Tables of format 1 have the columns up to `memory_mb`; the others are
-read as zeros.
+begins, and the rest), `rows` (the same of each step of parts or groups, in format 3), `machines`, `states` and
+`reasons`: what the numbers in the columns stand for. A member a step follows: its columns one behind the other, a
+number a cell in the order of the samples, little-endian, the bytes of a column sorted by their significance, which gzip
+packs better. Starts are kept as differences to the start before. Sizes and durations have 10 significant bits (0.1 %).
+Tables of format 1 have the columns up to `memory_mb`; the others are read as zeros.
 
 (A little longer than most modules: the values and their one form as bytes, which nobody else has to know.)
 """
@@ -38,6 +38,8 @@ from batch_pipeline.wire.store import NotInStore, Store
 
 #: Of the table alone; other records have their own.
 FORMAT: Final = 2
+#: Of tables that have cells of parts or groups.
+FORMAT_WITH_ROWS: Final = 3
 #: Significant bits of sizes and durations.
 BITS: Final = 10
 #: Different machines that a table names; all others are "".
@@ -62,7 +64,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "unrecorded": "B",
 }
 #: Format -> how many of the columns, from the first, a step has in it.
-_COLUMNS_OF: Final = {1: 11, FORMAT: len(COLUMNS)}
+_COLUMNS_OF: Final = {1: 11, FORMAT: len(COLUMNS), FORMAT_WITH_ROWS: len(COLUMNS)}
 _ROUNDED: Final = tuple(name for name in COLUMNS if name.endswith(("_bytes", "_ms")) and name != "started_ms")
 #: zlib's word for gzip's header and checksum.
 _GZIP: Final = 31
@@ -200,6 +202,7 @@ class CellTableWriter:
         self._samples = samples
         self._machines: dict[str, int] = {"": 0}
         self._steps: list[tuple[str, bool]] = []
+        self._rows: dict[str, Any] = {}
         self._members: list[bytes] = []
 
     def machine(self, name: str) -> int:
@@ -210,7 +213,10 @@ class CellTableWriter:
 
     def add(self, cells: CellColumns) -> None:
         """Adds a step whose columns are filled."""
-        self._steps.append((cells.step, cells.samples == (layout.COHORT,)))
+        gathers = tuple(cells.samples[:2]) == (layout.COHORT,)
+        self._steps.append((cells.step, gathers))
+        if not gathers and cells.samples is not self._samples and tuple(cells.samples) != tuple(self._samples):
+            self._rows[cells.step] = _front_coded(cells.samples)
         self._members.append(_packed([part for name in COLUMNS for part in _bytes_of(name, cells.columns[name])]))
 
     def write(self, store: Store) -> CellTable:
@@ -222,8 +228,9 @@ class CellTableWriter:
     def to_bytes(self) -> bytes:
         """The object."""
         header = {
-            "format": FORMAT,
+            "format": FORMAT_WITH_ROWS if self._rows else FORMAT,
             **self._header,
+            **({"rows": self._rows} if self._rows else {}),
             "steps": self._steps,
             "samples": _front_coded(self._samples),
             "machines": list(self._machines),
@@ -345,14 +352,15 @@ def _decoded(data: bytes) -> CellTable:
     members = _members(data)
     header: Mapping[str, Any] = json.loads(next(members, b""))
     if header["format"] not in _COLUMNS_OF:
-        raise ValueError(f"its format is {header['format']}, and this version reads up to {FORMAT}")
+        raise ValueError(f"its format is {header['format']}, and this version reads up to {FORMAT_WITH_ROWS}")
     names = list(COLUMNS)[: _COLUMNS_OF[header["format"]]]
     samples = tuple(_names(header["samples"]))
     states = [STATES.index(CellEnd(word)) for word in header["states"]]
     reasons = [REASONS.index(word) for word in header["reasons"]]
     steps: dict[str, CellColumns] = {}
     for (step, gathers), member in zip(header["steps"], members, strict=True):
-        cells = _step_cells(step, (layout.COHORT,) if gathers else samples, memoryview(member), names)
+        own = tuple(_names(header["rows"][step])) if step in header.get("rows", ()) else samples
+        cells = _step_cells(step, (layout.COHORT,) if gathers else own, memoryview(member), names)
         for name, numbers in (("state", states), ("reason", reasons)):
             if numbers != list(range(len(numbers))):
                 cells.columns[name][:] = array("B", [numbers[number] for number in cells.columns[name]])

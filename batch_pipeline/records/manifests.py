@@ -1,4 +1,7 @@
-"""Writes what a submission's containers read: the manifest's header and rows."""
+"""Writes what a submission's containers read: the manifest's header and rows.
+
+(A little longer than most modules: header and rows of every kind of cell.)
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from batch_pipeline.pipeline.cell_inputs import rows_for_port
 from batch_pipeline.pipeline.choices import NONE
 from batch_pipeline.pipeline.code import entry_of, script_of
 from batch_pipeline.pipeline.plan import Inventory, Plan, PlannedJob
+from batch_pipeline.pipeline.rows import reads_many
 from batch_pipeline.pipeline.step import Input, Scope, SheetColumn
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Node, Port, Source
@@ -70,7 +75,8 @@ def _header(plan: Plan, node: Node, inventory: Inventory, cells: Sequence[Row], 
     required = tuple(_required(plan, node)) if plan.selection.accept_code_changes else ()
     inputs, outputs = tuple(_inputs(plan, node)), tuple(_outputs(node))
     excluded = plan.excluded.get(node.name, ())
-    needs = tuple(_needs(node, inputs, outputs, excluded, log_excerpt))
+    between = node.scope in (Scope.PART, Scope.GROUP) or any(_is_between(plan, node, step) for step in node.upstream)
+    needs = tuple(_needs(node, inputs, outputs, excluded, log_excerpt, between=between))
     return Manifest(
         run_id="",
         job="",
@@ -100,6 +106,8 @@ def _needs(
     outputs: Sequence[OutputSpec],
     excluded: Sequence[str],
     log_excerpt: bool,
+    *,
+    between: bool,
 ) -> Iterator[str]:
     """What the image of a step must know (`wire.manifest.KNOWN_NEEDS`)."""
     if node.step.command:
@@ -114,6 +122,8 @@ def _needs(
         yield "log_excerpt"
     if any(len(reference.files) > 1 for reference in node.references.values()):
         yield "references"
+    if between:
+        yield "rows"
     yield from sorted(({port.form for port in inputs} | {port.form for port in outputs}) - {""})
 
 
@@ -122,19 +132,60 @@ def _rows(plan: Plan, job: PlannedJob, inventory: Inventory) -> Iterator[Row]:
     positions = job.members or (0,)
     ports = {port: f"{node.name}.{port}" for port in node.sources}
     retired = inventory.retired.get(node.name, {})
-    values = inventory.columns.get(node.name) if node.scope is Scope.SAMPLE else None
-    for (sample, fingerprint), position in zip(plan.members_of(job), positions, strict=True):
-        sources = inventory.sources.get(sample, {}) if ports else {}
-        stands = retired.get(sample, {}).get(fingerprint)
-        yield Row(
-            sample=sample,
+    values = inventory.columns.get(node.name) if node.scope is not Scope.COHORT else None
+    rows = plan.rows[node.name]
+    for (name, fingerprint), position in zip(plan.members_of(job), positions, strict=True):
+        members = rows.samples_of(position)
+        sources = inventory.sources.get(plan.samples[members[0]], {}) if ports else {}
+        stands = retired.get(name, {}).get(fingerprint)
+        row = Row(
+            sample=name,
             fingerprint=fingerprint,
             sources={port: sources[key] for port, key in ports.items() if _reads_source(plan, node, port, position)},
             upstream=_upstream(plan, node, position),
             retired=RetiredReceipt(version=stands.version, must_run=stands.must_run) if stands else None,
-            columns=values[position] if values else {},
+            columns=values[members[0]] if values and node.scope is not Scope.GROUP else {},
             chosen=_chosen(plan, node, position),
         )
+        if node.scope is Scope.GROUP and values:
+            row = replace(row, member_columns={plan.samples[i]: list(values[i].values()) for i in members})
+        if node.scope is Scope.PART:
+            row = replace(row, part=rows.parts[position], part_of=plan.samples[members[0]])
+        if any(_is_between(plan, node, step) for step in node.upstream):
+            gathered, at = _gathered_by_row(plan, node, inventory, position), _at(plan, node, position)
+            row = replace(row, gathered=gathered, at=at)
+        yield row
+
+
+def _is_between(plan: Plan, node: Node, step: str) -> bool:
+    """Whether a step that a step reads has other rows, neither of them a gather."""
+    rows, above = plan.rows[node.name], plan.rows[step]
+    return above is not rows and not rows.is_cohort and not above.is_cohort
+
+
+def _reads_many(plan: Plan, node: Node, step: str) -> bool:
+    """Whether a cell reads several cells of a step, which its row names."""
+    return _is_between(plan, node, step) and reads_many(node.scope, plan.graph[step].scope, equal=False)
+
+
+def _gathered_by_row(plan: Plan, node: Node, inventory: Inventory, position: int) -> dict[str, list[tuple[str, str]]]:
+    """Port -> name and fingerprint of each cell that it reads, for ports that read several."""
+    gathered = {}
+    for port, connection in node.inputs.items():
+        option = options_of(connection)[0]
+        if isinstance(option, Port) and _reads_many(plan, node, option.task.name):
+            rows, above = plan.rows[node.name], plan.rows[option.task.name]
+            fingerprints = plan.fingerprints[option.task.name]
+            read = rows_for_port(inventory, rows, above, node, port, position)
+            gathered[port] = [(above.names[i], fingerprints[i]) for i in read]
+    return gathered
+
+
+def _at(plan: Plan, node: Node, position: int) -> dict[str, str]:
+    """Step of other rows -> name of the one cell that is read there."""
+    rows = plan.rows[node.name]
+    single = (step for step in node.upstream if _is_between(plan, node, step) and not _reads_many(plan, node, step))
+    return {step: plan.rows[step].names[rows.read_in(plan.rows[step], position)[0]] for step in single}
 
 
 def _reads_source(plan: Plan, node: Node, port: str, position: int) -> bool:
@@ -154,18 +205,19 @@ def _chosen(plan: Plan, node: Node, position: int) -> dict[str, int]:
 
 def _gathers(plan: Plan, node: Node, option: Port | Source) -> bool:
     """Whether a port that this feeds takes files of every sample."""
-    of_samples = isinstance(option, Port) and plan.graph[option.task.name].scope is Scope.SAMPLE
-    return of_samples and node.scope is Scope.COHORT
+    is_of_rows = isinstance(option, Port) and plan.graph[option.task.name].scope is not Scope.COHORT
+    return is_of_rows and node.scope is Scope.COHORT
 
 
 def _upstream(plan: Plan, node: Node, position: int) -> dict[str, str]:
-    """Step -> fingerprint of the one cell that this cell reads there; a gather's samples are in the header."""
+    """Step -> fingerprint of the one cell that this cell reads there; others are in the header or in `Row.gathered`."""
     upstream = {}
     for step in plan.reads(node.name, position):
         if plan.graph[step].scope is Scope.COHORT:
             upstream[step] = plan.fingerprints[step][0]
-        elif node.scope is Scope.SAMPLE:
-            upstream[step] = plan.fingerprints[step][position]
+        elif node.scope is not Scope.COHORT and not _reads_many(plan, node, step):
+            (at,) = plan.rows[node.name].read_in(plan.rows[step], position)
+            upstream[step] = plan.fingerprints[step][at]
     return upstream
 
 
@@ -178,7 +230,11 @@ def _inputs(plan: Plan, node: Node) -> Iterator[InputSpec]:
         if port not in node.choosing or (gathers and len(specs) == 1):
             yield specs[0]
             continue
-        chosen = zip(plan.samples, plan.choices[node.name].by_port[port], strict=True) if gathers else ()
+        chosen = (
+            zip(plan.gathered_rows(node.name).names, plan.choices[node.name].by_port[port], strict=True)
+            if gathers
+            else ()
+        )
         without = frozenset(plan.missing.get(node.name, ()))
         yield InputSpec(
             port=port,
@@ -195,7 +251,7 @@ def _input(plan: Plan, node: Node, port: str, option: Port | Source) -> InputSpe
         return InputSpec(port=port, kind="source")
     upstream = plan.graph[option.task.name]
     output = upstream.outputs[option.name]
-    alone = "gather" if node.scope is Scope.COHORT else "step"
+    alone = "gather" if node.scope is Scope.COHORT or _reads_many(plan, node, upstream.name) else "step"
     kind = "cohort" if upstream.scope is Scope.COHORT else alone
     return InputSpec(
         port=port,
@@ -232,19 +288,20 @@ def _gathered(plan: Plan, node: Node) -> dict[str, list[list[str]]]:
     if node.scope is not Scope.COHORT:
         return {}
     return {
-        step: [[plan.samples[i], plan.fingerprints[step][i]] for i in plan.gathers(node.name, step)]
+        step: [[plan.rows[step].names[i], plan.fingerprints[step][i]] for i in plan.gathers(node.name, step)]
         for step in node.upstream
-        if plan.graph[step].scope is Scope.SAMPLE
+        if plan.graph[step].scope is not Scope.COHORT
     }
 
 
 def _gathered_columns(plan: Plan, node: Node, inventory: Inventory) -> dict[str, list[Any]]:
     """For a gather that declares columns: the values of every sample that it takes, in the order of the list."""
-    reads_samples = any(plan.graph[step].scope is Scope.SAMPLE for step in node.upstream)
-    if node.scope is not Scope.COHORT or node.name not in inventory.columns or not reads_samples:
+    reads_rows = any(plan.graph[step].scope is not Scope.COHORT for step in node.upstream)
+    if node.scope is not Scope.COHORT or node.name not in inventory.columns or not reads_rows:
         return {}
-    values = inventory.columns[node.name]
-    return {plan.samples[i]: list(values[i].values()) for i in plan.gathered(node.name)}
+    values, rows = inventory.columns[node.name], plan.gathered_rows(node.name)
+    samples = dict.fromkeys(sample for i in plan.gathered(node.name) for sample in rows.samples_of(i))
+    return {plan.samples[i]: list(values[i].values()) for i in samples}
 
 
 def cells_of(store: Store, run_id: str, job_name: str) -> list[tuple[str, str]]:

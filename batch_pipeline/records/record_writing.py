@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState, Plan
+from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.records.history import now
 from batch_pipeline.records.origin import Provenance, config_json
 from batch_pipeline.records.people import user_name
@@ -192,6 +193,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "parts": {step: part.as_json() for step, part in plan.parts.items()},
         "code": {step: {"files": part.files, "names": dict(part.names)} for step, part in plan.parts.items()},
         "scopes": {node.name: node.step.scope.value for node in plan.graph},
+        **({"rows": rows} if (rows := _rows(plan)) else {}),
         "jobs": [
             {
                 "name": job.name,
@@ -202,6 +204,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for job in plan.jobs
         ],
+    }
+
+
+def _rows(plan: Plan) -> dict[str, list[str]]:
+    """Step of parts or groups -> the names of its cells."""
+    return {
+        node.name: list(plan.rows[node.name].names) for node in plan.graph if node.scope in (Scope.PART, Scope.GROUP)
     }
 
 

@@ -61,7 +61,8 @@ def results_of(store: Store, run: RunRecord) -> RunResults:
     wanted: list[Cell] = []
     samples_by_step: dict[str, list[str]] = {}
     for step, scope in scopes.items():
-        samples_by_step[step] = [layout.COHORT] if scope == Scope.COHORT.value else names
+        others = plan_record.get("rows", {}).get(step, names)
+        samples_by_step[step] = [layout.COHORT] if scope == Scope.COHORT.value else others
         without = frozenset(excluded.get(step, ()))
         wanted += [(step, name) for name in samples_by_step[step] if name not in without]
     standing = standing_receipts(store, read_retirements(store), samples_by_step)

@@ -127,9 +127,18 @@ def _key(name: str) -> str:
     return f"step_{name}"
 
 
+#: What a step runs, by its scope.
+_CELLS: Final = {
+    Scope.COHORT: "all samples",
+    Scope.SAMPLE: "each sample",
+    Scope.PART: "each part of a sample",
+    Scope.GROUP: "each group",
+}
+
+
 def _step_node(step: Node, counts: Mapping[str, int]) -> DiagramNode:
     gather = step.scope is Scope.COHORT
-    lines = ["all samples" if gather else "each sample"]
+    lines = [_CELLS[step.scope]]
     if step.when:
         lines.append(f"when {step.when}")
     if step.image:

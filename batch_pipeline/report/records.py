@@ -21,6 +21,23 @@ MOST_CAUSES: Final = 20
 MOST_SAMPLES: Final = 10
 
 
+def _step_records(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": row.step,
+            "to_run": row.to_run,
+            "why": {reason.value: count for reason, count in row.reasons},
+            "done": row.done,
+            "live": row.live,
+            "deferred": row.deferred,
+            "blocked": row.blocked,
+            "skipped": row.skipped,
+            "excluded": row.excluded,
+        }
+        for row in plan_rows(plan)
+    ]
+
+
 def plan_record(plan: Plan) -> dict[str, Any]:
     """A plan: steps with counts and reasons, jobs with sizes and dependencies, blocked cells, conflicts."""
     members = {job.name: [sample for sample, _ in plan.members_of(job)] for job in plan.jobs if not job.join}
@@ -42,20 +59,8 @@ def plan_counts_record(plan: Plan) -> dict[str, Any]:
     return {
         "pipeline": plan.graph.name,
         "samples": len(plan.samples),
-        "steps": [
-            {
-                "step": row.step,
-                "to_run": row.to_run,
-                "why": {reason.value: count for reason, count in row.reasons},
-                "done": row.done,
-                "live": row.live,
-                "deferred": row.deferred,
-                "blocked": row.blocked,
-                "skipped": row.skipped,
-                "excluded": row.excluded,
-            }
-            for row in plan_rows(plan)
-        ],
+        "steps": _step_records(plan),
+        "form": plan.form,
         "waves": children_by_wave(plan),
         "submit_calls": len(plan.jobs),
     }

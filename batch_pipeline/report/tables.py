@@ -150,6 +150,8 @@ def plan_notes(plan: Plan) -> Iterator[str]:
         yield f"{len(problems) - FEW:,} more cells whose results are not what their receipts say."
     if undone := _undone_line(plan):
         yield undone
+    if plan.form:
+        yield plan.form
     children = children_by_wave(plan)
     if len(children) > 1:
         yield (

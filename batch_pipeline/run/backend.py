@@ -32,8 +32,12 @@ class LazyBackend:
         """The backend's limits, known by its name alone as long as nothing else needs a backend, or lower ones."""
         limits = self._backend.limits() if self._backend else LIMITS[settings.backend.name]
         bound = None if settings.pool.pilots else limits.max_live_children
-        holds_widths = limits.holds_widths and not settings.pool.pilots
-        return replace(limits, max_live_children=settings.backend.max_children or bound, holds_widths=holds_widths)
+        return replace(
+            limits,
+            max_live_children=settings.backend.max_children or bound,
+            holds_widths=limits.holds_widths and not settings.pool.pilots,
+            most_calls=settings.backend.most_calls,
+        )
 
     def close(self) -> None:
         """Closes the backend's connections, if it was made; jobs go on."""

@@ -31,8 +31,8 @@ Reading = Mapping[str, AbstractSet[str] | None]
 class _Recorded:
     """A step as a run recorded it."""
 
-    #: Whether it is one cell of the whole cohort.
-    gathers: bool
+    #: What its cells are (`Scope`).
+    scope: str
     #: The steps that it reads from.
     upstream: tuple[str, ...]
 
@@ -56,10 +56,13 @@ def reading_beyond(store: Store, plan: Plan, live: Sequence[LiveJob]) -> Reading
         names = {name for name, state in plan.cells(step) if state is CellState.TO_RUN}
         moving[step] = names | (moving.get(step) or set())
     recorded = _recorded(store, unknown)
+    scopes = {name: step.scope for name, step in recorded.items()} | {
+        node.name: node.scope.value for node in plan.graph
+    }
     others = (recorded.keys() | unknown) - moving.keys()
     moving |= {step: set() for step in others}
     while True:
-        readers = {step: _reading(recorded.get(step), moving) for step in others}
+        readers = {step: _reading(recorded.get(step), moving, scopes) for step in others}
         if all(moving[step] == samples for step, samples in readers.items()):
             break
         moving |= readers
@@ -92,21 +95,25 @@ def _recorded(store: Store, wanted: AbstractSet[str]) -> dict[str, _Recorded]:
         scopes = plan_record.get("scopes", {})
         for name, part in plan_record["parts"].items():
             upstream = {step: "" for wires in part["inputs"].values() for step, _ in steps_in(wires) if step}
-            step = _Recorded(gathers=scopes.get(name) == Scope.COHORT.value, upstream=tuple(upstream))
+            step = _Recorded(scope=scopes.get(name, Scope.SAMPLE.value), upstream=tuple(upstream))
             recorded.setdefault(name, step)
         if wanted <= recorded.keys():
             break
     return recorded
 
 
-def _reading(step: _Recorded | None, moving: Mapping[str, set[str] | None]) -> set[str] | None:
-    """Samples of a step whose cells read what moves."""
+def _reading(
+    step: _Recorded | None, moving: Mapping[str, set[str] | None], scopes: Mapping[str, str]
+) -> set[str] | None:
+    """Cells of a step that read what moves; which parts or groups read what is not known."""
     if step is None:
         return None if any(samples is None or samples for samples in moving.values()) else set()
     reached: set[str] = set()
     for name in step.upstream:
         samples = moving.get(name, set())
-        if samples is None or (samples and (step.gathers or COHORT in samples)):
-            return {COHORT} if step.gathers else None
+        gathers = step.scope == Scope.COHORT.value
+        between = gathers or scopes.get(name, step.scope) != step.scope
+        if samples is None or (samples and (between or COHORT in samples)):
+            return {COHORT} if gathers else None
         reached |= samples
     return reached

@@ -74,7 +74,8 @@ def cancel(
     for run_id in chosen:
         backend = backend_of(reached[run_id])
         try:
-            cancelled += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=samples))
+            own = None if samples is None else samples | _parts_of(store, run_id, samples)
+            cancelled += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=own))
         finally:
             backend.close()
     return cancelled
@@ -129,10 +130,26 @@ def _refuse_unknown(
     if samples:
         lists = [store.get(layout.samples(run_id)).decode().splitlines()[1:] for run_id in run_ids]
         listed = {line.split("\t", 1)[0] for lines in lists for line in lines}
+        listed |= {name for run_id in run_ids for names in _other_rows(store, run_id).values() for name in names}
         if wrong := sorted(samples - listed):
             raise InvalidUse(
                 f"No live run has a sample {wrong[0]!r}. Check its spelling against the run's samples.tsv."
             )
+
+
+def _parts_of(store: Store, run_id: str, samples: frozenset[str]) -> frozenset[str]:
+    """The names of a run's parts of these samples."""
+    names = (name for own in _other_rows(store, run_id).values() for name in own)
+    return frozenset(name for name in names if name.rpartition("@")[0] in samples)
+
+
+def _other_rows(store: Store, run_id: str) -> Mapping[str, Sequence[str]]:
+    """Step of parts or groups of a run -> the names of its cells."""
+    try:
+        rows: Mapping[str, Sequence[str]] = store.get_json(layout.plan(run_id)).get("rows", {})
+    except NotInStore:
+        return {}
+    return rows
 
 
 def _steps(store: Store, run_id: str) -> list[str]:

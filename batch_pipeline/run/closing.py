@@ -179,10 +179,11 @@ def _made(store: Store, ended: _Ended, *, measured: bool) -> CellTable:
     samples = _sample_names(store, ended.run_id)
     writer = CellTableWriter(ended.run_id, samples, done=ended.done, failed=ended.failed, measured=measured)
     positions = {sample: position for position, sample in enumerate(samples)}
+    others = {step: tuple(names) for step, names in plan.get("rows", {}).items()}
     for step, scope in plan["scopes"].items():
-        gathers = scope == Scope.COHORT.value
-        cells = CellColumns.blank(step, (layout.COHORT,) if gathers else samples)
-        places = {layout.COHORT: 0} if gathers else positions
+        names = (layout.COHORT,) if scope == Scope.COHORT.value else others.get(step, samples)
+        cells = CellColumns.blank(step, names)
+        places = positions if names is samples else {name: position for position, name in enumerate(names)}
         _fill_unsent(cells, plan, samples)
         _fill_earlier(store, ended, cells, places)
         _fill_sent(store, ended, cells, places, writer, measured=measured)

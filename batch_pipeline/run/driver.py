@@ -420,8 +420,8 @@ class Driver:
         return [cell for cell in verdict.failed if (cell.step, cell.sample) in counted]
 
     def _partition(self, snapshot: Snapshot, failed: Sequence[FailedCell], *, active: bool = True) -> FailurePartition:
-        request = snapshot.request
-        return partition_failures(request.graph, failed, retry_policy(request, self._backend, failed, active=active))
+        policy = retry_policy(snapshot.request, self._backend, failed, active=active)
+        return partition_failures(snapshot.plan.graph, failed, policy, snapshot.plan.rows)
 
     def _close_runs(self, snapshot: Snapshot) -> bool:
         """Closes runs whose jobs have all ended while nobody watched; whether some of their cells may go again."""

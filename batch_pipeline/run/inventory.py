@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from batch_pipeline.pipeline.choices import choices_of
 from batch_pipeline.pipeline.columns import columns_of, named_files
 from batch_pipeline.pipeline.plan import Inventory
+from batch_pipeline.pipeline.rows import Rows
 from batch_pipeline.pipeline.samples import Sample
 from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.wiring import options_of
@@ -88,7 +89,14 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
 
         excluded = excluded_cells(request.graph, request.samples)
     columns = columns_of(request.graph, request.samples, excluded)
-    standing = standing_receipts(request.store, retirements, request.graph.samples_by_step(request.samples.names))
+    rows: Mapping[str, Rows] = {}
+    roles: Mapping[str, Sequence[str]] = {}
+    if any(node.scope in (Scope.GROUP, Scope.PART) for node in request.graph):
+        from batch_pipeline.pipeline.sheet_rows import rows_of_sheet
+
+        rows, roles = rows_of_sheet(request.graph, request.samples)
+    names = request.graph.names_by_step(request.samples.names, {step: one.names for step, one in rows.items()})
+    standing = standing_receipts(request.store, retirements, names)
     problems: dict[Cell, str] = {}
     if request.check_results:
         standing, problems = _with_results(request, standing)
@@ -105,6 +113,8 @@ def read_inventory(request: Request, references: Mapping[str, StoreEntry], retir
         sources=sources,
         excluded=excluded,
         absent=absent,
+        rows=rows,
+        roles=roles,
         columns=columns,
         references=references,
     )
@@ -191,7 +201,7 @@ def _problem(
 
 def _gathered(request: Request, receipts: Mapping[str, Mapping[str, tuple[str, ...]]]) -> dict[str, frozenset[str]]:
     """Gather -> samples that its one receipt names as read. A GET a gather."""
-    steps = {node.name for node in request.graph if node.scope is Scope.SAMPLE}
+    steps = {node.name for node in request.graph if node.scope is not Scope.COHORT}
     gathered = {}
     for node in request.graph:
         fingerprints = receipts[node.name].get(layout.COHORT, ())

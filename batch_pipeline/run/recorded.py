@@ -24,6 +24,7 @@ from batch_pipeline.backends.quotas import AWS_BATCH
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.fingerprint import StepParts, steps_in
 from batch_pipeline.pipeline.plan import CellState, LiveJob, Plan, Retired, Selection, Why
+from batch_pipeline.pipeline.rows import Rows
 from batch_pipeline.pipeline.samples import parse_samples
 from batch_pipeline.pipeline.step import Scope, Step
 from batch_pipeline.pipeline.wiring import Alternatives
@@ -128,7 +129,8 @@ class Reader:
         graph = recorded_graph(store, record)
         key = layout.samples(record.run_id)
         samples = parse_samples(store.get(key), key, lanes=True).names
-        standing = standing_receipts(store, read_retirements(store), graph.samples_by_step(samples))
+        names = graph.names_by_step(samples, store.get_json(layout.plan(record.run_id)).get("rows", {}))
+        standing = standing_receipts(store, read_retirements(store), names)
         plan = _plan(store, record, graph, samples, jobs, standing, missing)
         others = [run_id for run_id in marked if run_id not in ours]
         return Recorded(
@@ -312,10 +314,11 @@ def _plan(
 ) -> Plan:
     """The cells of the record's grid with their states; it sends nothing."""
     recorded = store.get_json(layout.plan(record.run_id))
-    excluded = recorded.get("excluded", {})
+    excluded, rows = recorded.get("excluded", {}), recorded_rows(graph, samples, recorded)
     columns = {
-        node.name: _column(node, samples, jobs, standing, missing, frozenset(excluded.get(node.name, ())))
+        node.name: _column(node, names, jobs, standing, missing, frozenset(excluded.get(node.name, ())))
         for node in graph
+        for names in [rows[node.name].names]
     }
     return _sending_nothing(graph, samples, columns, recorded, record)
 
@@ -331,8 +334,18 @@ def _tabled_plan(store: Store, table: CellTable, record: RunRecord, missing: Cel
         step: [(states[number], "", whys[number]) for number in cells.columns["state"]]
         for step, cells in table.steps.items()
     }
-    samples = next((tuple(cells.samples) for cells in table.steps.values() if cells.samples != (layout.COHORT,)), ())
+    others = plan_record.get("rows", {})
+    of_samples = (cells.samples for step, cells in table.steps.items() if step not in others)
+    samples = next((tuple(names) for names in of_samples if names != (layout.COHORT,)), ())
     return _sending_nothing(_graph(plan_record, record), samples, columns, plan_record, record)
+
+
+def recorded_rows(graph: Graph, samples: Sequence[str], plan_record: Mapping[str, Any]) -> dict[str, Rows]:
+    """The rows of each step as recorded: names alone, for which samples parts and groups are of is not kept."""
+    others = plan_record.get("rows", {})
+    named = {step: Rows(names=tuple(names)) for step, names in others.items()}
+    of_samples, cohort = Rows(names=tuple(samples)), Rows(names=(layout.COHORT,))
+    return {node.name: cohort if node.scope is Scope.COHORT else named.get(node.name, of_samples) for node in graph}
 
 
 def _cells(record: RunRecord) -> int:
@@ -350,6 +363,7 @@ def _sending_nothing(
     return Plan(
         graph=graph,
         samples=samples,
+        rows=recorded_rows(graph, samples, plan_record),
         selection=Selection(),
         jobs=(),
         states={step: [state for state, _, _ in cells] for step, cells in columns.items()},
@@ -365,7 +379,7 @@ def _sending_nothing(
 
 def _column(
     node: Node,
-    samples: Sequence[str],
+    names: Sequence[str],
     jobs: Sequence[LiveJob],
     standing: Standing,
     missing: CellState,
@@ -380,7 +394,7 @@ def _column(
     }
     receipts, retired = standing.counting.get(node.name, {}), standing.retired.get(node.name, {})
     cells: list[tuple[CellState, str, Why | None]] = []
-    for name in samples if node.scope is Scope.SAMPLE else (layout.COHORT,):
+    for name in names:
         have, wanted = receipts.get(name, ()), moving.get(name)
         state = CellState.EXCLUDED if name in excluded else _state(have, wanted, missing)
         why = Why.RETIRED if name in retired else Why.NEVER_DONE

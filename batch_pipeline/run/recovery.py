@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from batch_pipeline.pipeline.plan import RetryOverrides
+from batch_pipeline.pipeline.rows import Rows
 from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.wire.contract import EndReason
@@ -80,7 +81,9 @@ class FailurePartition:
     retried: Sequence[FailedCell]
 
 
-def partition_failures(graph: Graph, failed: Sequence[FailedCell], policy: RetryPolicy) -> FailurePartition:
+def partition_failures(
+    graph: Graph, failed: Sequence[FailedCell], policy: RetryPolicy, rows: Mapping[str, Rows] | None = None
+) -> FailurePartition:
     """Separates what is sent again from what stays failed; every cell is in exactly one of the two."""
     overrides = {}
     for cell in failed:
@@ -93,7 +96,7 @@ def partition_failures(graph: Graph, failed: Sequence[FailedCell], policy: Retry
     for node in graph:
         cells = by_step.get(node.name, {})
         goes[node.name] = {
-            sample for sample, cell in cells.items() if _goes_again(node, cell, overrides, by_step, goes)
+            sample for sample, cell in cells.items() if _goes_again(node, cell, overrides, by_step, goes, rows or {})
         }
     lasting: list[FailedCell] = []
     retried: list[FailedCell] = []
@@ -108,6 +111,7 @@ def _goes_again(
     overrides: Mapping[Cell, RetryOverrides],
     failed_by_step: Mapping[str, Mapping[str, FailedCell]],
     goes: Mapping[str, AbstractSet[str]],
+    rows: Mapping[str, Rows],
 ) -> bool:
     """Whether a cell is sent again; what never ran is if all that it reads and that failed is, and something did.
 
@@ -120,10 +124,20 @@ def _goes_again(
     causes = [
         (step, sample)
         for step in node.upstream
-        for sample in (failed_by_step.get(step, ()) if cell.sample == COHORT else (cell.sample, COHORT))
-        if sample in failed_by_step.get(step, ())
+        for sample in failed_by_step.get(step, ())
+        if _reads(rows, node.name, cell.sample, step, sample)
     ]
     return bool(causes) and all(sample in goes[step] for step, sample in causes)
+
+
+def _reads(rows: Mapping[str, Rows], reader: str, name: str, step: str, read: str) -> bool:
+    """Whether a cell reads a cell of a step that it reads. Without their rows, both are of samples or gathers."""
+    if COHORT in (name, read) or name == read:
+        return True
+    own, above = rows.get(reader), rows.get(step)
+    if own is None or above is None or own is above or name not in own.positions:
+        return False
+    return above.positions.get(read, -1) in own.read_in(above, own.positions[name])
 
 
 def summary(cells: Sequence[FailedCell], overrides: Mapping[Cell, RetryOverrides]) -> list[RetrySummary]:

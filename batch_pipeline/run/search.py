@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -140,13 +140,15 @@ def _listed(
     store: Store, run_id: str, steps: Sequence[str], samples: frozenset[str] | None
 ) -> Iterator[list[StoreEntry]]:
     """The files of each cell."""
+    others: Mapping[str, Sequence[str]] = {}
     if samples is None:
         try:
             samples = frozenset((*samples_of(store, run_id), layout.COHORT))
+            others = store.get_json(layout.plan(run_id)).get("rows", {})
         except NotInStore:
             steps = ()
     if steps and samples is not None:
-        cells = CellFolders({layout.step_logs(run_id, step): samples for step in steps})
+        cells = CellFolders({layout.step_logs(run_id, step): others.get(step, samples) for step in steps})
         yield from by_place(cells, entries_of(store, cells, etags=False))
         return
     for _, group in groupby(store.entries(layout.logs(run_id)), key=lambda entry: entry.key.rpartition("/")[0]):

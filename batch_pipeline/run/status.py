@@ -16,8 +16,8 @@ from batch_pipeline.backends.base import JobLookup, JobObserver
 from batch_pipeline.pipeline.columns import column_changes
 from batch_pipeline.pipeline.fingerprint import StepParts, part_changes
 from batch_pipeline.pipeline.plan import CellState, Plan, Retired, Why
-from batch_pipeline.pipeline.samples import parse_samples
-from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.rows import Rows
+from batch_pipeline.pipeline.samples import SampleList, parse_samples
 from batch_pipeline.pipeline.workflow import Node
 from batch_pipeline.records.events import FailedCell, Listener, Outcome, StepProgress
 from batch_pipeline.records.listing import CellFolders, entries_of
@@ -58,6 +58,8 @@ class Explanation:
     """One cell of a sample, in words."""
 
     step: str
+    #: Its name: the sample's, or that of a part, group or gather.
+    cell: str
     state: CellState
     sentence: str
     #: What differs from the receipt that is there: `parameter bootstraps: 30 -> 100`.
@@ -95,11 +97,13 @@ def status(request: Request) -> Status:
 
 def only_failed(request: Request) -> Request | None:
     """The request for the samples that failed in the last run; None when none did. A failed gather is of them all."""
-    chosen = request.selection.samples
-    failed = {cell.sample for cell in status(request).failed}
-    if layout.COHORT in failed:
+    chosen, now = request.selection.samples, status(request)
+    if any(cell.sample == layout.COHORT for cell in now.failed):
         return request
-    failed &= set(request.samples.names)
+    names, failed = now.plan.samples, set()
+    for cell in now.failed:
+        rows = now.plan.rows[cell.step]
+        failed |= {names[i] for i in rows.samples_of(rows.positions[cell.sample])}
     kept = frozenset(failed if chosen is None else failed & chosen)
     return replace(request, selection=replace(request.selection, samples=kept)) if kept else None
 
@@ -224,27 +228,38 @@ def recorded_failures(store: Store, run_id: str, wanted: set[tuple[str, str]]) -
 
 
 def explain(request: Request, sample: str) -> list[Explanation]:
-    """Every step of one sample, gathers too: its state, and where it is to run again, which part changed.
+    """Every step of one sample, part or group, gathers too: its state, and if it is to run again, which part changed.
 
-    Raises InvalidUse for a sample that is not in the list.
+    Raises InvalidUse for a name that no cell has.
     """
-    if sample not in request.samples.by_name and sample != layout.COHORT:
-        raise InvalidUse(f"Sample {sample!r} is not in {request.samples.origin}. Check its spelling.")
     backend = LazyBackend()
     try:
         snapshot = take_snapshot(DriverState.of(request), backend)
         failed_by_cell = {(cell.step, cell.sample): cell for cell in _failed(snapshot, backend)}
     finally:
         backend.close()
+    if (
+        not any(sample in rows.positions for rows in snapshot.plan.rows.values())
+        and sample not in request.samples.by_name
+    ):
+        raise InvalidUse(f"Sample {sample!r} is not in {request.samples.origin}. Check its spelling.")
     explained = []
     for node in request.graph:
-        is_gather = node.scope is Scope.COHORT
-        if is_gather or sample != layout.COHORT:
-            name = layout.COHORT if is_gather else sample
-            position = 0 if is_gather else request.samples.names.index(name)
+        rows = snapshot.plan.rows[node.name]
+        for position in _positions(rows, request.samples, sample):
+            name = rows.names[position]
             cell = failed_by_cell.get((node.name, name))
             explained.append(_explained(request.store, snapshot, node, name, position, cell))
     return explained
+
+
+def _positions(rows: Rows, samples: SampleList, name: str) -> Sequence[int]:
+    """Positions of the rows of a step that a name means: a row's own, or a sample's; every sample's are in a gather."""
+    if rows.is_cohort:
+        return (0,)
+    if name in samples.by_name:
+        return rows.of_sample(samples.names.index(name))
+    return (rows.positions[name],) if name in rows.positions else ()
 
 
 def resting(plan: Plan, step: str, failed: Sequence[FailedCell]) -> StepProgress:
@@ -298,7 +313,7 @@ def _explained(
         sentence = state.value
     run_id, attempt = _last_attempt(receipt, failure)
     log = store.url_of(layout.log(run_id, step, sample, attempt)) if attempt else ""
-    return Explanation(step=step, state=state, sentence=sentence, changed=changed, run_id=run_id, log=log)
+    return Explanation(step=step, cell=sample, state=state, sentence=sentence, changed=changed, run_id=run_id, log=log)
 
 
 def _last_attempt(receipt: Receipt | None, failure: FailedCell | None) -> tuple[str, int]:
@@ -331,8 +346,10 @@ def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt:
     changed = part_changes(recorded, snapshot.plan.parts[node.name])
     changed += _column_changes(store, snapshot, node, sample, receipt.run_id)
     before = {(file.port, file.key.rsplit("/", 1)[-1]): file.etag for file in receipt.inputs}
+    own = snapshot.plan.rows[node.name]
+    of_sample = snapshot.plan.samples[own.samples_of(own.positions[sample])[0]]
     for port in node.sources:
-        files = snapshot.inventory.sources.get(sample, {}).get(f"{node.name}.{port}", ())
+        files = snapshot.inventory.sources.get(of_sample, {}).get(f"{node.name}.{port}", ())
         count = sum(file.port == port for file in receipt.inputs)
         if files and len(files) != count:
             changed.append(f"files of {port}: {count} -> {len(files)}")
@@ -340,10 +357,11 @@ def _changes(store: Store, snapshot: Snapshot, node: Node, sample: str, receipt:
             etag = before.get((port, file.url.rsplit("/", 1)[-1]))
             if etag is not None and etag != file.etag:
                 changed.append(f"the file {file.url} was replaced")
-    position = 0 if sample == layout.COHORT else snapshot.plan.samples.index(sample)
+    rows = snapshot.plan.rows
+    position = rows[node.name].positions[sample]
     for step in node.upstream if sample == layout.COHORT else snapshot.plan.reads(node.name, position):
-        cells = dict(snapshot.plan.cells(step))
-        read = [cells[sample if sample in cells else layout.COHORT]] if sample != layout.COHORT else cells.values()
+        states = snapshot.plan.states[step]
+        read = [states[at] for at in rows[node.name].read_in(rows[step], position)]
         if any(state not in (CellState.DONE, CellState.EXCLUDED) for state in read):
             changed.append(f"step {step} runs again")
     return changed
@@ -353,10 +371,12 @@ def _column_changes(store: Store, snapshot: Snapshot, node: Node, sample: str, r
     """The values of the sheet that are not as in the list of an earlier run, a phrase each."""
     if node.name not in snapshot.inventory.columns:
         return []
-    after = dict(zip(snapshot.plan.samples, snapshot.inventory.columns[node.name], strict=True))
+    rows, samples = snapshot.plan.rows[node.name], snapshot.plan.samples
+    members = [samples[i] for i in rows.samples_of(rows.positions[sample])]
+    values = dict(zip(samples, snapshot.inventory.columns[node.name], strict=True))
     key = layout.samples(run_id)
     try:
         before = parse_samples(store.get(key), key, lanes=True)
     except (NotInStore, InvalidSampleList):
         return []
-    return column_changes(node.step, before, after if sample == layout.COHORT else {sample: after[sample]})
+    return column_changes(node.step, before, {member: values[member] for member in members})

@@ -17,7 +17,7 @@ from batch_pipeline.backends.base import ArrayChild, JobObserver, JobState
 from batch_pipeline.backends.reasons import says_out_of_memory
 from batch_pipeline.log import Facts
 from batch_pipeline.pipeline.plan import CellState, Plan
-from batch_pipeline.pipeline.workflow import Graph
+from batch_pipeline.pipeline.workflow import Graph, Node
 from batch_pipeline.records.events import FailedCell, StepProgress
 from batch_pipeline.records.manifests import cells_of
 from batch_pipeline.records.receipts import counting_receipts, read_retirements
@@ -178,19 +178,21 @@ def _folded(graph: Graph, cells: Sequence[FailedCell]) -> Iterator[FailedCell]:
         for cell in by_step.get(node.name, ()):
             cause = ""
             if cell.reason is EndReason.DEPENDENCY:
-                cause = _cause(blame, node.upstream, cell.sample)
+                cause = _cause(graph, blame, node, cell.sample)
             blame.setdefault(node.name, {})[cell.sample] = cause or node.name
             yield replace(cell, because_of=cause)
     # Of a run whose pipeline had more steps.
     yield from (cell for step, failed in by_step.items() if step not in graph.names for cell in failed)
 
 
-def _cause(blame: Mapping[str, Mapping[str, str]], upstream: Sequence[str], sample: str) -> str:
-    for step in upstream:
+def _cause(graph: Graph, blame: Mapping[str, Mapping[str, str]], node: Node, sample: str) -> str:
+    for step in node.upstream:
         failed = blame.get(step, {})
-        # A sample's cell is not run on account of its own upstream cell or a gather's, a gather on account of any.
+        # A sample's cell is not run on account of its own upstream cell or a gather's, a gather on account of any. Of
+        # parts and groups it is not known here who reads whom.
         cause = failed.get(sample) or failed.get(layout.COHORT)
-        cause = cause or (next(iter(failed.values()), "") if sample == layout.COHORT else "")
+        is_any = sample == layout.COHORT or graph[step].scope is not node.scope
+        cause = cause or (next(iter(failed.values()), "") if is_any else "")
         if cause:
             return cause
     return ""

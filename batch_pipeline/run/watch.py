@@ -21,7 +21,6 @@ from batch_pipeline.run.interrupts import pause
 from batch_pipeline.run.live import LiveRun, queued
 from batch_pipeline.run.queue_place import queue_place
 from batch_pipeline.wire.contract import EndReason
-from batch_pipeline.wire.layout import COHORT
 
 #: Seconds between two polls at the least.
 SHORTEST = 0.05
@@ -277,11 +276,10 @@ def already_done(plan: Plan, live: Sequence[LiveJob], runs: Sequence[LiveRun]) -
         for item in run.submissions
         if not item.join
     }
-    position = {sample: i for i, sample in enumerate(plan.samples)} if live else {}
     for job in live:
         if job.step not in plan.states:
             continue
-        states = plan.states[job.step]
-        here = [position.get(sample, 0 if sample == COHORT else -1) for sample in job.samples]
+        states, positions = plan.states[job.step], plan.rows[job.step].positions
+        here = [positions.get(name, -1) for name in job.samples]
         counts[job.native_id] = sum(i >= 0 and states[i] is CellState.DONE for i in here)
     return counts

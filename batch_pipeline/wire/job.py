@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Job:
     """One attempt at one cell. Paths are absolute."""
 
-    #: Name of the sample; of a gather `_cohort`.
+    #: Name of the sample; of a group that of the group, of a gather `_cohort`.
     sample: str
     #: Name of the step in the pipeline.
     step: str
@@ -31,7 +31,7 @@ class Job:
     work: Path
     #: Port -> files, in the declared order.
     input_files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    #: Port -> sample -> files, for a gather.
+    #: Port -> sample -> files, for a gather; for a group its members, and `{sample}@{part}` for what gathers parts.
     gathered_files: Mapping[str, Mapping[str, tuple[Path, ...]]] = field(default_factory=dict)
     #: Port -> its folder, of input ports that read a directory.
     input_folders: Mapping[str, Path] = field(default_factory=dict)
@@ -67,10 +67,17 @@ class Job:
     run_id: str = ""
     #: Name of the reference, or empty.
     reference_name: str = ""
+    #: Of a step of parts: the part as it is written.
+    part: str = ""
     #: What the step noted; goes into the receipt.
     metrics: dict[str, Any] = field(default_factory=dict)
     #: Tool -> version; goes into the receipt.
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """Of a step of groups: the name of the group."""
+        return self.sample
 
     def input(self, port: str) -> Path:
         """The one file of an input port. Raises ContractBroken when it has several."""

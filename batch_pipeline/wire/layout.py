@@ -32,7 +32,8 @@
     pool/pilots/{name}.json                           pilots that were launched as jobs of a backend
     pool/pilot.sh                                     what these jobs fetch and run
 
-All keys are relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
+In the place of the sample stands `{sample}@{part}` where a step has parts, the group where it has groups. All keys are
+relative to the store's prefix. Sample names need no escaping: `pipeline.samples` admits only letters,
 digits and `. _ + = @ -`, so no name can leave its folder.
 
 (A little longer than most modules: a function a key.)

@@ -4,12 +4,15 @@ Two immutable objects a submission. `manifest.json` is the header: all that its 
 cell, padded to one width, so that child i of ten thousand reads its own row with one range request instead of the
 whole list: a row is `[sample, fingerprint, {source port: [{"url", "etag", "size_bytes"}, …]}, {upstream step:
 fingerprint}]` as JSON, and at its end a map with what else it has: `columns` (name: value) where the step declares
-columns of the sheet, `from` (port: position) where it has a choice of alternatives. Index -> sample is fixed here; a
-list that somebody edits later changes nothing.
+columns of the sheet, `from` (port: position) where it has a choice of alternatives, and what only cells of parts and
+groups have, and those that read them (`_OF_ROWS`). Index -> sample is fixed here; a list that somebody edits later
+changes nothing.
 
 Format 2 has rows of cells whose own receipt was retired: they go on with `[version, must_run]`; or a header that names
 the ports of which no file may lack (`required`). Format 3 has a header that names what its image must know (`needs`).
 Any other submission is written in format 1, so that images of before go on working.
+
+(A little longer than most modules: header, ports and rows as values, and their one form as bytes.)
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ FORMATS = (1, 2, 3)
 #: What a submission may need of its image (`Manifest.needs`): each is what images before it would not obey.
 #: `command`: the step's class has a command for bash. `columns`: it reads values of the sheet. `directory`, `many`: a
 #: port has one of the two forms. `alternatives`: what a port reads is another thing for other rows. `excluded`:
-#: conditions exclude samples of a gather. `references`: a reference port has several files. `log_excerpt`: not all of
-#: the log is printed.
+#: conditions exclude samples of a gather. `references`: a reference port has several files. `rows`: its cells are parts
+#: or groups of samples, or read such. `log_excerpt`: not all of the log is printed.
 KNOWN_NEEDS = frozenset(
-    {"alternatives", "columns", "command", "directory", "excluded", "log_excerpt", "many", "references"}
+    {"alternatives", "columns", "command", "directory", "excluded", "log_excerpt", "many", "references", "rows"}
 )
+#: Further fields of a row, at its end under these names.
+_OF_ROWS = ("gathered", "member_columns", "at", "part", "part_of")
 #: Fields of a header, and of a port in it, that are left out where they are empty.
 _LEFT_OUT = frozenset(
     {
@@ -43,6 +48,7 @@ _LEFT_OUT = frozenset(
         "output",
         "alternatives",
         "chosen",
+        "rows",
         "log_excerpt",
     }
 )
@@ -76,6 +82,8 @@ class InputSpec:
     alternatives: tuple[InputSpec, ...] = ()
     #: For alternatives of a gather: sample and position, in the order of the list.
     chosen: tuple[tuple[str, int], ...] = ()
+    #: Names of the cells that a gather reads, of a row that names them (`Manifest.of_row`); never in a header.
+    rows: tuple[str, ...] | None = None
 
     def at(self, position: int) -> InputSpec:
         """The alternative at a position. Raises ContractBroken for one that is not there."""
@@ -139,6 +147,15 @@ class Row:
     columns: Mapping[str, Any] = field(default_factory=dict)
     #: Port with alternatives -> position of the one that the cell reads; none where it reads none of them.
     chosen: Mapping[str, int] = field(default_factory=dict)
+    #: Port that reads several cells, of parts or of a group's members -> name and fingerprint of each.
+    gathered: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    #: Of a group whose step declares columns: member -> their values, in the order of the header's `columns`.
+    member_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    #: Upstream step -> name of the cell that is read there, where that is not the row's own.
+    at: Mapping[str, str] = field(default_factory=dict)
+    #: Of a part: its text as it is written, and its sample.
+    part: str = ""
+    part_of: str = ""
 
     def to_line(self) -> bytes:
         """The row as one line of JSON without its end."""
@@ -147,7 +164,8 @@ class Row:
         if self.retired is not None:
             value.append([self.retired.version, self.retired.must_run])
         further = {"columns": dict(self.columns), "from": dict(self.chosen)}
-        if self.columns or self.chosen:
+        further |= {name: item for name in _OF_ROWS if (item := getattr(self, name))}
+        if any(further.values()):
             value.append({name: item for name, item in further.items() if item})
         return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
 
@@ -163,7 +181,8 @@ class Row:
         except (ValueError, TypeError, LookupError) as error:
             raise ContractBroken(f"A row of the manifest cannot be read ({error}); submit again.") from error
         row = cls(sample=sample, fingerprint=fingerprint, sources=files, upstream=upstream, retired=retired)
-        return replace(row, columns=columns, chosen=chosen) if further else row
+        others = {name: further[name] for name in _OF_ROWS if name in further}
+        return replace(row, columns=columns, chosen=chosen, **others) if further else row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +242,18 @@ class Manifest:
 
         What a gather reads of samples stays as it is. Raises ContractBroken.
         """
-        if not any(spec.alternatives for spec in self.inputs):
+        if not row.gathered and not any(spec.alternatives for spec in self.inputs):
             return self
-        return replace(self, inputs=tuple(_of_row(spec, row) for spec in self.inputs))
+        header = replace(self, inputs=tuple(_of_row(spec, row) for spec in self.inputs))
+        if not row.gathered:
+            return header
+        gathered: dict[str, dict[str, str]] = {}
+        for spec in header.inputs:
+            gathered.setdefault(spec.step, {}).update(
+                (name, print_) for name, print_ in row.gathered.get(spec.port, ())
+            )
+        cells = {step: list(read.items()) for step, read in gathered.items() if read}
+        return replace(header, gathered=cells, gathered_columns=row.member_columns)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -253,6 +281,8 @@ class Manifest:
 
 
 def _of_row(spec: InputSpec, row: Row) -> InputSpec:
+    if spec.port in row.gathered:
+        return replace(spec, rows=tuple(name for name, _ in row.gathered[spec.port]))
     if spec.kind != "alternatives" or any(one.kind == "gather" for one in spec.alternatives):
         return spec
     # Of a source that the row does not have there is no file.

@@ -97,7 +97,11 @@ IN_FUNCTION = "def make():\n    class Inner(Upper):\n        pass\n    return In
 @pytest.mark.parametrize(
     ("lines", "line", "words"),
     [
-        ({"step": 'scope = "cohort"'}, 12, "Upper.scope must be Scope.SAMPLE or Scope.COHORT, not 'cohort'."),
+        (
+            {"step": 'scope = "cohort"'},
+            12,
+            "Upper.scope must be Scope.SAMPLE, Scope.PART, Scope.GROUP or Scope.COHORT, not 'cohort'.",
+        ),
         ({"step": 'memory_mb = "1500M"'}, 12, "Upper.memory_mb must be a whole number of MiB"),
         ({"step": "memory_mb = 0"}, 12, "Upper.memory_mb must be a whole number of MiB"),
         ({"step": 'cpus = "2"'}, 12, "Upper.cpus must be a number of vCPUs, without quotes, not '2'."),

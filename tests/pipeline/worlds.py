@@ -30,6 +30,7 @@ from batch_pipeline.pipeline.plan import (
     Selection,
 )
 from batch_pipeline.pipeline.planner import make_plan
+from batch_pipeline.pipeline.rows import Rows
 from batch_pipeline.pipeline.step import Input, Output, Scope, Step
 from batch_pipeline.pipeline.wiring import options_of
 from batch_pipeline.pipeline.workflow import Connection, Graph, Node, Port, Source, Task
@@ -46,6 +47,7 @@ Name = tuple[str, str, str]
 class PerSample(Step):
     """A step of the samples."""
 
+    p0, p1, p2, p3, source = (Input() for _ in range(5))
     out = Output("out")
 
 
@@ -54,6 +56,18 @@ class Gather(Step):
 
     scope = Scope.COHORT
     out = Output("out")
+
+
+class PerPart(PerSample):
+    """A step of parts, two of even samples and one of the others."""
+
+    scope = Scope.PART
+
+
+class PerGroup(PerSample):
+    """A step of groups of samples."""
+
+    scope = Scope.GROUP
 
 
 class Tolerant(PerSample):
@@ -71,6 +85,8 @@ class TolerantGather(Gather):
 _CLASSES: dict[tuple[Scope, bool], type[Step]] = {
     (Scope.SAMPLE, False): PerSample,
     (Scope.SAMPLE, True): Tolerant,
+    (Scope.PART, False): PerPart,
+    (Scope.GROUP, False): PerGroup,
     (Scope.COHORT, False): Gather,
     (Scope.COHORT, True): TolerantGather,
 }
@@ -107,7 +123,7 @@ def graph_of(
         if name in conditions:
             tasks[name].set_condition("wanted", "")
         inputs: dict[str, Connection] = {f"p{i}": connection(name, up) for i, up in enumerate(upstream)}
-        if scope is Scope.SAMPLE and (not upstream or name in sources):
+        if scope in (Scope.SAMPLE, Scope.PART) and (not upstream or name in sources):
             inputs["source"] = Source(files=("{sample}",))
         nodes.append(Node(name=name, step=tasks[name].step_class(), inputs=inputs, when=tasks[name].when))
     return Graph(name="World", root=Path("/"), nodes=tuple(nodes))
@@ -153,6 +169,7 @@ class World:
     max_array_size: int = 3
     max_dependencies: int = 4
     max_live_children: int | None = None
+    most_calls: int = 200
     random: Random = field(default_factory=lambda: Random(0))
     parts: dict[str, StepParts] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
@@ -222,6 +239,7 @@ class World:
             excluded.setdefault(step, set()).add(sample)
         absent = {sample: f"{sample} is not there." for sample in self.samples if sample in self.absent}
         return Inventory(
+            rows=self.rows(),
             receipts=receipts,
             retired=retired,
             untrue=untrue,
@@ -232,6 +250,23 @@ class World:
             live=self.live(),
             live_children=self.live_children(),
         )
+
+    def rows(self) -> dict[str, Rows]:
+        """The rows of steps of parts and groups, of the samples that there are now."""
+        if not any(node.scope in (Scope.PART, Scope.GROUP) for node in self.graph):
+            return {}
+        of_parts = [(i, part) for i, sample in enumerate(self.samples) for part in parts_of(sample)]
+        parts = Rows(
+            names=tuple(f"{self.samples[i]}@{part}" for i, part in of_parts),
+            members=[(i,) for i, _ in of_parts],
+            parts=tuple(part for _, part in of_parts),
+        )
+        members: dict[str, list[int]] = {}
+        for i, sample in enumerate(self.samples):
+            members.setdefault(group_of(sample), []).append(i)
+        groups = Rows(names=tuple(members), members=list(members.values()))
+        by_scope = {Scope.PART: parts, Scope.GROUP: groups}
+        return {node.name: by_scope[node.scope] for node in self.graph if node.scope in by_scope}
 
     def gathered(self, gather: Cell) -> frozenset[str]:
         """The samples of which a gather's one receipt that counts was made."""
@@ -295,6 +330,7 @@ class World:
                 max_array_size=self.max_array_size,
                 max_dependencies=self.max_dependencies,
                 max_live_children=self.max_live_children,
+                most_calls=self.most_calls,
             ),
         )
 
@@ -381,20 +417,43 @@ class World:
 def reads(plan: Plan, cell: Cell) -> Iterable[Cell]:
     """The cells that a cell reads, those apart that a gather does without."""
     step, sample = cell
-    position = 0 if sample == COHORT else plan.samples.index(sample)
+    # What a cell of parts or groups reads depends on no condition.
+    position = plan.samples.index(sample) if sample in plan.samples else 0
     for upstream in plan.graph[step].upstream:
         is_read = upstream in plan.reads(step, position)
         if plan.graph[upstream].scope is Scope.COHORT:
             yield from [(upstream, COHORT)] if is_read else []
         elif sample == COHORT:
-            yield from ((upstream, plan.samples[i]) for i in plan.gathers(step, upstream))
-        elif is_read:
+            yield from ((upstream, plan.rows[upstream].names[i]) for i in plan.gathers(step, upstream))
+        elif is_read and plan.graph[upstream].scope is plan.graph[step].scope:
             yield upstream, sample
+        elif is_read:
+            own = samples_of(plan, cell)
+            others = ((upstream, name) for name, _ in plan.cells(upstream))
+            yield from (other for other in others if not own.isdisjoint(samples_of(plan, other)))
+
+
+def samples_of(plan: Plan, cell: Cell) -> set[str]:
+    """The samples that a cell is of, by its name alone."""
+    scope, name = plan.graph[cell[0]].scope, cell[1]
+    if scope is Scope.GROUP:
+        return {sample for sample in plan.samples if group_of(sample) == name}
+    return {name.rpartition("@")[0] if scope is Scope.PART else name}
+
+
+def parts_of(sample: str) -> tuple[str, ...]:
+    """Two parts of an even sample, one of an odd one."""
+    return ("p", "q")[: 1 + (sample[-1] in "02468")]
+
+
+def group_of(sample: str) -> str:
+    """One of three groups."""
+    return f"g{int(sample[-1]) % 3}"
 
 
 def _needs(plan: Plan, step: str, sample: str) -> Iterable[tuple[str, str, str]]:
     for upstream, name in reads(plan, (step, sample)):
-        yield upstream, name, plan.fingerprints[upstream][0 if name == COHORT else plan.samples.index(name)]
+        yield upstream, name, plan.fingerprints[upstream][plan.rows[upstream].positions[name]]
 
 
 def _is_hopeful(job: Sent, index: int) -> bool:
@@ -483,6 +542,36 @@ def _world(shape: tuple[Sequence[tuple[int, list[int], bool, int]], int, int, in
     return world
 
 
+def _mixed_graph(drawn: Sequence[tuple[int, list[int], bool, int]]) -> Graph:
+    """The same with steps of parts and groups, and without conditions; a gather reads steps of equal rows."""
+    scopes = (Scope.SAMPLE, Scope.PART, Scope.GROUP, Scope.COHORT, Scope.PART, Scope.GROUP)
+    wires: list[tuple[str, Scope, list[str]]] = [("s0", Scope.SAMPLE, [])]
+    for i, (_, numbers, _, kind) in enumerate(drawn, start=1):
+        scope = scopes[kind]
+        upstream = list(dict.fromkeys(f"s{number % i}" for number in numbers)) or [f"s{i - 1}"]
+        if scope is Scope.COHORT:
+            known = {name: of for name, of, _ in wires}
+            first = next((known[up] for up in upstream if known[up] is not Scope.COHORT), Scope.COHORT)
+            upstream = [up for up in upstream if known[up] in (first, Scope.COHORT)]
+        wires.append((f"s{i}", scope, upstream))
+    return graph_of(*wires)
+
+
+def _mixed_world(shape: tuple[Sequence[tuple[int, list[int], bool, int]], int, int, int, int]) -> World:
+    steps, samples, max_array_size, max_dependencies, seed = shape
+    return World(
+        graph=_mixed_graph(steps),
+        samples=[f"x{i}" for i in range(samples)],
+        max_array_size=max_array_size,
+        max_dependencies=max_dependencies,
+        most_calls=(1, 6, 1000)[seed % 3],
+        random=Random(seed),
+        deterministic=bool(seed % 2),
+    )
+
+
+#: The same whose steps are of samples, parts and groups, with few calls or many.
+MIXED_WORLDS = _SHAPE.map(_mixed_world)
 #: A pipeline with nothing done: up to seven steps and samples, arrays of at most 1 to 4, jobs after at most 3 to 5.
 WORLDS = _SHAPE.map(_world)
 

@@ -166,10 +166,10 @@ def test_another_version_is_refused_in_a_sentence(store: Store) -> None:
     key = layout.run_cells(RUN)
     header = json.loads(_first_member(store.get(key))[0])
     assert header["format"] == FORMAT
-    store.put(key, gzip.compress(json.dumps({**header, "format": FORMAT + 1}).encode()))
+    store.put(key, gzip.compress(json.dumps({**header, "format": FORMAT + 2}).encode()))
     table, sentence = table_of(store, ended())
     assert table is None
-    assert "its format is 3, and this version reads up to 2" in sentence
+    assert "its format is 4, and this version reads up to 3" in sentence
 
 
 def test_a_table_of_format_1_is_read_with_zeros_for_what_it_has_not(
@@ -185,6 +185,16 @@ def test_a_table_of_format_1_is_read_with_zeros_for_what_it_has_not(
     for name, column in read.steps["call"].columns.items():
         assert list(column) == list(table.steps["call"].columns.get(name, [0, 0, 0]))
     assert list(read.rows())[1].queued_ms == 0
+
+
+def test_cells_of_parts_and_groups_have_names_of_their_own(store: Store) -> None:
+    writer = CellTableWriter(RUN, ("ann", "bob"), done=0, failed=0, measured=False)
+    names_by_step = {"align": ("ann", "bob"), "call": ("ann@chr1", "ann@chr2", "bob@chr1"), "pair": ("p1",)}
+    for step, names in names_by_step.items():
+        writer.add(CellColumns.blank(step, names))
+    table = writer.write(store)
+    assert {step: tuple(cells.samples) for step, cells in table.steps.items()} == names_by_step
+    assert json.loads(_first_member(store.get(layout.run_cells(RUN)))[0])["format"] == 3
 
 
 def test_words_of_states_and_reasons_are_the_files_own(store: Store) -> None:

@@ -3,6 +3,8 @@
 Scopes are not told apart: a local variable counts as the module's name if it is spelled alike. Code that may reach a
 name unseen (`eval`, `globals()`, `sys.modules`, a computed `getattr`) is known by its `Reach`: what it may use cannot
 be listed, so more counts.
+
+(A little longer than most modules: one reader of one syntax tree.)
 """
 
 from __future__ import annotations
@@ -25,8 +27,21 @@ class Reach(IntEnum):
     SOURCE = 3  #: The very text of modules: comments count too.
 
 
-#: Attributes of a step class that say what a job gets, or which samples have one, and not what it makes.
-RESOURCES: Final = frozenset({"cpus", "memory_mb", "timeout_seconds", "max_parallel", "when"})
+#: Attributes of a step class that say what a job gets, or which cells there are, and not what a cell makes.
+RESOURCES: Final = frozenset(
+    {
+        "cpus",
+        "memory_mb",
+        "timeout_seconds",
+        "max_parallel",
+        "when",
+        "group_by",
+        "role_column",
+        "part_names",
+        "part_file",
+        "part_column",
+    }
+)
 #: Attributes of steps, and of what they declare, that count where code reads them alone.
 UNREAD: Final = RESOURCES | {"help", "temporary"}
 
@@ -55,7 +70,8 @@ _FOLDER: Final = (
     r"(pathlib\.)?Path\(__file__\)(\.(resolve|absolute)\(\))?\.(parents|with_name|parent(\.parent)*)"
     r"|((os\.)?path\.)?dirname\((((os\.)?path\.)?(abspath|realpath)\()?__file__\)+"
 )
-_NUMBERS = (ast.Constant, ast.Name, ast.UnaryOp, ast.BinOp)
+#: Numbers, names and texts, and tuples of them.
+_VALUES = (ast.Constant, ast.Name, ast.UnaryOp, ast.BinOp, ast.Tuple)
 FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -117,7 +133,7 @@ def is_text(node: ast.AST) -> bool:
 
 
 def is_resource(node: ast.stmt, names: Collection[str]) -> bool:
-    """Whether a statement of a class does no more than set one of these resources, to numbers or a name.
+    """Whether a statement of a class does no more than set one of these resources, to values that are written out.
 
     Or it defines the method that computes it for each cell, or has it `Learned` (`cell_facts`).
     """
@@ -135,7 +151,7 @@ def is_resource(node: ast.stmt, names: Collection[str]) -> bool:
     is_learned = call is not None and ast.unparse(call.func).rpartition(".")[2] == "Learned"
     parts = [*call.args, *(keyword.value for keyword in call.keywords)] if call and is_learned else [node.value]
     inner = (each for part in parts for each in ast.walk(part))
-    return not any(isinstance(each, ast.expr) and not isinstance(each, _NUMBERS) for each in inner)
+    return not any(isinstance(each, ast.expr) and not isinstance(each, _VALUES) for each in inner)
 
 
 class _UsageReader:

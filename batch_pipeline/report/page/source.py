@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from batch_pipeline.config import Settings
 from batch_pipeline.pipeline.plan import CellState
-from batch_pipeline.pipeline.step import Scope
 from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.cell_table import REASONS, STATES, CellColumns, CellEnd, CellTable, table_of
 from batch_pipeline.records.events import FailedCell
@@ -229,8 +228,7 @@ def _standing(status: Status, failed: Sequence[FailedCell]) -> CellSource:
     plan = status.plan
     steps = {}
     for step, states in plan.states.items():
-        is_gather = plan.graph[step].scope is Scope.COHORT
-        cells = CellColumns.blank(step, (layout.COHORT,) if is_gather else plan.samples)
+        cells = CellColumns.blank(step, plan.rows[step].names)
         steps[step] = ShownCells(cells=cells, states=bytearray(SEVERITY[_SHOWN[state]] for state in states))
     _mark_failed(steps, failed)
     return CellSource(
