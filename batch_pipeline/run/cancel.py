@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from batch_pipeline.backends.base import Backend, JobCanceller, JobObserver, JobState
 from batch_pipeline.config import Settings
@@ -69,13 +70,14 @@ def cancel(
             known = ", ".join(live) or "none"
             raise InvalidUse(f"Run {run_id} has no live jobs. Live runs: {known}.")
     reached = {run_id: _reached(store, settings, run_id) for run_id in chosen}
-    _refuse_unknown(store, chosen, steps, samples)
+    plans = {run_id: _plan_record(store, run_id) for run_id in chosen}
+    _refuse_unknown(store, plans, steps, samples)
     cancelled: list[Cancelled] = []
     for run_id in chosen:
         backend = backend_of(reached[run_id])
         try:
-            own = None if samples is None else samples | _parts_of(store, run_id, samples)
-            cancelled += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=own))
+            own = None if samples is None else samples | _parts_of(plans[run_id], samples)
+            cancelled += _cancelled(store, backend, Order(run_id=run_id, steps=steps, samples=own), plans[run_id])
         finally:
             backend.close()
     return cancelled
@@ -83,7 +85,7 @@ def cancel(
 
 def cancel_run(store: Store, backend: Backend, run_id: str) -> list[Cancelled]:
     """Ends all live cells of one run, on the backend where its jobs are."""
-    return list(_cancelled(store, backend, Order(run_id=run_id)))
+    return list(_cancelled(store, backend, Order(run_id=run_id), _plan_record(store, run_id)))
 
 
 def close_unbegun(store: Store, run_ids: Iterable[str]) -> list[str]:
@@ -120,53 +122,54 @@ def _reached(store: Store, settings: Settings, run_id: str) -> Settings:
     return reaching(settings, record)
 
 
+def _plan_record(store: Store, run_id: str) -> Mapping[str, Any]:
+    """What a run recorded of its plan; empty: nothing."""
+    try:
+        record: Mapping[str, Any] = store.get_json(layout.plan(run_id))
+    except NotInStore:
+        return {}
+    return record
+
+
 def _refuse_unknown(
-    store: Store, run_ids: Sequence[str], steps: frozenset[str] | None, samples: frozenset[str] | None
+    store: Store,
+    plans: Mapping[str, Mapping[str, Any]],
+    steps: frozenset[str] | None,
+    samples: frozenset[str] | None,
 ) -> None:
     if steps:
-        known = {step for run_id in run_ids for step in _steps(store, run_id)}
+        known = {step for plan in plans.values() for step in plan.get("parts", ())}
         if wrong := sorted(steps - known):
             raise InvalidUse(f"No live run has a step {wrong[0]!r}; they have: {', '.join(sorted(known))}.")
     if samples:
-        lists = [store.get(layout.samples(run_id)).decode().splitlines()[1:] for run_id in run_ids]
+        lists = [store.get(layout.samples(run_id)).decode().splitlines()[1:] for run_id in plans]
         listed = {line.split("\t", 1)[0] for lines in lists for line in lines}
-        listed |= {name for run_id in run_ids for names in _other_rows(store, run_id).values() for name in names}
+        listed |= {name for plan in plans.values() for names in _other_rows(plan).values() for name in names}
         if wrong := sorted(samples - listed):
             raise InvalidUse(
                 f"No live run has a sample {wrong[0]!r}. Check its spelling against the run's samples.tsv."
             )
 
 
-def _parts_of(store: Store, run_id: str, samples: frozenset[str]) -> frozenset[str]:
+def _parts_of(plan_record: Mapping[str, Any], samples: frozenset[str]) -> frozenset[str]:
     """The names of a run's parts of these samples."""
-    names = (name for own in _other_rows(store, run_id).values() for name in own)
+    names = (name for own in _other_rows(plan_record).values() for name in own)
     return frozenset(name for name in names if name.rpartition("@")[0] in samples)
 
 
-def _other_rows(store: Store, run_id: str) -> Mapping[str, Sequence[str]]:
+def _other_rows(plan_record: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
     """Step of parts or groups of a run -> the names of its cells."""
-    try:
-        rows: Mapping[str, Sequence[str]] = store.get_json(layout.plan(run_id)).get("rows", {})
-    except NotInStore:
-        return {}
+    rows: Mapping[str, Sequence[str]] = plan_record.get("rows", {})
     return rows
 
 
-def _steps(store: Store, run_id: str) -> list[str]:
-    """The steps of a run, in the order of its pipeline."""
-    try:
-        return list(store.get_json(layout.plan(run_id))["parts"])
-    except NotInStore:
-        return []
-
-
-def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancelled]:
-    position = {step: number for number, step in enumerate(_steps(store, order.run_id))}
+def _cancelled(store: Store, backend: Backend, order: Order, plan_record: Mapping[str, Any]) -> Iterator[Cancelled]:
+    position = {step: number for number, step in enumerate(plan_record.get("parts", ()))}
     (run,) = read_live_runs(store, backend, [order.run_id])
     ordered = [item for item in run.submissions if order.steps is None or item.step in order.steps]
     moving = [item for item in ordered if not run.summaries[item.native_id].state.final]
     # A driver that is still submitting reads the order after each job that it sends, and before each later wave.
-    if moving or _sends_more(store, run):
+    if moving or _sends_more(plan_record, run):
         write_order(store, order)
     # A join belongs to the gather behind it.
     for item in sorted(moving, key=lambda item: (position.get(item.step, -1), not item.join), reverse=True):
@@ -178,14 +181,10 @@ def _cancelled(store: Store, backend: Backend, order: Order) -> Iterator[Cancell
             yield from _some(store, backend, run, item, order)
 
 
-def _sends_more(store: Store, run: LiveRun) -> bool:
+def _sends_more(plan_record: Mapping[str, Any], run: LiveRun) -> bool:
     """Whether the driver of a run, if it lives, will send more: jobs of the run, or what its plan left for later."""
-    try:
-        plan = store.get_json(layout.plan(run.run_id))
-    except NotInStore:
-        return False
-    states = {state for text in plan.get("states", {}).values() for state in states_of(text)}
-    return len(run.submissions) < len(plan["jobs"]) or CellState.DEFERRED in states
+    states = {state for text in plan_record.get("states", {}).values() for state in states_of(text)}
+    return len(run.submissions) < len(plan_record.get("jobs", ())) or CellState.DEFERRED in states
 
 
 def carry_out(store: Store, backend: JobCanceller, orders: Iterable[Order], item: Submission) -> None:

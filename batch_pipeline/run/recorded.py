@@ -126,12 +126,13 @@ class Reader:
             live = read_live_runs(store, self.backend, ours) if ours else []
         # Ended jobs of a live run too: what failed in them is told with the rest of the run.
         jobs = [job for run in live if self.unreachable or not run.over for job in _sent_jobs(store, run)]
-        graph = recorded_graph(store, record)
+        plan_record = store.get_json(layout.plan(record.run_id))
+        graph = recorded_graph(plan_record, record)
         key = layout.samples(record.run_id)
         samples = parse_samples(store.get(key), key, lanes=True).names
-        names = graph.names_by_step(samples, store.get_json(layout.plan(record.run_id)).get("rows", {}))
+        names = graph.names_by_step(samples, plan_record.get("rows", {}))
         standing = standing_receipts(store, read_retirements(store), names)
-        plan = _plan(store, record, graph, samples, jobs, standing, missing)
+        plan = _plan(plan_record, record, graph, samples, jobs, standing, missing)
         others = [run_id for run_id in marked if run_id not in ours]
         return Recorded(
             record=record,
@@ -282,12 +283,8 @@ def _sent_jobs(store: Store, run: LiveRun) -> list[LiveJob]:
     return jobs
 
 
-def recorded_graph(store: Store, record: RunRecord) -> Graph:
-    """The steps of a run and who reads from whom; their code stays unknown."""
-    return _graph(store.get_json(layout.plan(record.run_id)), record)
-
-
-def _graph(plan_record: Mapping[str, Any], record: RunRecord) -> Graph:
+def recorded_graph(plan_record: Mapping[str, Any], record: RunRecord) -> Graph:
+    """The steps of a run and who reads from whom, by the record of its plan; their code stays unknown."""
     tasks: dict[str, Task] = {}
     nodes = []
     for name, part in plan_record["parts"].items():
@@ -304,7 +301,7 @@ def _graph(plan_record: Mapping[str, Any], record: RunRecord) -> Graph:
 
 
 def _plan(
-    store: Store,
+    plan_record: Mapping[str, Any],
     record: RunRecord,
     graph: Graph,
     samples: tuple[str, ...],
@@ -313,14 +310,13 @@ def _plan(
     missing: CellState,
 ) -> Plan:
     """The cells of the record's grid with their states; it sends nothing."""
-    recorded = store.get_json(layout.plan(record.run_id))
-    excluded, rows = recorded.get("excluded", {}), recorded_rows(graph, samples, recorded)
+    excluded, rows = plan_record.get("excluded", {}), recorded_rows(graph, samples, plan_record)
     columns = {
         node.name: _column(node, names, jobs, standing, missing, frozenset(excluded.get(node.name, ())))
         for node in graph
         for names in [rows[node.name].names]
     }
-    return _sending_nothing(graph, samples, columns, recorded, record)
+    return _sending_nothing(graph, samples, columns, plan_record, record)
 
 
 def _tabled_plan(store: Store, table: CellTable, record: RunRecord, missing: CellState) -> Plan:
@@ -337,7 +333,7 @@ def _tabled_plan(store: Store, table: CellTable, record: RunRecord, missing: Cel
     others = plan_record.get("rows", {})
     of_samples = (cells.samples for step, cells in table.steps.items() if step not in others)
     samples = next((tuple(names) for names in of_samples if names != (layout.COHORT,)), ())
-    return _sending_nothing(_graph(plan_record, record), samples, columns, plan_record, record)
+    return _sending_nothing(recorded_graph(plan_record, record), samples, columns, plan_record, record)
 
 
 def recorded_rows(graph: Graph, samples: Sequence[str], plan_record: Mapping[str, Any]) -> dict[str, Rows]:

@@ -180,7 +180,7 @@ def _plan_of(store: Store, run: RunRecord) -> tuple[Mapping[str, Any], Graph | N
     """The plan and graph as recorded, and a note where there is none."""
     try:
         plan: Mapping[str, Any] = store.get_json(layout.plan(run.run_id))
-        return plan, recorded_graph(store, run), []
+        return plan, recorded_graph(plan, run), []
     except NotInStore:
         words = "runs a script, and has no cells of its own" if run.kind == "driver" else "has no plan in the store"
         return {}, None, [f"This run {words}."]
