@@ -75,7 +75,8 @@ def _input_parts(
         raise InvalidPlan(f"The step of groups {node.name} reads a source; only steps of the samples have sources.")
     key = f"{node.name}.{port}"
     sources = cells.inventory.sources
-    samples = [cells.sample_of(node, i) for i in range(len(cells.names(node)))]
+    rows = cells.rows[node.name]
+    samples = rows.names if rows.names is cells.samples else [cells.sample_of(node, i) for i in range(len(rows.names))]
     parts = [source_part(sources.get(sample, {}).get(key, ())) for sample in samples]
     if port in node.optional:
         return [part or (ABSENT if _has_files(cells, node, port, i) else "") for i, part in enumerate(parts)]

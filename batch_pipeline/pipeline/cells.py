@@ -70,6 +70,7 @@ class Cells:
         self.remade = remade
         #: Step -> its rows.
         self.rows = rows_by_step(graph, samples, inventory.rows)
+        self._choosers = {step: self.takes if rows.members else selection.takes for step, rows in self.rows.items()}
         self.live = index_live_cells(graph, self.rows, inventory.live)
         #: Step -> digest of its part.
         self.digests = {step: part.digest() for step, part in parts.items()}
@@ -256,7 +257,7 @@ class Cells:
         proven: its one receipt is of its fingerprint, or of other code where that is accepted (`_is_proven`).
         """
         is_remade = (node.name, name) in self.remade
-        chosen = is_remade or self.takes(node.name, name)
+        chosen = is_remade or self._choosers[node.name](node.name, name)
         settled = not moves and not is_remade and not self.is_forced(node.name, name)
         if fingerprint and (node.name, name) in self.live.fingerprints:
             if settled and have == (fingerprint,):
@@ -272,7 +273,8 @@ class Cells:
         stop = self._stop(node, name, position, fingerprint, have, inputs)
         if stop is not None:
             return stop
-        waits = CellState.DEFERRED in inputs.values() or waits_between(self, node, position)
+        waits = CellState.DEFERRED in inputs.values()
+        waits = waits or (bool(self.inventory.live) and waits_between(self, node, position))
         if waits or name in self.live.ancestors.get(node.name, ()):
             return DEFERRED
         return TO_RUN
@@ -356,13 +358,14 @@ class Cells:
 
     def read_states(self, node: Node, position: int) -> dict[str, CellState]:
         """Upstream step -> state of what the cell reads there: one cell, or for a gather the one that matters most."""
-        is_gather = node.name in self.gathers
+        is_gather, rows = node.name in self.gathers, self.rows[node.name]
         read = {}
         for step in self.reads(node, position):
             if step in self.gathers:
                 read[step] = self.columns[step].states[0]
             elif not is_gather:
-                read[step] = self._state_read(node, step, position)
+                alike = self.rows[step] is rows
+                read[step] = self.columns[step].states[position] if alike else self._state_read(node, step, position)
         if is_gather:
             # `gather_input_of` saw to it that blocked and skipped cells are not read.
             for step, positions in self.gathered_cells(node):
@@ -372,10 +375,8 @@ class Cells:
         return read
 
     def _state_read(self, node: Node, step: str, position: int) -> CellState:
-        """The state of what a cell reads of a step: of several cells, the one that matters most."""
+        """The state of what a cell reads of a step with other rows: of several cells, the one that matters most."""
         states, read = self.columns[step].states, self.rows_read(node, step, position)
-        if len(read) == 1:
-            return states[read[0]]
         there = {states[at] for at in read}
         return next((state for state in (*_STOPS, *_MATTERS) if state in there), CellState.DONE)
 

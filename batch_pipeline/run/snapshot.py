@@ -16,6 +16,7 @@ from batch_pipeline.pipeline.plan import Inventory, Plan, RetryOverrides
 from batch_pipeline.pipeline.planner import make_plan
 from batch_pipeline.pipeline.review import code_problems, require_kinds
 from batch_pipeline.pipeline.step import Scope
+from batch_pipeline.pipeline.workflow import Graph
 from batch_pipeline.records.events import FailedCell, RetrySummary
 from batch_pipeline.records.receipts import read_retirements
 from batch_pipeline.records.record import read_record
@@ -123,6 +124,14 @@ class DriverState:
         )
 
 
+def _has_problems(graph: Graph) -> bool:
+    """Whether the code of a graph is wrong, or cannot be read, which who reads it next says with the step's name."""
+    try:
+        return bool(code_problems(graph))
+    except OSError:
+        return True
+
+
 def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = False) -> Snapshot:
     """Reads store and backend, and plans. The backend is opened only when a run may be live, or surely will be.
 
@@ -136,7 +145,7 @@ def take_snapshot(state: DriverState, backend: LazyBackend, *, submits: bool = F
     def opened() -> Backend:
         return backend.open(request.settings)
 
-    if submits and _is_new(request) and not code_problems(request.graph):
+    if submits and _is_new(request) and not _has_problems(request.graph):
         opened().wake()
     retirements = read_retirements(store)
     reference, references = inventories.choose_reference(request, retirements)

@@ -85,7 +85,7 @@ def real(demo: Demo) -> Demo:
 
 
 def test_its_report_shows_every_step_and_is_kept_as_an_artefact(demo: Demo) -> None:
-    file = artefacts() / "report-demo.html"
+    file = (artefacts() / "report-demo.html").resolve()
     demo.prompt("report", "--store", str(demo.folder / "store"), "-o", str(file), code=0)
     page = file.read_text()
     assert all(f'<th scope="row">{step}</th>' in page for step in ("picard", "kallisto", "pizzly", "cohort"))

@@ -57,7 +57,10 @@ def url(lab: Lab) -> Iterator[str]:
         yield found
 
 
-OPERATIONS = ["POST /runs", "GET /runs", "GET /runs/{run_id}", "GET /health", "GET /{dataset}/{level}/{path}"]
+OPERATIONS = [
+    *("POST /runs", "GET /runs", "GET /runs/{run_id}", "GET /runs/{run_id}/report"),
+    *("GET /health", "GET /{dataset}/{level}/{path}"),
+]
 
 
 #: Health takes nothing that could be wrong.
