@@ -105,7 +105,7 @@ def run(
     return HTMLResponse(pages.run(history, identity.name)) if wants_page(request) else RunDetail.of(history)
 
 
-@router.get("/runs/{run_id}/report", response_class=HTMLResponse, responses=_errors(400, 404))
+@router.get("/runs/{run_id}/report", response_model=None, responses=_errors(400, 404) | _PAGE)
 def report(run_id: Annotated[str, Path(pattern=RUN_ID)], identity: CurrentUser, service: CurrentService) -> Response:
     """The page that `report` writes about a run, as it is now."""
     store, view = service.catalogue.run(identity, run_id)
