@@ -13,9 +13,6 @@ from contextlib import ExitStack, redirect_stdout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import click
-
-from batch_pipeline.cli.options import CommandOption, SettingOption
 from batch_pipeline.cli.output import say
 from batch_pipeline.records.events import NullListener, Outcome, RetrySummary, StepProgress
 from batch_pipeline.records.history import now
@@ -32,17 +29,6 @@ FORMAT: Final = 1
 STDOUT: Final = "-"
 #: The error of the event `stopped` on Ctrl-C.
 INTERRUPTED: Final = "Interrupted"
-
-
-def event_options() -> list[click.Parameter]:
-    """`--events`, `--notify` and `--notify-command`."""
-    return [
-        CommandOption("--events", "Append what happens to this file as JSON lines; -: stdout.", metavar="FILE|-"),
-        SettingOption("--notify", "notify.url", "POST how it ended to this URL, as JSON.", metavar="URL"),
-        SettingOption(
-            "--notify-command", "notify.command", "Run this program with how it ended on stdin.", metavar="COMMAND"
-        ),
-    ]
 
 
 class CommandEvents(NullListener):

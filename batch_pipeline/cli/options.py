@@ -140,6 +140,17 @@ def tag_option() -> click.Option:
     return CommandOption("--tag", "Tag of all jobs; repeatable.", multiple=True, metavar="NAME=VALUE")
 
 
+def event_options() -> list[click.Parameter]:
+    """`--events`, `--notify` and `--notify-command`."""
+    return [
+        CommandOption("--events", "Append what happens to this file as JSON lines; -: stdout.", metavar="FILE|-"),
+        SettingOption("--notify", "notify.url", "POST how it ended to this URL, as JSON.", metavar="URL"),
+        SettingOption(
+            "--notify-command", "notify.command", "Run this program with how it ended on stdin.", metavar="COMMAND"
+        ),
+    ]
+
+
 def prepare_options() -> list[click.Parameter]:
     """`--prepare` and what it builds a reference from."""
     return [

@@ -12,11 +12,11 @@ import click
 from batch_pipeline.cli import complete, plan, prepare
 from batch_pipeline.cli.call import CommandCall, command
 from batch_pipeline.cli.driver_job import driver_option
-from batch_pipeline.cli.events import INTERRUPTED, event_options
 from batch_pipeline.cli.options import (
     CommandOption,
     SettingOption,
     common_options,
+    event_options,
     json_option,
     parameter_options,
     pipeline_options,
@@ -130,6 +130,8 @@ def watched(call: CommandCall, drive: Callable[[Listener], Result]) -> Result | 
         with listening() as listener:
             return drive(CompositeListener([listener, call.events]))
     except KeyboardInterrupt as error:
+        from batch_pipeline.cli.events import INTERRUPTED
+
         call.events.stop(INTERRUPTED, "Interrupted; what was submitted goes on unless it is cancelled.")
         return _interrupted(call, tuple(getattr(error, "run_ids", ())))
 

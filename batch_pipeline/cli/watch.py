@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_pipeline.cli.call import CommandCall, command
-from batch_pipeline.cli.events import event_options
+from batch_pipeline.cli.options import event_options
 from batch_pipeline.cli.status import follow, watch_options
 
 if TYPE_CHECKING:
