@@ -185,7 +185,7 @@ class Worker:
                 return {"exit_code": TERMINATED}
             with contained.watched():
                 code = self._run_command(contained.start, contained.environment)
-            return contained.ended(code)
+            return contained.ended(code, signalled=self._stopping)
         except CannotRun as error:
             return {"exit_code": None, "status_reason": "Task failed to start", "reason": str(error)}
         finally:

@@ -2,7 +2,8 @@
 
 Three calls of podman or docker: `create` fails where the image cannot be had, `start --attach` passes the log, signals
 and the exit code, `rm` removes. After another exit code than 0 a fourth, `inspect`, tells whether it ran at all and
-whether it ended for its memory.
+whether it ended for its memory. So it does after a signal: a client that does not pass signals on yet ends with 0, and
+leaves the container running.
 
 With podman the container has the log itself as standard output, so that nothing is lost when its client dies.
 """
@@ -103,13 +104,18 @@ class Contained:
     def _pid_file(self) -> Path:
         return self._folder / "pid"
 
-    def ended(self, code: int) -> Document:
-        """How it ended, from the exit code of `start`. Raises CannotRun when it never ran."""
-        if code == 0:
+    def ended(self, code: int, *, signalled: bool) -> Document:
+        """How it ended, from the exit code of `start`, to which SIGTERM was sent or not.
+
+        Raises CannotRun when it never ran.
+        """
+        if code == 0 and not signalled:
             return {"exit_code": 0}
         state = self._state()
         if state.get("Running"):
-            # Only the client has died.
+            # Only the client has ended.
+            if signalled:
+                self._call("kill", "--signal", "TERM", self._name)
             self._call("wait", self._name)
             state = self._state()
         if not state or state["StartedAt"].startswith(_NEVER) or state.get("Error"):
