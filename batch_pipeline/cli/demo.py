@@ -158,7 +158,7 @@ def _tell(call: CommandCall, cohort: Cohort, verdict: Score) -> None:
     data(f"Logs: {_spoken(call.store, 'logs')}/RUN/STEP/SAMPLE/")
     settings = Path(call.options["folder"]) / SETTINGS
     data("Look around, for example:")
-    for verb in ("status", f"logs {cohort.samples[-1]} pizzly", "runs"):
+    for verb in ("status", f"logs {cohort.samples[-1]} pizzly", "runs", "report"):
         data(f"  {_this_program()} {verb} --config {settings}")
 
 
