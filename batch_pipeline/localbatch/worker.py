@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from types import FrameType
@@ -60,6 +61,8 @@ class Worker:
         self._shared: Document = {"environment": {}, "command": []}
         #: Process group of the command that runs.
         self._group: int | None = None
+        #: What asks the command to end; None: SIGTERM to its group's leader.
+        self._terminate: Callable[[], None] | None = None
         self._busy = False
         self._stopping = False
 
@@ -183,12 +186,14 @@ class Worker:
             contained.create()
             if self._stopping:
                 return {"exit_code": TERMINATED}
+            self._terminate = contained.terminate
             with contained.watched():
                 code = self._run_command(contained.start, contained.environment)
             return contained.ended(code, signalled=self._stopping)
         except CannotRun as error:
             return {"exit_code": None, "status_reason": "Task failed to start", "reason": str(error)}
         finally:
+            self._terminate = None
             contained.remove()
 
     def _run_command(self, command: list[str], environment: dict[str, str]) -> int:
@@ -216,7 +221,11 @@ class Worker:
             self._forward()
 
     def _forward(self) -> None:
-        if self._group is not None:
+        if self._group is None:
+            return
+        if self._terminate is not None:
+            self._terminate()
+        else:
             os.kill(self._group, signal.SIGTERM)
 
     def _clear_folder(self) -> None:

@@ -2,8 +2,8 @@
 
 Three calls of podman or docker: `create` fails where the image cannot be had, `start --attach` passes the log, signals
 and the exit code, `rm` removes. After another exit code than 0 a fourth, `inspect`, tells whether it ran at all and
-whether it ended for its memory. So it does after a signal: a client that does not pass signals on yet ends with 0, and
-leaves the container running.
+whether it ended for its memory. So it does after a signal, which `kill` sends: a client that does not pass signals on
+yet ends of it with 0, and leaves the container running.
 
 With podman the container has the log itself as standard output, so that nothing is lost when its client dies.
 """
@@ -33,6 +33,10 @@ _NO_IMAGE = (
     "manifest",
 )
 _NEVER = "0001-01-01"
+#: Of a container that does not run yet, `kill` fails; after ten seconds it is left to SIGKILL.
+_TERMINATE = """
+for _ in $(seq 200); do "$0" kill --signal TERM "$1" >/dev/null 2>&1 && exit; sleep 0.05; done
+"""
 #: How often it is looked whether the container's process is there.
 _SOON = 0.05
 #: How often it is looked for who was killed after memory ran out.
@@ -124,6 +128,14 @@ class Contained:
         if exit_code and (state["OOMKilled"] or self._out_of_memory):
             return {"exit_code": exit_code, "reason": OUT_OF_MEMORY}
         return {"exit_code": exit_code}
+
+    def terminate(self) -> None:
+        """Sends SIGTERM to the container as soon as it runs, and does not wait for that; a signal handler calls it.
+
+        The client of `start` would end of the signal while it does not pass signals on yet.
+        """
+        environment = {**os.environ, **self.environment}
+        os.posix_spawn("/bin/sh", ["sh", "-c", _TERMINATE, self._engine, self._name], environment)
 
     def remove(self) -> None:
         """Ends it, if it is there still, and removes it."""
